@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['EvonbError', 'InputError', 'CorpusError', 'ConnectomeError', 'StoreError', 'DamagedFileError', 'NoSpaceError',
            'RunExistsError', 'RunBusyError', 'NonFiniteLossError', 'Stopped', 'check_fraction', 'check_positive',
-           'check_choice', 'Seeds', 'to_dict', 'from_dict', 'progress', 'StopRequest', 'stoppable', 'human_count',
-           'human_bytes', 'human_time']
+           'check_choice', 'Seeds', 'to_dict', 'from_dict', 'can_draw', 'progress', 'StopRequest', 'stoppable',
+           'human_count', 'human_bytes', 'human_time']
 
-# %% ../nbs/00_core.ipynb #9cecf5ee
+# %% ../nbs/00_core.ipynb #0bcbbdc1
 import dataclasses
 import hashlib
 import json
-import math
 import signal
+import sys
 import threading
 import typing
 from contextlib import contextmanager
@@ -175,7 +175,13 @@ def from_dict(
     kinds = typing.get_type_hints(kind)
     return kind(**{k: _cast(v, kinds[k], f"{where}.{k}") for k, v in values.items()})
 
-# %% ../nbs/00_core.ipynb #f0142721
+# %% ../nbs/00_core.ipynb #ae715535
+def can_draw() -> bool:
+    "Whether a bar can be drawn: in a notebook or a terminal. Into a file it would be thousands of lines."
+    in_notebook = any(c.__module__ == "tqdm.notebook" for c in tqdm.__mro__)
+    return in_notebook or sys.stderr.isatty()
+
+# %% ../nbs/00_core.ipynb #3fd7ed57
 @contextmanager
 def progress(
     total: int, # steps in all
@@ -185,7 +191,8 @@ def progress(
     unit: str = "step" # what is counted
 ):
     "A tqdm bar, closed whatever happens inside."
-    bar = tqdm(total=total, initial=start, desc=label, disable=not show, unit=unit, leave=False, dynamic_ncols=True)
+    bar = tqdm(total=total, initial=start, desc=label, disable=not (show and can_draw()), unit=unit, leave=False,
+               dynamic_ncols=True)
     try: yield bar
     finally: bar.close()
 

@@ -7,7 +7,7 @@ __all__ = ['replacing', 'write_json', 'read_json', 'tensors_digest', 'write_tens
            'read_dataset', 'file_digest', 'writing_folder', 'check_folder', 'versions', 'Run', 'now', 'is_locked',
            'locked', 'differences', 'create_run', 'writing', 'open_run', 'reopen_run', 'folder_size']
 
-# %% ../nbs/04_store.ipynb #deb32591
+# %% ../nbs/04_store.ipynb #d8a8abfc
 import datetime
 import errno
 import hashlib
@@ -17,11 +17,13 @@ import os
 import platform
 import shutil
 import socket
+import tempfile
 import zipfile
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
 from fastcore.basics import patch
 
 from .core import DamagedFileError, InputError, NoSpaceError, RunBusyError, RunExistsError, StoreError, human_bytes
@@ -148,28 +150,34 @@ def read_tensors(
     if header.get("sha256") != tensors_digest(tensors, meta): raise _damaged(path, "its checksum doesn't match")
     return tensors, meta
 
-# %% ../nbs/04_store.ipynb #f73b1623
-def _zip_tail(data): # where the archive's comment begins; the two bytes before it hold the comment's length
+# %% ../nbs/04_store.ipynb #764f7c7c
+def _files(folder): return sorted(p for p in Path(folder).rglob("*") if p.is_file() and p.name != "files.json")
+
+# %% ../nbs/04_store.ipynb #64314c88
+def _zip_tail(data): # where the archive's comment begins, right behind the end record of 22 bytes
     at = data.rfind(b"PK\x05\x06")
     return at + 22 if at >= 0 else None
 
-def _seal_zip(path):
-    with zipfile.ZipFile(path, "a") as z: z.comment = b"0" * 64
+def _zip_folder(folder, path):
+    "Pack a folder with fixed times, uncompressed (zarr compresses its chunks), with the checksum as comment."
+    with zipfile.ZipFile(path, "w") as z:
+        for p in _files(folder): z.writestr(zipfile.ZipInfo(p.relative_to(folder).as_posix()), p.read_bytes())
+        z.comment = b"0" * 64
     data = path.read_bytes()
     path.write_bytes(data[:_zip_tail(data)] + _digest(data[:_zip_tail(data)]).encode())
 
-# %% ../nbs/04_store.ipynb #0eb1cb85
+# %% ../nbs/04_store.ipynb #8b58e7cc
 def write_dataset(
     path, # the file, ending in .zarr.zip
     dataset # an xarray Dataset
 ):
     "Write a dataset as zipped zarr with its checksum, whole or not at all."
-    import zarr
-    with replacing(path) as t:
-        with zarr.storage.ZipStore(t, mode="w") as store: dataset.to_zarr(store, mode="w", zarr_format=3, consolidated=False)
-        _seal_zip(t)
+    text = {k: v.astype(object) for k, v in dataset.variables.items() if v.dtype.kind == "U"}
+    with tempfile.TemporaryDirectory() as folder, replacing(path) as t:
+        dataset.assign(text).to_zarr(folder, mode="w", zarr_format=3, consolidated=False)
+        _zip_folder(Path(folder), t)
 
-# %% ../nbs/04_store.ipynb #6361c030
+# %% ../nbs/04_store.ipynb #10c8003d
 def read_dataset(
     path # the file
 ): # -> an xarray Dataset in memory
@@ -181,11 +189,11 @@ def read_dataset(
     if not (end := _zip_tail(data)) or data[end:] != _digest(data[:end]).encode():
         raise _damaged(path, "it isn't a whole archive with its checksum")
     with zarr.storage.ZipStore(path, mode="r") as store:
-        return xr.open_zarr(store, consolidated=False, zarr_format=3).load()
+        dataset = xr.open_zarr(store, consolidated=False, zarr_format=3).load()
+    return dataset.assign({k: v.copy(data=np.array(v.values.tolist(), str)) for k, v in dataset.variables.items()
+                           if v.dtype.kind in "OT"})
 
-# %% ../nbs/04_store.ipynb #73f62417
-def _files(folder): return sorted(p for p in Path(folder).rglob("*") if p.is_file() and p.name != "files.json")
-
+# %% ../nbs/04_store.ipynb #34258c36
 def file_digest(path) -> str: # SHA-256 in hex
     "The checksum of a file's bytes."
     with open(path, "rb") as f: return hashlib.file_digest(f, "sha256").hexdigest()
@@ -333,7 +341,7 @@ def differences(
         elif a != b: out.append(f"{where}{k}: {a!r} there, {b!r} asked")
     return out
 
-# %% ../nbs/04_store.ipynb #6c4760df
+# %% ../nbs/04_store.ipynb #e8705397
 def _check_free(path, config, kind, resume):
     visible = [p.name for p in path.iterdir() if not p.name.startswith(".")]
     if not visible: return False
@@ -341,14 +349,14 @@ def _check_free(path, config, kind, resume):
         raise RunExistsError(f"{path} holds files that aren't a run ({visible[0]}, ...). Choose another output folder.")
     run = Run(path)
     if run.kind != kind or (diff := differences(run.config, config)):
-        what = f"a run of kind {run.kind!r}" if run.kind != kind else "a run with other settings: " + "; ".join(diff[:5])
-        raise RunExistsError(f"{path} holds {what}. Choose another output folder, or resume it with its own settings.")
+        what = f"of kind {run.kind!r}" if run.kind != kind else "with other settings: " + "; ".join(diff[:5])
+        raise RunExistsError(f"{path} holds a run {what}. Choose another output folder, or resume it with its own settings.")
     if not resume:
         raise RunExistsError(f"{path} holds this run already ({run.state()['status']}). Resume it (--resume, or "
                              "resume=True) or choose another output folder.")
     return True
 
-# %% ../nbs/04_store.ipynb #173beda6
+# %% ../nbs/04_store.ipynb #d448b3c7
 @contextmanager
 def create_run(
     path, # the folder; made when missing
@@ -363,18 +371,19 @@ def create_run(
     config = json.loads(json.dumps(config))
     with locked(path):
         if not _check_free(path, config, kind, resume):
-            write_json(path/"run.json", dict(format=Run.format, kind=kind, config=config, versions=versions(), created=now()))
+            about = dict(format=Run.format, kind=kind, config=config, versions=versions(), created=now())
+            write_json(path/"run.json", about)
         with writing(Run(path)) as run: yield run
 
-# %% ../nbs/04_store.ipynb #911b5d7d
+# %% ../nbs/04_store.ipynb #024152ce
 @contextmanager
 def writing(
     run: Run # a run whose lock is held
 ):
     "Keep the run's state true while its stages work, however they end."
     from evonb.core import Stopped
-    before = run.state() if (run.path/"state.json").exists() else {}
-    run.log("start", pid=os.getpid(), versions=versions(), after=before.get("status"))
+    before = read_json(run.path/"state.json")["status"] if (run.path/"state.json").exists() else None
+    run.log("start", pid=os.getpid(), versions=versions(), after="interrupted" if before == "running" else before)
     run.set_state("running")
     try: yield run
     except (Stopped, KeyboardInterrupt) as e:
@@ -414,7 +423,7 @@ def reopen_run(
     run = open_run(path)
     with locked(path), writing(run): yield run
 
-# %% ../nbs/04_store.ipynb #a12a600c
+# %% ../nbs/04_store.ipynb #1fac31b8
 def folder_size(path) -> int: # bytes
     "The size of all files below a folder."
     return sum(p.stat().st_size for p in Path(path).rglob("*") if p.is_file())
@@ -422,14 +431,15 @@ def folder_size(path) -> int: # bytes
 @patch
 def __repr__(self: Run):
     s = self.state()
-    return f"Run({self.path}: {self.kind}, {s['status']}{' in ' + s['stage'] if s['stage'] else ''}, {self.about['created']})"
+    stage = f" in {s['stage']}" if s["stage"] else ""
+    return f"Run({self.path}: {self.kind}, {s['status']}{stage}, {self.about['created']})"
 
-# %% ../nbs/04_store.ipynb #9e5c9d05
+# %% ../nbs/04_store.ipynb #111c63e5
 @patch
 def _repr_html_(self: Run):
     s = self.state()
-    rows = dict(folder=self.path, kind=self.kind, status=s["status"], message=s["message"], created=self.about["created"],
-                updated=s["updated"], size=human_bytes(folder_size(self.path)))
-    cells = "".join(f"<tr><th style='text-align:left'>{k}</th><td style='text-align:left'>{html.escape(str(v))}</td></tr>"
-                    for k, v in rows.items() if v)
+    rows = dict(folder=self.path, kind=self.kind, status=s["status"], message=s["message"],
+                created=self.about["created"], updated=s["updated"], size=human_bytes(folder_size(self.path)))
+    row = "<tr><th style='text-align:left'>{}</th><td style='text-align:left'>{}</td></tr>"
+    cells = "".join(row.format(k, html.escape(str(v))) for k, v in rows.items() if v)
     return f"<table>{cells}</table>"

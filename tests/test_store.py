@@ -1,0 +1,239 @@
+"""The run store: whole or not at all, checked when read, one writer, nothing of another run touched."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evonb.core import DamagedFileError, InputError, NoSpaceError, RunBusyError, RunExistsError, StoreError
+from evonb.store import (
+    check_folder,
+    create_run,
+    differences,
+    open_run,
+    read_dataset,
+    read_json,
+    read_tensors,
+    reopen_run,
+    write_dataset,
+    write_json,
+    write_tensors,
+    writing_folder,
+)
+
+DATASET = xr.Dataset({"loss": (("arm", "step"), np.arange(6.0).reshape(2, 3))}, {"arm": ["a", "b"]})
+
+
+def write_each(folder, scale=1):
+    "One file of each kind, in two versions."
+    write_json(folder / "x.json", dict(seed=scale, names=["a", "b"]))
+    write_tensors(folder / "x.safetensors", {"w": torch.arange(40.0) * scale}, dict(step=scale))
+    write_dataset(folder / "x.zarr.zip", DATASET * scale)
+
+
+READERS = {"x.json": read_json, "x.safetensors": read_tensors, "x.zarr.zip": read_dataset}
+
+
+@pytest.mark.parametrize("name", READERS)
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_any_flipped_bit_or_cut_is_named(tmp_path_factory, name, data):
+    folder = tmp_path_factory.mktemp("damage")
+    write_each(folder)
+    whole = (folder / name).read_bytes()
+    if data.draw(st.booleans()):
+        broken = whole[: data.draw(st.integers(0, len(whole) - 1))]
+    else:
+        at, bit = data.draw(st.integers(0, len(whole) - 1)), data.draw(st.integers(0, 7))
+        broken = whole[:at] + bytes([whole[at] ^ 1 << bit]) + whole[at + 1 :]
+    (folder / name).write_bytes(broken)
+    try:
+        value = READERS[name](folder / name)
+    except DamagedFileError as e:
+        assert name in str(e)
+    else:  # white space of the JSON layout is the only thing that may change unseen
+        assert name == "x.json" and value == dict(seed=1, names=["a", "b"])
+
+
+def test_a_folder_is_checked_file_by_file(tmp_path):
+    with writing_folder(tmp_path / "model") as t:
+        (t / "config.json").write_text("{}")
+        (t / "weights.bin").write_bytes(b"\0" * 100)
+    check_folder(tmp_path / "model")
+    (tmp_path / "model" / "weights.bin").write_bytes(b"\0" * 99)
+    with pytest.raises(DamagedFileError, match="weights.bin"):
+        check_folder(tmp_path / "model")
+    (tmp_path / "model" / "weights.bin").unlink()
+    with pytest.raises(DamagedFileError, match="weights.bin.*missing"):
+        check_folder(tmp_path / "model")
+
+
+KILLED = """
+import sys, torch
+from pathlib import Path
+from evonb.store import write_json, write_tensors
+folder = Path(sys.argv[1])
+for i in range(10**9):
+    write_tensors(folder/"w.safetensors", {"w": torch.full((20000,), float(i))}, dict(step=i))
+    write_json(folder/"x.json", dict(step=i, text="x" * 20000))
+    if i == 0: print("ready", flush=True)
+"""
+
+
+@pytest.mark.parametrize("delay", [0.011, 0.057, 0.123, 0.2])
+def test_a_killed_writer_leaves_whole_files(tmp_path, delay):
+    p = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.PIPE)
+    assert p.stdout.readline() == b"ready\n"
+    time.sleep(delay)
+    p.send_signal(signal.SIGKILL)
+    p.wait()
+    tensors, meta = read_tensors(tmp_path / "w.safetensors")
+    assert (tensors["w"] == meta["step"]).all() and abs(read_json(tmp_path / "x.json")["step"] - meta["step"]) <= 1
+
+
+def test_no_room_leaves_what_was_there(tmp_path):
+    "The kernel refuses to let a file grow beyond a limit, as a full disk does."
+    write_each(tmp_path)
+    code = """
+    import resource, sys
+    from pathlib import Path
+    import torch
+    from evonb.core import NoSpaceError
+    from evonb.store import write_json, write_tensors
+    folder = Path(sys.argv[1])
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+    for write in (lambda: write_json(folder/"x.json", dict(text="x" * 9000)),
+                  lambda: write_tensors(folder/"x.safetensors", {"w": torch.zeros(9000)}),
+                  lambda: write_tensors(folder/"new.safetensors", {"w": torch.zeros(9000)})):
+        try: write()
+        except NoSpaceError as e: print(e)
+    """
+    out = subprocess.run([sys.executable, "-c", textwrap.dedent(code), str(tmp_path)], capture_output=True, text=True)
+    assert out.returncode == 0, out.stderr
+    lines = out.stdout.splitlines()
+    assert len(lines) == 3 and all("No room to write" in x and "untouched" in x for x in lines)
+    assert read_json(tmp_path / "x.json")["seed"] == 1 and read_tensors(tmp_path / "x.safetensors")[1] == dict(step=1)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["x.json", "x.safetensors", "x.zarr.zip"]
+
+
+def test_a_full_disk_is_an_error_of_ours(tmp_path):
+    "A real file system without room, where the machine allows mounting one."
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "evonb-test", str(tmp_path)], capture_output=True)
+    if mount.returncode:
+        pytest.skip("mounting a small file system isn't allowed here; the file-size limit above covers the same code")
+    try:
+        write_json(tmp_path / "x.json", dict(step=1))
+        with pytest.raises(NoSpaceError, match="No room to write"):
+            write_tensors(tmp_path / "w.safetensors", {"w": torch.zeros(100_000)})
+        assert read_json(tmp_path / "x.json") == dict(step=1) and [p.name for p in tmp_path.iterdir()] == ["x.json"]
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_a_run_ends_as_what_happened(tmp_path):
+    config = dict(seed=0, nested=dict(lr=1e-3))
+    with create_run(tmp_path / "run", config):
+        assert open_run(tmp_path / "run").state()["status"] == "running"
+    assert open_run(tmp_path / "run").state()["status"] == "complete"
+    with pytest.raises(ZeroDivisionError), reopen_run(tmp_path / "run"):
+        1 / 0  # noqa: B018
+    state = open_run(tmp_path / "run").state()
+    assert state["status"] == "failed" and "ZeroDivisionError" in state["message"]
+    with pytest.raises(KeyboardInterrupt), reopen_run(tmp_path / "run"):
+        raise KeyboardInterrupt
+    assert open_run(tmp_path / "run").state()["status"] == "stopped"
+    assert [e["event"] for e in open_run(tmp_path / "run").events()] == ["start", "complete", "start", "failed", "start", "stopped"]
+
+
+def test_another_run_or_other_files_are_never_touched(tmp_path):
+    with create_run(tmp_path / "run", dict(seed=0, nested=dict(lr=1e-3))):
+        pass
+    before = (tmp_path / "run" / "run.json").read_bytes()
+    with pytest.raises(RunExistsError, match=r"nested.lr: 0.001 there, 0.002 asked"):
+        with create_run(tmp_path / "run", dict(seed=0, nested=dict(lr=2e-3)), resume=True):
+            pass
+    with pytest.raises(RunExistsError, match="Resume it"):
+        with create_run(tmp_path / "run", dict(seed=0, nested=dict(lr=1e-3))):
+            pass
+    with pytest.raises(RunExistsError, match="kind"):
+        with create_run(tmp_path / "run", dict(seed=0, nested=dict(lr=1e-3)), kind="population", resume=True):
+            pass
+    assert (tmp_path / "run" / "run.json").read_bytes() == before
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("years of work")
+    with pytest.raises(RunExistsError, match="thesis.tex"):
+        with create_run(tmp_path / "mine", {}):
+            pass
+    with pytest.raises(RunExistsError, match="is a file"):
+        with create_run(tmp_path / "mine" / "thesis.tex", {}):
+            pass
+    assert [p.name for p in (tmp_path / "mine").iterdir() if p.name != ".lock"] == ["thesis.tex"]
+
+
+HOLDER = """
+import sys, time
+from evonb.store import create_run
+with create_run(sys.argv[1], dict(seed=0)):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_two_processes_cannot_write_one_run_and_a_killed_one_is_seen(tmp_path):
+    p = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path / "run")], stdout=subprocess.PIPE)
+    try:
+        assert p.stdout.readline() == b"held\n"
+        with pytest.raises(RunBusyError, match=f"pid {p.pid}"):
+            with create_run(tmp_path / "run", dict(seed=0), resume=True):
+                pass
+        assert open_run(tmp_path / "run").state()["status"] == "running"
+    finally:
+        p.kill()
+        p.wait()
+    assert open_run(tmp_path / "run").state()["status"] == "interrupted"
+    with create_run(tmp_path / "run", dict(seed=0), resume=True) as run:
+        assert run.events()[-1]["after"] == "interrupted"
+
+
+def test_leftovers_of_killed_writers_are_swept(tmp_path):
+    with create_run(tmp_path / "run", {}) as run:
+        with writing_folder(run.file("model")) as t:
+            (t / "a").write_text("a")
+    (tmp_path / "run" / ".x.json.123.tmp").write_text("{")
+    os.replace(tmp_path / "run" / "model", tmp_path / "run" / ".model.old.tmp")  # killed between the two renames
+    with reopen_run(tmp_path / "run") as run:
+        check_folder(run.file("model"))
+    assert not list((tmp_path / "run").glob(".*.tmp"))
+
+
+def test_paths_and_newer_formats_are_refused(tmp_path):
+    with create_run(tmp_path / "run", {}) as run:
+        with pytest.raises(InputError, match="outside"):
+            run.file("..", "..", "etc")
+    about = read_json(tmp_path / "run" / "run.json")
+    write_json(tmp_path / "run" / "run.json", about | {"format": 99})
+    with pytest.raises(StoreError, match="newer evonb"):
+        open_run(tmp_path / "run")
+    with pytest.raises(FileNotFoundError, match="not a run folder"):
+        open_run(tmp_path)
+
+
+def test_json_stays_readable_for_people(tmp_path):
+    write_json(tmp_path / "x.json", dict(b=1, a=[1, 2]))
+    assert json.loads((tmp_path / "x.json").read_text())["b"] == 1
+    assert differences(dict(a=1, b=dict(c=2)), dict(a=1, b=dict(c=3))) == ["b.c: 2 there, 3 asked"]
+
+
+def test_limits_of_this_process_are_untouched():
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 5000
