@@ -20,7 +20,7 @@ from fastcore.basics import patch
 from .core import ConnectomeError, DamagedFileError, InputError, Seeds, check_choice, check_fraction
 from .store import read_tensors, tensors_digest, write_tensors
 
-# %% ../nbs/12_connectome.ipynb #6a147d78
+# %% ../nbs/12_connectome.ipynb #c1da74fb
 @dataclass
 class Connectome:
     "A sparse signed wiring: per weight matrix a ternary tensor, and one magnitude for all."
@@ -30,7 +30,7 @@ class Connectome:
     info: dict = field(default_factory=dict) # where it comes from: generation, control, parent, settings
 
     @property
-    def exempt(self) -> list[str]:
+    def exempt(self) -> list[str]: # parameter names
         "The parameters that no pruning touches."
         return [n for n in self.shapes if n not in self.signs]
 
@@ -57,9 +57,10 @@ def wired_parameters(
     left_out = {n for part in ("vectors", *exempt) for n in groups[part]}
     return {n: p for n, p in model.named_parameters() if n not in left_out}
 
-# %% ../nbs/12_connectome.ipynb #e8f1e7ad
+# %% ../nbs/12_connectome.ipynb #212445dc
 def _shapes(model): return {n: tuple(p.shape) for n, p in model.named_parameters()}
 
+# %% ../nbs/12_connectome.ipynb #eaf39c0c
 def check_fits(
     connectome: Connectome, # the wiring
     model # the model that should take it
@@ -69,9 +70,9 @@ def check_fits(
     if mine == connectome.shapes: return
     missing, extra = [n for n in connectome.shapes if n not in mine], [n for n in mine if n not in connectome.shapes]
     name = (missing + extra or [n for n in mine if mine[n] != connectome.shapes[n]])[0]
-    raise ConnectomeError(f"This connectome is for another architecture: {name} is {connectome.shapes.get(name, 'absent')} "
-                          f"in the connectome and {mine.get(name, 'absent')} in the model. Use the model configuration "
-                          "that the connectome was made with.")
+    expected, got = connectome.shapes.get(name, "absent"), mine.get(name, "absent")
+    raise ConnectomeError(f"This connectome is for another architecture: {name} is {expected} in the connectome and "
+                          f"{got} in the model. Use the model configuration that the connectome was made with.")
 
 # %% ../nbs/12_connectome.ipynb #b18e73d7
 def weakest(
@@ -86,13 +87,15 @@ def weakest(
     goes[ties[: n_pruned - int(goes.sum())]] = True
     return goes
 
-# %% ../nbs/12_connectome.ipynb #e7da119d
+# %% ../nbs/12_connectome.ipynb #cdb1e71c
 def _strengths(params, parent, scope):
     "Live weights' magnitudes in the pieces that are pruned apart: one a matrix, or a single one."
     for name, p in params.items():
         if not torch.isfinite(p).all():
-            raise ConnectomeError(f"{name} has weights that are NaN or infinite. Prune a model whose training was sound.")
-    live = {n: (parent.signs[n].to(p.device) != 0) if parent else torch.ones_like(p, dtype=torch.bool) for n, p in params.items()}
+            raise ConnectomeError(f"{name} has weights that are NaN or infinite. "
+                                  "Prune a model whose training was sound.")
+    def wired(n, p): return parent.signs[n].to(p.device) != 0 if parent else torch.ones_like(p, dtype=torch.bool)
+    live = {n: wired(n, p) for n, p in params.items()}
     values = {n: p.detach().abs()[live[n]] for n, p in params.items()}
     pieces = [[n] for n in params] if scope == "matrix" else [list(params)]
     return live, values, pieces
@@ -107,7 +110,7 @@ def _survivors(live, values, pieces, fraction):
         for n, g in zip(names, goes): stays[n][live[n]] = ~g
     return stays
 
-# %% ../nbs/12_connectome.ipynb #4235acd4
+# %% ../nbs/12_connectome.ipynb #6b85e29a
 def prune(
     model, # a trained model; its weights are read, not changed
     fraction: float, # the share of the surviving weights that goes, in (0, 1)
@@ -116,7 +119,7 @@ def prune(
     exempt: tuple = (), # parts that stay dense: "embeddings", "head"; a parent's choice is kept
     magnitude: float = 0.02, # |weight| that the next newborn inherits
     **info # noted in the connectome
-) -> Connectome:
+) -> Connectome: # what the next newborn inherits
     "The wiring of the strongest weights and their signs (Kotar & Tuckute 2025, section 2)."
     check_fraction(fraction, "prune_fraction", "0.2 prunes the weakest fifth of the survivors.")
     check_choice(scope, ("matrix", "global"), "scope")
@@ -139,41 +142,43 @@ def _signs(name, p, stays, parent):
                               "Prune a trained model, or name the connectome it was born with as parent.")
     return signs
 
-# %% ../nbs/12_connectome.ipynb #1b386592
+# %% ../nbs/12_connectome.ipynb #9e7ec5fb
 @patch
 def check(self: Connectome) -> Connectome: # itself
     "Refuse a wiring that leaves a matrix without a single live weight."
     for name, s in self.signs.items():
         if not s.any():
-            raise ConnectomeError(f"The density leaves {name} empty ({s.numel()} weights, none live), and nothing passes "
-                                  "through it. Prune a smaller fraction, fewer generations, or per matrix.")
+            raise ConnectomeError(f"The density leaves {name} empty ({s.numel()} weights, none live), and nothing "
+                                  "passes through it. Prune a smaller fraction, fewer generations, or per matrix.")
     return self
 
-# %% ../nbs/12_connectome.ipynb #64fc3228
+# %% ../nbs/12_connectome.ipynb #e971e63c
 @patch(as_prop=True)
-def n_live(self: Connectome) -> int:
+def n_live(self: Connectome) -> int: # weights
     "Live weights in the wired matrices."
     return sum(int((s != 0).sum()) for s in self.signs.values())
 
+# %% ../nbs/12_connectome.ipynb #c320cbb5
 @patch(as_prop=True)
-def density(self: Connectome) -> float:
+def density(self: Connectome) -> float: # in (0, 1]
     "The share of live weights in the wired matrices."
     return self.n_live / sum(s.numel() for s in self.signs.values())
 
-# %% ../nbs/12_connectome.ipynb #b729584f
+# %% ../nbs/12_connectome.ipynb #2e39ecda
 @patch(as_prop=True)
-def n_trainable(self: Connectome) -> int:
+def n_trainable(self: Connectome) -> int: # weights
     "Live weights plus all weights of the exempt parameters: what a newborn can learn with."
     return self.n_live + sum(math.prod(self.shapes[n]) for n in self.exempt)
 
-# %% ../nbs/12_connectome.ipynb #07560447
+# %% ../nbs/12_connectome.ipynb #53762447
 @patch
 def matrix_density(self: Connectome) -> dict[str, float]: # parameter name -> share of live weights
     "Density matrix by matrix."
     return {n: float((s != 0).float().mean()) for n, s in self.signs.items()}
 
+# %% ../nbs/12_connectome.ipynb #a90b4118
 @patch
-def layer_density(self: Connectome) -> dict[str, float]: # "h.0", ..., or a parameter's own name -> share of live weights
+def layer_density(self: Connectome) -> dict[str, float]: # "h.0", ... or a parameter's name -> share of live weights
     "Density block by block; embeddings and head stand alone."
     live, total = {}, {}
     for n, s in self.signs.items():
@@ -182,18 +187,20 @@ def layer_density(self: Connectome) -> dict[str, float]: # "h.0", ..., or a para
         total[layer] = total.get(layer, 0) + s.numel()
     return {k: live[k] / total[k] for k in live}
 
-# %% ../nbs/12_connectome.ipynb #3f2ca62f
+# %% ../nbs/12_connectome.ipynb #02490cab
 @patch
 def summary(self: Connectome): # -> xarray Dataset over `matrix`
     "Size, live weights, density and sign balance of each matrix."
     import xarray as xr
     live = {n: int((s != 0).sum()) for n, s in self.signs.items()}
-    columns = dict(n_rows=[s.shape[0] for s in self.signs.values()], n_columns=[s.shape[1] for s in self.signs.values()],
+    columns = dict(n_rows=[s.shape[0] for s in self.signs.values()],
+                   n_columns=[s.shape[1] for s in self.signs.values()],
                    n_live=list(live.values()), density=list(self.matrix_density().values()),
                    positive=[int((s > 0).sum()) / max(live[n], 1) for n, s in self.signs.items()])
     ds = xr.Dataset({k: ("matrix", np.array(v)) for k, v in columns.items()}, dict(matrix=list(self.signs)),
                     dict(magnitude=self.magnitude, density=self.density))
-    ds.density.attrs["long_name"], ds.positive.attrs["long_name"] = "share of live weights", "share of positive live weights"
+    ds.density.attrs["long_name"] = "share of live weights"
+    ds.positive.attrs["long_name"] = "share of positive live weights"
     return ds
 
 # %% ../nbs/12_connectome.ipynb #6fbdf623
@@ -231,7 +238,7 @@ def pack_signs(
     flat = signs.numpy().reshape(-1) # (n_rows * n_columns,)
     return torch.from_numpy(np.packbits(flat != 0)), torch.from_numpy(np.packbits(flat[flat != 0] > 0))
 
-# %% ../nbs/12_connectome.ipynb #47332b12
+# %% ../nbs/12_connectome.ipynb #efa6be44
 def unpack_signs(
     wired, # uint8, 1 bit a weight
     positive, # uint8, 1 bit a live weight
@@ -243,55 +250,64 @@ def unpack_signs(
         raise ValueError(f"{wired.numel()} bytes of {wired.dtype} can't be {n} bits")
     bits = np.unpackbits(wired.numpy())
     live = bits[:n].astype(bool)
-    if bits[n:].any() or positive.numel() != -(-live.sum() // 8): raise ValueError("the bit planes don't belong together")
+    if bits[n:].any() or positive.numel() != -(-live.sum() // 8):
+        raise ValueError("the bit planes don't belong together")
     flat = np.zeros(n, np.int8)
     flat[live] = np.unpackbits(positive.numpy(), count=int(live.sum())).astype(np.int8) * 2 - 1
     return torch.from_numpy(flat.reshape(shape)) # (n_rows, n_columns)
 
-# %% ../nbs/12_connectome.ipynb #0999b9dd
+# %% ../nbs/12_connectome.ipynb #5928f6fb
 @patch
-def planes(self: Connectome) -> dict[str, torch.Tensor]:
+def planes(self: Connectome) -> dict[str, torch.Tensor]: # "NAME|wired" and "NAME|positive" -> uint8 bit plane
     "All bit planes by name, as they are stored."
     out = {}
     for name, s in self.signs.items(): out[f"{name}|wired"], out[f"{name}|positive"] = pack_signs(s)
     return out
 
+# %% ../nbs/12_connectome.ipynb #dad81064
 @patch
-def about(self: Connectome) -> dict:
+def about(self: Connectome) -> dict: # what JSON can hold
     "All but the bits, as plain values."
     return dict(kind="connectome", format=1, magnitude=self.magnitude, info=self.info, n_live=self.n_live,
                 shapes={k: list(v) for k, v in self.shapes.items()}, wired=list(self.signs))
 
-# %% ../nbs/12_connectome.ipynb #c3fe843a
+# %% ../nbs/12_connectome.ipynb #3b5ef317
 @patch
-def save(self: Connectome, path):
+def save(self: Connectome,
+    path # a file to write
+):
     "Write the connectome as safetensors, whole or not at all."
     write_tensors(path, self.planes(), self.about())
 
+# %% ../nbs/12_connectome.ipynb #541fd2e2
 @patch
 def digest(self: Connectome) -> str: # SHA-256 in hex
     "A checksum of the wiring, its architecture and magnitude, whatever is noted in `info`."
     return tensors_digest(self.planes(), {k: v for k, v in self.about().items() if k != "info"})
 
-# %% ../nbs/12_connectome.ipynb #d8905a38
+# %% ../nbs/12_connectome.ipynb #389705d8
 def from_planes(
     tensors: dict, # the bit planes by name
     about: dict, # what `Connectome.about` gave
     origin # the file, for messages
-) -> Connectome:
+) -> Connectome: # as it was saved
     "A connectome from its stored parts, each checked against the others."
-    if about.get("kind") != "connectome": raise ConnectomeError(f"{origin} holds no connectome but {about.get('kind')!r}.")
+    if about.get("kind") != "connectome":
+        raise ConnectomeError(f"{origin} holds no connectome but {about.get('kind')!r}.")
     try:
         shapes = {k: tuple(int(i) for i in v) for k, v in about["shapes"].items()}
         signs = {n: unpack_signs(tensors[f"{n}|wired"], tensors[f"{n}|positive"], shapes[n]) for n in about["wired"]}
         made = Connectome(signs, shapes, float(about["magnitude"]), dict(about["info"]))
     except (KeyError, TypeError, ValueError) as e: raise DamagedFileError(f"{origin} is damaged: {e!r}.") from e
-    if made.n_live != about["n_live"]: raise DamagedFileError(f"{origin} is damaged: it has {made.n_live} live weights, not {about['n_live']}.")
+    if made.n_live != about["n_live"]:
+        raise DamagedFileError(f"{origin} is damaged: it has {made.n_live} live weights, not {about['n_live']}.")
     return made.check()
 
-# %% ../nbs/12_connectome.ipynb #0f1a87b4
+# %% ../nbs/12_connectome.ipynb #d81036a9
 @patch(cls_method=True)
-def load(cls: Connectome, path) -> Connectome:
+def load(cls: Connectome,
+    path # a file that `save` wrote
+) -> Connectome: # as it was saved
     "Read what `save` wrote, fully checked."
     return from_planes(*read_tensors(path), path)
 
@@ -302,25 +318,26 @@ def _control(connectome, change, name, rng):
     signs = {n: change(s, rng) for n, s in connectome.signs.items()}
     return dataclasses.replace(connectome, signs=signs, info=dict(control=name, of=connectome.digest()))
 
-# %% ../nbs/12_connectome.ipynb #2b44caf0
+# %% ../nbs/12_connectome.ipynb #b722d161
 def random_control(
     connectome: Connectome, # the wiring to imitate
     rng: np.random.Generator # decides the shuffle
-) -> Connectome:
+) -> Connectome: # other wires, other signs
     "As many live weights and as many positive ones per matrix, anywhere."
     return _control(connectome, lambda s, r: _shuffled(s.reshape(-1), r).reshape(s.shape), "random", rng)
 
-# %% ../nbs/12_connectome.ipynb #f054bd8b
+# %% ../nbs/12_connectome.ipynb #73a4d78e
 def _with_shuffled_signs(signs, rng, wired=None):
     "The signs of a matrix dealt anew over its wires, or over other wires of the same number."
     out = torch.zeros_like(signs)
     out[signs != 0 if wired is None else wired] = _shuffled(signs[signs != 0], rng)
     return out
 
+# %% ../nbs/12_connectome.ipynb #9c6e9398
 def sign_shuffled_control(
     connectome: Connectome, # the wiring to imitate
     rng: np.random.Generator # decides the shuffle
-) -> Connectome:
+) -> Connectome: # the same wires, other signs
     "The same mask; as many positive weights per matrix, but others."
     return _control(connectome, _with_shuffled_signs, "sign_shuffled", rng)
 
@@ -355,23 +372,23 @@ def swap_edges(
             wired[one], wired[other] = trade_rows(wired[one], wired[other], rng)
     return wired
 
-# %% ../nbs/12_connectome.ipynb #f9cec6a9
+# %% ../nbs/12_connectome.ipynb #82bb1bde
 def degree_preserving_control(
     connectome: Connectome, # the wiring to imitate
     rng: np.random.Generator # decides swaps and signs
-) -> Connectome:
+) -> Connectome: # other wires, other signs
     "The same row and column counts of live weights per matrix, wired at random; signs shuffled."
     def change(s, r): return _with_shuffled_signs(s, r, torch.from_numpy(swap_edges(s.numpy() != 0, r)))
     return _control(connectome, change, "degree_preserving", rng)
 
-# %% ../nbs/12_connectome.ipynb #d5494376
+# %% ../nbs/12_connectome.ipynb #5cb690bf
 CONTROLS = dict(random=random_control, degree_preserving=degree_preserving_control, sign_shuffled=sign_shuffled_control)
 
 def control(
     connectome: Connectome, # the wiring to imitate
     kind: str, # "random", "degree_preserving" or "sign_shuffled"
     rng: np.random.Generator # decides it
-) -> Connectome:
+) -> Connectome: # noted as this control, and of which connectome
     "A control wiring by name; add one's own to `CONTROLS`."
     return CONTROLS[check_choice(kind, CONTROLS, "control")](connectome, rng)
 
@@ -411,21 +428,23 @@ def compare(
     rows = [_compare_matrix(s, b.signs[n]) for n, s in a.signs.items()]
     return xr.Dataset({k: ("matrix", np.array([r[k] for r in rows])) for k in rows[0]}, dict(matrix=list(a.signs)))
 
-# %% ../nbs/12_connectome.ipynb #ae9ca59c
+# %% ../nbs/12_connectome.ipynb #f0309049
 @patch
 def __repr__(self: Connectome):
     what = " ".join(f"{k}={v}" for k, v in self.info.items() if k in ("generation", "control"))
-    return (f"Connectome({what + ', ' if what else ''}{self.n_live:,} live of {sum(s.numel() for s in self.signs.values()):,} "
-            f"weights ({self.density:.1%}) in {len(self.signs)} matrices, magnitude {self.magnitude:g})")
+    n_weights = sum(s.numel() for s in self.signs.values())
+    return (f"Connectome({what + ', ' if what else ''}{self.n_live:,} live of {n_weights:,} weights "
+            f"({self.density:.1%}) in {len(self.signs)} matrices, magnitude {self.magnitude:g})")
 
-# %% ../nbs/12_connectome.ipynb #2d22cf72
+# %% ../nbs/12_connectome.ipynb #b678dc8c
 @patch
 def _repr_html_(self: Connectome):
     ds = self.summary()
+    columns = (ds[k].values for k in ("n_rows", "n_columns", "n_live", "density", "positive"))
     bar = "<div style='background:#0072b2;height:.7em;width:{:.0f}px'></div>"
     rows = "".join(
         f"<tr><td style='text-align:left'>{html.escape(n)}</td><td>{r} × {c}</td><td>{live:,}</td><td>{d:.1%}</td>"
         f"<td>{bar.format(100 * d)}</td><td>{p:.1%}</td></tr>"
-        for n, r, c, live, d, p in zip(self.signs, *(ds[k].values for k in ("n_rows", "n_columns", "n_live", "density", "positive"))))
+        for n, r, c, live, d, p in zip(self.signs, *columns))
     return (f"<div><b>{html.escape(repr(self))}</b><table><tr><th>matrix</th><th>rows × columns</th><th>live</th>"
             f"<th>density</th><th></th><th>positive</th></tr>{rows}</table></div>")

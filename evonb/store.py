@@ -28,7 +28,7 @@ from fastcore.basics import patch
 
 from .core import DamagedFileError, InputError, NoSpaceError, RunBusyError, RunExistsError, StoreError, human_bytes
 
-# %% ../nbs/04_store.ipynb #b0bfffe0
+# %% ../nbs/04_store.ipynb #fc51d11a
 _full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 def _sync(path):
@@ -36,9 +36,13 @@ def _sync(path):
     try: os.fsync(fd)
     finally: os.close(fd)
 
-def _room_error(error, path):
+def _full_number(error):
+    "The system's number when a write failed for want of room; safetensors and tokenizers keep it in their message."
+    return next((n for n in _full if getattr(error, "errno", None) == n or f"os error {n})" in str(error)), None)
+
+def _room_error(number, path):
     free = shutil.disk_usage(path.parent).free
-    return NoSpaceError(f"No room to write {path} ({error.strerror}; {human_bytes(free)} free on the disk). What was "
+    return NoSpaceError(f"No room to write {path} ({os.strerror(number)}; {human_bytes(free)} free on the disk). What was "
                         "there before is untouched: make room (or raise the limit) and resume.")
 
 # %% ../nbs/04_store.ipynb #19792536
@@ -46,7 +50,7 @@ def _discard(path):
     if path.is_dir(): shutil.rmtree(path, ignore_errors=True)
     else: path.unlink(missing_ok=True)
 
-# %% ../nbs/04_store.ipynb #7492a2ac
+# %% ../nbs/04_store.ipynb #62e35458
 @contextmanager
 def replacing(
     path # the file or folder that is to appear
@@ -60,8 +64,8 @@ def replacing(
         _sync(temporary)
         os.replace(temporary, path)
         _sync(path.parent)
-    except OSError as e:
-        if e.errno in _full: raise _room_error(e, path) from e
+    except Exception as e:
+        if not isinstance(e, NoSpaceError) and (number := _full_number(e)): raise _room_error(number, path) from e
         raise
     finally: _discard(temporary)
 
@@ -112,7 +116,7 @@ def tensors_digest(
         h.update(_tensor_bytes(tensors[name]))
     return h.hexdigest()
 
-# %% ../nbs/04_store.ipynb #6330481f
+# %% ../nbs/04_store.ipynb #bd153eb1
 def write_tensors(
     path, # the file, ending in .safetensors
     tensors: dict, # name -> tensor, on any device
@@ -123,16 +127,7 @@ def write_tensors(
     meta = json.loads(json.dumps(meta or {}))
     tensors = {k: t.detach().contiguous() for k, t in tensors.items()}
     header = dict(format="pt", evonb=json.dumps(meta), sha256=tensors_digest(tensors, meta))
-    with replacing(path) as t: _save_file(save_file, tensors, t, header)
-
-# %% ../nbs/04_store.ipynb #638e4ab3
-def _save_file(save_file, tensors, path, header):
-    "safetensors wraps the system's errors in its own: give them their number back."
-    try: save_file(tensors, path, header)
-    except Exception as e:
-        number = next((n for n in _full if f"os error {n}" in str(e)), None)
-        if number is None: raise
-        raise OSError(number, os.strerror(number)) from e
+    with replacing(path) as t: save_file(tensors, t, header)
 
 # %% ../nbs/04_store.ipynb #de410d1a
 def read_tensors(
@@ -319,9 +314,10 @@ def locked(
         yield
     finally: lock.release()
 
-# %% ../nbs/04_store.ipynb #c1b2cf43
+# %% ../nbs/04_store.ipynb #b7dcab21
 def _sweep(path):
     "Remove what killed writers left: temporary files, and a replaced folder's old self unless it must come back."
+    for p in list(Path(path).rglob(".tmp??????")): _discard(p) # safetensors' own
     for p in list(Path(path).rglob(".*.tmp")):
         target = p.parent / p.name[1:].removesuffix(".old.tmp")
         if p.name.endswith(".old.tmp") and not target.exists(): os.replace(p, target)

@@ -37,7 +37,7 @@ from evonb.core import (
 )
 from .store import differences, read_tensors, write_tensors
 
-# %% ../nbs/14_training.ipynb #f71cec69
+# %% ../nbs/14_training.ipynb #5ced2899
 class Windows:
     "Batches of windows over a token array, each a function of the seeds and the step."
     def __init__(self,
@@ -48,15 +48,18 @@ class Windows:
     ):
         check_positive(context, "context")
         if len(ids) <= context:
-            raise CorpusError(f"The corpus has {len(ids)} tokens, too few for one window of {context} tokens and the next "
-                              "one. Use a longer corpus or a shorter context.")
-        self.ids, self.context, self.batch_size, self.seeds = ids, context, check_positive(batch_size, "batch_size"), seeds
+            raise CorpusError(f"The corpus has {len(ids)} tokens, too few for one window of {context} tokens and the "
+                              "next one. Use a longer corpus or a shorter context.")
+        self.ids, self.context, self.seeds = ids, context, seeds
+        self.batch_size = check_positive(batch_size, "batch_size")
         self.n_windows = (len(ids) - 1) // context
         self._epoch, self._starts = None, None
 
-# %% ../nbs/14_training.ipynb #def085a2
+# %% ../nbs/14_training.ipynb #6d15aa7b
 @patch
-def starts(self: Windows, epoch: int) -> np.ndarray: # (n_windows,) first tokens, in the order they are read
+def starts(self: Windows,
+    epoch: int # 0-based
+) -> np.ndarray: # (n_windows,) first tokens, in the order they are read
     "Where the windows of an epoch begin."
     if epoch != self._epoch:
         rng = self.seeds.child("epoch", epoch).numpy()
@@ -65,9 +68,11 @@ def starts(self: Windows, epoch: int) -> np.ndarray: # (n_windows,) first tokens
         self._epoch = epoch
     return self._starts
 
-# %% ../nbs/14_training.ipynb #91747674
+# %% ../nbs/14_training.ipynb #25dec0cf
 @patch
-def batch(self: Windows, step: int) -> tuple[torch.Tensor, torch.Tensor]: # two of (batch_size, context), int64
+def batch(self: Windows,
+    step: int # 0-based
+) -> tuple[torch.Tensor, torch.Tensor]: # two of (batch_size, context), int64
     "The tokens of a step and their next tokens."
     first = step * self.batch_size
     which = [divmod(i, self.n_windows) for i in range(first, first + self.batch_size)]
@@ -87,7 +92,7 @@ def validation_windows(
     rows = torch.from_numpy(np.stack([ids[s:s + context + 1] for s in picks]).astype(np.int64)) # (n, context + 1)
     return rows[:, :-1], rows[:, 1:]
 
-# %% ../nbs/14_training.ipynb #f22f0cc9
+# %% ../nbs/14_training.ipynb #f18b5bc8
 @dataclass
 class LifetimeConfig:
     "How a newborn is trained."
@@ -98,7 +103,7 @@ class LifetimeConfig:
     optimizer: str = "adamw" # or "muon": Muon for the body's matrices, AdamW for embeddings and head
     lr: float = 2e-3 # AdamW's peak
     muon_lr: float = 0.02 # Muon's peak, with its own place in the schedule
-    betas: tuple[float, ...] = (0.9, 0.95)
+    betas: tuple[float, ...] = (0.9, 0.95) # how slowly AdamW's two moments forget
     weight_decay: float = 0.01 # decoupled, on live weights only
     warmup: int = 20 # steps of linear rise
     schedule: str = "linear" # after the warmup: "linear" to the end, "cosine", or "hold" and then `cooldown` steps down
@@ -110,18 +115,20 @@ class LifetimeConfig:
     checkpoint_every: int = 100 # steps between checkpoints
     precision: str = "auto" # "auto" is bf16 autocast on a GPU that has it, else fp32; or "fp32", "bf16"
 
-# %% ../nbs/14_training.ipynb #ee9b3880
+# %% ../nbs/14_training.ipynb #6d26ca08
 @patch
 def check(self: LifetimeConfig) -> LifetimeConfig: # itself
     "Refuse settings that can't work, by name."
-    for n in ("steps", "batch_size", "context", "eval_every", "eval_windows", "checkpoint_every"): check_positive(getattr(self, n), n)
+    counts = ("steps", "batch_size", "context", "eval_every", "eval_windows", "checkpoint_every")
+    for n in counts: check_positive(getattr(self, n), n)
     for n in ("warmup", "cooldown"): check_positive(getattr(self, n), n, least=0)
     check_choice(self.optimizer, ("adamw", "muon"), "optimizer")
     check_choice(self.schedule, ("linear", "cosine", "hold"), "schedule")
     check_choice(self.precision, ("auto", "fp32", "bf16"), "precision")
     for n in ("lr", "muon_lr"): check_fraction(getattr(self, n), n, "0.002 suits small models.")
     if self.batch_size % (micro := self.micro_batch_size or self.batch_size):
-        raise InputError(f"batch_size {self.batch_size} isn't a multiple of micro_batch_size {micro}. Choose one that divides it.")
+        raise InputError(f"batch_size {self.batch_size} isn't a multiple of micro_batch_size {micro}. "
+                         "Choose one that divides it.")
     return self
 
 # %% ../nbs/14_training.ipynb #d48df5b2
@@ -154,11 +161,12 @@ class LiveWeights:
         self.gather()
         self._hooks = [p.register_post_accumulate_grad_hook(self._take(n)) for n, p in matrices.items()]
 
-# %% ../nbs/14_training.ipynb #d1c69858
+# %% ../nbs/14_training.ipynb #13447083
 def _live_index(signs, device):
     flat = (signs.reshape(-1) != 0).nonzero().squeeze(1) # (n_live,) places in the flattened matrix
     return flat.to(device, torch.int32 if signs.numel() < 2**31 else torch.int64)
 
+# %% ../nbs/14_training.ipynb #3a41848a
 @patch
 def _take(self: LiveWeights, name):
     "A hook that moves a matrix's live gradient into the compact vector and frees the rest."
@@ -168,55 +176,68 @@ def _take(self: LiveWeights, name):
         p.grad = None
     return hook
 
-# %% ../nbs/14_training.ipynb #58a55fc1
+# %% ../nbs/14_training.ipynb #26df0978
 @patch
 @torch.no_grad()
 def gather(self: LiveWeights):
     "Read the live values from the matrices."
     for n, p in self.matrices.items(): self.parts[n].copy_(p.reshape(-1).index_select(0, self.index[n]))
 
+# %% ../nbs/14_training.ipynb #a312a242
 @patch
 @torch.no_grad()
 def scatter(self: LiveWeights):
     "Write the live values into the matrices; nothing else is written."
     for n, p in self.matrices.items(): p.view(-1).index_put_((self.index[n],), self.parts[n].to(p.dtype))
 
-# %% ../nbs/14_training.ipynb #c924f158
+# %% ../nbs/14_training.ipynb #f5aa220c
 class MaskedWeights:
     "Sparse matrices that an optimizer changes as a whole: masked gradients, masked weights."
-    def __init__(self, matrices, connectome):
+    def __init__(self,
+        matrices: dict, # name -> parameter, each with zeros where nothing is wired
+        connectome: Connectome # their wiring
+    ):
         self.matrices = matrices
         self.masks = {n: (connectome.signs[n] != 0).to(p.device) for n, p in matrices.items()}
-        self._hooks = [p.register_post_accumulate_grad_hook(self._mask(m)) for p, m in zip(matrices.values(), self.masks.values())]
+        self._hooks = [p.register_post_accumulate_grad_hook(self._mask(self.masks[n])) for n, p in matrices.items()]
 
     @staticmethod
     def _mask(mask):
         def hook(p): p.grad.mul_(mask)
         return hook
 
-    @torch.no_grad()
-    def scatter(self):
-        for n, p in self.matrices.items(): p.mul_(self.masks[n])
+# %% ../nbs/14_training.ipynb #1cb01d7e
+@patch
+@torch.no_grad()
+def scatter(self: MaskedWeights):
+    "Zero what an optimizer wrote where nothing is wired."
+    for n, p in self.matrices.items(): p.mul_(self.masks[n])
 
-# %% ../nbs/14_training.ipynb #a980e3ea
+# %% ../nbs/14_training.ipynb #6c261daf
 class Optimizers:
     "The optimizers of a lifetime over a model's dense parameters, live vector and masked matrices."
-    def __init__(self, model, config: LifetimeConfig, connectome: Connectome | None = None):
+    def __init__(self,
+        model, # the model to train, on its device
+        config: LifetimeConfig, # which optimizer, peak rates, betas and decay
+        connectome: Connectome | None = None # the model's wiring; None: dense
+    ):
         named, wired = dict(model.named_parameters()), connectome.signs if connectome else {}
         muon = _body_matrices(model) if config.optimizer == "muon" else set()
         live, masked = ({n: named[n] for n in wired if (n in muon) == m} for m in (False, True))
         self.views = [kind(part, connectome) for kind, part in ((LiveWeights, live), (MaskedWeights, masked)) if part]
         self.live = next((v for v in self.views if isinstance(v, LiveWeights)), None)
-        self.adamw = [p for n, p in named.items() if n not in muon and n not in live] + ([self.live.values] if self.live else [])
+        compact = [self.live.values] if self.live else []
+        self.adamw = [p for n, p in named.items() if n not in muon and n not in live] + compact
         self.muon = [named[n] for n in named if n in muon]
         self.all = _adamw(self.adamw, config) + _muon(self.muon, config)
         self.params = self.adamw + self.muon
 
-# %% ../nbs/14_training.ipynb #50a81255
+# %% ../nbs/14_training.ipynb #873fbe13
 def _body_matrices(model):
     from evonb.connectome import parameter_groups
     return set(parameter_groups(model)["body"])
 
+# %% ../nbs/14_training.ipynb #faf9efb4
 def _adamw(params, config):
     if not params: return []
     return [torch.optim.AdamW([dict(params=params, peak=config.lr)], lr=config.lr, betas=tuple(config.betas),
@@ -224,11 +245,15 @@ def _adamw(params, config):
 
 def _muon(params, config):
     if not params: return []
-    return [torch.optim.Muon([dict(params=params, peak=config.muon_lr)], lr=config.muon_lr, weight_decay=config.weight_decay)]
+    return [torch.optim.Muon([dict(params=params, peak=config.muon_lr)], lr=config.muon_lr,
+                             weight_decay=config.weight_decay)]
 
-# %% ../nbs/14_training.ipynb #7235f8cc
+# %% ../nbs/14_training.ipynb #2621d1e8
 @patch
-def step(self: Optimizers, factor: float, clip: float) -> float: # norm of the live gradient before clipping
+def step(self: Optimizers,
+    factor: float, # share of every peak learning rate
+    clip: float # largest norm of the live gradient; 0 doesn't clip
+) -> float: # norm of the live gradient before clipping
     "Clip, step every optimizer at `factor` of its peak rate, write live values back, forget the gradients."
     norm = torch.nn.utils.clip_grad_norm_(self.params, clip or math.inf)
     for o in self.all:
@@ -238,20 +263,25 @@ def step(self: Optimizers, factor: float, clip: float) -> float: # norm of the l
     self.forget()
     return norm
 
+# %% ../nbs/14_training.ipynb #fcfae747
 @patch
 def forget(self: Optimizers):
     "Free dense gradients; empty the compact one, which stays where the hooks write."
     for p in self.params: p.grad = p.grad.zero_() if self.live and p is self.live.values else None
 
-# %% ../nbs/14_training.ipynb #a9852dc0
+# %% ../nbs/14_training.ipynb #08f32d8c
 @patch
-def tensors(self: Optimizers) -> dict[str, torch.Tensor]:
+def tensors(self: Optimizers) -> dict[str, torch.Tensor]: # "optimizer.I.J.KEY" -> state KEY of its J-th parameter
     "All optimizer state by name, for a checkpoint."
-    return {f"optimizer.{i}.{j}.{k}": t for i, o in enumerate(self.all)
-            for j, p in enumerate(o.param_groups[0]["params"]) for k, t in o.state.get(p, {}).items() if torch.is_tensor(t)}
+    return {f"optimizer.{i}.{j}.{k}": t
+            for i, o in enumerate(self.all) for j, p in enumerate(o.param_groups[0]["params"])
+            for k, t in o.state.get(p, {}).items() if torch.is_tensor(t)}
 
+# %% ../nbs/14_training.ipynb #1e7d4081
 @patch
-def restore(self: Optimizers, tensors: dict):
+def restore(self: Optimizers,
+    tensors: dict # by name; those of other names are left alone
+):
     "Take the state that `tensors` gave."
     for name, t in tensors.items():
         if name.startswith("optimizer."):
@@ -297,9 +327,9 @@ class Lifetime:
         self.step, self.seconds, self.pending = 0, 0.0, []
         self.train_loss, self.val_step, self.val_loss = [], [], []
 
-# %% ../nbs/14_training.ipynb #aba5d597
+# %% ../nbs/14_training.ipynb #4e2bad34
 @patch
-def autocast(self: Lifetime):
+def autocast(self: Lifetime): # -> a context manager
     "bf16 where asked or where the device has it, else nothing."
     kind, choice = self.device.type, self.config.precision
     if choice == "auto": choice = "bf16" if kind == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
@@ -321,7 +351,7 @@ def one_step(self: Lifetime):
     self.optimizers.step(lr_factor(self.step, self.config), self.config.grad_clip)
     self.step += 1
 
-# %% ../nbs/14_training.ipynb #1db4691a
+# %% ../nbs/14_training.ipynb #89f9621b
 @patch
 def look(self: Lifetime):
     "Fetch the losses of the last steps; stop at one that isn't finite."
@@ -331,8 +361,8 @@ def look(self: Lifetime):
         if not math.isfinite(v):
             kept = self.folder and latest_checkpoint(self.folder)
             raise NonFiniteLossError(
-                f"The training loss is {v} at step {len(self.train_loss)}. Lower the learning rate ({self.config.lr:g}), "
-                "lengthen the warmup or clip gradients, and start again"
+                f"The training loss is {v} at step {len(self.train_loss)}. Lower the learning rate "
+                f"({self.config.lr:g}), lengthen the warmup or clip gradients, and start again"
                 f"{f'; the last good checkpoint is {kept}' if kept else ''}.")
         self.train_loss.append(v)
 
@@ -355,22 +385,24 @@ def window_losses(
     model.train(was)
     return torch.cat(out).cpu()
 
-# %% ../nbs/14_training.ipynb #7b938fbc
+# %% ../nbs/14_training.ipynb #3877948e
 @patch
 def validate(self: Lifetime):
     "Note the validation loss at this step."
     self.look()
     loss = window_losses(self.model, *self.validation, autocast=self.autocast).double().mean().item()
-    if not math.isfinite(loss): raise NonFiniteLossError(f"The validation loss is {loss} at step {self.step}. Lower the learning rate.")
+    if not math.isfinite(loss):
+        raise NonFiniteLossError(f"The validation loss is {loss} at step {self.step}. Lower the learning rate.")
     self.val_step.append(self.step)
     self.val_loss.append(loss)
 
-# %% ../nbs/14_training.ipynb #e42d8ed9
+# %% ../nbs/14_training.ipynb #d333b0e7
 def _checkpoints(folder): return sorted(Path(folder).glob("checkpoint-????????.safetensors"))
 
+# %% ../nbs/14_training.ipynb #1f23dd25
 def latest_checkpoint(
     folder # a lifetime's folder
-) -> Path | None:
+) -> Path | None: # its file; None where there is none
     "The newest checkpoint of a lifetime."
     return next(reversed(_checkpoints(folder)), None)
 
@@ -391,9 +423,10 @@ def save(self: Lifetime):
     write_tensors(self.folder/f"checkpoint-{self.step:08d}.safetensors", tensors, about)
     for old in _checkpoints(self.folder)[:-2]: old.unlink()
 
-# %% ../nbs/14_training.ipynb #303b54e1
+# %% ../nbs/14_training.ipynb #25c580fc
 def _part(tensors, prefix): return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
 
+# %% ../nbs/14_training.ipynb #bb9b8b1d
 def load_checkpoint(
     path, # a checkpoint file
     device="cpu" # where its tensors go
@@ -405,7 +438,7 @@ def load_checkpoint(
         offer = f"Delete it to go on from {before[-1]}." if before else "Delete it to begin this lifetime again."
         raise DamagedFileError(f"{e} {offer}") from e
 
-# %% ../nbs/14_training.ipynb #edda32e1
+# %% ../nbs/14_training.ipynb #825173d1
 @patch
 def restore(self: Lifetime) -> bool: # whether there was a checkpoint
     "Go back to the newest checkpoint, if there is one that belongs to this lifetime."
@@ -417,7 +450,8 @@ def restore(self: Lifetime) -> bool: # whether there was a checkpoint
     self.optimizers.restore(tensors)
     self.step, self.seconds, self.pending = about["step"], about["seconds"], []
     curves = {k: t.tolist() for k, t in _part(tensors, "curve.").items()}
-    self.train_loss, self.val_loss, self.val_step = curves["train_loss"], curves["val_loss"], [int(s) for s in curves["val_step"]]
+    self.train_loss, self.val_loss = curves["train_loss"], curves["val_loss"]
+    self.val_step = [int(s) for s in curves["val_step"]]
     if self.connectome: check_sparse(self.model, self.connectome)
     return True
 
@@ -435,7 +469,7 @@ def _check_same(self: Lifetime, path, tensors, about):
         raise InputError(f"{path} belongs to another lifetime: {'; '.join(diff[:3])}. Resume with the settings it was "
                          "started with, or use another folder.")
 
-# %% ../nbs/14_training.ipynb #ec0a2e97
+# %% ../nbs/14_training.ipynb #f2f0dce5
 @patch
 def _show(self: Lifetime, bar):
     done = self.train_loss[-1] if self.train_loss else math.nan
@@ -443,6 +477,7 @@ def _show(self: Lifetime, bar):
     val = f", val {self.val_loss[-1]:.3f}" if self.val_loss else ""
     bar.set_postfix_str(f"loss {done:.3f}{val}, {rate:,.0f} tokens/s", refresh=False)
 
+# %% ../nbs/14_training.ipynb #af1b6406
 @patch
 def _after_step(self: Lifetime):
     "What is due after a step: validation, rewinding point, checkpoint."
@@ -452,9 +487,13 @@ def _after_step(self: Lifetime):
         write_tensors(self.folder/"rewind.safetensors", self.model.state_dict(), dict(step=self.step))
     if self.step % self.config.checkpoint_every == 0 or last: self.save()
 
-# %% ../nbs/14_training.ipynb #65858959
+# %% ../nbs/14_training.ipynb #bd830494
 @patch
-def live(self: Lifetime, label: str = "lifetime", show: bool = True, stop: StopRequest | None = None) -> "Lifetime":
+def live(self: Lifetime,
+    label: str = "lifetime", # what the progress bar is called
+    show: bool = True, # whether there is a progress bar
+    stop: StopRequest | None = None # looked at before every step; SIGINT and SIGTERM set it too; None: a new one
+) -> "Lifetime": # itself
     "Train to the end from wherever this lifetime is; a stop request saves a checkpoint and raises `Stopped`."
     self.model.train()
     with stoppable(stop) as request, progress(self.config.steps, label, self.step, show) as bar:
@@ -470,14 +509,16 @@ def live(self: Lifetime, label: str = "lifetime", show: bool = True, stop: StopR
     self.look()
     return self
 
-# %% ../nbs/14_training.ipynb #32bdb01a
+# %% ../nbs/14_training.ipynb #2684e4ff
 @patch
 def _stop(self: Lifetime, request):
     self.save()
-    kept = f"; its state is in {latest_checkpoint(self.folder)}, resume to go on" if self.folder else ", and nothing was kept"
+    kept = ", and nothing was kept"
+    if self.folder: kept = f"; its state is in {latest_checkpoint(self.folder)}, resume to go on"
     raise Stopped(f"Stopped by {request.reason} after step {self.step} of {self.config.steps}{kept}.")
 
+# %% ../nbs/14_training.ipynb #65f60f6e
 @patch(as_prop=True)
-def tokens_per_s(self: Lifetime) -> float:
+def tokens_per_s(self: Lifetime) -> float: # tokens/s
     "Tokens learned from per second of training and validation."
     return self.step * self.config.batch_size * self.config.context / max(self.seconds, 1e-9)

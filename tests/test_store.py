@@ -153,7 +153,8 @@ def test_a_run_ends_as_what_happened(tmp_path):
     with pytest.raises(KeyboardInterrupt), reopen_run(tmp_path / "run"):
         raise KeyboardInterrupt
     assert open_run(tmp_path / "run").state()["status"] == "stopped"
-    assert [e["event"] for e in open_run(tmp_path / "run").events()] == ["start", "complete", "start", "failed", "start", "stopped"]
+    events = [e["event"] for e in open_run(tmp_path / "run").events()]
+    assert events == ["start", "complete", "start", "failed", "start", "stopped"]
 
 
 def test_another_run_or_other_files_are_never_touched(tmp_path):

@@ -1,0 +1,78 @@
+# Everything a contributor does. On a fresh machine only Python 3.11 and make are needed: `make demo`, `make test`.
+SHELL := /bin/sh
+PY := .venv/bin/python
+ARGS ?=
+PYTEST_ARGS ?= -q
+NB_WORKERS ?= 2
+export PYTHON
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lab bench export clean-notebooks lint \
+        check-export check-notebooks check-layers check-style test-notebooks test-python
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+install: ## make or update the environment in .venv from requirements.lock
+	@.ci/setup
+
+demo: install ## evolve a small connectome, compare it with its controls; prints a table and the path of a page
+	@.venv/bin/evonb demo $(ARGS)
+
+test: install ## all checks and tests, in order: export, notebooks, layers, style, notebooks run, pytest
+	@$(MAKE) --no-print-directory check-export
+	@$(MAKE) --no-print-directory check-notebooks
+	@$(MAKE) --no-print-directory check-layers
+	@$(MAKE) --no-print-directory check-style
+	@$(MAKE) --no-print-directory test-notebooks
+	@$(MAKE) --no-print-directory test-python
+
+lab: install ## JupyterLab on the tutorials (this machine only, with a token)
+	@$(PY) -m jupyterlab --ip=127.0.0.1 --ServerApp.root_dir='$(CURDIR)' --LabApp.default_url=/lab/tree/nbs/tutorials \
+		$(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
+
+bench: install ## run the benchmarks
+	@$(PY) tests/bench/run.py $(ARGS)
+
+export: install ## write evonb/*.py and README.md from the notebooks
+	@$(PY) .ci/export.py write
+	@echo "exported evonb/*.py and README.md"
+
+clean-notebooks: install ## strip outputs, widget state and stray metadata from the notebooks
+	@$(PY) .ci/notebooks.py clean
+
+lint: install ## the quick checks: notebooks clean, layers, style
+	@$(MAKE) --no-print-directory check-notebooks
+	@$(MAKE) --no-print-directory check-layers
+	@$(MAKE) --no-print-directory check-style
+
+# The stages of `make test`. Two notebooks run side by side, so that each gets one thread.
+test-notebooks test-python: export OMP_NUM_THREADS = 1
+test-notebooks test-python: export MKL_NUM_THREADS = 1
+test-notebooks test-python: export OPENBLAS_NUM_THREADS = 1
+test-notebooks test-python: export HF_HUB_OFFLINE = 1
+test-notebooks test-python: export TOKENIZERS_PARALLELISM = false
+
+check-export:
+	@echo "== 1/6 what is generated matches the notebooks"
+	@$(PY) .ci/export.py check
+
+check-notebooks:
+	@echo "== 2/6 notebooks are clean"
+	@$(PY) .ci/notebooks.py check
+
+check-layers:
+	@echo "== 3/6 imports go to lower layers only"
+	@.venv/bin/lint-imports --no-logo
+
+check-style:
+	@echo "== 4/6 style"
+	@.venv/bin/ruff check evonb tests .ci
+
+test-notebooks:
+	@echo "== 5/6 every notebook runs"
+	@.venv/bin/nbdev_test --n_workers $(NB_WORKERS) --do_print --timing
+
+test-python:
+	@echo "== 6/6 pytest"
+	@$(PY) -m pytest $(PYTEST_ARGS)

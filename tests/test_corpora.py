@@ -1,0 +1,583 @@
+"""corpora: reading, splitting, tokenizing and keeping, against struct, transformers and plain loops."""
+
+import functools
+import hashlib
+import http.server
+import json
+import struct
+import sys
+import threading
+import types
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evonb import core, corpora
+from evonb.core import CorpusError, DamagedFileError, InputError, Seeds
+from evonb.corpora import (
+    FRACTIONS,
+    SPLITS,
+    Corpus,
+    CorpusConfig,
+    MissingCorpusError,
+    MissingExtraError,
+    ShardError,
+    cut_blocks,
+    dataset_path,
+    encode,
+    load_corpus,
+    load_tokenizer,
+    open_prepared,
+    prepare,
+    read_shard,
+    save_prepared,
+    split_corpus,
+    train_tokenizer,
+    write_shard,
+)
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=200)
+
+
+@functools.cache
+def toy(): return load_corpus("toy-english", 200_000)
+
+
+@functools.cache
+def small_tokenizer(): return train_tokenizer(toy().documents, 400)
+
+
+@functools.cache
+def small(): return prepare(CorpusConfig(n_bytes=150_000, vocab_size=400), Seeds(0))
+
+
+# Reading
+
+def test_text_keeps_every_byte(tmp_path):
+    data = "one\r\ntwo\rdéjà vu \u2028 end".encode()
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf" + data)
+    corpus = load_corpus(tmp_path / "a.txt")
+    assert corpus.documents[0].encode() == data and corpus.n_bytes == len(data)
+    assert corpus.info["files"][0]["sha256"] == hashlib.sha256(b"\xef\xbb\xbf" + data).hexdigest()
+
+
+def test_folder_glob_list_and_jsonl(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "b.txt").write_text("text b\n")
+    (tmp_path / "sub" / "a.md").write_text("text a\n")
+    (tmp_path / "c.jsonl").write_text('{"text": "c1", "id": 1}\n\n{"text": "c2"}\n')
+    (tmp_path / "ignored.csv").write_text("1,2\n")
+    assert load_corpus(tmp_path).documents == ["text b\n", "c1", "c2", "text a\n"]
+    assert load_corpus(str(tmp_path / "**" / "*.md")).documents == ["text a\n"]
+    corpus = load_corpus([tmp_path / "sub", str(tmp_path / "c.jsonl")])
+    assert corpus.documents == ["text a\n", "c1", "c2"]
+    assert corpus.sources == [str(tmp_path / "sub" / "a.md")] + [str(tmp_path / "c.jsonl")] * 2
+
+
+def test_n_bytes_limits_at_a_line(tmp_path):
+    (tmp_path / "a.txt").write_text("12345678\n" * 100)
+    assert load_corpus(tmp_path / "a.txt", 50).documents == ["12345678\n" * 5]
+    assert load_corpus(tmp_path / "a.txt", 10_000).n_bytes == 900
+
+
+@pytest.mark.parametrize("name, data, message", [
+    ("a.txt", b"ab\0cd", "a.txt is binary: a NUL byte at offset 2"),
+    ("b.txt", b"\xef\xbb\xbfab\0", "offset 5"),
+    ("c.txt", "dé".encode("latin1"), "c.txt isn't UTF-8: byte 0xe9 at offset 1"),
+    ("d.txt", b"", "is empty"),
+    ("e.txt", b" \n\n", "is empty"),
+    ("f.jsonl", b"", "is empty"),
+    ("g.jsonl", b'{"text": "a"}\n{"text": \n', "g.jsonl, line 2 isn't a JSON object"),
+    ("h.jsonl", b'{"words": "a"}\n', "line 1 isn't a JSON object with the key 'text'"),
+    ("i.jsonl", b'["text"]\n', "line 1 isn't a JSON object"),
+    ("j.jsonl", b'{"text": 3}\n', "'text' is int, but must be a string"),
+    ("k.jsonl", b'{"text": "a\\ud800"}\n', "isn't text"),
+    ("l.jsonl", b'{"text": "a\\u0000"}\n', "isn't text"),
+])
+def test_bad_files(tmp_path, name, data, message):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(CorpusError) as e: load_corpus(tmp_path / name)
+    assert message in str(e.value)
+
+
+def test_missing(tmp_path):
+    for source in ("toy-englsh", tmp_path / "none.txt", str(tmp_path / "*.txt"), tmp_path):
+        with pytest.raises(FileNotFoundError, match="toy-english, python-docs, childes.*folder or a glob") as e:
+            load_corpus(source)
+        assert isinstance(e.value, CorpusError) and str(source) in str(e.value)
+    with pytest.raises(MissingCorpusError, match="at least one"): load_corpus([])
+    with pytest.raises(InputError, match="n_bytes"): load_corpus("toy-english", 0)
+
+
+def test_digest_against_a_plain_hash():
+    h = hashlib.sha256(b"5:caf\xc3\xa91:x")
+    assert Corpus("n", ["café", "x"], ["a", "a"]).digest == h.hexdigest()
+
+
+def test_repr_is_escaped():
+    corpus = Corpus("<script>", ["<i>text</i>"], ["<b>"])
+    assert "<script>" in repr(corpus) and "11 B" in repr(corpus)
+    page = corpus._repr_html_()
+    assert not any(tag in page for tag in ("<script>", "<b>", "<i>"))
+    assert all(text in page for text in ("&lt;script&gt;", "&lt;b&gt;", "&lt;i&gt;text"))
+
+
+# Hugging Face
+
+def fake_datasets(calls):
+    def load_dataset(name, config=None, split=None, streaming=False):
+        calls.append((name, config, split, streaming))
+        if (name, config) not in {("plain", "cfg"), ("owner/name", None), ("owner/name", "cfg")}:
+            raise FileNotFoundError(f"no {name}")
+        return [dict(text=f"row {i} of text\n", other=i) for i in range(10)]
+    return types.SimpleNamespace(load_dataset=load_dataset, __version__="0")
+
+
+def test_hf_names(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", fake_datasets(calls := []))
+    assert len(load_corpus("hf:owner/name").documents) == 10
+    assert load_corpus("hf:owner/name/cfg", 40).documents == ["row 0 of text\n", "row 1 of text\n"]
+    assert load_corpus("hf:plain/cfg").sources[0] == "hf:plain/cfg"
+    assert calls == [("owner/name", None, "train", False), ("owner/name", "cfg", "train", True),
+                     ("plain/cfg", None, "train", False), ("plain", "cfg", "train", False)]
+    with pytest.raises(MissingCorpusError, match="hf:nothing can't be loaded"): load_corpus("hf:nothing")
+
+
+def test_hf_without_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(MissingExtraError, match=r'pip install "evonb\[datasets\]"') as e: load_corpus("hf:owner/name")
+    assert isinstance(e.value, ImportError) and isinstance(e.value, CorpusError)
+
+
+# The registry
+
+@pytest.fixture
+def served(tmp_path, monkeypatch):
+    "A registry whose data set `tiny` is served on this machine; counts the requests."
+    (tmp_path / "www").mkdir()
+    (tmp_path / "www" / "t.txt").write_bytes(b"tiny text\n")
+    requests = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args): requests.append(self.path)
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=tmp_path / "www"))
+    threading.Thread(target=server.serve_forever, args=(.02,), daemon=True).start()
+    entry = dict(kind="text", folder="tiny", how="Ask.", files={"t.txt": dict(
+        sha256=hashlib.sha256(b"tiny text\n").hexdigest(), url=f"http://127.0.0.1:{server.server_port}/t.txt")})
+    monkeypatch.setattr(corpora, "registry", lambda: dict(tiny=entry))
+    monkeypatch.setattr("pooch.os_cache", lambda name: tmp_path / "cache" / name)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.delenv("EVONB_DATA", raising=False)
+    yield types.SimpleNamespace(entry=entry, requests=requests, folder=tmp_path)
+    server.shutdown()
+    server.server_close()
+
+
+def test_download_once_with_checksum(served):
+    path = dataset_path("tiny")
+    assert path.read_text() == "tiny text\n" and served.folder / "cache" in path.parents
+    assert dataset_path("tiny") == path and len(served.requests) == 1
+    assert load_corpus("tiny").name == "tiny"
+    path.write_text("tampered!\n")
+    with pytest.raises(DamagedFileError, match="t.txt has SHA-256"): dataset_path("tiny")
+
+
+def test_download_refuses_what_was_not_published(served):
+    served.entry["files"]["t.txt"]["sha256"] = "0" * 64
+    with pytest.raises(DamagedFileError, match="isn't what was published"): dataset_path("tiny")
+
+
+def test_download_that_fails(served):
+    served.entry["files"]["t.txt"]["url"] += ".gone"
+    with pytest.raises(MissingCorpusError, match="can't be had.*set EVONB_DATA"): dataset_path("tiny")
+
+
+def test_evonb_data_comes_first(served, monkeypatch):
+    (served.folder / "tiny").mkdir()
+    (served.folder / "tiny" / "t.txt").write_bytes(b"tiny text\n")
+    monkeypatch.setenv("EVONB_DATA", str(served.folder))
+    assert dataset_path("tiny") == served.folder / "tiny" / "t.txt" and not served.requests
+
+
+def test_several_files_are_a_folder(served, monkeypatch):
+    (served.folder / "tiny" / "sub").mkdir(parents=True)
+    for name in ("t.txt", "sub/u.txt"): (served.folder / "tiny" / name).write_bytes(b"tiny text\n")
+    served.entry["files"]["sub/u.txt"] = dict(served.entry["files"]["t.txt"], url=None)
+    monkeypatch.setenv("EVONB_DATA", str(served.folder))
+    assert dataset_path("tiny") == served.folder / "tiny"
+
+
+def test_no_address(monkeypatch, tmp_path):
+    monkeypatch.delenv("EVONB_DATA", raising=False)
+    with pytest.raises(MissingCorpusError, match="Set EVONB_DATA to a folder.*AO-CHILDES"): load_corpus("childes")
+    monkeypatch.setenv("EVONB_DATA", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="it isn't in EVONB_DATA"): dataset_path("childes")
+    with pytest.raises(MissingCorpusError, match="the registry has: .*childes"): dataset_path("nothing")
+
+
+def test_registry_entries_are_complete():
+    for name, entry in corpora.registry().items():
+        assert {"description", "licence", "citation", "homepage", "folder", "files", "how"} <= set(entry), name
+        for file in entry["files"].values(): assert len(file["sha256"]) == 64 and "url" in file
+
+
+# Blocks and splits
+
+@given(TEXT, st.integers(16, 64))
+def test_blocks_join_to_the_document(document, block_bytes):
+    document *= 5
+    blocks = cut_blocks(document, block_bytes)
+    assert "".join(blocks) == document and all(0 < len(b.encode()) <= block_bytes for b in blocks)
+
+
+def test_blocks_end_at_lines_then_at_whitespace():
+    assert cut_blocks("aaa bbb\n" * 4, 17) == ["aaa bbb\naaa bbb\n"] * 2
+    assert cut_blocks("aaaa bbbb cccc dddd eeee", 16) == ["aaaa bbbb cccc ", "dddd eeee"]
+    assert cut_blocks("é" * 20, 16) == ["é" * 8] * 2 + ["é" * 4]
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcdefgh"), st.lists(st.integers(0, 60), min_size=1, max_size=12)),
+                min_size=4, max_size=40), st.integers(0, 5), st.sampled_from(["block", "source"]))
+@settings(max_examples=60, deadline=None)
+def test_no_leak_and_no_loss(rows, seed, split_by):
+    documents = ["".join(f"line number {n:03}\n" for n in numbers) for _, numbers in rows]
+    corpus = Corpus("random", documents, [source for source, _ in rows])
+    try: splits = split_corpus(corpus, Seeds(seed), block_bytes=32, split_by=split_by)
+    except CorpusError as e:
+        assert "would be empty" in str(e)
+        return
+    sets = [set(b) for b in splits.values()]
+    assert all(not sets[i] & sets[j] for i in range(4) for j in range(i))
+    assert Counter(b for bs in splits.values() for b in bs) == Counter(b for d in documents for b in cut_blocks(d, 32))
+    if split_by == "source":
+        for source, document in zip(corpus.sources, documents):
+            assert sum(bool(s & set(cut_blocks(document, 32))) for s in sets) == 1, source
+
+
+def test_fractions_and_determinism():
+    a, b, c = (split_corpus(toy(), Seeds(s), block_bytes=512) for s in (0, 0, 1))
+    assert a == b != c
+    for split, fraction in zip(SPLITS, FRACTIONS):
+        assert sum(map(len, a[split])) / toy().n_bytes == pytest.approx(fraction, abs=.005)
+
+
+def test_copies_go_together():
+    corpus = Corpus("copies", toy().documents * 3, ["x"] * 3 * len(toy().documents))
+    splits = split_corpus(corpus, Seeds(0))
+    where = {b: split for split, blocks in splits.items() for b in blocks}
+    assert all(where[b] == split for split, blocks in splits.items() for b in blocks)
+    assert sum(map(len, splits.values())) == 3 * len(toy().documents)
+
+
+def test_sources_stay_whole_and_ties_hold():
+    documents = [f"text of {i // 2} part {i % 2}\n" * 9 for i in range(40)] + ["shared\n", "shared\n"]
+    sources = [f"s{i // 2}" for i in range(40)] + ["s0", "s1"]
+    splits = split_corpus(Corpus("c", documents, sources), Seeds(0), split_by="source")
+    where = {s: {k for k, blocks in splits.items() for d, t in zip(documents, sources) if t == s and d in blocks}
+             for s in set(sources)}
+    assert all(len(w) == 1 for w in where.values()) and where["s0"] == where["s1"]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_ties_against_networkx(seed):
+    import networkx
+    edges = np.random.default_rng(seed).integers(0, 200, (200, 2)).tolist() # (n_edges, 2) block and source
+    graph = networkx.Graph((("block", b), ("source", s)) for b, s in edges)
+    groups = corpora._tied_sources([b for b, _ in edges], [s for _, s in edges])
+    components = {node: i for i, c in enumerate(networkx.connected_components(graph)) for node in c}
+    expected = [components["source", s] for _, s in edges]
+    assert len(set(zip(groups, expected))) == len(set(groups)) == len(set(expected))
+
+
+@pytest.mark.parametrize("fractions, message", [
+    ((.7, .2, .1, .1), "sums to 1.1"), ((.7, .2, .1), "four numbers"), ((1., .0, .0, .0), "between 0 and 1"),
+    ((.9, .3, -.1, -.1), "between 0 and 1"), ((.7, .2, .06, "x"), "four numbers"), ((.2, .2, .2, .2), "sums to 0.8"),
+])
+def test_bad_fractions(fractions, message):
+    with pytest.raises(CorpusError, match=message): split_corpus(toy(), Seeds(0), fractions)
+    with pytest.raises(CorpusError, match=message): prepare(CorpusConfig(fractions=fractions), Seeds(0))
+
+
+def test_too_short():
+    with pytest.raises(CorpusError, match="too short: validation would be empty.*2 different blocks"):
+        split_corpus(Corpus("few", ["a\n", "b\n", "b\n"], ["x"] * 3), Seeds(0))
+    with pytest.raises(CorpusError, match="test would be empty.*3 sources"):
+        split_corpus(Corpus("few", list("abcd"), list("xyzz")), Seeds(0), split_by="source")
+    with pytest.raises(InputError, match="split_by is 'file'"): split_corpus(toy(), Seeds(0), split_by="file")
+    with pytest.raises(InputError, match="block_bytes is 3"): split_corpus(toy(), Seeds(0), block_bytes=3)
+
+
+# Built-in corpora
+
+def test_toy_english_follows_its_seed():
+    assert load_corpus("toy-english", 50_000).digest == load_corpus("toy-english", 50_000, Seeds(0)).digest
+    assert load_corpus("toy-english", 50_000, Seeds(1)).digest != load_corpus("toy-english", 50_000).digest
+
+
+def test_python_docs_is_large_distinct_and_prose():
+    before = set(sys.modules)
+    docs = load_corpus("python-docs")
+    assert "idlelib" not in set(sys.modules) - before and "antigravity" not in sys.modules # parsed, not imported
+    lines = "".join(docs.documents).splitlines()
+    assert docs.n_bytes >= 1_500_000 and len(set(lines)) == len(lines) and len(set(docs.sources)) == len(docs.sources)
+    assert all(line.split()[0] and line[-1] in ".!?" and ">>>" not in line and "{" not in line for line in lines)
+    assert len([line for line in lines if " the " in f" {line.lower()} "]) > .6 * len(lines) # as English has it
+    assert {s.split("/")[0] for s in docs.sources} >= {"topics", "python", "numpy", "metadata"}
+    assert not any("evonb" in s for s in docs.sources)
+
+
+def test_python_docs_is_deterministic_and_limited():
+    first = load_corpus("python-docs", 100_000)
+    corpora._python_docs_limited.cache_clear()
+    again = load_corpus("python-docs", 100_000)
+    assert first.digest == again.digest and first.documents is not again.documents and 95_000 < first.n_bytes <= 100_000
+
+
+def test_childes(data_folder, monkeypatch):
+    monkeypatch.setenv("EVONB_DATA", str(data_folder))
+    prepared = prepare(CorpusConfig("childes"), Seeds(0))
+    assert sum(t.n_bytes for t in prepared.splits.values()) == 4281925
+    assert 1_300_000 < sum(map(len, prepared.splits.values())) < 1_450_000 and len(prepared.tokenizer) == 2048
+    assert "book" in prepared.tokenizer.decode(prepared.splits["evolution"].ids)
+
+
+# Tokenizer
+
+@given(TEXT)
+@settings(deadline=None)
+def test_decode_gives_back_every_text(text):
+    tokenizer = small_tokenizer()
+    assert tokenizer.decode(encode([text], tokenizer).ids[:-1]) == text
+
+
+def test_special_tokens_and_size():
+    t = small_tokenizer()
+    assert len(t) == 400 and t.bos_token_id == t.eos_token_id == t.unk_token_id == 0
+    assert t.convert_ids_to_tokens(0) == "<|endoftext|>"
+    assert t("a<|endoftext|>b").input_ids[1] == 0
+
+
+def test_training_is_deterministic_and_sees_evolution_only(tmp_path):
+    splits = split_corpus(load_corpus("toy-english", 150_000, Seeds(0)), Seeds(0))
+    again = train_tokenizer(splits["evolution"], 400)
+    assert again.backend_tokenizer.to_str() == small().tokenizer.backend_tokenizer.to_str()
+    other = train_tokenizer(splits["evolution"] + splits["test"] + splits["development"], 400)
+    assert other.backend_tokenizer.to_str() != again.backend_tokenizer.to_str() # so the comparison can fail
+
+
+def test_vocabulary_too_large():
+    with pytest.raises(CorpusError, match=r"supports (\d+) entries") as e: train_tokenizer(["ab ab cd"] * 2, 300)
+    n = int(str(e.value).split("supports ")[1].split()[0])
+    assert 257 < n < 300 and len(train_tokenizer(["ab ab cd"] * 2, n)) == n
+    with pytest.raises(CorpusError, match="uint16"): train_tokenizer(["ab"], 65_537)
+    with pytest.raises(CorpusError, match="uint16"): prepare(CorpusConfig(vocab_size=70_000), Seeds(0))
+    with pytest.raises(InputError, match="at least 257"): train_tokenizer(["ab"], 256)
+
+
+def test_encode_against_transformers():
+    texts = toy().documents[:50] + ["déjà vu\n", ""]
+    tokens = encode(texts, small_tokenizer())
+    expected = [i for text in texts for i in [*small_tokenizer()(text).input_ids, 0]]
+    assert tokens.ids.dtype == np.uint16 and tokens.ids.tolist() == expected
+    assert tokens.n_documents == 52 and tokens.n_bytes == len("".join(texts).encode())
+    assert tokens.bytes_per_token == tokens.n_bytes / len(expected) and len(tokens) == len(expected)
+    with pytest.raises(CorpusError, match="no text"): encode([], small_tokenizer())
+
+
+def test_load_tokenizer(tmp_path):
+    small_tokenizer().save_pretrained(tmp_path / "t")
+    for path in (tmp_path / "t", str(tmp_path / "t" / "tokenizer.json")):
+        loaded = load_tokenizer(path)
+        assert loaded.eos_token_id == 0
+        assert loaded("The dogs sleep.").input_ids == small_tokenizer()("The dogs sleep.").input_ids
+    (tmp_path / "broken.json").write_text("{}")
+    with pytest.raises(CorpusError, match="broken.json isn't a tokenizer that can be read"):
+        load_tokenizer(tmp_path / "broken.json")
+    with pytest.raises(MissingCorpusError, match="holds one"): load_tokenizer(tmp_path)
+    with pytest.raises(MissingCorpusError, match="gpt2 isn't a tokenizer"): load_tokenizer("gpt2")
+
+
+def word_level(path, n, special=()):
+    from tokenizers import Tokenizer, models
+    tokenizer = Tokenizer(models.WordLevel({**{s: i for i, s in enumerate(special)},
+                                            **{f"w{i}": len(special) + i for i in range(n)}}, "w0"))
+    tokenizer.save(str(path))
+    return path
+
+
+def test_tokenizers_that_cannot_serve(tmp_path):
+    with pytest.raises(CorpusError, match="names no token for the end"):
+        load_tokenizer(word_level(tmp_path / "a.json", 5))
+    with pytest.raises(CorpusError, match="uint16"):
+        load_tokenizer(word_level(tmp_path / "b.json", 2**16, ["<|endoftext|>"]))
+    assert load_tokenizer(word_level(tmp_path / "c.json", 5, ["<|endoftext|>"])).eos_token_id == 0
+
+
+def test_prepare_with_a_given_tokenizer(tmp_path):
+    small_tokenizer().save_pretrained(tmp_path)
+    prepared = prepare(CorpusConfig(n_bytes=50_000, tokenizer=str(tmp_path)), Seeds(3))
+    assert prepared.info["vocab_size"] == 400 == len(prepared.tokenizer)
+
+
+# Shards
+
+def shard_bytes(ids, magic=20240520, version=1, count=None):
+    header = struct.pack("<3i", magic, version, len(ids) if count is None else count).ljust(1024, b"\0")
+    return header + struct.pack(f"<{len(ids)}H", *ids)
+
+
+@given(st.lists(st.integers(0, 65535), min_size=1, max_size=50))
+@settings(deadline=None)
+def test_shards_against_struct(tmp_path_factory, ids):
+    folder = tmp_path_factory.mktemp("shards")
+    assert write_shard(folder / "a.bin", ids).read_bytes() == shard_bytes(ids)
+    (folder / "b.bin").write_bytes(shard_bytes(ids))
+    read = read_shard(folder / "b.bin")
+    assert isinstance(read, np.memmap) and read.dtype == np.uint16 and read.tolist() == ids
+
+
+@pytest.mark.parametrize("data, message", [
+    (shard_bytes([1, 2], magic=20240801), "begins with 20240801"),
+    (shard_bytes([1, 2], version=2), "version 2"),
+    (shard_bytes([1, 2])[:-1], "is truncated: 2 tokens take 1028 bytes, but it has 1027"),
+    (shard_bytes([1, 2]) + b"\0", "has trailing bytes"),
+    (shard_bytes([1, 2])[:100], "too few for a token shard's header"),
+    (b"", "too few"),
+    (shard_bytes([]), "holds 0 tokens"),
+    (shard_bytes([1], count=-5), "holds -5 tokens"),
+])
+def test_damaged_shards(tmp_path, data, message):
+    (tmp_path / "a.bin").write_bytes(data)
+    with pytest.raises(ShardError, match="a.bin") as e: read_shard(tmp_path / "a.bin")
+    assert message in str(e.value) and isinstance(e.value, CorpusError) and isinstance(e.value, DamagedFileError)
+
+
+@pytest.mark.parametrize("ids, message", [
+    ([65_536], "uint16 holds 0 to 65535"), ([-1], "uint16 holds"), ([], "one row of integers"),
+    ([[1]], "one row of integers"), ([.5], "one row of integers")])
+def test_ids_that_do_not_fit(tmp_path, ids, message):
+    with pytest.raises(CorpusError, match=message): write_shard(tmp_path / "a.bin", ids)
+    assert not (tmp_path / "a.bin").exists()
+
+
+def test_prepare_from_shards(tmp_path):
+    rows = [np.random.default_rng(i).integers(0, 900, 20_000) for i in range(3)]
+    for i, row in enumerate(rows): write_shard(tmp_path / f"{i}.bin", row)
+    config = CorpusConfig(str(tmp_path / "*.bin"), vocab_size=900)
+    prepared = prepare(config, Seeds(0))
+    assert prepared.tokenizer is None and prepared.info["vocab_size"] == 900
+    dealt = np.concatenate([t.ids for t in prepared.splits.values()])
+    assert np.array_equal(np.sort(dealt), np.sort(np.concatenate(rows)))
+    assert all(r["bytes"] is None for r in prepared.sizes()) and prepared.splits["test"].bytes_per_token is None
+    assert prepare(CorpusConfig(str(tmp_path), vocab_size=900), Seeds(0)).sizes() == prepared.sizes()
+    (tmp_path / "out").mkdir()
+    opened = open_prepared(save_prepared(prepared, tmp_path / "out"))
+    assert opened.tokenizer is None and opened.sizes() == prepared.sizes() and "text unknown" in repr(opened)
+    with pytest.raises(CorpusError, match="token id 899, but the vocabulary has 500"):
+        prepare(CorpusConfig(str(tmp_path / "*.bin"), vocab_size=500), Seeds(0))
+    with pytest.raises(CorpusError, match="n_bytes"): prepare(CorpusConfig(config.source, n_bytes=99), Seeds(0))
+    with pytest.raises(CorpusError, match="is a token shard"): load_corpus(tmp_path / "0.bin")
+
+
+def test_equal_runs_of_tokens_go_together(tmp_path):
+    row = np.random.default_rng(0).integers(0, 900, 64 * 50)
+    for name in "ab": write_shard(tmp_path / f"{name}.bin", row)
+    splits = prepare(CorpusConfig(str(tmp_path), block_bytes=256, vocab_size=900), Seeds(0)).splits
+    runs = [{r.tobytes() for r in t.ids.reshape(-1, 64)} for t in splits.values()] # (n_blocks, 64)
+    assert sum(map(len, runs)) == len(set().union(*runs)) == 50 and sum(map(len, splits.values())) == 2 * len(row)
+
+
+# Prepared corpora
+
+def test_prepare_is_deterministic_and_lossless():
+    again = prepare(small().config, Seeds(0))
+    assert again.info == small().info and all((again.splits[s].ids == small().splits[s].ids).all() for s in SPLITS)
+    assert prepare(small().config, Seeds(1)).info["digest"] != small().info["digest"]
+    blocks = [b for t in small().splits.values() for b in small().tokenizer.decode(t.ids).split("<|endoftext|>")[:-1]]
+    assert sorted(blocks) == sorted(load_corpus("toy-english", 150_000, Seeds(0)).documents)
+
+
+def test_the_default_corpus_can_be_prepared():
+    prepared = prepare(CorpusConfig(), Seeds(0))
+    assert len(prepared.tokenizer) == 2048 and len(prepared.splits["evolution"]) > 250_000
+
+
+def test_check_window():
+    n = len(small().splits["test"])
+    assert small().check_window(n) is small()
+    with pytest.raises(CorpusError, match=f"test has {n} tokens, but one window takes {n + 1}"):
+        small().check_window(n + 1)
+
+
+def test_config_round_trip():
+    config = CorpusConfig("x", 5, fractions=(.4, .3, .2, .1), tokenizer="t")
+    assert core.from_dict(CorpusConfig, json.loads(json.dumps(core.to_dict(config)))) == config
+    with pytest.raises(InputError, match="sauce"): core.from_dict(CorpusConfig, dict(sauce="x"))
+
+
+@pytest.fixture
+def saved(tmp_path): return save_prepared(small(), tmp_path)
+
+
+def test_open_gives_back_what_was_saved(saved):
+    opened = open_prepared(saved)
+    assert opened.config == small().config and opened.info == small().info and repr(opened) == repr(small())
+    assert opened.tokenizer("The dogs sleep.").input_ids == small().tokenizer("The dogs sleep.").input_ids
+    for split in SPLITS:
+        assert isinstance(opened.splits[split].ids, np.memmap)
+        assert np.array_equal(opened.splits[split].ids, small().splits[split].ids)
+        digest = hashlib.sha256((saved / f"{split}.bin").read_bytes()).hexdigest()
+        assert digest == json.loads((saved / "corpus.json").read_text())["files"][f"{split}.bin"]
+
+
+def test_saving_twice_gives_the_same_bytes(tmp_path, saved):
+    (tmp_path / "again").mkdir()
+    again = save_prepared(prepare(small().config, Seeds(0)), tmp_path / "again")
+    assert (again / "corpus.json").read_bytes() == (saved / "corpus.json").read_bytes()
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[-2] ^= 1
+    path.write_bytes(data)
+
+
+DAMAGE = dict(truncated=lambda p: p.write_bytes(p.read_bytes()[:-3]), flipped=flip, missing=lambda p: p.unlink())
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+@pytest.mark.parametrize("name", ["evolution.bin", "test.bin", "tokenizer/tokenizer.json"])
+def test_damage_is_found_and_named(saved, name, how):
+    DAMAGE[how](saved / name)
+    with pytest.raises(DamagedFileError) as e: open_prepared(saved)
+    assert str(saved / name) in str(e.value)
+
+
+def test_damaged_record(saved):
+    path, text = saved / "corpus.json", (saved / "corpus.json").read_text()
+    path.write_text(text.replace('"n_documents": ', '"n_documents": 1', 1))
+    with pytest.raises(DamagedFileError, match="corpus.json is altered"): open_prepared(saved)
+    path.write_text(text[:-20])
+    with pytest.raises(DamagedFileError, match="corpus.json is truncated or altered"): open_prepared(saved)
+    path.unlink()
+    with pytest.raises(MissingCorpusError, match="has no corpus.json"): open_prepared(saved)
+
+
+def test_version_and_folder(saved, tmp_path):
+    record = json.loads((saved / "corpus.json").read_text()) | dict(version=2)
+    record["seal"] = corpora._seal(record)
+    (saved / "corpus.json").write_text(json.dumps(record))
+    with pytest.raises(core.StoreError, match="has version 2"): open_prepared(saved)
+    with pytest.raises(MissingCorpusError, match="make it first"): save_prepared(small(), tmp_path / "none")
+
+
+def test_prepared_repr():
+    assert "PreparedCorpus('toy-english', vocabulary 400" in repr(small()) and "evolution" in repr(small())
+    page = small()._repr_html_()
+    assert page.startswith("<table>") and str(len(small().splits["test"])) in page
+    corpora_info = dict(small().info, name="<img>")
+    assert "<img>" not in corpora.PreparedCorpus(small().config, None, small().splits, corpora_info)._repr_html_()

@@ -1,0 +1,222 @@
+"""The report: one page without network, safe against what users name things, whole or not at all, partial runs."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from evonb import plots, report
+from evonb.core import DamagedFileError, Seeds
+from evonb.store import create_run, open_run, read_dataset, read_json, reopen_run, write_dataset, write_json
+
+EVIL = "</script><script>alert('x')</script><img src=http://evil.example/x onerror=alert(1)>\"'&"
+
+
+@pytest.fixture
+def run(tmp_path):
+    return report.example_run(tmp_path / "run", Seeds(1), config=dict(command=["evonb", "demo", "--seed", 1]))
+
+
+class Page(HTMLParser):
+    "Tags with their attributes, scripts' contents, and whether tags nest."
+
+    void = {"meta", "br", "img", "link", "input", "hr"}
+
+    def __init__(self, text):
+        super().__init__(convert_charrefs=True)
+        self.tags, self.scripts, self.open, self.text = [], [], [], ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.void:
+            self.open.append(tag)
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open[-1] == tag, f"</{tag}> closes {self.open[-3:]}"
+        self.open.pop()
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] == "script":
+            self.scripts[-1] += data
+        elif not self.open or self.open[-1] != "style":
+            self.text += data
+
+
+def parse(path):
+    page = Page(Path(path).read_text(encoding="utf-8"))
+    assert not page.open
+    return page
+
+
+def specs(page):
+    return [json.loads(s) for (_, a), s in zip([t for t in page.tags if t[0] == "script"], page.scripts)
+            if a.get("type") == "application/json"]
+
+
+def missing(path):
+    return re.findall(r"<h2>([^<]*)</h2><p class='missing'>", Path(path).read_text(encoding="utf-8"))
+
+
+def test_a_whole_run_has_every_section_and_figure(run):
+    path = report.write_report(run)
+    assert path == run / "report.html" and not missing(path)
+    page = parse(path)
+    titles = [s.title for s in (*report.SECTIONS["connectome"], *report.SECTIONS["*"])]
+    assert all(t in page.text for t in titles)
+    anchors = {a["id"] for tag, a in page.tags if tag == "section"}
+    assert anchors == {a["href"][1:] for tag, a in page.tags if tag == "a"} and len(anchors) == len(titles)
+    assert len(specs(page)) == 8 and len([1 for tag, _ in page.tags if tag == "figcaption"]) == 8
+    assert all(a["aria-label"] for tag, a in page.tags if a.get("class") == "plot")
+    assert "evonb demo --seed 1" in page.text
+    assert not list(run.glob(".*.tmp"))
+
+
+def test_the_figures_are_those_of_plots(run):
+    page = specs(parse(report.write_report(run)))
+    expected = plots.loss_curves(read_dataset(run / "development.zarr.zip"))
+    assert page[0]["data"] == json.loads(expected.to_json())["data"]
+    assert not page[0]["layout"]["title"]["text"]  # it stands in the caption
+
+
+def test_the_page_asks_the_network_for_nothing(run):
+    page = parse(report.write_report(run))
+    for tag, attrs in page.tags:
+        assert tag not in {"link", "iframe", "object", "embed", "base", "img"}
+        assert "src" not in attrs and attrs.get("href", "#")[0] == "#"
+    text = (run / "report.html").read_text(encoding="utf-8")
+    from plotly.offline import get_plotlyjs
+    assert text.count(get_plotlyjs()) == 1
+    own = text.replace(get_plotlyjs(), "")
+    assert not re.search(r"@import|url\(|https?://|//cdn|fetch\(|XMLHttpRequest|WebSocket", own)
+    policy = next(a["content"] for tag, a in page.tags if a.get("http-equiv") == "Content-Security-Policy")
+    assert "default-src 'none'" in policy and "http" not in policy
+
+
+def test_the_table_holds_the_summary(run):
+    text, summary = (report.write_report(run)).read_text(encoding="utf-8"), read_json(run / "summary.json")
+    rows = re.findall(r"<tr><th scope='row'><span[^>]*></span>([^<]*)</th>(.*?)</tr>", text)
+    by_loss = sorted(summary["arms"], key=lambda a: summary["arms"][a]["val_loss"]["mean"])
+    assert [name for name, _ in rows] == [a.replace("_", "-") for a in by_loss]
+    for arm, (_, cells) in zip(by_loss, rows):
+        v = summary["arms"][arm]
+        for k in ("val_loss", "test_loss"):
+            assert f"{v[k]['mean']:.3f} ± {v[k]['sd']:.3f}<br><small>[{v[k]['low']:.3f}, {v[k]['high']:.3f}]</small>" in cells
+        assert (f"{v['difference']['mean']:+.3f}<br>" in cells) if v["difference"] else cells.count("<td>–</td>") == 2
+    assert summary["statement"] in parse(run / "report.html").text
+
+
+def test_example_run_reaches_its_truth_and_repeats(run, tmp_path):
+    again = report.example_run(tmp_path / "again", Seeds(1))
+    assert read_json(run / "summary.json") == read_json(again / "summary.json")
+    arms = read_json(run / "summary.json")["arms"]
+    floor = plots.example_floors
+    for arm, v in arms.items():
+        if arm != "connectome":
+            assert v["difference"]["mean"] == pytest.approx(floor[arm] - floor["connectome"], abs=0.03)
+            assert v["difference"]["p"] == 2 / 2**5  # five seeds, all on one side
+
+
+def test_what_users_name_things_stays_text(tmp_path):
+    path = report.example_run(tmp_path / "a<b>&'run", Seeds(1), config=dict(note=EVIL, command=["evonb", EVIL], model={EVIL: 1}))
+    with reopen_run(path) as run:
+        summary = read_json(run.file("summary.json"))
+        summary["statement"], summary["corpus"] = EVIL, {EVIL: {EVIL: 3}, "source": {"name": EVIL}}
+        summary["arms"][EVIL] = summary["arms"].pop("random")
+        write_json(run.file("summary.json"), summary)
+        for name, variable in (("development", "arm"), ("evolution", "matrix")):
+            ds = read_dataset(run.file(f"{name}.zarr.zip"))
+            odd = [EVIL if n in ("random", "lm_head.weight") else n for n in ds[variable].values.tolist()]
+            write_dataset(run.file(f"{name}.zarr.zip"), ds.assign_coords({variable: odd}))
+    clean = parse(report.write_report(report.example_run(tmp_path / "clean", Seeds(1), config=dict(note="", command="x", model={"": 1}))))
+    page = parse(report.write_report(path))
+    assert not missing(path / "report.html")
+    count = lambda p, tag: sum(t == tag for t, _ in p.tags)
+    assert count(page, "script") == count(clean, "script") and count(page, "img") == 0
+    assert not [a for _, a in page.tags if any(k.startswith("on") for k in a)]
+    assert page.text.count(EVIL) >= 6 and "a<b>&'run" in page.text
+    names = [t.get("name", "") for spec in specs(page) for t in spec["data"]]
+    assert any("&lt;/script&gt;" in n for n in names) and not any("<" in n for n in names)
+
+
+@pytest.mark.parametrize("gone, sections", [
+    ("development.zarr.zip", ["Growing up: the arms", "Learning rates"]),
+    ("evolution.zarr.zip", ["Evolution: the generations", "The connectome, matrix by matrix"]),
+    ("summary.json", ["Result", "Where the arms end", "Corpora"]),
+])
+def test_a_partial_run_says_what_is_missing(run, gone, sections):
+    (run / gone).unlink()
+    path = report.write_report(run)
+    assert missing(path) == sections and f"the run has no {gone}" in parse(path).text
+
+
+def test_connectomes_may_be_missing_and_only_the_first_and_last_are_shown(run):
+    page = parse(report.write_report(run))
+    assert "Connectome after generation 4" in page.text and "Connectome after generation 0" in page.text
+    (run / "evolution" / "gen-00" / "connectome.safetensors").unlink()
+    assert "after generation 0" not in parse(report.write_report(run)).text
+    (run / "evolution" / "gen-04" / "connectome.safetensors").unlink()
+    assert missing(report.write_report(run)) == ["The wiring itself"]
+
+
+def test_a_run_that_only_began_and_one_that_failed(tmp_path):
+    with create_run(tmp_path / "begun", dict(seed=3)):
+        inside = parse(report.write_report(tmp_path / "begun")).text
+    assert "This run was running" in inside and len(missing(tmp_path / "begun" / "report.html")) == len(report.SECTIONS["connectome"])
+    assert "This run was" not in parse(report.write_report(tmp_path / "begun")).text
+    with pytest.raises(RuntimeError), create_run(tmp_path / "failed", {}):
+        raise RuntimeError("<b>out of luck")
+    assert "This run was failed (RuntimeError: <b>out of luck)" in parse(report.write_report(tmp_path / "failed")).text
+
+
+def test_losses_not_measured_yet_are_said_to_be(run):
+    ds = read_dataset(run / "development.zarr.zip")
+    write_dataset(run / "development.zarr.zip", ds.assign(sweep_val_loss=ds.sweep_val_loss * np.nan))
+    path = report.write_report(run)
+    assert missing(path) == ["Learning rates"] and "sweep_val_loss holds no finite value" in parse(path).text
+
+
+def test_whole_or_nothing(run, monkeypatch):
+    before = report.write_report(run).read_bytes()
+    whole = (run / "evolution.zarr.zip").read_bytes()
+    (run / "evolution.zarr.zip").write_bytes(whole[:-7])
+    with pytest.raises(DamagedFileError, match="evolution.zarr.zip"):
+        report.write_report(run)
+    (run / "evolution.zarr.zip").write_bytes(whole)
+    def cut(self, text, **kw):
+        with open(self, "w") as f:
+            f.write(text[:1000])
+        raise RuntimeError("killed")
+    monkeypatch.setattr(Path, "write_text", cut)
+    with pytest.raises(RuntimeError, match="killed"):
+        report.write_report(run)
+    assert (run / "report.html").read_bytes() == before and not list(run.glob(".report*"))
+
+
+def test_no_run_no_report(tmp_path):
+    with pytest.raises(FileNotFoundError, match="not a run folder"):
+        report.write_report(tmp_path / "nowhere")
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_another_kind_of_run_brings_its_own_sections(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "SECTIONS", dict(report.SECTIONS))
+
+    @report.section("population", "Fitness", needs=("fitness.json",), uses=("extra.json",))
+    def fitness(found, extra):
+        return f"<p>best {found['best']}, extra {extra}</p>"
+
+    with create_run(tmp_path / "run", {}, kind="population") as run:
+        write_json(run.file("fitness.json"), dict(best=0.5))
+    text = report.report_html(open_run(tmp_path / "run"))
+    assert "<p>best 0.5, extra None</p>" in text and "Growing up" not in text and "Settings and versions" in text
+    report.section("population", "Odd", needs=("odd.npy",))(lambda x: "")
+    (tmp_path / "run" / "odd.npy").write_bytes(b"")
+    with pytest.raises(ValueError, match="odd.npy"):
+        report.report_html(open_run(tmp_path / "run"))
