@@ -674,7 +674,7 @@ def __repr__(self: PreparedCorpus):
 def _repr_html_(self: PreparedCorpus):
     return _html_table(f"{self.info['name']}, vocabulary {self.info['vocab_size']}", self.sizes())
 
-# %% ../nbs/02_corpora.ipynb #0f121c8e
+# %% ../nbs/02_corpora.ipynb #db0cd662
 @patch
 def check_window(
     self: PreparedCorpus,
@@ -684,7 +684,7 @@ def check_window(
     for split, tokens in self.splits.items():
         if len(tokens) < n_tokens:
             raise CorpusError(f"{self.info['name']} is too short: {split} has {len(tokens)} tokens, but one window "
-                              f"takes {n_tokens}. Give more text, a larger fraction for {split}, or a smaller block size.")
+                              f"takes {n_tokens}. Give more text, a larger fraction for {split} or a shorter window.")
     return self
 
 # %% ../nbs/02_corpora.ipynb #3bb720fa

@@ -9,7 +9,7 @@ __all__ = ['ARMS', 'PRESETS', 'ModelConfig', 'EvolutionConfig', 'DevelopmentConf
            'describe', 'paired_difference', 'summarise', 'inherited_connectome', 'default_device', 'experiment',
            'develop_run']
 
-# %% ../nbs/20_generations.ipynb #ce4efd91
+# %% ../nbs/20_generations.ipynb #82941251
 import math
 import shutil
 from contextlib import contextmanager
@@ -24,7 +24,6 @@ from tqdm.auto import tqdm
 from .connectome import CONTROLS, Connectome, control, dense_matched_config, inherit, prune
 from evonb.core import (
     ConnectomeError,
-    CorpusError,
     InputError,
     NonFiniteLossError,
     RunExistsError,
@@ -77,9 +76,10 @@ class EvolutionConfig:
     rewind_step: int = 50 # only for "rewind"
     lifetime: LifetimeConfig = field(default_factory=LifetimeConfig) # how each generation is trained
 
-# %% ../nbs/20_generations.ipynb #e8d2b526
+# %% ../nbs/20_generations.ipynb #fbf2d43d
 ARMS = ("connectome", "random", "degree_preserving", "sign_shuffled", "dense", "dense_matched")
 
+# %% ../nbs/20_generations.ipynb #9e32aecf
 @dataclass
 class DevelopmentConfig:
     "The inner loop."
@@ -142,20 +142,21 @@ def _laptop():
         evolution=EvolutionConfig(n_generations=4, prune_fraction=0.293, lifetime=life),
         development=DevelopmentConfig(n_seeds=3, lrs=(1e-3, 2e-3), lifetime=replace(life, steps=400)))
 
-# %% ../nbs/20_generations.ipynb #7cd61c5b
+# %% ../nbs/20_generations.ipynb #ae26f467
 def _paper():
     life = LifetimeConfig(steps=7001, batch_size=512, micro_batch_size=16, context=1024, optimizer="muon", lr=1.8e-3,
                           muon_lr=1.8e-4, weight_decay=0.0, warmup=250, schedule="hold", cooldown=1800, eval_every=250,
                           checkpoint_every=500)
     return ExperimentConfig(
-        "paper", corpus=CorpusConfig("hf:HuggingFaceFW/fineweb", tokenizer="gpt2", vocab_size=50_304),
+        "paper", corpus=CorpusConfig("fineweb/*.bin", vocab_size=50_304), # GPT-2's tokens in llm.c's shards
         model=ModelConfig(n_layer=12, n_head=12, n_embd=768),
         evolution=EvolutionConfig(n_generations=11, prune_fraction=0.2, lifetime=life),
         development=DevelopmentConfig(n_seeds=3, lrs=(1.8e-3,), lifetime=replace(life, steps=2001, cooldown=500)))
 
-# %% ../nbs/20_generations.ipynb #0b0e9088
+# %% ../nbs/20_generations.ipynb #abe3bf4c
 PRESETS = dict(demo=_demo, laptop=_laptop, paper=_paper)
 
+# %% ../nbs/20_generations.ipynb #39d0ce20
 def preset(
     name: str, # "demo", "laptop" or "paper"
     **changes # top-level fields to replace, such as seed=1
@@ -177,14 +178,15 @@ class Place:
     @property
     def seeds(self) -> Seeds: return Seeds(self.config.seed)
 
-# %% ../nbs/20_generations.ipynb #eb555835
+# %% ../nbs/20_generations.ipynb #3e9a9512
 @patch
 def model_config(self: Place, context: int) -> GPTConfig:
     "The architecture of this run's newborns."
     m = self.config.model
-    return GPTConfig(vocab_size=self.corpus.info["vocab_size"], n_layer=m.n_layer, n_head=m.n_head, n_embd=m.n_embd, block_size=context)
+    return GPTConfig(vocab_size=self.corpus.info["vocab_size"], n_layer=m.n_layer, n_head=m.n_head, n_embd=m.n_embd,
+                     block_size=context)
 
-# %% ../nbs/20_generations.ipynb #ca3f79ac
+# %% ../nbs/20_generations.ipynb #2831ae6c
 @contextmanager
 def _quiet():
     "transformers draws a bar for every model it saves or loads; ours are many and small."
@@ -195,10 +197,12 @@ def _quiet():
     finally:
         if shown: logging.enable_progress_bar()
 
+# %% ../nbs/20_generations.ipynb #9e90d9b0
 def save_model(model, folder):
     "Store a model as transformers does, whole or not at all, with checksums."
     with _quiet(), writing_folder(folder) as t: model.save_pretrained(t)
 
+# %% ../nbs/20_generations.ipynb #7da26672
 def load_model(
     folder # of a stored model, such as run.file("development", "connectome", "seed-0", "lr-0.002", "model")
 ) -> GPT:
@@ -243,7 +247,7 @@ def _tell(label, life):
     tqdm.write(f"{label}: validation loss {life.val_loss[-1]:.3f} nats/token, {human_time(life.seconds)}, "
                f"{life.tokens_per_s:,.0f} tokens/s")
 
-# %% ../nbs/20_generations.ipynb #f66b56c4
+# %% ../nbs/20_generations.ipynb #459d31a2
 def _keep(life, folder):
     "Store a finished lifetime: the grown model, then its curves, whose presence says that it is over."
     save_model(life.model, folder/"model")
@@ -254,15 +258,17 @@ def _keep(life, folder):
     write_tensors(folder/"lived.safetensors", curves | dict(window_loss=windows), facts)
     return read_life(folder)
 
+# %% ../nbs/20_generations.ipynb #5ae87d0a
 def n_trainable(model, connectome=None) -> int:
     "The weights that training can change."
     return connectome.n_trainable if connectome else n_parameters(model)
 
-# %% ../nbs/20_generations.ipynb #348669b8
+# %% ../nbs/20_generations.ipynb #1388965e
 def generation_folder(run, generation: int) -> Path:
     "Where a generation lives."
     return run.file("evolution", f"gen-{generation:02d}")
 
+# %% ../nbs/20_generations.ipynb #12a06324
 def load_generation(
     run, # a Run
     generation: int = -1 # which; -1 is the last one stored
@@ -311,12 +317,13 @@ def evolve(
         place.run.log("generation", generation=g, density=parent.density)
     return read_dataset(place.run.file("evolution.zarr.zip"))
 
-# %% ../nbs/20_generations.ipynb #3a77418f
+# %% ../nbs/20_generations.ipynb #8680c15e
 def _facts_of_generations(run):
     "Curves, facts and connectome of every finished generation."
     folders = sorted(p.parent for p in run.file("evolution").glob("gen-*/connectome.safetensors"))
     return [(*read_life(f), Connectome.load(f/"connectome.safetensors")) for f in folders]
 
+# %% ../nbs/20_generations.ipynb #2e5ee174
 def gather_evolution(
     run # a Run
 ): # -> xarray Dataset over generation, step, eval_step, matrix
@@ -357,11 +364,12 @@ def _arm_newborn(place, arm, seed, wiring, inherited):
     model = new_gpt(config, place.seeds.child("development", "init", seed)).to(place.device)
     return inherit(model, wiring) if wiring else model
 
-# %% ../nbs/20_generations.ipynb #e50ff007
+# %% ../nbs/20_generations.ipynb #3a5a6bd6
 def life_folder(run, arm: str, seed: int, lr: float) -> Path:
     "Where a newborn of the inner loop lives."
     return run.file("development", arm, f"seed-{seed}", f"lr-{lr:g}")
 
+# %% ../nbs/20_generations.ipynb #7cac8b53
 def _live_arm(place, arm, seed, lr, inherited, label):
     "Raise one newborn; returns its final validation loss, NaN if it failed (with the reason stored)."
     folder = life_folder(place.run, arm, seed, lr)
@@ -387,7 +395,7 @@ def choose_lr(
     sound = [lr for lr in means if math.isfinite(means[lr])]
     return min(sound, key=means.get) if sound else None
 
-# %% ../nbs/20_generations.ipynb #38926258
+# %% ../nbs/20_generations.ipynb #cb316841
 def _develop_arm(place, arm, inherited):
     "An arm's sweep and its remaining seeds; returns its chosen rate."
     d, n = place.config.development, place.config.development.sweep_seeds
@@ -401,6 +409,7 @@ def _develop_arm(place, arm, inherited):
     _drop_unchosen(place.run, arm, lr)
     return lr
 
+# %% ../nbs/20_generations.ipynb #e6cef5c3
 def _drop_unchosen(run, arm, lr):
     "Models of rates that weren't chosen go; their curves stay."
     for p in run.file("development", arm).glob("seed-*/lr-*/model"):
@@ -442,7 +451,7 @@ def _test_losses(place, arm, seed, lr):
     write_tensors(folder/"tested.safetensors", dict(window_loss=losses))
     return losses
 
-# %% ../nbs/20_generations.ipynb #796e3ff5
+# %% ../nbs/20_generations.ipynb #fff10334
 def _arm_facts(place, arm, lr):
     "Of an arm's newborns at the chosen rate: curves, facts and test losses; a failed one is NaN throughout."
     out = []
@@ -451,6 +460,7 @@ def _arm_facts(place, arm, lr):
         out.append((*lived, _test_losses(place, arm, s, lr)) if lived else None)
     return out
 
+# %% ../nbs/20_generations.ipynb #581dddbd
 def _filled(rows, get, like):
     "An (n_seeds, ...) array with NaN for the newborns that failed."
     blank = np.full_like(np.asarray(get(like), float), np.nan)
@@ -483,13 +493,14 @@ def gather_development(
         dict(arm=list(chosen), seed=np.arange(d.n_seeds), step=np.arange(len(like[0]["train_loss"])),
              eval_step=like[0]["val_step"].int().numpy(), lr=list(d.lrs)))
 
-# %% ../nbs/20_generations.ipynb #730edefd
+# %% ../nbs/20_generations.ipynb #f5742c98
 def _sweep_loss(place, arm, lr):
     "Mean final validation loss over the sweep's seeds; NaN where one failed."
     n = place.config.development.sweep_seeds
     lives = [read_life(life_folder(place.run, arm, s, lr)) for s in range(n)]
     return float(np.mean([float(x[0]["val_loss"][-1]) if x else math.nan for x in lives]))
 
+# %% ../nbs/20_generations.ipynb #ca617dc4
 def _density(place, arm):
     "Share of live weights in the wired matrices; 1 for dense arms."
     return 1.0 if arm.startswith("dense") else inherited_connectome(place.run).density
@@ -509,13 +520,14 @@ def bootstrap_interval(
     means = np.einsum("bs,sw,bw->b", seeds, values, windows, optimize=True)
     return tuple(np.quantile(means, [(1 - level) / 2, (1 + level) / 2]).tolist())
 
-# %% ../nbs/20_generations.ipynb #f851a60a
+# %% ../nbs/20_generations.ipynb #48c5183a
 def _moments(values):
     "Mean, standard deviation over seeds (None for one seed) and number of seeds."
     v = np.asarray(values, float)
     v = v[np.isfinite(v)]
     return dict(mean=float(v.mean()), sd=float(v.std(ddof=1)) if len(v) > 1 else None, n=len(v))
 
+# %% ../nbs/20_generations.ipynb #205a5073
 def describe(
     losses, # (n_seeds,) final losses; NaN for newborns that failed
     windows, # (n_seeds, n_windows) losses behind them
@@ -565,7 +577,7 @@ def _statement(arms):
             f"{b['mean']:.3f}: the connectome's loss is {verdict} (difference {d['mean']:+.3f}, 95 % interval "
             f"{d['low']:+.3f} to {d['high']:+.3f}, {d['n']} seeds{p}).")
 
-# %% ../nbs/20_generations.ipynb #9d1a088e
+# %% ../nbs/20_generations.ipynb #243b9378
 def _summarise_generations(run):
     path = run.file("evolution.zarr.zip")
     if not path.exists(): return []
@@ -574,6 +586,7 @@ def _summarise_generations(run):
     def one(g): return {k: float(ds[v].sel(generation=g)) for k, v in names.items()}
     return [dict(generation=int(g), **one(g)) for g in ds.generation]
 
+# %% ../nbs/20_generations.ipynb #a557d3f4
 def summarise(
     place: Place # the run and its corpus
 ) -> dict: # arms, generations, corpus, ci, statement
@@ -584,24 +597,16 @@ def summarise(
     return dict(arms=arms, generations=_summarise_generations(place.run), corpus=place.corpus.info, ci=0.95,
                 n_seeds=place.config.development.n_seeds, statement=_statement(arms))
 
-# %% ../nbs/20_generations.ipynb #bad6e15f
+# %% ../nbs/20_generations.ipynb #791709b0
 def _prepare_corpus(run, config):
     "The run's tokens: made once, then read back memory-mapped."
     if not run.file("corpus", "files.json").exists():
         made = prepare(config.corpus, Seeds(config.seed).child("corpus"))
-        _check_lengths(made, config)
+        made.check_window(1 + max(config.evolution.lifetime.context, config.development.lifetime.context))
         with writing_folder(run.file("corpus")) as t: save_prepared(made, t)
     return open_prepared(check_folder(run.file("corpus")))
 
-def _check_lengths(corpus, config):
-    "Refuse a corpus one of whose splits hasn't a single window, before anything is trained."
-    e, d = config.evolution.lifetime.context, config.development.lifetime.context
-    for split, context in dict(evolution=e, development=d, validation=max(e, d), test=d).items():
-        if len(corpus.splits[split]) <= context:
-            raise CorpusError(f"The {split} split has {len(corpus.splits[split])} tokens, too few for a context of "
-                              f"{context}. Use a longer corpus, a shorter context or other fractions.")
-
-# %% ../nbs/20_generations.ipynb #0b51abf7
+# %% ../nbs/20_generations.ipynb #87b42174
 def inherited_connectome(
     run # a Run
 ) -> Connectome:
@@ -609,6 +614,7 @@ def inherited_connectome(
     given = run.file("evolution", "given.safetensors")
     return Connectome.load(given) if given.exists() else load_generation(run)
 
+# %% ../nbs/20_generations.ipynb #71149214
 def _take_given(place):
     "Copy a given connectome into the run; refuse one for another architecture."
     given, path = place.config.connectome, place.run.file("evolution", "given.safetensors")
@@ -617,7 +623,7 @@ def _take_given(place):
     inherit(new_gpt(place.model_config(place.config.development.lifetime.context), Seeds(0)), wiring)
     wiring.save(path)
 
-# %% ../nbs/20_generations.ipynb #459767f2
+# %% ../nbs/20_generations.ipynb #5c58610c
 @patch
 def work(self: Place, stages=("evolve", "develop")):
     "Do the stages that aren't done, and sum up."
@@ -628,6 +634,7 @@ def work(self: Place, stages=("evolve", "develop")):
     write_json(self.run.file("summary.json"), summarise(self))
     return self.run
 
+# %% ../nbs/20_generations.ipynb #3a6e6f59
 @patch
 def _inherited(self: Place):
     "The wiring to develop with; evolution must be over."
@@ -637,12 +644,13 @@ def _inherited(self: Place):
         raise ConnectomeError(f"{self.run.path} has {stored} of {n} generations. Resume `evonb evolve` first.")
     return inherited_connectome(self.run)
 
-# %% ../nbs/20_generations.ipynb #29fd88be
+# %% ../nbs/20_generations.ipynb #28d4ac94
 def default_device() -> str: # "cuda", "mps" or "cpu"
     "The best device there is."
     if torch.cuda.is_available(): return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
+# %% ../nbs/20_generations.ipynb #8477283c
 def experiment(
     path, # the run's folder
     config: ExperimentConfig, # all settings

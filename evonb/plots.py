@@ -54,9 +54,10 @@ def label(
     "An arm's or parameter's name as readers see it."
     return html.escape(str(name).replace("_", "-" if name in _styles else "_"), quote=False)
 
-# %% ../nbs/50_plots.ipynb #e61c3315
+# %% ../nbs/50_plots.ipynb #24581417
 _text, _lines = "#767676", "rgba(128,128,128,0.28)"
 
+# %% ../nbs/50_plots.ipynb #fc655445
 def _template():
     axis = dict(gridcolor=_lines, linecolor=_lines, zerolinecolor=_lines, automargin=True,
                 title=dict(standoff=8, font=dict(size=13)))
@@ -144,13 +145,14 @@ def example_evolution(
                 matrix_density=(("generation", "matrix"), alive[1:, None]**tilt))
     return xr.Dataset(data, dict(generation=np.arange(n_generations), step=steps, eval_step=evals, matrix=names))
 
-# %% ../nbs/50_plots.ipynb #3509892c
+# %% ../nbs/50_plots.ipynb #d9cd309f
 def _example_matrix(rng, rows, columns, density):
     "Wires get denser downwards; positive ones gather on the left."
     share = np.clip(density * np.linspace(.4, 1.6, rows), 0, 1)[:, None]
     positive = rng.random((rows, columns)) < np.linspace(.8, .2, columns)
     return ((rng.random((rows, columns)) < share) * np.where(positive, 1, -1)).astype(np.int8)
 
+# %% ../nbs/50_plots.ipynb #c10f0045
 def example_signs(
     seeds: Seeds, # the randomness
     n_layers: int = 4, # blocks of the model
@@ -188,12 +190,13 @@ class Band(NamedTuple):
     high: np.ndarray # (n_measured,)
     n: int # seeds it is made of
 
-# %% ../nbs/50_plots.ipynb #11577db3
+# %% ../nbs/50_plots.ipynb #f35b03bc
 def _farthest(curves):
     "The rows that were measured up to the last column any row was; (0, n_steps) when none was."
     last = np.where(np.isfinite(curves), np.arange(curves.shape[1]), -1).max(1)
     return curves[(last == last.max()) & (last >= 0)]
 
+# %% ../nbs/50_plots.ipynb #513376e6
 def seed_band(
     curves # (n_seeds, n_steps), NaN where not run
 ) -> Band | None: # None when no seed was measured
@@ -229,15 +232,17 @@ def _add_band(fig, x, band, arm):
                     fillcolor=_rgba(arm_style(arm).colour, .18), line=dict(width=0), legendgroup=str(arm),
                     showlegend=False)
 
-# %% ../nbs/50_plots.ipynb #6ea0b807
+# %% ../nbs/50_plots.ipynb #8c19398b
 def _seeds(n): return f"{n} seed{'s' * (n > 1)}"
 
+# %% ../nbs/50_plots.ipynb #b76274e5
 def _add_curve(fig, x, band, arm, counted):
     style, name = arm_style(arm), label(arm) + f" ({_seeds(band.n)})" * counted
     fig.add_scatter(x=x, y=band.mean, name=name, legendgroup=str(arm), mode="lines+markers",
                     line=dict(color=style.colour, dash=style.dash, width=2), marker=dict(symbol=style.symbol, size=6),
                     hovertemplate="step %{x}: %{y:.4f} nats/token")
 
+# %% ../nbs/50_plots.ipynb #319f0e85
 def _add_train(fig, steps, curves, arm):
     "The mean over seeds of the training loss; returns the steps in a block."
     if (band := seed_band(curves)) is None: return None
@@ -247,7 +252,7 @@ def _add_train(fig, steps, curves, arm):
                     hovertemplate=f"{label(arm)}, training, step %{{x:.0f}}: %{{y:.4f}}<extra></extra>")
     return size
 
-# %% ../nbs/50_plots.ipynb #7d99fcd7
+# %% ../nbs/50_plots.ipynb #d858abef
 def _how(bands):
     "What the curves and bands of a figure are, in words."
     sizes = {b.n for b in bands}
@@ -255,6 +260,9 @@ def _how(bands):
     bands = ["± 1 sd"] * (max(sizes) > 2) + ["range of two"] * (2 in sizes)
     return mean + ("; band: " + " or ".join(bands)) * bool(bands)
 
+def _thin(size): return "thin: training" + (f", means of {size} steps" if size > 1 else "")
+
+# %% ../nbs/50_plots.ipynb #ef0162e5
 def loss_curves(
     development, # xarray Dataset of a run: val_loss (arm, seed, eval_step) in nats/token
     train: bool = False # also draw the training loss as a thin line
@@ -268,18 +276,19 @@ def loss_curves(
         _add_curve(fig, x[b.where], b, arm, len({b.n for b in bands.values()}) > 1)
     sizes = [_add_train(fig, development["step"].values, c, a) for a, c in
              zip(development["arm"].values, values(development, "train_loss"))] if train else []
-    thin = f"thin: training, means of {max(s for s in sizes if s)} steps" if any(sizes) else ""
+    thin = _thin(max(s for s in sizes if s)) if any(sizes) else ""
     fig.update_layout(title_subtitle_text="; ".join(filter(None, [_how(bands.values()), thin])))
     return fig.update_layout(xaxis_title="training step",
                              yaxis_title="validation loss (nats/token)" if not train else "loss (nats/token)")
 
-# %% ../nbs/50_plots.ipynb #3c49053a
+# %% ../nbs/50_plots.ipynb #a20dc353
 def _interval(v):
     "Lower and upper half-width of a confidence interval; None where one seed gives none."
     ends = [v.get("low"), v.get("high")]
     if any(e is None or not math.isfinite(e) for e in ends): return None
     return dict(type="data", symmetric=False, array=[ends[1] - v["mean"]], arrayminus=[v["mean"] - ends[0]], width=6)
 
+# %% ../nbs/50_plots.ipynb #8344881e
 def difference_text(
     d: dict | None # mean, low, high in nats/token
 ) -> str: # empty when there is none
@@ -303,14 +312,16 @@ def _add_final(fig, arm, v, difference, points):
                        showarrow=False,
                        font=dict(size=12), visible=bool(difference_text(difference)))
 
-# %% ../nbs/50_plots.ipynb #77bb9bd9
+# %% ../nbs/50_plots.ipynb #09a91ede
 _measures = dict(val_loss="validation", test_loss="test")
 
+# %% ../nbs/50_plots.ipynb #f96fac05
 def _sorted_arms(summary, measure):
     arms = {a: v for a, v in summary.get("arms", {}).items() if (v.get(measure) or {}).get("mean") is not None}
     if not arms: raise NothingToPlot(f"The summary holds no arm with a {measure}: the arms have not been run yet.")
     return sorted(arms.items(), key=lambda kv: kv[1][measure]["mean"])
 
+# %% ../nbs/50_plots.ipynb #e59c435d
 def _seed_points(development, arm, measure):
     if development is None or f"final_{measure}" not in development or arm not in development["arm"].values: return None
     v = development[f"final_{measure}"].sel(arm=arm).values.astype(float)
@@ -339,7 +350,7 @@ def final_losses(
     fig.update_layout(margin_t=90 if compared else 72)
     return fig.update_layout(showlegend=False, xaxis_title=f"{_measures[measure]} loss (nats/token)")
 
-# %% ../nbs/50_plots.ipynb #3326e59d
+# %% ../nbs/50_plots.ipynb #cc65cfa5
 def _add_generations(fig, x, y, row, name, colour, dash, symbol, unit):
     ok = np.isfinite(y)
     fig.add_scatter(x=x[ok], y=y[ok], row=row, col=1, name=name, mode="lines+markers",
@@ -347,6 +358,7 @@ def _add_generations(fig, x, y, row, name, colour, dash, symbol, unit):
                     marker=dict(symbol=symbol, size=8), hovertemplate=f"generation %{{x}}: %{{y:.4g}}{unit}",
                     showlegend=row == 2)
 
+# %% ../nbs/50_plots.ipynb #e3834033
 def generation_curves(
     evolution # xarray Dataset of a run: final_val_loss, born_density, density (generation)
 ) -> go.Figure:
@@ -374,7 +386,7 @@ def ramp_colour(
     at = np.array([[int(c[i:i + 2], 16) for i in (1, 3, 5)] for _, c in _ramp])
     return "#" + "".join(f"{round(np.interp(share, [s for s, _ in _ramp], at[:, i])):02X}" for i in range(3))
 
-# %% ../nbs/50_plots.ipynb #d3189df0
+# %% ../nbs/50_plots.ipynb #38a02dca
 def _add_scale(fig, low, high, title, scale, **colorbar):
     "A colour bar below the figure, which belongs to no trace of its own."
     bar = dict(orientation="h", thickness=10, len=.9, x=0, xanchor="left", yref="container", y=0, yanchor="bottom",
@@ -383,6 +395,7 @@ def _add_scale(fig, low, high, title, scale, **colorbar):
     fig.add_scatter(x=[None], y=[None], mode="markers", showlegend=False, hoverinfo="skip",
                     marker=dict(color=[low], cmin=low, cmax=high, colorscale=scale, showscale=True, colorbar=bar))
 
+# %% ../nbs/50_plots.ipynb #2494ffa6
 def _add_lifetime(fig, g, colour, evals, val, steps, train):
     ok, (x, y, size) = np.isfinite(val), block_means(steps, train)
     fig.add_scatter(x=x, y=y, mode="lines", line=dict(color=colour, width=1), opacity=.6,
@@ -392,7 +405,7 @@ def _add_lifetime(fig, g, colour, evals, val, steps, train):
                     hovertemplate=f"generation {g}, validation, step %{{x}}: %{{y:.4f}}<extra></extra>")
     return size
 
-# %% ../nbs/50_plots.ipynb #3542645f
+# %% ../nbs/50_plots.ipynb #33c730a8
 def training_curves(
     evolution # xarray Dataset of a run: train_loss (generation, step), val_loss (generation, eval_step), nats/token
 ) -> go.Figure:
@@ -403,8 +416,7 @@ def training_curves(
     for i, g in enumerate(generations):
         colour = ramp_colour(i / max(len(generations) - 1, 1))
         size = _add_lifetime(fig, g, colour, evals, val[i], steps, train[i])
-    fig.update_layout(title_subtitle_text=f"dots: validation; thin: training, means of {size} step{'s' * (size > 1)}",
-                      margin_b=110)
+    fig.update_layout(title_subtitle_text=f"dots: validation; {_thin(size)}", margin_b=110)
     if len(generations) > 1:
         _add_scale(fig, int(generations[0]), int(generations[-1]), "generation", _ramp,
                    dtick=math.ceil(len(generations) / 10))
@@ -427,7 +439,7 @@ def _grid(names):
     kinds = list(dict.fromkeys(k for l, k in places if l is not None))
     return layers, kinds, {p: i for i, p in enumerate(places)}, [k for l, k in places if l is None]
 
-# %% ../nbs/50_plots.ipynb #b39c6ba1
+# %% ../nbs/50_plots.ipynb #77f8577d
 def _density_grids(density, grid):
     "(n_layers, n_kinds) and (1, n_others) densities; NaN where there is no such matrix."
     layers, kinds, at, others = grid
@@ -435,14 +447,16 @@ def _density_grids(density, grid):
     return [np.array(z, float) for z in ([[pick((l, k)) for k in kinds] for l in layers],
                                          [[pick((None, k)) for k in others]]) if np.size(z)]
 
+# %% ../nbs/50_plots.ipynb #b90171ce
 def _two_lines(kind): return label(kind).replace(".", ".<br>") # as narrow as four columns on a phone
 
+# %% ../nbs/50_plots.ipynb #42994ed9
 def _density_axes(grid):
     layers, kinds, _, others = grid
     axes = [(list(map(_two_lines, kinds)), [f"block {l}" for l in layers]), (list(map(label, others)), ["outside"])]
     return [a for a, names in zip(axes, (kinds, others)) if names]
 
-# %% ../nbs/50_plots.ipynb #8f8f3ce3
+# %% ../nbs/50_plots.ipynb #b32d9dd1
 def _add_density(fig, grids, axes):
     for row, (z, (x, y)) in enumerate(zip(grids, axes), 1):
         fig.add_heatmap(z=z, x=x, y=y, row=row, col=1, coloraxis="coloraxis", texttemplate="%{z:.1%}", xgap=2, ygap=2,
@@ -452,6 +466,7 @@ def _add_density(fig, grids, axes):
     fig.update_xaxes(showgrid=False, tickangle=0, tickfont=dict(size=12))
     return fig.update_layout(coloraxis=dict(colorscale="Cividis", cmin=0, cmax=1, showscale=False)) # the cells say it
 
+# %% ../nbs/50_plots.ipynb #08c429fd
 def _slider(generations, all_grids):
     steps = [dict(method="restyle", label=str(g), args=[dict(z=[z.tolist() for z in grids])])
              for g, grids in zip(generations, all_grids)]
@@ -502,7 +517,7 @@ def block_share(
     live, net, size = (_block_sums(a, down, across) for a in (signs != 0, signs, np.ones(signs.shape, np.int8)))
     return live / size, net / np.maximum(live, 1)
 
-# %% ../nbs/50_plots.ipynb #46738a9a
+# %% ../nbs/50_plots.ipynb #4ce80e72
 def _png(rgba): # (height, width, 4) uint8
     "An image as PNG (RFC 2083), in a data URI."
     chunk = lambda kind, data: struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -511,6 +526,7 @@ def _png(rgba): # (height, width, 4) uint8
     data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows, 9)) + chunk(b"IEND", b"")
     return "data:image/png;base64," + base64.b64encode(data).decode()
 
+# %% ../nbs/50_plots.ipynb #7a8fde73
 def _stretch(cells, n): # (rows, columns) -> (n, n), nearest
     r, c = (np.arange(n) * s // n for s in cells.shape)
     return cells[r][:, c]
@@ -525,11 +541,12 @@ def _mask_rgba(share, net, full, strongest): # each (height, width); the share t
     rgb = np.stack([np.interp(hue, [-1, 0, 1], ends[:, i]) for i in range(3)], -1)
     return np.concatenate([rgb, 255 * np.clip(share / full, 0, 1)[..., None]], -1).round().astype(np.uint8)
 
-# %% ../nbs/50_plots.ipynb #895cb0c3
+# %% ../nbs/50_plots.ipynb #f49d97d4
 def _cells(signs, n_cells, least=4):
     "Share and net sign of blocks of at least 4 x 4 weights: smaller ones would show noise."
     return block_share(signs, tuple(min(n_cells, max(1, n // least)) for n in signs.shape))
 
+# %% ../nbs/50_plots.ipynb #031ddce6
 def _tiles(grid):
     "(row, column, place) of each matrix in the picture; those outside the blocks come below, two a row."
     layers, kinds, at, others = grid
@@ -537,6 +554,7 @@ def _tiles(grid):
              if (l, k) in at]
     return tiles + [(len(layers) + i // 2, 2 * (i % 2), (None, k)) for i, k in enumerate(others)]
 
+# %% ../nbs/50_plots.ipynb #c9633ac3
 def _mosaic(cells, tiles, at, n_cells, gap): # cells: one (share, net) a matrix
     "Share and net sign of all matrices in one (height, width) picture each."
     height, width = (1 + max(t[i] for t in tiles) for i in (0, 1))

@@ -22,16 +22,18 @@ from . import plots
 from .core import InputError, Seeds, human_count
 from .store import create_run, now, open_run, read_dataset, read_json, replacing, write_dataset, write_json
 
-# %% ../nbs/54_report.ipynb #6702f5ea
+# %% ../nbs/54_report.ipynb #41ee4163
 class Html(str):
     "A piece of HTML, not to be escaped again."
 
+# %% ../nbs/54_report.ipynb #5e00e095
 def esc(
     value # anything
 ) -> str:
     "A value as HTML text; what is `Html` already stays as it is."
     return value if isinstance(value, Html) else html.escape(str(value))
 
+# %% ../nbs/54_report.ipynb #26735873
 def json_for_script(
     text: str # JSON
 ) -> str: # the same JSON, without a character that could end a script element
@@ -52,7 +54,7 @@ def table(
     return Html(f"{note}<div class='scroll' role='region' aria-label='table' tabindex='0'><table>"
                 f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>")
 
-# %% ../nbs/54_report.ipynb #9f734a52
+# %% ../nbs/54_report.ipynb #74d40e65
 def flat(
     values, # nested dictionaries
     where: str = "" # the place in the tree
@@ -62,11 +64,13 @@ def flat(
     named = {f"{where}.{key}" if where else str(key): value for key, value in values.items()}
     return {k: v for name, value in named.items() for k, v in flat(value, name).items()}
 
+# %% ../nbs/54_report.ipynb #a0935bf5
 def _shown(value):
     if isinstance(value, int) and not isinstance(value, bool): return f"{value:,}"
     if isinstance(value, float): return f"{value:.6g}"
     return value if isinstance(value, str) else json.dumps(value)
 
+# %% ../nbs/54_report.ipynb #85177b1b
 def settings_table(
     values: dict, # nested
     header=("setting", "value")
@@ -74,9 +78,10 @@ def settings_table(
     "Nested plain values as a table of two columns."
     return table(header, [(k, _shown(v)) for k, v in flat(values).items()])
 
-# %% ../nbs/54_report.ipynb #4ae0fb8a
+# %% ../nbs/54_report.ipynb #ec0dd6e8
 def _plain(text): return html.unescape(text.replace("<br>", "; "))
 
+# %% ../nbs/54_report.ipynb #20831133
 def _bare(fig):
     "The figure without its title, and without the room for it; and the title's two lines."
     words = [fig.layout.title.text or "", fig.layout.title.subtitle.text or ""]
@@ -86,6 +91,7 @@ def _bare(fig):
                                        height=height - room)
     return fig, *map(_plain, words)
 
+# %% ../nbs/54_report.ipynb #62f1ecc8
 def figure_html(
     fig: go.Figure, # any plotly figure
     caption: str = "" # what to see in it
@@ -134,9 +140,10 @@ def _load(run, name):
         raise InputError(f"A section needs {name!r}, but only .json, .zarr.zip and patterns with * can be read.")
     return read(path)
 
-# %% ../nbs/54_report.ipynb #a0722f4d
+# %% ../nbs/54_report.ipynb #6a10954d
 def _missing(why): return Html(f"<p class='missing'>Not yet run: {esc(why)}</p>")
 
+# %% ../nbs/54_report.ipynb #b8e243ae
 def section_html(
     part: Section, # what to make
     load # function: name -> content or None
@@ -149,7 +156,7 @@ def section_html(
     anchor = re.sub(r"\W+", "-", part.title.lower()).strip("-")
     return Html(f"<section id='{anchor}'><h2>{esc(part.title)}</h2>{body}</section>")
 
-# %% ../nbs/54_report.ipynb #80637081
+# %% ../nbs/54_report.ipynb #06d3c8b7
 def number(
     value, # a number or None
     spec: str = ".3f" # how it is written
@@ -157,6 +164,7 @@ def number(
     "A number as the tables write it."
     return "–" if value is None or not math.isfinite(value) else format(value, spec)
 
+# %% ../nbs/54_report.ipynb #192c270b
 def spread_html(
     v: dict | None # mean, sd, low, high
 ) -> Html:
@@ -167,14 +175,16 @@ def spread_html(
     ends = "" if "–" in (low, high) else f"<br><small>[{low}, {high}]</small>"
     return Html(f"{number(v['mean'])}{sd}{ends}")
 
-# %% ../nbs/54_report.ipynb #2530e9fd
+# %% ../nbs/54_report.ipynb #6dd37b20
 def _arm_name(arm):
     return Html(f"<span class='swatch' style='background:{plots.arm_style(arm).colour}'></span>{plots.label(arm)}")
 
+# %% ../nbs/54_report.ipynb #af857ae0
 def _difference_html(d):
     mean, _, interval = plots.difference_text(d).partition(" ")
     return Html((mean or "–") + (f"<br><small>{interval}</small>" if interval else ""))
 
+# %% ../nbs/54_report.ipynb #ae23bd60
 def _arm_row(arm, v):
     d = v.get("difference") or {}
     density = f"<br><small>{number(v.get('density'), '.1%')}</small>" if v.get("density") is not None else ""
@@ -183,6 +193,7 @@ def _arm_row(arm, v):
             (v.get("val_loss") or {}).get("n", "–"),
             number(v.get("lr"), "g"), Html(live + density), _difference_html(d), number(d.get("p"), ".2g")]
 
+# %% ../nbs/54_report.ipynb #5f9db881
 def results_table(
     summary: dict # a run's summary
 ) -> Html:
@@ -208,21 +219,23 @@ def _curves(development): return figure_html(plots.loss_curves(development))
 @section("connectome", "Where the arms end", needs=("summary.json",), uses=("development.zarr.zip",))
 def _ends(summary, development): return figure_html(plots.final_losses(summary, development))
 
-# %% ../nbs/54_report.ipynb #29aa76f6
+# %% ../nbs/54_report.ipynb #fa7d26ed
 def _generations_table(summary):
     rows = [[g["generation"], number(g.get("density"), ".2%"), number(g.get("val_loss"), ".4f")]
             for g in (summary or {}).get("generations", [])]
     return table(["generation", "live weights after pruning", "validation loss (nats/token)"], rows) if rows else ""
 
+# %% ../nbs/54_report.ipynb #e19bd806
 @section("connectome", "Evolution: the generations", needs=("evolution.zarr.zip",), uses=("summary.json",))
 def _generations(evolution, summary):
     figures = (plots.generation_curves(evolution), plots.training_curves(evolution))
     return "".join(map(figure_html, figures)) + _generations_table(summary)
 
+# %% ../nbs/54_report.ipynb #d2921462
 @section("connectome", "The connectome, matrix by matrix", needs=("evolution.zarr.zip",))
 def _densities(evolution): return figure_html(plots.density_map(evolution), "The slider goes through the generations.")
 
-# %% ../nbs/54_report.ipynb #1146af88
+# %% ../nbs/54_report.ipynb #aecc5678
 @section("connectome", "The wiring itself", needs=("evolution/gen-*/connectome.safetensors",))
 def _wiring(paths):
     from evonb.connectome import Connectome
@@ -233,45 +246,53 @@ def _wiring(paths):
         out += figure_html(plots.mask_map(found.signs, title=title))
     return out
 
+# %% ../nbs/54_report.ipynb #1e6505cb
 @section("connectome", "Learning rates", needs=("development.zarr.zip",))
 def _sweep(development): return figure_html(plots.sweep_curve(development))
 
+# %% ../nbs/54_report.ipynb #a5a22049
 @section("connectome", "Corpora", needs=("summary.json",))
 def _corpora(summary):
     if not summary.get("corpus"): raise plots.NothingToPlot("the summary names no corpus.")
     return corpus_table(summary["corpus"])
 
-# %% ../nbs/54_report.ipynb #907971b1
-def _is_table(v): return isinstance(v, dict) and len(v) > 0 and all(isinstance(row, dict) for row in v.values())
+# %% ../nbs/54_report.ipynb #461fff91
+def _records(v):
+    "Rows of a table, when that is what `v` holds; None otherwise."
+    if isinstance(v, dict) and all(isinstance(r, dict) and all(isinstance(x, (int, float)) for x in r.values())
+                                   for r in v.values()):
+        v = [dict(split=k, **r) for k, r in v.items()]
+    return v if v and isinstance(v, list) and all(isinstance(r, dict) for r in v) else None
 
-def _grid(rows):
-    columns = list(dict.fromkeys(c for row in rows.values() for c in row))
-    cells = [[k, *(_shown(row[c]) if c in row else "–" for c in columns)] for k, row in rows.items()]
-    return table(["split", *columns], cells)
+def _records_table(rows):
+    columns = list(dict.fromkeys(c for row in rows for c in row))
+    return table(columns, [[_shown(row[c]) if c in row else "–" for c in columns] for row in rows])
 
+# %% ../nbs/54_report.ipynb #86eeb092
 def corpus_table(
     corpus: dict # what a run's corpus says about itself
 ) -> Html:
     "Sizes by split, then the rest."
-    if _is_table(corpus): return _grid(corpus)
-    grids = "".join(_grid(v) for v in corpus.values() if _is_table(v))
-    rest = {k: v for k, v in corpus.items() if not _is_table(v)}
+    if rows := _records(corpus): return _records_table(rows)
+    grids = "".join(_records_table(rows) for v in corpus.values() if (rows := _records(v)))
+    rest = {k: v for k, v in corpus.items() if not _records(v)}
     return Html(grids + (settings_table(rest, ("corpus", "")) if rest else ""))
 
-# %% ../nbs/54_report.ipynb #8e67745a
+# %% ../nbs/54_report.ipynb #8184c12d
 @section("*", "Settings and versions", needs=("run",))
 def _settings(run):
     parts = {"Settings": settings_table({k: v for k, v in run.config.items() if k != "command"}),
              "Versions": settings_table(run.about["versions"], ("part", "version"))}
     return "".join(f"<details><summary>{k}</summary>{v}</details>" for k, v in parts.items())
 
+# %% ../nbs/54_report.ipynb #62a0ec62
 @section("*", "How to repeat it", needs=("run",))
 def _repeat(run):
     command = run.config.get("command")
     again = command if isinstance(command, str) else shlex.join(map(str, command or []))
     return (f"<p>With the versions above:</p><pre><code>{esc(again)}</code></pre>" if again else
-            "<p>The run noted no command. Its settings and its seed are above; with the same versions they make the "
-            "same run.</p>")
+            "<p>The run noted no command. Its settings and its seed are above; with the same versions, on the "
+            "same machine, they make the same run.</p>")
 
 # %% ../nbs/54_report.ipynb #f9a206e5
 _css = """
@@ -332,7 +353,7 @@ def _header(run):
     line = f"<p class='facts'>{esc(' · '.join(filter(None, facts)))}</p>"
     return f"<header><h1>{esc(run.path.resolve().name)}</h1>{line}{notice}</header>"
 
-# %% ../nbs/54_report.ipynb #a28c63d6
+# %% ../nbs/54_report.ipynb #9d1f2212
 def _contents(parts):
     links = (re.search(r"<section id='([^']*)'><h2>(.*?)</h2>", p).groups() for p in parts)
     return "<nav aria-label='Contents'>" + " ".join(f"<a href='#{a}'>{t}</a>" for a, t in links) + "</nav>"
@@ -342,6 +363,7 @@ _head = ("<meta charset='utf-8'><meta name='viewport' content='width=device-widt
 _noscript = ("<noscript><p class='notice'>The figures are drawn by a script inside this page, which is switched off "
              "here. The tables don't need it.</p></noscript>")
 
+# %% ../nbs/54_report.ipynb #a05f3fce
 def _page(title, header, parts):
     from plotly.offline import get_plotlyjs
     return (f"<!DOCTYPE html>\n<html lang='en'><head>{_head}<title>{esc(title)}</title></head>\n<body>{header}"
@@ -349,7 +371,7 @@ def _page(title, header, parts):
             "This page holds all it shows and needs no network.</footer>\n"
             f"<script id='plotly'>{get_plotlyjs()}</script><script>{_js}</script></body></html>\n")
 
-# %% ../nbs/54_report.ipynb #4c5413a5
+# %% ../nbs/54_report.ipynb #193513fc
 def report_html(
     run # a Run
 ) -> str:
@@ -361,6 +383,7 @@ def report_html(
     parts = [section_html(p, load) for p in (*SECTIONS.get(run.kind, ()), *SECTIONS["*"])]
     return _page(f"{run.path.resolve().name}: evonb report", _header(run), parts)
 
+# %% ../nbs/54_report.ipynb #ffad437a
 def write_report(
     run_path # a run folder
 ) -> Path: # report.html inside it
@@ -399,7 +422,7 @@ def _example_summary(development, evolution):
                 corpus=dict(evolution=dict(tokens=1_000_000), development=dict(tokens=200_000)),
                 statement=f"Simulated: the connectome ends {diff['random'].mean():.2f} nats/token below random wiring.")
 
-# %% ../nbs/54_report.ipynb #450bf39b
+# %% ../nbs/54_report.ipynb #0fba0179
 def example_run(
     path, # the run folder to make
     seeds: Seeds, # the randomness
@@ -419,6 +442,7 @@ def example_run(
             made.save(run.file("evolution", f"gen-{g:02d}", "connectome.safetensors"))
     return Path(path)
 
+# %% ../nbs/54_report.ipynb #6edaaf82
 def _tensors(arrays):
     import torch
     return {n: torch.from_numpy(a) for n, a in arrays.items()}

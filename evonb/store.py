@@ -28,7 +28,7 @@ from fastcore.basics import patch
 
 from .core import DamagedFileError, InputError, NoSpaceError, RunBusyError, RunExistsError, StoreError, human_bytes
 
-# %% ../nbs/04_store.ipynb #fc51d11a
+# %% ../nbs/04_store.ipynb #881d16b4
 _full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 def _sync(path):
@@ -42,8 +42,8 @@ def _full_number(error):
 
 def _room_error(number, path):
     free = shutil.disk_usage(path.parent).free
-    return NoSpaceError(f"No room to write {path} ({os.strerror(number)}; {human_bytes(free)} free on the disk). What was "
-                        "there before is untouched: make room (or raise the limit) and resume.")
+    return NoSpaceError(f"No room to write {path} ({os.strerror(number)}; {human_bytes(free)} free on the disk). What "
+                        "was there before is untouched: make room (or raise the limit) and resume.")
 
 # %% ../nbs/04_store.ipynb #19792536
 def _discard(path):
@@ -337,7 +337,7 @@ def differences(
         elif a != b: out.append(f"{where}{k}: {a!r} there, {b!r} asked")
     return out
 
-# %% ../nbs/04_store.ipynb #e8705397
+# %% ../nbs/04_store.ipynb #31a3d5d7
 def _check_free(path, config, kind, resume):
     visible = [p.name for p in path.iterdir() if not p.name.startswith(".")]
     if not visible: return False
@@ -346,7 +346,8 @@ def _check_free(path, config, kind, resume):
     run = Run(path)
     if run.kind != kind or (diff := differences(run.config, config)):
         what = f"of kind {run.kind!r}" if run.kind != kind else "with other settings: " + "; ".join(diff[:5])
-        raise RunExistsError(f"{path} holds a run {what}. Choose another output folder, or resume it with its own settings.")
+        raise RunExistsError(f"{path} holds a run {what}. Choose another output folder, or resume it with its own "
+                             "settings.")
     if not resume:
         raise RunExistsError(f"{path} holds this run already ({run.state()['status']}). Resume it (--resume, or "
                              "resume=True) or choose another output folder.")

@@ -113,7 +113,7 @@ def test_an_arm_looks_the_same_everywhere(development):
 
 def test_every_figure_has_units_a_title_and_a_see_through_page(development, evolution):
     made = figures(development, evolution)
-    for name, fig in made.items():
+    for fig in made.values():
         assert fig.layout.title.text and fig.layout.height
         assert fig.layout.template.layout.paper_bgcolor == fig.layout.template.layout.plot_bgcolor == "rgba(0,0,0,0)"
         json.loads(fig.to_json())
@@ -169,7 +169,8 @@ def test_density_map_puts_each_matrix_in_its_place(evolution):
     assert not fig.layout.sliders and "generation 2" in fig.layout.title.text
     for i in range(3):
         for j, kind in enumerate(("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")):
-            assert body.z[i][j] == float(evolution.matrix_density.sel(generation=2, matrix=f"transformer.h.{i}.{kind}.weight"))
+            name = f"transformer.h.{i}.{kind}.weight"
+            assert body.z[i][j] == float(evolution.matrix_density.sel(generation=2, matrix=name))
     assert list(outside.x) == ["wte", "lm_head"]
     assert outside.z[0][1] == float(evolution.matrix_density.sel(generation=2, matrix="lm_head.weight"))
 
@@ -262,15 +263,15 @@ def test_sweep_rings_the_chosen_rate(development):
 
 def test_names_are_text_not_html(development):
     odd = development.isel(arm=[0]).assign_coords(arm=["<a href='x'>arm</a>"])
-    text = plots.loss_curves(odd).to_json() + plots.sweep_curve(odd).to_json()
-    assert [t.name for t in curves(plots.loss_curves(odd))] == ["&lt;a href='x'&gt;arm&lt;/a&gt;"]
-    assert "arm&lt;/a&gt;" in text or "arm\\u0026lt;" in text
+    for fig in (plots.loss_curves(odd), plots.sweep_curve(odd)):
+        assert [t.name for t in curves(fig)] == ["&lt;a href='x'&gt;arm&lt;/a&gt;"]
 
 
 def test_what_cannot_be_plotted_is_refused_by_name(development, evolution):
-    for make, data, name in ((plots.loss_curves, development, "val_loss"), (plots.sweep_curve, development, "sweep_val_loss"),
-                             (plots.training_curves, evolution, "val_loss"), (plots.density_map, evolution, "matrix_density"),
-                             (plots.generation_curves, evolution, "final_val_loss")):
+    for make, data, name in (
+            (plots.loss_curves, development, "val_loss"), (plots.sweep_curve, development, "sweep_val_loss"),
+            (plots.training_curves, evolution, "val_loss"), (plots.density_map, evolution, "matrix_density"),
+            (plots.generation_curves, evolution, "final_val_loss")):
         with pytest.raises(plots.NothingToPlot, match=f"no variable '{name}'"):
             make(data.drop_vars(name))
         with pytest.raises(plots.NothingToPlot, match=f"{name} holds no finite value"):

@@ -27,8 +27,10 @@ TOKENS = LIFE.batch_size * LIFE.context
 
 def machine():
     "What the figures were measured on."
-    return dict(cores=os.cpu_count(), threads=torch.get_num_threads(), processor=platform.processor() or platform.machine(),
-                torch=str(torch.__version__), python=platform.python_version(), load=os.getloadavg()[0])  # fmt: skip
+    return dict(
+        cores=os.cpu_count(), threads=torch.get_num_threads(), processor=platform.processor() or platform.machine(),
+        torch=str(torch.__version__), python=platform.python_version(), load=os.getloadavg()[0],
+    )  # fmt: skip
 
 
 def quarter():
@@ -98,7 +100,8 @@ def paired(first, second, pairs, n):
         for j in order:
             speeds[j].append(n * TOKENS / took[j])
     low, mid, high = np.quantile(ratios, [0.25, 0.5, 0.75])
-    return dict(ratio=mid, low=low, high=high, first_tokens_per_s=np.median(speeds[0]), second_tokens_per_s=np.median(speeds[1]))
+    first, second = (float(np.median(s)) for s in speeds)
+    return dict(ratio=mid, low=low, high=high, first_tokens_per_s=first, second_tokens_per_s=second)
 
 
 def masked_step(pairs, n):
@@ -144,12 +147,15 @@ def main():
     p.add_argument("--out", type=Path, default=Path("runs/bench.json"), help="where the figures go as JSON")
     p.add_argument("rows", nargs="*", metavar="ROW", help=f"only these: {', '.join(ROWS)}")
     args = p.parse_args()
-    found = dict(machine=machine(), size="1.3M weights: 4 layers, width 128, context 64, batch 64, vocabulary 2,048", rows={})
+    size = "1.3M weights: 4 layers, width 128, context 64, batch 64, vocabulary 2,048"
+    found = dict(machine=machine(), size=size, rows={})
     print(json.dumps(found["machine"]), found["size"], sep="\n")
     for name in args.rows or ROWS:
         found["rows"][name] = row = ROWS[name](args.pairs, args.steps)
-        spread = f" (quartiles {row['low']:.3f} to {row['high']:.3f})" if "low" in row else ""
-        speeds = f"; {row['first_tokens_per_s']:,.0f} against {row['second_tokens_per_s']:,.0f} tokens/s" if "low" in row else ""
+        spread = speeds = ""
+        if "low" in row:
+            spread = f" (quartiles {row['low']:.3f} to {row['high']:.3f})"
+            speeds = f"; {row['first_tokens_per_s']:,.0f} against {row['second_tokens_per_s']:,.0f} tokens/s"
         print(f"{name:20s} {row['ratio']:.3f}{spread}, aim {row['aim']}{speeds}\n    {ROWS[name].__doc__}", flush=True)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(found, indent=1, default=float))

@@ -1,0 +1,196 @@
+"""The command line, as a newcomer meets it: what works prints results, what doesn't says what to do in one line."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from evonb.cli import default_out, main, parser, results_table, with_settings
+from evonb.connectome import prune
+from evonb.core import InputError, Seeds
+from evonb.generations import preset
+from evonb.gpt import GPTConfig, new_gpt
+from evonb.store import open_run, read_json
+
+EVONB = str(Path(sys.executable).with_name("evonb"))  # the installed command
+SMALL = ["corpus.vocab_size=320", "model.n_layer=1", "model.n_head=2", "model.n_embd=16", "evolution.n_generations=2"]
+LIFE = ["steps=20", "batch_size=8", "context=16", "warmup=2", "eval_every=10", "eval_windows=16", "checkpoint_every=5"]
+SMALL += [f"{loop}.lifetime.{x}" for loop in ("evolution", "development") for x in LIFE]
+SMALL += ["development.n_seeds=2", "development.lrs=[0.004]", "development.n_bootstrap=100"]
+
+
+def small(*more):
+    return [f"--set={x}" for x in (*SMALL, *more)]
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    "Real sentences, enough for a small run."
+    import this
+
+    folder = tmp_path_factory.mktemp("corpus")
+    words = "".join(this.d.get(c, c) for c in this.s).split()
+    lines = [" ".join(words[i % 97 : i % 97 + 5 + i % 7]) for i in range(3000)]
+    (folder / "zen.txt").write_text("\n".join(lines))
+    return folder / "zen.txt"
+
+
+def run(capsys, *argv):
+    code = main([str(a) for a in argv])
+    out = capsys.readouterr()
+    return code, out.out, out.err
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory, text):
+    path = tmp_path_factory.mktemp("cli") / "run"
+    assert main(["demo", "--corpus", str(text), "--out", str(path), "--arms", "connectome,random,dense", *small()]) == 0
+    return path
+
+
+def test_demo_prints_a_table_and_a_page_and_is_quick_the_second_time(done, text, capsys):
+    before = open_run(done).events()
+    code, out, _ = run(capsys, "demo", "--corpus", text, "--out", done, "--arms", "connectome,random,dense", *small())
+    assert code == 0
+    assert {e["event"] for e in open_run(done).events()[len(before) :]} == {"start", "complete", "generation"}
+    page = re.search(r"report: (.*report\.html)", out)[1]
+    assert os.path.getsize(page) > 1e6 and "validation loss" in out
+    for arm, x in read_json(done / "summary.json")["arms"].items():
+        row = next(line for line in out.splitlines() if line.startswith(arm))
+        assert f"{x['val_loss']['mean']:.3f} ± {x['val_loss']['sd']:.3f}" in row
+    assert "95 % interval" in out
+
+
+def test_show_as_text_and_json(done, capsys):
+    code, out, _ = run(capsys, "show", done)
+    assert code == 0 and "complete" in out and "sign" not in out
+    code, out, _ = run(capsys, "show", done, "--json")
+    shown = json.loads(out)
+    assert set(shown["arms"]) == {"connectome", "random", "dense"}
+    loss = shown["arms"]["random"]["val_loss"]
+    assert set(loss) >= {"mean", "sd", "n"} and loss["n"] == 2
+    assert [set(g) >= {"generation", "density", "val_loss"} for g in shown["generations"]] == [True, True]
+    assert shown["state"]["status"] == "complete"
+
+
+def test_evolve_then_develop_then_report(tmp_path, text, capsys):
+    path = tmp_path / "run"
+    evolved = run(capsys, "evolve", "--preset", "demo", "--corpus", text, "--out", path, "--seed", 3, *small())
+    assert evolved[0] == 0 and "left density" in evolved[1]
+    assert json.loads(run(capsys, "show", path, "--json")[1])["arms"] == {}
+    code, out, _ = run(capsys, "develop", path, "--arms", "connectome,sign_shuffled", "--seeds", 2)
+    assert code == 0 and re.search("^sign_shuffled", out, re.M)
+    (path / "report.html").unlink()
+    code, out, _ = run(capsys, "report", path)
+    assert code == 0 and (path / "report.html").exists() and out.strip().endswith("report.html")
+
+
+def test_a_given_connectome_is_developed_with(done, tmp_path, text, capsys):
+    given = done / "evolution" / "gen-01" / "connectome.safetensors"
+    where = ["--preset", "demo", "--corpus", text, "--out", tmp_path / "run"]
+    code, out, _ = run(capsys, "develop", "--connectome", given, *where, "--arms", "connectome,random", *small())
+    assert code == 0 and re.search("^random", out, re.M)
+
+
+def test_every_command_has_a_help_with_an_example():
+    for name in ("demo", "evolve", "develop", "report", "show"):
+        out = subprocess.run([EVONB, name, "--help"], capture_output=True, text=True)
+        assert out.returncode == 0 and f"example:\n  evonb {name}" in out.stdout
+        example = re.search(r"example:\n  evonb (.*)", out.stdout)[1]
+        assert parser().parse_args(example.split()).command == name
+
+
+def bad_files(folder):
+    (folder / "empty.txt").write_text("")
+    (folder / "binary.txt").write_bytes(b"text \x00\xff\xfe more")
+    (folder / "short.txt").write_text("One sentence.\n")
+    deep = GPTConfig(vocab_size=320, n_layer=3, n_head=2, n_embd=16)
+    prune(new_gpt(deep, Seeds(0)), 0.5).save(folder / "deep.safetensors")
+
+
+@pytest.mark.parametrize("arguments, says", [
+    (["demo", "--corpus", "{tmp}/missing.txt"], "missing.txt"),
+    (["demo", "--corpus", "{tmp}/empty.txt"], "empty.txt"),
+    (["demo", "--corpus", "{tmp}/binary.txt"], "binary.txt"),
+    (["demo", "--corpus", "{tmp}/short.txt"], "short"),
+    (["demo", "--corpus", "{text}", "--set", "corpus.vocab_size=60000"], "60,?000"),
+    (["demo", "--corpus", "{text}", "--set", "evolution.prune_fraction=1.5"], "prune_fraction is 1.5"),
+    (["demo", "--corpus", "{text}", "--set", "evolution.prune_fraction=0"], "between 0 and 1"),
+    (["demo", "--corpus", "{text}", "--set", "evolution.lifetime.context=50000"], "one window takes 50001"),
+    (["demo", "--corpus", "{text}", "--set", "evolution.scope=global", "--set", "evolution.prune_fraction=0.9999"],
+     "leaves .* empty"),
+    (["demo", "--corpus", "{text}", "--set", "evolution.lifetime.lr=0.9", "--set", "evolution.lifetime.grad_clip=0",
+      "--set", "evolution.magnitude=1e30"], "loss is (nan|inf).*Lower the learning rate"),
+    (["demo", "--corpus", "{text}", "--set", "nonsense=1"], "nonsense"),
+    (["demo", "--corpus", "{text}", "--preset", "huge"], "demo, laptop, paper"),
+    (["demo", "--corpus", "{text}", "--arms", "conectome"], "degree_preserving"),
+    (["develop", "--connectome", "{tmp}/deep.safetensors", "--corpus", "{text}", "--preset", "demo"],
+     "another architecture"),
+    (["develop"], "Name a run"),
+    (["develop", "{tmp}"], "not a run folder"),
+    (["show", "{tmp}/nothing"], "not a run folder"),
+    (["report", "{tmp}/nothing"], "run"),
+])  # fmt: skip
+def test_bad_input_is_one_clear_line_and_leaves_nothing_half_written(arguments, says, tmp_path, text, capsys):
+    bad_files(tmp_path)
+    arguments = [a.format(tmp=tmp_path, text=text) for a in arguments]
+    experiment = arguments[0] in ("demo", "develop") and "--corpus" in arguments
+    settings = small() if experiment else []
+    command, *rest = arguments
+    code, _, err = run(capsys, command, *settings, *rest, *(["--out", tmp_path / "run"] if experiment else []))
+    last = err.strip().splitlines()[-1]
+    assert code == 2 and last.startswith("evonb: error: ") and re.search(says, last), err
+    assert not list(tmp_path.rglob("*.tmp")) and "Traceback" not in err
+
+
+def test_a_folder_that_holds_another_run_is_refused(done, text, capsys):
+    before = {p: p.stat().st_mtime_ns for p in done.rglob("*") if p.is_file()}
+    code, _, err = run(capsys, "demo", "--corpus", text, "--out", done, "--seed", 9, *small())
+    assert code == 2 and "seed: 0 there, 9 asked" in err
+    code, _, err = run(capsys, "evolve", "--corpus", text, "--preset", "demo", "--out", done, *small())
+    assert code == 2 and "development" in err
+    assert {p: p.stat().st_mtime_ns for p in done.rglob("*") if p.is_file()} == before
+
+
+def test_a_damaged_checkpoint_is_named_on_resume(tmp_path, text):
+    command = [EVONB, "demo", "--corpus", str(text), "--out", str(tmp_path / "run"),
+               *small("evolution.lifetime.steps=4000")]  # fmt: skip
+    p = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    folder = tmp_path / "run" / "evolution" / "gen-00"
+    while len(list(folder.glob("checkpoint-*.safetensors"))) < 2 and p.poll() is None:
+        time.sleep(0.01)
+    p.send_signal(signal.SIGTERM)
+    err = p.communicate()[1]
+    assert p.returncode == 130 and "Stopped by SIGTERM" in err and "--resume" in err, err
+    newest = sorted(folder.glob("checkpoint-*.safetensors"))[-1]
+    newest.write_bytes(newest.read_bytes()[:-7])
+    out = subprocess.run(command, capture_output=True, text=True)
+    assert out.returncode == 2 and newest.name in out.stderr and "go on from" in out.stderr
+    assert "Traceback" not in out.stderr
+
+
+def test_settings_by_name():
+    config = with_settings(preset("demo"), ["evolution.lifetime.lr=0.01", "corpus.source=my file.txt"])
+    assert config.evolution.lifetime.lr == 0.01 and config.corpus.source == "my file.txt"
+    for text in ("evolution=3", "evolution.lifetime.lr", "evolution.n_generations=two", "model.n_embd=1.5"):
+        with pytest.raises(InputError):
+            with_settings(preset("demo"), [text])
+
+
+def test_names_of_folders_and_tables():
+    assert str(default_out("demo", "../data/*.txt")) == os.path.join("runs", "demo")
+    assert str(default_out("demo", "hf:owner/name")) == os.path.join("runs", "demo-name")
+    x = dict(mean=1.0, sd=None, n=1, low=0.9, high=1.1)
+    arm = dict(val_loss=x, test_loss=x, lr=1e-3, n_live=10, density=1.0, difference=None)
+    assert "1.000 [0.900, 1.100]" in results_table(dict(generations=[], arms=dict(dense=arm), statement="S"))
+
+
+def test_the_suite_leaves_torch_as_it_was():
+    assert torch.get_default_dtype() == torch.float32
