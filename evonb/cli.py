@@ -39,12 +39,21 @@ def with_settings(
         place[last] = _value(value)
     return from_dict(type(config), values)
 
-# %% ../nbs/60_cli.ipynb #db428367
-def _numbers(text): return tuple(float(x) for x in text.split(","))
+# %% ../nbs/60_cli.ipynb #e23295c0
+def _numbers(text):
+    "Numbers with commas between them."
+    try: return tuple(float(x) for x in text.split(","))
+    except ValueError: raise argparse.ArgumentTypeError(f"{text!r} isn't numbers such as 0.001,0.002") from None
 
 def _names(text): return tuple(x.strip() for x in text.split(","))
 
-# %% ../nbs/60_cli.ipynb #c54885fa
+# %% ../nbs/60_cli.ipynb #ed24a967
+def _arm_changes(args):
+    "What the command line says of the inner loop, as fields of DevelopmentConfig."
+    given = dict(arms=args.arms, n_seeds=args.seeds, lrs=args.lrs)
+    return {k: v for k, v in given.items() if v is not None}
+
+# %% ../nbs/60_cli.ipynb #98fa28e4
 def experiment_config(
     args # what `parser` made of the command line
 ): # -> an ExperimentConfig
@@ -53,9 +62,9 @@ def experiment_config(
 
     from evonb.generations import preset
     config = preset(args.preset, seed=args.seed, connectome=getattr(args, "connectome", None))
-    if args.corpus: config.corpus = dataclasses.replace(config.corpus, source=args.corpus, n_bytes=None)
-    d = {k: v for k, v in dict(arms=args.arms, n_seeds=args.seeds, lrs=args.lrs).items() if v is not None}
-    config.development = dataclasses.replace(config.development, **d)
+    if args.corpus and args.corpus != config.corpus.source:
+        config.corpus = dataclasses.replace(config.corpus, source=args.corpus, n_bytes=None)
+    config.development = dataclasses.replace(config.development, **_arm_changes(args))
     return with_settings(config, args.set).check()
 
 # %% ../nbs/60_cli.ipynb #b10007dd
@@ -120,12 +129,12 @@ def _finish(run):
     print(results_table(read_json(run.file("summary.json"))))
     print(f"\nrun:    {run.path}\nreport: {write_report(run.path).resolve()}")
 
-# %% ../nbs/60_cli.ipynb #52be5731
+# %% ../nbs/60_cli.ipynb #600407fd
 def _experiment(args, stages, resume):
     from evonb.generations import experiment
     out = Path(args.out) if args.out else default_out(args.preset, args.corpus)
     print(f"evonb: working in {out}", file=sys.stderr)
-    _finish(experiment(out, experiment_config(args), resume, stages))
+    _finish(experiment(out, experiment_config(args), resume, stages, device=args.device))
 
 # %% ../nbs/60_cli.ipynb #a44fa22d
 def demo(
@@ -141,17 +150,19 @@ def evolve(
     "The outer loop only."
     _experiment(args, ("evolve",), args.resume)
 
-# %% ../nbs/60_cli.ipynb #3ddaa93a
+# %% ../nbs/60_cli.ipynb #bd759dc1
 def develop(
     args # what `parser` made of the command line
 ):
     "The inner loop: in an existing run, or in a new one with a given connectome."
     from evonb.generations import develop_run
-    if not args.run and not args.connectome:
-        raise InputError("Name a run to develop in, or give --connectome FILE and --corpus for a new one.")
+    if bool(args.run) == bool(args.connectome):
+        raise InputError("Name either a run to develop in, or --connectome FILE and --corpus for a new one.")
     if args.connectome: return _experiment(args, ("develop",), args.resume)
-    changes = {k: v for k, v in dict(arms=args.arms, n_seeds=args.seeds, lrs=args.lrs).items() if v is not None}
-    _finish(develop_run(args.run, changes))
+    if args.corpus or args.out or args.seed or args.set:
+        raise InputError(f"{args.run} has its corpus, seed and settings already; an existing run takes only --arms, "
+                         "--seeds, --lrs and --device. For other settings begin another run.")
+    _finish(develop_run(args.run, _arm_changes(args), device=args.device))
 
 # %% ../nbs/60_cli.ipynb #a5210cb5
 def report(
@@ -181,7 +192,7 @@ def _command(sub, run, help, example):
     p.set_defaults(run_command=run)
     return p
 
-# %% ../nbs/60_cli.ipynb #a5d73637
+# %% ../nbs/60_cli.ipynb #77a77fa7
 def _experiment_options(p, preset):
     "What every command that starts an experiment takes."
     p.add_argument("--corpus", metavar="PATH_OR_NAME",
@@ -190,6 +201,7 @@ def _experiment_options(p, preset):
     p.add_argument("--out", metavar="FOLDER", help="the run's folder (default: runs/PRESET[-CORPUS])")
     p.add_argument("--seed", type=int, default=0, help="the root of all randomness (default: 0)")
     p.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    p.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 or mps (default: the best there is)")
     p.add_argument("--set", action="append", default=[], metavar="NAME=VALUE",
                    help="replace a setting, as in evolution.n_generations=6")
 
@@ -227,7 +239,7 @@ def parser() -> argparse.ArgumentParser: # its `run_command` is the function of 
     p.add_argument("--json", action="store_true", help="as JSON")
     return top
 
-# %% ../nbs/60_cli.ipynb #19861761
+# %% ../nbs/60_cli.ipynb #a772d2e5
 def main(
     argv: list[str] | None = None # the arguments; None takes the process's own
 ) -> int: # exit code: 0, 2 for an error, 130 for a stop request
@@ -235,9 +247,9 @@ def main(
     args = parser().parse_args(argv)
     try: args.run_command(args)
     except (Stopped, KeyboardInterrupt) as e:
-        print(f"evonb: {e or 'interrupted'}\nThe same command with --resume goes on.", file=sys.stderr)
+        print(f"evonb: {str(e) or 'interrupted'}\nThe same command with --resume goes on.", file=sys.stderr)
         return 130
-    except (EvonbError, FileNotFoundError) as e:
+    except (EvonbError, OSError) as e:
         print(f"evonb: error: {e}", file=sys.stderr)
         return 2
     return 0

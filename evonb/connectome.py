@@ -285,7 +285,7 @@ def digest(self: Connectome) -> str: # SHA-256 in hex
     "A checksum of the wiring, its architecture and magnitude, whatever is noted in `info`."
     return tensors_digest(self.planes(), {k: v for k, v in self.about().items() if k != "info"})
 
-# %% ../nbs/12_connectome.ipynb #389705d8
+# %% ../nbs/12_connectome.ipynb #862dcafa
 def from_planes(
     tensors: dict, # the bit planes by name
     about: dict, # what `Connectome.about` gave
@@ -294,6 +294,8 @@ def from_planes(
     "A connectome from its stored parts, each checked against the others."
     if about.get("kind") != "connectome":
         raise ConnectomeError(f"{origin} holds no connectome but {about.get('kind')!r}.")
+    if about.get("format") != 1:
+        raise ConnectomeError(f"{origin} has format {about.get('format')!r}, but this evonb reads format 1.")
     try:
         shapes = {k: tuple(int(i) for i in v) for k, v in about["shapes"].items()}
         signs = {n: unpack_signs(tensors[f"{n}|wired"], tensors[f"{n}|positive"], shapes[n]) for n in about["wired"]}

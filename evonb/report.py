@@ -7,7 +7,7 @@ __all__ = ['SECTIONS', 'Html', 'esc', 'json_for_script', 'table', 'flat', 'setti
            'section_html', 'number', 'spread_html', 'results_table', 'corpus_table', 'report_html', 'write_report',
            'example_run']
 
-# %% ../nbs/54_report.ipynb #fdf1b2ab
+# %% ../nbs/54_report.ipynb #64c83e56
 import html
 import json
 import math
@@ -19,7 +19,7 @@ from pathlib import Path
 import plotly.graph_objects as go
 
 from . import plots
-from .core import InputError, Seeds, human_count
+from .core import InputError, Seeds, from_dict, human_count
 from .store import create_run, now, open_run, read_dataset, read_json, replacing, write_dataset, write_json
 
 # %% ../nbs/54_report.ipynb #41ee4163
@@ -235,14 +235,15 @@ def _generations(evolution, summary):
 @section("connectome", "The connectome, matrix by matrix", needs=("evolution.zarr.zip",))
 def _densities(evolution): return figure_html(plots.density_map(evolution), "The slider goes through the generations.")
 
-# %% ../nbs/54_report.ipynb #aecc5678
-@section("connectome", "The wiring itself", needs=("evolution/gen-*/connectome.safetensors",))
+# %% ../nbs/54_report.ipynb #33262202
+@section("connectome", "The wiring itself", needs=("evolution/*/connectome.safetensors",))
 def _wiring(paths):
     from evonb.connectome import Connectome
     out = ""
     for path in dict.fromkeys((paths[-1], paths[0])):
         found = Connectome.load(path)
-        title = f"Connectome after generation {int(path.parent.name.removeprefix('gen-'))}, {found.density:.1%} live"
+        place = path.parent.name.replace("gen-", "after generation ").replace(" 0", " ") # "given" stays
+        title = f"Connectome {place}, {found.density:.1%} live"
         out += figure_html(plots.mask_map(found.signs, title=title))
     return out
 
@@ -285,10 +286,17 @@ def _settings(run):
              "Versions": settings_table(run.about["versions"], ("part", "version"))}
     return "".join(f"<details><summary>{k}</summary>{v}</details>" for k, v in parts.items())
 
-# %% ../nbs/54_report.ipynb #62a0ec62
+# %% ../nbs/54_report.ipynb #0737149c
+def _command(run):
+    "The command of a run of generations, from its settings."
+    from evonb.generations import ExperimentConfig, command_of
+    known = run.kind == "connectome" and "preset" in run.config
+    return command_of(from_dict(ExperimentConfig, run.config)) if known else []
+
+# %% ../nbs/54_report.ipynb #e23f3699
 @section("*", "How to repeat it", needs=("run",))
 def _repeat(run):
-    command = run.config.get("command")
+    command = run.config.get("command") or _command(run)
     again = command if isinstance(command, str) else shlex.join(map(str, command or []))
     return (f"<p>With the versions above:</p><pre><code>{esc(again)}</code></pre>" if again else
             "<p>The run noted no command. Its settings and its seed are above; with the same versions, on the "

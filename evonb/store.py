@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['replacing', 'write_json', 'read_json', 'tensors_digest', 'write_tensors', 'read_tensors', 'write_dataset',
            'read_dataset', 'file_digest', 'writing_folder', 'check_folder', 'versions', 'Run', 'now', 'is_locked',
-           'locked', 'differences', 'create_run', 'writing', 'open_run', 'reopen_run', 'folder_size']
+           'locked', 'changed_settings', 'differences', 'create_run', 'writing', 'open_run', 'reopen_run',
+           'folder_size']
 
-# %% ../nbs/04_store.ipynb #d8a8abfc
+# %% ../nbs/04_store.ipynb #5959647a
 import datetime
 import errno
 import hashlib
@@ -15,6 +16,7 @@ import html
 import json
 import os
 import platform
+import re
 import shutil
 import socket
 import tempfile
@@ -69,7 +71,7 @@ def replacing(
         raise
     finally: _discard(temporary)
 
-# %% ../nbs/04_store.ipynb #518d953c
+# %% ../nbs/04_store.ipynb #25b906b3
 def _digest(*parts):
     h = hashlib.sha256()
     for p in parts: h.update(p)
@@ -77,8 +79,8 @@ def _digest(*parts):
 
 def _canonical(content): return json.dumps(content, sort_keys=True, allow_nan=True).encode()
 
-def _damaged(path, why):
-    return DamagedFileError(f"{path} is damaged: {why}. Restore it from a copy, or delete it and resume.")
+def _damaged(path, why, todo="or delete it and resume"):
+    return DamagedFileError(f"{path} is damaged: {why}. Restore it from a copy, {todo}.")
 
 # %% ../nbs/04_store.ipynb #90e061ee
 def write_json(
@@ -129,7 +131,7 @@ def write_tensors(
     header = dict(format="pt", evonb=json.dumps(meta), sha256=tensors_digest(tensors, meta))
     with replacing(path) as t: save_file(tensors, t, header)
 
-# %% ../nbs/04_store.ipynb #de410d1a
+# %% ../nbs/04_store.ipynb #9d14d521
 def read_tensors(
     path, # the file
     device="cpu" # where the tensors go
@@ -142,7 +144,8 @@ def read_tensors(
             header, tensors = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
         meta = json.loads(header["evonb"])
     except (SafetensorError, ValueError, KeyError) as e: raise _damaged(path, f"it can't be read ({e!r})") from e
-    if header.get("sha256") != tensors_digest(tensors, meta): raise _damaged(path, "its checksum doesn't match")
+    whole = dict(format="pt", evonb=header["evonb"], sha256=tensors_digest(tensors, meta))
+    if header != whole: raise _damaged(path, "its checksum doesn't match")
     return tensors, meta
 
 # %% ../nbs/04_store.ipynb #764f7c7c
@@ -188,8 +191,10 @@ def read_dataset(
     return dataset.assign({k: v.copy(data=np.array(v.values.tolist(), str)) for k, v in dataset.variables.items()
                            if v.dtype.kind in "OT"})
 
-# %% ../nbs/04_store.ipynb #34258c36
-def file_digest(path) -> str: # SHA-256 in hex
+# %% ../nbs/04_store.ipynb #9832d1d6
+def file_digest(
+    path # the file
+) -> str: # SHA-256 in hex
     "The checksum of a file's bytes."
     with open(path, "rb") as f: return hashlib.file_digest(f, "sha256").hexdigest()
 
@@ -209,15 +214,17 @@ def writing_folder(
         if path.is_dir(): os.replace(path, path.parent / f".{path.name}.old.tmp")
     _discard(path.parent / f".{path.name}.old.tmp")
 
-# %% ../nbs/04_store.ipynb #45974a53
+# %% ../nbs/04_store.ipynb #9e376fd2
 def check_folder(
     path # a folder that `writing_folder` filled
 ) -> Path: # the same folder
     "Check every file of a folder; the first missing, truncated or altered one is named in the error."
-    for name, digest in read_json(Path(path)/"files.json").items():
-        if not (Path(path)/name).is_file(): raise _damaged(Path(path)/name, "it is missing")
-        if file_digest(Path(path)/name) != digest: raise _damaged(Path(path)/name, "its checksum doesn't match")
-    return Path(path)
+    path, todo = Path(path), f"or delete the folder {path} and resume"
+    if not (path/"files.json").is_file(): raise _damaged(path, "it has no files.json", todo)
+    for name, digest in read_json(path/"files.json").items():
+        if not (path/name).is_file(): raise _damaged(path/name, "it is missing", todo)
+        if file_digest(path/name) != digest: raise _damaged(path/name, "its checksum doesn't match", todo)
+    return path
 
 # %% ../nbs/04_store.ipynb #77974d37
 def versions() -> dict: # name -> version
@@ -227,12 +234,14 @@ def versions() -> dict: # name -> version
     return dict(python=platform.python_version(), **found, machine=platform.machine(), system=platform.system(),
                 cores=os.cpu_count())
 
-# %% ../nbs/04_store.ipynb #41749131
+# %% ../nbs/04_store.ipynb #8d89dd73
 class Run:
     "A run folder. Make one with `create_run`, open one with `open_run`; read its parts at any time."
     format = 1
 
-    def __init__(self, path):
+    def __init__(self,
+        path # the run's folder
+    ):
         self.path = Path(path)
         self.about = read_json(self.path/"run.json") # kind, config, seed, versions, created
         self.config, self.kind = self.about["config"], self.about["kind"]
@@ -240,37 +249,56 @@ class Run:
             raise StoreError(f"{self.path} was written by a newer evonb (format {self.about['format']}, this one reads "
                              f"up to {self.format}). Upgrade evonb to read it.")
 
-# %% ../nbs/04_store.ipynb #5428fcfa
+# %% ../nbs/04_store.ipynb #f4322b9a
 @patch
-def file(self: Run, *names) -> Path:
+def file(self: Run,
+    *names # of folders and, last, the file
+) -> Path: # not necessarily there yet
     "A path inside the run; one that climbs out is refused."
     path = self.path.joinpath(*map(str, names))
     if not path.resolve().is_relative_to(self.path.resolve()):
         raise InputError(f"{path} lies outside the run {self.path}. Name a file inside the run.")
     return path
 
-# %% ../nbs/04_store.ipynb #8eb7f1d2
+# %% ../nbs/04_store.ipynb #d755a43b
 def now() -> str: # ISO 8601, UTC, to the second
     "The time as runs and logs state it."
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 @patch
-def log(self: Run, event: str, **fields):
+def log(self: Run,
+    event: str, # what happened
+    **fields # what belongs to it: what JSON can hold
+):
     "Add a line to `log.jsonl`: the time, the event and what belongs to it."
-    with open(self.path/"log.jsonl", "a") as f: f.write(json.dumps(dict(time=now(), event=event, **fields)) + "\n")
+    path, line = self.path/"log.jsonl", json.dumps(dict(time=now(), event=event, **fields)) + "\n"
+    cut_off = path.exists() and path.stat().st_size and path.read_bytes()[-1:] != b"\n" # by a kill
+    try:
+        with open(path, "a") as f: f.write("\n" * bool(cut_off) + line)
+    except OSError as e:
+        if number := _full_number(e): raise _room_error(number, path) from e
+        raise
 
-# %% ../nbs/04_store.ipynb #d901b597
+# %% ../nbs/04_store.ipynb #53e1a8ed
 @patch
-def set_state(self: Run, status: str, stage: str = "", message: str = ""):
+def set_state(self: Run,
+    status: str, # running, stopped, failed or complete
+    stage: str = "", # what is being worked on
+    message: str = "" # why it ended
+):
     "Say how far the run is: running, stopped, failed or complete."
     write_json(self.path/"state.json", dict(status=status, stage=stage, message=message, updated=now(),
                                            pid=os.getpid(), host=socket.gethostname()))
 
 @patch
 def events(self: Run) -> list[dict]:
-    "The lines of the log; a last line that was cut off is left out."
+    "The lines of the log; one that a kill cut off is left out."
     lines = (self.path/"log.jsonl").read_text().split("\n") if (self.path/"log.jsonl").exists() else []
-    return [json.loads(x) for x in lines[:-1]]
+    return [event for x in lines if (event := _parsed(x))]
+
+def _parsed(line):
+    try: return json.loads(line)
+    except ValueError: return None
 
 # %% ../nbs/04_store.ipynb #c1eb978a
 def _lock(path):
@@ -287,62 +315,80 @@ def is_locked(
         with _lock(path): return False
     except Timeout: return True
 
-# %% ../nbs/04_store.ipynb #566baddc
+# %% ../nbs/04_store.ipynb #a267aac7
+def _stored_state(path):
+    "What state.json says; a missing or damaged one only loses the status, so the run counts as interrupted."
+    try: return read_json(Path(path)/"state.json")
+    except (DamagedFileError, FileNotFoundError): return dict(status="interrupted", stage="", message="", updated="")
+
+# %% ../nbs/04_store.ipynb #827212f9
 @patch
 def state(self: Run) -> dict: # status, stage, message, updated, pid, host
     "How far the run is; `interrupted` when it says running but nobody is writing."
-    if not (self.path/"state.json").exists(): return dict(status="interrupted", stage="", message="", updated="")
-    s = read_json(self.path/"state.json")
+    s = _stored_state(self.path)
     if s["status"] == "running" and not is_locked(self.path): s["status"] = "interrupted"
     return s
 
-# %% ../nbs/04_store.ipynb #f28855ef
+# %% ../nbs/04_store.ipynb #f54431f0
 @contextmanager
 def locked(
     path # a run folder
 ):
-    "Hold the run's lock; another writer is refused by name. Leftovers of killed writers are swept away."
+    "Hold the run's lock; another writer is refused by name."
     from filelock import Timeout
     lock = _lock(path)
     try: lock.acquire()
     except Timeout:
-        pid = (read_json(Path(path)/"state.json") if (Path(path)/"state.json").exists() else {}).get("pid", "unknown")
+        pid = _stored_state(path).get("pid", "unknown")
         raise RunBusyError(f"{path} is being written by another process (pid {pid}). Wait for it or stop it, or "
                            "choose another output folder.") from None
-    try:
-        _sweep(path)
-        yield
+    try: yield
     finally: lock.release()
 
-# %% ../nbs/04_store.ipynb #b7dcab21
+# %% ../nbs/04_store.ipynb #62523b50
+_left = re.compile(r"\.(.+)\.(\d+|old)\.tmp|\.tmp\w{6}") # ours, and safetensors' own
+
 def _sweep(path):
-    "Remove what killed writers left: temporary files, and a replaced folder's old self unless it must come back."
-    for p in list(Path(path).rglob(".tmp??????")): _discard(p) # safetensors' own
-    for p in list(Path(path).rglob(".*.tmp")):
+    "Remove what killed writers left in a run, but for a replaced folder's old self that must come back."
+    for p in [p for p in Path(path).rglob(".*") if _left.fullmatch(p.name)]:
         target = p.parent / p.name[1:].removesuffix(".old.tmp")
         if p.name.endswith(".old.tmp") and not target.exists(): os.replace(p, target)
-        else: _discard(p)
+        elif p.name.endswith(".tmp") or p.is_file(): _discard(p)
 
-# %% ../nbs/04_store.ipynb #8551091e
-def differences(
-    old: dict, # settings as stored
-    new: dict, # settings as asked
-    where: str = "" # the place in the tree
-) -> list[str]:
-    "The settings that differ, one line each."
-    out = []
+# %% ../nbs/04_store.ipynb #5c9de43f
+def changed_settings(
+    old: dict, # nested settings
+    new: dict, # nested settings
+    where: str = "" # the place in the tree, for the names
+) -> dict: # dotted name -> (old value, new value); None for one that is absent
+    "The settings in which two configurations differ."
+    out = {}
     for k in sorted(set(old) | set(new)):
-        a, b = old.get(k), new.get(k)
-        if isinstance(a, dict) and isinstance(b, dict): out += differences(a, b, f"{where}{k}.")
-        elif a != b: out.append(f"{where}{k}: {a!r} there, {b!r} asked")
+        a, b, name = old.get(k), new.get(k), f"{where}{k}"
+        if isinstance(a, dict) and isinstance(b, dict): out |= changed_settings(a, b, f"{name}.")
+        elif a != b: out[name] = (a, b)
     return out
 
-# %% ../nbs/04_store.ipynb #31a3d5d7
+# %% ../nbs/04_store.ipynb #1340dd79
+def differences(
+    old: dict, # settings as stored
+    new: dict # settings as asked
+) -> list[str]: # one line a difference
+    "The settings that differ, for a message."
+    return [f"{k}: {a!r} there, {b!r} asked" for k, (a, b) in changed_settings(old, new).items()]
+
+# %% ../nbs/04_store.ipynb #48e43d3f
+def _visible(path): return {p.name for p in path.iterdir() if not p.name.startswith(".")}
+
+def _check_ours(path):
+    "Refuse a folder that holds something else, before anything is touched."
+    if path.is_file(): raise RunExistsError(f"{path} is a file. Choose a folder for the run.")
+    if path.is_dir() and (others := sorted(_visible(path))) and "run.json" not in others:
+        raise RunExistsError(f"{path} holds files that aren't a run ({others[0]}, ...). Choose another output folder.")
+
+# %% ../nbs/04_store.ipynb #5a40b782
 def _check_free(path, config, kind, resume):
-    visible = [p.name for p in path.iterdir() if not p.name.startswith(".")]
-    if not visible: return False
-    if "run.json" not in visible:
-        raise RunExistsError(f"{path} holds files that aren't a run ({visible[0]}, ...). Choose another output folder.")
+    if not (_visible(path) - {"run.json", "state.json", "log.jsonl"}): return False # nothing was made yet
     run = Run(path)
     if run.kind != kind or (diff := differences(run.config, config)):
         what = f"of kind {run.kind!r}" if run.kind != kind else "with other settings: " + "; ".join(diff[:5])
@@ -353,7 +399,7 @@ def _check_free(path, config, kind, resume):
                              "resume=True) or choose another output folder.")
     return True
 
-# %% ../nbs/04_store.ipynb #d448b3c7
+# %% ../nbs/04_store.ipynb #fda03987
 @contextmanager
 def create_run(
     path, # the folder; made when missing
@@ -363,23 +409,24 @@ def create_run(
 ): # yields the Run, locked for writing
     "Create or resume a run and hold it for writing; its state ends as complete, stopped or failed."
     path = Path(path)
-    if path.is_file(): raise RunExistsError(f"{path} is a file. Choose a folder for the run.")
+    _check_ours(path)
     path.mkdir(parents=True, exist_ok=True)
     config = json.loads(json.dumps(config))
     with locked(path):
         if not _check_free(path, config, kind, resume):
             about = dict(format=Run.format, kind=kind, config=config, versions=versions(), created=now())
             write_json(path/"run.json", about)
+        _sweep(path)
         with writing(Run(path)) as run: yield run
 
-# %% ../nbs/04_store.ipynb #024152ce
+# %% ../nbs/04_store.ipynb #a54676d0
 @contextmanager
 def writing(
     run: Run # a run whose lock is held
 ):
     "Keep the run's state true while its stages work, however they end."
     from evonb.core import Stopped
-    before = read_json(run.path/"state.json")["status"] if (run.path/"state.json").exists() else None
+    before = _stored_state(run.path)["status"] if (run.path/"state.json").exists() else None
     run.log("start", pid=os.getpid(), versions=versions(), after="interrupted" if before == "running" else before)
     run.set_state("running")
     try: yield run
@@ -411,17 +458,21 @@ def open_run(
         raise FileNotFoundError(f"{path} is not a run folder: it has no run.json. Name the folder given as --out.")
     return Run(path)
 
-# %% ../nbs/04_store.ipynb #42d30afd
+# %% ../nbs/04_store.ipynb #18ccd30d
 @contextmanager
 def reopen_run(
     path # a run folder
 ): # yields the Run, locked for writing
     "Hold an existing run for writing, to add to it."
     run = open_run(path)
-    with locked(path), writing(run): yield run
+    with locked(path):
+        _sweep(path)
+        with writing(run): yield run
 
-# %% ../nbs/04_store.ipynb #1fac31b8
-def folder_size(path) -> int: # bytes
+# %% ../nbs/04_store.ipynb #3c479210
+def folder_size(
+    path # the folder
+) -> int: # bytes
     "The size of all files below a folder."
     return sum(p.stat().st_size for p in Path(path).rglob("*") if p.is_file())
 

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['Windows', 'validation_windows', 'LifetimeConfig', 'lr_factor', 'LiveWeights', 'MaskedWeights', 'Optimizers',
-           'state_bytes', 'Lifetime', 'window_losses', 'latest_checkpoint', 'load_checkpoint']
+           'state_bytes', 'Lifetime', 'autocast', 'window_losses', 'latest_checkpoint', 'load_checkpoint']
 
-# %% ../nbs/14_training.ipynb #d632d0f5
+# %% ../nbs/14_training.ipynb #688e8ba2
 import json
 import math
 import re
 import time
+import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,20 +116,42 @@ class LifetimeConfig:
     checkpoint_every: int = 100 # steps between checkpoints
     precision: str = "auto" # "auto" is bf16 autocast on a GPU that has it, else fp32; or "fp32", "bf16"
 
-# %% ../nbs/14_training.ipynb #6d26ca08
+# %% ../nbs/14_training.ipynb #555313ed
+@patch(as_prop=True)
+def at_once(self: LifetimeConfig) -> int:
+    "Windows that fit in memory together."
+    return self.micro_batch_size or self.batch_size
+
+# %% ../nbs/14_training.ipynb #f0cae381
 @patch
 def check(self: LifetimeConfig) -> LifetimeConfig: # itself
     "Refuse settings that can't work, by name."
     counts = ("steps", "batch_size", "context", "eval_every", "eval_windows", "checkpoint_every")
     for n in counts: check_positive(getattr(self, n), n)
+    if self.micro_batch_size is not None: check_positive(self.micro_batch_size, "micro_batch_size")
     for n in ("warmup", "cooldown"): check_positive(getattr(self, n), n, least=0)
     check_choice(self.optimizer, ("adamw", "muon"), "optimizer")
     check_choice(self.schedule, ("linear", "cosine", "hold"), "schedule")
     check_choice(self.precision, ("auto", "fp32", "bf16"), "precision")
     for n in ("lr", "muon_lr"): check_fraction(getattr(self, n), n, "0.002 suits small models.")
-    if self.batch_size % (micro := self.micro_batch_size or self.batch_size):
-        raise InputError(f"batch_size {self.batch_size} isn't a multiple of micro_batch_size {micro}. "
+    if self.batch_size % self.at_once:
+        raise InputError(f"batch_size {self.batch_size} isn't a multiple of micro_batch_size {self.at_once}. "
                          "Choose one that divides it.")
+    return self._check_numbers()
+
+# %% ../nbs/14_training.ipynb #fcf16126
+@patch
+def _check_numbers(self: LifetimeConfig) -> LifetimeConfig: # itself
+    "Refuse rates and lengths out of their range."
+    for n in ("weight_decay", "grad_clip", "final_lr"):
+        if not 0 <= getattr(self, n) <= (1 if n == "final_lr" else math.inf):
+            raise InputError(f"{n} is {getattr(self, n)}, but must be at least 0{', at most 1' * (n == 'final_lr')}.")
+    if len(self.betas) != 2 or not all(0 <= b < 1 for b in self.betas):
+        raise InputError(f"betas is {self.betas}, but must be two numbers from 0 to below 1, such as (0.9, 0.95).")
+    tail = self.cooldown if self.schedule == "hold" else 0
+    if self.warmup + tail > self.steps:
+        raise InputError(f"warmup {self.warmup}{f' and cooldown {tail}' * bool(tail)} take more than the {self.steps} "
+                         "steps there are. Shorten them.")
     return self
 
 # %% ../nbs/14_training.ipynb #d48df5b2
@@ -143,7 +166,7 @@ def lr_factor(
     left = (1 + math.cos(math.pi * done)) / 2 if config.schedule == "cosine" else 1 - done
     return config.final_lr + (1 - config.final_lr) * left
 
-# %% ../nbs/14_training.ipynb #2d660459
+# %% ../nbs/14_training.ipynb #7b2f11f5
 class LiveWeights:
     "The live weights of a model's sparse matrices as one compact parameter."
     def __init__(self,
@@ -159,7 +182,7 @@ class LiveWeights:
         self.parts = dict(zip(matrices, self.values.data.split(sizes)))
         self.gradients = dict(zip(matrices, self.values.grad.split(sizes)))
         self.gather()
-        self._hooks = [p.register_post_accumulate_grad_hook(self._take(n)) for n, p in matrices.items()]
+        self.hooks = [p.register_post_accumulate_grad_hook(self._take(n)) for n, p in matrices.items()]
 
 # %% ../nbs/14_training.ipynb #13447083
 def _live_index(signs, device):
@@ -190,7 +213,7 @@ def scatter(self: LiveWeights):
     "Write the live values into the matrices; nothing else is written."
     for n, p in self.matrices.items(): p.view(-1).index_put_((self.index[n],), self.parts[n].to(p.dtype))
 
-# %% ../nbs/14_training.ipynb #f5aa220c
+# %% ../nbs/14_training.ipynb #cc47cd52
 class MaskedWeights:
     "Sparse matrices that an optimizer changes as a whole: masked gradients, masked weights."
     def __init__(self,
@@ -199,7 +222,7 @@ class MaskedWeights:
     ):
         self.matrices = matrices
         self.masks = {n: (connectome.signs[n] != 0).to(p.device) for n, p in matrices.items()}
-        self._hooks = [p.register_post_accumulate_grad_hook(self._mask(self.masks[n])) for n, p in matrices.items()]
+        self.hooks = [p.register_post_accumulate_grad_hook(self._mask(self.masks[n])) for n, p in matrices.items()]
 
     @staticmethod
     def _mask(mask):
@@ -248,20 +271,25 @@ def _muon(params, config):
     return [torch.optim.Muon([dict(params=params, peak=config.muon_lr)], lr=config.muon_lr,
                              weight_decay=config.weight_decay)]
 
-# %% ../nbs/14_training.ipynb #2621d1e8
+# %% ../nbs/14_training.ipynb #bce55f5a
+@patch
+def clip(self: Optimizers,
+    norm: float # largest norm of the live gradient; 0 doesn't clip
+) -> torch.Tensor: # (), the norm before clipping, on the device
+    "Clip the live gradient."
+    return torch.nn.utils.clip_grad_norm_(self.params, norm or math.inf)
+
+# %% ../nbs/14_training.ipynb #b405f2dc
 @patch
 def step(self: Optimizers,
-    factor: float, # share of every peak learning rate
-    clip: float # largest norm of the live gradient; 0 doesn't clip
-) -> float: # norm of the live gradient before clipping
-    "Clip, step every optimizer at `factor` of its peak rate, write live values back, forget the gradients."
-    norm = torch.nn.utils.clip_grad_norm_(self.params, clip or math.inf)
+    factor: float # share of every peak learning rate
+):
+    "Step every optimizer, write live values back, forget the gradients."
     for o in self.all:
         for g in o.param_groups: g["lr"] = g["peak"] * factor
         o.step()
     for v in self.views: v.scatter()
     self.forget()
-    return norm
 
 # %% ../nbs/14_training.ipynb #fcfae747
 @patch
@@ -277,7 +305,7 @@ def tensors(self: Optimizers) -> dict[str, torch.Tensor]: # "optimizer.I.J.KEY" 
             for i, o in enumerate(self.all) for j, p in enumerate(o.param_groups[0]["params"])
             for k, t in o.state.get(p, {}).items() if torch.is_tensor(t)}
 
-# %% ../nbs/14_training.ipynb #1e7d4081
+# %% ../nbs/14_training.ipynb #874f20f5
 @patch
 def restore(self: Optimizers,
     tensors: dict # by name; those of other names are left alone
@@ -287,8 +315,17 @@ def restore(self: Optimizers,
         if name.startswith("optimizer."):
             i, j, k = name.split(".")[1:]
             o = self.all[int(i)]
-            o.state[o.param_groups[0]["params"][int(j)]][k] = t.clone()
+            p = o.param_groups[0]["params"][int(j)]
+            on_host = k == "step" and not o.param_groups[0].get("fused") # only fused optimizers count on the device
+            o.state[p][k] = t.clone() if on_host else t.to(p.device, copy=True)
     if self.live: self.live.gather()
+
+# %% ../nbs/14_training.ipynb #56284b79
+@patch
+def close(self: Optimizers):
+    "Take the hooks off the model."
+    for v in self.views:
+        for hook in v.hooks: hook.remove()
 
 # %% ../nbs/14_training.ipynb #3accdd8f
 def state_bytes(
@@ -327,70 +364,80 @@ class Lifetime:
         self.step, self.seconds, self.pending = 0, 0.0, []
         self.train_loss, self.val_step, self.val_loss = [], [], []
 
-# %% ../nbs/14_training.ipynb #4e2bad34
-@patch
-def autocast(self: Lifetime): # -> a context manager
+# %% ../nbs/14_training.ipynb #475a3a6d
+def autocast(
+    device: torch.device, # where the model lives
+    precision: str # "auto", "fp32" or "bf16"
+): # -> a context manager
     "bf16 where asked or where the device has it, else nothing."
-    kind, choice = self.device.type, self.config.precision
-    if choice == "auto": choice = "bf16" if kind == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
-    return torch.autocast(kind, torch.bfloat16) if choice == "bf16" else nullcontext()
+    if precision == "auto":
+        has_it = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        precision = "bf16" if has_it else "fp32"
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
 
-# %% ../nbs/14_training.ipynb #5b7019b2
+# %% ../nbs/14_training.ipynb #16906df2
 @patch
 def one_step(self: Lifetime):
     "Read a batch, learn, count the step; the loss waits on the device until it is looked at."
     x, y = (t.to(self.device, non_blocking=True) for t in self.windows.batch(self.step))
-    micro = self.config.micro_batch_size or self.config.batch_size
+    micro = self.config.at_once
     total = torch.zeros((), device=self.device)
     for xs, ys in zip(x.split(micro), y.split(micro)): # each (micro_batch_size, context)
-        with self.autocast(): loss = self.model.loss(xs, ys) * (len(xs) / len(x))
+        with autocast(self.device, self.config.precision): loss = self.model.loss(xs, ys) * (len(xs) / len(x))
         loss.backward()
         total += loss.detach()
-    self.pending.append(total)
+    norm = self.optimizers.clip(self.config.grad_clip)
+    self.pending.append(torch.stack([total, norm]))
     if self.device.type == "cpu" or len(self.pending) == 10: self.look()
-    self.optimizers.step(lr_factor(self.step, self.config), self.config.grad_clip)
+    self.optimizers.step(lr_factor(self.step, self.config))
     self.step += 1
 
-# %% ../nbs/14_training.ipynb #89f9621b
+# %% ../nbs/14_training.ipynb #87c8764e
 @patch
 def look(self: Lifetime):
     "Fetch the losses of the last steps; stop at one that isn't finite."
     values = torch.stack(self.pending).tolist() if self.pending else []
     self.pending = []
-    for v in values:
-        if not math.isfinite(v):
+    for v, norm in values:
+        if not (math.isfinite(v) and math.isfinite(norm)):
             kept = self.folder and latest_checkpoint(self.folder)
             raise NonFiniteLossError(
-                f"The training loss is {v} at step {len(self.train_loss)}. Lower the learning rate "
-                f"({self.config.lr:g}), lengthen the warmup or clip gradients, and start again"
+                f"The training loss is {v} and its gradient's norm {norm} at step {len(self.train_loss)}. Lower the "
+                f"learning rate ({self.config.lr:g}), lengthen the warmup or clip gradients, and start again"
                 f"{f'; the last good checkpoint is {kept}' if kept else ''}.")
         self.train_loss.append(v)
 
-# %% ../nbs/14_training.ipynb #1dca26db
+# %% ../nbs/14_training.ipynb #6f797cfd
 @torch.no_grad()
 def window_losses(
     model, # any model with `loss(x, targets, reduction="none")`
     x, # (n_windows, context) tokens
     y, # (n_windows, context) their next tokens
     batch_size: int = 128, # windows at once: bounds memory, changes nothing
-    autocast=nullcontext # precision
+    precision: str = "fp32" # "auto", "fp32" or "bf16"
 ) -> torch.Tensor: # (n_windows,) mean nats per token, on the CPU
     "The loss of each window."
     device, was = next(model.parameters()).device, model.training
     model.eval()
     out = []
     for xs, ys in zip(x.split(batch_size), y.split(batch_size)):
-        with autocast(): loss = model.loss(xs.to(device), ys.to(device), reduction="none") # (batch_size, context)
-        out.append(loss.float().mean(1))
+        with autocast(device, precision): loss = model.loss(xs.to(device), ys.to(device), reduction="none")
+        out.append(loss.float().mean(1)) # of (batch_size, context)
     model.train(was)
     return torch.cat(out).cpu()
 
-# %% ../nbs/14_training.ipynb #3877948e
+# %% ../nbs/14_training.ipynb #b17383fb
+@patch
+def window_losses(self: Lifetime) -> torch.Tensor: # (n_windows,) mean nats per token, on the CPU
+    "The losses of the validation windows, as many at once as training takes."
+    return window_losses(self.model, *self.validation, self.config.at_once, self.config.precision)
+
+# %% ../nbs/14_training.ipynb #6d24c875
 @patch
 def validate(self: Lifetime):
     "Note the validation loss at this step."
     self.look()
-    loss = window_losses(self.model, *self.validation, autocast=self.autocast).double().mean().item()
+    loss = self.window_losses().double().mean().item()
     if not math.isfinite(loss):
         raise NonFiniteLossError(f"The validation loss is {loss} at step {self.step}. Lower the learning rate.")
     self.val_step.append(self.step)
@@ -426,26 +473,28 @@ def save(self: Lifetime):
 # %% ../nbs/14_training.ipynb #25c580fc
 def _part(tensors, prefix): return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
 
-# %% ../nbs/14_training.ipynb #bb9b8b1d
+# %% ../nbs/14_training.ipynb #5204ba15
 def load_checkpoint(
-    path, # a checkpoint file
-    device="cpu" # where its tensors go
-) -> tuple[dict, dict]: # tensors by name, and what is known of them
+    path # a checkpoint file
+) -> tuple[dict, dict]: # tensors by name, on the CPU, and what is known of them
     "Read a checkpoint; a damaged one is named, and so is the one before it."
-    try: return read_tensors(path, device)
+    try: return read_tensors(path)
     except DamagedFileError as e:
         before = [p for p in _checkpoints(Path(path).parent) if p < Path(path)]
         offer = f"Delete it to go on from {before[-1]}." if before else "Delete it to begin this lifetime again."
         raise DamagedFileError(f"{e} {offer}") from e
 
-# %% ../nbs/14_training.ipynb #825173d1
+# %% ../nbs/14_training.ipynb #5a5363d4
 @patch
 def restore(self: Lifetime) -> bool: # whether there was a checkpoint
     "Go back to the newest checkpoint, if there is one that belongs to this lifetime."
     path = self.folder and latest_checkpoint(self.folder)
     if not path: return False
-    tensors, about = load_checkpoint(path, self.device)
+    tensors, about = load_checkpoint(path)
     self._check_same(path, tensors, about)
+    here = dict(threads=torch.get_num_threads(), torch=str(torch.__version__))
+    if other := differences({k: about[k] for k in here}, here):
+        warnings.warn(f"Resuming under other conditions ({'; '.join(other)}): the last bits may differ.", stacklevel=2)
     self.model.load_state_dict(_part(tensors, "model."))
     self.optimizers.restore(tensors)
     self.step, self.seconds, self.pending = about["step"], about["seconds"], []
@@ -487,7 +536,7 @@ def _after_step(self: Lifetime):
         write_tensors(self.folder/"rewind.safetensors", self.model.state_dict(), dict(step=self.step))
     if self.step % self.config.checkpoint_every == 0 or last: self.save()
 
-# %% ../nbs/14_training.ipynb #bd830494
+# %% ../nbs/14_training.ipynb #d6784274
 @patch
 def live(self: Lifetime,
     label: str = "lifetime", # what the progress bar is called
@@ -507,6 +556,7 @@ def live(self: Lifetime,
             self._show(bar)
             bar.update()
     self.look()
+    self.optimizers.close()
     return self
 
 # %% ../nbs/14_training.ipynb #2684e4ff

@@ -104,7 +104,8 @@ def test_arms_are_born_with_what_they_promise(whole):
             wiring = Connectome.load(folder / "connectome.safetensors")
             assert wiring.n_live == inherited.n_live and wiring.info["of"] == inherited.digest()
             check_sparse(load_model(life_folder(whole, arm, seed, summary["arms"][arm]["lr"]) / "model"), wiring)
-        pair = [Connectome.load(whole.file("development", arm, f"seed-{s}", "connectome.safetensors")) for s in range(2)]
+        folders = [whole.file("development", arm, f"seed-{s}") for s in range(2)]
+        pair = [Connectome.load(f / "connectome.safetensors") for f in folders]
         assert pair[0].digest() != pair[1].digest()
     dense = load_model(life_folder(whole, "dense", 0, summary["arms"]["dense"]["lr"]) / "model")
     assert all((p != 0).float().mean() > 0.99 for p in dense.parameters())
@@ -264,6 +265,53 @@ def test_more_arms_and_seeds_add_to_a_run_without_doing_anything_again(tmp_path)
     assert len([e for e in run.events() if e["event"] == "lifetime"]) == n + 2 + (2 + 2)
 
 
+def test_a_run_never_shrinks(tmp_path):
+    run = experiment(tmp_path / "run", tiny(), show=False)
+    develop_run(run.path, dict(arms=("sign_shuffled",), lrs=(8e-3,)), show=False)
+    experiment(run.path, tiny(), resume=True, show=False)
+    ds, summary = read_dataset(run.file("development.zarr.zip")), read_json(run.file("summary.json"))
+    assert list(ds.arm.values) == ["connectome", "random", "sign_shuffled"] and list(ds.lr.values) == [2e-3, 4e-3, 8e-3]
+    assert np.isfinite(ds.sweep_val_loss).all() and np.isfinite(ds.test_window_loss).all()
+    assert summary["arms"]["sign_shuffled"]["difference"]["n"] == 2 and "sealed test" in summary["statement"]
+
+
+def test_following_the_advice_on_damage_mends_the_run_to_the_same_bits(tmp_path):
+    whole = experiment(tmp_path / "whole", tiny(), show=False)
+    shutil.copytree(whole.path, tmp_path / "run")
+    run = open_run(tmp_path / "run")
+    lr = read_json(run.file("summary.json"))["arms"]["random"]["lr"]
+    shutil.rmtree(run.file("corpus"))
+    shutil.rmtree(run.file("evolution", "gen-01", "model"))
+    run.file("evolution", "gen-01", "connectome.safetensors").unlink()
+    shutil.rmtree(life_folder(run, "random", 1, lr) / "model")
+    (life_folder(run, "random", 1, lr) / "tested.safetensors").unlink()
+    (life_folder(run, "connectome", 0, lr) / "lived.safetensors").unlink()
+    run.file("development.zarr.zip").unlink()
+    assert_same_run(whole, experiment(run.path, tiny(), resume=True, show=False))
+
+
+def test_another_text_under_the_same_name_is_refused(tmp_path):
+    (tmp_path / "text.txt").write_text("\n".join(f"line {i} of a text about {i * i}" for i in range(6000)))
+    config = tiny(corpus=CorpusConfig(str(tmp_path / "text.txt"), vocab_size=320))
+    run = experiment(tmp_path / "run", config, show=False, stages=("evolve",))
+    shutil.rmtree(run.file("corpus"))
+    (tmp_path / "text.txt").write_text("\n".join(f"line {i} of another text about {i * i}" for i in range(6000)))
+    with pytest.raises(CorpusError, match="isn't the text"):
+        experiment(run.path, config, resume=True, show=False, stages=("evolve",))
+
+
+def test_a_connectome_of_another_tokenizer_or_deal_is_refused(tmp_path):
+    (tmp_path / "text.txt").write_text("\n".join(f"line {i} of a text about {i * i}" for i in range(6000)))
+    text = CorpusConfig(str(tmp_path / "text.txt"), vocab_size=320)
+    a = experiment(tmp_path / "a", tiny(corpus=text), show=False, stages=("evolve",))
+    given = str(a.file("evolution", "gen-02", "connectome.safetensors"))
+    with pytest.raises(ConnectomeError, match="another tokenizer"):
+        experiment(tmp_path / "b", tiny(connectome=given, seed=1, corpus=text), show=False)
+    same = replace(text, tokenizer=str(a.file("corpus", "tokenizer")))
+    with pytest.raises(ConnectomeError, match="dealt otherwise.*seed: 0 there, 1 asked"):
+        experiment(tmp_path / "c", tiny(connectome=given, seed=1, corpus=same), show=False)
+
+
 def test_a_given_connectome_is_developed_with_and_rewinding_works(tmp_path):
     rewound = replace(tiny().evolution, inheritance="rewind", rewind_step=8)
     a = experiment(tmp_path / "a", tiny(evolution=rewound), show=False, stages=("evolve",))
@@ -281,7 +329,7 @@ def test_a_given_connectome_is_developed_with_and_rewinding_works(tmp_path):
 def test_a_rate_that_diverges_is_recorded_and_cannot_be_chosen(tmp_path, monkeypatch):
     from evonb import generations
 
-    real = generations.Place.raise_newborn
+    real = generations.Experiment.raise_newborn
 
     def diverging(self, folder, newborn, split, config, *args, **kw):
         if config.lr == 4e-3 and split == "development":
@@ -289,7 +337,7 @@ def test_a_rate_that_diverges_is_recorded_and_cannot_be_chosen(tmp_path, monkeyp
                 newborn.lm_head.weight.mul_(math.inf)
         return real(self, folder, newborn, split, config, *args, **kw)
 
-    monkeypatch.setattr(generations.Place, "raise_newborn", diverging)
+    monkeypatch.setattr(generations.Experiment, "raise_newborn", diverging)
     config = tiny(development=replace(tiny().development, arms=("dense",)))
     run = experiment(tmp_path / "run", config, show=False)
     assert read_json(run.file("summary.json"))["arms"]["dense"]["lr"] == 2e-3
@@ -297,7 +345,8 @@ def test_a_rate_that_diverges_is_recorded_and_cannot_be_chosen(tmp_path, monkeyp
     ds = read_dataset(run.file("development.zarr.zip"))
     assert np.isnan(ds.sweep_val_loss.sel(arm="dense", lr=4e-3)) and np.isfinite(ds.final_val_loss).all()
     config = replace(config, development=replace(config.development, lrs=(4e-3,)))
-    with pytest.raises(NonFiniteLossError, match="failed at every learning rate"):
+    config = replace(config, development=replace(config.development, arms=("dense", "dense_matched")))
+    with pytest.raises(NonFiniteLossError, match="dense, dense_matched failed at every learning rate"):
         experiment(tmp_path / "all", config, show=False)
     assert open_run(tmp_path / "all").state()["status"] == "failed"
 
@@ -307,6 +356,10 @@ def test_a_rate_that_diverges_is_recorded_and_cannot_be_chosen(tmp_path, monkeyp
     (dict(evolution=EvolutionConfig(prune_fraction=-0.1)), InputError, "prune_fraction"),
     (dict(evolution=EvolutionConfig(n_generations=0)), InputError, "n_generations is 0"),
     (dict(evolution=EvolutionConfig(inheritance="rewind", rewind_step=10**6)), InputError, "rewind_step"),
+    (dict(evolution=EvolutionConfig(magnitude=0.0)), InputError, "magnitude is 0.0"),
+    (dict(development=DevelopmentConfig(lrs=(1e-3, 1e-3))), InputError, "same twice"),
+    (dict(corpus=CorpusConfig(fractions=(0.5, 0.5, 0.5, 0.5))), CorpusError, "sum to 1"),
+    (dict(connectome="no/connectome.safetensors"), FileNotFoundError, "no/connectome"),
     (dict(development=DevelopmentConfig(arms=("conectome",))), InputError, "degree_preserving"),
     (dict(development=DevelopmentConfig(arms=())), InputError, "empty"),
     (dict(development=DevelopmentConfig(n_seeds=1, sweep_seeds=2)), InputError, "sweep_seeds"),

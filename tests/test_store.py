@@ -62,8 +62,11 @@ def test_any_flipped_bit_or_cut_is_named(tmp_path_factory, name, data):
         value = READERS[name](folder / name)
     except DamagedFileError as e:
         assert name in str(e)
-    else:  # white space of the JSON layout is the only thing that may change unseen
-        assert name == "x.json" and value == dict(seed=1, names=["a", "b"])
+    else:  # the layout of JSON (white space, the case of an escape) may change unseen; what it says may not
+        if name == "x.json":
+            assert value == dict(seed=1, names=["a", "b"])
+        else:
+            assert name == "x.safetensors" and value[1] == dict(step=1) and torch.equal(value[0]["w"], torch.arange(40.0))
 
 
 def test_a_folder_is_checked_file_by_file(tmp_path):
@@ -158,8 +161,8 @@ def test_a_run_ends_as_what_happened(tmp_path):
 
 
 def test_another_run_or_other_files_are_never_touched(tmp_path):
-    with create_run(tmp_path / "run", dict(seed=0, nested=dict(lr=1e-3))):
-        pass
+    with create_run(tmp_path / "run", dict(seed=0, nested=dict(lr=1e-3))) as run:
+        write_json(run.file("result.json"), dict(x=1))
     before = (tmp_path / "run" / "run.json").read_bytes()
     with pytest.raises(RunExistsError, match=r"nested.lr: 0.001 there, 0.002 asked"):
         with create_run(tmp_path / "run", dict(seed=0, nested=dict(lr=2e-3)), resume=True):
@@ -171,7 +174,9 @@ def test_another_run_or_other_files_are_never_touched(tmp_path):
         with create_run(tmp_path / "run", dict(seed=0, nested=dict(lr=1e-3)), kind="population", resume=True):
             pass
     assert (tmp_path / "run" / "run.json").read_bytes() == before
-    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / ".draft.tmp").mkdir(parents=True)
+    (tmp_path / "mine" / ".draft.tmp" / "a").write_text("mine too")
+    (tmp_path / "mine" / ".x.7.tmp").write_text("looks like ours")
     (tmp_path / "mine" / "thesis.tex").write_text("years of work")
     with pytest.raises(RunExistsError, match="thesis.tex"):
         with create_run(tmp_path / "mine", {}):
@@ -179,7 +184,24 @@ def test_another_run_or_other_files_are_never_touched(tmp_path):
     with pytest.raises(RunExistsError, match="is a file"):
         with create_run(tmp_path / "mine" / "thesis.tex", {}):
             pass
-    assert [p.name for p in (tmp_path / "mine").iterdir() if p.name != ".lock"] == ["thesis.tex"]
+    assert {p.name for p in (tmp_path / "mine").iterdir()} == {".draft.tmp", ".x.7.tmp", "thesis.tex"}
+
+
+def test_a_start_that_failed_before_anything_was_made_frees_the_folder(tmp_path):
+    with pytest.raises(ZeroDivisionError), create_run(tmp_path / "run", dict(seed=0)):
+        1 / 0  # noqa: B018
+    with create_run(tmp_path / "run", dict(seed=1)) as run:
+        assert run.config == dict(seed=1)
+
+
+def test_a_log_line_that_a_kill_cut_off_loses_only_itself(tmp_path):
+    with create_run(tmp_path / "run", {}) as run:
+        with open(run.path / "log.jsonl", "a") as f:
+            f.write('{"event": "cut o')
+        run.log("next")
+        assert [e["event"] for e in run.events()] == ["start", "next"]
+    (tmp_path / "run" / "state.json").write_text('{"status"')
+    assert open_run(tmp_path / "run").state()["status"] == "interrupted"
 
 
 HOLDER = """

@@ -144,7 +144,8 @@ def test_muon_changes_the_body_and_adamw_the_rest_each_at_its_own_rate():
     body = {n for n, p in model.named_parameters() if any(p is q for q in opt.muon)}
     assert body == {n for n, _ in model.named_parameters() if ".h." in n}
     model.loss(torch.zeros(2, 4, dtype=torch.long), torch.ones(2, 4, dtype=torch.long)).backward()
-    opt.step(0.5, 1.0)
+    opt.clip(1.0)
+    opt.step(0.5)
     assert {type(o).__name__: o.param_groups[0]["lr"] for o in opt.all} == {"AdamW": 5e-4, "Muon": 0.01}
 
 
@@ -231,7 +232,7 @@ def test_a_loss_that_is_not_finite_ends_it_and_keeps_the_last_good_checkpoint(tm
     life.save()
     with torch.no_grad():
         life.model.transformer.h[0].mlp.c_fc.weight.mul_(math.inf)
-    with pytest.raises(NonFiniteLossError, match="nan at step 5.*checkpoint-00000005"):
+    with pytest.raises(NonFiniteLossError, match="nan .*at step 5.*checkpoint-00000005"):
         life.live(show=False)
     assert lifetime(tmp_path, connectome=wiring()).restore()
     with pytest.raises(NonFiniteLossError, match="Lower the learning rate"):
@@ -239,6 +240,30 @@ def test_a_loss_that_is_not_finite_ends_it_and_keeps_the_last_good_checkpoint(tm
         with torch.no_grad():
             broken.model.lm_head.weight.fill_(math.inf)
         broken.live(show=False)
+
+
+def test_a_gradient_that_is_not_finite_never_reaches_weights_or_checkpoints(tmp_path):
+    life = lifetime(tmp_path, connectome=wiring())
+    for _ in range(5):
+        life.one_step()
+    life.save()
+    before = weights(life).clone()
+    life.model.lm_head.weight.register_hook(lambda g: g * math.inf)
+    with pytest.raises(NonFiniteLossError, match="norm (inf|nan) at step 5.*checkpoint-00000005"):
+        life.live(show=False)
+    assert torch.equal(weights(life), before) and latest_checkpoint(tmp_path).name == "checkpoint-00000005.safetensors"
+
+
+def test_other_conditions_are_warned_of_on_resume(tmp_path):
+    life, threads = lifetime(tmp_path), torch.get_num_threads()
+    life.one_step()
+    life.save()
+    try:
+        torch.set_num_threads(threads + 1)
+        with pytest.warns(UserWarning, match="threads"):
+            assert lifetime(tmp_path).restore()
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_offered(tmp_path):
@@ -267,6 +292,9 @@ def test_a_checkpoint_of_another_lifetime_is_refused(tmp_path):
     (dict(steps=0), "steps is 0"), (dict(context=2.5), "context is 2.5"), (dict(optimizer="sgd"), "adamw, muon"),
     (dict(schedule="step"), "linear, cosine, hold"), (dict(lr=0.0), "lr is 0.0"),
     (dict(micro_batch_size=3), "isn't a multiple"), (dict(precision="fp16"), "auto, fp32, bf16"),
+    (dict(grad_clip=-1.0), "grad_clip is -1.0"),
+    (dict(betas=(0.9,)), "betas is"), (dict(warmup=50), "warmup 50 take more than the 12"),
+    (dict(schedule="hold", cooldown=11), "cooldown 11"), (dict(micro_batch_size=0), "micro_batch_size is 0"),
 ])  # fmt: skip
 def test_bad_settings_are_named(change, says):
     with pytest.raises(InputError, match=says):
