@@ -6,7 +6,7 @@
 __all__ = ['EvonbError', 'InputError', 'CorpusError', 'ConnectomeError', 'StoreError', 'DamagedFileError', 'NoSpaceError',
            'RunExistsError', 'RunBusyError', 'NonFiniteLossError', 'Stopped', 'check_fraction', 'check_positive',
            'check_choice', 'Seeds', 'to_dict', 'from_dict', 'can_draw', 'progress', 'StopRequest', 'stoppable',
-           'human_count', 'human_bytes', 'human_time']
+           'file_sha256', 'human_count', 'human_bytes', 'human_time']
 
 # %% ../nbs/00_core.ipynb #0bcbbdc1
 import dataclasses
@@ -224,6 +224,13 @@ def stoppable(
     try: yield request
     finally:
         for n, h in before.items(): signal.signal(n, h)
+
+# %% ../nbs/00_core.ipynb #cd5dce32
+def file_sha256(
+    path # a file
+) -> str: # hexadecimal
+    "The SHA-256 of a file's bytes."
+    with open(path, "rb") as f: return hashlib.file_digest(f, "sha256").hexdigest()
 
 # %% ../nbs/00_core.ipynb #38fa9abb
 def human_count(

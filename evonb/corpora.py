@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['TEXT_SUFFIXES', 'DOCUMENTED', 'SPLITS', 'FRACTIONS', 'END', 'MAX_VOCAB', 'MissingCorpusError', 'ShardError',
-           'MissingExtraError', 'registry', 'file_sha256', 'verify', 'dataset_path', 'Corpus', 'utf8_len', 'read_text',
-           'read_jsonl', 'expand', 'known_corpora', 'read_files', 'cut_blocks', 'limit', 'is_prose', 'paragraphs',
-           'docstrings', 'gc_paused', 'python_docs', 'read_hf', 'load_corpus', 'check_fractions', 'deal',
-           'split_corpus', 'train_tokenizer', 'load_tokenizer', 'write_shard', 'read_shard', 'Tokens', 'encode',
-           'CorpusConfig', 'PreparedCorpus', 'prepare', 'save_prepared', 'open_prepared']
+           'MissingExtraError', 'registry', 'verify', 'dataset_path', 'Corpus', 'utf8_len', 'read_text', 'read_jsonl',
+           'expand', 'known_corpora', 'read_files', 'cut_blocks', 'limit', 'is_prose', 'paragraphs', 'docstrings',
+           'gc_paused', 'python_docs', 'read_hf', 'load_corpus', 'check_fractions', 'deal', 'split_corpus',
+           'train_tokenizer', 'load_tokenizer', 'write_shard', 'read_shard', 'Tokens', 'encode', 'CorpusConfig',
+           'PreparedCorpus', 'prepare', 'save_prepared', 'open_prepared']
 
-# %% ../nbs/02_corpora.ipynb #4880497c
+# %% ../nbs/02_corpora.ipynb #d291b5cd
 import ast
 import gc
 import glob
@@ -33,8 +33,8 @@ import numpy as np
 from fastcore.basics import patch
 
 from . import core
-from .core import (CorpusError, DamagedFileError, Seeds, StoreError, check_choice, check_positive, from_dict,
-                        human_bytes, human_count, to_dict)
+from .core import (CorpusError, DamagedFileError, Seeds, StoreError, check_choice, check_positive, file_sha256,
+                        from_dict, human_bytes, human_count, to_dict)
 from .toy_english import toy_documents
 
 # %% ../nbs/02_corpora.ipynb #203ccd51
@@ -58,16 +58,9 @@ def registry() -> dict: # name -> description, licence, citation, files, ...
     raise MissingCorpusError(f"datasets.json is neither in {here / 'data'} nor in {here.parent / 'data'}; "
                              "install evonb again.")
 
-# %% ../nbs/02_corpora.ipynb #f4cbbec7
+# %% ../nbs/02_corpora.ipynb #8f5a347a
 _verified = set()
 
-def file_sha256(
-    path # a file
-) -> str: # hexadecimal
-    "The file's SHA-256."
-    with open(path, "rb") as f: return hashlib.file_digest(f, "sha256").hexdigest()
-
-# %% ../nbs/02_corpora.ipynb #ecd51dbf
 def verify(
     path, # a file
     sha256: str # what it must be, hexadecimal

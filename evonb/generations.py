@@ -150,24 +150,24 @@ def _check_sources(self: ExperimentConfig) -> ExperimentConfig: # itself
         raise FileNotFoundError(f"There is no connectome {self.connectome}. Name a connectome.safetensors of a run.")
     return self
 
-# %% ../nbs/20_generations.ipynb #315979ed
+# %% ../nbs/20_generations.ipynb #6e63993c
 def _demo():
-    life = LifetimeConfig(steps=160, batch_size=32, context=48, lr=4e-3, warmup=20, eval_every=20, eval_windows=192,
+    life = LifetimeConfig(steps=160, batch_size=32, context=48, lr=8e-3, warmup=20, eval_every=20, eval_windows=192,
                           checkpoint_every=80)
     return ExperimentConfig(
         "demo", corpus=CorpusConfig("toy-english", n_bytes=1_500_000, vocab_size=512),
         model=ModelConfig(n_layer=3, n_head=4, n_embd=64),
         evolution=EvolutionConfig(n_generations=4, prune_fraction=0.293, lifetime=life),
-        development=DevelopmentConfig(n_seeds=3, lrs=(4e-3, 8e-3), lifetime=life))
+        development=DevelopmentConfig(n_seeds=3, lrs=(1.6e-2, 3.2e-2, 6.4e-2), lifetime=life))
 
-# %% ../nbs/20_generations.ipynb #f4298456
+# %% ../nbs/20_generations.ipynb #a5aabf25
 def _laptop():
     life = LifetimeConfig(steps=300, batch_size=64, context=64, lr=2e-3, warmup=20, eval_every=50)
     return ExperimentConfig(
         "laptop", corpus=CorpusConfig("python-docs", vocab_size=2048, fractions=(0.75, 0.20, 0.03, 0.02)),
         model=ModelConfig(n_layer=4, n_head=4, n_embd=128),
         evolution=EvolutionConfig(n_generations=4, prune_fraction=0.293, lifetime=life),
-        development=DevelopmentConfig(n_seeds=3, lrs=(1e-3, 2e-3), lifetime=replace(life, steps=400)))
+        development=DevelopmentConfig(n_seeds=3, lrs=(1e-3, 2e-3, 4e-3), lifetime=replace(life, steps=400)))
 
 # %% ../nbs/20_generations.ipynb #c7020aab
 def _paper():
@@ -659,7 +659,12 @@ def paired_difference(
     p = float(stats.ttest_1samp(by_seed, 0).pvalue) if len(by_seed) > 1 else None
     return dict(describe(by_seed, diff, rng, n_bootstrap), p=p if p is None or math.isfinite(p) else None)
 
-# %% ../nbs/20_generations.ipynb #9abd0bb6
+# %% ../nbs/20_generations.ipynb #fb17b6b3
+def _at_edge(lr, lrs):
+    "Whether the chosen rate is the lowest or highest tried, so that a better one may lie beyond."
+    return len(lrs) > 1 and lr in (min(lrs), max(lrs))
+
+# %% ../nbs/20_generations.ipynb #5f8e3cfd
 def _summarise_arm(exp, ds, arm):
     "An arm's losses, what it cost, and its differences to the connectome on both splits."
     one, n = ds.sel(arm=arm), exp.config.development.n_bootstrap
@@ -669,7 +674,8 @@ def _summarise_arm(exp, ds, arm):
     return dict(val_loss=describe(one.window_loss.values.mean(1), one.window_loss.values, rng("val"), n),
                 test_loss=describe(one.final_test_loss.values, one.test_window_loss.values, rng("test"), n),
                 bits_per_byte=float(one.val_bits_per_byte) if "val_bits_per_byte" in ds else None,
-                lr=float(one.chosen_lr), n_live=int(one.n_live), density=float(one.density),
+                lr=float(one.chosen_lr), lr_at_edge=_at_edge(float(one.chosen_lr), exp.config.development.lrs),
+                n_live=int(one.n_live), density=float(one.density),
                 difference=gap("window_loss") if paired else None,
                 test_difference=gap("test_window_loss") if paired else None)
 

@@ -193,7 +193,7 @@ def _arm_row(arm, v):
             (v.get("val_loss") or {}).get("n", "–"),
             number(v.get("lr"), "g"), Html(live + density), _difference_html(d), number(d.get("p"), ".2g")]
 
-# %% ../nbs/54_report.ipynb #5f9db881
+# %% ../nbs/54_report.ipynb #141036ac
 def results_table(
     summary: dict # a run's summary
 ) -> Html:
@@ -202,8 +202,9 @@ def results_table(
     rank = lambda kv: math.inf if number(mean(kv[1])) == "–" else mean(kv[1])
     ci = f"{100 * summary['ci']:g} %"
     header = ["arm", "validation loss", "test loss", "seeds", "learning rate", "live weights", "minus connectome", "p"]
-    caption = (f"Losses in nats/token: mean ± sd over seeds [{ci} CI]. Minus connectome: paired difference of the "
-               f"validation losses [{ci} CI], positive where the connectome is better. Live weights: how many weights "
+    caption = (f"Losses in nats/token: mean ± sd over seeds [{ci} bootstrap interval over seeds and windows, "
+               f"too narrow with few seeds]. Minus connectome: paired difference of the validation losses (p: paired "
+               f"t-test over seeds), positive where the connectome is better. Live weights: how many weights "
                "can learn, and the live share of the wired matrices.")
     return table(header, [_arm_row(a, v) for a, v in sorted(summary["arms"].items(), key=rank)], caption)
 

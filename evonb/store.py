@@ -4,11 +4,10 @@
 
 # %% auto #0
 __all__ = ['replacing', 'write_json', 'read_json', 'tensors_digest', 'write_tensors', 'read_tensors', 'write_dataset',
-           'read_dataset', 'file_digest', 'writing_folder', 'check_folder', 'versions', 'Run', 'now', 'is_locked',
-           'locked', 'changed_settings', 'differences', 'create_run', 'writing', 'open_run', 'reopen_run',
-           'folder_size']
+           'read_dataset', 'writing_folder', 'check_folder', 'versions', 'Run', 'now', 'is_locked', 'locked',
+           'changed_settings', 'differences', 'create_run', 'writing', 'open_run', 'reopen_run', 'folder_size']
 
-# %% ../nbs/04_store.ipynb #5959647a
+# %% ../nbs/04_store.ipynb #6189a71f
 import datetime
 import errno
 import hashlib
@@ -28,7 +27,16 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 
-from .core import DamagedFileError, InputError, NoSpaceError, RunBusyError, RunExistsError, StoreError, human_bytes
+from evonb.core import (
+    DamagedFileError,
+    InputError,
+    NoSpaceError,
+    RunBusyError,
+    RunExistsError,
+    StoreError,
+    file_sha256,
+    human_bytes,
+)
 
 # %% ../nbs/04_store.ipynb #881d16b4
 _full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -191,14 +199,7 @@ def read_dataset(
     return dataset.assign({k: v.copy(data=np.array(v.values.tolist(), str)) for k, v in dataset.variables.items()
                            if v.dtype.kind in "OT"})
 
-# %% ../nbs/04_store.ipynb #9832d1d6
-def file_digest(
-    path # the file
-) -> str: # SHA-256 in hex
-    "The checksum of a file's bytes."
-    with open(path, "rb") as f: return hashlib.file_digest(f, "sha256").hexdigest()
-
-# %% ../nbs/04_store.ipynb #91bce32f
+# %% ../nbs/04_store.ipynb #8637247f
 @contextmanager
 def writing_folder(
     path # the folder that is to appear; an old one is replaced
@@ -210,11 +211,11 @@ def writing_folder(
         t.mkdir()
         yield t
         for p in _files(t): _sync(p)
-        write_json(t/"files.json", {str(p.relative_to(t)): file_digest(p) for p in _files(t)})
+        write_json(t/"files.json", {str(p.relative_to(t)): file_sha256(p) for p in _files(t)})
         if path.is_dir(): os.replace(path, path.parent / f".{path.name}.old.tmp")
     _discard(path.parent / f".{path.name}.old.tmp")
 
-# %% ../nbs/04_store.ipynb #9e376fd2
+# %% ../nbs/04_store.ipynb #cbbd189a
 def check_folder(
     path # a folder that `writing_folder` filled
 ) -> Path: # the same folder
@@ -223,7 +224,7 @@ def check_folder(
     if not (path/"files.json").is_file(): raise _damaged(path, "it has no files.json", todo)
     for name, digest in read_json(path/"files.json").items():
         if not (path/name).is_file(): raise _damaged(path/name, "it is missing", todo)
-        if file_digest(path/name) != digest: raise _damaged(path/name, "its checksum doesn't match", todo)
+        if file_sha256(path/name) != digest: raise _damaged(path/name, "its checksum doesn't match", todo)
     return path
 
 # %% ../nbs/04_store.ipynb #77974d37

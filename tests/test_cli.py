@@ -65,7 +65,7 @@ def test_demo_prints_a_table_and_a_page_and_is_quick_the_second_time(done, text,
     for arm, x in read_json(done / "summary.json")["arms"].items():
         row = next(line for line in out.splitlines() if line.startswith(arm))
         assert f"{x['val_loss']['mean']:.3f} ± {x['val_loss']['sd']:.3f}" in row
-    assert "95 % interval" in out
+    assert "95 % bootstrap interval" in out and "sealed test text" in out
 
 
 def test_show_as_text_and_json(done, capsys):
@@ -127,13 +127,13 @@ def bad_files(folder):
     (["demo", "--corpus", "{text}", "--set", "evolution.scope=global", "--set", "evolution.prune_fraction=0.9999"],
      "leaves .* empty"),
     (["demo", "--corpus", "{text}", "--set", "evolution.lifetime.lr=0.9", "--set", "evolution.lifetime.grad_clip=0",
-      "--set", "evolution.magnitude=1e30"], "loss is (nan|inf).*Lower the learning rate"),
+      "--set", "evolution.magnitude=1e30"], "norm (nan|inf).*Lower the learning rate"),
     (["demo", "--corpus", "{text}", "--set", "nonsense=1"], "nonsense"),
     (["demo", "--corpus", "{text}", "--preset", "huge"], "demo, laptop, paper"),
     (["demo", "--corpus", "{text}", "--arms", "conectome"], "degree_preserving"),
     (["develop", "--connectome", "{tmp}/deep.safetensors", "--corpus", "{text}", "--preset", "demo"],
      "another architecture"),
-    (["develop"], "Name a run"),
+    (["develop"], "Name either a run"),
     (["develop", "{tmp}"], "not a run folder"),
     (["show", "{tmp}/nothing"], "not a run folder"),
     (["report", "{tmp}/nothing"], "run"),

@@ -66,7 +66,8 @@ def test_any_flipped_bit_or_cut_is_named(tmp_path_factory, name, data):
         if name == "x.json":
             assert value == dict(seed=1, names=["a", "b"])
         else:
-            assert name == "x.safetensors" and value[1] == dict(step=1) and torch.equal(value[0]["w"], torch.arange(40.0))
+            assert name == "x.safetensors" and value[1] == dict(step=1)
+            assert torch.equal(value[0]["w"], torch.arange(40.0))
 
 
 def test_a_folder_is_checked_file_by_file(tmp_path):
