@@ -103,13 +103,13 @@ def _arm_row(name, a):
     return (name, _loss_cell(a["val_loss"]), _loss_cell(a["test_loss"]), _difference_cell(a["difference"]),
             f"{a['lr']:g}", human_count(a["n_live"]))
 
-# %% ../nbs/60_cli.ipynb #a48cceab
+# %% ../nbs/60_cli.ipynb #13b9fb3b
 def _edge_note(arms):
     "A warning where the chosen rate is the lowest or highest that was tried."
     edge = [name for name, a in arms.items() if a.get("lr_at_edge")]
-    return [f"lr at the edge of those tried for: {', '.join(edge)}; a better one may lie beyond (--lrs)"] if edge else []
+    return [f"lr at the edge of those tried for: {', '.join(edge)}; a better one may lie beyond (--lrs)"] * bool(edge)
 
-# %% ../nbs/60_cli.ipynb #6eb48272
+# %% ../nbs/60_cli.ipynb #0f6a2984
 def results_table(
     summary: dict # a run's summary.json
 ) -> str: # lines
@@ -120,7 +120,8 @@ def results_table(
         out += _columns([head, *map(_generation_row, g)]) + [""]
     if arms := summary["arms"]:
         n = max(a["val_loss"]["n"] for a in arms.values())
-        head = ("arm", "validation loss [95 % CI]", "test loss [95 % CI]", "validation: minus connectome's", "lr", "live weights")
+        head = ("arm", "validation loss [95 % CI]", "test loss [95 % CI]", "validation: minus connectome's", "lr",
+                "live weights")
         body = [_arm_row(*x) for x in sorted(arms.items(), key=lambda x: x[1]["val_loss"]["mean"])]
         out += [f"Losses in nats/token: mean ± sd over {n} seeds [95 % bootstrap interval over seeds and windows, too "
                 "narrow with few seeds]; p: paired t-test over seeds"]

@@ -38,18 +38,21 @@ from evonb.core import (
     human_bytes,
 )
 
-# %% ../nbs/04_store.ipynb #881d16b4
+# %% ../nbs/04_store.ipynb #6bf00375
 _full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
+# %% ../nbs/04_store.ipynb #ec8e518f
 def _sync(path):
     fd = os.open(path, os.O_RDONLY)
     try: os.fsync(fd)
     finally: os.close(fd)
 
+# %% ../nbs/04_store.ipynb #83575486
 def _full_number(error):
     "The system's number when a write failed for want of room; safetensors and tokenizers keep it in their message."
     return next((n for n in _full if getattr(error, "errno", None) == n or f"os error {n})" in str(error)), None)
 
+# %% ../nbs/04_store.ipynb #8ff77773
 def _room_error(number, path):
     free = shutil.disk_usage(path.parent).free
     return NoSpaceError(f"No room to write {path} ({os.strerror(number)}; {human_bytes(free)} free on the disk). What "
@@ -79,14 +82,16 @@ def replacing(
         raise
     finally: _discard(temporary)
 
-# %% ../nbs/04_store.ipynb #25b906b3
+# %% ../nbs/04_store.ipynb #2a38bc0d
 def _digest(*parts):
     h = hashlib.sha256()
     for p in parts: h.update(p)
     return h.hexdigest()
 
+# %% ../nbs/04_store.ipynb #4c139b10
 def _canonical(content): return json.dumps(content, sort_keys=True, allow_nan=True).encode()
 
+# %% ../nbs/04_store.ipynb #fcd12aff
 def _damaged(path, why, todo="or delete it and resume"):
     return DamagedFileError(f"{path} is damaged: {why}. Restore it from a copy, {todo}.")
 
@@ -110,11 +115,12 @@ def read_json(
     if content.pop("sha256") != _digest(_canonical(content)): raise _damaged(path, "its checksum doesn't match")
     return content
 
-# %% ../nbs/04_store.ipynb #5b89ffd6
+# %% ../nbs/04_store.ipynb #932a8fd4
 def _tensor_bytes(t):
     import torch
     return t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
+# %% ../nbs/04_store.ipynb #3a945421
 def tensors_digest(
     tensors: dict, # name -> tensor
     meta: dict | None = None # plain values that belong to them
@@ -159,11 +165,12 @@ def read_tensors(
 # %% ../nbs/04_store.ipynb #764f7c7c
 def _files(folder): return sorted(p for p in Path(folder).rglob("*") if p.is_file() and p.name != "files.json")
 
-# %% ../nbs/04_store.ipynb #64314c88
+# %% ../nbs/04_store.ipynb #7486738e
 def _zip_tail(data): # where the archive's comment begins, right behind the end record of 22 bytes
     at = data.rfind(b"PK\x05\x06")
     return at + 22 if at >= 0 else None
 
+# %% ../nbs/04_store.ipynb #6b67761b
 def _zip_folder(folder, path):
     "Pack a folder with fixed times, uncompressed (zarr compresses its chunks), with the checksum as comment."
     with zipfile.ZipFile(path, "w") as z:
@@ -261,11 +268,12 @@ def file(self: Run,
         raise InputError(f"{path} lies outside the run {self.path}. Name a file inside the run.")
     return path
 
-# %% ../nbs/04_store.ipynb #d755a43b
+# %% ../nbs/04_store.ipynb #12e8cd41
 def now() -> str: # ISO 8601, UTC, to the second
     "The time as runs and logs state it."
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
+# %% ../nbs/04_store.ipynb #fb56daff
 @patch
 def log(self: Run,
     event: str, # what happened
@@ -280,7 +288,7 @@ def log(self: Run,
         if number := _full_number(e): raise _room_error(number, path) from e
         raise
 
-# %% ../nbs/04_store.ipynb #53e1a8ed
+# %% ../nbs/04_store.ipynb #cf873bb1
 @patch
 def set_state(self: Run,
     status: str, # running, stopped, failed or complete
@@ -291,21 +299,24 @@ def set_state(self: Run,
     write_json(self.path/"state.json", dict(status=status, stage=stage, message=message, updated=now(),
                                            pid=os.getpid(), host=socket.gethostname()))
 
+# %% ../nbs/04_store.ipynb #5915ed5f
 @patch
 def events(self: Run) -> list[dict]:
     "The lines of the log; one that a kill cut off is left out."
     lines = (self.path/"log.jsonl").read_text().split("\n") if (self.path/"log.jsonl").exists() else []
     return [event for x in lines if (event := _parsed(x))]
 
+# %% ../nbs/04_store.ipynb #9d542f30
 def _parsed(line):
     try: return json.loads(line)
     except ValueError: return None
 
-# %% ../nbs/04_store.ipynb #c1eb978a
+# %% ../nbs/04_store.ipynb #f7bb55cd
 def _lock(path):
     from filelock import FileLock
     return FileLock(str(Path(path)/".lock"), timeout=0)
 
+# %% ../nbs/04_store.ipynb #8ed2b4a0
 def is_locked(
     path # a run folder
 ) -> bool:
@@ -346,9 +357,10 @@ def locked(
     try: yield
     finally: lock.release()
 
-# %% ../nbs/04_store.ipynb #62523b50
+# %% ../nbs/04_store.ipynb #2df0d5f2
 _left = re.compile(r"\.(.+)\.(\d+|old)\.tmp|\.tmp\w{6}") # ours, and safetensors' own
 
+# %% ../nbs/04_store.ipynb #3af085d7
 def _sweep(path):
     "Remove what killed writers left in a run, but for a replaced folder's old self that must come back."
     for p in [p for p in Path(path).rglob(".*") if _left.fullmatch(p.name)]:
@@ -378,9 +390,10 @@ def differences(
     "The settings that differ, for a message."
     return [f"{k}: {a!r} there, {b!r} asked" for k, (a, b) in changed_settings(old, new).items()]
 
-# %% ../nbs/04_store.ipynb #48e43d3f
+# %% ../nbs/04_store.ipynb #cb518921
 def _visible(path): return {p.name for p in path.iterdir() if not p.name.startswith(".")}
 
+# %% ../nbs/04_store.ipynb #641a190b
 def _check_ours(path):
     "Refuse a folder that holds something else, before anything is touched."
     if path.is_file(): raise RunExistsError(f"{path} is a file. Choose a folder for the run.")
@@ -470,13 +483,14 @@ def reopen_run(
         _sweep(path)
         with writing(run): yield run
 
-# %% ../nbs/04_store.ipynb #3c479210
+# %% ../nbs/04_store.ipynb #19634190
 def folder_size(
     path # the folder
 ) -> int: # bytes
     "The size of all files below a folder."
     return sum(p.stat().st_size for p in Path(path).rglob("*") if p.is_file())
 
+# %% ../nbs/04_store.ipynb #e5aa5a10
 @patch
 def __repr__(self: Run):
     s = self.state()
