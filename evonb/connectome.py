@@ -7,7 +7,7 @@ __all__ = ['CONTROLS', 'Connectome', 'parameter_groups', 'wired_parameters', 'ch
            'check_sparse', 'pack_signs', 'unpack_signs', 'from_planes', 'random_control', 'sign_shuffled_control',
            'trade_rows', 'swap_edges', 'degree_preserving_control', 'control', 'dense_matched_config', 'compare']
 
-# %% ../nbs/12_connectome.ipynb #c6646c1c
+# %% ../nbs/12_connectome.ipynb #e2faae7a
 import dataclasses
 import html
 import math
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 
-from .core import ConnectomeError, DamagedFileError, InputError, Seeds, check_choice, check_fraction
+from .core import ConnectomeError, DamagedFileError, check_choice, check_fraction
 from .store import read_tensors, tensors_digest, write_tensors
 
 # %% ../nbs/12_connectome.ipynb #c1da74fb

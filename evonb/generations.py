@@ -474,11 +474,11 @@ def _develop_arm(exp, arm, inherited):
     _drop_unchosen(exp.run, arm, lr)
     return lr
 
-# %% ../nbs/20_generations.ipynb #ea785402
+# %% ../nbs/20_generations.ipynb #ddd8e990
 def _drop_unchosen(run, arm, lr):
     "Models of rates that weren't chosen go; their curves stay."
     for p in run.file("development", arm).glob("seed-*/lr-*/model"):
-        if p.parent.name != f"lr-{float(lr)!r}": shutil.rmtree(p)
+        if p.parent.name != life_folder(run, arm, 0, lr).name: shutil.rmtree(p)
 
 # %% ../nbs/20_generations.ipynb #eceed45a
 def develop(

@@ -6,10 +6,8 @@
 __all__ = ['Windows', 'validation_windows', 'LifetimeConfig', 'lr_factor', 'LiveWeights', 'MaskedWeights', 'Optimizers',
            'state_bytes', 'Lifetime', 'autocast', 'window_losses', 'latest_checkpoint', 'load_checkpoint']
 
-# %% ../nbs/14_training.ipynb #688e8ba2
-import json
+# %% ../nbs/14_training.ipynb #8056fefc
 import math
-import re
 import time
 import warnings
 from contextlib import nullcontext
