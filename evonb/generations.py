@@ -6,8 +6,8 @@
 __all__ = ['ARMS', 'PRESETS', 'ModelConfig', 'EvolutionConfig', 'DevelopmentConfig', 'ExperimentConfig', 'preset', 'command_of',
            'Experiment', 'save_model', 'load_model', 'read_life', 'finished_life', 'n_trainable', 'generation_folder',
            'load_generation', 'evolve', 'gather_evolution', 'life_folder', 'choose_lr', 'develop', 'gather_development',
-           'bootstrap_interval', 'describe', 'paired_difference', 'verdict', 'summarise', 'inherited_connectome',
-           'choose_device', 'experiment', 'develop_run']
+           'bootstrap_means', 'bootstrap_interval', 'describe', 'paired_difference', 'verdict', 'summarise',
+           'inherited_connectome', 'choose_device', 'experiment', 'develop_run']
 
 # %% ../nbs/20_generations.ipynb #e9a49c59
 import hashlib
@@ -611,7 +611,19 @@ def _density(exp, arm):
     "Share of live weights in the wired matrices; 1 for dense arms."
     return 1.0 if arm.startswith("dense") else inherited_connectome(exp.run).density
 
-# %% ../nbs/20_generations.ipynb #7f3d7740
+# %% ../nbs/20_generations.ipynb #90b90a5c
+def bootstrap_means(
+    parts: list, # of (n_seeds, n_items) values: the same seeds, other items (windows; the questions of a task)
+    rng: np.random.Generator, # decides the resamples
+    n_bootstrap: int = 2000 # resamples
+) -> np.ndarray: # (n_bootstrap,) mean over seeds, items and parts
+    "Means of resampled seeds and items."
+    def weights(n): return rng.multinomial(n, np.full(n, 1 / n), n_bootstrap) / n # (n_bootstrap, n)
+    parts = [np.asarray(p, float) for p in parts]
+    seeds = weights(len(parts[0]))
+    return np.mean([np.einsum("bs,sw,bw->b", seeds, p, weights(p.shape[1]), optimize=True) for p in parts], 0)
+
+# %% ../nbs/20_generations.ipynb #a7f71263
 def bootstrap_interval(
     values, # (n_seeds, n_windows) losses, or paired differences of losses
     rng: np.random.Generator, # decides the resamples
@@ -619,11 +631,7 @@ def bootstrap_interval(
     level: float = 0.95 # coverage
 ) -> tuple[float, float]: # low, high
     "A percentile interval for the mean, resampling seeds and windows (Owen & Eckles 2012)."
-    values = np.asarray(values, float)
-    n_seeds, n_windows = values.shape
-    def weights(n): return rng.multinomial(n, np.full(n, 1 / n), n_bootstrap) / n # (n_bootstrap, n)
-    seeds, windows = weights(n_seeds), weights(n_windows)
-    means = np.einsum("bs,sw,bw->b", seeds, values, windows, optimize=True)
+    means = bootstrap_means([values], rng, n_bootstrap)
     return tuple(np.quantile(means, [(1 - level) / 2, (1 + level) / 2]).tolist())
 
 # %% ../nbs/20_generations.ipynb #48c5183a

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['SECTIONS', 'Html', 'esc', 'json_for_script', 'table', 'flat', 'settings_table', 'figure_html', 'Section', 'section',
-           'section_html', 'number', 'spread_html', 'results_table', 'corpus_table', 'report_html', 'write_report',
-           'example_run']
+           'section_html', 'number', 'spread_html', 'results_table', 'corpus_table', 'score_html', 'by_test',
+           'methods_table', 'tasks_table', 'ensembles_table', 'experts_table', 'report_html', 'write_report',
+           'example_run', 'example_population_run']
 
-# %% ../nbs/54_report.ipynb #64c83e56
+# %% ../nbs/54_report.ipynb #c856546a
 import html
 import json
 import math
@@ -18,8 +19,8 @@ from pathlib import Path
 
 import plotly.graph_objects as go
 
-from . import plots
-from .core import InputError, Seeds, from_dict, human_count
+from . import plots, population_plots
+from .core import InputError, Seeds, from_dict, human_count, human_time
 from .store import create_run, now, open_run, read_dataset, read_json, replacing, write_dataset, write_json
 
 # %% ../nbs/54_report.ipynb #41ee4163
@@ -280,6 +281,178 @@ def corpus_table(
     rest = {k: v for k, v in corpus.items() if not _records(v)}
     return Html(grids + (settings_table(rest, ("corpus", "")) if rest else ""))
 
+# %% ../nbs/54_report.ipynb #a9e15423
+def _known(v): return v is not None and number(v) != "–"
+
+def score_html(
+    v: dict | None, # mean, and se or sd, low, high
+    spread: str = "se" # what stands behind ±: "se" of the items or "sd" over seeds
+) -> Html:
+    "mean ± SE, and the interval below it."
+    return spread_html((v or {}) | dict(sd=(v or {}).get(spread)))
+
+# %% ../nbs/54_report.ipynb #bbad7aed
+def _versus_html(v, other):
+    d = (v.get("versus") or {}).get(other) or {}
+    mean, _, interval = plots.difference_text(d).partition(" ")
+    told = ", ".join(filter(None, [interval, f"p = {d['p']:.2g}" if _known(d.get("p")) else ""]))
+    return Html((mean or "–") + (f"<br><small>{told}</small>" if mean and told else ""))
+
+# %% ../nbs/54_report.ipynb #91934f37
+def _method_name(method, styles):
+    return Html(f"<span class='swatch' style='background:{styles[method].colour}'></span>{esc(method)}")
+
+# %% ../nbs/54_report.ipynb #df083642
+def _method_row(method, v, styles):
+    failed = f"<br><small>{v['failed']} failed</small>" if v.get("failed") else ""
+    seconds = human_time(v["seconds"]) if _known(v.get("seconds")) else "–"
+    return [_method_name(method, styles), score_html(v.get("validation"), "sd"), score_html(v.get("test")),
+            _versus_html(v, "best-expert"), _versus_html(v, "random-search"),
+            Html(number(v.get("evaluations"), ",.0f") + failed), seconds]
+
+# %% ../nbs/54_report.ipynb #3a62e75d
+def by_test(
+    summary: dict # of a run of kind "population"
+) -> dict: # name -> what is known, the best on the test first, those without a test last
+    "The methods of a run in the order of the tables."
+    mean = lambda v: (v.get("test") or {}).get("mean")
+    rank = lambda mv: -mean(mv[1]) if _known(mean(mv[1])) else math.inf
+    return dict(sorted(summary.get("methods", {}).items(), key=rank))
+
+# %% ../nbs/54_report.ipynb #70088f01
+def methods_table(
+    summary: dict # of a run of kind "population"
+) -> Html:
+    "Every method's scores and its differences to the best single expert and to random search."
+    styles, ci = population_plots.method_styles(summary["methods"]), f"{100 * summary['ci']:g} %"
+    caption = (f"Mean scores over seeds. Validation: ± sd over seeds; test: ± SE of the items; brackets: {ci} "
+               "interval. Minus best expert, minus random search: paired differences of the test scores (p: paired bootstrap), "
+               "positive where the method is better. Evaluations: individuals scored on validation, by which alone "
+               "individuals were selected.")
+    header = ["method", "validation", "test", "minus best expert", "minus random search", "evaluations", "time"]
+    return table(header, [_method_row(m, v, styles) for m, v in by_test(summary).items()], caption)
+
+# %% ../nbs/54_report.ipynb #dfaee42d
+def tasks_table(
+    summary: dict # of a run of kind "population"
+) -> Html:
+    "Every method's test score on every task, held-out tasks last."
+    tasks = sorted(summary.get("tasks", []), key=lambda t: not t["selected"])
+    if not tasks: return Html("")
+    styles = population_plots.method_styles(summary["methods"])
+    header = ["method", *(t["name"] + ("" if t["selected"] else " (held out)") for t in tasks)]
+    rows = [[_method_name(m, styles), *(score_html((v.get("by_task") or {}).get(t["name"])) for t in tasks)]
+            for m, v in by_test(summary).items()]
+    facts = [[what, *(number(t.get(key), spec) for t in tasks)] for what, key, spec in (
+        ("chance", "chance", ".3f"), ("validation items", "n_validation", ",d"), ("test items", "n_test", ",d"))]
+    return table(header, rows + facts, "Test score by task: mean over seeds ± SE. A held-out task was in no fitness.")
+
+# %% ../nbs/54_report.ipynb #793f65c6
+def ensembles_table(
+    summary: dict # of a run of kind "population"
+) -> Html:
+    "The ensembles' test scores, rule by rule."
+    found = {m: v["ensemble"] for m, v in by_test(summary).items() if v.get("ensemble")}
+    if not found: return Html("")
+    rules, styles = list(dict.fromkeys(r for e in found.values() for r in e["rule"])), summary["methods"]
+    styles = population_plots.method_styles(styles)
+    rows = [[_method_name(m, styles), e["size"], *(number(e["rule"].get(r)) for r in rules), number(e.get("oracle"))]
+            for m, e in found.items()]
+    caption = ("Test score of ensembles of the final population, members ranked on validation. Oracle: an item counts "
+               "as right when any member is right; no rule reaches it.")
+    return table(["method", "members", *rules, "oracle"], rows, caption)
+
+# %% ../nbs/54_report.ipynb #4c610c58
+@section("population", "Result", needs=("summary.json",))
+def _population_result(summary):
+    if not summary.get("methods"): raise plots.NothingToPlot("no method has been run.")
+    statement = f"<p class='statement'>{esc(summary.get('statement', ''))}</p>"
+    return statement + methods_table(summary) + tasks_table(summary) + ensembles_table(summary)
+
+@section("population", "Test scores", needs=("summary.json",), uses=("population.zarr.zip",))
+def _population_scores(summary, population): return figure_html(population_plots.final_scores(summary, population))
+
+@section("population", "Progress of the search", needs=("population.zarr.zip",))
+def _progress(population): return figure_html(population_plots.search_progress(population))
+
+# %% ../nbs/54_report.ipynb #6a8b47ed
+def _each_method(methods, make):
+    "A figure with a menu, of those methods for which there is one."
+    figures, why = {}, plots.NothingToPlot("no method has been run.")
+    for m in methods:
+        try: figures[m] = make(m)
+        except plots.NothingToPlot as e: why = e
+    if not figures: raise why
+    return figure_html(population_plots.switch(figures))
+
+# %% ../nbs/54_report.ipynb #dd20a4c6
+def _first_histories(paths, summary):
+    "Each method's history of its first seed, the best method first."
+    order, found = list(by_test(summary or {})), {}
+    for path in sorted(paths, key=lambda p: (len(p.parent.name), p.parent.name)):
+        found.setdefault(path.parent.parent.name, path)
+    return {m: read_dataset(found[m]) for m in sorted(found, key=lambda m: order.index(m) if m in order else math.inf)}
+
+_histories = "evolve/*/seed-*/history.zarr.zip"
+
+# %% ../nbs/54_report.ipynb #82ddf12a
+@section("population", "The evolutions", needs=(_histories,), uses=("summary.json",))
+def _evolutions(paths, summary):
+    histories = _first_histories(paths, summary)
+    note = "<p class='note'>The first seed of each method.</p>"
+    return note + _each_method(histories, lambda m: population_plots.generations_figure(histories[m]))
+
+@section("population", "Family tree", needs=(_histories,), uses=("summary.json",))
+def _family(paths, summary):
+    histories = _first_histories(paths, summary)
+    return _each_method(histories, lambda m: population_plots.family_tree(histories[m]))
+
+@section("population", "Tasks in conflict", needs=(_histories,), uses=("summary.json",))
+def _conflict(paths, summary):
+    histories = _first_histories(paths, summary)
+    chance = {t["name"]: t["chance"] for t in (summary or {}).get("tasks", []) if _known(t.get("chance"))}
+    return _each_method(histories, lambda m: population_plots.pareto_view(histories[m], chance=chance))
+
+# %% ../nbs/54_report.ipynb #9308fa0d
+@section("population", "Ensembles", needs=("population.zarr.zip",), uses=("summary.json",))
+def _ensembles(population, summary):
+    return _each_method(_methods(population, summary), lambda m: population_plots.ensemble_curves(population, m))
+
+@section("population", "Coefficients", needs=("population.zarr.zip",), uses=("summary.json",))
+def _coefficients(population, summary):
+    return _each_method(_methods(population, summary), lambda m: population_plots.coefficient_map(population, m))
+
+@section("population", "Experts by task", needs=("population.zarr.zip",))
+def _experts_by_task(population): return figure_html(population_plots.expert_scores(population))
+
+def _methods(population, summary):
+    names, order = population["method"].values.tolist(), list(by_test(summary or {}))
+    return [m for m in order if m in names] + [m for m in names if m not in order]
+
+# %% ../nbs/54_report.ipynb #e90f07fb
+def experts_table(
+    summary: dict # of a run of kind "experts"
+) -> Html:
+    "What each expert read, and its held-out loss before and after."
+    row = lambda v: [_shown(v.get("source", "–")), number(v.get("loss_before")), number(v.get("loss")),
+                     *("–" if v.get(k) is None else human_count(v[k]) for k in ("n_weights", "n_texts")),
+                     *("–" if v.get(k) is None else _shown(v[k]) for k in ("n_steps",)),
+                     human_time(v["seconds"]) if _known(v.get("seconds")) else "–"]
+    header = ["expert", "read", "loss before", "loss after", "weights", "texts", "steps", "time"]
+    return table(header, [[name, *row(v)] for name, v in summary["experts"].items()],
+                 "Loss in nats/token on texts that the expert didn't learn from.")
+
+# %% ../nbs/54_report.ipynb #6fa3c313
+@section("experts", "The experts", needs=("summary.json",))
+def _experts(summary):
+    if not summary.get("experts"): raise plots.NothingToPlot("no expert has been trained.")
+    base = summary.get("base") or "?"
+    name = base.get("source", "?") if isinstance(base, dict) else base
+    return f"<p>Base model: {esc(name)}</p>{experts_table(summary)}"
+
+@section("experts", "Training", needs=("experts.zarr.zip",))
+def _experts_training(experts): return figure_html(population_plots.expert_curves(experts))
+
 # %% ../nbs/54_report.ipynb #8184c12d
 @section("*", "Settings and versions", needs=("run",))
 def _settings(run):
@@ -455,3 +628,49 @@ def example_run(
 def _tensors(arrays):
     import torch
     return {n: torch.from_numpy(a) for n, a in arrays.items()}
+
+# %% ../nbs/54_report.ipynb #f2b8e334
+def _example_versus(test, method, other): # each (n_seeds,)
+    d = test[method] - test[other]
+    return dict(_describe(d), p=_sign_flip_p(d))
+
+def _example_method(population, test, method):
+    one = population_plots.of_method(population, method)
+    by_task = {t: dict(mean=float(one.task_test.sel(task=t).mean()), se=float(one.task_test_se.sel(task=t).mean()))
+               for t in one.task.values.tolist()}
+    last, alone = one.isel(size=-1).mean("seed"), method in population_plots.example_baselines
+    ensemble = dict(rule={r: float(last.ensemble_test.sel(rule=r)) for r in one.rule.values.tolist()},
+                    size=int(one["size"][-1]), oracle=float(last.oracle_test))
+    others = [o for o in ("best-expert", "random-search") if o != method]
+    tested = _describe(test[method]) | dict(se=float(one.test_se.mean()))
+    return dict(validation=_describe(one.validation.values), test=tested, by_task=by_task, failed=0,
+                evaluations=1 if alone else one.sizes["evaluation"], seconds=2. if alone else 90.,
+                versus={o: _example_versus(test, method, o) for o in others}, ensemble=None if alone else ensemble)
+
+# %% ../nbs/54_report.ipynb #1614e86c
+def _example_population_summary(population):
+    test = {m: population_plots.of_method(population, m).test.values for m in population.method.values.tolist()}
+    tasks = [dict(name=t, selected=bool(s), chance=float(c), n_validation=200, n_test=300) for t, s, c in
+             zip(population.task.values.tolist(), population.selected.values, population.chance.values)]
+    gain = _example_versus(test, "cma-es", "best-expert")["mean"]
+    return dict(kind="population", ci=.95, n_seeds=population.sizes["seed"], budget=population.sizes["evaluation"],
+                tasks=tasks, experts=population.expert.values.tolist(), base="simulated",
+                statement=f"Simulated: cma-es scores {gain:.2f} above the best single expert.",
+                methods={m: _example_method(population, test, m) for m in test})
+
+# %% ../nbs/54_report.ipynb #a3b08b27
+def example_population_run(
+    path, # the run folder to make
+    seeds: Seeds, # the randomness
+    config: dict | None = None # settings to note beside the seed
+) -> Path: # the run folder
+    "A complete simulated run of kind population."
+    population = population_plots.example_population(seeds)
+    with create_run(path, dict(seed=seeds.root) | (config or {}), "population") as run:
+        write_dataset(run.file("population.zarr.zip"), population)
+        write_json(run.file("summary.json"), _example_population_summary(population))
+        for method in ("genome", "genome-plus", "cma-es"):
+            history = population_plots.example_history(seeds.child(method))
+            if method == "cma-es": history["parents"][:] = "" # it draws everybody anew
+            write_dataset(run.file("evolve", method, "seed-0", "history.zarr.zip"), history)
+    return Path(path)

@@ -1,0 +1,391 @@
+"""Methods: one contract for all of them, kill and resume anywhere, known truth reached, bad input refused."""
+
+import numpy as np
+import pytest
+
+from evonb.core import InputError, Seeds, Stopped, StopRequest, StoreError
+from evonb.operators import AllFailedError, ArraySpace
+from evonb.population import (
+    METHODS,
+    ItemSurrogate,
+    Method,
+    Objective,
+    Outcome,
+    SkillLandscape,
+    TaskResult,
+    compare,
+    evolve,
+    expected_log_right,
+    log_right,
+    losses,
+    margins,
+    method_class,
+    oracle_report,
+    pareto_front,
+    released_shares,
+    right_options,
+)
+from evonb.store import read_dataset
+
+SPACE = ArraySpace([f"e{i}" for i in range(4)], 2)
+SEARCHES = sorted(set(METHODS) - {"best-expert", "uniform", "sum", "greedy-soup"})
+BUDGET = 50
+
+
+def two_tasks(genomes):
+    "Two conflicting peaks, with options, so that every method can run on it."
+    out = []
+    for g in genomes:
+        q = np.stack([np.sin(np.arange(8) * k + 1) for k in range(1, 11)])  # (n_items, n_coefficients)
+        tasks = {}
+        for name, far in (("a", 1.0), ("b", 0.3)):
+            m = 1.5 - np.square(q @ (g.ravel() - far)) / 4  # (n_items,)
+            credit = (m > 0).astype(float)
+            tasks[name] = TaskResult(float(credit.mean()), np.c_[m * 0, -m], credit)
+        out.append(Outcome((tasks["a"].mean + tasks["b"].mean) / 2, tasks))
+    return out
+
+
+def make(name, seed=0):
+    return METHODS[name](SPACE, None, Seeds(seed))
+
+
+@pytest.fixture(scope="module")
+def runs():
+    return {name: evolve(make(name), two_tasks, BUDGET, show=False) for name in METHODS}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_contract(name, runs):
+    r = runs[name]
+    again = evolve(make(name), two_tasks, BUDGET, show=False)
+    assert again.history.identical(r.history)  # bit for bit
+    assert r.evaluations == int((r.history.number >= 0).sum()) <= BUDGET
+    if name in SEARCHES:
+        assert r.evaluations == BUDGET
+        other = evolve(make(name, 1), two_tasks, BUDGET, show=False)
+        assert not np.array_equal(other.history.digest.values, r.history.digest.values) or name == "coarse-to-fine"
+    known = set(r.history.digest.values.ravel())
+    if name != "genome+-released":  # its moved individuals are never scored
+        assert {p for row in r.history.parents.values.ravel() for p in row.split()} <= known
+    assert (np.diff(r.history.best) >= 0).all() and r.best.digest in known
+    assert name in repr(r) and "<table>" in r._repr_html_()
+
+
+class Killed(Exception):
+    pass
+
+
+def killed_after(n):
+    "An evaluation that dies at its n-th individual, one by one."
+    left = [n]
+
+    def evaluate(genomes):
+        left[0] -= len(genomes)
+        if left[0] < 0:
+            raise Killed
+        return two_tasks(genomes)
+
+    return evaluate
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_kill_and_resume_anywhere(name, runs, tmp_path):
+    whole, asked = runs[name], []
+    for n in range(1, 1000, 7):  # each session scores n individuals more, then dies
+        def counting(genomes, dying=killed_after(n)):
+            found = dying(genomes)
+            asked.extend(genomes)
+            return found
+
+        try:
+            r = evolve(make(name), counting, BUDGET, tmp_path, chunk=2, show=False)
+            break
+        except Killed:
+            continue
+    assert r.history.identical(whole.history)
+    assert r.best.digest == whole.best.digest and np.array_equal(r.best.genome, whole.best.genome)
+    assert [x.digest for x in r.population] == [x.digest for x in whole.population]
+    assert [x.digest for x in r.front] == [x.digest for x in whole.front]
+    assert len(asked) == whole.evaluations  # what was scored in an unfinished generation is kept
+    assert read_dataset(tmp_path / "history.zarr.zip").digest.values.tolist() == whole.history.digest.values.tolist()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_all_equal(name):
+    flat = lambda genomes: [Outcome(0.5, {"a": TaskResult(0.5), "b": TaskResult(0.5)}) for _ in genomes]
+    r = evolve(make(name), flat, 30, show=False)
+    assert r.best.value == 0.5
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_all_zero(name):
+    zero = lambda genomes: [Outcome(0.0, {"a": TaskResult(0.0), "b": TaskResult(0.0)}) for _ in genomes]
+    if "released" in name:
+        with pytest.raises(InputError, match="released roulette divides"):
+            evolve(make(name), zero, 30, show=False)
+    else:
+        assert evolve(make(name), zero, 30, show=False).best.value == 0
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_all_failed(name):
+    failing = lambda genomes: [Outcome(np.nan, reason="out of memory") for _ in genomes]
+    with pytest.raises(AllFailedError, match="out of memory"):
+        evolve(make(name), failing, 30, show=False)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_failed_individual_is_never_selected(name):
+    seen = {}
+
+    def half(genomes):
+        out = []
+        for g, found in zip(genomes, two_tasks(genomes)):
+            fails = int(SPACE.digest(g), 16) % 3 == 0 and name not in ("sum", "uniform")
+            seen[SPACE.digest(g)] = fails
+            out.append(Outcome(np.nan, reason="timeout") if fails else found)
+        return out
+
+    r = evolve(make(name), half, BUDGET, show=False)
+    failed = {d for d, bad in seen.items() if bad}
+    h = r.history
+    assert r.best.digest not in failed and not {x.digest for x in r.front} & failed
+    assert set(h.digest.values[h.failed.values]) == failed and set(h.reason.values[h.failed.values]) <= {"timeout"}
+    if name.startswith("genome"):  # nor does it live on or have children by crossover
+        assert not {x.digest for x in r.population} & failed
+        crossed = h.parents.values[h.operator.values == "crossover"]
+        assert not {p for row in crossed for p in row.split()} & failed
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_budget_is_never_exceeded(name):
+    for budget in (1, 7, 23):
+        asked = []
+        evolve(make(name), lambda g: asked.extend(g) or two_tasks(g), budget, show=False)
+        assert len(asked) == budget
+
+
+def sphere(genomes):
+    target = np.linspace(-0.4, 1.2, 8).reshape(SPACE.shape)
+    return [Outcome(-float(np.square(g - target).sum())) for g in genomes]
+
+
+@pytest.mark.parametrize(
+    ("name", "budget", "least"),
+    [("cma", 600, -1e-4), ("differential-evolution", 1500, -1e-3), ("coarse-to-fine", 120, -1e-2),
+     ("lorahub", 300, -0.5), ("model-swarms", 1000, -3.0), ("genome", 1000, -1.5), ("genome+", 1000, -1.5)],
+)
+def test_reaches_the_top_of_a_sphere(name, budget, least):
+    assert evolve(make(name), sphere, budget, show=False, measure_diversity=False).best.value > least
+
+
+def test_coarse_to_fine_beats_all_on_the_landscape():
+    reached = {}
+    for name in ("coarse-to-fine", "sum", "random-search", "best-expert", "cma", "genome"):
+        lands = [SkillLandscape(s, n_groups=3) for s in range(3)]
+        reached[name] = np.mean([x.accuracy(evolve(METHODS[name](x.space, seeds=Seeds(1)), x, 60, show=False).best.genome)
+                                 for x in lands])
+    assert max(reached, key=reached.get) == "coarse-to-fine"
+    assert reached["coarse-to-fine"] > reached["best-expert"] + 0.2
+    assert reached["coarse-to-fine"] > max(reached["sum"], reached["random-search"]) + 0.03
+
+
+def test_without_margins_the_value_is_learned():
+    land = SkillLandscape(0, n_groups=2)
+    bare = lambda genomes: [Outcome(e.value) for e in land(genomes)]
+    r = evolve(METHODS["coarse-to-fine"](land.space), bare, 80, show=False)
+    assert np.isnan(r.history.smooth.values).all() and r.best.value >= bare([sum(land.space.start())])[0].value
+
+
+def test_margins_and_objective():
+    rng = np.random.default_rng(0)
+    s, answers = rng.standard_normal((20, 3)), rng.integers(3, size=20)
+    s[:5, 2], answers[:5] = np.nan, 1
+    m = margins(s, answers)
+    for row, a, got in zip(s, answers, log_right(m)):
+        ok = row[~np.isnan(row)]
+        assert np.isclose(got, row[a] - np.log(np.exp(ok).sum()))
+    found = Outcome(0.5, {"x": TaskResult(0.5, s), "y": TaskResult(0.5, s[5:])})
+    objective = Objective({"x": answers, "y": answers[5:]}, {"x": 3.0, "y": 1.0})
+    assert np.isclose(objective.smooth(found), 0.75 * log_right(m).mean() + 0.25 * log_right(m[5:]).mean())
+    assert np.isnan(Objective().smooth(found))  # three options and nobody says which is right
+    credit = rng.integers(2, size=9).astype(float)
+    inferred = Objective().smooth(Outcome(0.5, {"z": TaskResult(0.5, s[5:14, :2], credit)}))
+    right = np.where(credit == 1, s[5:14, :2].argmax(1), s[5:14, :2].argmin(1))
+    assert np.isclose(inferred, log_right(margins(s[5:14, :2], right)).mean())
+
+
+def test_surrogate_gradients():
+    rng = np.random.default_rng(0)
+    live = rng.random((7, 2)) < 0.8
+    live[:, 0] = True
+    w = rng.dirichlet(np.ones(7))
+    m = rng.standard_normal(14)
+    value, slope = expected_log_right(m, (7, 2), live, w)
+    assert np.isclose(value, w @ log_right(np.where(live, m.reshape(7, 2), np.nan)))
+    near = [expected_log_right(m + h, (7, 2), live, w)[0] - expected_log_right(m - h, (7, 2), live, w)[0]
+            for h in 1e-5 * np.eye(14)]
+    assert np.allclose(slope, np.array(near) / 2e-5, atol=1e-8)
+    X = rng.standard_normal((30, 4))
+    y, _ = ItemSurrogate(X, np.c_[X.sum(1), np.sin(X).sum(1)])(X[3])
+    assert np.allclose(y, [X[3].sum(), np.sin(X[3]).sum()], atol=0.02)
+
+
+def test_released_faults_are_reproduced_and_ours_are_without():
+    class Counted(ArraySpace):
+        pass
+
+    space, scored = Counted("abcd", 2), set()
+
+    def evaluate(genomes):
+        scored.update(space.digest(g) for g in genomes)
+        return two_tasks(genomes)
+
+    ours = METHODS["genome+"](space, None, Seeds(0))
+    evolve(ours, evaluate, 80, show=False)
+    assert {x.digest for x in ours.members} <= scored  # everybody was scored where he is
+    assert any(not np.array_equal(x.memory["own"], x.genome) for x in ours.members if "own" in x.memory)
+    for x in ours.members:
+        assert np.isclose(x.value, two_tasks([x.genome])[0].value)
+    assert ours.moves == sum(g % 2 for g in range(ours.generation))  # the step shrinks once a move
+
+    scored.clear()
+    theirs = METHODS["genome+-released"](space, None, Seeds(0))
+    evolve(theirs, evaluate, 80, show=False)
+    assert {x.digest for x in theirs.members} - scored  # moved, never scored: stale fitness
+    assert theirs.moves > theirs.generation  # the step shrinks per individual
+    assert METHODS["genome-released"](space, dict(population_size=9)).n_elite([]) == 0
+    with pytest.raises(InputError, match="released roulette divides"):
+        released_shares([0.0, 0.0])
+    assert oracle_report([0.2, np.nan, 0.7]) == 0.7
+
+
+def test_patience_and_time_and_stop(tmp_path):
+    flat = lambda genomes: [Outcome(0.5) for _ in genomes]
+    r = evolve(make("genome"), flat, 1000, patience=3, show=False)
+    assert r.ended == "patience" and r.history.sizes["generation"] == 4
+    r = evolve(make("genome"), flat, 10**6, max_seconds=0.2, show=False)
+    assert r.ended == "time" and r.evaluations < 10**6
+    with pytest.raises(InputError, match="Nothing was scored"):
+        evolve(make("genome"), flat, 10, max_seconds=0, show=False)
+    stop = StopRequest()
+
+    def stopping(genomes):
+        stop.set("the test")
+        return two_tasks(genomes)
+
+    with pytest.raises(Stopped, match="the test after 2 evaluations"):
+        evolve(make("cma"), stopping, BUDGET, tmp_path, chunk=2, show=False, stop=stop)
+    r = evolve(make("cma"), two_tasks, BUDGET, tmp_path, chunk=2, show=False)
+    assert r.history.identical(evolve(make("cma"), two_tasks, BUDGET, show=False).history)
+
+
+def test_time_out_then_resume_is_the_same(tmp_path, runs):
+    clock = iter([0.1] * 3)
+    for seconds in clock:
+        try:
+            evolve(make("genome+"), two_tasks, BUDGET, tmp_path, chunk=1, max_seconds=seconds / 1e4, show=False)
+        except InputError:
+            pass
+    r = evolve(make("genome+"), two_tasks, BUDGET, tmp_path, chunk=1, show=False)
+    assert np.array_equal(r.history.digest.values, runs["genome+"].history.digest.values)
+
+
+def test_pareto_front_against_a_plain_loop(runs):
+    scores = np.random.default_rng(0).random((60, 3)).round(1)
+    dominated = [any((b >= a).all() and (b > a).any() for b in scores) for a in scores]
+    front = scores[pareto_front(scores)]
+    assert {tuple(s) for s in front} == {tuple(s) for s, d in zip(scores, dominated) if not d}
+    assert len(front) == len({tuple(s) for s in front})
+    assert runs["pareto"].front and not runs["genome"].front
+    with pytest.raises(InputError, match="at least two"):
+        evolve(make("pareto"), sphere, 40, show=False)
+
+
+def test_greedy_soup_against_a_plain_loop(runs):
+    experts = SPACE.start()
+    value = lambda g: two_tasks([g])[0].value
+    order = sorted(range(4), key=lambda i: (-value(experts[i]), i))
+    kept = [order[0]]
+    for i in order[1:]:
+        trial = np.mean([experts[j] for j in kept + [i]], 0)
+        if value(trial) >= value(np.mean([experts[j] for j in kept], 0)):
+            kept.append(i)
+    r = runs["greedy-soup"]
+    top = value(np.mean([experts[j] for j in kept], 0))
+    assert r.ended == "finished" and r.evaluations == 7 and np.isclose(r.best.value, max(top, *map(value, experts)))
+
+
+def test_compare(tmp_path):
+    table, results = compare(["sum", "cma"], SPACE, two_tasks, 20, [0, 1], tmp_path, show=False)
+    assert table.best.shape == (2, 2, 20) and (table.best.diff("evaluation") >= 0).all()
+    assert table.evaluations.values.tolist() == [[1, 1], [20, 20]]
+    assert np.array_equal(table.genome.sel(method="cma", seed=1), results["cma", 1].best.genome)
+    again, _ = compare(["sum", "cma"], SPACE, lambda g: 1 / 0, 20, [0, 1], tmp_path, show=False)  # nothing is scored again
+    assert again.identical(table)
+
+
+def test_right_options():
+    class Item:
+        def __init__(self, answer): self.answer = answer
+
+    class Task:
+        def __init__(self, name, kind, answers): self.name, self.kind, self.answers = name, kind, answers
+        def items(self, split): return [Item(a) for a in self.answers if split == "validation"]
+
+    tasks = [Task("a", "choice", [0, 2]), Task("b", "exact", ["x"]), Task("c", "pairs", [0])]
+    assert {k: v.tolist() for k, v in right_options(tasks).items()} == {"a": [0, 2], "c": [0]}
+    assert losses([np.nan, np.nan]) == [0.0, 0.0]
+
+
+class Whole(ArraySpace):
+    "Stands for a space of whole adapters."
+
+    def __init__(self):
+        super().__init__("abc")
+        self.size = None
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_vectors_are_asked_for_where_needed(name):
+    if METHODS[name].needs_vectors:
+        with pytest.raises(InputError, match="Use a CoefficientSpace"):
+            METHODS[name](Whole())
+    else:
+        assert evolve(METHODS[name](Whole()), lambda gs: [Outcome(1.0) for _ in gs], 12, show=False).best.value == 1
+
+
+@pytest.mark.parametrize("name", [n for n in METHODS if hasattr(METHODS[n].config_class(), "population_size")])
+@pytest.mark.parametrize("size", [0, 1, -3])
+def test_population_too_small(name, size):
+    with pytest.raises(InputError, match="needs at least"):
+        METHODS[name](SPACE, dict(population_size=size))
+
+
+def test_bad_input(tmp_path):
+    with pytest.raises(InputError, match="genome\\+-released"):
+        method_class("simulated-annealing")
+    with pytest.raises(InputError, match="unknown key 'sigmas'"):
+        METHODS["cma"](SPACE, dict(sigmas=1))
+    with pytest.raises(InputError, match="budget is 0"):
+        evolve(make("cma"), two_tasks, 0, show=False)
+    with pytest.raises(InputError, match="1 evaluations for"):
+        evolve(make("cma"), lambda g: two_tasks(g[:1]), 20, show=False)
+    m = make("genome")
+    with pytest.raises(InputError, match="Call ask before tell"):
+        m.tell([Outcome(1.0)])
+    m.ask()
+    with pytest.raises(InputError, match="0 evaluations for 10"):
+        m.tell([])
+    with pytest.raises(InputError, match="asked for and not told"):
+        m.state()
+    evolve(make("genome"), two_tasks, 20, tmp_path, show=False)
+    with pytest.raises(StoreError, match="budget: 20 there, 30 asked"):
+        evolve(make("genome"), two_tasks, 30, tmp_path, show=False)
+    with pytest.raises(InputError, match="no expert"):
+        ArraySpace([])
+    with pytest.raises(InputError, match="at least two experts"):
+        evolve(METHODS["genome"](ArraySpace(["one"])), sphere, 10, show=False)
+    with pytest.raises(NotImplementedError, match="doesn't say how it proposes"):
+        Method(SPACE).ask()
