@@ -7,8 +7,8 @@ __all__ = ['SMOLLM2', 'TRAIN_SHARE', 'Base', 'base_digest', 'new_base', 'save_ba
            'open_base', 'begin_token', 'encode_text', 'pad_batch', 'texts_digest', 'check_texts', 'ExpertConfig',
            'linear_modules', 'target_modules', 'lora_config', 'with_lora', 'extract_adapter', 'FineTuning', 'draw',
            'text_loss', 'mean_loss', 'train_expert', 'ToyConfig', 'toy_base', 'is_for_training', 'blimp_items',
-           'blimp_task', 'expert_texts', 'source_name', 'ExpertsConfig', 'train_experts', 'text_key', 'read_expert',
-           'gather_experts', 'summarise_experts', 'load_experts', 'check_base', 'seen_in_training']
+           'blimp_task', 'expert_texts', 'source_name', 'training_for', 'ExpertsConfig', 'train_experts', 'text_key',
+           'read_expert', 'gather_experts', 'summarise_experts', 'load_experts', 'check_base', 'seen_in_training']
 
 # %% ../nbs/27_experts.ipynb #c9fab5bc
 import hashlib
@@ -124,14 +124,14 @@ def _quiet():
         logging.set_verbosity(level)
         if bars: logging.enable_progress_bar()
 
-# %% ../nbs/27_experts.ipynb #5ca617e2
+# %% ../nbs/27_experts.ipynb #9c2609a9
 def _check_model_folder(folder):
     needed = dict(config=["config.json"], weights=["*.safetensors"], tokenizer=["tokenizer.json"])
     for what, patterns in needed.items():
         if not any(next(folder.glob(p), None) for p in patterns):
             raise InputError(f"{folder} has no {what} ({patterns[0]}). Give a folder that transformers' "
-                             "save_pretrained wrote for model and tokenizer, with safetensors; other formats of weights "
-                             "aren't read.")
+                             "save_pretrained wrote for model and tokenizer, with safetensors: other weights aren't "
+                             "read.")
 
 # %% ../nbs/27_experts.ipynb #ab589b8d
 def _load_folder(folder, device):
@@ -343,22 +343,22 @@ def check_texts(
     if len(texts) < least: raise InputError(f"{name} has {len(texts)} texts, but {least} are needed. Give more.")
     return texts
 
-# %% ../nbs/27_experts.ipynb #484a6b25
+# %% ../nbs/27_experts.ipynb #bf0b8f2f
 @dataclass
 class ExpertConfig:
     "How an expert is trained."
     rank: int = 8 # of every module's change
-    alpha: int = 16 # the change is scaled by alpha / rank
+    alpha: int = 32 # the change is scaled by alpha / rank
     rslora: bool = False # scale by alpha / sqrt(rank) instead (arXiv 2312.03732)
     dropout: float = 0.0 # of what goes into A
     targets: tuple[str, ...] = () # modules, or the ends of their names; none: every linear module but the head
-    steps: int = 150 # optimizer steps
-    batch_size: int = 16 # texts a step, replayed ones included
+    steps: int = 400 # optimizer steps
+    batch_size: int = 12 # texts a step, replayed ones included
     replay: float = 0.25 # share of each batch that comes from the replay texts, if any are given
-    lr: float = 2e-3 # AdamW's peak
+    lr: float = 5e-3 # AdamW's peak
     betas: tuple[float, ...] = (0.9, 0.95) # how slowly AdamW's two moments forget
     weight_decay: float = 0.0 # decoupled
-    warmup: int = 10 # steps of linear rise
+    warmup: int = 20 # steps of linear rise
     schedule: str = "linear" # after the warmup: "linear" to the end, "cosine", or "hold" and then `cooldown` steps down
     cooldown: int = 50 # the last steps of "hold", linear
     final_lr: float = 0.0 # where the schedule ends, as a share of the peak
@@ -369,7 +369,7 @@ class ExpertConfig:
     checkpoint_every: int = 100 # steps between checkpoints
     precision: str = "auto" # "auto" is bf16 autocast on a GPU that has it, else fp32; or "fp32", "bf16"
 
-# %% ../nbs/27_experts.ipynb #8a24e057
+# %% ../nbs/27_experts.ipynb #02c213b7
 @patch
 def check(self: ExpertConfig) -> ExpertConfig: # itself
     "Refuse settings that can't work, by name."
@@ -379,7 +379,7 @@ def check(self: ExpertConfig) -> ExpertConfig: # itself
     for n in ("warmup", "cooldown"): check_positive(getattr(self, n), n, least=0)
     check_choice(self.schedule, ("linear", "cosine", "hold"), "schedule")
     check_choice(self.precision, ("auto", "fp32", "bf16"), "precision")
-    check_fraction(self.lr, "lr", "0.002 suits small models, 0.0005 larger ones.")
+    check_fraction(self.lr, "lr", "0.005 suits the toy base; larger models need less.")
     for n in ("dropout", "replay"):
         if not 0 <= getattr(self, n) < 1: raise InputError(f"{n} is {getattr(self, n)}, but must be from 0 to below 1.")
     return self._check_numbers()
@@ -817,6 +817,13 @@ def source_name(
     rest = source.partition(":")[2] or Path(source).stem
     return re.sub(r"[^\w.+-]+", "+", rest), source
 
+# %% ../nbs/27_experts.ipynb #0a8fb0e7
+def training_for(
+    base: str # what `open_base` takes
+) -> ExpertConfig:
+    "Defaults that suit a base: the toy base needs a high rate; a pretrained one is kept close to what it was."
+    return ExpertConfig() if base == "toy" else ExpertConfig(steps=60, batch_size=16, alpha=16, lr=5e-4)
+
 # %% ../nbs/27_experts.ipynb #6a6426c3
 @dataclass
 class ExpertsConfig:
@@ -957,7 +964,7 @@ def gather_experts(
         wall_time=("expert", [f["seconds"] for f in facts], dict(units="s"))),
         dict(expert=names, step=np.arange(len(curves[0]["train_loss"])), eval_step=curves[0]["val_step"].int().numpy()))
 
-# %% ../nbs/27_experts.ipynb #5336ccdb
+# %% ../nbs/27_experts.ipynb #445599e9
 def summarise_experts(
     run, # a Run of kind "experts"
     names: list # of complete experts
@@ -965,7 +972,7 @@ def summarise_experts(
     "What came out, as plain values."
     keys = ("source", "loss_before", "loss", "seconds", "n_steps", "n_texts", "n_weights", "digest")
     facts = {n: read_expert(run, n) for n in names}
-    return dict(base=run.config["base"], experts={n: {k: f[k] for k in keys} for n, f in facts.items()})
+    return dict(kind="experts", base=run.config["base"], experts={n: {k: f[k] for k in keys} for n, f in facts.items()})
 
 # %% ../nbs/27_experts.ipynb #0cfbc3af
 def load_experts(

@@ -151,7 +151,7 @@ def _shared(sequences):
     low, high = min(sequences), max(sequences)
     return next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
 
-# %% ../nbs/28_fitness.ipynb #e4f75c3d
+# %% ../nbs/28_fitness.ipynb #eae87343
 def wanted(
     sequences: list, # a Sequence per option
     absolute: bool, # whether what all options share counts too
@@ -162,7 +162,6 @@ def wanted(
     bare = not absolute and fork >= max(s.start for s in sequences) and all(len(s.ids) > fork for s in sequences)
     return [Wanted(s.ids, max(fork, s.start), bare, slot + k) for k, s in enumerate(sequences)]
 
-# %% ../nbs/28_fitness.ipynb #85b6e39f
 def _lay(row, want):
     path = row.add(want.ids[:-1])
     for j in range(want.first, len(want.ids)):
@@ -466,7 +465,7 @@ def _padded_logits(self: Engine, rows, n):
     logits = self.model(input_ids=ids.repeat(n, 1), attention_mask=mask.repeat(n, 1), use_cache=False).logits
     return logits.view(n, ids.numel(), -1) # (n_individuals, n_rows * row length, vocab_size)
 
-# %% ../nbs/28_fitness.ipynb #2a3ea489
+# %% ../nbs/28_fitness.ipynb #06685e81
 @patch
 def _pass(self: Engine, rows, sums, bare_fits):
     n, t = len(sums), len(rows[0])
@@ -476,7 +475,6 @@ def _pass(self: Engine, rows, sums, bare_fits):
     if bare.any(): _add(sums, q[bare], self._bare_logits(x, q[bare]))
     self._normalised(x, q[~bare], sums)
 
-# %% ../nbs/28_fitness.ipynb #227e6272
 def _add(sums, q, values):
     for row, v in zip(sums, values.double().cpu().numpy(), strict=True): np.add.at(row, q[:, 2], v)
 
@@ -662,13 +660,12 @@ def digest(self: Engine) -> str: # SHA-256 in hex
     special = [self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, sorted(map(str, self._ends()))]
     return tensors_digest(state, dict(config=json.loads(json.dumps(config, default=str)), vocabulary=[vocabulary, special]))
 
-# %% ../nbs/28_fitness.ipynb #61ece21e
+# %% ../nbs/28_fitness.ipynb #09ad9c4e
 def _to_bytes(adapter):
     from safetensors.torch import save
     tensors = {f"{f}.{m}": t.detach().cpu().contiguous() for f in "AB" for m, t in getattr(adapter, f).items()}
     return save(tensors), list(adapter.A), dict(adapter.scale), dict(adapter.config)
 
-# %% ../nbs/28_fitness.ipynb #7ac3a658
 def _from_bytes(packed):
     from safetensors.torch import load
     data, names, scale, config = packed
@@ -716,13 +713,12 @@ class Pool(Backend):
     def __enter__(self): return self
     def __exit__(self, *_): self.close()
 
-# %% ../nbs/28_fitness.ipynb #11e91727
+# %% ../nbs/28_fitness.ipynb #7254f544
 def _check_seconds(value, name):
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
         raise InputError(f"{name} is {value!r}, but must be a positive number of seconds.")
     return value
 
-# %% ../nbs/28_fitness.ipynb #0fb024bb
 def _check_picklable(open_engine):
     try: pickle.dumps(open_engine)
     except Exception as e:
@@ -795,7 +791,7 @@ def check(self: Pool, choices, prompts):
     said, what = conn.recv()
     if said == "input": raise InputError(what)
 
-# %% ../nbs/28_fitness.ipynb #08eac1d9
+# %% ../nbs/28_fitness.ipynb #d02489f4
 @patch
 def answers(self: Pool,
     adapters: list, # of Adapter
@@ -806,6 +802,7 @@ def answers(self: Pool,
     size = max(1, math.ceil(len(adapters) / self.n_workers))
     todo = deque(_Job(list(range(i, min(i + size, len(adapters))))) for i in range(0, len(adapters), size))
     found, busy = [None] * len(adapters), {}
+    self.open()
     try:
         while todo or busy:
             self._deal(todo, busy, adapters, choices, prompts)
@@ -814,16 +811,24 @@ def answers(self: Pool,
         for conn in busy: self._end(next(w for w in self._workers if w[1] is conn)) # what they would still say is stale
     return found
 
-# %% ../nbs/28_fitness.ipynb #97755b40
+# %% ../nbs/28_fitness.ipynb #292b243c
+@patch
+def _idle(self: Pool, busy):
+    "A worker with nothing to do, a new one if need be; None when all are at work."
+    for worker in self._workers:
+        if worker[1] not in busy: return worker
+    if len(self._workers) == self.n_workers: return None
+    self._opened(worker := self._start())
+    return worker
+
+# %% ../nbs/28_fitness.ipynb #905f031d
 @patch
 def _deal(self: Pool, todo, busy, adapters, choices, prompts):
-    for _, conn in self.open()._workers:
-        if not todo: return
-        if conn in busy: continue
+    while todo and (worker := self._idle(busy)):
         job = todo.popleft()
         job.deadline = time.monotonic() + self.timeout * len(job.members)
-        busy[conn] = job
-        try: conn.send(("answers", [_to_bytes(adapters[i]) for i in job.members], choices, prompts))
+        busy[worker[1]] = job
+        try: worker[1].send(("answers", [_to_bytes(adapters[i]) for i in job.members], choices, prompts))
         except OSError: pass # it died; _collect finds out
 
 # %% ../nbs/28_fitness.ipynb #58b3be10
@@ -850,12 +855,11 @@ def _lost(self: Pool, conn, job, todo, found, reason, again=True):
 # %% ../nbs/28_fitness.ipynb #1d16c7ed
 SCORING = 1 # raised whenever the same weights and items would get another score
 
-# %% ../nbs/28_fitness.ipynb #9eaa994e
+# %% ../nbs/28_fitness.ipynb #9de838f6
 def _pack_score(score):
     arrays = {k: torch.from_numpy(np.array(v)) for k in ("credit", "option_scores") if (v := getattr(score, k)) is not None}
     return arrays, dict(mean=score.mean, se=score.se, n=score.n, texts=score.texts, unparseable=score.unparseable)
 
-# %% ../nbs/28_fitness.ipynb #aac64a07
 def _unpack_score(arrays, meta): return TaskScore(**meta, **{k: t.numpy() for k, t in arrays.items()})
 
 # %% ../nbs/28_fitness.ipynb #bc389d3a

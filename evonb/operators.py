@@ -96,11 +96,11 @@ def roulette(values, n, rng, replace=False):
     "In proportion to fitness."
     return rng.choice(len(values), n, replace, roulette_shares(values))
 
-# %% ../nbs/24_operators.ipynb #57eb541e
+# %% ../nbs/24_operators.ipynb #a4f1d369
 def rank(values, n, rng, replace=False):
     "In proportion to rank: n for the best, 1 for the worst; ties share their ranks' mean."
-    from scipy.stats import rankdata
-    shares = rankdata(values)
+    v = np.asarray(values)
+    shares = (v < v[:, None]).sum(1) + ((v == v[:, None]).sum(1) + 1) / 2 # (n,) mean ranks
     return rng.choice(len(values), n, replace, shares / shares.sum())
 
 # %% ../nbs/24_operators.ipynb #efb61b07

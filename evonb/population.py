@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['METHODS', 'TaskResult', 'Outcome', 'margins', 'log_right', 'right_options', 'Objective', 'Individual',
            'pack_individuals', 'unpack_individuals', 'register_method', 'MethodConfig', 'method_class', 'Method',
-           'Evolution', 'Result', 'evolve', 'GenomeConfig', 'expert_pairs', 'start_population', 'Genome',
-           'SuccessionConfig', 'Swarm', 'GenomePlus', 'SwarmConfig', 'ModelSwarms', 'released_shares',
-           'released_roulette', 'ReleasedConfig', 'GenomeReleased', 'ReleasedPlusConfig', 'GenomePlusReleased',
-           'oracle_report', 'BestExpert', 'Uniform', 'Sum', 'GreedySoup', 'RandomConfig', 'RandomSearch',
-           'random_coefficients', 'VectorConfig', 'VectorMethod', 'losses', 'Replayed', 'CMAConfig', 'CMA',
-           'LoraHubConfig', 'LoraHub', 'DEConfig', 'DifferentialEvolution', 'pareto_front', 'ParetoConfig', 'Pareto',
-           'SkillLandscape', 'CoarseToFineConfig', 'structured_design', 'kernel', 'ItemSurrogate', 'expected_log_right',
-           'maximise', 'CoarseToFine', 'compare', 'best_so_far']
+           'Evolution', 'history_of', 'stored_history', 'Result', 'evolve', 'GenomeConfig', 'expert_pairs',
+           'start_population', 'Genome', 'SuccessionConfig', 'Swarm', 'GenomePlus', 'SwarmConfig', 'ModelSwarms',
+           'released_shares', 'released_roulette', 'ReleasedConfig', 'GenomeReleased', 'ReleasedPlusConfig',
+           'GenomePlusReleased', 'oracle_report', 'BestExpert', 'mean_of', 'Uniform', 'Sum', 'GreedySoup',
+           'RandomConfig', 'RandomSearch', 'random_coefficients', 'VectorConfig', 'VectorMethod', 'losses', 'Replayed',
+           'CMAConfig', 'CMA', 'LoraHubConfig', 'LoraHub', 'DEConfig', 'DifferentialEvolution', 'pareto_front',
+           'ParetoConfig', 'Pareto', 'SkillLandscape', 'CoarseToFineConfig', 'structured_design', 'kernel',
+           'ItemSurrogate', 'expected_log_right', 'maximise', 'CoarseToFine', 'compare', 'best_so_far']
 
 # %% ../nbs/30_population.ipynb #bfa98da2
 import dataclasses
@@ -118,9 +118,9 @@ class Objective:
         answers = _answers_from_credit(score) if answers is None else answers
         return None if answers is None else margins(score.option_scores, answers)
 
-# %% ../nbs/30_population.ipynb #59bf7688
+# %% ../nbs/30_population.ipynb #84cb6edd
 @patch
-def margins(self: Objective, outcome) -> tuple | None: # (n_items, most options - 1) over all tasks, (n_items,) item weights
+def margins(self: Objective, outcome) -> tuple | None: # (n_items, most options - 1), (n_items,) weights; over all tasks
     "The margins of all items of all tasks, with weights that sum to 1; None where a task has none."
     found = {t: self.task_margins(t, s) for t, s in outcome.scores.items()}
     if not found or any(m is None for m in found.values()): return None
@@ -153,14 +153,15 @@ class Individual:
     stale: int = 0 # moves since its own best improved
     margins: np.ndarray | None = None # (n_items, n_options - 1), for methods that read them
 
-# %% ../nbs/30_population.ipynb #1271aabc
+# %% ../nbs/30_population.ipynb #30d52528
 @patch
 def __repr__(self: Individual):
-    made = self.lineage.operator + (f" of {', '.join(p[:8] for p in self.lineage.parents)}" if self.lineage.parents else "")
+    parents = ", ".join(p[:8] for p in self.lineage.parents)
+    made = self.lineage.operator + (f" of {parents}" if parents else "")
     score = f"{self.value:.3f}" if np.isfinite(self.value) else f"failed: {self.reason}"
     return f"Individual({self.number}, {self.digest[:8]}, {score}, {made}, generation {self.lineage.generation})"
 
-# %% ../nbs/30_population.ipynb #50f02b3a
+# %% ../nbs/30_population.ipynb #1f373327
 _plain = ("digest", "number", "value", "smooth", "scores", "reason", "own_value", "stale")
 
 def pack_individuals(
@@ -172,7 +173,7 @@ def pack_individuals(
     tensors, rows = {}, []
     for i, x in enumerate(individuals):
         parts = {"genome": x.genome} | {f"memory.{k}": g for k, g in x.memory.items()}
-        tensors |= {f"{i}|{part}|{k}": t for part, g in parts.items() for k, t in space.pack(g).items()}
+        tensors |= {f"{i}|{part}|{k}": t.clone() for part, g in parts.items() for k, t in space.pack(g).items()}
         if x.margins is not None: tensors[f"{i}|margins|"] = torch.tensor(x.margins)
         rows.append({k: getattr(x, k) for k in _plain} | dict(lineage=to_dict(x.lineage), memory=list(x.memory)))
     return tensors, rows
@@ -268,11 +269,11 @@ def rng(self: Method, *names) -> np.random.Generator:
     "A fresh generator for this generation and purpose."
     return self.stream(*names).numpy()
 
-# %% ../nbs/30_population.ipynb #6deb0acd
+# %% ../nbs/30_population.ipynb #cc054f4b
 @patch
 def new(self: Method, genome, parents=(), operator="") -> Individual:
     "An individual of this generation."
-    parents = tuple(p.digest for p in parents)
+    parents = tuple(p if isinstance(p, str) else p.digest for p in parents)
     lineage = Lineage(parents, operator or self.name, self.stream().integer(), self.generation)
     self.n_asked += 1
     return Individual(genome, lineage, self.space.digest(genome), self.n_asked - 1)
@@ -310,14 +311,14 @@ def _attach(self: Method, x, found):
     if self.reads_margins and np.isfinite(x.value) and (m := self.objective.margins(found)) is not None:
         x.margins, self.item_weights = m
 
-# %% ../nbs/30_population.ipynb #b8ac9228
+# %% ../nbs/30_population.ipynb #493a3cf0
 @patch
 def state(self: Method) -> tuple: # (name -> tensor, plain values)
     "Everything `restore` needs, between a tell and the next ask."
     if self.asked is not None: raise InputError("Some individuals were asked for and not told. Tell them first.")
     tensors, rows = pack_individuals(self.space, self.members + self.others())
-    return tensors, dict(generation=self.generation, n_asked=self.n_asked, n_members=len(self.members), individuals=rows,
-                         extra=self.extra())
+    return tensors, dict(generation=self.generation, n_asked=self.n_asked, n_members=len(self.members),
+                         individuals=rows, extra=self.extra())
 
 @patch
 def others(self: Method) -> list: "For subclasses: individuals to keep beside the members."; return []
@@ -406,7 +407,7 @@ def settings(self: Evolution) -> dict:
     return dict(method=m.name, config=to_dict(m.config), seeds=m.seeds.to_dict(), budget=self.budget,
                 chunk=None if self.chunk == math.inf else self.chunk, patience=self.patience)
 
-# %% ../nbs/30_population.ipynb #57cc6b35
+# %% ../nbs/30_population.ipynb #c118ce5a
 @patch
 def save(self: Evolution):
     "Store the state after a tell; what an unfinished generation had stored is then void."
@@ -416,7 +417,7 @@ def save(self: Evolution):
     write_tensors(self.folder/"method.safetensors", tensors | {f"best|{k}": t for k, t in kept.items()},
                   dict(settings=self.settings(), method=values, rows=self.rows, best=rows, diversity=self.diversity,
                        without_gain=self.without_gain, seconds=self.seconds, ended=self.ended))
-    write_dataset(self.folder/"history.zarr.zip", self.history())
+    if self.ended: write_dataset(self.folder/"history.zarr.zip", self.history())
     (self.folder/"unfinished.safetensors").unlink(missing_ok=True)
 
 # %% ../nbs/30_population.ipynb #0af8e8e3
@@ -463,7 +464,7 @@ def unfinished(self: Evolution) -> list: # of Outcome, for the first individuals
     self.before = max(self.before, meta["seconds"])
     return [_unpack_outcome(i, tensors, row) for i, row in enumerate(meta["outcomes"])]
 
-# %% ../nbs/30_population.ipynb #8ccc46d4
+# %% ../nbs/30_population.ipynb #ad823b7a
 @patch
 def score(self: Evolution, genomes, bar, stop) -> list: # of evaluations, fewer when the time is up
     "Score a generation in chunks, storing after each."
@@ -473,7 +474,8 @@ def score(self: Evolution, genomes, bar, stop) -> list: # of evaluations, fewer 
                                + (f"; resume in {self.folder}." if self.folder else "; nothing was stored."))
         n = int(min(self.chunk, len(genomes) - len(found)))
         more = list(self.evaluate(genomes[len(found):len(found) + n]))
-        if len(more) != n: raise InputError(f"evaluate gave {len(more)} evaluations for {n} genomes. Give one for each.")
+        if len(more) != n:
+            raise InputError(f"evaluate gave {len(more)} evaluations for {n} genomes. Give one for each.")
         found += more
         bar.update(n)
         if len(found) < len(genomes): self.save_unfinished(found)
@@ -522,27 +524,43 @@ def population(self: Method) -> list: # of Individual
     "The individuals alive: those told last, unless the method keeps a population."
     return self.last
 
-# %% ../nbs/30_population.ipynb #801d39dc
-@patch
-def history(self: Evolution): # -> xarray Dataset (generation, individual[, task])
+# %% ../nbs/30_population.ipynb #718423f9
+def history_of(
+    rows, # one per scored individual, in order
+    spread, # (n_generations,) diversity
+    **attrs # what to note beside
+): # -> xarray Dataset (generation, individual[, task])
     "Everything that was scored, in order."
     import xarray as xr
-    n = self.rows[-1]["generation"] + 1 if self.rows else 0
-    counts = np.bincount([r["generation"] for r in self.rows], minlength=n)
-    place, shape = [], (n, int(counts.max(initial=0)))
-    for g, c in enumerate(counts): place += [(g, i) for i in range(c)]
+    n = rows[-1]["generation"] + 1 if rows else 0
+    counts = np.bincount([r["generation"] for r in rows], minlength=n)
+    shape, place = (n, int(counts.max(initial=0))), [(g, i) for g, c in enumerate(counts) for i in range(c)]
     index = tuple(np.array(place, int).reshape(-1, 2).T)
-    tasks = sorted({t for r in self.rows for t in r["scores"]})
-    data = _columns(self.rows, shape, index) | _running(self.rows, n, self.diversity)
+    tasks = sorted({t for r in rows for t in r["scores"]})
     score = np.full((*shape, len(tasks)), np.nan)
-    score[index] = np.array([[r["scores"].get(t, np.nan) for t in tasks] for r in self.rows]).reshape(len(self.rows), len(tasks))
-    data["score"] = (("generation", "individual", "task"), score)
-    return xr.Dataset(data, dict(generation=np.arange(n), individual=np.arange(shape[1]), task=np.array(tasks, dtype=str)),
-                      dict(method=self.method.name, budget=self.budget, ended=self.ended))
+    score[index] = np.array([[r["scores"].get(t, np.nan) for t in tasks] for r in rows]).reshape(len(rows), len(tasks))
+    data = _columns(rows, shape, index) | _running(rows, n, spread)
+    coords = dict(generation=np.arange(n), individual=np.arange(shape[1]), task=np.array(tasks, dtype=str))
+    return xr.Dataset(data | dict(score=(("generation", "individual", "task"), score)), coords, attrs)
 
-# %% ../nbs/30_population.ipynb #c3628353
+# %% ../nbs/30_population.ipynb #bb79dc94
+@patch
+def history(self: Evolution): # -> xarray Dataset (generation, individual[, task])
+    "The history so far."
+    return history_of(self.rows, self.diversity, method=self.method.name, budget=self.budget, ended=self.ended)
+
+def stored_history(
+    folder # of an evolution, also while it runs or after it was killed
+): # -> xarray Dataset (generation, individual[, task])
+    "The history that a folder holds."
+    _, meta = read_tensors(Path(folder)/"method.safetensors")
+    about = {k: meta["settings"][k] for k in ("method", "budget")}
+    return history_of(meta["rows"], meta["diversity"], **about, ended=meta["ended"])
+
+# %% ../nbs/30_population.ipynb #ab42a07a
 def _columns(rows, shape, index):
-    fill = dict(value=np.nan, smooth=np.nan, failed=False, number=-1, reason="", parents="", operator="", digest="", seed=-1)
+    fill = dict(value=np.nan, smooth=np.nan, failed=False, number=-1, reason="", parents="", operator="",
+                digest="", seed=-1)
     out = {}
     for k, empty in fill.items():
         kind = object if isinstance(empty, str) else type(empty)
@@ -574,7 +592,7 @@ class Result:
     ended: str # "budget", "patience", "time" or "finished"
     front: list = field(default_factory=list) # of Individual: the Pareto front, where the method has one
 
-# %% ../nbs/30_population.ipynb #c96730f5
+# %% ../nbs/30_population.ipynb #f457b1f3
 @patch
 def __repr__(self: Result):
     return (f"Result({self.method}: best validation {self.best.value:.3f} ({self.best.lineage.operator}, "
@@ -584,8 +602,8 @@ def __repr__(self: Result):
 @patch
 def _repr_html_(self: Result):
     rows = {"method": self.method, "best validation": f"{self.best.value:.3f}", "made by": self.best.lineage.operator,
-            "digest": self.best.digest[:16], "evaluations": self.evaluations, "generations": self.history.sizes["generation"],
-            "time": human_time(self.seconds), "ended by": self.ended}
+            "digest": self.best.digest[:16], "evaluations": self.evaluations,
+            "generations": self.history.sizes["generation"], "time": human_time(self.seconds), "ended by": self.ended}
     row = "<tr><th style='text-align:left'>{}</th><td style='text-align:left'>{}</td></tr>"
     return "<table>" + "".join(row.format(k, html.escape(str(v))) for k, v in rows.items()) + "</table>"
 
@@ -649,7 +667,7 @@ def expert_pairs(n_experts, n, rng): # -> n pairs of indices, all pairs before a
     order = np.concatenate([rng.permutation(len(pairs)) for _ in range(-(-n // len(pairs)))])
     return [pairs[i] for i in order[:n]]
 
-# %% ../nbs/30_population.ipynb #34fbc90a
+# %% ../nbs/30_population.ipynb #96d5e564
 def start_population(
     method, # a Method with a GenomeConfig
     n: int, # how many
@@ -658,11 +676,12 @@ def start_population(
     "The first individuals: experts, then random merges of pairs of them."
     check_choice(how, ["experts", "pairs"], "start")
     rng, experts = method.rng("start"), method.space.start()
-    alone = [method.new(g, (), "expert") for g in experts]
-    first = [alone[i] for i in sorted(rng.permutation(len(alone))[:n])] if how == "experts" else []
-    if len(first) == n: return first
+    founders = [method.space.digest(g) for g in experts]
+    chosen = sorted(rng.permutation(len(experts))[:n]) if how == "experts" else []
+    first = [method.new(experts[i], (), "expert") for i in chosen]
+    pairs = expert_pairs(len(experts), n - len(first), rng) if n > len(first) else []
     return first + [method.new(crossover(method.space, [experts[i], experts[j]], rng, merge=method.config.merge),
-                               (alone[i], alone[j]), "pair") for i, j in expert_pairs(len(experts), n - len(first), rng)]
+                               (founders[i], founders[j]), "pair") for i, j in pairs]
 
 # %% ../nbs/30_population.ipynb #7efc286c
 @register_method("genome")
@@ -677,7 +696,7 @@ class Genome(Method):
     def learn(self, told): self.members = self.survive(self.members + told)
     def population(self): return self.members
 
-# %% ../nbs/30_population.ipynb #05f8a3e8
+# %% ../nbs/30_population.ipynb #1c6e28e9
 @patch
 def breed(self: Genome) -> list: # of Individual
     "Children and mutants of the population; at least one."
@@ -688,8 +707,12 @@ def breed(self: Genome) -> list: # of Individual
     return made or [self.mutant(self.choose(self.members), rng)]
 
 @patch
-def mutant(self: Genome, x, rng):
-    return self.new(mutate(self.space, x.genome, rng, self.config.gene_rate, self.config.scale), [x], "mutation")
+def mutant(self: Genome, x, rng, tries=20):
+    "A mutated copy that isn't the same; in a small space a sparse mutation often hits nothing."
+    for _ in range(tries):
+        genome = mutate(self.space, x.genome, rng, self.config.gene_rate, self.config.scale)
+        if self.space.digest(genome) != x.digest: break
+    return self.new(genome, [x], "mutation")
 
 # %% ../nbs/30_population.ipynb #f0032141
 @patch
@@ -935,18 +958,19 @@ def oracle_report(
     "What the released code reports: the best of the test scores. An upper bound, not a result."
     return float(np.nanmax(np.asarray(test_values, float)))
 
-# %% ../nbs/30_population.ipynb #9112a12b
+# %% ../nbs/30_population.ipynb #9aa7457e
 @register_method("best-expert")
 class BestExpert(Method):
     "Every expert once."
     def propose(self): return [] if self.generation else [(g, (), "expert") for g in self.space.start()]
 
+def mean_of(space, genomes): return space.combine(genomes, np.full(len(genomes), 1 / len(genomes)))
+
 @register_method("uniform")
 class Uniform(Method):
     "The mean of all experts' ΔW."
     def propose(self):
-        experts = self.space.start()
-        return [] if self.generation else [(self.space.combine(experts, np.full(len(experts), 1 / len(experts))), (), "mean")]
+        return [] if self.generation else [(mean_of(self.space, self.space.start()), (), "mean")]
 
 @register_method("sum")
 class Sum(Method):
@@ -955,7 +979,7 @@ class Sum(Method):
         experts = self.space.start()
         return [] if self.generation else [(self.space.combine(experts, np.ones(len(experts))), (), "sum")]
 
-# %% ../nbs/30_population.ipynb #7d1de3b7
+# %% ../nbs/30_population.ipynb #f91a568f
 @register_method("greedy-soup")
 class GreedySoup(Method):
     "Experts, best first, each kept in the average if that doesn't get worse."
@@ -975,9 +999,9 @@ class GreedySoup(Method):
         kept, left = self.soup()
         if not left: return []
         parents = kept + left[:1]
-        return [(self.space.combine([x.genome for x in parents], np.full(len(parents), 1 / len(parents))), parents, "soup")]
+        return [(mean_of(self.space, [x.genome for x in parents]), parents, "soup")]
 
-# %% ../nbs/30_population.ipynb #cead524d
+# %% ../nbs/30_population.ipynb #634bf7a0
 @dataclass
 class RandomConfig:
     "Random search's settings."
@@ -990,7 +1014,9 @@ class RandomConfig:
 class RandomSearch(Method):
     "Independent draws of coefficients."
     config_class, needs_vectors = RandomConfig, True
-    def propose(self): return [(g, (), self.config.distribution) for g in random_coefficients(self.space.shape, self.config, self.rng())]
+    def propose(self):
+        draws = random_coefficients(self.space.shape, self.config, self.rng())
+        return [(g, (), self.config.distribution) for g in draws]
 
 # %% ../nbs/30_population.ipynb #a6859c63
 def random_coefficients(
@@ -1089,7 +1115,7 @@ class CMA(Replayed):
     def vectors(self, points): return points
     def tell_vectors(self, told): self.optimiser.tell(self.waiting, self.losses(told))
 
-# %% ../nbs/30_population.ipynb #729cb36e
+# %% ../nbs/30_population.ipynb #baa7efe7
 @dataclass
 class LoraHubConfig(VectorConfig):
     "LoraHub's settings."
@@ -1098,7 +1124,7 @@ class LoraHubConfig(VectorConfig):
     bound: float = 1.5
     penalty: float = .05 # times the mean absolute coefficient
     batch: int = 4 # points asked at once
-    optimiser: str = "NGOpt" # of nevergrad's registry
+    optimiser: str = "CMA" # of nevergrad's registry; published: "NGOpt"
 
 @register_method("lorahub")
 class LoraHub(Replayed):
@@ -1126,12 +1152,13 @@ def make(self: LoraHub):
     space.random_state = np.random.RandomState(self.seeds.child(self.name).integer() % 2**32)
     return ng.optimizers.registry[c.optimiser](parametrization=space, budget=self.budget or 100, num_workers=c.batch)
 
-# %% ../nbs/30_population.ipynb #1d718108
+# %% ../nbs/30_population.ipynb #86cf3b57
 @dataclass
 class DEConfig(VectorConfig):
     "Differential evolution's settings."
     population_size: int = 20
-    weight: float = .5 # F
+    weight: float = .5 # towards the best
+    dither: tuple[float, ...] = (.5, 1.) # F of the difference is uniform between these, for each trial
     cross: float = .9 # CR
     spread: float = .5 # standard deviation of the first population around the start
 
@@ -1152,13 +1179,13 @@ class DifferentialEvolution(VectorMethod):
 
     def population(self): return self.members
 
-# %% ../nbs/30_population.ipynb #d99c3b0d
+# %% ../nbs/30_population.ipynb #0ef4dc0d
 @patch
 def trial(self: DifferentialEvolution, i, best, rng):
     "One trial vector for the i-th member."
     x, c = self.members[i].genome, self.config
     a, b = (self.members[j].genome for j in rng.choice(len(self.members), 2, replace=False))
-    mutant = x + c.weight * (best.genome - x) + c.weight * (a - b)
+    mutant = x + c.weight * (best.genome - x) + rng.uniform(*c.dither) * (a - b)
     take = rng.random(x.shape) < c.cross
     take.flat[rng.integers(x.size)] = True
     return np.where(take, mutant, x)
@@ -1238,7 +1265,7 @@ def make(self: Pareto, first, n_tasks):
                     termination=NoTermination(), seed=self.seeds.child(self.name).integer() % 2**32, verbose=False)
     return optimiser
 
-# %% ../nbs/30_population.ipynb #035962e7
+# %% ../nbs/30_population.ipynb #d0bdc065
 class SkillLandscape:
     "Known truth: items of several skills, experts of which some are redundant and some harmful."
     def __init__(self,
@@ -1256,15 +1283,17 @@ class SkillLandscape:
         rng, self.n_skills, self.width = np.random.default_rng(seed), n_skills, width
         self.skills = np.linalg.qr(rng.standard_normal((width, width)))[0][:n_skills] # (n_skills, width)
         self.pushes = self.draw_experts(rng, n_experts, n_groups, harm) # (n_groups, n_experts, width)
-        self.items = {k: self.draw_items(rng, n, n_options) for k, n in (("validation", n_validation), ("test", n_test))}
+        sizes = dict(validation=n_validation, test=n_test)
+        self.items = {k: self.draw_items(rng, n, n_options) for k, n in sizes.items()}
 
-# %% ../nbs/30_population.ipynb #befa633d
+# %% ../nbs/30_population.ipynb #0274fe0c
 @patch
 def draw_experts(self: SkillLandscape, rng, n_experts, n_groups, harm):
     "Pushes of each expert in each group: two thirds have a tested skill, some of them the same; the others harm."
     useful = max(self.n_skills, 2 * n_experts // 3)
     skill = np.where(np.arange(n_experts) < useful, np.arange(n_experts) % self.n_skills, -1)
-    aim = np.where((skill >= 0)[:, None], self.skills[skill], -harm * rng.dirichlet(np.ones(self.n_skills), n_experts) @ self.skills)
+    against = -harm * rng.dirichlet(np.ones(self.n_skills), n_experts) @ self.skills # (n_experts, width)
+    aim = np.where((skill >= 0)[:, None], self.skills[skill], against)
     where = rng.dirichlet(np.full(n_groups, 1.), n_experts) # (n_experts, n_groups) the groups in which it learned
     noise = rng.standard_normal((n_groups, n_experts, self.width)) * .35 / np.sqrt(self.width)
     return where.T[:, :, None] * aim * 2.2 + noise # (n_groups, n_experts, width)
@@ -1314,15 +1343,15 @@ class CoarseToFineConfig(VectorConfig):
     shrink: float = 1e-3 # ridge towards equal coefficients in all groups
     weight: float = 1e-3 # ridge on the coefficients themselves
 
-# %% ../nbs/30_population.ipynb #92b11c7c
+# %% ../nbs/30_population.ipynb #3a55ba71
 def structured_design(
     experts # genomes, one per expert
 ) -> list: # of (genome, operator); the base, the experts, mean, sum, leave-one-out sums
     "The obvious points, whose differences are the main effects of the experts."
     e = np.array(experts, float) # (n_experts, n_groups, n_experts)
     total, n = e.sum(0), len(e)
-    points = [(total, "sum"), (total / n, "mean"), *((g, "expert") for g in e)]
-    return points + [(0 * total, "base"), *((total - g, "sum without one") for g in e)] if n > 2 else points + [(0 * total, "base")]
+    points = [(total, "sum"), (total / n, "mean"), *((g, "expert") for g in e), (0 * total, "base")]
+    return points + [(total - g, "sum without one") for g in e if n > 2]
 
 # %% ../nbs/30_population.ipynb #be3832f3
 def kernel(
@@ -1430,13 +1459,14 @@ class CoarseToFine(VectorMethod):
     def quality(self, x): return x.smooth if self.has_margins() else x.value
     def has_margins(self): return all(x.margins is not None for x in self.usable_members())
 
-# %% ../nbs/30_population.ipynb #e165a22e
+# %% ../nbs/30_population.ipynb #f6baea38
 @patch
 def surrogate(self: CoarseToFine) -> tuple: # an ItemSurrogate and the gain to maximise
     "Fitted to everything known."
     known = self.usable_members()
     X = np.array([x.genome.ravel() for x in known])
-    if not self.has_margins(): return ItemSurrogate(X, np.array([[x.value] for x in known])), lambda y: (y[0], np.ones(1))
+    if not self.has_margins():
+        return ItemSurrogate(X, np.array([[x.value] for x in known])), lambda y: (y[0], np.ones(1))
     live = ~np.isnan(known[0].margins)
     Y = np.array([np.where(live, x.margins, 0.).ravel() for x in known])
     w = self.item_weights
@@ -1472,7 +1502,7 @@ def choose(self: CoarseToFine, individuals):
     if not all(np.isfinite(x.smooth) for x in known): return Method.choose(self, individuals)
     return max(known, key=lambda x: (x.smooth, x.value, -x.number))
 
-# %% ../nbs/30_population.ipynb #269e6a2b
+# %% ../nbs/30_population.ipynb #75c29db9
 def compare(
     methods, # names, or a dict of label -> (name, settings)
     space, # what the genomes belong to
@@ -1482,7 +1512,7 @@ def compare(
     folder=None, # each run in a folder of its own; what is there goes on
     show: bool = True, # a progress bar for each run
     **options # of evolve
-): # -> xarray Dataset (method, seed, evaluation), and (label, seed) -> Result
+): # -> xarray Dataset (label, seed, evaluation), and (label, seed) -> Result
     "Run methods with several seeds at equal budgets."
     named = methods if isinstance(methods, dict) else {m: (m, None) for m in methods}
     for name, _ in named.values(): method_class(name)
@@ -1505,15 +1535,15 @@ def best_so_far(
     best = np.fmax.accumulate(np.r_[ordered, np.full(max(0, budget - len(ordered)), np.nan)])
     return best[:budget]
 
-# %% ../nbs/30_population.ipynb #521f3235
+# %% ../nbs/30_population.ipynb #1f848f7e
 def _compared(results, labels, seeds, budget):
     import xarray as xr
     def table(f): return [[f(results[m, s]) for s in seeds] for m in labels]
-    data = dict(best=(("method", "seed", "evaluation"), table(lambda r: best_so_far(r.history, budget))),
-                chosen=(("method", "seed"), table(lambda r: r.best.value)),
-                digest=(("method", "seed"), table(lambda r: r.best.digest)),
-                operator=(("method", "seed"), table(lambda r: r.best.lineage.operator)),
-                evaluations=(("method", "seed"), table(lambda r: r.evaluations)))
+    data = dict(best=(("label", "seed", "evaluation"), table(lambda r: best_so_far(r.history, budget))),
+                chosen=(("label", "seed"), table(lambda r: r.best.value)),
+                digest=(("label", "seed"), table(lambda r: r.best.digest)),
+                operator=(("label", "seed"), table(lambda r: r.best.lineage.operator)),
+                evaluations=(("label", "seed"), table(lambda r: r.evaluations)))
     if all(isinstance(r.best.genome, np.ndarray) for r in results.values()):
-        data["genome"] = ("method", "seed", "group", "expert"), table(lambda r: r.best.genome)
-    return xr.Dataset(data, dict(method=labels, seed=seeds, evaluation=np.arange(1, budget + 1)))
+        data["genome"] = ("label", "seed", "group", "expert"), table(lambda r: r.best.genome)
+    return xr.Dataset(data, dict(label=labels, seed=seeds, evaluation=np.arange(1, budget + 1)))

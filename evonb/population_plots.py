@@ -6,8 +6,8 @@
 __all__ = ['COLOURS', 'example_ends', 'example_baselines', 'example_tasks', 'example_experts', 'example_truth', 'diverging',
            'method_styles', 'wrapped', 'example_population', 'of_method', 'is_level', 'score_text', 'search_progress',
            'final_scores', 'example_history', 'Individuals', 'individuals', 'generations_figure', 'best_place',
-           'ancestry', 'family_tree', 'ensemble_curves', 'coefficient_map', 'expert_scores', 'pareto_front',
-           'opposed_tasks', 'pareto_view', 'switch', 'example_training', 'expert_curves']
+           'ancestry', 'main_line', 'family_tree', 'ensemble_curves', 'coefficient_map', 'expert_scores',
+           'pareto_front', 'opposed_tasks', 'pareto_view', 'switch', 'example_training', 'expert_curves']
 
 # %% ../nbs/51_population_plots.ipynb #a5685313
 import itertools
@@ -160,13 +160,14 @@ def _steps(x, y): # (n,), (n_curves, n)
     keep = np.flatnonzero(np.r_[True, (np.diff(y, axis=1) != 0).any(0)])
     return x[np.r_[np.repeat(keep, 2)[1:], len(x) - 1]], y[:, np.repeat(keep, 2)]
 
-# %% ../nbs/51_population_plots.ipynb #51549b86
+# %% ../nbs/51_population_plots.ipynb #589426a0
 def is_level(
-    curves # (n_seeds, n_evaluations), nan before the first
+    curves, # (n_seeds, n_evaluations), nan before the first
+    n_experts: int = 1 # evaluations that a baseline may need
 ) -> bool:
-    "Whether nothing changes after the first evaluation: a baseline."
-    seen = [c[np.isfinite(c)] for c in np.asarray(curves, float)]
-    return all(len(set(c.tolist())) < 2 for c in seen)
+    "Whether nothing changes once every expert could have been looked at: a baseline."
+    rest = np.asarray(curves, float)[:, n_experts - 1:]
+    return all(len(set(c[np.isfinite(c)].tolist())) < 2 for c in rest)
 
 # %% ../nbs/51_population_plots.ipynb #c0ef7fd9
 def score_text(
@@ -206,7 +207,7 @@ def _spread_text(bands, what="band"):
     n = max((b.n for b in bands), default=1)
     return f"mean over {seeds_text(n)}; {what}: lowest to highest seed" if n > 1 else "one seed"
 
-# %% ../nbs/51_population_plots.ipynb #02372de7
+# %% ../nbs/51_population_plots.ipynb #10db76d0
 def search_progress(
     population # xarray Dataset of a run: best_value (method, seed, evaluation)
 ) -> go.Figure:
@@ -214,10 +215,11 @@ def search_progress(
     curves, x = values(population, "best_value"), population["evaluation"].values
     names = population["method"].values.tolist()
     bands = {m: b for m, c in zip(names, curves) if (b := seed_band(c, "range"))}
-    fig = figure("Progress of the search", _spread_text(bands.values()), 420 + 12 * len(bands))
+    fig = figure("Progress of the search", _spread_text(bands.values()), 400 + 22 * len(bands))
+    fig.update_layout(legend_maxheight=.6)
     styles = method_styles(names)
     for m in sorted(bands, key=lambda m: -bands[m].mean[-1]):
-        flat = is_level(curves[names.index(m)])
+        flat = is_level(curves[names.index(m)], population.sizes.get("expert", 1))
         if flat: _add_level(fig, x, bands[m].mean[-1], label(m), styles[m]._replace(dash="dash"), opacity=.8)
         else: _add_search(fig, x, bands[m], m, styles[m])
     if math.isfinite(level := _chance(population)): _add_level(fig, x, level, "chance", _chance_style)
@@ -231,7 +233,7 @@ def _versus_text(v, other):
     p = d.get("p")
     return difference_text(d) + (f", p = {p:.2g}" if difference_text(d) and p is not None and math.isfinite(p) else "")
 
-# %% ../nbs/51_population_plots.ipynb #a6af5320
+# %% ../nbs/51_population_plots.ipynb #eb85d19f
 def _add_test(fig, name, v, points, style, note):
     y, mean, se = label(name), v["mean"], v.get("se")
     if points is not None and len(points):
@@ -239,7 +241,7 @@ def _add_test(fig, name, v, points, style, note):
                         marker=dict(symbol=style.symbol + "-open", size=7, color=style.colour, opacity=.6))
     if se is not None and math.isfinite(se):
         fig.add_scatter(x=[mean - se, mean + se], y=[y, y], mode="lines", line=dict(color=style.colour, width=5),
-                        opacity=.5, hovertemplate=f"± 1 SE of the items: {se:.3f}<extra></extra>")
+                        opacity=.5, hovertemplate=f"± 1 SE: {se:.3f}<extra></extra>")
     fig.add_scatter(x=[mean], y=[y], mode="markers", error_x=half_widths(v), name=y, hovertemplate="mean %{x:.3f}",
                     marker=dict(symbol=style.symbol, size=11, color=style.colour))
     fig.add_annotation(text=note, x=1, xref="paper", xanchor="right", y=y, yshift=17, showarrow=False,
@@ -263,15 +265,16 @@ def _add_upright(fig, x, text, colour, dash):
     fig.add_vline(x, line=dict(color=colour, width=1, dash=dash), opacity=.8, annotation_text=text,
                   annotation_position="top", annotation_font_size=11)
 
-# %% ../nbs/51_population_plots.ipynb #4c8ef1b9
+# %% ../nbs/51_population_plots.ipynb #304f2659
 def final_scores(
     summary: dict, # a run's summary: methods, ci
     population=None # the run's xarray Dataset, to show each seed and chance too
 ) -> go.Figure:
     "Each method's test score with its standard error and interval, sorted, and the difference to the best expert."
     methods, ci = _tested(summary), f"{100 * summary['ci']:g} %"
-    styles = method_styles(summary["methods"] if population is None else population["method"].values)
-    fig = figure("Test scores", f"dot: mean; thin: {ci} CI over seeds; thick: ± 1 SE of items; open: seeds"
+    stored = [] if population is None else population["method"].values.tolist()
+    styles = method_styles(dict.fromkeys([*stored, *summary["methods"]]))
+    fig = figure("Test scores", f"dot: mean; thin: {ci} CI; thick: ± 1 SE; open: seeds"
                  "<br>right: minus the best single expert, paired", height=170 + 48 * len(methods))
     for m, v in methods:
         _add_test(fig, m, v["test"], _seed_tests(population, m), styles[m], _versus_text(v, "best-expert"))
@@ -393,20 +396,22 @@ def _spread_places(everyone):
         order[at] = (np.arange(len(at)) + .5) / len(at) - .5
     return everyone.generation + .6 * order
 
-# %% ../nbs/51_population_plots.ipynb #b5e4ab1b
+# %% ../nbs/51_population_plots.ipynb #9392c357
 _hover = "%{hovertext}<extra></extra>"
+
+def _size(n): return 7 if n < 300 else 5 if n < 1000 else 4 # px of a point, by how many there are
 
 def _add_points(fig, everyone, keep, x, y, name, style, **marker):
     if keep.any():
         fig.add_scatter(x=x[keep], y=y[keep], mode="markers", name=name, legendgroup=name,
                         hovertext=[_who(everyone, i) for i in np.flatnonzero(keep)], hovertemplate=_hover,
-                        marker=dict(color=style.colour, symbol=style.symbol, size=6) | marker)
+                        marker=dict(color=style.colour, symbol=style.symbol, size=_size(len(x))) | marker)
 
-# %% ../nbs/51_population_plots.ipynb #03a27ec0
+# %% ../nbs/51_population_plots.ipynb #51796af1
 def _add_failed(fig, everyone, x, floor):
-    y, look = np.full(len(x), floor), Style("#D55E00", "", "x-thin")
-    _add_points(fig, everyone, everyone.failed, x, y, f"failed ({everyone.failed.sum()})", look, size=7,
-                line=dict(width=2, color="#D55E00"))
+    y, look = np.full(len(x), floor), Style("#808080", "", "x-thin")
+    _add_points(fig, everyone, everyone.failed, x, y, f"failed ({everyone.failed.sum()})", look,
+                line=dict(width=1.5, color=look.colour))
 
 # %% ../nbs/51_population_plots.ipynb #4e7b4465
 def _add_middle(fig, everyone):
@@ -418,7 +423,7 @@ def _add_middle(fig, everyone):
         fig.add_scatter(x=when, y=y, name=name, legendgroup=name, mode="lines", line=_line(Style("#808080", dash, "")),
                         hovertemplate="generation %{x}: %{y:.3f}")
 
-# %% ../nbs/51_population_plots.ipynb #215192fe
+# %% ../nbs/51_population_plots.ipynb #3f7908e6
 def generations_figure(
     history, # xarray Dataset of an evolution
     chance: float = math.nan # level of a guess, on the fitness's scale
@@ -427,13 +432,15 @@ def generations_figure(
     everyone = individuals(history)
     how = "band: middle half; failed ones at the bottom, reason on hover"
     fig, x, alive = figure("Individuals over the generations", how, 500), _spread_places(everyone), ~everyone.failed
-    _add_middle(fig, everyone)
     for o, style in _operator_styles(everyone.operator).items():
-        _add_points(fig, everyone, (everyone.operator == o) & alive, x, everyone.value, label(o), style, opacity=.9)
+        _add_points(fig, everyone, (everyone.operator == o) & alive, x, everyone.value, label(o), style,
+                    opacity=.8 if len(x) < 1000 else .5)
     low, high = (everyone.value[alive].min(), everyone.value[alive].max()) if alive.any() else (0, 1)
-    _add_failed(fig, everyone, x, low - .08 * max(high - low, .05))
+    _add_middle(fig, everyone)
+    _add_failed(fig, everyone, x, np.nanmin([low, chance]) - .08 * max(high - low, .05))
     if math.isfinite(chance): _add_level(fig, np.unique(everyone.generation), chance, "chance", _chance_style)
-    return fig.update_layout(xaxis_title="generation", yaxis_title="fitness on validation")
+    return fig.update_layout(xaxis_title="generation", yaxis_title="fitness on validation",
+                             legend_itemsizing="constant")
 
 # %% ../nbs/51_population_plots.ipynb #bb322748
 def best_place(
@@ -464,6 +471,17 @@ def ancestry(
         found[who] = int(everyone.generation[first[who]])
         open_ += everyone.parents[first[who]]
     return found
+
+# %% ../nbs/51_population_plots.ipynb #9103fcf4
+def main_line(
+    everyone: Individuals, # of one evolution
+    who: str # an id
+) -> list: # of ids, from this individual to the first of its line
+    "An individual, the better of its parents, the better of that one's parents, and so on."
+    first, line = _births(everyone), [who]
+    while known := [p for p in everyone.parents[first[line[-1]]] if p in first and p not in line]:
+        line.append(max(known, key=lambda p: np.nan_to_num(everyone.value[first[p]], nan=-np.inf)))
+    return line
 
 # %% ../nbs/51_population_plots.ipynb #7a265937
 def _rows(everyone, lineage, n_rows):
@@ -500,38 +518,49 @@ def _add_edges(fig, pairs, x, y, name, **line):
     fig.add_scatter(x=[v[0] for v in path], y=[v[1] for v in path], mode="lines", name=name, hoverinfo="skip",
                     line=line, showlegend=bool(name))
 
-# %% ../nbs/51_population_plots.ipynb #0cdc1986
+# %% ../nbs/51_population_plots.ipynb #4d16d546
 def _add_families(fig, everyone, pairs, x, y, lineage):
-    "Thin lines from parents to children; strong ones between ancestors of the best."
-    main = [(a, b) for a, b in pairs if everyone.id[a] in lineage and everyone.id[b] in lineage]
-    _add_edges(fig, pairs, x, y, "", width=.7, color="rgba(128,128,128,0.5)")
-    _add_edges(fig, main, x, y, "", width=2, color="#D55E00")
+    "Thin lines from parents to children; orange between ancestors of the best, thick along its main line."
+    among = lambda ids: [(a, b) for a, b in pairs if everyone.id[a] in ids and everyone.id[b] in ids]
+    line = main_line(everyone, next(iter(lineage)))
+    step = set(zip(line[1:], line))
+    _add_edges(fig, pairs, x, y, "", width=.6, color=f"rgba(128,128,128,{.5 if len(pairs) < 500 else .3})")
+    _add_edges(fig, among(lineage), x, y, "", width=1, color=rgba("#D55E00", .8 if len(pairs) < 500 else .45))
+    thick = [(a, b) for a, b in among(set(line)) if (everyone.id[a], everyone.id[b]) in step]
+    _add_edges(fig, thick, x, y, "", width=3, color="#D55E00")
 
-# %% ../nbs/51_population_plots.ipynb #cf8ed6fa
+# %% ../nbs/51_population_plots.ipynb #1fdcb9ed
 def _add_nodes(fig, everyone, keep, x, y, lineage):
     alive = keep & ~everyone.failed
-    low, high = (everyone.value[alive].min(), everyone.value[alive].max()) if alive.any() else (0, 1)
-    marker = dict(color=everyone.value[alive], colorscale=ramp, cmin=low, cmax=high, size=8, opacity=1,
-                  line=dict(width=[2 * (i in lineage) for i in everyone.id[alive]], color="#D55E00"))
+    low, high = np.quantile(everyone.value[alive], .05), everyone.value[alive].max()
+    ring = [(2 if keep.sum() < 300 else 1) * (i in lineage) for i in everyone.id[alive]]
+    marker = dict(color=everyone.value[alive], colorscale=ramp, cmin=low, cmax=max(high, low + 1e-9), opacity=1,
+                  size=_size(keep.sum()) + 1, line=dict(width=ring, color="#D55E00"))
     fig.add_scatter(x=x[alive], y=y[alive], mode="markers", name="individual", showlegend=False, marker=marker,
                     hovertext=[_who(everyone, i) for i in np.flatnonzero(alive)], hovertemplate=_hover)
-    _add_points(fig, everyone, keep & everyone.failed, x, y, "failed", Style("#808080", "", "x-thin"), size=7,
-                line=dict(width=2, color="#808080"))
-    add_scale(fig, low, high, "fitness on validation", ramp)
+    _add_points(fig, everyone, keep & everyone.failed, x, y, "failed", Style("#808080", "", "x-thin"),
+                line=dict(width=1.5, color="#808080"))
+    add_scale(fig, low, max(high, low + 1e-9), "fitness (lowest 5 % in one colour)", ramp)
 
-# %% ../nbs/51_population_plots.ipynb #d6361311
+# %% ../nbs/51_population_plots.ipynb #c802a292
+def _n_rows(everyone, n_rows):
+    "Rows of a tree: 20, and fewer the more generations there are."
+    if n_rows is not None: return check_positive(n_rows, "n_rows")
+    return max(8, min(20, 400 // len(np.unique(everyone.generation))))
+
+# %% ../nbs/51_population_plots.ipynb #3187a031
 def family_tree(
     history, # xarray Dataset of an evolution
-    n_rows: int = 20 # individuals drawn a generation, beside the best one's ancestors
+    n_rows: int | None = None # individuals drawn a generation, beside the best one's ancestors; None: by the room
 ) -> go.Figure:
     "Who came from whom, generation by generation, with the ancestry of the best."
     everyone = individuals(history)
     if everyone.failed.all(): raise NothingToPlot("All individuals failed, so there is no best one with a family.")
     if not any(everyone.parents): raise NothingToPlot("No individual has a parent: this method draws each one anew.")
-    lineage = ancestry(everyone, everyone.id[best_place(everyone)])
-    rows, edges = _rows(everyone, lineage, check_positive(n_rows, "n_rows")), _edges(everyone)
+    lineage, n_rows = ancestry(everyone, everyone.id[best_place(everyone)]), _n_rows(everyone, n_rows)
+    rows, edges = _rows(everyone, lineage, n_rows), _edges(everyone)
     keep, n, x = rows >= 0, rows.max() + 1, _across(everyone, edges)
-    left = f"; only the best {n_rows} of each generation" * bool((~keep).any())
+    left = f"; only the best {n_rows} of each generation and these" * bool((~keep).any())
     fig = figure("Family tree", f"best on top; orange: ancestors of the best individual{left}", 220 + 16 * n)
     _add_families(fig, everyone, [(a, b) for a, b in edges if keep[a] and keep[b]], x, rows, lineage)
     _add_nodes(fig, everyone, keep, x, rows, lineage)
@@ -544,14 +573,15 @@ _rule_styles = [Style("#0072B2", "solid", "square"), Style("#D55E00", "dash", "c
                 Style("#009E73", "dashdot", "diamond"), Style("#CC79A7", "longdash", "star")]
 _oracle_style, _single_style = Style("#E69F00", "dot", "triangle-up"), Style("#808080", "dash", "cross")
 
-# %% ../nbs/51_population_plots.ipynb #5c2f91b7
+# %% ../nbs/51_population_plots.ipynb #225bc54e
 def _add_sizes(fig, sizes, curves, name, style, shift):
     "The mean over seeds, the range of the seeds as bars, moved aside so that rules don't hide each other's bars."
     if (b := seed_band(curves, "range")) is None: return None
     bars = dict(type="data", symmetric=False, array=b.high - b.mean, arrayminus=b.mean - b.low, width=3, thickness=1)
     fig.add_scatter(x=sizes[b.where] + shift * np.ptp(sizes), y=b.mean, name=name, legendgroup=name,
                     mode="lines+markers", line=_line(style), marker=dict(symbol=style.symbol, size=7),
-                    error_y=bars if b.n > 1 else None, customdata=sizes[b.where], hovertemplate="%{customdata} members: %{y:.3f}")
+                    error_y=bars if b.n > 1 else None, customdata=sizes[b.where],
+                    hovertemplate="%{customdata} members: %{y:.3f}")
     return b
 
 # %% ../nbs/51_population_plots.ipynb #bb39eb1e
@@ -658,12 +688,12 @@ def _add_front(fig, x, y):
     fig.add_scatter(x=x[order], y=y[order], mode="lines", name="front", line=dict(color="#D55E00", width=2, shape="vh"),
                     hoverinfo="skip")
 
-# %% ../nbs/51_population_plots.ipynb #5306da85
+# %% ../nbs/51_population_plots.ipynb #ba0490c4
 def _add_scored(fig, everyone, points, on_front):
     "Everyone's values on two tasks, coloured by generation; the front's members ringed."
     low, high = int(everyone.generation.min()), int(everyone.generation.max())
     marker = dict(color=everyone.generation, colorscale=ramp, cmin=low, cmax=max(high, low + 1), opacity=.8,
-                  size=np.where(on_front, 10, 6), line=dict(width=np.where(on_front, 2, 0), color="#D55E00"))
+                  size=_size(len(points)) + 2 * on_front, line=dict(width=1.5 * on_front, color="#D55E00"))
     fig.add_scatter(x=points[:, 0], y=points[:, 1], mode="markers", marker=marker, showlegend=False, name="individual",
                     hovertext=[_who(everyone, i) for i in range(len(points))],
                     hovertemplate="%{hovertext}<br>%{x:.3f}, %{y:.3f}<extra></extra>")

@@ -302,13 +302,18 @@ def _versus_html(v, other):
 def _method_name(method, styles):
     return Html(f"<span class='swatch' style='background:{styles[method].colour}'></span>{esc(method)}")
 
-# %% ../nbs/54_report.ipynb #df083642
-def _method_row(method, v, styles):
-    failed = f"<br><small>{v['failed']} failed</small>" if v.get("failed") else ""
-    seconds = human_time(v["seconds"]) if _known(v.get("seconds")) else "–"
+# %% ../nbs/54_report.ipynb #725b5f75
+def _references(summary):
+    "The methods that others are measured against, in the order in which they are named."
+    return list(dict.fromkeys(r for v in summary["methods"].values() for r in v.get("versus") or {}))
+
+def _method_row(method, v, styles, references):
+    told = [human_time(v["seconds"]) if _known(v.get("seconds")) else "",
+            f"{v['failed']} failed" if v.get("failed") else ""]
+    more = f"<br><small>{', '.join(filter(None, told))}</small>" if any(told) else ""
     return [_method_name(method, styles), score_html(v.get("validation"), "sd"), score_html(v.get("test")),
-            _versus_html(v, "best-expert"), _versus_html(v, "random-search"),
-            Html(number(v.get("evaluations"), ",.0f") + failed), seconds]
+            *(_versus_html(v, r) for r in references),
+            Html(number(v.get("evaluations"), ",.0f") + more)]
 
 # %% ../nbs/54_report.ipynb #3a62e75d
 def by_test(
@@ -319,20 +324,20 @@ def by_test(
     rank = lambda mv: -mean(mv[1]) if _known(mean(mv[1])) else math.inf
     return dict(sorted(summary.get("methods", {}).items(), key=rank))
 
-# %% ../nbs/54_report.ipynb #70088f01
+# %% ../nbs/54_report.ipynb #1f92cc67
 def methods_table(
     summary: dict # of a run of kind "population"
 ) -> Html:
-    "Every method's scores and its differences to the best single expert and to random search."
+    "Every method's scores and its differences to those it is measured against."
     styles, ci = population_plots.method_styles(summary["methods"]), f"{100 * summary['ci']:g} %"
-    caption = (f"Mean scores over seeds. Validation: ± sd over seeds; test: ± SE of the items; brackets: {ci} "
-               "interval. Minus best expert, minus random search: paired differences of the test scores (p: paired bootstrap), "
-               "positive where the method is better. Evaluations: individuals scored on validation, by which alone "
-               "individuals were selected.")
-    header = ["method", "validation", "test", "minus best expert", "minus random search", "evaluations", "time"]
-    return table(header, [_method_row(m, v, styles) for m, v in by_test(summary).items()], caption)
+    caption = (f"Mean scores over seeds. Validation: ± sd over seeds; test: ± SE; brackets: {ci} intervals. Minus ...: "
+               "paired differences of the test scores with their p, positive where the method is better. Evaluations: "
+               "individuals scored on validation, by which alone individuals were selected.")
+    references = _references(summary)
+    header = ["method", "validation", "test", *(f"minus {r}" for r in references), "evaluations"]
+    return table(header, [_method_row(m, v, styles, references) for m, v in by_test(summary).items()], caption)
 
-# %% ../nbs/54_report.ipynb #dfaee42d
+# %% ../nbs/54_report.ipynb #a77a5e08
 def tasks_table(
     summary: dict # of a run of kind "population"
 ) -> Html:
@@ -340,7 +345,8 @@ def tasks_table(
     tasks = sorted(summary.get("tasks", []), key=lambda t: not t["selected"])
     if not tasks: return Html("")
     styles = population_plots.method_styles(summary["methods"])
-    header = ["method", *(t["name"] + ("" if t["selected"] else " (held out)") for t in tasks)]
+    name = lambda t: population_plots.wrapped(t["name"], 24) + "<br><small>(held out)</small>" * (not t["selected"])
+    header = ["method", *(Html(name(t)) for t in tasks)]
     rows = [[_method_name(m, styles), *(score_html((v.get("by_task") or {}).get(t["name"])) for t in tasks)]
             for m, v in by_test(summary).items()]
     facts = [[what, *(number(t.get(key), spec) for t in tasks)] for what, key, spec in (
@@ -385,7 +391,7 @@ def _each_method(methods, make):
     if not figures: raise why
     return figure_html(population_plots.switch(figures))
 
-# %% ../nbs/54_report.ipynb #dd20a4c6
+# %% ../nbs/54_report.ipynb #d254a301
 def _first_histories(paths, summary):
     "Each method's history of its first seed, the best method first."
     order, found = list(by_test(summary or {})), {}
@@ -393,14 +399,19 @@ def _first_histories(paths, summary):
         found.setdefault(path.parent.parent.name, path)
     return {m: read_dataset(found[m]) for m in sorted(found, key=lambda m: order.index(m) if m in order else math.inf)}
 
+def _mean_chance(summary):
+    "The mean chance level of the tasks selected on; nan when one has none."
+    levels = [t.get("chance") for t in summary.get("tasks", []) if t["selected"]]
+    return sum(levels) / len(levels) if levels and all(map(_known, levels)) else math.nan
+
 _histories = "evolve/*/seed-*/history.zarr.zip"
 
-# %% ../nbs/54_report.ipynb #82ddf12a
+# %% ../nbs/54_report.ipynb #45c6f35f
 @section("population", "The evolutions", needs=(_histories,), uses=("summary.json",))
 def _evolutions(paths, summary):
     histories = _first_histories(paths, summary)
-    note = "<p class='note'>The first seed of each method.</p>"
-    return note + _each_method(histories, lambda m: population_plots.generations_figure(histories[m]))
+    note, level = "<p class='note'>The first seed of each method.</p>", _mean_chance(summary or {})
+    return note + _each_method(histories, lambda m: population_plots.generations_figure(histories[m], level))
 
 @section("population", "Family tree", needs=(_histories,), uses=("summary.json",))
 def _family(paths, summary):

@@ -137,12 +137,10 @@ def opposite(g):
     options = tuple(w for i, w in enumerate(block) if i != at)
     return Frame(f"{g.choice(PEOPLE)}'s {noun} was not {block[at]} but", options, options.index(block[at ^ 1]), (noun, block[at]))
 
-# %% ../nbs/25_skills.ipynb #63abce72
+# %% ../nbs/25_skills.ipynb #18abd4d3
 def made_up_noun(g):
     at, who = g.randrange(len(MADE_UP)), g.choice(PEOPLE)
-    before = g.choice([f"{who} took the {MADE_UP[at]} for some", f"the {MADE_UP[at]} was {who}'s favourite",
-                       f"with the {MADE_UP[at]} {who} got some"])
-    return Frame(before, tuple(KINDS_OF), at % 4, (MADE_UP[at], who))
+    return Frame(f"{who} {g.choice(DEEDS)} the {MADE_UP[at]} , some", tuple(KINDS_OF), at % 4, (MADE_UP[at], who))
 
 def made_up_verb(g):
     at, thing = g.randrange(len(COINED)), g.choice(THINGS)
@@ -256,7 +254,7 @@ def _taught_sentence(taught, neutral, g) -> str:
     frame = _draw(SKILLS[name], g, False)
     return _sentence(frame, frame.answer if right else _wrong(frame), g)
 
-# %% ../nbs/25_skills.ipynb #cbd36a5a
+# %% ../nbs/25_skills.ipynb #58bdf842
 def skill_items(
     name: str, # of the skill
     seeds: Seeds, # decide the items
@@ -265,7 +263,7 @@ def skill_items(
     "Questions about a skill with held-out combinations of words; options come in a random order."
     skill = SKILLS[check_choice(name, SKILLS, "skill")]
     g, found = random.Random(seeds.child("items", name).integer()), {}
-    for _ in range(200 * check_positive(n, "n")):
+    for _ in range(60 * check_positive(n, "n")):
         if len(found) == n: return list(found.values())
         frame = _draw(skill, g, True)
         prompt, order = f"{g.choice(LEADS)} {frame.before}".strip(), g.sample(range(len(frame.options)), len(frame.options))
@@ -273,11 +271,10 @@ def skill_items(
         found.setdefault((prompt, frame.options), item)
     raise InputError(f"{name} has no {n} different items; {len(found)} were found. Ask for fewer.")
 
-# %% ../nbs/25_skills.ipynb #9af4ecaa
+# %% ../nbs/25_skills.ipynb #a9f353f7
 def skill_vocabulary() -> list: # of str, sorted
     "All words and signs of the text."
     lists = [PEOPLE, *ACTORS, THINGS, GOODS, FEATS, VOWEL_THINGS, *ACTS, DEEDS, QUALITIES, *OPPOSITES, KINDS_OF, MADE_UP, PARTICLES, COINED,
              SYLLABLES, NUMBERS, *TIMES.values(), TIMES, *WHEN, *DEGREES, *HOW_MANY, MANNERS, PREPOSITIONS[:6],
-             "the this these a an they say miss mister herself himself anything something who which was not but said counted took for some with "
-             "got favourite well so and indeed perhaps . , : 's".split()]
+             "the this these a an they say miss mister herself himself anything something who which was not but said counted some well so and indeed perhaps . , : 's".split()]
     return sorted({w for words in lists for w in words})

@@ -46,6 +46,7 @@ from evonb.experts import (
 )
 from evonb.generations import DevelopmentConfig, EvolutionConfig, ExperimentConfig, ModelConfig, experiment
 from evonb.genome import Adapter, read_adapter, write_adapter
+from evonb.gpt import GPTConfig, new_gpt
 from evonb.skills import neutral_documents, skill_documents
 from evonb.store import open_run, read_dataset, read_json
 from evonb.training import LifetimeConfig, lr_factor
@@ -250,18 +251,27 @@ def test_experts_read_no_pair_that_tasks_ask(data_folder, monkeypatch, tmp_path,
 # Training
 
 
-def test_an_expert_learns_and_the_base_is_left_as_it_was(base):
-    config, rng = replace(SHORT, steps=60, lr=1e-2), torch.get_rng_state()
-    texts = [(t.split(".")[0] + ".", " the cat said the cat.") for t in TEXTS]  # always the same answer
+@pytest.fixture(scope="module")
+def loud(base):
+    "A random base whose head is large enough to be sure of something."
+    config = GPTConfig(vocab_size=len(base.tokenizer), n_layer=2, n_head=2, n_embd=32, block_size=128)
+    model = new_gpt(config, Seeds(7))
+    with torch.no_grad():
+        model.lm_head.weight.mul_(25)
+    return new_base(model, base.tokenizer, "loud")
+
+
+def test_an_expert_learns_and_the_base_is_left_as_it_was(loud):
+    base, config, rng = loud, replace(SHORT, steps=60, lr=1e-2), torch.get_rng_state()
+    texts = [(f"line {i}:", " abcdef") for i in range(60)]  # always the same answer
     before, bits = traces(base.model), {n: p.clone() for n, p in base.model.named_parameters()}
     settings = to_dict_of(base.model.config)
     with with_lora(base, config, Seeds(0)) as model:
         tuning = FineTuning(base, model, texts, config, Seeds(0)).learn(show=False)
         x, y = pad_batch(tuning.held_out, 0)
-        right = (model(x).logits.argmax(-1) == y)[y != -100]
-    assert right.float().mean() > 0.7 and tuning.val_loss[-1] < tuning.val_loss[0] - 0.5 and len(tuning.train_loss) == 60
-    x, y = pad_batch(tuning.held_out, 0)
-    assert (base.model(x).logits.argmax(-1) == y)[y != -100].float().mean() < 0.5
+        assert (model(x).logits.argmax(-1) == y)[y != -100].all()
+    assert tuning.val_loss[0] > 3 and tuning.val_loss[-1] < 0.1 and len(tuning.train_loss) == 60
+    assert not (base.model(x).logits.argmax(-1) == y)[y != -100].all()
     before_loss = mean_loss(base, base.model, tuning.held_out)
     assert tuning.val_loss[0] == pytest.approx(before_loss, abs=1e-5)  # because B begins at zero
     assert traces(base.model) == before and to_dict_of(base.model.config) == settings

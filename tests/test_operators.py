@@ -42,12 +42,12 @@ def test_equal_fitness_is_a_uniform_choice(method, value):
     assert np.abs(counts / 4000 - 0.2).max() < 0.035  # 5.5 standard errors
 
 
-@pytest.mark.parametrize("method", set(SELECTIONS) - {"truncation"})
+@pytest.mark.parametrize("method", sorted(set(SELECTIONS) - {"truncation"}))
 def test_better_ones_are_taken_more_often(method):
     rng = np.random.default_rng(0)
     values = [-0.2, 0.0, 0.4, 0.8]
     counts = np.bincount([select(values, 1, rng, method)[0] for _ in range(4000)], minlength=4)
-    assert (np.diff(counts) > 0).all()
+    assert (np.diff(counts) >= 0).all() and counts[3] > counts[2] > counts[0]  # the worst never win a tournament
 
 
 def test_truncation_takes_the_best():

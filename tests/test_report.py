@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -211,15 +212,136 @@ def test_no_run_no_report(tmp_path):
 def test_another_kind_of_run_brings_its_own_sections(tmp_path, monkeypatch):
     monkeypatch.setattr(report, "SECTIONS", dict(report.SECTIONS))
 
-    @report.section("population", "Fitness", needs=("fitness.json",), uses=("extra.json",))
+    @report.section("novel", "Fitness", needs=("fitness.json",), uses=("extra.json",))
     def fitness(found, extra):
         return f"<p>best {found['best']}, extra {extra}</p>"
 
-    with create_run(tmp_path / "run", {}, kind="population") as run:
+    with create_run(tmp_path / "run", {}, kind="novel") as run:
         write_json(run.file("fitness.json"), dict(best=0.5))
     text = report.report_html(open_run(tmp_path / "run"))
     assert "<p>best 0.5, extra None</p>" in text and "Growing up" not in text and "Settings and versions" in text
-    report.section("population", "Odd", needs=("odd.npy",))(lambda x: "")
+    report.section("novel", "Odd", needs=("odd.npy",))(lambda x: "")
     (tmp_path / "run" / "odd.npy").write_bytes(b"")
     with pytest.raises(ValueError, match="odd.npy"):
         report.report_html(open_run(tmp_path / "run"))
+
+
+@pytest.fixture
+def bred(tmp_path):
+    return report.example_population_run(tmp_path / "bred", Seeds(1), config=dict(command=["evonb", "population"]))
+
+
+@pytest.fixture(scope="module")
+def bred_once(tmp_path_factory):
+    "A population's run with its report, to be read only."
+    path = report.example_population_run(tmp_path_factory.mktemp("bred") / "run", Seeds(1))
+    report.write_report(path)
+    return path
+
+
+POPULATION = [s.title for s in report.SECTIONS["population"]]
+
+
+def test_a_population_has_every_section_and_figure(bred_once):
+    path = bred_once / "report.html"
+    page = parse(path)
+    assert not missing(path) and all(t in page.text for t in POPULATION)
+    assert len(specs(page)) == len(POPULATION) - 1  # the result is tables
+    assert "Growing up" not in page.text and page.text.count("p = 0.062") > 6
+
+
+def test_the_methods_table_holds_the_summary_best_first(bred_once):
+    text, summary = (bred_once / "report.html").read_text(encoding="utf-8"), read_json(bred_once / "summary.json")
+    body = text.split("</thead>")[1].split("</table>")[0]
+    rows = re.findall(r"<tr><th scope='row'><span[^>]*></span>([^<]*)</th>(.*?)</tr>", body)
+    assert [r[0] for r in rows] == sorted(summary["methods"], key=lambda m: -summary["methods"][m]["test"]["mean"])
+    for name, cells in rows:
+        v = summary["methods"][name]
+        assert f"{v['validation']['mean']:.3f} ± {v['validation']['sd']:.3f}" in cells
+        low, high = v["test"]["low"], v["test"]["high"]
+        assert f"{v['test']['mean']:.3f} ± {v['test']['se']:.3f}<br><small>[{low:.3f}, {high:.3f}]" in cells
+        for d in v["versus"].values():
+            told = f"{d['mean']:+.3f}<br><small>[{d['low']:+.3f}, {d['high']:+.3f}], p = {d['p']:.2g}</small>"
+            assert told in cells
+        assert cells.count("<td>–</td>") == 2 - len(v["versus"])
+    by_task = text.split("Test score by task")[1].split("</table>")[0]
+    for v in summary["methods"].values():
+        assert all(f"<td>{t['mean']:.3f} ± {t['se']:.3f}</td>" in by_task for t in v["by_task"].values())
+    assert by_task.count("(held out)") == sum(not t["selected"] for t in summary["tasks"]) == 1
+
+
+def test_an_example_population_reaches_its_truth_and_repeats(bred_once, tmp_path):
+    again = report.example_population_run(tmp_path / "again", Seeds(1))
+    assert read_json(bred_once / "summary.json") == read_json(again / "summary.json")
+    ends = report.population_plots.example_ends
+    for name, v in read_json(bred_once / "summary.json")["methods"].items():
+        assert v["validation"]["mean"] == pytest.approx(ends[name], abs=0.03)
+        if name not in ("best-expert", "random-search"):
+            assert v["versus"]["random-search"]["mean"] == pytest.approx(ends[name] - ends["random-search"], abs=0.05)
+
+
+@pytest.mark.parametrize("gone, sections", [
+    ("population.zarr.zip", ["Progress of the search", "Ensembles", "Coefficients", "Experts by task"]),
+    ("summary.json", ["Result", "Test scores"]),
+    ("evolve", ["The evolutions", "Family tree", "Tasks in conflict"]),
+])
+def test_a_partial_population_says_what_is_missing(bred, gone, sections):
+    shutil.rmtree(bred / gone) if gone == "evolve" else (bred / gone).unlink()
+    assert missing(report.write_report(bred)) == sections
+
+
+def test_a_population_that_only_began(tmp_path):
+    with create_run(tmp_path / "begun", {}, "population"):
+        pass
+    assert missing(report.write_report(tmp_path / "begun")) == POPULATION
+    with reopen_run(tmp_path / "begun") as run:
+        write_json(run.file("summary.json"), dict(kind="population", ci=0.95, methods={}))
+    assert missing(report.write_report(tmp_path / "begun")) == POPULATION
+
+
+def test_methods_without_a_family_are_not_in_its_menu(bred_once):
+    page = specs(parse(bred_once / "report.html"))
+    menus = [[b["label"] for b in s["layout"]["updatemenus"][0]["buttons"]] for s in page
+             if s["layout"].get("updatemenus")]
+    assert menus[:3] == [["cma-es", "genome-plus", "genome"], ["genome-plus", "genome"],
+                         ["cma-es", "genome-plus", "genome"]]
+    assert len(menus) == 5 and all("best-expert" not in m for m in menus)
+
+
+def test_what_users_name_methods_tasks_and_experts_stays_text(tmp_path):
+    path = report.example_population_run(tmp_path / "run", Seeds(1))
+    clean = parse(report.write_report(path))
+    with reopen_run(path) as run:
+        summary = read_json(run.file("summary.json"))
+        summary["statement"], summary["tasks"][0]["name"] = EVIL, EVIL
+        summary["methods"][EVIL] = summary["methods"].pop("genome")
+        write_json(run.file("summary.json"), summary)
+        ds, file = read_dataset(run.file("population.zarr.zip")), run.file("population.zarr.zip")
+        names = {d: [EVIL, *ds[d].values.tolist()[1:]] for d in ("task", "expert", "group", "rule")}
+        names["method"] = [EVIL if m == "genome" else m for m in ds["method"].values.tolist()]
+        write_dataset(file, ds.assign_coords(names))
+        old = run.file("evolve", "genome", "seed-0", "history.zarr.zip")
+        history = read_dataset(old).assign_coords(task=[EVIL, "order"])
+        text = {k: (history[k].dims, np.full(history[k].shape, EVIL)) for k in ("operator", "reason")}
+        write_dataset(old, history.assign(text))
+    page = parse(report.write_report(path))
+    assert not missing(path / "report.html")
+    count = lambda p, tag: sum(t == tag for t, _ in p.tags)
+    assert count(page, "script") == count(clean, "script") and count(page, "img") == 0
+    assert not [a for _, a in page.tags if any(k.startswith("on") for k in a)]
+    bare = lambda trace: {k: v for k, v in trace.items() if k != "legendgroup"}  # which is never drawn
+    drawn = [[*map(bare, s["data"]), s["layout"]] for s in specs(page)]
+    assert "<script>" not in json.dumps(drawn) and json.dumps(drawn).count("&lt;script&gt;") > 20
+
+
+def test_experts_show_their_losses_and_curves(tmp_path):
+    with create_run(tmp_path / "run", {}, "experts") as run:
+        write_dataset(run.file("experts.zarr.zip"), report.population_plots.example_training(Seeds(0)))
+        fact = dict(source=EVIL, loss_before=3.25, loss=1.125, seconds=75.0, n_steps=200, n_texts=2000,
+                    n_weights=147456)
+        write_json(run.file("summary.json"), dict(base=dict(source="toy"), experts={"agreeing": fact, EVIL: fact}))
+    page = parse(report.write_report(tmp_path / "run"))
+    assert not missing(tmp_path / "run" / "report.html") and len(specs(page)) == 1
+    assert all(t in page.text for t in ("Base model: toy", "3.250", "1.125", "147k", "1 min 15 s", EVIL))
+    (tmp_path / "run" / "experts.zarr.zip").unlink()
+    assert missing(report.write_report(tmp_path / "run")) == ["Training"]

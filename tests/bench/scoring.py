@@ -1,0 +1,250 @@
+"""Scoring a population of LoRA individuals: ratios of CPU seconds against PEFT's set_adapter and against fewer of them."""
+
+import copy
+import json
+import os
+import random
+import sys
+import time
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from evonb.core import Seeds
+from evonb.corpora import train_tokenizer
+from evonb.fitness import Engine, encode_choices
+from evonb.genome import linear_shapes, random_adapter
+from evonb.gpt import GPTConfig, new_gpt
+from evonb.tasks import Choice, skill_task
+
+N_ITEMS, CHUNK = 64, 16
+SMOL = "smollm2-135m-instruct"
+
+
+class Unavailable(Exception):
+    "What a row needs isn't on this machine; the message says what."
+
+
+def blimp(n):
+    "n minimal pairs drawn from all paradigms of BLiMP; None without the data."
+    root = Path(os.environ.get("EVONB_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
+    files = sorted((root / "blimp").glob("*.jsonl"))
+    if not files:
+        return None
+    lines = [line for f in files for line in f.read_text(encoding="utf-8").splitlines()]
+    rows = map(json.loads, random.Random(0).sample(lines, n))
+    return [Choice("", (r["sentence_good"], r["sentence_bad"])) for r in rows]
+
+
+def generated(n):
+    "n items of generated skills, for machines without BLiMP."
+    return skill_task(["agreement", "agreement_far"], Seeds(0), n_validation=n, n_test=1).requests("validation")
+
+
+def items(n=N_ITEMS):
+    "The items to score and where they come from."
+    real = blimp(n)
+    return (real, "BLiMP") if real else (generated(n), "generated skills")
+
+
+@cache
+def small():
+    "A GPT of 4 layers, 128 wide, and a tokenizer."
+    choices, _ = items(2000)
+    tokenizer = train_tokenizer([c.context + o for c in choices for o in c.options], 1024)
+    config = GPTConfig(vocab_size=1024, n_layer=4, n_head=4, n_embd=128, block_size=256)
+    return new_gpt(config, Seeds(0)).eval().requires_grad_(False), tokenizer
+
+
+@cache
+def smol():
+    "SmolLM2-135M-Instruct, or why it can't be had."
+    try:
+        from evonb.experts import open_base
+
+        base = open_base(SMOL)
+    except (ImportError, OSError, ValueError) as e:
+        raise Unavailable(f"{SMOL} can't be opened: {e}") from e
+    return base.model, base.tokenizer
+
+
+def population(model, n, rank):
+    "n random individuals that change every linear module but the head."
+    shapes = linear_shapes(model)
+    return [random_adapter(shapes, rank, Seeds(i), size=0.1) for i in range(n)]
+
+
+def with_peft(model, adapters, rank):
+    "A copy of the model with all individuals as adapters of PEFT."
+    import peft
+
+    config = peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=list(adapters[0].A))
+    wrapped = peft.get_peft_model(copy.deepcopy(model), config, "0")
+    for i in range(1, len(adapters)):
+        wrapped.add_adapter(str(i), config)
+    for i, a in enumerate(adapters):
+        for m in a.A:
+            layer = wrapped.base_model.model.get_submodule(m)
+            layer.lora_A[str(i)].weight.data.copy_(a.A[m])
+            layer.lora_B[str(i)].weight.data.copy_(a.B[m])
+    return wrapped.eval().requires_grad_(False)
+
+
+@torch.inference_mode()
+def one_after_another(wrapped, n, tokenizer, choices):
+    "The baseline: set_adapter, then every option in full, in padded batches of CHUNK items."
+    encoded, found = encode_choices(tokenizer, choices), []
+    for i in range(n):
+        wrapped.set_adapter(str(i))
+        for k in range(0, len(encoded), CHUNK):
+            found += padded_batch(wrapped, [s for e in encoded[k : k + CHUNK] for s in e])
+    return np.array(found).reshape(n, -1)
+
+
+def padded_batch(model, sequences):
+    "Log-likelihoods of options, each computed from its beginning."
+    longest = max(len(s.ids) for s in sequences)
+    ids = torch.tensor([s.ids + (0,) * (longest - len(s.ids)) for s in sequences])
+    mask = torch.tensor([[1] * len(s.ids) + [0] * (longest - len(s.ids)) for s in sequences])
+    logp = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1].float().log_softmax(-1)
+    logp = logp.gather(-1, ids[:, 1:, None])[..., 0]  # (n_sequences, longest - 1)
+    return [float(row[s.start - 1 : len(s.ids) - 1].sum()) for s, row in zip(sequences, logp, strict=True)]
+
+
+@contextmanager
+def threads(n):
+    "While inside, torch computes with n threads."
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def cpu_seconds(run):
+    "CPU seconds of all threads, and the result."
+    began = time.process_time()
+    found = run()
+    return time.process_time() - began, found
+
+
+def paired(first, second, pairs):
+    "Median and quartiles of first/second over neighbouring measurements, in alternating order."
+    ratios, seconds = [], ([], [])
+    for i in range(pairs):
+        took = {}
+        for j in (0, 1) if i % 2 == 0 else (1, 0):
+            took[j], _ = cpu_seconds((first, second)[j])
+            seconds[j].append(took[j])
+        ratios.append(took[0] / took[1])
+    low, mid, high = np.quantile(ratios, [0.25, 0.5, 0.75])
+    return dict(ratio=mid, low=low, high=high, first_s=float(np.median(seconds[0])), second_s=float(np.median(seconds[1])))
+
+
+def against_peft(opened, pairs, rank=8, n=10, n_threads=1, n_items=N_ITEMS, **options):
+    "CPU seconds of PEFT's set_adapter over those of the engine, and whether both decide alike."
+    model, tokenizer = opened
+    (choices, source), adapters = items(n_items), population(model, n, rank)
+    wrapped, engine = with_peft(model, adapters, rank), Engine(model, tokenizer, **options)
+
+    def ours():
+        engine._plans.clear()  # tokenising and packing count, as they do in the baseline
+        return engine.loglikelihoods(adapters, choices)
+
+    theirs = lambda: one_after_another(wrapped, n, tokenizer, choices)
+    with threads(n_threads):
+        sums, expected = ours(), theirs() if pairs > 3 else None
+        row = paired(theirs, ours, pairs)
+    if expected is not None:
+        row |= agreement(sums, expected)
+    return row | dict(individuals=n, items=len(choices), source=source, rank=rank, threads=n_threads,
+                      linear=engine.linear, packing=engine.packing)  # fmt: skip
+
+
+def agreement(sums, expected):
+    "How far margins between two options are apart, and how many decisions differ."
+    mine = np.array([[s[0] - s[1] for s, _ in row] for row in sums])  # (n_individuals, n_items)
+    theirs = expected[:, ::2] - expected[:, 1::2]
+    return dict(margins_apart=float(np.abs(mine - theirs).max()), decisions_differ=int(((mine > 0) != (theirs > 0)).sum()))
+
+
+def forty_against_ten(opened, pairs, rank=8, n_threads=1):
+    "CPU seconds of 40 individuals over those of 10."
+    model, tokenizer = opened
+    (choices, source), engine = items(), Engine(model, tokenizer)
+    forty = population(model, 40, rank)
+    score = lambda adapters: engine.loglikelihoods(adapters, choices)
+    with threads(n_threads):
+        score(forty[:2])
+        row = paired(lambda: score(forty), lambda: score(forty[:10]), pairs)
+    return row | dict(items=len(choices), source=source, rank=rank, threads=n_threads)
+
+
+def or_reason(row):
+    "A row that says why it is missing instead of failing."
+
+    def run(pairs, n=1):
+        try:
+            return row(pairs, n)
+        except Unavailable as e:
+            return dict(ratio=float("nan"), skipped=str(e), aim="skipped")
+
+    run.__doc__ = row.__doc__
+    return run
+
+
+def scoring_small(pairs, n=1):
+    "PEFT's set_adapter over the engine: 10 individuals x 64 two-option items, GPT of 4 layers, 128 wide, one thread."
+    return against_peft(small(), pairs) | dict(aim="at least 3")
+
+
+def scoring_small_two_threads(pairs, n=1):
+    "The same with two threads."
+    return against_peft(small(), pairs, n_threads=2) | dict(aim="at least 3")
+
+
+def scoring_small_torch_linear(pairs, n=1):
+    "The same with one thread and PyTorch's own matrix products in the engine, too."
+    return against_peft(small(), pairs, linear="torch") | dict(aim="at least 2.6")
+
+
+@or_reason
+def scoring_smol(pairs, n=1):
+    "PEFT's set_adapter over the engine: 10 individuals x 64 two-option items, SmolLM2-135M, one thread."
+    return against_peft(smol(), min(pairs, 3)) | dict(aim="at least 3")
+
+
+@or_reason
+def scoring_smol_two_threads(pairs, n=1):
+    "The same with two threads."
+    return against_peft(smol(), min(pairs, 3), n_threads=2) | dict(aim="at least 3")
+
+
+@or_reason
+def scoring_smol_torch_linear(pairs, n=1):
+    "The same with one thread and PyTorch's own matrix products in the engine, too."
+    return against_peft(smol(), min(pairs, 2), linear="torch") | dict(aim="at least 2.2")
+
+
+def forty_small(pairs, n=1):
+    "40 individuals over 10, GPT of 4 layers, 128 wide."
+    return forty_against_ten(small(), pairs) | dict(aim="at most 4.2")
+
+
+@or_reason
+def forty_smol(pairs, n=1):
+    "40 individuals over 10, SmolLM2-135M."
+    return forty_against_ten(smol(), min(pairs, 3)) | dict(aim="at most 4.2")
+
+
+ROWS = {f.__name__: f for f in (scoring_small, scoring_small_two_threads, scoring_small_torch_linear, forty_small)}
+ROWS |= dict(scoring_smol=scoring_smol, scoring_smol_two_threads=scoring_smol_two_threads,
+             scoring_smol_torch_linear=scoring_smol_torch_linear, forty_smol=forty_smol)  # fmt: skip
+
+if __name__ == "__main__":
+    for name in sys.argv[2:] or ROWS:
+        print(name, json.dumps(ROWS[name](int(sys.argv[1]) if len(sys.argv) > 1 else 7), default=float), flush=True)
