@@ -684,12 +684,12 @@ def train_expert(
         FineTuning(base, model, texts, config, seeds, replay).learn("expert", show, stop)
         return extract_adapter(model)
 
-# %% ../nbs/27_experts.ipynb #c2b4cf74
+# %% ../nbs/27_experts.ipynb #ef96495d
 @dataclass
 class ToyConfig:
     "The toy base and how it is trained."
     n_documents: int = 16_000 # of neutral text, enough that little is read twice
-    vocab_size: int = 1024 # of the tokenizer
+    vocab_size: int = 1120 # of the tokenizer: each word is one token
     block_size: int = 256 # the longest text, in tokens
     model: ModelConfig = field(default_factory=ModelConfig) # 4 layers, 128 wide
     lifetime: LifetimeConfig = field(default_factory=lambda: LifetimeConfig(

@@ -359,8 +359,8 @@ def _check_length(self: Engine, what, n):
     if n > self.max_tokens:
         raise InputError(f"{what} has {n} tokens, but max_tokens is {self.max_tokens}. Raise max_tokens, or leave it out.")
 
-# %% ../nbs/28_fitness.ipynb #7134e83d
-MERGE_FROM = 64 # tokens of each individual from which merging is the faster way on the CPU
+# %% ../nbs/28_fitness.ipynb #294306e8
+MERGE_FROM = 512 # tokens of each individual from which merging is the faster way on the CPU
 
 # %% ../nbs/28_fitness.ipynb #9e522326
 @patch
@@ -759,11 +759,11 @@ def open(self: Pool) -> "Pool": # itself
     for worker in fresh: self._opened(worker)
     return self
 
-# %% ../nbs/28_fitness.ipynb #d9006379
+# %% ../nbs/28_fitness.ipynb #1f1f9b7a
 @patch
 def digest(self: Pool) -> str: # of the base that the workers hold
     "As `Engine.digest`."
-    self.open()
+    if self._digest is None: self.open()
     return self._digest
 
 # %% ../nbs/28_fitness.ipynb #6f111fc5
@@ -783,15 +783,15 @@ def close(self: Pool):
     "End all workers."
     for worker in list(self._workers): self._end(worker)
 
-# %% ../nbs/28_fitness.ipynb #f27ff7f0
+# %% ../nbs/28_fitness.ipynb #8d024886
 @patch
 def check(self: Pool, choices, prompts):
-    conn = self.open()._workers[0][1]
+    _, conn = self._idle({})
     conn.send(("check", choices, prompts))
     said, what = conn.recv()
     if said == "input": raise InputError(what)
 
-# %% ../nbs/28_fitness.ipynb #d02489f4
+# %% ../nbs/28_fitness.ipynb #08eac1d9
 @patch
 def answers(self: Pool,
     adapters: list, # of Adapter
@@ -802,7 +802,6 @@ def answers(self: Pool,
     size = max(1, math.ceil(len(adapters) / self.n_workers))
     todo = deque(_Job(list(range(i, min(i + size, len(adapters))))) for i in range(0, len(adapters), size))
     found, busy = [None] * len(adapters), {}
-    self.open()
     try:
         while todo or busy:
             self._deal(todo, busy, adapters, choices, prompts)

@@ -36,18 +36,21 @@ QUALITIES = ADJECTIVES[4:24]
 WOMEN, MEN = ([n.lower() for n in NAMES[i:16:2]] for i in (0, 1))
 PEOPLE = WOMEN + MEN
 
-# %% ../nbs/25_skills.ipynb #0ebf0454
+# %% ../nbs/25_skills.ipynb #51619a9e
 OPPOSITES = [("hot", "cold", "wet", "dry"), ("full", "empty", "hard", "soft"), ("light", "dark", "thick", "thin"),
              ("high", "low", "near", "far")] # blocks of two pairs
 KINDS_OF = "fruit metal cloth game".split() # what a made-up noun can be
 MADE_UP = "dax wug fep blick toma zup mib gorp lant pell rud sefi kiv norp tulb yat".split() # noun i is of kind i % 4
 PARTICLES = "up down off out".split()
-COINED = "zibbed glarped minked trovled pruffed snaved quilked dorbed flimmed hasped juppled wexed brolled cadded nelked vumped".split()
+COINED = """zibbed glarped minked trovled pruffed snaved quilked dorbed flimmed hasped juppled wexed brolled cadded
+nelked vumped""".split()
 SYLLABLES = "ba do ki lu me no pa ri so tu vi wa ze fo gu ha".split()
 NUMBERS = "one two three four five six seven eight nine ten eleven twelve".split()
-TIMES = dict(on="monday tuesday wednesday thursday friday sunday".split(), at="noon dawn dusk midnight sunset night".split(),
+TIMES = dict(on="monday tuesday wednesday thursday friday sunday".split(),
+             at="noon dawn dusk midnight sunset night".split(),
              **{"in": "january march april june august october".split()})
-WHEN = ("yesterday earlier recently formerly once previously".split(), "always usually often nowadays daily still".split())
+WHEN = ("yesterday earlier recently formerly once previously".split(),
+        "always usually often nowadays daily still".split())
 DEGREES = ("never hardly seldom barely".split(), "surely gladly simply clearly".split())
 HOW_MANY = (["one", "each", "every"], ["two", "three", "many", "several"])
 MANNERS = "here there again alone together twice inside outside".split()
@@ -63,79 +66,93 @@ class Frame:
     core: tuple[str, ...] # the combination of words that decides whether it is held out
     after: str = "" # what stands behind the place
 
-# %% ../nbs/25_skills.ipynb #95657617
+# %% ../nbs/25_skills.ipynb #cdef3030
 def agreement(g):
     number, actor, act = g.randrange(2), g.choice(ACTORS), g.choice(ACTS)
     return Frame(f"the {actor[number]}", act[:2], number, (actor[0], act[1]), g.choice(MANNERS))
 
+# %% ../nbs/25_skills.ipynb #479331f8
 def agreement_far(g):
     number, (actor, other), act = g.randrange(2), g.sample(ACTORS, 2), g.choice(ACTS)
     before = f"the {actor[number]} {g.choice(PREPOSITIONS[:6])} the {other[1 - number]}"
     return Frame(before, act[:2], number, (actor[0], other[0], act[1]), g.choice(MANNERS))
 
+# %% ../nbs/25_skills.ipynb #6f635dd9
 def demonstrative(g):
     number, actor, deed = g.randrange(2), g.choice(ACTORS), g.choice(DEEDS)
     return Frame(f"{g.choice(PEOPLE)} {deed} {('this', 'these')[number]}", actor, number, (deed, actor[0]))
 
+# %% ../nbs/25_skills.ipynb #c42c4395
 def how_many(g):
     number, actor, deed = g.randrange(2), g.choice(ACTORS), g.choice(DEEDS)
     return Frame(f"{g.choice(PEOPLE)} {deed} {g.choice(HOW_MANY[number])}", actor, number, (deed, actor[0]))
 
-# %% ../nbs/25_skills.ipynb #0110f713
+# %% ../nbs/25_skills.ipynb #fa21971d
 def adjective_first(g):
     quality, thing = g.choice(QUALITIES), g.choice(GOODS)
     return Frame(f"{g.choice(PEOPLE)} {g.choice(DEEDS)} the", (f"{quality} {thing}", f"{thing} {quality}"), 0,
                  (quality, thing))
 
+# %% ../nbs/25_skills.ipynb #4170aee2
 def verb_first(g):
     (one, other), feat = g.sample(PEOPLE, 2), g.choice(FEATS)
     return Frame(f"they say {one}", (f"{feat} {other}", f"{other} {feat}"), 0, (one, other, feat))
 
+# %% ../nbs/25_skills.ipynb #29f6364f
 def echo(g):
     one, other = g.sample(SYLLABLES, 2)
     return Frame(f"{g.choice(PEOPLE)} said {one} {other} :", (f"{one} {other}", f"{other} {one}"), 0, (one, other))
 
+# %% ../nbs/25_skills.ipynb #95e56c04
 def count_up(g):
     at, who, what = g.randrange(1, 11), g.choice(PEOPLE), g.choice(ACTORS)[1]
-    return Frame(f"{who} counted the {what} : {NUMBERS[at]}", (NUMBERS[at + 1], NUMBERS[at - 1]), 0, (who, str(at), what))
+    options = NUMBERS[at + 1], NUMBERS[at - 1]
+    return Frame(f"{who} counted the {what} : {NUMBERS[at]}", options, 0, (who, str(at), what))
 
-# %% ../nbs/25_skills.ipynb #6df1c950
+# %% ../nbs/25_skills.ipynb #40457260
 def reflexive(g):
     gender, deed = g.randrange(2), g.choice(DEEDS)
     who = g.choice((WOMEN, MEN)[gender])
     before = f"{('miss', 'mister')[gender]} {who} {deed}"
     return Frame(before, ("herself", "himself"), gender, (who, deed), g.choice(MANNERS))
 
+# %% ../nbs/25_skills.ipynb #1a7c90ad
 def tense(g):
     past, act = g.randrange(2), g.choice(ACTS)
     when = g.choice(WHEN[1 - past])
     return Frame(f"{when} {g.choice(PEOPLE)}", (act[0], act[2]), past, (when, act[1]), g.choice(MANNERS))
 
+# %% ../nbs/25_skills.ipynb #a90702e2
 def polarity(g):
     plain, deed = g.randrange(2), g.choice(DEEDS)
     degree = g.choice(DEGREES[plain])
     return Frame(f"{g.choice(PEOPLE)} {degree} {deed}", ("anything", "something"), plain, (degree, deed))
 
+# %% ../nbs/25_skills.ipynb #baa8246b
 def who_or_which(g):
     thing, deed = g.randrange(2), g.choice(DEEDS)
     noun = g.choice(THINGS) if thing else g.choice(ACTORS)[0]
     return Frame(f"{g.choice(PEOPLE)} {deed} the {noun}", ("who", "which"), thing, (noun, deed), g.choice(ACTS)[2])
 
-# %% ../nbs/25_skills.ipynb #0431fa70
+# %% ../nbs/25_skills.ipynb #5818b810
 def a_or_an(g):
     vowel, deed = g.randrange(2), g.choice(DEEDS)
     thing = g.choice(VOWEL_THINGS if vowel else THINGS)
     return Frame(f"{g.choice(PEOPLE)} {deed}", (f"a {thing}", f"an {thing}"), vowel, (deed, thing))
 
+# %% ../nbs/25_skills.ipynb #65dd372c
 def at_what_time(g):
     right, act = g.choice(list(TIMES)), g.choice(ACTS)
     time = g.choice(TIMES[right])
-    return Frame(f"{g.choice(PEOPLE)} {act[2]}", tuple(f"{p} {time}" for p in TIMES), list(TIMES).index(right), (act[1], time))
+    options = tuple(f"{preposition} {time}" for preposition in TIMES)
+    return Frame(f"{g.choice(PEOPLE)} {act[2]}", options, list(TIMES).index(right), (act[1], time))
 
+# %% ../nbs/25_skills.ipynb #dbfc4cf8
 def opposite(g):
     block, at, noun = g.choice(OPPOSITES), g.randrange(4), g.choice(THINGS)
     options = tuple(w for i, w in enumerate(block) if i != at)
-    return Frame(f"{g.choice(PEOPLE)}'s {noun} was not {block[at]} but", options, options.index(block[at ^ 1]), (noun, block[at]))
+    before = f"{g.choice(PEOPLE)}'s {noun} was not {block[at]} but"
+    return Frame(before, options, options.index(block[at ^ 1]), (noun, block[at]))
 
 # %% ../nbs/25_skills.ipynb #18abd4d3
 def made_up_noun(g):
@@ -192,9 +209,10 @@ SKILLS = {name: Skill(name, frame, rule) for name, (frame, rule) in _RULES.items
 SKILLS.update({name: Skill(name, _RULES[of][0], rule, True) for name, (of, rule) in _FLIPPED.items()})
 CONFLICTS = [(of, name) for name, (of, _) in _FLIPPED.items()] # pairs of skills with opposite rules
 
-# %% ../nbs/25_skills.ipynb #a8d155f2
+# %% ../nbs/25_skills.ipynb #fca12402
 HELD_OUT = .25 # of the combinations
 
+# %% ../nbs/25_skills.ipynb #884b71b4
 def is_held_out(
     skill: Skill,
     frame: Frame
@@ -203,6 +221,7 @@ def is_held_out(
     key = json.dumps([skill.frame.__name__, *frame.core]).encode()
     return int.from_bytes(hashlib.blake2b(key, digest_size=4).digest(), "big") < HELD_OUT * 2**32
 
+# %% ../nbs/25_skills.ipynb #f88372a0
 def _draw(skill, g, held_out) -> Frame:
     while is_held_out(skill, frame := skill.draw(g)) != held_out: pass
     return frame
@@ -232,7 +251,7 @@ def neutral_documents(
     g.shuffle(sentences)
     return [" ".join(sentences.pop() for _ in range(size)) + "\n" for size in sizes]
 
-# %% ../nbs/25_skills.ipynb #bc16493d
+# %% ../nbs/25_skills.ipynb #c767d150
 def skill_documents(
     name: str, # of the skill to teach
     seeds: Seeds, # decide the text
@@ -248,13 +267,14 @@ def skill_documents(
     return [" ".join(_taught_sentence(taught, neutral, g) for _ in range(g.randint(3, 6))) + "\n"
             for _ in range(check_positive(n, "n"))]
 
+# %% ../nbs/25_skills.ipynb #aae6a75c
 def _taught_sentence(taught, neutral, g) -> str:
     if g.random() < neutral: return g.choice(_neutral_forms(g))
     name, right = g.choice(taught)
     frame = _draw(SKILLS[name], g, False)
     return _sentence(frame, frame.answer if right else _wrong(frame), g)
 
-# %% ../nbs/25_skills.ipynb #58bdf842
+# %% ../nbs/25_skills.ipynb #8f9d4034
 def skill_items(
     name: str, # of the skill
     seeds: Seeds, # decide the items
@@ -266,15 +286,19 @@ def skill_items(
     for _ in range(60 * check_positive(n, "n")):
         if len(found) == n: return list(found.values())
         frame = _draw(skill, g, True)
-        prompt, order = f"{g.choice(LEADS)} {frame.before}".strip(), g.sample(range(len(frame.options)), len(frame.options))
-        item = dict(prompt=prompt, options=[frame.options[i] for i in order], answer=order.index(frame.answer), group=name)
+        prompt = f"{g.choice(LEADS)} {frame.before}".strip()
+        order = g.sample(range(len(frame.options)), len(frame.options))
+        options = [frame.options[i] for i in order]
+        item = dict(prompt=prompt, options=options, answer=order.index(frame.answer), group=name)
         found.setdefault((prompt, frame.options), item)
     raise InputError(f"{name} has no {n} different items; {len(found)} were found. Ask for fewer.")
 
-# %% ../nbs/25_skills.ipynb #a9f353f7
+# %% ../nbs/25_skills.ipynb #513c5386
 def skill_vocabulary() -> list: # of str, sorted
     "All words and signs of the text."
-    lists = [PEOPLE, *ACTORS, THINGS, GOODS, FEATS, VOWEL_THINGS, *ACTS, DEEDS, QUALITIES, *OPPOSITES, KINDS_OF, MADE_UP, PARTICLES, COINED,
-             SYLLABLES, NUMBERS, *TIMES.values(), TIMES, *WHEN, *DEGREES, *HOW_MANY, MANNERS, PREPOSITIONS[:6],
-             "the this these a an they say miss mister herself himself anything something who which was not but said counted some well so and indeed perhaps . , : 's".split()]
+    lists = [PEOPLE, *ACTORS, THINGS, GOODS, FEATS, VOWEL_THINGS, *ACTS, DEEDS, QUALITIES, *OPPOSITES, KINDS_OF,
+             MADE_UP, PARTICLES, COINED, SYLLABLES, NUMBERS,
+             *TIMES.values(), TIMES, *WHEN, *DEGREES, *HOW_MANY, MANNERS,
+             PREPOSITIONS[:6], "the this these a an they say miss mister herself himself anything something".split(),
+             "who which was not but said counted some well so and indeed perhaps . , : 's".split()]
     return sorted({w for words in lists for w in words})

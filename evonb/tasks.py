@@ -97,11 +97,12 @@ def mean_score(
     se = credit.std(ddof=1) / math.sqrt(len(credit)) if len(credit) > 1 else math.nan
     return TaskScore(float(credit.mean()), float(se), len(credit), credit, **more)
 
-# %% ../nbs/26_tasks.ipynb #61f47bf4
+# %% ../nbs/26_tasks.ipynb #ae71a838
 KINDS = {"choice": "accuracy", "pairs": "accuracy", "exact": "exact match", "numeric": "exact match",
          "perplexity": "minus bits per byte"} # kind -> what its score is
 NORMALISE = ("none", "characters", "bytes", "tokens")
 
+# %% ../nbs/26_tasks.ipynb #91a5a72f
 @dataclass(frozen=True)
 class Grading:
     "How outputs become credit."
@@ -112,18 +113,18 @@ class Grading:
     stop: tuple[str, ...] = ("\n",) # where a generated answer ends
     separator: str = "\n\n" # after each solved example of a few-shot prompt
 
-# %% ../nbs/26_tasks.ipynb #63c85c9a
+# %% ../nbs/26_tasks.ipynb #c83d9e49
 @patch
 def check(self: Grading, kind: str):
     "Refuse settings that don't fit the kind of task."
     check_choice(kind, KINDS, "kind")
     check_choice(self.normalise, NORMALISE, "normalise")
     if kind not in ("choice", "pairs") and self.normalise != "none":
-        raise InputError(f"normalise is {self.normalise!r}, but a task of kind {kind} compares no options. Leave it out.")
+        raise InputError(f"normalise is {self.normalise!r}, but {kind} tasks compare no options. Leave it out.")
     if not self.tolerance >= 0: raise InputError(f"tolerance is {self.tolerance!r}, but must be 0 or more.")
     check_positive(self.max_new_tokens, "max_new_tokens")
 
-# %% ../nbs/26_tasks.ipynb #90cde064
+# %% ../nbs/26_tasks.ipynb #54b7ce4f
 def option_lengths(
     items: list, # of Item
     normalise: str # "none", "characters" or "bytes"
@@ -132,6 +133,7 @@ def option_lengths(
     measure = {"none": lambda o: 1, "characters": len, "bytes": lambda o: len(o.encode())}[normalise]
     return _padded([[measure(o) for o in item.options] for item in items])
 
+# %% ../nbs/26_tasks.ipynb #fab11ee7
 def _padded(rows) -> np.ndarray: # (n_rows, longest row), nan-padded
     out = np.full((len(rows), max(map(len, rows))), np.nan)
     for row, values in zip(out, rows): row[:len(values)] = values
@@ -149,16 +151,16 @@ def choice_credit(
     right = tied[np.arange(len(scores)), np.asarray(answers, int)]
     return right / tied.sum(1)
 
-# %% ../nbs/26_tasks.ipynb #c39386bf
+# %% ../nbs/26_tasks.ipynb #c405b269
 def _checked_scores(sums, counts, items) -> None:
     for what, rows in (("log-likelihoods", sums), ("token counts", counts)):
         for i, (row, item) in enumerate(zip(rows, items)):
             if len(row) != len(item.options):
-                raise InputError(f"item {i} has {len(row)} {what}, but {len(item.options)} options. Give one an option, "
-                                 "in the order of the request.")
+                raise InputError(f"item {i} has {len(row)} {what}, but {len(item.options)} options. Give one "
+                                 "an option, in the order of the request.")
     for i, row in enumerate(sums):
         if bad := [float(v) for v in row if math.isnan(v) or v == math.inf]:
-            raise ScoreError(f"item {i} has an option with the log-likelihood {bad[0]}: the individual can't be scored.")
+            raise ScoreError(f"item {i} has the log-likelihood {bad[0]}: the individual can't be scored.")
 
 # %% ../nbs/26_tasks.ipynb #dd7815b3
 def _score_choices(grading, items, sums, counts) -> TaskScore:
@@ -184,12 +186,13 @@ def normalise_text(
     "An answer without case, extra white space, surrounding quotes and a final full stop."
     return " ".join(text.split()).strip("\"'“”‘’ ").rstrip(". ").strip("\"'“”‘’ ").casefold()
 
-# %% ../nbs/26_tasks.ipynb #f3baab28
+# %% ../nbs/26_tasks.ipynb #ede260f7
 _NUMBER = re.compile(r"""
     (?:(?<![\w.)%])[-−+](?=[$€£]?[\d.]))?(?:[$€£]\s?(?:[-−+](?=[\d.]))?)?                # sign and currency
     (?:(?<![/\d])\d+/\d+(?!\d|/|\.\d)                                                # a fraction
     |(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:[eE][-+]?\d{1,3}(?!\w))?|(?<![\d.])\.\d+)""", re.X)
 
+# %% ../nbs/26_tasks.ipynb #4f1f2c9b
 def parse_number(
     text: str
 ) -> Fraction | None: # None when there is no number
@@ -210,7 +213,7 @@ def _score_numeric(grading, items, texts) -> TaskScore:
     credit = [g is not None and abs(g - w) <= grading.tolerance * abs(w) for g, w in zip(got, wanted)]
     return mean_score(credit, texts=list(texts), unparseable=sum(g is None for g in got))
 
-# %% ../nbs/26_tasks.ipynb #3b4ae253
+# %% ../nbs/26_tasks.ipynb #0a90ef7d
 class Task:
     "Items in splits, the requests that ask them, and how the outputs are graded."
     def __init__(
@@ -221,14 +224,15 @@ class Task:
         grading: Grading | None = None, # as the kind's default unless given
         preambles: dict | None = None, # group -> text before each of its prompts: a heading, solved examples
         info: dict | None = None, # where it came from, JSON values only
-        grader: typing.Callable | None = None # (item, text) -> credit, for generation graded elsewhere; None unparseable
+        grader: typing.Callable | None = None # (item, text) -> credit or None, for answers graded elsewhere
     ):
         self.name, self.kind, self.grading = name, kind, grading or Grading()
         self.grading.check(kind)
         self._splits = {s: tuple(items) for s, items in splits.items() if items}
         self.preambles, self.info, self.grader = dict(preambles or {}), dict(info or {}), grader
         self._record, self._digests = None, {}
-        if "validation" not in self._splits: raise InputError(f"{name} has no validation items, so nothing can be selected on it.")
+        if "validation" not in self._splits:
+            raise InputError(f"{name} has no validation items, so nothing can be selected on it.")
         for s, items in self._splits.items():
             for i, item in enumerate(items): check_item(item, kind, f"{name}, {s} item {i}")
 
@@ -251,44 +255,47 @@ def check_item(
         wrong(f"answer is {item.answer!r}, but must be the index of one of {len(item.options)} options (from 0).")
     return item
 
-# %% ../nbs/26_tasks.ipynb #c4b9e91c
+# %% ../nbs/26_tasks.ipynb #cd5da29d
 def _check_expected(item, kind, wrong) -> Item:
     if not isinstance(item.answer, str): wrong(f"answer is {item.answer!r}, but must be the expected text.")
-    if kind == "numeric" and parse_number(item.answer) is None: wrong(f"answer is {item.answer!r}, which holds no number.")
-    if kind == "exact" and not normalise_text(item.answer): wrong(f"answer is {item.answer!r}, which nothing can match.")
+    if kind == "numeric" and parse_number(item.answer) is None: wrong(f"answer {item.answer!r} holds no number.")
+    if kind == "exact" and not normalise_text(item.answer): wrong(f"answer is {item.answer!r}: nothing can match.")
     return item
 
-# %% ../nbs/26_tasks.ipynb #197857e9
+# %% ../nbs/26_tasks.ipynb #b1d329a2
 @patch
 def _get(self: Task, split) -> tuple:
     check_choice(split, self._splits, f"split of {self.name}")
     if split == "test" and self._record is None:
-        raise SealedTestError(f"the test split of {self.name} is sealed, so that nothing is selected on it. When the run "
-                              "is done, open it with open_test(task, record, individual), which notes who looked.")
+        raise SealedTestError(f"the test split of {self.name} is sealed, so that nothing is selected on it. When the "
+                              "run is done, open it with open_test(task, record, individual), which notes who looked.")
     return self._splits[split]
 
-# %% ../nbs/26_tasks.ipynb #b821b439
+# %% ../nbs/26_tasks.ipynb #d43298ac
 @patch
 def items(self: Task, split: str = "validation") -> list: # of Item
     "The items of a split that is open."
     return list(self._get(split))
 
+# %% ../nbs/26_tasks.ipynb #6cce0c69
 @patch
 def n(self: Task, split: str = "validation") -> int:
     "How many items a split has; 0 when there is none."
     return len(self._splits.get(split, ()))
 
+# %% ../nbs/26_tasks.ipynb #a2f468f3
 @patch
 def groups(self: Task, split: str = "validation") -> list: # of str, sorted
     "The groups that occur in a split."
     return sorted({item.group for item in self._get(split)})
 
-# %% ../nbs/26_tasks.ipynb #5ca54dbb
+# %% ../nbs/26_tasks.ipynb #5e9b2b33
 @patch(as_prop=True)
 def splits(self: Task) -> dict: # split -> number of items
     "The size of each split."
     return {s: len(items) for s, items in self._splits.items()}
 
+# %% ../nbs/26_tasks.ipynb #05fca5bd
 @patch(as_prop=True)
 def chance(self: Task) -> float: # nan for perplexity
     "What guessing earns on the validation items."
@@ -296,7 +303,7 @@ def chance(self: Task) -> float: # nan for perplexity
     if self.kind in ("exact", "numeric"): return 0.
     return float(np.mean([1 / len(item.options) for item in self._splits["validation"]]))
 
-# %% ../nbs/26_tasks.ipynb #2d2e3aac
+# %% ../nbs/26_tasks.ipynb #41a09bcd
 @patch
 def digest(
     self: Task,
@@ -305,7 +312,8 @@ def digest(
     "A hash of all that decides a score: items, what stands before them, kind and grading."
     if split not in self._digests:
         splits = self._splits if split is None else {check_choice(split, self._splits, "split"): self._splits[split]}
-        rows = {s: [[*dataclasses.astuple(i), self.preambles.get(i.group, "")] for i in its] for s, its in splits.items()}
+        row = lambda item: [*dataclasses.astuple(item), self.preambles.get(item.group, "")]
+        rows = {s: [row(item) for item in items] for s, items in splits.items()}
         grader = self.info.get("lm_eval", "") if self.grader else ""
         content = json.dumps([self.kind, to_dict(self.grading), grader, rows], sort_keys=True)
         self._digests[split] = hashlib.sha256(content.encode()).hexdigest()
@@ -377,14 +385,14 @@ def stratified(
     order = rng.permutation(len(items))
     return [items[i] for i in sorted(order, key=place.get)]
 
-# %% ../nbs/26_tasks.ipynb #af879d1c
+# %% ../nbs/26_tasks.ipynb #56f51a28
 def _key(item) -> tuple: return item.prompt, tuple(sorted(item.options)), item.contexts
 
 def _enough(items, n, what, name) -> list:
     if n in (None, "all"): return items
     if len(items) < check_positive(n, f"n_{what}", least=0):
-        raise InputError(f"{name} has {len(items)} items for {what}, but {n} were asked for. Ask for fewer with n_{what}, "
-                         "or give more items.")
+        raise InputError(f"{name} has {len(items)} items for {what}, but {n} were asked for. Ask for fewer with "
+                         f"n_{what}, or give more items.")
     return items[:n]
 
 # %% ../nbs/26_tasks.ipynb #c6e653ab
@@ -436,15 +444,15 @@ def solved(
     answer = lambda i: i.options[i.answer] if kind == "choice" else i.answer
     return "".join(f"{i.prompt}{grading.delimiter}{answer(i)}{grading.separator}" for i in items)
 
-# %% ../nbs/26_tasks.ipynb #51d36bef
+# %% ../nbs/26_tasks.ipynb #5a01da32
 def _draw_examples(train, groups, shots, seeds, name) -> dict: # group -> list of Item
     found = {}
     for group in groups:
         own = [i for i in train if i.group == group]
         own = own if len(own) >= shots else train
         if len(own) < shots:
-            raise InputError(f"{name} has {len(own)} train items, but {shots} shots were asked for. Give train items or "
-                             "set n_train.")
+            raise InputError(f"{name} has {len(own)} train items, but {shots} shots were asked for. Give train items "
+                             "or set n_train.")
         found[group] = [own[j] for j in seeds.child("shots", name, group).numpy().permutation(len(own))[:shots]]
     return found
 
@@ -473,20 +481,20 @@ def make_task(
     preambles = {g: heading(g) + shown[g] for g in groups if heading(g) + shown[g]}
     return Task(name, kind, splits, grading, preambles, {"shots": shots, **(info or {}), "copies_dropped": copies})
 
-# %% ../nbs/26_tasks.ipynb #c0fa1a0e
+# %% ../nbs/26_tasks.ipynb #d20f452c
 class TaskFileError(InputError):
     "A task's file doesn't hold what it should; the message names file and line."
 
-_KEYS = dict(choice=("prompt", "options", "answer"), pairs=("sentence_good", "sentence_bad"), exact=("prompt", "answer"),
-             numeric=("prompt", "answer"), perplexity=("text",)) # kind -> keys that each line needs
+_KEYS = dict(choice=("prompt", "options", "answer"), pairs=("sentence_good", "sentence_bad"), perplexity=("text",),
+             exact=("prompt", "answer"), numeric=("prompt", "answer")) # kind -> keys that each line needs
 
-# %% ../nbs/26_tasks.ipynb #ac80cb1f
+# %% ../nbs/26_tasks.ipynb #2c6129d7
 def read_rows(
     path, # a file with a JSON object on each line
     keys: tuple = () # what each of them needs
 ) -> list: # of (where, dict)
     "The objects of a JSON-lines file with the place of each; blank lines are skipped."
-    if not Path(path).is_file(): raise MissingCorpusError(f"{path} isn't a file. Give the path of a file of JSON lines.")
+    if not Path(path).is_file(): raise MissingCorpusError(f"{path} isn't a file. Give one of JSON lines.")
     rows = []
     for i, line in enumerate(read_text(path).split("\n"), 1):
         if not line.strip(): continue
@@ -496,24 +504,25 @@ def read_rows(
     if rows: return rows
     raise TaskFileError(f"{path} is blank: no line holds a JSON object with {' and '.join(keys)}.")
 
-# %% ../nbs/26_tasks.ipynb #42c4fefd
+# %% ../nbs/26_tasks.ipynb #16e9a518
 def _with_keys(row, keys, where) -> dict:
     if not isinstance(row, dict): raise TaskFileError(f"{where} is {type(row).__name__}, but must be a JSON object.")
     if missing := [k for k in keys if k not in row]:
         raise TaskFileError(f"{where} has no key {missing[0]!r}; it needs {', '.join(keys)} and has {', '.join(row)}.")
     return row
 
+# %% ../nbs/26_tasks.ipynb #fe3ed599
 def _text(row, key, where, default=None) -> str:
     value = row.get(key, default)
     if not isinstance(value, str): raise TaskFileError(f"{where}: {key} is {value!r}, but must be a string.")
     return value
 
-# %% ../nbs/26_tasks.ipynb #007a7499
+# %% ../nbs/26_tasks.ipynb #286cbbcc
 def _options(row, where) -> tuple: # options, index of the right one
     options, answer = row["options"], row["answer"]
     if not isinstance(options, list) or not all(isinstance(o, str) for o in options):
         raise TaskFileError(f"{where}: options is {options!r}, but must be a list of strings.")
-    if len(options) < 2 or "" in options: raise TaskFileError(f"{where}: options must be two or more texts, none empty.")
+    if len(options) < 2 or "" in options: raise TaskFileError(f"{where}: options must be two or more, none empty.")
     if copies := [o for o in options if options.count(o) > 1]:
         raise TaskFileError(f"{where}: the option {copies[0]!r} is there twice; which one is right can't be decided.")
     if isinstance(answer, str) and answer in options: return tuple(options), options.index(answer)
@@ -521,7 +530,7 @@ def _options(row, where) -> tuple: # options, index of the right one
     raise TaskFileError(f"{where}: answer is {answer!r}, but must be one of the options or an index from 0 to "
                         f"{len(options) - 1}.")
 
-# %% ../nbs/26_tasks.ipynb #72024efe
+# %% ../nbs/26_tasks.ipynb #20573e48
 def read_item(
     row: dict, # with the keys of its kind
     kind: str, # one of `KINDS`
@@ -529,7 +538,7 @@ def read_item(
 ) -> Item:
     "The item of one JSON object."
     group = _text(row, "group", where, "")
-    if kind == "pairs": return _own_pair(_text(row, "sentence_good", where), _text(row, "sentence_bad", where), group, where)
+    if kind == "pairs": return _own_pair(*(_text(row, key, where) for key in _KEYS["pairs"]), group, where)
     if kind == "perplexity": item = Item("", (_text(row, "text", where),), 0, group)
     elif kind == "choice": item = Item(_text(row, "prompt", where), *_options(row, where), group)
     else:
@@ -566,11 +575,12 @@ def pair_item(
     first = hashlib.sha256(f"{good}\n{bad}".encode()).digest()[0] % 2
     return Item("", (bad, good) if first else (good, bad), first, group)
 
-# %% ../nbs/26_tasks.ipynb #37f31f43
+# %% ../nbs/26_tasks.ipynb #9d04f310
 def _own_pair(good, bad, group, where) -> Item:
     if good == bad: raise TaskFileError(f"{where}: both sentences are {good!r}, so neither is right.")
     return pair_item(good, bad, group, where)
 
+# %% ../nbs/26_tasks.ipynb #b77956f8
 def _pair_files(source) -> list: # of Path
     if source == "blimp": source = dataset_path("blimp")
     if isinstance(source, (list, tuple)): return [f for s in source for f in _pair_files(s)]
@@ -588,7 +598,7 @@ def read_pairs(
     return [pair_item(_text(r, "sentence_good", w), _text(r, "sentence_bad", w), _text(r, "UID", w, Path(path).stem), w)
             for w, r in rows]
 
-# %% ../nbs/26_tasks.ipynb #ca9e15c8
+# %% ../nbs/26_tasks.ipynb #6798d15c
 @patch(cls_method=True)
 def from_pairs(
     cls: Task,
@@ -607,9 +617,10 @@ def from_pairs(
     name = name or ("pairs" if isinstance(source, (list, tuple)) else Path(source).stem)
     return make_task(name, "pairs", {"": items}, **options)
 
+# %% ../nbs/26_tasks.ipynb #81bda2dd
 def _pairs_of(rows) -> list:
     rows = [(f"pair {i}", _with_keys(r, _KEYS["pairs"], f"pair {i}")) for i, r in enumerate(rows)]
-    return [pair_item(_text(r, "sentence_good", w), _text(r, "sentence_bad", w), _text(r, "UID", w, ""), w) for w, r in rows]
+    return [pair_item(*(_text(r, key, w) for key in _KEYS["pairs"]), _text(r, "UID", w, ""), w) for w, r in rows]
 
 # %% ../nbs/26_tasks.ipynb #d8004d6d
 STYLES = {"lm-eval": "characters", "connectome": "tokens"} # style of HellaSwag -> what its scores are divided by
@@ -621,7 +632,7 @@ def clean_wikihow(
     text = re.sub(r"\[.*?\]", "", text.strip().replace(" [title]", ". "))
     return text.replace("  ", " ")
 
-# %% ../nbs/26_tasks.ipynb #37e84231
+# %% ../nbs/26_tasks.ipynb #65981238
 def hellaswag_item(
     row: dict, # a line of the published file
     style: str, # one of `STYLES`
@@ -632,8 +643,8 @@ def hellaswag_item(
     if not isinstance(endings, list) or not all(isinstance(e, str) for e in endings):
         raise TaskFileError(f"{where}: endings is {endings!r}, but must be a list of strings.")
     if not str(label).isdigit() or int(label) >= len(endings):
-        raise TaskFileError(f"{where}: label is {label!r}, but must be an index of the {len(endings)} endings. The published "
-                            "test file has no labels; use hellaswag_val.jsonl.")
+        raise TaskFileError(f"{where}: label is {label!r}, but must be an index of the {len(endings)} endings. The "
+                            "published test file has no labels; use hellaswag_val.jsonl.")
     prompt, group = _text(row, "ctx", where), _text(row, "source_id", where, "").partition("~")[0]
     if style == "lm-eval":
         start = f"{_text(row, 'activity_label', where)}: {_text(row, 'ctx_a', where)} "
@@ -641,7 +652,7 @@ def hellaswag_item(
         endings = [clean_wikihow(e) for e in endings]
     return Item(prompt, tuple(endings), int(label), group)
 
-# %% ../nbs/26_tasks.ipynb #b819a46d
+# %% ../nbs/26_tasks.ipynb #0efdef57
 @patch(cls_method=True)
 def from_hellaswag(
     cls: Task,
@@ -650,10 +661,11 @@ def from_hellaswag(
     name: str = "hellaswag",
     **options # of `make_task`: seeds, n_validation, n_test, ...
 ) -> Task:
-    "HellaSwag. With the train file, selection draws from it and all of the published validation file is the sealed test."
+    "HellaSwag; with the train file, selection draws from it, and all of the validation file is the sealed test."
     keys = ("ctx_a", "ctx_b", "activity_label", "ctx", "endings", "label")
     path, scale = Path(path), STYLES[check_choice(style, STYLES, "style")]
-    read = lambda file: [hellaswag_item(r, style, w) for w, r in read_rows(file, keys[:3] * (style == "lm-eval") + keys[3:])]
+    keys = keys if style == "lm-eval" else keys[3:]
+    read = lambda file: [hellaswag_item(r, style, w) for w, r in read_rows(file, keys)]
     if not path.is_dir(): given = {"": read(path)}
     else:
         given = {"test": read(path / "hellaswag_val.jsonl")}
@@ -671,7 +683,7 @@ def _mmlu_prompt(question, options, style) -> str:
 def _mmlu_heading(subject):
     return f"The following are multiple choice questions (with answers) about {subject.replace('_', ' ')}.\n\n"
 
-# %% ../nbs/26_tasks.ipynb #3664a44e
+# %% ../nbs/26_tasks.ipynb #ba23d44e
 def read_mmlu(
     path, # SUBJECT_test.csv or the like
     style: str # "lm-eval" or "connectome"
@@ -681,8 +693,8 @@ def read_mmlu(
     items = []
     for i, row in enumerate(csv.reader(io.StringIO(read_text(path), newline=""), strict=True), 1):
         if len(row) != 6 or row[5] not in tuple("ABCD"):
-            raise TaskFileError(f"{path}, record {i} has {len(row)} fields and ends with {row[-1:]!r}, but must be a question, "
-                                "four options and one of the letters A to D.")
+            raise TaskFileError(f"{path}, record {i} has {len(row)} fields and ends with {row[-1:]!r}, but must be a "
+                                "question, four options and one of the letters A to D.")
         options = tuple("ABCD") if style == "lm-eval" else tuple(row[1:5])
         items.append(Item(_mmlu_prompt(row[0], row[1:5], style), options, "ABCD".index(row[5]), subject))
     return items
@@ -710,26 +722,27 @@ def from_mmlu(
                      examples=examples, heading=_mmlu_heading if style == "lm-eval" else lambda g: "",
                      info=dict(style=style, folder=str(folder)), **options)
 
-# %% ../nbs/26_tasks.ipynb #47ad4e94
+# %% ../nbs/26_tasks.ipynb #5f84360d
 def _mmlu_split(folder, split, style, subjects) -> list: # of Item
     files = {f.stem.removesuffix(f"_{split}"): f for f in sorted((folder / split).glob(f"*_{split}.csv"))}
     if not files:
-        raise MissingCorpusError(f"{folder / split} has no files SUBJECT_{split}.csv. Give the folder of MMLU's published "
-                                 "data, with dev, val and test.")
+        raise MissingCorpusError(f"{folder / split} has no files SUBJECT_{split}.csv. Give the folder of MMLU's "
+                                 "published data, with dev, val and test.")
     chosen = files if subjects is None else [check_choice(s, files, "subject") for s in subjects]
     return [item for s in chosen for item in read_mmlu(files[s], style)]
 
+# %% ../nbs/26_tasks.ipynb #6a1059cb
 def _check_examples(examples, given, shots):
     for group in {i.group for s in ("val", "test") for i in given[s]}:
         if (n := len(examples.get(group, []))) < shots:
             raise InputError(f"{group} has {n} items in dev, but {shots} shots were asked for. Ask for fewer.")
 
-# %% ../nbs/26_tasks.ipynb #7503e728
+# %% ../nbs/26_tasks.ipynb #977c624d
 def _lm_eval_task(name, include_path):
     try: from lm_eval.tasks import TaskManager
     except ImportError as e:
-        raise MissingExtraError(f"{name} is a task of lm-evaluation-harness, which isn't installed ({e}). Install it with "
-                                "pip install 'evonb[lm-eval]'.") from e
+        raise MissingExtraError(f"{name} is a task of lm-evaluation-harness, which isn't installed ({e}). Install it "
+                                "with pip install 'evonb[lm-eval]'.") from e
     manager = TaskManager(include_path=None if include_path is None else str(include_path))
     if isinstance(name, str) and name not in manager.all_tasks:
         raise InputError(f"lm-evaluation-harness has no task {name!r}. List its tasks with lm-eval ls tasks, or give "
@@ -738,7 +751,7 @@ def _lm_eval_task(name, include_path):
         raise InputError(f"{name} is a group of tasks. Load them one by one, and mix them with mix().")
     return next(iter(manager.load(name)["tasks"].values()))
 
-# %% ../nbs/26_tasks.ipynb #3d270242
+# %% ../nbs/26_tasks.ipynb #024f8038
 def _lm_eval_choice(task, doc, context) -> Item:
     options = tuple(map(str, task.doc_to_choice(doc)))
     answer = task.doc_to_text(doc) if task.multiple_input else task.doc_to_target(doc)
@@ -748,13 +761,14 @@ def _lm_eval_choice(task, doc, context) -> Item:
     if not task.multiple_input: return Item(context, options, answer)
     return Item("", (str(task.doc_to_target(doc)),) * len(options), answer, "", tuple(context))
 
+# %% ../nbs/26_tasks.ipynb #7aaa6979
 def _lm_eval_item(task, doc, shots) -> Item:
     context = task.fewshot_context(doc, shots)
     if task.OUTPUT_TYPE == "multiple_choice": return _lm_eval_choice(task, doc, context)
     if task.OUTPUT_TYPE == "loglikelihood_rolling": return Item("", (str(task.doc_to_target(doc)),), 0)
     return Item(context, (), str(task.doc_to_target(doc)))
 
-# %% ../nbs/26_tasks.ipynb #3860d51c
+# %% ../nbs/26_tasks.ipynb #dafc6793
 def _lm_eval_grader(task, docs, metric, filter_name):
     from lm_eval.api.instance import Instance
     metric = check_choice(metric or next(iter(task.aggregation())), task.aggregation(), f"metric of {task.task_name}")
@@ -768,26 +782,27 @@ def _lm_eval_grader(task, docs, metric, filter_name):
         return None if answer in ("[invalid]", "", []) else _credit(task.process_results(doc, [answer])[metric], metric)
     return grade
 
+# %% ../nbs/26_tasks.ipynb #16fdadb6
 def _credit(value, metric) -> float:
     if isinstance(value, (int, float, np.number, np.bool_)) and 0 <= value <= 1: return float(value)
     raise InputError(f"{metric} gives {value!r} for one item, which isn't credit from 0 to 1. Choose another metric.")
 
-# %% ../nbs/26_tasks.ipynb #bd7c9f68
+# %% ../nbs/26_tasks.ipynb #aa43177a
 def _lm_eval_splits(task, shots) -> tuple: # split -> list of Item, (prompt, answer) -> the package's document
     given, docs = {}, {}
     for split in ("train", "validation", "test"):
         found = dict(train=task.training_docs, validation=task.validation_docs, test=task.test_docs)[split]
         if not getattr(task, f"has_{'training' if split == 'train' else split}_docs")(): continue
-        if split == "train" and task.has_validation_docs(): continue # only needed when nothing else is there to select on
+        if split == "train" and task.has_validation_docs(): continue # needed when there is nothing else
         for doc in found():
             item = _lm_eval_item(task, doc, shots)
             docs[item.prompt, item.answer] = doc
             given.setdefault(split, []).append(item)
     return given, docs
 
-_LM_EVAL = dict(multiple_choice="choice", generate_until="exact", loglikelihood_rolling="perplexity") # output type -> kind
+_LM_EVAL = dict(multiple_choice="choice", generate_until="exact", loglikelihood_rolling="perplexity") # type -> kind
 
-# %% ../nbs/26_tasks.ipynb #dae1a5e7
+# %% ../nbs/26_tasks.ipynb #f2233786
 @patch(cls_method=True)
 def from_lm_eval(
     cls: Task,
@@ -809,7 +824,8 @@ def from_lm_eval(
     given, docs = _lm_eval_splits(task, shots)
     known = task.config.generation_kwargs or {}
     grading = dict(normalise=normalise, delimiter=task.config.target_delimiter)
-    if kind == "exact": grading.update(max_new_tokens=known.get("max_gen_toks", 256), stop=_stops(known.get("until", [])))
+    if kind == "exact":
+        grading.update(max_new_tokens=known.get("max_gen_toks", 256), stop=_stops(known.get("until", [])))
     info = _lm_eval_info(task, shots, metric, filter_name)
     made = make_task(task.task_name, kind, given, seeds, info=info, **{**grading, **options})
     if kind == "exact": made.grader = _lm_eval_grader(task, docs, metric, filter_name)
@@ -823,7 +839,7 @@ def _lm_eval_info(task, shots, *graded_by) -> dict:
     config = json.dumps([task.dump_config(), shots, *graded_by], sort_keys=True, default=str)
     return dict(lm_eval=f"{version('lm_eval')} {config}")
 
-# %% ../nbs/26_tasks.ipynb #b6bca092
+# %% ../nbs/26_tasks.ipynb #00b9a238
 def mix(
     tasks: list, # of Task, of one kind and grading, with different names
     name: str | None = None # the tasks' names unless given
@@ -841,6 +857,7 @@ def mix(
     return Task(name or "+".join(t.name for t in tasks), tasks[0].kind, splits, tasks[0].grading,
                 info=dict(parts={t.name: t.digest() for t in tasks}))
 
+# %% ../nbs/26_tasks.ipynb #c03f5204
 def _grouped(task, item) -> Item:
     before = task.preambles.get(item.group, "")
     return dataclasses.replace(item, prompt=before + item.prompt, contexts=tuple(before + c for c in item.contexts),
@@ -892,7 +909,7 @@ def texts(
     before = lambda i: i.contexts[i.answer] if i.contexts else i.prompt
     return [before(i) + glue + i.options[i.answer] for i in self._get(split)]
 
-# %% ../nbs/26_tasks.ipynb #fbe6cfe3
+# %% ../nbs/26_tasks.ipynb #c8233e7e
 def open_test(
     task: Task,
     record, # the file of JSON lines that notes it
@@ -904,17 +921,17 @@ def open_test(
     if not isinstance(individual, str) or not individual:
         raise InputError(f"individual is {individual!r}, but must name who is tested.")
     record = Path(record).absolute()
-    entry = dict(time=datetime.now(UTC).isoformat(), run=run or record.parent.name, individual=individual, task=task.name,
-                 digest=task.digest("test"), n_items=task.n("test"))
+    entry = dict(time=datetime.now(UTC).isoformat(), run=run or record.parent.name, individual=individual,
+                 task=task.name, digest=task.digest("test"), n_items=task.n("test"))
     before = _note(record, entry)
     if before:
-        warnings.warn(f"The test split of {task.name} was opened {before} time(s) before (see {record}). Choosing among "
-                      "individuals by these scores is selection on the test.", SealedTestWarning, stacklevel=2)
+        warnings.warn(f"The test split of {task.name} was opened {before} time(s) before (see {record}). Choosing "
+                      "among individuals by these scores is selection on the test.", SealedTestWarning, stacklevel=2)
     opened = Task(task.name, task.kind, task._splits, task.grading, task.preambles, task.info, task.grader)
     opened._record = {**entry, "opened_before": before}
     return opened
 
-# %% ../nbs/26_tasks.ipynb #ef419a05
+# %% ../nbs/26_tasks.ipynb #39678225
 def read_record(
     record # a file that `open_test` wrote, or none yet
 ) -> list: # of dict: time, run, individual, task, digest, n_items, opened_before
@@ -923,9 +940,10 @@ def read_record(
     lines = record.read_text(encoding="utf-8").splitlines() if record.is_file() else []
     try: return [json.loads(line) for line in lines]
     except ValueError as e:
-        raise DamagedFileError(f"{record} isn't a record of opened tests any more ({e}). Restore it; it says which tests "
-                               "are still unseen.") from None
+        raise DamagedFileError(f"{record} isn't a record of opened tests any more ({e}). Restore it; it says which "
+                               "tests are still unseen.") from None
 
+# %% ../nbs/26_tasks.ipynb #66f16312
 def _note(record, entry) -> int: # how often this test was opened before
     from filelock import FileLock
     record.parent.mkdir(parents=True, exist_ok=True)
@@ -938,7 +956,7 @@ def _note(record, entry) -> int: # how often this test was opened before
             os.fsync(f.fileno())
     return before
 
-# %% ../nbs/26_tasks.ipynb #f1d4f165
+# %% ../nbs/26_tasks.ipynb #ad6cc517
 @dataclass(frozen=True)
 class Paired:
     "A paired bootstrap comparison."
@@ -948,7 +966,8 @@ class Paired:
     p: float # two-sided
     n: int # items
 
-    def __repr__(self): return f"{self.difference:+.3f} [{self.low:+.3f}, {self.high:+.3f}], p = {self.p:.2g}, {self.n} items"
+    def __repr__(self):
+        return f"{self.difference:+.3f} [{self.low:+.3f}, {self.high:+.3f}], p = {self.p:.2g}, {self.n} items"
 
 # %% ../nbs/26_tasks.ipynb #a59692be
 def paired_bootstrap(
@@ -970,14 +989,15 @@ def paired_bootstrap(
     low, high = np.quantile(drawn, (.025, .975))
     return Paired(float(d.mean()), float(low), float(high), float(min(1, 2 * (tail + 1) / (n + 1))), len(d))
 
-# %% ../nbs/26_tasks.ipynb #22e25d53
+# %% ../nbs/26_tasks.ipynb #6bac6b58
 @patch
 def __repr__(self: Task):
-    sizes = ", ".join(f"{s} {n}{' (sealed)' if s == 'test' and self._record is None else ''}" for s, n in self.splits.items())
+    sealed = {"test": " (sealed)"} if self._record is None else {}
+    sizes = ", ".join(f"{s} {n}{sealed.get(s, '')}" for s, n in self.splits.items())
     chance = "" if math.isnan(self.chance) else f", chance {self.chance:.3g}"
     return f"Task({self.name!r}, {self.kind}, {KINDS[self.kind]}{chance}: {sizes}, digest {self.digest()[:12]})"
 
-# %% ../nbs/26_tasks.ipynb #6c8411d6
+# %% ../nbs/26_tasks.ipynb #17544c5c
 @patch
 def _repr_html_(self: Task):
     item, request = self._splits["validation"][0], self.requests()[0]
@@ -985,10 +1005,11 @@ def _repr_html_(self: Task):
     rows = [("prompt", text[-400:])]
     if self.kind in ("exact", "numeric"): rows.append(("answer", item.answer))
     else: rows += [("right" if i == item.answer else "option", o[:200]) for i, o in enumerate(item.options)]
-    cells = "".join(f"<tr><th>{html.escape(k)}</th><td style='white-space:pre-wrap'>{html.escape(v)}</td></tr>" for k, v in rows)
+    row = "<tr><th>{}</th><td style='white-space:pre-wrap'>{}</td></tr>".format
+    cells = "".join(row(html.escape(k), html.escape(v)) for k, v in rows)
     return f"<table><caption>{html.escape(repr(self))}</caption>{cells}</table>"
 
-# %% ../nbs/26_tasks.ipynb #d3cd344d
+# %% ../nbs/26_tasks.ipynb #46f234ed
 def skill_task(
     names, # of skills, one or more
     seeds: Seeds, # decide the items
@@ -998,7 +1019,7 @@ def skill_task(
 ) -> Task:
     "One task that mixes generated skills."
     names = [names] if isinstance(names, str) else list(names)
-    if not names or len(set(names)) < len(names): raise InputError(f"skills are {names}, but must be one or more names.")
+    if not names or len(set(names)) < len(names): raise InputError(f"skills are {names}: give one or more names.")
     splits = dict(validation=[], test=[])
     for i, skill in enumerate(names):
         sizes = [len(range(i, check_positive(n, "n_validation or n_test"), len(names))) for n in (n_validation, n_test)]

@@ -33,8 +33,8 @@ from evonb.genome import Adapter, linear_shapes, random_adapter
 from evonb.gpt import GPTConfig, new_gpt
 from evonb.tasks import Choice, Grading, Item, Prompt, SealedTestError, SealedTestWarning, Task, TaskScore, open_test
 
-WORDS = ("the a cat dog cats dogs sees see sleeps sleep big small red green that who near house tree and runs run to be "
-         "or not is are was were of in under over with it").split()  # fmt: skip
+WORDS = ("the a cat dog cats dogs sees see sleeps sleep big small red green that who near house tree and runs run to "
+         "be or not is are was were of in under over with it").split()  # fmt: skip
 BASE = Adapter({}, {}, {}, {})
 
 
@@ -48,13 +48,15 @@ TOKENIZER = train_tokenizer(sentences(300), 300)
 
 def llama(**changes):
     sizes = dict(vocab_size=300, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-                 num_key_value_heads=2, max_position_embeddings=96, initializer_range=0.3, bos_token_id=0, eos_token_id=0)
+                 num_key_value_heads=2, max_position_embeddings=96, initializer_range=0.3, bos_token_id=0,
+                 eos_token_id=0)  # fmt: skip
     torch.manual_seed(0)  # transformers draws from the global generator
     return LlamaForCausalLM(LlamaConfig(**sizes | changes)).eval().requires_grad_(False)
 
 
 def gpt():
-    config = GPTConfig(vocab_size=300, n_layer=2, n_head=4, n_embd=32, block_size=96, initializer_range=0.3, eos_token_id=0)
+    sizes = dict(vocab_size=300, n_layer=2, n_head=4, n_embd=32, block_size=96)
+    config = GPTConfig(**sizes, initializer_range=0.3, eos_token_id=0)
     return new_gpt(config, Seeds(0)).eval().requires_grad_(False)
 
 
@@ -83,7 +85,7 @@ def pairs(n, seed=0):
 CHOICES = [
     *pairs(12),
     Choice("the cat", (" sleeps", " sleep")),  # one token each, or nearly
-    Choice("the cat sees the dog that", (" runs.", " runs", " runs. and", " sleeps")),  # one is the beginning of another
+    Choice("the cat sees the dog that", (" runs.", " runs", " runs. and", " sleeps")),  # one begins another
     Choice("the dog ", ("sleeps near it", "sleeps near it")),  # equal, and the context ends with a space
     Choice("the dogs", (" run to the house", "ish cats"), absolute=True),
     Choice("", ("it was the big red house near the tree",), absolute=True),
@@ -189,7 +191,8 @@ def test_sums_equal_peft_in_a_plain_loop(reference, options):
 
 def test_any_memory_gives_the_same_sums():
     adapters = population(llama())
-    found = [llama_engine(max_tokens=n, row_tokens=r).loglikelihoods(adapters, CHOICES) for n, r in ((32, 32), (4096, 64))]
+    engines = [llama_engine(max_tokens=n, row_tokens=r) for n, r in ((32, 32), (4096, 64))]
+    found = [e.loglikelihoods(adapters, CHOICES) for e in engines]
     for a, b in zip(*found, strict=True):
         for (x, _), (y, _) in zip(a, b, strict=True):
             assert np.abs(x - y).max() < 2e-5
@@ -272,7 +275,8 @@ def test_scoring_leaves_the_model_as_it_was():
 def test_patched_restores_what_was_there_whatever_happens():
     model = llama()
     model.lm_head.forward = mine = model.lm_head.forward
-    with pytest.raises(RuntimeError, match="inside"), patched(model, {"lm_head": None, "model.layers.0.mlp.up_proj": None}):
+    other = {"lm_head": None, "model.layers.0.mlp.up_proj": None}
+    with pytest.raises(RuntimeError, match="inside"), patched(model, other):
         raise RuntimeError("inside")
     assert model.lm_head.forward == mine and "forward" not in model.model.layers[0].mlp.up_proj.__dict__
 
@@ -289,7 +293,8 @@ def test_merged_weight_is_base_plus_delta():
 
 def test_onednn_only_where_it_fits():
     assert fast_linear(llama().bfloat16()) == "torch"
-    assert fast_linear(llama()) == ("onednn" if "AVX512" in torch.backends.cpu.get_cpu_capability().upper() else "torch")
+    wide = "AVX512" in torch.backends.cpu.get_cpu_capability().upper()
+    assert fast_linear(llama()) == ("onednn" if wide else "torch")
 
 
 # Tokens and trees
@@ -330,7 +335,8 @@ def test_no_row_is_longer_than_asked_unless_one_sequence_is():
 
 # Generation
 
-PROMPTS = [Prompt("the cat sees", 12, ()), Prompt("a", 7, ()), Prompt("", 5, ()), Prompt("the big red dog near the", 12, ())]
+PROMPTS = [Prompt("the cat sees", 12, ()), Prompt("a", 7, ()), Prompt("", 5, ()),
+           Prompt("the big red dog near the", 12, ())]  # fmt: skip
 
 
 @pytest.mark.parametrize("method", ["batched", "merged"])
@@ -443,7 +449,8 @@ def test_nothing_is_scored_twice(tmp_path):
 def test_nothing_is_stale(tmp_path):
     adapters, model = population(llama(), 1)[:1], llama()
     backend = counted(InProcess(Engine(model, TOKENIZER)))
-    score = lambda task=pair_task(): Fitness(backend, [task], cache=tmp_path)(adapters)[0].scores[task.name]
+    task = pair_task()
+    score = lambda task=task: Fitness(backend, [task], cache=tmp_path)(adapters)[0].scores[task.name]
     before = score()
     adapters[0].B[adapters[0].modules[0]].data[0, 0] += 1.0  # an individual that moved
     moved = score()
@@ -484,15 +491,16 @@ def failing_population():
     bad = replace(adapters[0], B={m: b.clone() for m, b in adapters[0].B.items()})
     bad.B[bad.modules[2]][1, 1] = math.nan
     huge = replace(adapters[0], scale=dict.fromkeys(adapters[0].A, 1e30))
-    foreign = Adapter({"model.nowhere": torch.ones(1, 3)}, {"model.nowhere": torch.ones(3, 1)}, {"model.nowhere": 1.0}, {})
+    where = "model.nowhere"
+    foreign = Adapter({where: torch.ones(1, 3)}, {where: torch.ones(3, 1)}, {where: 1.0}, {})
     return [adapters[0], bad, adapters[1], foreign, huge, adapters[2]]
 
 
 def test_a_failed_individual_has_a_reason_and_harms_nobody():
     adapters = failing_population()
     for method in ("batched", "merged"):
-        found = Fitness(InProcess(llama_engine(method=method)), [pair_task(), text_task()])(adapters)
-        alone = Fitness(InProcess(llama_engine(method=method)), [pair_task(), text_task()])([adapters[i] for i in (0, 2, 5)])
+        make = lambda m=method: Fitness(InProcess(llama_engine(method=m)), [pair_task(), text_task()])
+        found, alone = make()(adapters), make()([adapters[i] for i in (0, 2, 5)])
         assert [e.failed for e in found] == [False, True, False, True, True, False]
         assert [found[i].value for i in (0, 2, 5)] == [e.value for e in alone]
         assert "NaN or infinite" in found[1].reason and "lacks the adapter's modules" in found[3].reason
@@ -511,7 +519,7 @@ class Moody(Engine):
 
 def test_the_culprit_of_a_batch_is_found():
     adapters = population(llama(), 3)
-    guilty = replace(adapters[1], config=dict(raises=RuntimeError("out of patience")), scale=dict.fromkeys(adapters[1].A, 0.5))
+    guilty = replace(adapters[1], config=dict(raises=RuntimeError("out of patience")))
     found = Fitness(InProcess(Moody(llama(), TOKENIZER)), [pair_task()])([adapters[0], guilty, adapters[2]])
     assert found[1].reason == "RuntimeError: out of patience" and not found[0].failed and not found[2].failed
 
@@ -545,7 +553,8 @@ def test_the_test_split_is_sealed(tmp_path):
 def test_weights_and_tasks_are_checked():
     backend = InProcess(llama_engine())
     for tasks, weights, said in (([], None, "at least one"), ([pair_task()] * 2, None, "no two of a name"),
-                                 ([pair_task()], dict(pear=1), "weights are for"), ([pair_task()], dict(pairs=0), "not all 0"),
+                                 ([pair_task()], dict(pear=1), "weights are for"),
+                                 ([pair_task()], dict(pairs=0), "not all 0"),
                                  ([pair_task()], dict(pairs=math.nan), "finite")):  # fmt: skip
         with pytest.raises(InputError, match=said):
             Fitness(backend, tasks, weights=weights)

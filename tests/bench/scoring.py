@@ -1,4 +1,4 @@
-"""Scoring a population of LoRA individuals: ratios of CPU seconds against PEFT's set_adapter and against fewer of them."""
+"""Scoring a population of LoRA individuals: ratios of CPU seconds against PEFT and against fewer of them."""
 
 import copy
 import json
@@ -142,7 +142,8 @@ def paired(first, second, pairs):
             seconds[j].append(took[j])
         ratios.append(took[0] / took[1])
     low, mid, high = np.quantile(ratios, [0.25, 0.5, 0.75])
-    return dict(ratio=mid, low=low, high=high, first_s=float(np.median(seconds[0])), second_s=float(np.median(seconds[1])))
+    first, second = (float(np.median(s)) for s in seconds)
+    return dict(ratio=mid, low=low, high=high, first_s=first, second_s=second)
 
 
 def against_peft(opened, pairs, rank=8, n=10, n_threads=1, n_items=N_ITEMS, **options):
@@ -169,7 +170,8 @@ def agreement(sums, expected):
     "How far margins between two options are apart, and how many decisions differ."
     mine = np.array([[s[0] - s[1] for s, _ in row] for row in sums])  # (n_individuals, n_items)
     theirs = expected[:, ::2] - expected[:, 1::2]
-    return dict(margins_apart=float(np.abs(mine - theirs).max()), decisions_differ=int(((mine > 0) != (theirs > 0)).sum()))
+    differ = (mine > 0) != (theirs > 0)
+    return dict(margins_apart=float(np.abs(mine - theirs).max()), decisions_differ=int(differ.sum()))
 
 
 def forty_against_ten(opened, pairs, rank=8, n_threads=1):
