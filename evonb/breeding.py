@@ -333,13 +333,17 @@ def method_settings(
     known = method.config_class.__dataclass_fields__
     return {k: config.n_individuals for k in ("population_size",) if k in known}
 
-# %% ../nbs/32_breeding.ipynb #549ebd46
+# %% ../nbs/32_breeding.ipynb #b099e669
 @patch
 def breed_one(self: Breeding, method, seed):
     "One method with one seed: its Result."
     made = METHODS[method](self.space, method_settings(METHODS[method], self.config), self.seeds.child("evolve", seed))
-    return evolve(made, self.evaluate, self.config.budget, self.run.file("evolve", method, f"seed-{seed}"),
-                  chunk=self.config.n_individuals, tasks=self.tasks, show=self.show, stop=self.stop)
+    folder = self.run.file("evolve", method, f"seed-{seed}")
+    result = evolve(made, self.evaluate, self.config.budget, folder, chunk=self.config.n_individuals, tasks=self.tasks,
+                    show=self.show, stop=self.stop)
+    if not (folder/"history.zarr.zip").exists(): # a kill came just before it was written
+        write_dataset(folder/"history.zarr.zip", result.history)
+    return result
 
 # %% ../nbs/32_breeding.ipynb #d1bf224b
 @patch
@@ -505,7 +509,7 @@ def task_score(tested, method, task, n_seeds) -> dict: # mean over seeds, se ove
     by_item = rows.mean(0)
     return dict(mean=float(by_item.mean()), se=float(by_item.std(ddof=1) / math.sqrt(len(by_item))))
 
-# %% ../nbs/32_breeding.ipynb #629fd7c5
+# %% ../nbs/32_breeding.ipynb #c6c6a680
 def statement(
     judged: dict, # method -> what `judge` gave
     asked: tuple # the methods among which the best by validation is named
@@ -513,8 +517,8 @@ def statement(
     "The result in a few sentences, also when there is no gain. The method is chosen by validation."
     best = max(asked, key=lambda m: judged[m]["validation"]["mean"])
     one = judged[best]
-    among = f"Of {', '.join(asked)}, {best} is the best" if len(asked) > 1 else f"{best} was asked for"
-    out = (f"{among}{' by validation' * (len(asked) > 1)}; on the sealed test it scores {one['test']['mean']:.3f} "
+    among = f"By validation, {best} is the best of {', '.join(asked)}. It" if len(asked) > 1 else best
+    out = (f"{among} scores {one['test']['mean']:.3f} on the sealed test "
            f"(95 % interval {one['test']['low']:.3f} to {one['test']['high']:.3f}).")
     for name, d in one["versus"].items():
         says = "higher" if d["low"] > 0 else "lower" if d["high"] < 0 else "not clearly different"

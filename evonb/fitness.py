@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MERGE_FROM', 'SCORING', 'begin_token', 'Sequence', 'encode_choices', 'Row', 'Wanted', 'wanted', 'pack', 'Stack',
            'stack', 'merged_weight', 'patched', 'fast_linear', 'Engine', 'Backend', 'InProcess', 'Pool', 'Cache',
-           'score_key', 'Evaluation', 'Fitness']
+           'task_key', 'score_key', 'Evaluation', 'Fitness']
 
 # %% ../nbs/28_fitness.ipynb #56260ac9
 import dataclasses
@@ -218,9 +218,10 @@ def stack(
         B[i, :r] = a.B[name].T.to(like.device, torch.float32) * a.scale[name]
     return Stack(A, B)
 
-# %% ../nbs/28_fitness.ipynb #ce108723
+# %% ../nbs/28_fitness.ipynb #33f966b0
 def _linear(weight, bias, x, onednn):
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "") if onednn else F.linear(x, weight, bias)
+    if not onednn: return F.linear(x, weight, bias)
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 # %% ../nbs/28_fitness.ipynb #371f55cf
 def _batched(base, s, x):
@@ -274,7 +275,7 @@ def fast_linear(
     wide = "AVX512" in torch.backends.cpu.get_cpu_capability().upper()
     return "onednn" if able and wide and hasattr(torch.ops.mkldnn, "_linear_pointwise") else "torch"
 
-# %% ../nbs/28_fitness.ipynb #bc791c85
+# %% ../nbs/28_fitness.ipynb #42b51c2f
 class Engine:
     "Scores populations of LoRA individuals of one base model."
     def __init__(self,
@@ -284,18 +285,20 @@ class Engine:
         max_tokens: int = 2048, # tokens in one pass, individuals x row length; bounds the memory
         row_tokens: int = 64, # the length of a packed row
         head_rows: int = 256, # positions whose logits are held at once; bounds the memory too
-        packing: str = "auto", # "tree" or "padded"; "auto" falls back on padded, and says why, if a model can't do trees
+        packing: str = "auto", # "tree", "padded", or "auto": padded, saying why, if the model can't do trees
         linear: str = "auto" # "onednn", "torch", or "auto" for the machine's better
     ):
         self.model, self.tokenizer = model.eval(), tokenizer
         self.method = check_choice(method, ("auto", "batched", "merged"), "method")
-        self.max_tokens, self.row_tokens = check_positive(max_tokens, "max_tokens"), check_positive(row_tokens, "row_tokens")
+        self.max_tokens = check_positive(max_tokens, "max_tokens")
+        self.row_tokens = check_positive(row_tokens, "row_tokens")
         self.head_rows = check_positive(head_rows, "head_rows")
         self.linear = fast_linear(model) if linear == "auto" else check_choice(linear, ("onednn", "torch"), "linear")
         self.trunk, self.head = getattr(model, model.base_model_prefix), model.get_output_embeddings()
         self.context = model.config.max_position_embeddings
         self._plans, self._scratch = OrderedDict(), {}
-        self.packing, self.why_padded = self._choose_packing(check_choice(packing, ("auto", "tree", "padded"), "packing"))
+        check_choice(packing, ("auto", "tree", "padded"), "packing")
+        self.packing, self.why_padded = self._choose_packing(packing)
 
 # %% ../nbs/28_fitness.ipynb #2533c735
 @patch
@@ -304,13 +307,14 @@ def __repr__(self: Engine):
     return (f"Engine({type(self.model).__name__} on {self.model.device}, method {self.method}, linear {self.linear}, "
             f"packing {self.packing}{why}, max_tokens {self.max_tokens})")
 
-# %% ../nbs/28_fitness.ipynb #b7713326
+# %% ../nbs/28_fitness.ipynb #87a34357
 @patch
 @torch.inference_mode()
 def _choose_packing(self: Engine, asked):
     if asked == "padded": return "padded", "as asked"
     why = self._try_tree()
-    if why and asked == "tree": raise InputError(f"{type(self.model).__name__} can't score trees: {why}. Use packing='padded'.")
+    if why and asked == "tree":
+        raise InputError(f"{type(self.model).__name__} can't score trees: {why}. Use packing='padded'.")
     return ("padded", why) if why else ("tree", "")
 
 # %% ../nbs/28_fitness.ipynb #4d6f78d0
@@ -351,13 +355,15 @@ def _make_plan(self: Engine, choices):
     if self.packing == "padded": return pack([[w] for item in items for w in item], 0), counts
     return pack(items, min(self.row_tokens, self.max_tokens, self.context)), counts
 
-# %% ../nbs/28_fitness.ipynb #70775f5b
+# %% ../nbs/28_fitness.ipynb #c1fd6883
 @patch
 def _check_length(self: Engine, what, n):
     if n > self.context:
-        raise InputError(f"{what} has {n} tokens, but the model's context is {self.context}. Shorten it or leave it out.")
+        raise InputError(f"{what} has {n} tokens, but the model's context is {self.context}. Shorten it "
+                         "or leave it out.")
     if n > self.max_tokens:
-        raise InputError(f"{what} has {n} tokens, but max_tokens is {self.max_tokens}. Raise max_tokens, or leave it out.")
+        raise InputError(f"{what} has {n} tokens, but max_tokens is {self.max_tokens}. Raise max_tokens, "
+                         "or leave it out.")
 
 # %% ../nbs/28_fitness.ipynb #294306e8
 MERGE_FROM = 512 # tokens of each individual from which merging is the faster way on the CPU
@@ -385,7 +391,7 @@ def groups(self: Engine,
             with patched(self.model, self._forwards(adapters[i:i + size], method)): yield slice(i, i + size)
     finally: self._scratch.clear()
 
-# %% ../nbs/28_fitness.ipynb #d5390b38
+# %% ../nbs/28_fitness.ipynb #dce06c8f
 @patch
 def _forwards(self: Engine, adapters, method):
     "What every linear module calls while the model is this group."
@@ -397,7 +403,8 @@ def _forwards(self: Engine, adapters, method):
         weight = _out_in(m)
         if name in names and method == "merged": weight = self._merge(weight, adapters[0], name)
         base = partial(_linear, weight, m.bias, onednn=onednn)
-        forwards[name] = partial(_batched, base, stack(adapters, name, weight)) if name in names and method == "batched" else base
+        low_rank = name in names and method == "batched"
+        forwards[name] = partial(_batched, base, stack(adapters, name, weight)) if low_rank else base
     return forwards
 
 # %% ../nbs/28_fitness.ipynb #347e4ae7
@@ -650,15 +657,16 @@ def _try(self: InProcess, adapters, choices, prompts):
         if len(adapters) == 1: return [_reason(error)]
     return [self._try([a], choices, prompts)[0] for a in adapters]
 
-# %% ../nbs/28_fitness.ipynb #ff09be39
+# %% ../nbs/28_fitness.ipynb #d2422818
 @patch
 def digest(self: Engine) -> str: # SHA-256 in hex
     "A checksum of all that decides a score on the base's side: weights, architecture, vocabulary, as they are now."
     state = {n: p for n, p in itertools.chain(self.model.named_parameters(), self.model.named_buffers())}
-    config = {k: v for k, v in self.model.config.to_dict().items() if k not in ("_name_or_path", "transformers_version")}
+    config = self.model.config.to_dict()
+    config = {k: str(v) for k, v in config.items() if k not in ("_name_or_path", "transformers_version")}
     vocabulary = hashlib.sha256(self.tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
     special = [self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, sorted(map(str, self._ends()))]
-    return tensors_digest(state, dict(config=json.loads(json.dumps(config, default=str)), vocabulary=[vocabulary, special]))
+    return tensors_digest(state, dict(config=config, vocabulary=[vocabulary, special]))
 
 # %% ../nbs/28_fitness.ipynb #09ad9c4e
 def _to_bytes(adapter):
@@ -694,7 +702,7 @@ class _Job:
     tries: int = 0 # how often its worker died
     deadline: float = math.inf # on the monotonic clock
 
-# %% ../nbs/28_fitness.ipynb #59cc2f0f
+# %% ../nbs/28_fitness.ipynb #4f16845e
 class Pool(Backend):
     "Scores in worker processes, each of which opens the base once; a dead or stuck worker is replaced."
     def __init__(self,
@@ -705,7 +713,8 @@ class Pool(Backend):
         open_timeout: float = 600. # seconds that opening the base may take
     ):
         self.open_engine, self.n_workers = open_engine, check_positive(n_workers, "n_workers")
-        self.timeout, self.open_timeout = _check_seconds(timeout, "timeout"), _check_seconds(open_timeout, "open_timeout")
+        self.timeout = _check_seconds(timeout, "timeout")
+        self.open_timeout = _check_seconds(open_timeout, "open_timeout")
         self.n_threads = n_threads or max(1, (os.cpu_count() or 1) // n_workers)
         self._workers, self._digest = [], None
         _check_picklable(open_engine)
@@ -713,7 +722,7 @@ class Pool(Backend):
     def __enter__(self): return self
     def __exit__(self, *_): self.close()
 
-# %% ../nbs/28_fitness.ipynb #7254f544
+# %% ../nbs/28_fitness.ipynb #bf6daa90
 def _check_seconds(value, name):
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
         raise InputError(f"{name} is {value!r}, but must be a positive number of seconds.")
@@ -722,8 +731,8 @@ def _check_seconds(value, name):
 def _check_picklable(open_engine):
     try: pickle.dumps(open_engine)
     except Exception as e:
-        raise InputError(f"open_engine can't be sent to a worker process ({e}). Give a function defined at the top level "
-                         "of a module, or functools.partial of one.") from e
+        raise InputError(f"open_engine can't be sent to a worker process ({e}). Give a function defined at the top "
+                         "level of a module, or functools.partial of one.") from e
 
 # %% ../nbs/28_fitness.ipynb #fa64b073
 @patch
@@ -854,9 +863,10 @@ def _lost(self: Pool, conn, job, todo, found, reason, again=True):
 # %% ../nbs/28_fitness.ipynb #1d16c7ed
 SCORING = 1 # raised whenever the same weights and items would get another score
 
-# %% ../nbs/28_fitness.ipynb #9de838f6
+# %% ../nbs/28_fitness.ipynb #b9a58973
 def _pack_score(score):
-    arrays = {k: torch.from_numpy(np.array(v)) for k in ("credit", "option_scores") if (v := getattr(score, k)) is not None}
+    arrays = dict(credit=score.credit, option_scores=score.option_scores)
+    arrays = {k: torch.from_numpy(np.array(v)) for k, v in arrays.items() if v is not None}
     return arrays, dict(mean=score.mean, se=score.se, n=score.n, texts=score.texts, unparseable=score.unparseable)
 
 def _unpack_score(arrays, meta): return TaskScore(**meta, **{k: t.numpy() for k, t in arrays.items()})
@@ -895,18 +905,25 @@ def put(self: Cache,
     self._path(key).parent.mkdir(parents=True, exist_ok=True)
     write_tensors(self._path(key), *_pack_score(score))
 
-# %% ../nbs/28_fitness.ipynb #a6fa4eba
+# %% ../nbs/28_fitness.ipynb #4a1e6ad1
+def task_key(
+    task, # a Task
+    split: str # of it
+) -> str: # SHA-256 in hex
+    "Whatever a task has to do with a score, hashed: items, prompts, grading and decoding."
+    asked = [[type(r).__name__, *dataclasses.astuple(r)] for r in task.requests(split)]
+    return _hashed([SCORING, task.kind, task.digest(split), split, asked])
+
+def _hashed(content): return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+# %% ../nbs/28_fitness.ipynb #1eeb5939
 def score_key(
     base: str, # digest of the base
     adapter: str, # digest of the individual
-    task, # a Task
-    split: str, # of it
-    requests: list # that the split asks
+    task: str # of `task_key`
 ) -> str: # SHA-256 in hex
-    "Whatever decides a score, hashed: weights, items, prompts, grading and decoding."
-    asked = [[type(r).__name__, *dataclasses.astuple(r)] for r in requests]
-    content = [SCORING, base, adapter, task.kind, task.digest(split), split, asked]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    "Whatever decides a score, hashed."
+    return _hashed([base, adapter, task])
 
 # %% ../nbs/28_fitness.ipynb #71000528
 @dataclass(frozen=True, eq=False)
@@ -922,7 +939,7 @@ def failed(self: Evaluation) -> bool:
     "Whether it can't be selected."
     return not math.isfinite(self.value)
 
-# %% ../nbs/28_fitness.ipynb #d7c932e6
+# %% ../nbs/28_fitness.ipynb #86f70c12
 class Fitness:
     "The fitness of individuals: a weighted mean over tasks on one split, computed once for each content."
     def __init__(self,
@@ -934,17 +951,18 @@ class Fitness:
     ):
         self.backend, self.tasks, self.split = backend, list(tasks), split
         self.weights = _check_weights(self.tasks, weights)
-        self.requests = {t.name: t.requests(split) for t in self.tasks} # a sealed split is refused here
+        self.task_keys = {t.name: task_key(t, split) for t in self.tasks} # a sealed split is refused here
         self.cache = cache if isinstance(cache, Cache) else Cache(cache)
         self.n_scored = 0 # individuals x tasks that were computed and not looked up
 
-# %% ../nbs/28_fitness.ipynb #cd285384
+# %% ../nbs/28_fitness.ipynb #10e0ddd4
 def _check_weights(tasks, weights):
     names = [t.name for t in tasks]
     if not names or len(set(names)) < len(names):
         raise InputError(f"The tasks are {names}, but there must be at least one, and no two of a name.")
     weights = dict.fromkeys(names, 1.) if weights is None else dict(weights)
-    if set(weights) != set(names): raise InputError(f"weights are for {sorted(weights)}, but the tasks are {sorted(names)}.")
+    if set(weights) != set(names):
+        raise InputError(f"weights are for {sorted(weights)}, but the tasks are {sorted(names)}.")
     if not all(math.isfinite(w) and w >= 0 for w in weights.values()) or not sum(weights.values()) > 0:
         raise InputError(f"weights are {weights}, but must be finite, 0 or more, and not all 0.")
     return weights
@@ -964,9 +982,9 @@ def __call__(self: Fitness,
     for missing, members in todo.items(): self._compute(base, missing, members, known)
     return [self._evaluation(known[d]) for d in digests]
 
-# %% ../nbs/28_fitness.ipynb #6f7b0235
+# %% ../nbs/28_fitness.ipynb #d1b9b55b
 @patch
-def _key(self: Fitness, base, digest, task): return score_key(base, digest, task, self.split, self.requests[task.name])
+def _key(self: Fitness, base, digest, task): return score_key(base, digest, self.task_keys[task.name])
 
 # %% ../nbs/28_fitness.ipynb #0abcb049
 @patch

@@ -14,12 +14,13 @@ __all__ = ['METHODS', 'TaskResult', 'Outcome', 'margins', 'log_right', 'right_op
            'ParetoConfig', 'Pareto', 'SkillLandscape', 'CoarseToFineConfig', 'structured_design', 'kernel',
            'ItemSurrogate', 'expected_log_right', 'maximise', 'CoarseToFine', 'compare', 'best_so_far']
 
-# %% ../nbs/30_population.ipynb #bfa98da2
+# %% ../nbs/30_population.ipynb #aa5e7119
 import dataclasses
 import html
 import math
 import time
-from contextlib import nullcontext
+import warnings
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -1115,7 +1116,7 @@ class CMA(Replayed):
     def vectors(self, points): return points
     def tell_vectors(self, told): self.optimiser.tell(self.waiting, self.losses(told))
 
-# %% ../nbs/30_population.ipynb #baa7efe7
+# %% ../nbs/30_population.ipynb #8d57b4ef
 @dataclass
 class LoraHubConfig(VectorConfig):
     "LoraHub's settings."
@@ -1134,13 +1135,23 @@ class LoraHub(Replayed):
     def setup(self): self.optimiser = None # made when the budget is known
     def points(self):
         self.optimiser = self.optimiser or self.make()
-        return [self.optimiser.ask() for _ in range(self.config.batch)]
+        with _as_nevergrad_asks(): return [self.optimiser.ask() for _ in range(self.config.batch)]
 
     def vectors(self, points): return [p.value for p in points]
 
     def tell_vectors(self, told):
         for point, loss in zip(self.waiting, self.losses(told)):
-            self.optimiser.tell(point, loss + self.config.penalty * float(np.abs(point.value).mean()))
+            penalty = self.config.penalty * float(np.abs(point.value).mean())
+            with _as_nevergrad_asks(): self.optimiser.tell(point, loss + penalty)
+
+# %% ../nbs/30_population.ipynb #cafbbebc
+@contextmanager
+def _as_nevergrad_asks():
+    "nevergrad asks its CMA-ES one point at a time, which cma warns of."
+    import cma
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", cma.evolution_strategy.InjectionWarning)
+        yield
 
 # %% ../nbs/30_population.ipynb #aff9a64b
 @patch

@@ -69,11 +69,11 @@ MODELS = dict(llama=llama, gpt=gpt)
 
 
 def population(model, n=4, head=False):
-    "Individuals of different ranks, one with few modules, and the base itself."
+    "Individuals of different ranks and scales, one with few modules, and the base itself."
     shapes = linear_shapes(model, head=head)
     few = dict(list(shapes.items())[:3])
     made = [random_adapter(few if i == 1 else shapes, 2 + 3 * (i % 2), Seeds(i), size=1.0) for i in range(n)]
-    return [*made, BASE]
+    return [*(replace(a, scale={m: 0.5 + 0.25 * i for m in a.A}) for i, a in enumerate(made)), BASE]
 
 
 def pairs(n, seed=0):
@@ -186,7 +186,9 @@ OPTIONS = [
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_sums_equal_peft_in_a_plain_loop(reference, options):
     build, adapters, expected = reference
-    assert_same(Engine(build(), TOKENIZER, **options).loglikelihoods(adapters, CHOICES), expected)
+    engine = Engine(build(), TOKENIZER, **options)
+    assert engine.packing == options.get("packing", "tree")
+    assert_same(engine.loglikelihoods(adapters, CHOICES), expected)
 
 
 def test_any_memory_gives_the_same_sums():
@@ -421,7 +423,7 @@ def counted(backend):
 
 
 def test_fitness_is_the_weighted_mean_of_the_tasks():
-    tasks, adapters = [pair_task(), text_task()], population(llama())
+    tasks, adapters = [pair_task(31), text_task()], population(llama())
     found = Fitness(InProcess(llama_engine()), tasks, weights=dict(pairs=3, texts=1))(adapters)
     expected = llama_engine().loglikelihoods(adapters, tasks[0].requests("validation"))
     for e, outputs in zip(found, expected, strict=True):
@@ -607,7 +609,7 @@ def test_a_pool_gives_what_one_process_gives(pool):
 def test_dead_and_stuck_workers_are_replaced(pool, tmp_path):
     adapters = population(llama(), 3)[:3]
     adapters[1] = replace(adapters[1], config=dict(die=str(tmp_path / "deaths")))
-    adapters[2] = replace(adapters[2], config=dict(hang=1), scale=dict.fromkeys(adapters[2].A, 0.5))
+    adapters[2] = replace(adapters[2], config=dict(hang=1), scale=dict.fromkeys(adapters[2].A, 0.1))
     found = Fitness(pool, [pair_task()])(adapters)
     assert [e.failed for e in found] == [False, True, True]
     assert found[1].reason == "its worker process died" and found[2].reason == "it took longer than 2 s"

@@ -3,10 +3,8 @@
 Each row is a function of the number of pairs that returns a dict, as the rows of run.py do.
 """
 
-import time
-
-import numpy as np
 import torch
+from timing import paired, spread
 from torch import nn
 
 from evonb.core import Seeds
@@ -80,31 +78,13 @@ def by_peft(model):
     model.delete_adapter("made")
 
 
-def seconds(f):
-    began = time.perf_counter()
-    f()
-    return time.perf_counter() - began
-
-
-def paired(first, second, pairs):
-    "Median and quartiles of first/second over neighbouring measurements in alternating order, and the seconds."
-    took = []
-    for i in range(pairs + 1):  # the first warms up
-        order = (first, second) if i % 2 else (second, first)
-        took.append({f: seconds(f) for f in order})
-    low, mid, high = np.quantile([t[first] / t[second] for t in took[1:]], [0.25, 0.5, 0.75])
-    both = [float(np.median([t[f] for t in took[1:]])) for f in (first, second)]
-    return dict(ratio=float(mid), quartiles=[float(low), float(high)], first_s=both[0], second_s=both[1])
-
-
 def merge_seconds(pairs, n=0):
     "Seconds to merge two rank-16 adapters of all 210 modules of SmolLM2-135M to rank 16; the ratio is to 0.5 s."
     adapters = parents(LAYERS)
     ours(adapters)
-    took = [seconds(lambda: ours(adapters)) for _ in range(pairs)]
-    low, mid, high = np.quantile(took, [0.25, 0.5, 0.75])
-    return dict(ratio=float(mid) / 0.5, seconds=float(mid), quartiles_s=[float(low), float(high)],
-                modules=len(adapters[0].modules), aim="at most 1")  # fmt: skip
+    low, mid, high = spread(lambda: ours(adapters), pairs)
+    return dict(ratio=mid / 0.5, low=low / 0.5, high=high / 0.5, seconds=mid, modules=len(adapters[0].modules),
+                aim="at most 1")  # fmt: skip
 
 
 def merge_against_full_svd(pairs, n=0, layers=2):

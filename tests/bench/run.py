@@ -11,8 +11,11 @@ import sys
 import time
 from pathlib import Path
 
+import merging
 import numpy as np
+import scoring
 import torch
+from timing import paired
 
 from evonb.connectome import inherit, prune
 from evonb.core import Seeds
@@ -88,37 +91,27 @@ def seconds(step, n):
     return time.perf_counter() - began
 
 
-def paired(first, second, pairs, n):
-    "Median and quartiles of first/second over neighbouring measurements, in alternating order, and both speeds."
-    for step in (first, second):
-        seconds(step, 2)
-    ratios, speeds = [], ([], [])
-    for i in range(pairs):
-        order = (0, 1) if i % 2 == 0 else (1, 0)
-        took = {j: seconds((first, second)[j], n) for j in order}
-        ratios.append(took[0] / took[1])
-        for j in order:
-            speeds[j].append(n * TOKENS / took[j])
-    low, mid, high = np.quantile(ratios, [0.25, 0.5, 0.75])
-    first, second = (float(np.median(s)) for s in speeds)
-    return dict(ratio=mid, low=low, high=high, first_tokens_per_s=first, second_tokens_per_s=second)
+def steps(first, second, pairs, n):
+    "Ratio of the times of n steps, and both speeds."
+    row = paired(lambda: seconds(first, n), lambda: seconds(second, n), pairs)
+    return row | {f"{k}_tokens_per_s": n * TOKENS / row[f"{k}_s"] for k in ("first", "second")}
 
 
 def masked_step(pairs, n):
     "Time of a step at 25 % density over time of a dense one, both this library's."
     wiring = quarter()
-    return paired(ours(wiring)[0], ours(None)[0], pairs, n) | dict(aim="at most 1.03")
+    return steps(ours(wiring)[0], ours(None)[0], pairs, n) | dict(aim="at most 1.03")
 
 
 def against_masked_loop(pairs, n):
     "Time of a step at 25 % density over that of the plain loop with float masks."
     wiring = quarter()
-    return paired(ours(wiring)[0], plain(wiring)[0], pairs, n) | dict(aim="at most 1")
+    return steps(ours(wiring)[0], plain(wiring)[0], pairs, n) | dict(aim="at most 1")
 
 
 def against_dense_loop(pairs, n):
     "Time of a dense step over that of the plain dense loop."
-    return paired(ours(None)[0], plain(None)[0], pairs, n) | dict(aim="at most 1")
+    return steps(ours(None)[0], plain(None)[0], pairs, n) | dict(aim="at most 1")
 
 
 def training_state(pairs, n):
@@ -137,7 +130,22 @@ def training_state(pairs, n):
 
 
 ROWS = dict(masked_step=masked_step, against_masked_loop=against_masked_loop, against_dense_loop=against_dense_loop,
-            training_state=training_state)  # fmt: skip
+            training_state=training_state) | merging.ROWS | scoring.ROWS  # fmt: skip
+
+
+def told(row):
+    "A row as a line."
+    if "skipped" in row:
+        return f"skipped: {row['skipped']}"
+    out = f"{row['ratio']:.3f}"
+    if "low" in row:
+        out += f" (quartiles {row['low']:.3f} to {row['high']:.3f})"
+    out += f", aim {row['aim']}"
+    if "first_tokens_per_s" in row:
+        out += f"; {row['first_tokens_per_s']:,.0f} against {row['second_tokens_per_s']:,.0f} tokens/s"
+    elif "first_s" in row:
+        out += f"; {row['first_s']:.3g} against {row['second_s']:.3g} s"
+    return out
 
 
 def main():
@@ -152,11 +160,7 @@ def main():
     print(json.dumps(found["machine"]), found["size"], sep="\n")
     for name in args.rows or ROWS:
         found["rows"][name] = row = ROWS[name](args.pairs, args.steps)
-        spread = speeds = ""
-        if "low" in row:
-            spread = f" (quartiles {row['low']:.3f} to {row['high']:.3f})"
-            speeds = f"; {row['first_tokens_per_s']:,.0f} against {row['second_tokens_per_s']:,.0f} tokens/s"
-        print(f"{name:20s} {row['ratio']:.3f}{spread}, aim {row['aim']}{speeds}\n    {ROWS[name].__doc__}", flush=True)
+        print(f"{name:28s} {told(row)}\n    {ROWS[name].__doc__}", flush=True)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(found, indent=1, default=float))
     print(f"written to {args.out}")

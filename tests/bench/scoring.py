@@ -4,7 +4,6 @@ import copy
 import json
 import os
 import random
-import sys
 import time
 from contextlib import contextmanager
 from functools import cache
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from timing import paired
 
 from evonb.core import Seeds
 from evonb.corpora import train_tokenizer
@@ -125,27 +125,6 @@ def threads(n):
         torch.set_num_threads(before)
 
 
-def cpu_seconds(run):
-    "CPU seconds of all threads, and the result."
-    began = time.process_time()
-    found = run()
-    return time.process_time() - began, found
-
-
-def paired(first, second, pairs):
-    "Median and quartiles of first/second over neighbouring measurements, in alternating order."
-    ratios, seconds = [], ([], [])
-    for i in range(pairs):
-        took = {}
-        for j in (0, 1) if i % 2 == 0 else (1, 0):
-            took[j], _ = cpu_seconds((first, second)[j])
-            seconds[j].append(took[j])
-        ratios.append(took[0] / took[1])
-    low, mid, high = np.quantile(ratios, [0.25, 0.5, 0.75])
-    first, second = (float(np.median(s)) for s in seconds)
-    return dict(ratio=mid, low=low, high=high, first_s=first, second_s=second)
-
-
 def against_peft(opened, pairs, rank=8, n=10, n_threads=1, n_items=N_ITEMS, **options):
     "CPU seconds of PEFT's set_adapter over those of the engine, and whether both decide alike."
     model, tokenizer = opened
@@ -159,7 +138,7 @@ def against_peft(opened, pairs, rank=8, n=10, n_threads=1, n_items=N_ITEMS, **op
     theirs = lambda: one_after_another(wrapped, n, tokenizer, choices)
     with threads(n_threads):
         sums, expected = ours(), theirs() if pairs > 3 else None
-        row = paired(theirs, ours, pairs)
+        row = paired(theirs, ours, pairs, time.process_time, warm=0)
     if expected is not None:
         row |= agreement(sums, expected)
     return row | dict(individuals=n, items=len(choices), source=source, rank=rank, threads=n_threads,
@@ -182,7 +161,7 @@ def forty_against_ten(opened, pairs, rank=8, n_threads=1):
     score = lambda adapters: engine.loglikelihoods(adapters, choices)
     with threads(n_threads):
         score(forty[:2])
-        row = paired(lambda: score(forty), lambda: score(forty[:10]), pairs)
+        row = paired(lambda: score(forty), lambda: score(forty[:10]), pairs, time.process_time, warm=0)
     return row | dict(items=len(choices), source=source, rank=rank, threads=n_threads)
 
 
@@ -246,7 +225,3 @@ def forty_smol(pairs, n=1):
 ROWS = {f.__name__: f for f in (scoring_small, scoring_small_two_threads, scoring_small_torch_linear, forty_small)}
 ROWS |= dict(scoring_smol=scoring_smol, scoring_smol_two_threads=scoring_smol_two_threads,
              scoring_smol_torch_linear=scoring_smol_torch_linear, forty_smol=forty_smol)  # fmt: skip
-
-if __name__ == "__main__":
-    for name in sys.argv[2:] or ROWS:
-        print(name, json.dumps(ROWS[name](int(sys.argv[1]) if len(sys.argv) > 1 else 7), default=float), flush=True)

@@ -1,0 +1,30 @@
+"Two things measured side by side: the machine is shared and noisy, so only ratios of neighbouring measurements count."
+
+import time
+
+import numpy as np
+
+
+def paired(first, second, pairs, clock=time.perf_counter, warm=1):
+    "Median and quartiles of first/second over neighbouring measurements in alternating order, and both medians in s."
+    for _ in range(warm):
+        first(), second()
+    took = []
+    for i in range(pairs):
+        order = (first, second) if i % 2 == 0 else (second, first)
+        took.append({f: _measured(f, clock) for f in order})
+    low, mid, high = np.quantile([t[first] / t[second] for t in took], [0.25, 0.5, 0.75])
+    first_s, second_s = (float(np.median([t[f] for t in took])) for f in (first, second))
+    return dict(ratio=float(mid), low=float(low), high=float(high), first_s=first_s, second_s=second_s)
+
+
+def _measured(f, clock):
+    began = clock()
+    f()
+    return clock() - began
+
+
+def spread(run, times, clock=time.perf_counter):
+    "Median and quartiles of one thing's seconds."
+    low, mid, high = np.quantile([_measured(run, clock) for _ in range(times)], [0.25, 0.5, 0.75])
+    return float(low), float(mid), float(high)
