@@ -47,9 +47,10 @@ from evonb.store import (
 )
 from .tasks import Task, open_test, skill_task
 
-# %% ../nbs/32_breeding.ipynb #ff27f831
+# %% ../nbs/32_breeding.ipynb #01ea519b
 TASK_FORMS = ("skill:NAME,NAME", "blimp:PARADIGM,PARADIGM", "hellaswag:FOLDER", "mmlu:FOLDER", "lm-eval:NAME",
-              "choice:FILE.jsonl", "pairs:FILE.jsonl", "exact:FILE.jsonl", "numeric:FILE.jsonl", "perplexity:FILE.jsonl")
+              "choice:FILE.jsonl", "pairs:FILE.jsonl", "exact:FILE.jsonl", "numeric:FILE.jsonl",
+              "perplexity:FILE.jsonl")
 
 def _names(text): return [n.strip() for n in text.split(",") if n.strip()]
 
@@ -105,12 +106,14 @@ class BreedConfig:
     max_tokens: int = 2048 # tokens in one pass of the model: bounds the memory
     seed: int = 0 # the root of the seed tree
 
-# %% ../nbs/32_breeding.ipynb #425fea92
+# %% ../nbs/32_breeding.ipynb #5f6de00c
 @patch
 def check(self: BreedConfig) -> BreedConfig: # itself
     "Refuse settings that can't work, by name."
-    if not self.experts: raise InputError("experts is empty. Name a run of `evonb experts`, or a folder of PEFT adapters.")
-    if not self.tasks: raise InputError(f"tasks is empty, so nothing can be selected. Name one: {', '.join(TASK_FORMS)}.")
+    if not self.experts:
+        raise InputError("experts is empty. Name a run of `evonb experts`, or a folder of PEFT adapters.")
+    if not self.tasks:
+        raise InputError(f"tasks is empty, so nothing can be selected. Name one: {', '.join(TASK_FORMS)}.")
     if both := [t for t in self.held_out if t in self.tasks]:
         raise InputError(f"{both[0]!r} is selected on and held out at once. Name it in one of the two.")
     if twice := [t for ts in (self.tasks, self.held_out) for t in ts if ts.count(t) > 1]:
@@ -123,15 +126,15 @@ def check(self: BreedConfig) -> BreedConfig: # itself
     check_positive(self.n_individuals, "n_individuals", least=2)
     return self
 
-# %% ../nbs/32_breeding.ipynb #73138379
+# %% ../nbs/32_breeding.ipynb #a673eb68
 @patch
 def _check_method(self: BreedConfig, name):
     "Refuse a method before anything is scored."
     kind = METHODS[check_choice(name, METHODS, "method")]
     if kind.needs_vectors and self.space != "coefficients":
         fitting = ", ".join(m for m, k in METHODS.items() if not k.needs_vectors)
-        raise InputError(f"The method {name!r} works on vectors of coefficients, but space is {self.space!r}. Set space to "
-                         f"'coefficients', or take one of: {fitting}.")
+        raise InputError(f"The method {name!r} works on vectors of coefficients, but space is {self.space!r}. Set "
+                         f"space to 'coefficients', or take one of: {fitting}.")
     check_positive(self.n_individuals, f"n_individuals of {name}", least=kind.least)
 
 # %% ../nbs/32_breeding.ipynb #c4e0d259
@@ -141,7 +144,7 @@ def all_methods(self: BreedConfig) -> tuple: # names, baselines first
     fitting = [m for m in BASELINES if self.space == "coefficients" or m != "random-search"]
     return tuple(dict.fromkeys((*fitting, *self.methods)))
 
-# %% ../nbs/32_breeding.ipynb #d4132b8a
+# %% ../nbs/32_breeding.ipynb #3b4f35ea
 class RunCache(Cache):
     "The scores of a run: what was scored together is kept together."
     def __init__(self,
@@ -158,10 +161,10 @@ def _read_batch(path):
     except DamagedFileError as e:
         warnings.warn(f"{e} These scores are computed again.", stacklevel=3)
         return {}
-    parts = [{k.partition("|")[2]: t for k, t in tensors.items() if k.startswith(f"{i}|")} for i in range(len(meta["keys"]))]
-    return {k: _unpack_score(p, m) for k, p, m in zip(meta["keys"], parts, meta["scores"])}
+    def arrays(i): return {k.partition("|")[2]: t for k, t in tensors.items() if k.startswith(f"{i}|")}
+    return {k: _unpack_score(arrays(i), m) for i, (k, m) in enumerate(zip(meta["keys"], meta["scores"]))}
 
-# %% ../nbs/32_breeding.ipynb #2471b284
+# %% ../nbs/32_breeding.ipynb #73480669
 @patch
 def keep(self: RunCache):
     "Store what was put since the last time, in one file."
@@ -169,7 +172,8 @@ def keep(self: RunCache):
     self.batches.mkdir(parents=True, exist_ok=True)
     packed, n = [_pack_score(s) for s in self.new.values()], len(list(self.batches.glob("*.safetensors")))
     tensors = {f"{i}|{k}": t for i, (arrays, _) in enumerate(packed) for k, t in arrays.items()}
-    write_tensors(self.batches/f"batch-{n:06d}.safetensors", tensors, dict(keys=list(self.new), scores=[m for _, m in packed]))
+    meta = dict(keys=list(self.new), scores=[m for _, m in packed])
+    write_tensors(self.batches/f"batch-{n:06d}.safetensors", tensors, meta)
     self.new = {}
 
 # %% ../nbs/32_breeding.ipynb #afb19cbe
@@ -205,13 +209,14 @@ def scored(
     fitness.cache.keep()
     return found
 
-# %% ../nbs/32_breeding.ipynb #5c74b6d3
+# %% ../nbs/32_breeding.ipynb #21d4f0e6
 def experts_run(
     experts # a run of experts, or a folder of adapters
 ) -> Run | None: # None for a folder that isn't a run
     "The run of experts, if it is one; a run of another kind is refused."
     if not Path(experts).is_dir():
-        raise FileNotFoundError(f"There is no folder {experts}. Give a run of evonb experts, or a folder of PEFT adapters.")
+        raise FileNotFoundError(f"There is no folder {experts}. Give a run of evonb experts, or a folder of PEFT "
+                                "adapters.")
     if not (Path(experts)/"run.json").is_file(): return None
     if (run := open_run(experts)).kind == "experts": return run
     raise InputError(f"{experts} is a run of kind {run.kind!r}, but experts are in one of kind 'experts'.")
@@ -245,7 +250,7 @@ def make_space(
     if config.space == "coefficients": return CoefficientSpace(experts, config.by, config.rank)
     return AdapterSpace(experts, config.space, config.rank)
 
-# %% ../nbs/32_breeding.ipynb #3b6979c7
+# %% ../nbs/32_breeding.ipynb #7809f3f4
 def _open_tasks(run, config):
     "The tasks of a run; when it is resumed, only with the items it began with."
     seeds = Seeds(config.seed).child("tasks")
@@ -254,15 +259,17 @@ def _open_tasks(run, config):
     if path.exists() and (diff := differences(read_json(path), found)):
         raise InputError(f"{run.path} began with other items: {'; '.join(diff[:3])}. Restore the task's file, or begin "
                          "another run.")
+    check_unread(config.experts, made)
     write_json(path, found)
     return made[:len(config.tasks)], made[len(config.tasks):]
 
-# %% ../nbs/32_breeding.ipynb #cdf2f467
+# %% ../nbs/32_breeding.ipynb #c9a106f2
 def _open_base(config, experts, device):
     "The base that the experts belong to; others are refused."
     source = config.base or expert_base(config.experts)
     if source is None:
-        raise InputError(f"{config.experts} doesn't say which base its adapters belong to. Name it: --base PATH_OR_NAME.")
+        raise InputError(f"{config.experts} doesn't say which base its adapters belong to. Name it: "
+                         "--base PATH_OR_NAME.")
     base = open_base(source, device)
     check_base(experts, base)
     for name, adapter in experts.items():
@@ -270,20 +277,21 @@ def _open_base(config, experts, device):
         except InputError as e: raise InputError(f"The expert {name} doesn't fit {base.name}. {e}") from None
     return base
 
-# %% ../nbs/32_breeding.ipynb #83853227
+# %% ../nbs/32_breeding.ipynb #9a0bd982
 def _open(run, config, device, show, stop):
     "Everything a run works with."
     experts = load_experts(config.experts)
     base = _open_base(config, experts, device)
     tasks, held_out = _open_tasks(run, config)
-    check_unread(config.experts, (*tasks, *held_out))
     engine = Engine(base.model, base.tokenizer, max_tokens=config.max_tokens)
     fitness = Fitness(InProcess(engine), tasks, cache=RunCache(run.file("cache")))
     left_out = failed_experts(experts, fitness)
     experts = {n: a for n, a in experts.items() if n not in left_out}
     if len(experts) < 2:
-        raise InputError(f"{config.experts} has {len(experts)} expert{_told(left_out)}, but a population needs at least two.")
-    return Breeding(run, config, base, experts, tasks, held_out, fitness, make_space(experts, config), left_out, show, stop)
+        raise InputError(f"{config.experts} has {len(experts)} expert{_told(left_out)}, but a population needs at "
+                         "least two. Train more.")
+    space = make_space(experts, config)
+    return Breeding(run, config, base, experts, tasks, held_out, fitness, space, left_out, show, stop)
 
 # %% ../nbs/32_breeding.ipynb #62484bb1
 def failed_experts(
@@ -309,7 +317,7 @@ def item_texts(
     whole = [b + glue + a for b, a in zip(before, answers)]
     return [*item.options, *whole, *((b, glue + a) for b, a in zip(before, answers))]
 
-# %% ../nbs/32_breeding.ipynb #9191f261
+# %% ../nbs/32_breeding.ipynb #6c77b9eb
 def check_unread(
     experts, # a run of experts, or a folder of adapters (of which nothing is known)
     tasks # of Task, the sealed items included
@@ -321,8 +329,8 @@ def check_unread(
         found = seen_in_training(run, [replace(i, options=tuple(item_texts(task, i))) for i in items])
         for name, share in found.items():
             if share:
-                raise InputError(f"The expert {name} of {experts} has read {share:.1%} of the items of {task.name} in its "
-                                 "training, so its score would be memory. Train it on other texts.")
+                raise InputError(f"The expert {name} of {experts} has read {share:.1%} of the items of {task.name} in "
+                                 "its training, so its score would be memory. Train it on other texts.")
 
 # %% ../nbs/32_breeding.ipynb #c2ee5e2a
 def method_settings(
@@ -333,7 +341,7 @@ def method_settings(
     known = method.config_class.__dataclass_fields__
     return {k: config.n_individuals for k in ("population_size",) if k in known}
 
-# %% ../nbs/32_breeding.ipynb #b099e669
+# %% ../nbs/32_breeding.ipynb #2890f49d
 @patch
 def breed_one(self: Breeding, method, seed):
     "One method with one seed: its Result."
@@ -341,9 +349,13 @@ def breed_one(self: Breeding, method, seed):
     folder = self.run.file("evolve", method, f"seed-{seed}")
     result = evolve(made, self.evaluate, self.config.budget, folder, chunk=self.config.n_individuals, tasks=self.tasks,
                     show=self.show, stop=self.stop)
-    if not (folder/"history.zarr.zip").exists(): # a kill came just before it was written
-        write_dataset(folder/"history.zarr.zip", result.history)
+    _tidy(folder, result)
     return result
+
+def _tidy(folder, result):
+    "What a kill right after an evolution's last save left undone."
+    if not (folder/"history.zarr.zip").exists(): write_dataset(folder/"history.zarr.zip", result.history)
+    (folder/"unfinished.safetensors").unlink(missing_ok=True)
 
 # %% ../nbs/32_breeding.ipynb #d1bf224b
 @patch
@@ -368,14 +380,15 @@ def candidates(
         found |= {f"{m}/{s}/{i}": x.genome for i, x in enumerate(members(r, n_members))}
     return found
 
-# %% ../nbs/32_breeding.ipynb #2665e1cc
+# %% ../nbs/32_breeding.ipynb #ec7bc4ab
 def members(
     result, # a Result
     n: int # at most
 ) -> list: # of Individual, best validation first; none for methods without a population
     "Who would vote: the best of the last population by validation."
     alive = {x.digest: x for x in [result.best, *result.population] if np.isfinite(x.value)}
-    ranked = sorted(alive.values(), key=lambda x: (-x.value, -(x.smooth if np.isfinite(x.smooth) else -math.inf), x.number))
+    def smooth(x): return x.smooth if np.isfinite(x.smooth) else -math.inf
+    ranked = sorted(alive.values(), key=lambda x: (-x.value, -smooth(x), x.number))
     return ranked[:n] if len(ranked) > 1 else []
 
 # %% ../nbs/32_breeding.ipynb #1a02e1d9
@@ -400,15 +413,17 @@ def ensembles(self: Breeding, results, tested) -> dict: # (method, seed) -> xarr
     made = {k: self._ensemble(k, r, tested, tasks, answers) for k, r in results.items()}
     return {k: v for k, v in made.items() if v is not None}
 
-# %% ../nbs/32_breeding.ipynb #01c5a0d1
+# %% ../nbs/32_breeding.ipynb #5b5ae6e0
 @patch
 def _ensemble(self: Breeding, key, result, tested, tasks, answers):
-    alive = [(x, tested["/".join(map(str, (*key, i)))]) for i, x in enumerate(members(result, self.config.ensemble_size))]
+    voters = enumerate(members(result, self.config.ensemble_size))
+    alive = [(x, tested["/".join(map(str, (*key, i)))]) for i, x in voters]
     alive = [(x, e) for x, e in alive if not e.reason]
     if len(alive) < 2: return None
     known = all(np.isfinite(x.smooth) for x, _ in alive)
-    return ensemble_curves([x.value for x, _ in alive], [options_of(e, tasks) for _, e in alive], answers,
-                           COMBINATIONS if known else COMBINATIONS[:2], [-x.smooth for x, _ in alive] if known else None)
+    rules, log_perplexity = (COMBINATIONS, [-x.smooth for x, _ in alive]) if known else (COMBINATIONS[:2], None)
+    return ensemble_curves([x.value for x, _ in alive], [options_of(e, tasks) for _, e in alive], answers, rules,
+                           log_perplexity)
 
 # %% ../nbs/32_breeding.ipynb #d7d92f00
 def options_of(
@@ -539,7 +554,7 @@ def best_so_far(
     best = np.fmax.accumulate(np.concatenate([values, np.full(budget - len(values), np.nan)]))
     return best
 
-# %% ../nbs/32_breeding.ipynb #9664a94d
+# %% ../nbs/32_breeding.ipynb #5696d604
 @patch
 def gather(self: Breeding, results, tested): # -> xarray Dataset
     "Everything measured, over method, seed, evaluation, task, expert and coefficient group."
@@ -556,7 +571,8 @@ def gather(self: Breeding, results, tested): # -> xarray Dataset
         test=(of_run, grid(lambda m, s: _value(tested[f"{m}/{s}"], self.tasks))),
         task_test=(of_task, table("mean")), task_test_se=(of_task, table("se")),
         task_validation=(of_task, grid(lambda m, s: [results[m, s].best.scores.get(t.name, math.nan) for t in tasks])),
-        expert_test=(("expert", "task"), [[score(tested[f"expert/{e}"], t, "mean") for t in tasks] for e in self.experts]),
+        expert_test=(("expert", "task"),
+                     [[score(tested[f"expert/{e}"], t, "mean") for t in tasks] for e in self.experts]),
         selected=("task", [t in self.tasks for t in tasks]), chance=("task", [t.chance for t in tasks]))
     coords = dict(method=list(methods), seed=np.arange(c.n_seeds), evaluation=np.arange(1, c.budget + 1),
                   task=[t.name for t in tasks], expert=list(self.experts))
@@ -575,14 +591,15 @@ def _coefficients(self: Breeding, results):
     found = [[results[m, s].best.genome for s in range(self.config.n_seeds)] for m in self.config.all_methods()]
     return dict(coefficients=(("method", "seed", "group", "expert"), np.array(found)), group=list(self.space.groups))
 
-# %% ../nbs/32_breeding.ipynb #80da7e5d
+# %% ../nbs/32_breeding.ipynb #7644e5e0
 @patch
 def _votes(self: Breeding, voted):
     "Accuracy against ensemble size, nan where there is no ensemble."
     if not voted: return {}
     sizes = range(1, self.config.ensemble_size + 1)
     grid = lambda f: [[f(voted.get((m, s))) for s in range(self.config.n_seeds)] for m in self.config.all_methods()]
-    def column(v, values): return [math.nan if v is None or n not in v.size else float(values.sel(size=n)) for n in sizes]
+    def column(v, values):
+        return [math.nan if v is None or n not in v.size else float(values.sel(size=n)) for n in sizes]
     def rules(v): return [column(v, v.accuracy.sel(how=r)) if v is not None and r in v.how else column(None, None)
                           for r in COMBINATIONS]
     return dict(ensemble_test=(("method", "seed", "rule", "size"), grid(rules)),
@@ -600,13 +617,14 @@ def work(self: Breeding) -> Run:
     write_json(self.run.file("summary.json"), self.summarise(results, tested))
     return self.run
 
-# %% ../nbs/32_breeding.ipynb #8e03567e
+# %% ../nbs/32_breeding.ipynb #12b69b23
 @patch
 def summarise(self: Breeding, results, tested) -> dict:
     "What came out, as plain values."
     c, judged = self.config, self.judge(results, tested)
-    tasks = [dict(name=t.name, kind=t.kind, selected=t in self.tasks, n_validation=t.n("validation"), n_test=t.n("test"),
-                  chance=None if math.isnan(t.chance) else t.chance) for t in (*self.tasks, *self.held_out)]
+    tasks = [dict(name=t.name, kind=t.kind, selected=t in self.tasks, n_validation=t.n("validation"),
+                  n_test=t.n("test"), chance=None if math.isnan(t.chance) else t.chance)
+             for t in (*self.tasks, *self.held_out)]
     said = statement(judged, c.methods or c.all_methods()) + _told(self.left_out)
     return dict(kind="population", statement=said, methods=judged, tasks=tasks, experts=list(self.experts),
                 left_out=self.left_out, base=self.base.name, space=c.space, by=c.by, budget=c.budget, n_seeds=c.n_seeds,

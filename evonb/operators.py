@@ -91,26 +91,47 @@ def roulette_shares(
     if v.min() <= 0: v = (v - v.min()) / np.ptp(v) + floor
     return v / v.max() / (v / v.max()).sum()
 
-# %% ../nbs/24_operators.ipynb #8d266091
-def roulette(values, n, rng, replace=False):
+# %% ../nbs/24_operators.ipynb #aa149ebd
+def roulette(
+    values, # (n_individuals,) usable fitness
+    n: int, # how many
+    rng: np.random.Generator,
+    replace: bool = False # whether one may be taken again
+) -> np.ndarray: # (n,) indices
     "In proportion to fitness."
     return rng.choice(len(values), n, replace, roulette_shares(values))
 
-# %% ../nbs/24_operators.ipynb #a4f1d369
-def rank(values, n, rng, replace=False):
+# %% ../nbs/24_operators.ipynb #3cf6c03f
+def rank(
+    values, # (n_individuals,) usable fitness
+    n: int, # how many
+    rng: np.random.Generator,
+    replace: bool = False # whether one may be taken again
+) -> np.ndarray: # (n,) indices
     "In proportion to rank: n for the best, 1 for the worst; ties share their ranks' mean."
     v = np.asarray(values)
     shares = (v < v[:, None]).sum(1) + ((v == v[:, None]).sum(1) + 1) / 2 # (n,) mean ranks
     return rng.choice(len(values), n, replace, shares / shares.sum())
 
-# %% ../nbs/24_operators.ipynb #efb61b07
-def truncation(values, n, rng, replace=False):
+# %% ../nbs/24_operators.ipynb #2f723e2e
+def truncation(
+    values, # (n_individuals,) usable fitness
+    n: int, # how many
+    rng: np.random.Generator,
+    replace: bool = False # whether one may be taken again
+) -> np.ndarray: # (n,) indices
     "The best; ties are broken at random."
     order = np.lexsort((rng.random(len(values)), -np.asarray(values)))
     return np.resize(order[:n], n)
 
-# %% ../nbs/24_operators.ipynb #26b8e101
-def tournament(values, n, rng, replace=False, size=3):
+# %% ../nbs/24_operators.ipynb #a0d2c33b
+def tournament(
+    values, # (n_individuals,) usable fitness
+    n: int, # how many
+    rng: np.random.Generator,
+    replace: bool = False, # whether one may be taken again
+    size: int = 3 # individuals drawn for each place
+) -> np.ndarray: # (n,) indices
     "The best of `size` drawn at random, again and again; a winner leaves unless `replace`."
     left, won = list(range(len(values))), []
     while len(won) < n:
@@ -138,14 +159,14 @@ def select(
     n = check_positive(n, "n", 0) if replace else min(check_positive(n, "n", 0), len(found))
     return found[np.asarray(SELECTIONS[method](np.asarray(values, float)[found], n, rng, replace, **options), int)]
 
-# %% ../nbs/24_operators.ipynb #4bc2f02a
+# %% ../nbs/24_operators.ipynb #437b7c8f
 def elites(
     values, # (n_individuals,) fitness; nan where scoring failed
     share: float = .1 # of the population
 ) -> np.ndarray: # indices, the best first
     "The best `share` of the population, at least one; the earlier of equals first."
     found = usable(values)
-    n = max(1, int(share * len(values)))
+    n = max(1, int(share * len(values) + 1e-9)) # a share of 2 / 49 times 49 is 2, also in floating point
     return found[np.argsort(-np.asarray(values, float)[found], kind="stable")[:n]]
 
 # %% ../nbs/24_operators.ipynb #35ddf749
@@ -205,7 +226,7 @@ def mutate(
     "A copy with sparse Gaussian noise."
     return space.perturb(genome, rate, scale, rng)
 
-# %% ../nbs/24_operators.ipynb #6201fec5
+# %% ../nbs/24_operators.ipynb #ba282730
 def succession_velocity(
     space, # what the genomes belong to
     x, # where the individual is
@@ -215,15 +236,26 @@ def succession_velocity(
     worst, # the population's worst
     phi, # (4,) inertia, own best, population's best, population's worst
     r # (4,) random coefficients in [0, 1]
-):
+): # a genome
     "The next velocity of one individual."
+    if np.shape(phi) != (4,): raise InputError(f"phi has {np.size(phi)} numbers, but must have 4: inertia, own best, best, worst.")
     p = np.asarray(phi, float) * np.asarray(r, float)
     if not p.sum() > 0: raise InputError(f"The coefficients phi * r are {p}, but their sum must be positive.")
     v, o, b, w = p / p.sum()
     return space.combine([velocity, own, best, worst, x], [v, o, b, -w, w - o - b])
 
-# %% ../nbs/24_operators.ipynb #0da57082
-def succession(space, x, velocity, own, best, worst, phi, rng, step=1.):
+# %% ../nbs/24_operators.ipynb #4612d04f
+def succession(
+    space, # what the genomes belong to
+    x, # where the individual is
+    velocity, # a genome as well
+    own, # the best place it has been at
+    best, # the population's best
+    worst, # the population's worst
+    phi, # (4,) inertia, own best, population's best, population's worst
+    rng: np.random.Generator,
+    step: float = 1. # how far along the velocity it goes
+) -> tuple: # the new place, the new velocity
     "One move of one individual with fresh random coefficients: the new place and the new velocity."
     v = succession_velocity(space, x, velocity, own, best, worst, phi, rng.random(4))
     return space.combine([x, v], [1, step]), v

@@ -14,11 +14,13 @@ __all__ = ['METHODS', 'TaskResult', 'Outcome', 'margins', 'log_right', 'right_op
            'ParetoConfig', 'Pareto', 'SkillLandscape', 'CoarseToFineConfig', 'structured_design', 'kernel',
            'ItemSurrogate', 'expected_log_right', 'maximise', 'CoarseToFine', 'compare', 'best_so_far']
 
-# %% ../nbs/30_population.ipynb #aa5e7119
+# %% ../nbs/30_population.ipynb #800d7687
 import dataclasses
 import html
+import json
 import math
 import time
+import typing
 import warnings
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -32,6 +34,7 @@ from evonb.core import (
     Seeds,
     StopRequest,
     Stopped,
+    StoreError,
     check_choice,
     check_positive,
     from_dict,
@@ -42,6 +45,8 @@ from evonb.core import (
 )
 from .genome import Lineage
 from evonb.operators import (
+    SELECTIONS,
+    AllFailedError,
     ArraySpace,
     crossover,
     decayed,
@@ -54,7 +59,7 @@ from evonb.operators import (
     survivors,
     usable,
 )
-from .store import read_tensors, write_dataset, write_tensors
+from .store import differences, read_tensors, write_dataset, write_tensors
 
 # %% ../nbs/30_population.ipynb #eab79294
 @dataclass(frozen=True, eq=False)
@@ -245,7 +250,7 @@ class Method:
     def propose(self): raise NotImplementedError(f"{type(self).__name__} doesn't say how it proposes genomes.")
     def learn(self, told): self.members = self.members + told
 
-# %% ../nbs/30_population.ipynb #8f1553c0
+# %% ../nbs/30_population.ipynb #e966fd6f
 def _checked_config(method, config):
     kind = method.config_class
     if method.needs_vectors and method.space.size is None:
@@ -257,6 +262,17 @@ def _checked_config(method, config):
     size = getattr(config, "population_size", None)
     if size is not None and (isinstance(size, bool) or size < method.least):
         raise InputError(f"population_size is {size!r}, but {method.name!r} needs at least {method.least} individuals.")
+    return _in_limits(config, method.name)
+
+# %% ../nbs/30_population.ipynb #328f593c
+def _in_limits(config, name):
+    "Refuse a setting outside the `limits` or the `allowed` values that its class names, before anything is scored."
+    for k, (low, high) in getattr(config, "limits", {}).items():
+        for v in [getattr(config, k)] if not isinstance(getattr(config, k), tuple) else getattr(config, k):
+            if v is not None and not low <= v <= high:
+                wanted = f"{low:g} or more" if high == math.inf else f"from {low:g} to {high:g}"
+                raise InputError(f"{k} of {name!r} is {getattr(config, k)!r}, but must be {wanted}.")
+    for k, known in getattr(config, "allowed", {}).items(): check_choice(getattr(config, k), known, f"{k} of {name!r}")
     return config
 
 # %% ../nbs/30_population.ipynb #ac4b53b8
@@ -376,7 +392,7 @@ def _unpack_outcome(i, tensors, row):
     scores = {t: TaskResult(m, of(t, "option_scores"), of(t, "credit")) for t, m in row["scores"].items()}
     return Outcome(row["value"], scores, row["reason"])
 
-# %% ../nbs/30_population.ipynb #580637bf
+# %% ../nbs/30_population.ipynb #35051532
 class Evolution:
     "One method on its way through a budget; `evolve` makes and runs it."
     def __init__(self, method, evaluate, budget, folder=None, chunk=None, patience=None, max_seconds=None,
@@ -385,12 +401,18 @@ class Evolution:
         self.folder = None if folder is None else Path(folder)
         self.chunk = math.inf if chunk is None else check_positive(chunk, "chunk")
         self.patience = patience if patience is None else check_positive(patience, "patience")
-        self.max_seconds, self.measure_diversity = max_seconds, measure_diversity
+        self.max_seconds, self.measure_diversity = _checked_seconds(max_seconds), measure_diversity
         self.rows, self.best, self.diversity, self.without_gain = [], None, [], 0
         self.before, self.began, self.ended = 0., time.monotonic(), ""
+        self.about = dict(space=[method.space.digest(g)[:12] for g in method.space.start()]) # what is evolved, and on what
         method.budget = self.budget
 
-# %% ../nbs/30_population.ipynb #f206dd96
+def _checked_seconds(value):
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if value is None or (number and value >= 0): return value
+    raise InputError(f"max_seconds is {value!r}, but must be a number of seconds, 0 or more, or None for no limit.")
+
+# %% ../nbs/30_population.ipynb #4879535d
 @patch(as_prop=True)
 def seconds(self: Evolution) -> float:
     "Seconds worked, over all sessions of a resumed run."
@@ -406,7 +428,7 @@ def settings(self: Evolution) -> dict:
     "What must be the same for a run to be resumed."
     m = self.method
     return dict(method=m.name, config=to_dict(m.config), seeds=m.seeds.to_dict(), budget=self.budget,
-                chunk=None if self.chunk == math.inf else self.chunk, patience=self.patience)
+                chunk=None if self.chunk == math.inf else self.chunk, patience=self.patience, about=self.about)
 
 # %% ../nbs/30_population.ipynb #c118ce5a
 @patch
@@ -421,17 +443,13 @@ def save(self: Evolution):
     if self.ended: write_dataset(self.folder/"history.zarr.zip", self.history())
     (self.folder/"unfinished.safetensors").unlink(missing_ok=True)
 
-# %% ../nbs/30_population.ipynb #0af8e8e3
+# %% ../nbs/30_population.ipynb #fd7fd0eb
 @patch
 def resume(self: Evolution):
     "Take up what the folder holds, if anything; other settings are refused."
-    from evonb.core import StoreError
-    from evonb.store import differences
     if self.folder is None or not (self.folder/"method.safetensors").exists(): return
     tensors, meta = read_tensors(self.folder/"method.safetensors")
-    if diff := differences(meta["settings"], self._plain_settings()):
-        raise StoreError(f"{self.folder} holds an evolution with other settings: {'; '.join(diff[:5])}. Choose another "
-                         "folder, or resume it with its own settings.")
+    self.check_settings(meta["settings"])
     kept = {k.split("|", 1)[1]: t for k, t in tensors.items() if k.startswith("best|")}
     self.best = next(iter(unpack_individuals(self.method.space, kept, meta["best"])), None)
     self.method.restore({k: t for k, t in tensors.items() if not k.startswith("best|")}, meta["method"])
@@ -439,11 +457,17 @@ def resume(self: Evolution):
     self.before, self.ended = meta["seconds"], meta["ended"]
 
 @patch
-def _plain_settings(self: Evolution):
-    import json
-    return json.loads(json.dumps(self.settings()))
+def check_settings(self: Evolution,
+    stored: dict # settings that the folder holds
+):
+    "Refuse to go on with what was begun with other settings, experts or items."
+    own = json.loads(json.dumps(self.settings()))
+    stored = dict(about=own["about"]) | stored # runs of before didn't note it
+    if diff := differences(stored, own):
+        raise StoreError(f"{self.folder} holds an evolution with other settings: {'; '.join(diff[:5])}. Choose another "
+                         "folder, or resume it with its own settings.")
 
-# %% ../nbs/30_population.ipynb #c8d275d2
+# %% ../nbs/30_population.ipynb #ee504ef0
 @patch
 def save_unfinished(self: Evolution, found):
     "Store what was scored of a generation that isn't told yet."
@@ -451,21 +475,22 @@ def save_unfinished(self: Evolution, found):
     packed = [_pack_outcome(i, e) for i, e in enumerate(found)]
     arrays = {k: t for tensors, _ in packed for k, t in tensors.items()}
     meta = dict(generation=self.method.generation, digests=[x.digest for x in self.method.asked[:len(found)]],
-                outcomes=[row for _, row in packed], seconds=self.seconds)
+                outcomes=[row for _, row in packed], seconds=self.seconds, settings=self.settings())
     write_tensors(self.folder/"unfinished.safetensors", arrays, meta)
 
-# %% ../nbs/30_population.ipynb #c09be711
+# %% ../nbs/30_population.ipynb #cedde212
 @patch
 def unfinished(self: Evolution) -> list: # of Outcome, for the first individuals asked
     "What an interrupted generation had scored already."
     if self.folder is None or not (path := self.folder/"unfinished.safetensors").exists(): return []
     tensors, meta = read_tensors(path)
+    self.check_settings(meta.get("settings", {}) or self.settings())
     same = [x.digest for x in self.method.asked[:len(meta["digests"])]] == meta["digests"]
     if meta["generation"] != self.method.generation or not same: return [] # of a generation that was told since
     self.before = max(self.before, meta["seconds"])
     return [_unpack_outcome(i, tensors, row) for i, row in enumerate(meta["outcomes"])]
 
-# %% ../nbs/30_population.ipynb #ad823b7a
+# %% ../nbs/30_population.ipynb #bb9545ec
 @patch
 def score(self: Evolution, genomes, bar, stop) -> list: # of evaluations, fewer when the time is up
     "Score a generation in chunks, storing after each."
@@ -474,18 +499,27 @@ def score(self: Evolution, genomes, bar, stop) -> list: # of evaluations, fewer 
         if stop: raise Stopped(f"Stopped by {stop.reason} after {len(self.rows) + len(found)} evaluations"
                                + (f"; resume in {self.folder}." if self.folder else "; nothing was stored."))
         n = int(min(self.chunk, len(genomes) - len(found)))
-        more = list(self.evaluate(genomes[len(found):len(found) + n]))
-        if len(more) != n:
-            raise InputError(f"evaluate gave {len(more)} evaluations for {n} genomes. Give one for each.")
-        found += more
+        found += self._evaluated(genomes[len(found):len(found) + n])
         bar.update(n)
         if len(found) < len(genomes): self.save_unfinished(found)
     return found
 
 @patch
+def _evaluated(self: Evolution, genomes):
+    "What `evaluate` gives, if it is one evaluation for each genome."
+    found = self.evaluate(genomes)
+    found = list(found) if hasattr(found, "__iter__") else [found]
+    if len(found) != len(genomes):
+        raise InputError(f"evaluate gave {len(found)} evaluations for {len(genomes)} genomes. Give one for each.")
+    if odd := [e for e in found if not (hasattr(e, "value") and hasattr(e, "scores") and hasattr(e, "reason"))]:
+        raise InputError(f"evaluate gave {odd[0]!r} for a genome, but must give an evaluation: of a plain number make "
+                         "Outcome(number).")
+    return found
+
+@patch
 def out_of_time(self: Evolution) -> bool: return self.max_seconds is not None and self.seconds >= self.max_seconds
 
-# %% ../nbs/30_population.ipynb #15d83f7f
+# %% ../nbs/30_population.ipynb #55f6de34
 @patch
 def step(self: Evolution, bar, stop) -> bool: # whether to go on
     "One generation: ask, score, tell, store."
@@ -494,13 +528,21 @@ def step(self: Evolution, bar, stop) -> bool: # whether to go on
     found = self.score(genomes, bar, stop)
     if len(found) < len(genomes):
         return self._end("time", save=False)
-    self.method.tell(found)
+    self._tell(found)
     self._note(self.method.last)
     bar.set_postfix(best=f"{self.best.value:.3f}", median=f"{np.nanmedian([r['value'] for r in self.rows]):.3f}")
     if self.patience and self.without_gain >= self.patience: return self._end("patience")
     if not self.remaining: return self._end("budget")
     self.save()
     return True
+
+@patch
+def _tell(self: Evolution, found):
+    "When all have failed, nothing of them is kept: what is resumed scores them again."
+    try: self.method.tell(found)
+    except AllFailedError:
+        if self.folder: (self.folder/"unfinished.safetensors").unlink(missing_ok=True)
+        raise
 
 @patch
 def _end(self: Evolution, why, save=True):
@@ -608,7 +650,7 @@ def _repr_html_(self: Result):
     row = "<tr><th style='text-align:left'>{}</th><td style='text-align:left'>{}</td></tr>"
     return "<table>" + "".join(row.format(k, html.escape(str(v))) for k, v in rows.items()) + "</table>"
 
-# %% ../nbs/30_population.ipynb #b4ac43e6
+# %% ../nbs/30_population.ipynb #d5153718
 def evolve(
     method, # a Method
     evaluate, # list of genomes -> list of evaluations, one for each
@@ -626,6 +668,7 @@ def evolve(
     "Run a method until its budget is used up, resuming what the folder holds."
     run = Evolution(method, evaluate, budget, folder, chunk, patience, max_seconds, measure_diversity)
     method.objective = Objective(right_options(tasks or ()), dict(weights or {}))
+    run.about |= dict(tasks={t.name: t.digest("validation")[:12] for t in tasks or ()}, weights=dict(weights or {}))
     run.resume()
     with stoppable(stop) as stop, progress(budget, method.name, len(run.rows), show, "evaluation") as bar:
         while run.ended in ("", "time") and run.step(bar, stop): pass
@@ -644,7 +687,7 @@ def result(self: Evolution) -> Result:
 @patch
 def front(self: Method) -> list: "The Pareto front, for methods that have one."; return []
 
-# %% ../nbs/30_population.ipynb #3212917d
+# %% ../nbs/30_population.ipynb #90781fc1
 @dataclass
 class GenomeConfig:
     "GENOME's settings; the defaults are the released code's, where there is one."
@@ -661,8 +704,18 @@ class GenomeConfig:
     elite: float = .1 # share that lives on unconditionally, at least one
     selection: str = "tournament" # of the rest
 
-# %% ../nbs/30_population.ipynb #9a6d2996
-def expert_pairs(n_experts, n, rng): # -> n pairs of indices, all pairs before any comes again
+    limits: typing.ClassVar = dict(crossover_rate=(0, 1), parents=(2, math.inf), individual_rate=(0, 1), gene_rate=(0, 1),
+                                   scale=(0, math.inf), elite=(0, 1))
+    allowed: typing.ClassVar = dict(start=("experts", "pairs"), parents_by=tuple(SELECTIONS), selection=tuple(SELECTIONS),
+                                    contribute=("fitness", "random", "equal"))
+
+# %% ../nbs/30_population.ipynb #124d7aff
+def expert_pairs(
+    n_experts: int,
+    n: int, # pairs wanted
+    rng: np.random.Generator
+) -> list: # of pairs of indices
+    "Random pairs of experts; all pairs come before any comes again."
     pairs = [(i, j) for i in range(n_experts) for j in range(i + 1, n_experts)]
     if not pairs: raise InputError("There is one expert, but pairs are to be merged. Give at least two experts.")
     order = np.concatenate([rng.permutation(len(pairs)) for _ in range(-(-n // len(pairs)))])
@@ -736,7 +789,7 @@ def survive(self: Genome, pool) -> list: # of Individual
     kept = survivors([x.value for x in pool], c.population_size, self.rng("survive"), c.selection, c.elite, reasons)
     return [pool[i] for i in kept]
 
-# %% ../nbs/30_population.ipynb #9204d167
+# %% ../nbs/30_population.ipynb #a6bbf63e
 @dataclass
 class SuccessionConfig(GenomeConfig):
     "GENOME+'s settings."
@@ -745,6 +798,9 @@ class SuccessionConfig(GenomeConfig):
     decay: float = .95 # of the step, per move
     least_step: float = 0.
     restart: int | None = None # moves without a better own best after which it goes back there
+
+    limits: typing.ClassVar = GenomeConfig.limits | dict(phi=(0, math.inf), step=(0, math.inf), decay=(0, 1),
+                                                         least_step=(0, math.inf), restart=(1, math.inf))
 
 # %% ../nbs/30_population.ipynb #20ad73c7
 class Swarm(Genome):
@@ -856,15 +912,23 @@ class ModelSwarms(Swarm):
         if self.generation: self.learn_moves(told)
         else: self.members = [x for x in told if np.isfinite(x.value)]
 
-# %% ../nbs/30_population.ipynb #07f041da
-def released_shares(values): # (n,) -> (n,) probabilities, as the released code has them
+# %% ../nbs/30_population.ipynb #6b69a4f3
+def released_shares(
+    values # (n_individuals,) fitness, positive
+) -> np.ndarray: # (n_individuals,) probabilities
+    "The fitness over its sum, as the released code has it."
     v = np.asarray(values, float)
     if not v.sum() > 0 or v.min() < 0:
         raise InputError(f"The released roulette divides by the sum of the fitness values, but they are {v}. Use the "
                          "method without '-released', whose roulette is safe for zero and negative fitness.")
     return v / v.sum()
 
-def released_roulette(values, n, rng):
+def released_roulette(
+    values, # (n_individuals,) fitness, positive
+    n: int, # how many to take, each at most once
+    rng: np.random.Generator
+) -> np.ndarray: # indices
+    "The released roulette."
     shares = released_shares(values)
     return rng.choice(len(values), min(n, int((shares > 0).sum())), False, shares)
 
@@ -911,13 +975,14 @@ def survive(self: GenomeReleased, pool) -> list:
 def pick(self: GenomeReleased, rest, n):
     return select([x.value for x in rest], n, self.rng("survive"), "tournament")
 
-# %% ../nbs/30_population.ipynb #8a8b0dd4
+# %% ../nbs/30_population.ipynb #23e77222
 @dataclass
 class ReleasedPlusConfig(SuccessionConfig):
     "As the released code's command line has it: it starts with half the population it may grow to."
     population_size: int = 20
     start_size: int = 10
     start: str = "pairs"
+    limits: typing.ClassVar = SuccessionConfig.limits | dict(start_size=(2, math.inf))
 
 @register_method("genome+-released")
 class GenomePlusReleased(Swarm, GenomeReleased):
@@ -959,13 +1024,18 @@ def oracle_report(
     "What the released code reports: the best of the test scores. An upper bound, not a result."
     return float(np.nanmax(np.asarray(test_values, float)))
 
-# %% ../nbs/30_population.ipynb #9aa7457e
+# %% ../nbs/30_population.ipynb #3280110f
 @register_method("best-expert")
 class BestExpert(Method):
     "Every expert once."
     def propose(self): return [] if self.generation else [(g, (), "expert") for g in self.space.start()]
 
-def mean_of(space, genomes): return space.combine(genomes, np.full(len(genomes), 1 / len(genomes)))
+def mean_of(
+    space, # what the genomes belong to
+    genomes # one or more
+): # a genome
+    "Their mean."
+    return space.combine(genomes, np.full(len(genomes), 1 / len(genomes)))
 
 @register_method("uniform")
 class Uniform(Method):
@@ -1002,7 +1072,7 @@ class GreedySoup(Method):
         parents = kept + left[:1]
         return [(mean_of(self.space, [x.genome for x in parents]), parents, "soup")]
 
-# %% ../nbs/30_population.ipynb #634bf7a0
+# %% ../nbs/30_population.ipynb #241c6b3a
 @dataclass
 class RandomConfig:
     "Random search's settings."
@@ -1010,6 +1080,9 @@ class RandomConfig:
     scale: float = .5 # standard deviation of "around-sum"
     shared: bool = False # one coefficient per expert, the same in all groups
     batch: int = 20 # per generation
+
+    limits: typing.ClassVar = dict(scale=(0, math.inf), batch=(1, math.inf))
+    allowed: typing.ClassVar = dict(distribution=("around-sum", "uniform", "simplex"))
 
 @register_method("random-search")
 class RandomSearch(Method):
@@ -1019,26 +1092,27 @@ class RandomSearch(Method):
         draws = random_coefficients(self.space.shape, self.config, self.rng())
         return [(g, (), self.config.distribution) for g in draws]
 
-# %% ../nbs/30_population.ipynb #a6859c63
+# %% ../nbs/30_population.ipynb #4a69c037
 def random_coefficients(
     shape, # (n_groups, n_experts)
     config: RandomConfig,
     rng: np.random.Generator
 ) -> np.ndarray: # (batch, n_groups, n_experts)
     "Draws of the named distribution."
-    check_choice(config.distribution, ["around-sum", "uniform", "simplex"], "distribution")
     size = (config.batch, 1 if config.shared else shape[0], shape[1])
     if config.distribution == "simplex": draws = rng.dirichlet(np.ones(shape[1]), size[:2])
     elif config.distribution == "uniform": draws = rng.uniform(0, 1.5, size)
     else: draws = 1 + config.scale * rng.standard_normal(size)
     return np.broadcast_to(draws, (config.batch, *shape)).copy()
 
-# %% ../nbs/30_population.ipynb #c3907680
+# %% ../nbs/30_population.ipynb #434d55da
 @dataclass
 class VectorConfig:
     "What optimisers of vectors share."
     start: str = "sum" # where the search begins: "sum", "uniform" or "zero"
     objective: str = "value" # or "smooth": the log-probability of the right options, where there is one
+
+    allowed: typing.ClassVar = dict(start=("sum", "uniform", "zero"), objective=("value", "smooth"))
 
 class VectorMethod(Method):
     "For optimisers of vectors."
@@ -1046,7 +1120,7 @@ class VectorMethod(Method):
 
     def begin(self):
         factor = dict(sum=1., uniform=1 / len(self.space.names), zero=0.)
-        return np.full(self.space.size, factor[check_choice(self.config.start, factor, "start")])
+        return np.full(self.space.size, factor[self.config.start])
 
     def genome(self, vector): return np.asarray(vector, float).reshape(self.space.shape) # (n_groups, n_experts)
 
@@ -1093,12 +1167,13 @@ def restore_extra(self: Replayed, values, others):
         self.learn(batch)
     self.generation = last
 
-# %% ../nbs/30_population.ipynb #f936b972
+# %% ../nbs/30_population.ipynb #c9e5b34c
 @dataclass
 class CMAConfig(VectorConfig):
     "CMA-ES's settings."
     sigma: float = .3 # the first step
     population_size: int | None = None # None: 4 + 3 log(n), as cma has it
+    limits: typing.ClassVar = dict(sigma=(1e-6, math.inf))
 
 @register_method("cma")
 class CMA(Replayed):
@@ -1116,7 +1191,7 @@ class CMA(Replayed):
     def vectors(self, points): return points
     def tell_vectors(self, told): self.optimiser.tell(self.waiting, self.losses(told))
 
-# %% ../nbs/30_population.ipynb #8d57b4ef
+# %% ../nbs/30_population.ipynb #d3fba71d
 @dataclass
 class LoraHubConfig(VectorConfig):
     "LoraHub's settings."
@@ -1126,6 +1201,7 @@ class LoraHubConfig(VectorConfig):
     penalty: float = .05 # times the mean absolute coefficient
     batch: int = 4 # points asked at once
     optimiser: str = "CMA" # of nevergrad's registry; published: "NGOpt"
+    limits: typing.ClassVar = dict(bound=(1e-6, math.inf), penalty=(0, math.inf), batch=(1, math.inf))
 
 @register_method("lorahub")
 class LoraHub(Replayed):
@@ -1153,17 +1229,19 @@ def _as_nevergrad_asks():
         warnings.simplefilter("ignore", cma.evolution_strategy.InjectionWarning)
         yield
 
-# %% ../nbs/30_population.ipynb #aff9a64b
+# %% ../nbs/30_population.ipynb #0750e9ed
 @patch
 def make(self: LoraHub):
     import nevergrad as ng
     c = self.config
     check_choice(c.optimiser, ng.optimizers.registry, "optimiser")
+    if np.abs(self.begin()).max() > c.bound:
+        raise InputError(f"start {c.start!r} lies outside bound={c.bound:g}. Raise bound, or start at 'zero'.")
     space = ng.p.Array(init=self.begin()).set_bounds(-c.bound, c.bound)
     space.random_state = np.random.RandomState(self.seeds.child(self.name).integer() % 2**32)
     return ng.optimizers.registry[c.optimiser](parametrization=space, budget=self.budget or 100, num_workers=c.batch)
 
-# %% ../nbs/30_population.ipynb #86cf3b57
+# %% ../nbs/30_population.ipynb #a2349244
 @dataclass
 class DEConfig(VectorConfig):
     "Differential evolution's settings."
@@ -1172,11 +1250,16 @@ class DEConfig(VectorConfig):
     dither: tuple[float, ...] = (.5, 1.) # F of the difference is uniform between these, for each trial
     cross: float = .9 # CR
     spread: float = .5 # standard deviation of the first population around the start
+    limits: typing.ClassVar = dict(weight=(0, math.inf), dither=(0, math.inf), cross=(0, 1), spread=(0, math.inf))
 
 @register_method("differential-evolution")
 class DifferentialEvolution(VectorMethod):
     "Current-to-best/1/bin."
     config_class, least = DEConfig, 4
+
+    def setup(self):
+        if len(d := self.config.dither) != 2 or d[0] > d[1]:
+            raise InputError(f"dither is {d}, but must be the lowest and the highest factor, as (0.5, 1.0).")
 
     def propose(self):
         if self.generation == 0: return [(self.genome(v), (), "start") for v in self.first()]
@@ -1221,7 +1304,7 @@ def pareto_front(
         if not better.any() and not (s[:i] == s[i]).all(1).any(): found.append(i)
     return np.array(found, int)
 
-# %% ../nbs/30_population.ipynb #9545d09a
+# %% ../nbs/30_population.ipynb #d76cafee
 @dataclass
 class ParetoConfig(VectorConfig):
     "NSGA-II's settings."
@@ -1229,13 +1312,17 @@ class ParetoConfig(VectorConfig):
     low: float = -.5 # bounds of a coefficient
     high: float = 1.5
     spread: float = .4 # standard deviation of the first population around the start
+    limits: typing.ClassVar = dict(spread=(0, math.inf))
 
 @register_method("pareto")
 class Pareto(Replayed):
     "NSGA-II: a front over the tasks instead of their weighted sum."
     config_class, least = ParetoConfig, 4
 
-    def setup(self): self.optimiser = None # made when the number of tasks is known
+    def setup(self):
+        self.optimiser, c = None, self.config # the optimiser is made when the number of tasks is known
+        if not c.low < c.high: raise InputError(f"low is {c.low:g}, but must be below high, {c.high:g}.")
+
     def vectors(self, points): return points.get("X") if hasattr(points, "get") else points # pymoo has a Population
     def points(self): return self.first() if self.optimiser is None else self.optimiser.ask()
 
@@ -1342,7 +1429,7 @@ def __call__(self: SkillLandscape, genomes) -> list: # of Outcome, with option s
         out.append(Outcome(float(credit.mean()), {"skills": TaskResult(float(credit.mean()), scores, credit)}))
     return out
 
-# %% ../nbs/30_population.ipynb #12a9efb4
+# %% ../nbs/30_population.ipynb #c07360bc
 @dataclass
 class CoarseToFineConfig(VectorConfig):
     "Settings of our method."
@@ -1353,6 +1440,9 @@ class CoarseToFineConfig(VectorConfig):
     noise: float = .2 # of the remaining, noisy copies
     shrink: float = 1e-3 # ridge towards equal coefficients in all groups
     weight: float = 1e-3 # ridge on the coefficients themselves
+
+    limits: typing.ClassVar = dict(batch=(1, math.inf), coarse_boxes=(1e-6, math.inf), fine_boxes=(1e-6, math.inf),
+                                   noise=(0, math.inf), shrink=(0, math.inf), weight=(0, math.inf))
 
 # %% ../nbs/30_population.ipynb #3a55ba71
 def structured_design(
@@ -1451,11 +1541,15 @@ def maximise(
     return place(minimize(loss, np.zeros(n), jac=True, bounds=[(-box, box)] * n, method="L-BFGS-B",
                           options=dict(maxiter=60)).x)
 
-# %% ../nbs/30_population.ipynb #2c02be4a
+# %% ../nbs/30_population.ipynb #6659f468
 @register_method("coarse-to-fine")
 class CoarseToFine(VectorMethod):
     "A surrogate of each item's margin; one coefficient per expert first, then all."
     config_class, reads_margins = CoarseToFineConfig, True
+
+    def setup(self):
+        if not self.config.coarse_boxes + self.config.fine_boxes:
+            raise InputError("coarse_boxes and fine_boxes are both empty, so there is no step to make. Give one width.")
 
     def propose(self):
         if self.generation == 0: return [(g, (), operator) for g, operator in structured_design(self.space.start())]

@@ -144,16 +144,17 @@ def _load(run, name):
 # %% ../nbs/54_report.ipynb #6a10954d
 def _missing(why): return Html(f"<p class='missing'>Not yet run: {esc(why)}</p>")
 
-# %% ../nbs/54_report.ipynb #b8e243ae
+# %% ../nbs/54_report.ipynb #7dbd0ea5
 def section_html(
     part: Section, # what to make
     load # function: name -> content or None
 ) -> Html:
-    "A section's HTML; one whose data are missing says so."
+    "A section's HTML; one whose data are missing says so, and one that has no place in this run is left out."
     contents = {name: load(name) for name in (*part.needs, *part.uses)}
     absent = [n for n in part.needs if contents[n] is None]
     try: body = _missing(f"the run has no {' and no '.join(absent)}.") if absent else part.body(*contents.values())
     except plots.NothingToPlot as e: body = _missing(e)
+    if body is None: return Html("")
     anchor = re.sub(r"\W+", "-", part.title.lower()).strip("-")
     return Html(f"<section id='{anchor}'><h2>{esc(part.title)}</h2>{body}</section>")
 
@@ -291,11 +292,11 @@ def score_html(
     "mean ± SE, and the interval below it."
     return spread_html((v or {}) | dict(sd=(v or {}).get(spread)))
 
-# %% ../nbs/54_report.ipynb #bbad7aed
+# %% ../nbs/54_report.ipynb #f74a4d6b
 def _versus_html(v, other):
     d = (v.get("versus") or {}).get(other) or {}
     mean, _, interval = plots.difference_text(d).partition(" ")
-    told = ", ".join(filter(None, [interval, f"p = {d['p']:.2g}" if _known(d.get("p")) else ""]))
+    told = "<br>".join(filter(None, [interval, f"p = {d['p']:.2g}" if _known(d.get("p")) else ""]))
     return Html((mean or "–") + (f"<br><small>{told}</small>" if mean and told else ""))
 
 # %% ../nbs/54_report.ipynb #91934f37
@@ -406,7 +407,7 @@ def _mean_chance(summary):
 
 _histories = "evolve/*/seed-*/history.zarr.zip"
 
-# %% ../nbs/54_report.ipynb #45c6f35f
+# %% ../nbs/54_report.ipynb #5d826658
 @section("population", "The evolutions", needs=(_histories,), uses=("summary.json",))
 def _evolutions(paths, summary):
     histories = _first_histories(paths, summary)
@@ -420,6 +421,7 @@ def _family(paths, summary):
 
 @section("population", "Tasks in conflict", needs=(_histories,), uses=("summary.json",))
 def _conflict(paths, summary):
+    if summary and sum(t["selected"] for t in summary["tasks"]) < 2: return None
     histories = _first_histories(paths, summary)
     chance = {t["name"]: t["chance"] for t in (summary or {}).get("tasks", []) if _known(t.get("chance"))}
     return _each_method(histories, lambda m: population_plots.pareto_view(histories[m], chance=chance))
@@ -564,7 +566,7 @@ def _page(title, header, parts):
             "This page holds all it shows and needs no network.</footer>\n"
             f"<script id='plotly'>{get_plotlyjs()}</script><script>{_js}</script></body></html>\n")
 
-# %% ../nbs/54_report.ipynb #193513fc
+# %% ../nbs/54_report.ipynb #9464d8c7
 def report_html(
     run # a Run
 ) -> str:
@@ -573,7 +575,7 @@ def report_html(
     def load(name):
         if name not in read: read[name] = _load(run, name)
         return read[name]
-    parts = [section_html(p, load) for p in (*SECTIONS.get(run.kind, ()), *SECTIONS["*"])]
+    parts = [made for p in (*SECTIONS.get(run.kind, ()), *SECTIONS["*"]) if (made := section_html(p, load))]
     return _page(f"{run.path.resolve().name}: evonb report", _header(run), parts)
 
 # %% ../nbs/54_report.ipynb #ffad437a

@@ -87,6 +87,13 @@ def done(config, tmp_path_factory):
     return bred(tmp_path_factory.mktemp("done") / "run", config)
 
 
+@pytest.fixture(scope="module")
+def brief(config, tmp_path_factory):
+    "A run of one seed without interruption, and its settings."
+    small = replace(config, n_seeds=1)
+    return bred(tmp_path_factory.mktemp("brief") / "run", small), small
+
+
 def bred(path, config, **options):
     return breed(path, config, show=False, device="cpu", **options)
 
@@ -198,20 +205,22 @@ def test_ensembles_of_one_are_the_chosen_member_and_the_oracle_bounds_all(done):
     assert np.allclose(votes.sel(rule="probability", size=1), votes.sel(rule="vote", size=1))
 
 
-def test_the_same_settings_give_the_same_bits_and_other_seeds_do_not(done, config, tmp_path):
+def test_the_same_settings_give_the_same_bits_and_other_seeds_do_not(brief, tmp_path):
+    done, config = brief
     assert_same_run(done, bred(tmp_path / "again", config))
-    other = bred(tmp_path / "other", replace(config, seed=1, methods=(), n_seeds=1, budget=3))
+    other = bred(tmp_path / "other", replace(config, seed=1, methods=(), budget=3))
     assert read_json(other.file("tasks.json")) != read_json(done.file("tasks.json"))
     name = ("evolve", "random-search", "seed-0", "history.zarr.zip")
     found, before = (read_dataset(r.file(*name)).digest.values.ravel()[:3] for r in (other, done))
     assert not set(found) & set(before)
 
 
-def test_held_out_tasks_change_nothing_in_the_search(done, config, tmp_path):
+def test_held_out_tasks_and_further_seeds_change_nothing_in_the_search(done, config, brief, tmp_path):
     alone = bred(tmp_path / "run", replace(config, held_out=(), n_seeds=1, methods=("genome",)))
     for method in (*BASELINES, "genome"):
         name = ("evolve", method, "seed-0", "history.zarr.zip")
-        assert read_dataset(alone.file(*name)).identical(read_dataset(done.file(*name)))
+        for other in (done, brief[0]):
+            assert read_dataset(alone.file(*name)).identical(read_dataset(other.file(*name)))
 
 
 # the sealed test
@@ -259,8 +268,9 @@ def crashing(monkeypatch, name, after):
     monkeypatch.setattr(RunCache, name, dies)
 
 
-def test_dying_again_and_again_in_the_middle_of_a_batch_changes_nothing(done, config, tmp_path, monkeypatch):
-    path, deaths, unfinished, n_scores = tmp_path / "run", 0, 0, 11
+def test_dying_again_and_again_in_the_middle_of_a_batch_changes_nothing(brief, tmp_path, monkeypatch):
+    done, config = brief
+    path, deaths, unfinished, n_scores = tmp_path / "run", 0, 0, 13
     while True:
         with monkeypatch.context() as patch, warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -271,7 +281,7 @@ def test_dying_again_and_again_in_the_middle_of_a_batch_changes_nothing(done, co
             except Killed:
                 deaths += 1
         unfinished += bool(list(path.glob("evolve/*/*/unfinished.safetensors")))
-        n_scores = n_scores * 3 // 2  # the scores of a batch that wasn't whole are lost
+        n_scores = n_scores * 4 // 3  # the scores of a batch that wasn't whole are lost
     assert deaths >= 5 and unfinished >= 1
     assert_same_run(done, open_run(path))
 
@@ -307,16 +317,17 @@ def kill_when(alive, kill, path, more, delay):
     return before_the_end
 
 
-def test_seven_kills_and_resumes_equal_no_interruption(done, config, tmp_path):
+def test_six_kills_and_resumes_equal_no_interruption(brief, tmp_path):
     "SIGKILL at random moments of the command, each resumed in a process of its own."
+    done, config = brief
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["evonb.breeding", "evonb.report", "xarray", "zarr", "scipy.optimize", "transformers"])
+    context.set_forkserver_preload(["evonb.breeding", "evonb.report", "xarray", "zarr", "scipy.optimize"])
     path, rng, kills = tmp_path / "run", np.random.default_rng(0), 0
     arguments = [*settings(config), f"--out={path}", "--resume"]
-    for _ in range(7):
+    for _ in range(6):
         p = context.Process(target=command, args=(arguments,))
         p.start()
-        kills += kill_when(p.is_alive, p.kill, path, int(rng.integers(0, 3)), rng.uniform(0, 0.03))
+        kills += kill_when(p.is_alive, p.kill, path, 1, rng.uniform(0, 0.04))
         p.join()
         assert open_run(path).state()["status"] != "failed"
     assert kills >= 5
@@ -326,31 +337,22 @@ def test_seven_kills_and_resumes_equal_no_interruption(done, config, tmp_path):
     assert p.exitcode == 0 and (path / "report.html").exists()
     assert_same_run(done, open_run(path))
     starts = [e["after"] for e in open_run(path).events() if e["event"] == "start"]
-    assert starts.count("interrupted") >= kills - 1  # the first may have come before the run was there
+    assert starts.count("interrupted") == kills
 
 
-@pytest.mark.slow
-def test_the_installed_command_is_killed_five_times(done, config, tmp_path):
-    path, rng, kills = tmp_path / "run", np.random.default_rng(1), 0
-    arguments = [EVONB, "population", *settings(config), f"--out={path}", "--resume"]
-    for _ in range(5):
-        p = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        kills += kill_when(lambda: p.poll() is None, p.kill, path, int(rng.integers(1, 4)), rng.uniform(0, 0.03))
-        p.wait()
-    out = subprocess.run(arguments, capture_output=True, text=True)
-    assert out.returncode == 0 and kills == 5, out.stderr
-    assert_same_run(done, open_run(path))
-
-
-def test_a_stop_request_is_code_130_and_resumable(done, config, tmp_path):
+def test_the_installed_command_is_killed_then_asked_to_stop(brief, tmp_path):
+    done, config = brief
     path = tmp_path / "run"
-    arguments = [*settings(config), f"--out={path}"]
-    p = subprocess.Popen([EVONB, "population", *arguments], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    while work_done(path) < 3 and p.poll() is None:
-        time.sleep(0.002)
-    p.send_signal(signal.SIGTERM)
-    err = p.communicate()[1]
-    assert p.returncode == 130 and "Stopped by SIGTERM" in err and "with --resume goes on" in err, err
+
+    def sent(what, *more):
+        p = subprocess.Popen([EVONB, "population", *settings(config), f"--out={path}", *more], stderr=subprocess.PIPE,
+                             stdout=subprocess.PIPE, text=True)  # fmt: skip
+        kill_when(lambda: p.poll() is None, lambda: p.send_signal(what), path, 3, 0)
+        return p.communicate()[1], p.returncode
+
+    assert sent(signal.SIGKILL)[1] == -signal.SIGKILL and open_run(path).state()["status"] == "interrupted"
+    err, code = sent(signal.SIGTERM, "--resume")
+    assert code == 130 and "Stopped by SIGTERM" in err and "with --resume goes on" in err, err
     assert open_run(path).state()["status"] == "stopped"
     assert_same_run(done, bred(path, config, resume=True))
 
@@ -390,10 +392,11 @@ def test_individuals_that_are_adapters(space, config, tmp_path):
     data, summary = read_dataset(run.file("population.zarr.zip")), read_json(run.file("summary.json"))
     assert "coefficients" not in data and "random-search" not in summary["methods"]
     assert set(summary["methods"]) == {"best-expert", "uniform", "sum", "genome"}
-    full = {"best_value", "validation", "test", "task_test", "task_test_se", "task_validation", "expert_test", "selected",
-            "chance", "ensemble_test", "oracle_test"}  # fmt: skip
+    full = {"best_value", "validation", "test", "task_test", "task_test_se", "task_validation", "expert_test",
+            "selected", "chance", "ensemble_test", "oracle_test"}  # fmt: skip
     assert set(data.data_vars) == full and np.isfinite(data.test).all()
-    assert summary["methods"]["genome"]["evaluations"] == 8 and "random-search" not in summary["methods"]["genome"]["versus"]
+    assert summary["methods"]["genome"]["evaluations"] == 8
+    assert set(summary["methods"]["genome"]["versus"]) == {"best-expert", "sum"}
     assert summary["space"] == space
     with pytest.raises(InputError, match="'cma' works on vectors of coefficients.*genome"):
         replace(small, methods=("cma",)).check()
@@ -450,6 +453,8 @@ def test_what_isnt_there_is_named(change, kind, says, config, tmp_path):
     with pytest.raises(kind, match=says):
         bred(tmp_path / "run", replace(config, held_out=(), **change))
     assert not (tmp_path / "run" / "summary.json").exists()
+    with create_run(tmp_path / "run", {}, "population"):  # nothing was made there, so the folder can be used again
+        pass
 
 
 def write_items(path, n, **changes):
@@ -497,8 +502,8 @@ def test_an_expert_that_has_read_an_item_is_refused(base, config, tmp_path):
     whole = f"{item.prompt} {item.options[1]}"
     for i, leak in enumerate((whole, (item.prompt, f" {item.options[0]}"))):
         texts = dict(fair=filler, reader=[*filler, leak])
-        path = train_experts(tmp_path / f"experts-{i}", ExpertsConfig(base.name, texts, None, 60, 0, replace(QUICK, steps=2)),
-                             show=False, base=base).path  # fmt: skip
+        short = ExpertsConfig(base.name, texts, None, 60, 0, replace(QUICK, steps=2))
+        path = train_experts(tmp_path / f"experts-{i}", short, show=False, base=base).path
         with pytest.raises(InputError, match="expert reader .* has read 2.3% of the items of choice:.*memory"):
             bred(tmp_path / "run", replace(config, experts=str(path), tasks=(spec,), held_out=()))
     with pytest.raises(InputError, match="has read"):  # a held-out task, too
@@ -552,7 +557,8 @@ def test_an_individual_that_fails_is_recorded_and_never_chosen(config, tmp_path,
     history = read_dataset(run.file("evolve", "genome", "seed-0", "history.zarr.zip"))
     failed = history.failed.values
     assert failed.any() and set(history.reason.values[failed]) == {"it was too hot"}
-    assert not set(history.digest.values[failed]) & set(" ".join(history.parents.values.ravel()).split())
+    bad = set(history.digest.values[failed]) - set(history.digest.values[~failed])
+    assert bad and not bad & set(" ".join(history.parents.values[1:].ravel()).split())  # pairs of founders came before
     summary = read_json(run.file("summary.json"))
     assert summary["methods"]["genome"]["failed"] == failed.sum() > 0
     assert np.isfinite(summary["methods"]["genome"]["test"]["mean"])
@@ -646,7 +652,7 @@ def lines(folder, kind):
 def test_every_form_of_task_opens(tmp_path):
     hellaswag(tmp_path)
     mmlu(tmp_path)
-    opened = {f"skill:echo,tense": "choice", f"hellaswag:{tmp_path}": "choice", f"mmlu:{tmp_path}": "choice"}
+    opened = {"skill:echo,tense": "choice", f"hellaswag:{tmp_path}": "choice", f"mmlu:{tmp_path}": "choice"}
     opened |= {lines(tmp_path, k): k for k in ("choice", "pairs", "exact", "numeric", "perplexity")}
     tried = {f.partition(":")[0] for f in TASK_FORMS} - {"blimp", "lm-eval"}
     assert {s.partition(":")[0] for s in opened} == tried
@@ -685,8 +691,8 @@ def test_lm_eval_is_asked_for_by_its_extra():
 def test_other_kinds_of_task_in_a_run(config, tmp_path):
     "Texts and generated answers: there are no ensembles, and a text counts by its bytes."
     specs = lines(tmp_path, "perplexity"), lines(tmp_path, "exact")
-    run = bred(tmp_path / "run", replace(config, tasks=specs, held_out=(), n_validation=8, n_test=10, n_seeds=1, budget=4,
-                                         methods=("genome",)))  # fmt: skip
+    sizes = dict(n_validation=8, n_test=10, n_seeds=1, budget=4)
+    run = bred(tmp_path / "run", replace(config, tasks=specs, held_out=(), methods=("genome",), **sizes))
     data, summary = read_dataset(run.file("population.zarr.zip")), read_json(run.file("summary.json"))
     assert "ensemble_test" not in data and summary["methods"]["genome"]["ensemble"] is None
     assert summary["tasks"][0]["chance"] is None and summary["tasks"][1]["chance"] == 0
@@ -735,7 +741,8 @@ def test_a_score_and_a_difference_agree_with_a_plain_bootstrap():
     assert found["p"] == pytest.approx(p, abs=0.03)
     drawn, one = plain_bootstrap(a, np.random.default_rng(6), 1500), describe_credit(a, np.random.default_rng(7), 4000)
     assert one["se"] == pytest.approx(drawn.std(ddof=1), rel=0.08)
-    assert [one["low"], one["high"]] == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=12 * drawn.std() / math.sqrt(1500))
+    error = drawn.std() / math.sqrt(1500)
+    assert [one["low"], one["high"]] == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=12 * error)
     assert describe_credit([x[:1] for x in a], np.random.default_rng(0), 50)["sd"] is None
 
 

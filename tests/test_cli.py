@@ -12,12 +12,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from evonb.breeding import BASELINES
 from evonb.cli import default_out, main, parser, results_table, with_settings
 from evonb.connectome import prune
 from evonb.core import InputError, Seeds
-from evonb.generations import preset
+from evonb.experts import ToyConfig, toy_base
+from evonb.generations import ModelConfig, preset
 from evonb.gpt import GPTConfig, new_gpt
 from evonb.store import open_run, read_json
+from evonb.training import LifetimeConfig
 
 EVONB = str(Path(sys.executable).with_name("evonb"))  # the installed command
 SMALL = ["corpus.vocab_size=320", "model.n_layer=1", "model.n_head=2", "model.n_embd=16", "evolution.n_generations=2"]
@@ -100,7 +103,7 @@ def test_a_given_connectome_is_developed_with(done, tmp_path, text, capsys):
 
 
 def test_every_command_has_a_help_with_an_example():
-    for name in ("demo", "evolve", "develop", "report", "show"):
+    for name in ("demo", "evolve", "develop", "experts", "population", "report", "show"):
         out = subprocess.run([EVONB, name, "--help"], capture_output=True, text=True)
         assert out.returncode == 0 and f"example:\n  evonb {name}" in out.stdout
         example = re.search(r"example:\n  evonb (.*)", out.stdout)[1]
@@ -190,6 +193,138 @@ def test_names_of_folders_and_tables():
     x = dict(mean=1.0, sd=None, n=1, low=0.9, high=1.1)
     arm = dict(val_loss=x, test_loss=x, lr=1e-3, n_live=10, density=1.0, difference=None)
     assert "1.000 [0.900, 1.100]" in results_table(dict(generations=[], arms=dict(dense=arm), statement="S"))
+
+
+# the second system
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    "The folder of a tiny base."
+    life = LifetimeConfig(steps=20, batch_size=8, context=32, warmup=5, eval_windows=8)
+    config = ToyConfig(n_documents=300, vocab_size=400, model=ModelConfig(1, 2, 32), lifetime=life)
+    return toy_base(tmp_path_factory.mktemp("bases"), config, device="cpu", show=False).name
+
+
+TRAINING = ["n_texts=60", "training.steps=10", "training.warmup=2", "training.rank=2", "training.batch_size=6"]
+
+
+def experts_command(toy, out, *more):
+    sources = ["--expert", "skill:agreement", "--expert", "counting=skill:count_up", "--replay", "neutral"]
+    return [
+        "experts",
+        "--base",
+        toy,
+        *sources,
+        "--out",
+        out,
+        "--device",
+        "cpu",
+        *[f"--set={x}" for x in TRAINING],
+        *more,
+    ]
+
+
+@pytest.fixture(scope="module")
+def two_experts(tmp_path_factory, toy):
+    path = tmp_path_factory.mktemp("cli") / "experts"
+    assert main([str(a) for a in experts_command(toy, path)]) == 0
+    return path
+
+
+TINY = ["n_validation=12", "n_test=16", "n_individuals=4", "n_bootstrap=100", "ensemble_size=2"]
+
+
+def population_command(experts, out, *more):
+    return ["population", experts, "--methods", "genome,coarse-to-fine", "--budget", 8, "--seeds", 2, "--held-out",
+            "skill:echo", "--out", out, "--device", "cpu", *[f"--set={x}" for x in TINY], *more]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def bred(tmp_path_factory, two_experts):
+    path = tmp_path_factory.mktemp("cli") / "population"
+    assert main([str(a) for a in population_command(two_experts, path)]) == 0
+    return path
+
+
+def test_experts_are_trained_shown_and_not_trained_again(two_experts, toy, capsys):
+    run_ = open_run(two_experts)
+    assert run_.kind == "experts" and run_.config["training"]["steps"] == 10 and (two_experts / "report.html").exists()
+    code, out, _ = run(capsys, "show", two_experts)
+    facts = read_json(two_experts / "summary.json")["experts"]
+    assert code == 0 and list(facts) == ["agreement", "counting"]
+    for name, e in facts.items():
+        row = next(line for line in out.splitlines() if line.startswith(name))
+        assert e["source"] in row and f"{e['loss_before']:.3f}" in row and f"{e['loss']:.3f}" in row
+    shown = json.loads(run(capsys, "show", two_experts, "--json")[1])
+    assert shown["kind"] == "experts" and shown["state"]["status"] == "complete" and set(shown["experts"]) == set(facts)
+    before = {p: p.stat().st_mtime_ns for p in two_experts.rglob("*.safetensors")}
+    assert run(capsys, *experts_command(toy, two_experts, "--resume"))[0] == 0
+    assert {p: p.stat().st_mtime_ns for p in two_experts.rglob("*.safetensors")} == before
+    code, _, err = run(capsys, *experts_command(toy, two_experts, "--resume", "--seed", 1))
+    assert code == 2 and "seed: 0 there, 1 asked" in err
+
+
+def test_a_population_is_bred_and_shown(bred, capsys):
+    summary, settings = read_json(bred / "summary.json"), open_run(bred).config
+    assert settings["tasks"] == ["skill:agreement,count_up"] and settings["n_test"] == 16  # what the experts learned
+    assert set(summary["methods"]) == {*BASELINES, "genome", "coarse-to-fine"}
+    code, out, _ = run(capsys, "show", bred)
+    assert code == 0 and summary["statement"] in out and "skill:echo" in out and "8 evaluations each" in out
+    table, carried = out.split("Tasks that nothing was selected on")
+    for name, m in summary["methods"].items():
+        row = next(line for line in table.splitlines() if line.startswith(f"{name} "))
+        assert f"{m['test']['mean']:.3f} ± {m['test']['se']:.3f}" in row and f"{m['validation']['mean']:.3f}" in row
+        row = next(line for line in carried.splitlines() if line.startswith(f"{name} "))
+        assert f"{m['by_task']['skill:echo']['mean']:.3f}" in row
+    shown = json.loads(run(capsys, "show", bred, "--json")[1])
+    assert shown["kind"] == "population" and shown["methods"] == summary["methods"]
+
+
+def test_the_page_of_a_population_tells_what_the_table_tells(bred, two_experts, capsys):
+    summary, page = read_json(bred / "summary.json"), (bred / "report.html").read_text()
+    assert len(page) > 1e6 and "coarse-to-fine" in page and "skill:echo" in page
+    assert f"{summary['methods']['genome']['test']['mean']:.3f}" in page
+    (bred / "report.html").unlink()
+    code, out, _ = run(capsys, "report", bred)
+    assert code == 0 and out.strip() == str((bred / "report.html").resolve()) and (bred / "report.html").exists()
+    assert "counting" in (two_experts / "report.html").read_text()
+
+
+def test_a_complete_population_is_not_worked_on_again(bred, two_experts, capsys):
+    before = (bred / "sealed.jsonl").read_bytes(), (bred / "summary.json").stat().st_mtime_ns
+    code, out, _ = run(capsys, *population_command(two_experts, bred, "--resume"))
+    assert code == 0 and "sealed test" in out
+    assert ((bred / "sealed.jsonl").read_bytes(), (bred / "summary.json").stat().st_mtime_ns) == before
+
+
+@pytest.mark.parametrize("arguments, says", [
+    (["experts", "--base", "{tmp}/nothing", "--expert", "skill:echo"], "is no base model"),
+    (["experts", "--base", "{toy}", "--expert", "skill:echo", "--set=training.steps=0"], "steps"),
+    (["experts", "--base", "{toy}"], "no expert to train"),
+    (["experts", "--base", "{toy}", "--expert", "skill:flying"], "flying.*agreement"),
+    (["experts", "--base", "{toy}", "--expert", "a/b=skill:echo"], "a/b"),
+    (["population", "{tmp}/nothing"], "There is no folder .*nothing"),
+    (["population", "{tmp}/nothing", "--task", "skill:echo"], "There is no folder .*nothing"),
+    (["population", "{tmp}"], "tasks is empty"),
+    (["population", "{tmp}", "--task", "skill:echo"], "holds no adapters"),
+    (["population", "{experts}", "--methods", "annealing"], "annealing.*coarse-to-fine"),
+    (["population", "{experts}", "--task", "chess:e4"], "must be one of.*hellaswag"),
+    (["population", "{experts}", "--task", "skill:echo", "--held-out", "skill:echo"], "held out at once"),
+    (["population", "{experts}", "--space", "delta", "--methods", "cma"], "vectors of coefficients"),
+    (["population", "{experts}", "--by", "head"], "expert, layer, module"),
+    (["population", "{experts}", "--base", "{tmp}/nothing"], "is no base model"),
+    (["population", "{experts}", "--set", "n_individuals=1"], "n_individuals"),
+    (["population", "{experts}", "--set", "individuals=4"], "names no setting"),
+    (["population", "{experts}", "--task", "choice:{tmp}/bad.jsonl"], "bad.jsonl, line 1"),
+])  # fmt: skip
+def test_bad_input_to_experts_and_population_is_one_clear_line(arguments, says, toy, two_experts, tmp_path, capsys):
+    (tmp_path / "bad.jsonl").write_text('{"prompt": "a", "options": ["b", "c"], "answer": 7}\n')
+    arguments = [a.format(tmp=tmp_path, toy=toy, experts=two_experts) for a in arguments]
+    code, _, err = run(capsys, *arguments, "--out", tmp_path / "run", "--device", "cpu")
+    last = err.strip().splitlines()[-1]
+    assert code == 2 and last.startswith("evonb: error: ") and re.search(says, last), err
+    assert "Traceback" not in err and not list(tmp_path.rglob("*.tmp"))
 
 
 def test_the_suite_leaves_torch_as_it_was():

@@ -80,6 +80,9 @@ def test_bad_names_and_counts():
 def test_elites_and_survivors():
     values = [0.1, 0.9, np.nan, 0.9, 0.5]
     assert elites(values, 0.01).tolist() == [1] and elites(values, 0.5).tolist() == [1, 3]
+    for n_pool in range(20, 120):  # a tenth of 20 is 2, whatever the pool and its rounding
+        best = survivors(np.arange(n_pool), 20, np.random.default_rng(0), "roulette")[:2]
+        assert best.tolist() == [n_pool - 1, n_pool - 2]
     for seed in range(30):
         kept = survivors(values, 3, np.random.default_rng(seed), "roulette", 0.1)
         assert kept[0] == 1 and len(set(kept)) == 3 and 2 not in kept

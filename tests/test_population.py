@@ -26,6 +26,7 @@ from evonb.population import (
     right_options,
 )
 from evonb.store import read_dataset
+from evonb.tasks import skill_task
 
 SPACE = ArraySpace([f"e{i}" for i in range(4)], 2)
 SEARCHES = sorted(set(METHODS) - {"best-expert", "uniform", "sum", "greedy-soup"})
@@ -410,3 +411,68 @@ def test_bad_input(tmp_path):
         evolve(METHODS["genome"](ArraySpace(["one"])), sphere, 10, show=False)
     with pytest.raises(NotImplementedError, match="doesn't say how it proposes"):
         Method(SPACE).ask()
+
+
+WRONG = [
+    ("genome", dict(parents=1), "parents of 'genome' is 1, but must be 2 or more"),
+    ("genome", dict(crossover_rate=2.0), "crossover_rate of 'genome' is 2.0, but must be from 0 to 1"),
+    ("genome", dict(elite=-0.1), "elite of 'genome'"),
+    ("genome", dict(selection="best"), "selection of 'genome' is 'best', but must be one of: roulette"),
+    ("genome+", dict(phi=(0.2, 0.2)), "phi has 2 numbers"),
+    ("genome+", dict(step=-1.0), "step of 'genome\\+'"),
+    ("genome+-released", dict(start_size=1), "start_size"),
+    ("model-swarms", dict(restart=0), "restart of 'model-swarms' is 0, but must be 1 or more"),
+    ("random-search", dict(batch=0), "batch of 'random-search' is 0"),
+    ("random-search", dict(distribution="normal"), "distribution of 'random-search'"),
+    ("cma", dict(sigma=0.0), "sigma of 'cma'"),
+    ("cma", dict(objective="loss"), "objective of 'cma' is 'loss', but must be one of: value, smooth"),
+    ("lorahub", dict(bound=0.0), "bound of 'lorahub'"),
+    ("lorahub", dict(start="sum", bound=0.5), "outside bound=0.5"),
+    ("differential-evolution", dict(dither=(1.0, 0.5)), "dither is \\(1.0, 0.5\\)"),
+    ("pareto", dict(low=2.0), "low is 2, but must be below high"),
+    ("coarse-to-fine", dict(coarse_boxes=(), fine_boxes=()), "both empty"),
+    ("coarse-to-fine", dict(batch=0), "batch of 'coarse-to-fine'"),
+]
+
+
+@pytest.mark.parametrize("name, settings, said", WRONG)
+def test_settings_that_cannot_work(name, settings, said):
+    with pytest.raises(InputError, match=said):
+        evolve(METHODS[name](SPACE, settings, Seeds(0)), two_tasks, 25, show=False)
+
+
+def test_what_evaluate_gives_is_checked():
+    with pytest.raises(InputError, match="Outcome\\(number\\)"):
+        evolve(make("genome"), lambda gs: [0.5 for _ in gs], 20, show=False)
+    with pytest.raises(InputError, match="1 evaluations for 10"):
+        evolve(make("genome"), lambda gs: None, 20, show=False)
+    with pytest.raises(InputError, match="max_seconds is -1"):
+        evolve(make("genome"), two_tasks, 20, max_seconds=-1, show=False)
+
+
+def test_other_experts_or_items_are_not_resumed(tmp_path):
+    def two(names, seed):
+        return dict(space=ArraySpace(names, 8 // len(names)), tasks=[skill_task(["agreement"], Seeds(seed), 4, 4)])
+
+    def run(folder, space, tasks, score=two_tasks, chunk=None):
+        method = METHODS["genome"](space, dict(population_size=4), Seeds(0))
+        return evolve(method, score, 12, folder, tasks=tasks, chunk=chunk, show=False)
+
+    run(tmp_path / "whole", **two("abcd", 0))
+    with pytest.raises(StoreError, match="about.tasks"):
+        run(tmp_path / "whole", **two("abcd", 1))
+    with pytest.raises(StoreError, match="about.space"):
+        run(tmp_path / "whole", **two("ab", 0))
+    with pytest.raises(Killed):  # within the first generation
+        run(tmp_path / "part", **two("abcd", 0), score=killed_after(2, []), chunk=1)
+    with pytest.raises(StoreError, match="about.tasks"):
+        run(tmp_path / "part", **two("abcd", 1), chunk=1)
+
+
+def test_all_failed_then_mended(tmp_path):
+    failing = lambda genomes: [Outcome(np.nan, reason="no memory") for _ in genomes]
+    with pytest.raises(AllFailedError, match="no memory"):
+        evolve(make("genome"), failing, 25, tmp_path, chunk=3, show=False)
+    mended = evolve(make("genome"), two_tasks, 25, tmp_path, chunk=3, show=False)
+    assert not mended.history.failed.any() and mended.history.identical(
+        evolve(make("genome"), two_tasks, 25, chunk=3, show=False).history)

@@ -261,7 +261,7 @@ def test_the_methods_table_holds_the_summary_best_first(bred_once):
         low, high = v["test"]["low"], v["test"]["high"]
         assert f"{v['test']['mean']:.3f} ± {v['test']['se']:.3f}<br><small>[{low:.3f}, {high:.3f}]" in cells
         for d in v["versus"].values():
-            told = f"{d['mean']:+.3f}<br><small>[{d['low']:+.3f}, {d['high']:+.3f}], p = {d['p']:.2g}</small>"
+            told = f"{d['mean']:+.3f}<br><small>[{d['low']:+.3f}, {d['high']:+.3f}]<br>p = {d['p']:.2g}</small>"
             assert told in cells
         assert cells.count("<td>–</td>") == 2 - len(v["versus"])
     by_task = text.split("Test score by task")[1].split("</table>")[0]
