@@ -10,7 +10,7 @@ __all__ = ['SMOLLM2', 'TRAIN_SHARE', 'Base', 'base_digest', 'new_base', 'save_ba
            'blimp_task', 'expert_texts', 'source_name', 'training_for', 'ExpertsConfig', 'train_experts', 'text_key',
            'read_expert', 'gather_experts', 'summarise_experts', 'load_experts', 'check_base', 'seen_in_training']
 
-# %% ../nbs/27_experts.ipynb #c9fab5bc
+# %% ../nbs/27_experts.ipynb #ca876366
 import hashlib
 import importlib.util
 import json
@@ -49,7 +49,7 @@ from evonb.core import (
 )
 from .corpora import dataset_path, encode, load_corpus, load_tokenizer, train_tokenizer
 from .generations import ModelConfig, choose_device, life_folder, load_model
-from .genome import Adapter, Lineage, config_rank_scale, read_adapter, write_adapter
+from .genome import Adapter, Lineage, config_rank_scale, linear_shapes, read_adapter, write_adapter
 from .gpt import GPTConfig, new_gpt
 from .skills import neutral_documents, skill_documents
 from evonb.store import (
@@ -276,12 +276,15 @@ def open_base(
     raise InputError(f"{source!r} is no base model. Give {SMOLLM2}, toy, a folder of a transformers model with "
                      "safetensors, or a run of evonb evolve (RUN or RUN::ARM/SEED).")
 
-# %% ../nbs/27_experts.ipynb #f8fd952a
+# %% ../nbs/27_experts.ipynb #4186d6bd
 def begin_token(
     tokenizer # of transformers
 ) -> int: # a token id
-    "What stands before a text: the begin-of-text token, else the end-of-text token."
-    return tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    "What stands before a text without context: the begin-of-text token, else the end-of-text token."
+    for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        if token is not None: return token
+    raise InputError("The tokenizer has neither a bos_token nor an eos_token, but a text without context needs one "
+                     "before it. Set tokenizer.bos_token, or give each Choice a context.")
 
 # %% ../nbs/27_experts.ipynb #ace32d8c
 def _encode_pair(prompt, completion, tokenizer):
@@ -384,27 +387,17 @@ def check(self: ExpertConfig) -> ExpertConfig: # itself
         if not 0 <= getattr(self, n) < 1: raise InputError(f"{n} is {getattr(self, n)}, but must be from 0 to below 1.")
     return self._check_numbers()
 
-# %% ../nbs/27_experts.ipynb #91f21c7a
+# %% ../nbs/27_experts.ipynb #76a07e62
 @patch
 def _check_numbers(self: ExpertConfig) -> ExpertConfig: # itself
-    for n in ("weight_decay", "grad_clip", "final_lr"):
-        if not 0 <= getattr(self, n) <= (1 if n == "final_lr" else math.inf):
-            raise InputError(f"{n} is {getattr(self, n)}, but must be at least 0{', at most 1' * (n == 'final_lr')}.")
-    if len(self.betas) != 2 or not all(0 <= b < 1 for b in self.betas):
-        raise InputError(f"betas is {self.betas}, but must be two numbers from 0 to below 1, such as (0.9, 0.95).")
-    tail = self.cooldown if self.schedule == "hold" else 0
-    if self.warmup + tail > self.steps:
-        raise InputError(f"warmup {self.warmup}{f' and cooldown {tail}' * bool(tail)} take more than the {self.steps} "
-                         "steps there are. Shorten them.")
-    return self
+    return LifetimeConfig._check_numbers(self) # a lifetime's fields of the same names have the same ranges
 
-# %% ../nbs/27_experts.ipynb #5137ac8c
+# %% ../nbs/27_experts.ipynb #5e7a60ff
 def linear_modules(
     model # a transformers model
 ) -> list: # names as in model.named_modules()
     "Every linear module but the output head."
-    head = model.get_output_embeddings()
-    return [n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not head]
+    return list(linear_shapes(model))
 
 # %% ../nbs/27_experts.ipynb #a4c7a7c0
 def target_modules(
@@ -420,15 +413,17 @@ def target_modules(
                          f"in full, for example, {names[0]}.")
     return [n for n in names if not targets or any(n in meant(t) for t in targets)]
 
-# %% ../nbs/27_experts.ipynb #2d586f0a
+# %% ../nbs/27_experts.ipynb #128faf15
 def lora_config(
     base: Base, # what it is for
     config: ExpertConfig # rank, alpha, targets, ...
 ): # -> peft.LoraConfig
     "PEFT's configuration of an expert."
     from peft import LoraConfig
+    names = target_modules(base.model, config.targets)
+    turned = any(not isinstance(base.model.get_submodule(n), torch.nn.Linear) for n in names) # GPT-2's Conv1D
     return LoraConfig(r=config.rank, lora_alpha=config.alpha, use_rslora=config.rslora, lora_dropout=config.dropout,
-                      target_modules=target_modules(base.model, config.targets), task_type="CAUSAL_LM")
+                      target_modules=names, fan_in_fan_out=turned, task_type="CAUSAL_LM")
 
 # %% ../nbs/27_experts.ipynb #2c5da7f5
 @contextmanager

@@ -440,10 +440,11 @@ def _config_like(adapters, ranks, alphas):
     if set(ranks) != set(like.modules) or not like.config.get("target_modules"): return config
     return config | {k: like.config[k] for k in _PLACES if k in like.config}
 
-# %% ../nbs/22_genome.ipynb #c78fe252
+# %% ../nbs/22_genome.ipynb #402245f6
 def _checked_weights(weights, n):
     "One finite number per parent."
-    w = np.asarray(weights, float)
+    try: w = np.asarray(weights, float)
+    except (TypeError, ValueError): raise InputError(f"The weights are {weights!r}, but must be numbers.") from None
     if w.shape != (n,): raise InputError(f"There are {w.size} weights for {n} parents. Give one weight per parent.")
     if not np.isfinite(w).all(): raise InputError(f"The weights are {w.tolist()}, but must be finite numbers.")
     return w
@@ -693,7 +694,7 @@ def weights_of(self: Merge,
                          "sums.")
     return w / w.sum() if self.normalised else w
 
-# %% ../nbs/22_genome.ipynb #b999ef99
+# %% ../nbs/22_genome.ipynb #249e32e4
 @patch
 def check_options(self: Merge, generator, options):
     "Refuse unknown options, a random merge without a generator, and densities that leave nothing."
@@ -701,6 +702,8 @@ def check_options(self: Merge, generator, options):
         raise InputError(f"{self.name} has no option {unknown[0]!r}; it has: {_some(self.options, 9)}.")
     if self.random and generator is None:
         raise InputError(f"{self.name} draws at random: give it a generator, such as Seeds(0).torch().")
+    if odd := [k for k in ("density", "outliers", "scale") if not isinstance(options.get(k, 1.), (int, float, np.number))]:
+        raise InputError(f"{odd[0]} is {options[odd[0]]!r}, but must be a number.")
     for name in {"density", "outliers"} & set(options):
         low = options[name] >= 0 if name == "outliers" else options[name] > 0
         if not (low and options[name] <= 1):
@@ -957,12 +960,12 @@ def combine(self: AdapterSpace,
     if self.on == "factors": return _OnFactors(list(genomes)).combine(w)
     return combine(list(genomes), w, self.rank)
 
-# %% ../nbs/22_genome.ipynb #d5c84952
+# %% ../nbs/22_genome.ipynb #fb6263a6
 def _perturbed(t, rate, scale, rng):
     "Sparse Gaussian noise relative to a tensor's root mean square; drawn on the CPU, in the order of the entries."
     hit = np.flatnonzero(rng.random(t.numel(), dtype=np.float32) < rate)
     noise = torch.from_numpy(rng.standard_normal(len(hit), dtype=np.float32)).to(t.device)
-    wide = _wide(t).clone().view(-1)
+    wide = _wide(t).clone(memory_format=torch.contiguous_format).view(-1)
     size = wide.square().mean().sqrt() if t.numel() else 0.
     wide[torch.from_numpy(hit).to(t.device)] += (scale * size * noise).to(wide.dtype)
     return wide.view(t.shape).to(t.dtype)

@@ -9,11 +9,12 @@ __all__ = ['KINDS', 'NORMALISE', 'STYLES', 'Item', 'Choice', 'Prompt', 'ScoreErr
            'read_item', 'pair_item', 'read_pairs', 'clean_wikihow', 'hellaswag_item', 'read_mmlu', 'mix', 'by_group',
            'open_test', 'read_record', 'Paired', 'paired_bootstrap', 'skill_task']
 
-# %% ../nbs/26_tasks.ipynb #d58cefc6
+# %% ../nbs/26_tasks.ipynb #a7e67098
 import csv
 import dataclasses
 import hashlib
 import html
+import inspect
 import io
 import json
 import math
@@ -347,7 +348,7 @@ def _regroup(items, outputs) -> tuple: # sums, counts: an array for each item
     join = lambda row, part: np.concatenate([np.asarray(output[part], float).reshape(-1) for output in row])
     return [join(r, 0) for r in rows], [join(r, 1) for r in rows]
 
-# %% ../nbs/26_tasks.ipynb #40fdbd4e
+# %% ../nbs/26_tasks.ipynb #c7e411d6
 @patch
 def grade(
     self: Task,
@@ -359,14 +360,17 @@ def grade(
     expected = sum(len(item.contexts) or 1 for item in items)
     if len(outputs) != expected:
         raise InputError(f"{self.name} has {expected} requests in {split}, but {len(outputs)} outputs came.")
-    if self.grader: return self._grade_elsewhere(items, outputs)
-    if self.kind == "exact": return _score_exact(self.grading, items, outputs)
-    if self.kind == "numeric": return _score_numeric(self.grading, items, outputs)
+    if self.kind in ("exact", "numeric"): return self._grade_texts(items, outputs)
     sums, counts = _regroup(items, outputs)
     _checked_scores(sums, counts, items)
     return _score_texts(items, sums) if self.kind == "perplexity" else _score_choices(self.grading, items, sums, counts)
 
-# %% ../nbs/26_tasks.ipynb #497cdad3
+# %% ../nbs/26_tasks.ipynb #2bae7bc9
+@patch
+def _grade_texts(self: Task, items, texts) -> TaskScore:
+    if self.grader: return self._grade_elsewhere(items, texts)
+    return (_score_exact if self.kind == "exact" else _score_numeric)(self.grading, items, texts)
+
 @patch
 def _grade_elsewhere(self: Task, items, texts) -> TaskScore:
     credit = [self.grader(item, text) for item, text in zip(items, texts)]
@@ -456,7 +460,7 @@ def _draw_examples(train, groups, shots, seeds, name) -> dict: # group -> list o
         found[group] = [own[j] for j in seeds.child("shots", name, group).numpy().permutation(len(own))[:shots]]
     return found
 
-# %% ../nbs/26_tasks.ipynb #3989bae0
+# %% ../nbs/26_tasks.ipynb #05f7ba74
 def make_task(
     name: str,
     kind: str, # one of `KINDS`
@@ -472,6 +476,7 @@ def make_task(
     **grading # fields of `Grading`
 ) -> Task:
     "Deal items into splits, put solved examples before prompts, make the task."
+    for k in grading: check_choice(k, _TASK_OPTIONS, f"an option of {name}")
     grading, seeds = Grading(**grading), seeds or Seeds(0)
     splits, copies = draw_splits(given, seeds, n_validation, n_test, n_train, name)
     groups = sorted({i.group for items in splits.values() for i in items})
@@ -480,6 +485,9 @@ def make_task(
     shown = {g: solved((examples or {}).get(g, [])[:shots], grading, kind) if shots else "" for g in groups}
     preambles = {g: heading(g) + shown[g] for g in groups if heading(g) + shown[g]}
     return Task(name, kind, splits, grading, preambles, {"shots": shots, **(info or {}), "copies_dropped": copies})
+
+# %% ../nbs/26_tasks.ipynb #f1151f54
+_TASK_OPTIONS = (*inspect.signature(make_task).parameters, *(f.name for f in dataclasses.fields(Grading)))
 
 # %% ../nbs/26_tasks.ipynb #d20f452c
 class TaskFileError(InputError):
@@ -863,21 +871,25 @@ def _grouped(task, item) -> Item:
     return dataclasses.replace(item, prompt=before + item.prompt, contexts=tuple(before + c for c in item.contexts),
                                group=task.name)
 
-# %% ../nbs/26_tasks.ipynb #fabe80e4
+# %% ../nbs/26_tasks.ipynb #f816c9f9
 def by_group(
-    task: Task,
-    split: str,
+    task: Task, # with the split open
+    split: str, # that was scored
     score: TaskScore # of this task on this split
 ) -> dict: # group -> TaskScore
     "A score for each group."
-    groups = np.array([item.group for item in task._get(split)])
+    items = task._get(split)
+    groups = np.array([item.group for item in items])
     if score.credit is None or len(groups) != len(score.credit):
         raise InputError(f"{task.name} has {len(groups)} items in {split}, but the score covers {score.n}.")
-    pick = lambda rows, at: None if rows is None else [rows[i] for i in np.flatnonzero(at)]
-    scores = {str(g): (groups == g) for g in sorted(set(groups))}
-    return {g: mean_score(score.credit[at], texts=pick(score.texts, at),
-                          option_scores=None if score.option_scores is None else score.option_scores[at])
-            for g, at in scores.items()}
+    return {str(g): _score_of(task, items, score, np.flatnonzero(groups == g)) for g in sorted(set(groups))}
+
+def _score_of(task, items, score, at) -> TaskScore:
+    "A part of a score, by the same rules as the whole: texts are weighted by their bytes, unparseable answers counted."
+    items, credit = [items[i] for i in at], score.credit[at]
+    if task.kind in ("exact", "numeric"): return task._grade_texts(items, [score.texts[i] for i in at])
+    if task.kind != "perplexity": return mean_score(credit, option_scores=score.option_scores[at])
+    return _score_texts(items, [[c * math.log(2) * len(i.options[0].encode())] for c, i in zip(credit, items)])
 
 # %% ../nbs/26_tasks.ipynb #e03071c8
 @patch
@@ -969,7 +981,7 @@ class Paired:
     def __repr__(self):
         return f"{self.difference:+.3f} [{self.low:+.3f}, {self.high:+.3f}], p = {self.p:.2g}, {self.n} items"
 
-# %% ../nbs/26_tasks.ipynb #a59692be
+# %% ../nbs/26_tasks.ipynb #09c450ab
 def paired_bootstrap(
     credit_a, # (n_items,)
     credit_b, # (n_items,) of the same items
@@ -987,7 +999,8 @@ def paired_bootstrap(
     eps = 1e-12 # sums in another order differ by less
     tail = min((drawn <= eps).sum(), (drawn >= -eps).sum())
     low, high = np.quantile(drawn, (.025, .975))
-    return Paired(float(d.mean()), float(low), float(high), float(min(1, 2 * (tail + 1) / (n + 1))), len(d))
+    p = max(2 * (tail + 1) / (n + 1), 2. ** (1 - len(d))) # of few items that all agree, no more than their signs can tell
+    return Paired(float(d.mean()), float(low), float(high), float(min(1, p)), len(d))
 
 # %% ../nbs/26_tasks.ipynb #6bac6b58
 @patch

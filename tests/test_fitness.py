@@ -14,6 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from evonb.core import InputError, Seeds, Stopped
 from evonb.corpora import train_tokenizer
+from evonb.experts import begin_token
 from evonb.fitness import (
     Cache,
     Engine,
@@ -21,7 +22,6 @@ from evonb.fitness import (
     InProcess,
     Pool,
     Row,
-    begin_token,
     encode_choices,
     fast_linear,
     merged_weight,
@@ -627,3 +627,28 @@ def test_a_pool_says_what_it_cannot_do(pool):
     items = [Item("", (" ".join(["the cat"] * 80), "the dog"), 0)]
     with pytest.raises(InputError, match="context is 96"):
         Fitness(pool, [Task("long", "pairs", dict(validation=items))])([BASE])
+    with pytest.raises(InputError, match="n_threads is 0"):
+        Pool(llama_engine, n_threads=0)
+
+
+def test_a_worker_that_died_while_idle_is_replaced(pool):
+    before = [e.value for e in Fitness(pool, [pair_task()])([BASE])]
+    for process, _ in pool._workers:
+        process.kill()
+        process.join()
+    assert [e.value for e in Fitness(pool, [pair_task()])([BASE])] == before
+
+
+def test_individuals_are_adapters():
+    fitness = Fitness(InProcess(llama_engine()), [pair_task()])
+    with pytest.raises(InputError, match=r"Give \[adapter\]"):
+        fitness(BASE)
+    with pytest.raises(InputError, match="An individual is ndarray, but must be an Adapter"):
+        fitness([np.zeros((1, 2))])
+
+
+def test_a_plan_is_made_anew_for_other_bounds():
+    engine = llama_engine(max_tokens=2048)
+    wide, _ = engine.plan(CHOICES)
+    engine.row_tokens = max(map(len, wide)) // 2
+    assert len(engine.plan(CHOICES)[0]) > len(wide)

@@ -760,3 +760,18 @@ def test_lineage_travels_as_json():
     assert Lineage.from_dict(json.loads(json.dumps(born.to_dict()))) == born
     with pytest.raises(InputError, match="mother"):
         Lineage.from_dict(dict(mother="x"))
+
+
+def test_a_transposed_factor_can_be_perturbed():
+    a = random_adapter({"m": (6, 5)}, 3, Seeds(0))
+    turned = Adapter({"m": a.A["m"].T.contiguous().T}, {"m": a.B["m"].T.contiguous().T}, a.scale, a.config)
+    one, two = (AdapterSpace({"a": x}).perturb(x, 0.5, 0.5, np.random.default_rng(0)) for x in (a, turned))
+    assert one.digest() == two.digest() != a.digest()
+
+
+def test_numbers_are_asked_for():
+    a = random_adapter({"m": (6, 5)}, 3, Seeds(0))
+    with pytest.raises(InputError, match="density is 'half', but must be a number"):
+        merge([a, a], "ties", density="half")
+    with pytest.raises(InputError, match="must be numbers"):
+        merge([a, a], "linear", ["a", "b"])

@@ -24,6 +24,7 @@ from evonb.tasks import (
     by_group,
     choice_credit,
     draw_splits,
+    make_task,
     mix,
     normalise_text,
     open_test,
@@ -578,3 +579,30 @@ def test_skill_tasks():
         skill_task("juggling", Seeds(0))
     with pytest.raises(InputError, match="one or more names"):
         skill_task([], Seeds(0))
+
+
+def test_by_group_grades_as_the_whole_does():
+    texts = Task("t", "perplexity", dict(validation=[Item("", ("word " * k,), 0, "one") for k in range(1, 9)]))
+    whole = texts.grade("validation", [(np.array([-3.0 * k - 1]), np.array([k])) for k in range(1, 9)])
+    one = by_group(texts, "validation", whole)["one"]
+    assert one.mean == pytest.approx(whole.mean, abs=1e-12) and one.se == pytest.approx(whole.se, abs=1e-12)
+    assert one.mean != pytest.approx(whole.credit.mean(), abs=1e-3)  # texts count by their length
+    items = [Item(f"q{i}", (), str(i), "even" if i % 2 == 0 else "odd") for i in range(6)]
+    for kind in ("numeric", "exact"):
+        asked = Task("n", kind, dict(validation=items))
+        found = asked.grade("validation", ["0", "", "2", "", "9", "5"])
+        parts = by_group(asked, "validation", found)
+        assert found.unparseable == 2 and parts["even"].unparseable == 0 and parts["odd"].unparseable == 2
+        assert parts["even"].mean == pytest.approx(2 / 3) and parts["odd"].texts == ["", "", "5"]
+
+
+def test_few_items_prove_little():
+    for n in (1, 2, 5):
+        assert paired_bootstrap(np.ones(n), np.zeros(n), np.random.default_rng(0), 1000).p == 2.0 ** (1 - n)
+    assert paired_bootstrap(np.ones(30), np.zeros(30), np.random.default_rng(0), 1000).p == pytest.approx(2 / 1001)
+
+
+def test_an_unknown_option_of_a_task_is_named():
+    items = [Item(str(i), ("a", "b"), 0) for i in range(9)]
+    with pytest.raises(InputError, match="option of t is 'normalize', but must be one of: .*normalise"):
+        make_task("t", "choice", {"": items}, n_validation=4, normalize="none")
