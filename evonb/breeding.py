@@ -8,7 +8,7 @@ __all__ = ['TASK_FORMS', 'BASELINES', 'SPACES', 'open_task', 'BreedConfig', 'Run
            'method_settings', 'candidates', 'members', 'options_of', 'item_credit', 'compare_credits',
            'describe_ensemble', 'describe_credit', 'task_score', 'statement', 'best_so_far', 'breed']
 
-# %% ../nbs/32_breeding.ipynb #ab368b25
+# %% ../nbs/32_breeding.ipynb #dfd02f1d
 import math
 import warnings
 from dataclasses import dataclass, field, replace
@@ -31,7 +31,7 @@ from .ensemble import COMBINATIONS, ensemble_curves
 from .experts import blimp_task, check_base, load_experts, open_base, seen_in_training
 from .fitness import Cache, Engine, Fitness, InProcess, _pack_score, _unpack_score
 from .generations import bootstrap_means, choose_device
-from .genome import AdapterSpace, CoefficientSpace, check_modules
+from .genome import Adapter, AdapterSpace, CoefficientSpace, check_modules
 from .operators import usable
 from .population import METHODS, evolve
 from evonb.store import (
@@ -367,14 +367,14 @@ def breed_all(self: Breeding) -> dict: # (method, seed) -> Result
         found[method, seed] = self.breed_one(method, seed)
     return found
 
-# %% ../nbs/32_breeding.ipynb #6c037af2
+# %% ../nbs/32_breeding.ipynb #cb928fb6
 def candidates(
     results: dict, # (method, seed) -> Result
     experts: dict, # name -> Adapter
     n_members: int # of an ensemble, at most
 ) -> dict: # name -> genome or Adapter
-    "Who is tested: experts, chosen individuals, and the best of each last population, ranked by validation."
-    found = {f"expert/{n}": a for n, a in experts.items()}
+    "Who is tested: the base alone, experts, chosen individuals, the best of each last population by validation."
+    found = {"base": Adapter({}, {}, {}, {})} | {f"expert/{n}": a for n, a in experts.items()}
     for (m, s), r in results.items():
         found[f"{m}/{s}"] = r.best.genome
         found |= {f"{m}/{s}/{i}": x.genome for i, x in enumerate(members(r, n_members))}
@@ -391,7 +391,7 @@ def members(
     ranked = sorted(alive.values(), key=lambda x: (-x.value, -smooth(x), x.number))
     return ranked[:n] if len(ranked) > 1 else []
 
-# %% ../nbs/32_breeding.ipynb #1a02e1d9
+# %% ../nbs/32_breeding.ipynb #83ed2820
 @patch
 def test(self: Breeding, found) -> dict: # name -> Evaluation on the test items
     "Score individuals on the sealed items of every task."
@@ -399,7 +399,7 @@ def test(self: Breeding, found) -> dict: # name -> Evaluation on the test items
     told = ", ".join(n for n in names if n.count("/") < 2) # members stand for their evolution
     self.opened = [open_test(t, record, told) for t in (*self.tasks, *self.held_out)]
     score = Fitness(self.fitness.backend, self.opened, split="test", cache=self.fitness.cache)
-    adapters = [a if n.startswith("expert/") else self.space.adapter(a) for n, a in found.items()]
+    adapters = [a if n == "base" or n.startswith("expert/") else self.space.adapter(a) for n, a in found.items()]
     self.run.set_state("running", f"the sealed test of {len(names)} individuals")
     return dict(zip(names, scored(score, adapters)))
 
@@ -554,7 +554,7 @@ def best_so_far(
     best = np.fmax.accumulate(np.concatenate([values, np.full(budget - len(values), np.nan)]))
     return best
 
-# %% ../nbs/32_breeding.ipynb #5696d604
+# %% ../nbs/32_breeding.ipynb #933f5766
 @patch
 def gather(self: Breeding, results, tested): # -> xarray Dataset
     "Everything measured, over method, seed, evaluation, task, expert and coefficient group."
@@ -571,6 +571,7 @@ def gather(self: Breeding, results, tested): # -> xarray Dataset
         test=(of_run, grid(lambda m, s: _value(tested[f"{m}/{s}"], self.tasks))),
         task_test=(of_task, table("mean")), task_test_se=(of_task, table("se")),
         task_validation=(of_task, grid(lambda m, s: [results[m, s].best.scores.get(t.name, math.nan) for t in tasks])),
+        base_test=("task", [score(tested["base"], t, "mean") for t in tasks]),
         expert_test=(("expert", "task"),
                      [[score(tested[f"expert/{e}"], t, "mean") for t in tasks] for e in self.experts]),
         selected=("task", [t in self.tasks for t in tasks]), chance=("task", [t.chance for t in tasks]))
@@ -617,13 +618,19 @@ def work(self: Breeding) -> Run:
     write_json(self.run.file("summary.json"), self.summarise(results, tested))
     return self.run
 
-# %% ../nbs/32_breeding.ipynb #12b69b23
+# %% ../nbs/32_breeding.ipynb #469a18d4
+def _plain(evaluation, task):
+    "A task's mean and standard error; None for what failed."
+    s = None if evaluation.reason else evaluation.scores[task.name]
+    return s and dict(mean=s.mean, se=None if math.isnan(s.se) else s.se)
+
+# %% ../nbs/32_breeding.ipynb #9f0583d1
 @patch
 def summarise(self: Breeding, results, tested) -> dict:
     "What came out, as plain values."
     c, judged = self.config, self.judge(results, tested)
     tasks = [dict(name=t.name, kind=t.kind, selected=t in self.tasks, n_validation=t.n("validation"),
-                  n_test=t.n("test"), chance=None if math.isnan(t.chance) else t.chance)
+                  n_test=t.n("test"), chance=None if math.isnan(t.chance) else t.chance, base=_plain(tested["base"], t))
              for t in (*self.tasks, *self.held_out)]
     said = statement(judged, c.methods or c.all_methods()) + _told(self.left_out)
     return dict(kind="population", statement=said, methods=judged, tasks=tasks, experts=list(self.experts),

@@ -129,8 +129,8 @@ def connectome_table(
         out += _columns([head, *body]) + _edge_note(arms) + ["", summary["statement"]]
     return "\n".join(out)
 
-# %% ../nbs/60_cli.ipynb #e11c80a5
-def _score_cell(x): return f"{x['mean']:.3f} ± {x['se']:.3f}"
+# %% ../nbs/60_cli.ipynb #14badbd3
+def _score_cell(x): return f"{x['mean']:.3f}" + ("" if x["se"] is None else f" ± {x['se']:.3f}")
 
 def _versus_cell(x):
     "difference [low, high] p"
@@ -142,7 +142,7 @@ def _method_row(name, m):
     return (name, f"{m['validation']['mean']:.3f}{sd}", _score_cell(m["test"]), *versus, f"{m['evaluations']:g}",
             human_time(m["seconds"]))
 
-# %% ../nbs/60_cli.ipynb #ec6e921e
+# %% ../nbs/60_cli.ipynb #b10673ed
 def population_table(
     summary: dict # of a run of kind population
 ) -> str: # lines
@@ -154,6 +154,7 @@ def population_table(
            "over evolutions; test: mean ± standard error over evolutions and items; differences with 95 % bootstrap "
            "intervals"]
     out += _columns([head, *(_method_row(*r) for r in rows)])
+    out += ["", *(f"the base alone on {t['name']}: {_score_cell(t['base'])}" for t in summary["tasks"] if t.get("base"))]
     if carried:
         out += ["", "Tasks that nothing was selected on, mean ± standard error:", *_columns(_carried(rows, carried))]
     return "\n".join([*out, "", summary["statement"]])

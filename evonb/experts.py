@@ -10,7 +10,7 @@ __all__ = ['SMOLLM2', 'TRAIN_SHARE', 'Base', 'base_digest', 'new_base', 'save_ba
            'blimp_task', 'expert_texts', 'source_name', 'training_for', 'ExpertsConfig', 'train_experts', 'text_key',
            'read_expert', 'gather_experts', 'summarise_experts', 'load_experts', 'check_base', 'seen_in_training']
 
-# %% ../nbs/27_experts.ipynb #ca876366
+# %% ../nbs/27_experts.ipynb #b716111b
 import hashlib
 import importlib.util
 import json
@@ -49,7 +49,7 @@ from evonb.core import (
 )
 from .corpora import dataset_path, encode, load_corpus, load_tokenizer, train_tokenizer
 from .generations import ModelConfig, choose_device, life_folder, load_model
-from .genome import Adapter, Lineage, config_rank_scale, linear_shapes, read_adapter, write_adapter
+from .genome import Adapter, Lineage, config_rank_scale, linear_shapes, read_adapter, trained_on, write_adapter
 from .gpt import GPTConfig, new_gpt
 from .skills import neutral_documents, skill_documents
 from evonb.store import (
@@ -991,15 +991,14 @@ def _run_experts(run):
         raise InputError(f"{run.path} has not trained {', '.join(missing)} yet. Resume it with evonb experts --resume.")
     return run.file("experts")
 
-# %% ../nbs/27_experts.ipynb #b928e504
+# %% ../nbs/27_experts.ipynb #ffb9c2ac
 def check_base(
     adapters: dict, # name -> Adapter
     base: Base # what they are to be added to
 ):
     "Refuse adapters that were trained on another base; those that don't say on which pass."
     for name, a in adapters.items():
-        told = a.config.get("revision")
-        if told and re.fullmatch("[0-9a-f]{64}", told) and told != base.digest:
+        if (told := trained_on(a)) and told != base.digest:
             of = a.config.get("base_model_name_or_path")
             raise InputError(f"The expert {name} was trained on {of} with the digest {told[:12]}, not on {base.name} "
                              f"({base.digest[:12]}). Open the base it belongs to.")

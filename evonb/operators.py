@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SELECTIONS', 'ArraySpace', 'AllFailedError', 'usable', 'roulette_shares', 'roulette', 'rank', 'truncation',
            'tournament', 'select', 'elites', 'survivors', 'parent_weights', 'torch_generator', 'crossover', 'mutate',
-           'succession_velocity', 'succession', 'decayed', 'diversity']
+           'succession_velocity', 'succession', 'decayed', 'diversity', 'dominated']
 
 # %% ../nbs/24_operators.ipynb #7a793c99
 import hashlib
@@ -278,3 +278,11 @@ def diversity(
     "The mean distance over all pairs."
     pairs = [space.distance(a, b) for i, a in enumerate(genomes) for b in genomes[:i]]
     return float(np.mean(pairs)) if pairs else math.nan
+
+# %% ../nbs/24_operators.ipynb #d5fe0513
+def dominated(
+    scores # (n_individuals, n_tasks), higher is better; a row with nan neither dominates nor is dominated
+) -> np.ndarray: # (n_individuals,) bool
+    "Who is dominated by someone."
+    s = np.asarray(scores, float)
+    return np.array([((s >= x).all(1) & (s > x).any(1)).any() for x in s], bool)

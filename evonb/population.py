@@ -14,7 +14,7 @@ __all__ = ['METHODS', 'TaskResult', 'Outcome', 'margins', 'log_right', 'right_op
            'ParetoConfig', 'Pareto', 'SkillLandscape', 'CoarseToFineConfig', 'structured_design', 'kernel',
            'ItemSurrogate', 'expected_log_right', 'maximise', 'CoarseToFine', 'compare', 'best_so_far']
 
-# %% ../nbs/30_population.ipynb #800d7687
+# %% ../nbs/30_population.ipynb #9d6c4572
 import dataclasses
 import html
 import json
@@ -51,6 +51,7 @@ from evonb.operators import (
     crossover,
     decayed,
     diversity,
+    dominated,
     mutate,
     parent_weights,
     select,
@@ -430,7 +431,7 @@ def settings(self: Evolution) -> dict:
     return dict(method=m.name, config=to_dict(m.config), seeds=m.seeds.to_dict(), budget=self.budget,
                 chunk=None if self.chunk == math.inf else self.chunk, patience=self.patience, about=self.about)
 
-# %% ../nbs/30_population.ipynb #c118ce5a
+# %% ../nbs/30_population.ipynb #f7e33fe0
 @patch
 def save(self: Evolution):
     "Store the state after a tell; what an unfinished generation had stored is then void."
@@ -439,7 +440,7 @@ def save(self: Evolution):
     kept, rows = pack_individuals(self.method.space, [self.best] if self.best else [])
     write_tensors(self.folder/"method.safetensors", tensors | {f"best|{k}": t for k, t in kept.items()},
                   dict(settings=self.settings(), method=values, rows=self.rows, best=rows, diversity=self.diversity,
-                       without_gain=self.without_gain, seconds=self.seconds, ended=self.ended))
+                       without_gain=self.without_gain, seconds=self.seconds, ended=self.ended, front=self.on_front()))
     if self.ended: write_dataset(self.folder/"history.zarr.zip", self.history())
     (self.folder/"unfinished.safetensors").unlink(missing_ok=True)
 
@@ -567,10 +568,11 @@ def population(self: Method) -> list: # of Individual
     "The individuals alive: those told last, unless the method keeps a population."
     return self.last
 
-# %% ../nbs/30_population.ipynb #718423f9
+# %% ../nbs/30_population.ipynb #b947235a
 def history_of(
     rows, # one per scored individual, in order
     spread, # (n_generations,) diversity
+    front=(), # digests of those on the Pareto front; none: the method has no front
     **attrs # what to note beside
 ): # -> xarray Dataset (generation, individual[, task])
     "Everything that was scored, in order."
@@ -584,13 +586,20 @@ def history_of(
     score[index] = np.array([[r["scores"].get(t, np.nan) for t in tasks] for r in rows]).reshape(len(rows), len(tasks))
     data = _columns(rows, shape, index) | _running(rows, n, spread)
     coords = dict(generation=np.arange(n), individual=np.arange(shape[1]), task=np.array(tasks, dtype=str))
+    if len(front): data["front"] = ("generation", "individual"), np.isin(data["digest"][1], list(front))
     return xr.Dataset(data | dict(score=(("generation", "individual", "task"), score)), coords, attrs)
 
-# %% ../nbs/30_population.ipynb #bb79dc94
+# %% ../nbs/30_population.ipynb #b1d8c491
+@patch
+def on_front(self: Evolution) -> list: # of digests
+    "Who is on the Pareto front, where the method has one."
+    return [x.digest for x in self.method.front()]
+
 @patch
 def history(self: Evolution): # -> xarray Dataset (generation, individual[, task])
     "The history so far."
-    return history_of(self.rows, self.diversity, method=self.method.name, budget=self.budget, ended=self.ended)
+    return history_of(self.rows, self.diversity, self.on_front(), method=self.method.name, budget=self.budget,
+                      ended=self.ended)
 
 def stored_history(
     folder # of an evolution, also while it runs or after it was killed
@@ -598,7 +607,7 @@ def stored_history(
     "The history that a folder holds."
     _, meta = read_tensors(Path(folder)/"method.safetensors")
     about = {k: meta["settings"][k] for k in ("method", "budget")}
-    return history_of(meta["rows"], meta["diversity"], **about, ended=meta["ended"])
+    return history_of(meta["rows"], meta["diversity"], meta.get("front", ()), **about, ended=meta["ended"])
 
 # %% ../nbs/30_population.ipynb #ab42a07a
 def _columns(rows, shape, index):
@@ -857,7 +866,7 @@ def arrive(self: Swarm, y, x) -> Individual: # y, or x where y failed
         y.memory["start"] = y.memory["own"]
     return y
 
-# %% ../nbs/30_population.ipynb #b14417e9
+# %% ../nbs/30_population.ipynb #502aa36c
 @patch
 def propose_moves(self: Swarm) -> list: # of Individual
     rng = self.rng("move")
@@ -867,7 +876,8 @@ def _restarted(space, x):
     "The same individual back at its own best and at rest, if it is due."
     if "start" not in x.memory: return x
     rest = space.combine([x.genome, x.genome], [1, -1])
-    return dataclasses.replace(x, genome=x.memory["start"], memory=dict(own=x.memory["own"], velocity=rest), stale=0)
+    return dataclasses.replace(x, genome=x.memory["start"], digest=space.digest(x.memory["start"]), stale=0,
+                               memory=dict(own=x.memory["own"], velocity=rest))
 
 # %% ../nbs/30_population.ipynb #bf9f503a
 @patch
@@ -1292,17 +1302,14 @@ def learn(self: DifferentialEvolution, told):
         better = [_least(y.value) >= _least(x.value) and np.isfinite(y.value) for x, y in zip(self.members, told)]
         self.members = [y if b else x for x, y, b in zip(self.members, told, better)] + self.members[len(told):]
 
-# %% ../nbs/30_population.ipynb #3026bfc2
+# %% ../nbs/30_population.ipynb #dafda867
 def pareto_front(
     scores # (n_individuals, n_tasks) higher is better, nan rows where scoring failed
 ) -> np.ndarray: # indices of those that none other dominates; the earlier of equals
     "Who isn't dominated."
     s = np.asarray(scores, float)
-    found = []
-    for i in np.flatnonzero(np.isfinite(s).all(1)):
-        better = (s >= s[i]).all(1) & (s > s[i]).any(1)
-        if not better.any() and not (s[:i] == s[i]).all(1).any(): found.append(i)
-    return np.array(found, int)
+    found = np.flatnonzero(np.isfinite(s).all(1) & ~dominated(s))
+    return np.array([i for i in found if not (s[:i] == s[i]).all(1).any()], int)
 
 # %% ../nbs/30_population.ipynb #d76cafee
 @dataclass

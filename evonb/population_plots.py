@@ -7,9 +7,9 @@ __all__ = ['COLOURS', 'example_ends', 'example_baselines', 'example_tasks', 'exa
            'method_styles', 'wrapped', 'example_population', 'of_method', 'is_level', 'score_text', 'search_progress',
            'final_scores', 'example_history', 'Individuals', 'individuals', 'generations_figure', 'best_place',
            'ancestry', 'main_line', 'family_tree', 'ensemble_curves', 'coefficient_map', 'expert_scores',
-           'pareto_front', 'opposed_tasks', 'pareto_view', 'switch', 'example_training', 'expert_curves']
+           'opposed_tasks', 'pareto_view', 'switch', 'example_training', 'expert_curves']
 
-# %% ../nbs/51_population_plots.ipynb #a5685313
+# %% ../nbs/51_population_plots.ipynb #ce22c041
 import itertools
 import math
 import textwrap
@@ -19,6 +19,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from .core import InputError, Seeds, check_choice, check_positive
+from .operators import dominated
 from evonb.plots import (
     NothingToPlot,
     Style,
@@ -660,14 +661,6 @@ def expert_scores(
     _add_grid(fig, score, x, list(map(wrapped, names)), "%{z:.2f}", hover, colorscale="Cividis")
     return fig.update_xaxes(side="top", autotickangles=[0, -45, -90])
 
-# %% ../nbs/51_population_plots.ipynb #429fbe12
-def pareto_front(
-    points # (n_individuals, n_tasks), higher is better, finite
-) -> np.ndarray: # (n_individuals,) bool
-    "Who isn't dominated: nobody is at least as good everywhere and better somewhere."
-    points = np.asarray(points, float)
-    return np.array([not ((points >= p).all(1) & (points > p).any(1)).any() for p in points], bool)
-
 # %% ../nbs/51_population_plots.ipynb #324922da
 def opposed_tasks(
     history # xarray Dataset of an evolution: score (generation, individual, task)
@@ -704,7 +697,7 @@ def _take(everyone, keep):
     "Some of the individuals."
     return Individuals(*[list(itertools.compress(v, keep)) if isinstance(v, list) else v[keep] for v in everyone])
 
-# %% ../nbs/51_population_plots.ipynb #4b8c8f25
+# %% ../nbs/51_population_plots.ipynb #9f94bbd5
 def pareto_view(
     history, # xarray Dataset of an evolution: score (generation, individual, task)
     tasks: tuple | None = None, # two of its tasks; None: those that go together least
@@ -717,7 +710,7 @@ def pareto_view(
     points = points[history["digest"].values.ravel().astype(str) != ""]
     ok, everyone = np.isfinite(points).all(1), individuals(history)
     everyone, points = _take(everyone, ok), points[ok]
-    fig, front = figure("Two tasks at once", "orange: the front, on validation", 520), pareto_front(points)
+    fig, front = figure("Two tasks at once", "orange: the front, on validation", 520), ~dominated(points)
     _add_scored(fig, everyone, points, front)
     _add_front(fig, *points[front].T)
     lines = dict(line=dict(color="#808080", width=1, dash="dot"), opacity=.8)

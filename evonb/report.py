@@ -338,7 +338,7 @@ def methods_table(
     header = ["method", "validation", "test", *(f"minus {r}" for r in references), "evaluations"]
     return table(header, [_method_row(m, v, styles, references) for m, v in by_test(summary).items()], caption)
 
-# %% ../nbs/54_report.ipynb #a77a5e08
+# %% ../nbs/54_report.ipynb #f225a02d
 def tasks_table(
     summary: dict # of a run of kind "population"
 ) -> Html:
@@ -350,7 +350,8 @@ def tasks_table(
     header = ["method", *(Html(name(t)) for t in tasks)]
     rows = [[_method_name(m, styles), *(score_html((v.get("by_task") or {}).get(t["name"])) for t in tasks)]
             for m, v in by_test(summary).items()]
-    facts = [[what, *(number(t.get(key), spec) for t in tasks)] for what, key, spec in (
+    facts = [["the base alone", *(score_html(t.get("base")) for t in tasks)]]
+    facts += [[what, *(number(t.get(key), spec) for t in tasks)] for what, key, spec in (
         ("chance", "chance", ".3f"), ("validation items", "n_validation", ",d"), ("test items", "n_test", ",d"))]
     return table(header, rows + facts, "Test score by task: mean over seeds ± SE. A held-out task was in no fitness.")
 

@@ -9,7 +9,7 @@ __all__ = ['KINDS', 'NORMALISE', 'STYLES', 'Item', 'Choice', 'Prompt', 'ScoreErr
            'read_item', 'pair_item', 'read_pairs', 'clean_wikihow', 'hellaswag_item', 'read_mmlu', 'mix', 'by_group',
            'open_test', 'read_record', 'Paired', 'paired_bootstrap', 'skill_task']
 
-# %% ../nbs/26_tasks.ipynb #a7e67098
+# %% ../nbs/26_tasks.ipynb #6ccd155f
 import csv
 import dataclasses
 import hashlib
@@ -22,6 +22,7 @@ import os
 import re
 import typing
 import warnings
+from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fractions import Fraction
@@ -891,22 +892,31 @@ def _score_of(task, items, score, at) -> TaskScore:
     if task.kind != "perplexity": return mean_score(credit, option_scores=score.option_scores[at])
     return _score_texts(items, [[c * math.log(2) * len(i.options[0].encode())] for c, i in zip(credit, items)])
 
-# %% ../nbs/26_tasks.ipynb #e03071c8
+# %% ../nbs/26_tasks.ipynb #563576e6
 @patch
 def subset(
     self: Task,
     groups: typing.Iterable | None = None, # only these
-    n_validation: int | None = None, # at most these many of each split, in the order they were drawn
-    n_test: int | None = None,
+    n_validation: int | None = None, # items for selection, of every group its share; None: all
+    n_test: int | None = None, # sealed items, likewise
     name: str | None = None # the task's name unless given
 ) -> Task:
     "A smaller task; its test split stays sealed."
     known = sorted({i.group for items in self._splits.values() for i in items})
     wanted = known if groups is None else [check_choice(g, known, "group") for g in groups]
     sizes = dict(validation=n_validation, test=n_test)
-    splits = {s: _enough([i for i in items if i.group in wanted], sizes.get(s), s, self.name)
-              for s, items in self._splits.items()}
+    splits = {s: [i for i in items if i.group in wanted] for s, items in self._splits.items()}
+    splits = {s: items if sizes.get(s) is None else _enough(_in_turns(items), sizes[s], s, self.name)
+              for s, items in splits.items()}
     return Task(name or self.name, self.kind, splits, self.grading, self.preambles, self.info, self.grader)
+
+def _in_turns(items) -> list:
+    "The same items, each group in its order, spread evenly: the first n hold every group in its share."
+    size, seen, share = Counter(i.group for i in items), Counter(), []
+    for i in items:
+        share.append((seen[i.group] + .5) / size[i.group])
+        seen[i.group] += 1
+    return [items[j] for j in sorted(range(len(items)), key=share.__getitem__)]
 
 # %% ../nbs/26_tasks.ipynb #501759c1
 @patch

@@ -393,7 +393,7 @@ def test_individuals_that_are_adapters(space, config, tmp_path):
     assert "coefficients" not in data and "random-search" not in summary["methods"]
     assert set(summary["methods"]) == {"best-expert", "uniform", "sum", "genome"}
     full = {"best_value", "validation", "test", "task_test", "task_test_se", "task_validation", "expert_test",
-            "selected", "chance", "ensemble_test", "oracle_test"}  # fmt: skip
+            "base_test", "selected", "chance", "ensemble_test", "oracle_test"}  # fmt: skip
     assert set(data.data_vars) == full and np.isfinite(data.test).all()
     assert summary["methods"]["genome"]["evaluations"] == 8
     assert set(summary["methods"]["genome"]["versus"]) == {"best-expert", "sum"}

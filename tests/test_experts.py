@@ -9,10 +9,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from peft import PeftModel
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from evonb import experts
 from evonb.core import InputError, NonFiniteLossError, Seeds, Stopped, StopRequest, from_dict, to_dict
-from evonb.corpora import CorpusConfig
+from evonb.corpora import CorpusConfig, train_tokenizer
 from evonb.experts import (
     SMOLLM2,
     ExpertConfig,
@@ -45,7 +47,7 @@ from evonb.experts import (
     with_lora,
 )
 from evonb.generations import DevelopmentConfig, EvolutionConfig, ExperimentConfig, ModelConfig, experiment
-from evonb.genome import Adapter, read_adapter, write_adapter
+from evonb.genome import Adapter, applied, read_adapter, write_adapter
 from evonb.gpt import GPTConfig, new_gpt
 from evonb.skills import neutral_documents, skill_documents
 from evonb.store import open_run, read_dataset, read_json
@@ -518,3 +520,21 @@ def test_configurations_survive_json():
     assert from_dict(ExpertsConfig, json.loads(json.dumps(to_dict(config)))) == config
     assert from_dict(ToyConfig, json.loads(json.dumps(to_dict(ToyConfig())))) == ToyConfig()
     assert np.isfinite([lr_factor(s, ExpertConfig()) for s in range(ExpertConfig().steps)]).all()
+
+
+def test_gpt2_whose_weights_are_stored_transposed_is_trained_too(tmp_path):
+    tokenizer = train_tokenizer(["lucy chased the cat.", "the cats sleep here."] * 30, 280)
+    ends = dict(bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id)
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=280, n_layer=1, n_head=2, n_embd=16, n_positions=32, **ends))
+    gpt2, config = new_base(model, tokenizer, "gpt2"), ExpertConfig(rank=2, steps=3, warmup=1, batch_size=4, lr=1e-2)
+    adapter = train_expert(gpt2, ["lucy chased the cat."] * 10, config, Seeds(0), show=False)
+    assert adapter.config["fan_in_fan_out"] and len(adapter.modules) == 4
+    x = torch.arange(10)[None]
+    with torch.no_grad():
+        alone = model(x).logits
+        with applied(model, adapter):
+            added = model(x).logits
+        peft = PeftModel.from_pretrained(copy.deepcopy(model), write_adapter(adapter, tmp_path / "a")).eval()
+        torch.testing.assert_close(peft(x).logits, added, atol=1e-5, rtol=1e-5)
+    assert (added - alone).abs().max() > 1e-3

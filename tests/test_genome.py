@@ -775,3 +775,12 @@ def test_numbers_are_asked_for():
         merge([a, a], "ties", density="half")
     with pytest.raises(InputError, match="must be numbers"):
         merge([a, a], "linear", ["a", "b"])
+
+
+def test_bases_of_one_name_and_other_weights_are_told_apart():
+    a, b = (random_adapter({"m": (6, 5)}, 2, Seeds(i), "toy") for i in range(2))
+    a, b = (dataclasses.replace(x, config=x.config | dict(revision=d * 64)) for x, d in ((a, "a"), (b, "b")))
+    with pytest.raises(InputError, match="different weights of toy: their bases have the digests aaaaaaaaaaaa, bbbb"):
+        merge([a, b], "linear")
+    free = dataclasses.replace(b, config=b.config | dict(revision="main"))  # a branch says nothing of the weights
+    assert merge([a, free], "linear").modules == ["m"]

@@ -11,6 +11,7 @@ from evonb.operators import (
     crossover,
     decayed,
     diversity,
+    dominated,
     elites,
     mutate,
     parent_weights,
@@ -140,3 +141,11 @@ def test_decay_and_diversity():
     genomes = [rng.standard_normal(space.shape) for _ in range(5)]
     pairs = [np.linalg.norm(a - b) for i, a in enumerate(genomes) for b in genomes[i + 1 :]]
     assert np.isclose(diversity(space, genomes), np.mean(pairs)) and np.isnan(diversity(space, genomes[:1]))
+
+
+def test_dominated_against_a_plain_loop():
+    points = np.random.default_rng(0).integers(0, 8, (60, 3)) / 8  # with ties
+    found = dominated(points)
+    for i, p in enumerate(points.tolist()):
+        assert found[i] == any(all(a >= b for a, b in zip(q, p)) and q != p for q in points.tolist())
+    assert dominated([[1, np.nan], [0, 0]]).tolist() == [False, False]

@@ -24,6 +24,7 @@ from evonb.population import (
     pareto_front,
     released_shares,
     right_options,
+    stored_history,
 )
 from evonb.store import read_dataset
 from evonb.tasks import skill_task
@@ -476,3 +477,26 @@ def test_all_failed_then_mended(tmp_path):
     mended = evolve(make("genome"), two_tasks, 25, tmp_path, chunk=3, show=False)
     assert not mended.history.failed.any() and mended.history.identical(
         evolve(make("genome"), two_tasks, 25, chunk=3, show=False).history)
+
+
+def test_the_front_is_stored(tmp_path):
+    r = evolve(make("pareto"), two_tasks, 60, tmp_path, show=False)
+    scores = r.history.score.values
+    mine = {x.digest for x in r.front}
+    stored = read_dataset(tmp_path / "history.zarr.zip")
+    assert set(stored.digest.values[stored.front.values]) == mine and stored_history(tmp_path).identical(r.history)
+    for score in scores[stored.front.values]:
+        assert not ((scores >= score).all(-1) & (scores > score).any(-1)).any()
+    assert "front" not in evolve(make("genome"), two_tasks, 20, show=False).history
+
+
+def test_one_that_goes_back_is_a_child_of_its_own_best():
+    rng = np.random.default_rng(0)
+    drawn = lambda genomes: [Outcome(float(v)) for v in rng.random(len(genomes))]
+    r = evolve(METHODS["model-swarms"](SPACE, dict(population_size=6, restart=1), Seeds(0)), drawn, 90, show=False)
+    value = dict(zip(r.history.digest.values.ravel(), r.history.value.values.ravel()))
+    parents, own = r.history.parents.values, {}
+    for g, row in enumerate(r.history.digest.values):  # with restart=1 every move begins at the best of one's line
+        for digest, parent in zip(row, parents[g]):
+            own[digest] = max((digest, own.get(parent, digest)), key=value.get)
+            assert g == 0 or own[parent] == parent

@@ -223,12 +223,7 @@ def test_methods_without_families_and_empty_histories_are_named(history):
     assert [t.name for t in fig.data] == [f"failed ({history.value.size})"]
 
 
-def test_the_front_against_a_plain_loop(history):
-    points = np.random.default_rng(0).integers(0, 8, (60, 3)) / 8  # with ties
-    front = pp.pareto_front(points)
-    for i, p in enumerate(points.tolist()):
-        beaten = any(all(a >= b for a, b in zip(q, p)) and q != p for q in points.tolist())
-        assert front[i] == (not beaten)
+def test_the_front_is_a_staircase(history):
     fig = pp.pareto_view(history)
     line, scored = named(fig, "front"), named(fig, "individual")
     v = history.score.values.reshape(-1, 2)

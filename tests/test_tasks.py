@@ -606,3 +606,10 @@ def test_an_unknown_option_of_a_task_is_named():
     items = [Item(str(i), ("a", "b"), 0) for i in range(9)]
     with pytest.raises(InputError, match="option of t is 'normalize', but must be one of: .*normalise"):
         make_task("t", "choice", {"": items}, n_validation=4, normalize="none")
+
+
+def test_a_subset_keeps_the_shares_of_groups():
+    task = skill_task(["echo", "tense", "opposite"], Seeds(0), 30, 30)  # one group after another
+    small = task.subset(n_validation=9, n_test=6)
+    assert [i.group for i in small.items()].count("echo") == 3 and len(small.groups()) == 3
+    assert [i for i in small.items() if i.group == "tense"] == [i for i in task.items() if i.group == "tense"][:3]
