@@ -12,7 +12,7 @@ import numpy as np
 from .core import InputError, check_choice
 from .tasks import choice_credit
 
-# %% ../nbs/29_ensemble.ipynb #ceb32263
+# %% ../nbs/29_ensemble.ipynb #1908b921
 def stacked_scores(
     scores # one (n_items, n_options) array per member
 ) -> np.ndarray: # (n_members, n_items, n_options)
@@ -21,8 +21,8 @@ def stacked_scores(
     if not found: raise InputError("The ensemble is empty. Give the option scores of at least one member.")
     if len({s.shape for s in found}) > 1 or found[0].ndim != 2:
         shapes = sorted({s.shape for s in found})
-        raise InputError(f"The members' option scores have the shapes {shapes}, but must all be (n_items, n_options) of "
-                         "the same items.")
+        raise InputError(f"The members' option scores have the shapes {shapes}, but must all be (n_items, n_options) "
+                         "of the same items.")
     return np.array(found)
 
 # %% ../nbs/29_ensemble.ipynb #6526b097

@@ -784,7 +784,7 @@ def close(self: Pool):
     "End all workers."
     for worker in list(self._workers): self._end(worker)
 
-# %% ../nbs/28_fitness.ipynb #cdac41fb
+# %% ../nbs/28_fitness.ipynb #acbaf985
 @patch
 def check(self: Pool,
     choices: list, # of Choice
@@ -800,8 +800,8 @@ def check(self: Pool,
         if said == "input": raise InputError(what)
         if said == "ok": return
         self._end(worker)
-    raise InputError(f"A worker process died or took longer than {self.open_timeout:g} s when it was given the tasks, twice. "
-                     "Score them with InProcess(open_engine()) to see why.")
+    raise InputError(f"A worker process died or took longer than {self.open_timeout:g} s when it was given the tasks, "
+                     "twice. Score them with InProcess(open_engine()) to see why.")
 
 # %% ../nbs/28_fitness.ipynb #08eac1d9
 @patch
@@ -987,12 +987,12 @@ def __call__(self: Fitness,
     for missing, members in todo.items(): self._compute(base, missing, members, known)
     return [self._evaluation(known[d]) for d in digests]
 
-# %% ../nbs/28_fitness.ipynb #57b9d993
+# %% ../nbs/28_fitness.ipynb #51909a8a
 def _check_individuals(adapters):
     if isinstance(adapters, Adapter): raise InputError("Got one adapter, but a population is a list. Give [adapter].")
     if odd := [a for a in adapters if not isinstance(a, Adapter)]:
-        raise InputError(f"An individual is {type(odd[0]).__name__}, but must be an Adapter. Of a genome, its space makes "
-                         "one: space.adapter(genome).")
+        raise InputError(f"An individual is {type(odd[0]).__name__}, but must be an Adapter. Of a genome, its space "
+                         "makes one: space.adapter(genome).")
     return adapters
 
 # %% ../nbs/28_fitness.ipynb #d1b9b55b

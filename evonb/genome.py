@@ -288,7 +288,7 @@ def trained_on(
     revision = adapter.config.get("revision") or ""
     return revision if re.fullmatch("[0-9a-f]{64}", revision) else ""
 
-# %% ../nbs/22_genome.ipynb #3ea95343
+# %% ../nbs/22_genome.ipynb #8390fa39
 def check_compatible(
     adapters, # at least one
     on: str = "delta" # "factors" also asks for the same modules, ranks and scales
@@ -301,8 +301,8 @@ def check_compatible(
         raise InputError(f"The adapters change different base models: {_some(bases)}. Merge adapters of one base; if "
                          "it is one under several names, set config['base_model_name_or_path'] alike.")
     if len(digests := sorted({d for a in adapters if (d := trained_on(a))})) > 1:
-        raise InputError(f"The adapters were trained on different weights of {_some(bases)}: their bases have the digests "
-                         f"{_some(d[:12] for d in digests)}. Merge adapters of one base.")
+        raise InputError(f"The adapters were trained on different weights of {_some(bases)}: their bases have the "
+                         f"digests {_some(d[:12] for d in digests)}. Merge adapters of one base.")
     if len({bool(a.config.get("fan_in_fan_out")) for a in adapters if a.modules}) > 1:
         raise InputError("Some adapters have fan_in_fan_out and some not: their bases store weights differently. "
                          "Merge adapters of one base.")
@@ -706,7 +706,7 @@ def weights_of(self: Merge,
                          "sums.")
     return w / w.sum() if self.normalised else w
 
-# %% ../nbs/22_genome.ipynb #249e32e4
+# %% ../nbs/22_genome.ipynb #2081897f
 @patch
 def check_options(self: Merge, generator, options):
     "Refuse unknown options, a random merge without a generator, and densities that leave nothing."
@@ -714,7 +714,8 @@ def check_options(self: Merge, generator, options):
         raise InputError(f"{self.name} has no option {unknown[0]!r}; it has: {_some(self.options, 9)}.")
     if self.random and generator is None:
         raise InputError(f"{self.name} draws at random: give it a generator, such as Seeds(0).torch().")
-    if odd := [k for k in ("density", "outliers", "scale") if not isinstance(options.get(k, 1.), (int, float, np.number))]:
+    numbers = {k: options[k] for k in ("density", "outliers", "scale") if k in options}
+    if odd := [k for k, v in numbers.items() if not isinstance(v, (int, float, np.number))]:
         raise InputError(f"{odd[0]} is {options[odd[0]]!r}, but must be a number.")
     for name in {"density", "outliers"} & set(options):
         low = options[name] >= 0 if name == "outliers" else options[name] > 0

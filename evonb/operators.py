@@ -226,7 +226,7 @@ def mutate(
     "A copy with sparse Gaussian noise."
     return space.perturb(genome, rate, scale, rng)
 
-# %% ../nbs/24_operators.ipynb #ba282730
+# %% ../nbs/24_operators.ipynb #bfb6b999
 def succession_velocity(
     space, # what the genomes belong to
     x, # where the individual is
@@ -238,7 +238,8 @@ def succession_velocity(
     r # (4,) random coefficients in [0, 1]
 ): # a genome
     "The next velocity of one individual."
-    if np.shape(phi) != (4,): raise InputError(f"phi has {np.size(phi)} numbers, but must have 4: inertia, own best, best, worst.")
+    if np.shape(phi) != (4,):
+        raise InputError(f"phi has {np.size(phi)} numbers, but must have 4: inertia, own best, best, worst.")
     p = np.asarray(phi, float) * np.asarray(r, float)
     if not p.sum() > 0: raise InputError(f"The coefficients phi * r are {p}, but their sum must be positive.")
     v, o, b, w = p / p.sum()

@@ -168,9 +168,10 @@ def __repr__(self: Individual):
     score = f"{self.value:.3f}" if np.isfinite(self.value) else f"failed: {self.reason}"
     return f"Individual({self.number}, {self.digest[:8]}, {score}, {made}, generation {self.lineage.generation})"
 
-# %% ../nbs/30_population.ipynb #1f373327
+# %% ../nbs/30_population.ipynb #f7cae337
 _plain = ("digest", "number", "value", "smooth", "scores", "reason", "own_value", "stale")
 
+# %% ../nbs/30_population.ipynb #205ae9e3
 def pack_individuals(
     space, # what the genomes belong to
     individuals
@@ -329,7 +330,7 @@ def _attach(self: Method, x, found):
     if self.reads_margins and np.isfinite(x.value) and (m := self.objective.margins(found)) is not None:
         x.margins, self.item_weights = m
 
-# %% ../nbs/30_population.ipynb #493a3cf0
+# %% ../nbs/30_population.ipynb #975cc8e1
 @patch
 def state(self: Method) -> tuple: # (name -> tensor, plain values)
     "Everything `restore` needs, between a tell and the next ask."
@@ -338,13 +339,15 @@ def state(self: Method) -> tuple: # (name -> tensor, plain values)
     return tensors, dict(generation=self.generation, n_asked=self.n_asked, n_members=len(self.members),
                          individuals=rows, extra=self.extra())
 
+# %% ../nbs/30_population.ipynb #6b660860
 @patch
 def others(self: Method) -> list: "For subclasses: individuals to keep beside the members."; return []
 
+# %% ../nbs/30_population.ipynb #30f16342
 @patch
 def extra(self: Method) -> dict: "For subclasses: further plain values."; return {}
 
-# %% ../nbs/30_population.ipynb #2f01b8fd
+# %% ../nbs/30_population.ipynb #9ecf0ac3
 @patch
 def restore(self: Method, tensors, values):
     "Take up a state that `state` gave."
@@ -354,6 +357,7 @@ def restore(self: Method, tensors, values):
     self.last = [x for x in self.members if x.lineage.generation == self.generation - 1]
     self.restore_extra(values["extra"], others)
 
+# %% ../nbs/30_population.ipynb #05ae725a
 @patch
 def restore_extra(self: Method, values, others): "For subclasses: take up what `extra` and `others` gave."
 
@@ -393,7 +397,7 @@ def _unpack_outcome(i, tensors, row):
     scores = {t: TaskResult(m, of(t, "option_scores"), of(t, "credit")) for t, m in row["scores"].items()}
     return Outcome(row["value"], scores, row["reason"])
 
-# %% ../nbs/30_population.ipynb #35051532
+# %% ../nbs/30_population.ipynb #c40b0711
 class Evolution:
     "One method on its way through a budget; `evolve` makes and runs it."
     def __init__(self, method, evaluate, budget, folder=None, chunk=None, patience=None, max_seconds=None,
@@ -405,25 +409,28 @@ class Evolution:
         self.max_seconds, self.measure_diversity = _checked_seconds(max_seconds), measure_diversity
         self.rows, self.best, self.diversity, self.without_gain = [], None, [], 0
         self.before, self.began, self.ended = 0., time.monotonic(), ""
-        self.about = dict(space=[method.space.digest(g)[:12] for g in method.space.start()]) # what is evolved, and on what
+        self.about = dict(space=[method.space.digest(g)[:12] for g in method.space.start()]) # evolved what, on what
         method.budget = self.budget
 
+# %% ../nbs/30_population.ipynb #3c43035e
 def _checked_seconds(value):
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if value is None or (number and value >= 0): return value
     raise InputError(f"max_seconds is {value!r}, but must be a number of seconds, 0 or more, or None for no limit.")
 
-# %% ../nbs/30_population.ipynb #4879535d
+# %% ../nbs/30_population.ipynb #af3cd1ec
 @patch(as_prop=True)
 def seconds(self: Evolution) -> float:
     "Seconds worked, over all sessions of a resumed run."
     return self.before + time.monotonic() - self.began
 
+# %% ../nbs/30_population.ipynb #c8a8485e
 @patch(as_prop=True)
 def remaining(self: Evolution) -> int:
     "Evaluations left."
     return self.budget - len(self.rows)
 
+# %% ../nbs/30_population.ipynb #45350ec7
 @patch
 def settings(self: Evolution) -> dict:
     "What must be the same for a run to be resumed."
@@ -491,7 +498,7 @@ def unfinished(self: Evolution) -> list: # of Outcome, for the first individuals
     self.before = max(self.before, meta["seconds"])
     return [_unpack_outcome(i, tensors, row) for i, row in enumerate(meta["outcomes"])]
 
-# %% ../nbs/30_population.ipynb #bb9545ec
+# %% ../nbs/30_population.ipynb #b1aad09b
 @patch
 def score(self: Evolution, genomes, bar, stop) -> list: # of evaluations, fewer when the time is up
     "Score a generation in chunks, storing after each."
@@ -517,10 +524,11 @@ def _evaluated(self: Evolution, genomes):
                          "Outcome(number).")
     return found
 
+# %% ../nbs/30_population.ipynb #95900c90
 @patch
 def out_of_time(self: Evolution) -> bool: return self.max_seconds is not None and self.seconds >= self.max_seconds
 
-# %% ../nbs/30_population.ipynb #55f6de34
+# %% ../nbs/30_population.ipynb #2660d3d3
 @patch
 def step(self: Evolution, bar, stop) -> bool: # whether to go on
     "One generation: ask, score, tell, store."
@@ -537,6 +545,7 @@ def step(self: Evolution, bar, stop) -> bool: # whether to go on
     self.save()
     return True
 
+# %% ../nbs/30_population.ipynb #d5c29f65
 @patch
 def _tell(self: Evolution, found):
     "When all have failed, nothing of them is kept: what is resumed scores them again."
@@ -545,13 +554,14 @@ def _tell(self: Evolution, found):
         if self.folder: (self.folder/"unfinished.safetensors").unlink(missing_ok=True)
         raise
 
+# %% ../nbs/30_population.ipynb #074d2c62
 @patch
 def _end(self: Evolution, why, save=True):
     self.ended = why
     if save and self.method.asked is None: self.save()
     return False
 
-# %% ../nbs/30_population.ipynb #cd4bb893
+# %% ../nbs/30_population.ipynb #3eae6b6d
 @patch
 def _note(self: Evolution, told):
     "Enter a told generation into the history."
@@ -563,12 +573,13 @@ def _note(self: Evolution, told):
     genomes = [x.genome for x in self.method.population()]
     self.diversity.append(diversity(self.method.space, genomes) if self.measure_diversity else math.nan)
 
+# %% ../nbs/30_population.ipynb #da68b820
 @patch
 def population(self: Method) -> list: # of Individual
     "The individuals alive: those told last, unless the method keeps a population."
     return self.last
 
-# %% ../nbs/30_population.ipynb #b947235a
+# %% ../nbs/30_population.ipynb #c72874ae
 def history_of(
     rows, # one per scored individual, in order
     spread, # (n_generations,) diversity
@@ -589,18 +600,19 @@ def history_of(
     if len(front): data["front"] = ("generation", "individual"), np.isin(data["digest"][1], list(front))
     return xr.Dataset(data | dict(score=(("generation", "individual", "task"), score)), coords, attrs)
 
-# %% ../nbs/30_population.ipynb #b1d8c491
 @patch
 def on_front(self: Evolution) -> list: # of digests
     "Who is on the Pareto front, where the method has one."
     return [x.digest for x in self.method.front()]
 
+# %% ../nbs/30_population.ipynb #7d9a150a
 @patch
 def history(self: Evolution): # -> xarray Dataset (generation, individual[, task])
     "The history so far."
     return history_of(self.rows, self.diversity, self.on_front(), method=self.method.name, budget=self.budget,
                       ended=self.ended)
 
+# %% ../nbs/30_population.ipynb #982b6b3d
 def stored_history(
     folder # of an evolution, also while it runs or after it was killed
 ): # -> xarray Dataset (generation, individual[, task])
@@ -644,13 +656,14 @@ class Result:
     ended: str # "budget", "patience", "time" or "finished"
     front: list = field(default_factory=list) # of Individual: the Pareto front, where the method has one
 
-# %% ../nbs/30_population.ipynb #f457b1f3
+# %% ../nbs/30_population.ipynb #c75524ec
 @patch
 def __repr__(self: Result):
     return (f"Result({self.method}: best validation {self.best.value:.3f} ({self.best.lineage.operator}, "
             f"{self.best.digest[:8]}) after {self.evaluations} evaluations in {human_time(self.seconds)}, "
             f"ended by {self.ended})")
 
+# %% ../nbs/30_population.ipynb #0f708b60
 @patch
 def _repr_html_(self: Result):
     rows = {"method": self.method, "best validation": f"{self.best.value:.3f}", "made by": self.best.lineage.operator,
@@ -683,7 +696,7 @@ def evolve(
         while run.ended in ("", "time") and run.step(bar, stop): pass
     return run.result()
 
-# %% ../nbs/30_population.ipynb #7fa0e96e
+# %% ../nbs/30_population.ipynb #30fcd60b
 @patch
 def result(self: Evolution) -> Result:
     "What was found so far."
@@ -693,10 +706,11 @@ def result(self: Evolution) -> Result:
     chosen = m.choose(m.members + [self.best]) if m.members else self.best
     return Result(m.name, chosen, m.population(), self.history(), len(self.rows), self.seconds, self.ended, m.front())
 
+# %% ../nbs/30_population.ipynb #d5b751fc
 @patch
 def front(self: Method) -> list: "The Pareto front, for methods that have one."; return []
 
-# %% ../nbs/30_population.ipynb #90781fc1
+# %% ../nbs/30_population.ipynb #a09c67b7
 @dataclass
 class GenomeConfig:
     "GENOME's settings; the defaults are the released code's, where there is one."
@@ -713,12 +727,11 @@ class GenomeConfig:
     elite: float = .1 # share that lives on unconditionally, at least one
     selection: str = "tournament" # of the rest
 
-    limits: typing.ClassVar = dict(crossover_rate=(0, 1), parents=(2, math.inf), individual_rate=(0, 1), gene_rate=(0, 1),
-                                   scale=(0, math.inf), elite=(0, 1))
-    allowed: typing.ClassVar = dict(start=("experts", "pairs"), parents_by=tuple(SELECTIONS), selection=tuple(SELECTIONS),
-                                    contribute=("fitness", "random", "equal"))
+    limits: typing.ClassVar = dict(crossover_rate=(0, 1), parents=(2, math.inf), individual_rate=(0, 1),
+                                   gene_rate=(0, 1), scale=(0, math.inf), elite=(0, 1))
+    allowed: typing.ClassVar = dict(start=("experts", "pairs"), parents_by=tuple(SELECTIONS),
+                                    selection=tuple(SELECTIONS), contribute=("fitness", "random", "equal"))
 
-# %% ../nbs/30_population.ipynb #124d7aff
 def expert_pairs(
     n_experts: int,
     n: int, # pairs wanted

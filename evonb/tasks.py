@@ -991,7 +991,7 @@ class Paired:
     def __repr__(self):
         return f"{self.difference:+.3f} [{self.low:+.3f}, {self.high:+.3f}], p = {self.p:.2g}, {self.n} items"
 
-# %% ../nbs/26_tasks.ipynb #09c450ab
+# %% ../nbs/26_tasks.ipynb #c8a5c8bd
 def paired_bootstrap(
     credit_a, # (n_items,)
     credit_b, # (n_items,) of the same items
@@ -1009,7 +1009,7 @@ def paired_bootstrap(
     eps = 1e-12 # sums in another order differ by less
     tail = min((drawn <= eps).sum(), (drawn >= -eps).sum())
     low, high = np.quantile(drawn, (.025, .975))
-    p = max(2 * (tail + 1) / (n + 1), 2. ** (1 - len(d))) # of few items that all agree, no more than their signs can tell
+    p = max(2 * (tail + 1) / (n + 1), 2. ** (1 - len(d))) # few items that agree tell no more than their signs do
     return Paired(float(d.mean()), float(low), float(high), float(min(1, p)), len(d))
 
 # %% ../nbs/26_tasks.ipynb #6bac6b58
