@@ -6,9 +6,9 @@
 __all__ = ['TASK_FORMS', 'BASELINES', 'SPACES', 'open_task', 'BreedConfig', 'RunCache', 'Breeding', 'scored', 'experts_run',
            'expert_base', 'default_tasks', 'make_space', 'failed_experts', 'item_texts', 'check_unread',
            'method_settings', 'candidates', 'members', 'options_of', 'item_credit', 'compare_credits',
-           'describe_ensemble', 'describe_credit', 'task_score', 'statement', 'best_so_far', 'breed']
+           'describe_ensemble', 'describe_credit', 'task_score', 'statement', 'breed']
 
-# %% ../nbs/32_breeding.ipynb #dfd02f1d
+# %% ../nbs/32_breeding.ipynb #774dbfb5
 import math
 import warnings
 from dataclasses import dataclass, field, replace
@@ -33,7 +33,7 @@ from .fitness import Cache, Engine, Fitness, InProcess, _pack_score, _unpack_sco
 from .generations import bootstrap_means, choose_device
 from .genome import Adapter, AdapterSpace, CoefficientSpace, check_modules
 from .operators import usable
-from .population import METHODS, evolve
+from .population import METHODS, best_so_far, evolve
 from evonb.store import (
     Run,
     create_run,
@@ -54,12 +54,12 @@ TASK_FORMS = ("skill:NAME,NAME", "blimp:PARADIGM,PARADIGM", "hellaswag:FOLDER", 
 
 def _names(text): return [n.strip() for n in text.split(",") if n.strip()]
 
-# %% ../nbs/32_breeding.ipynb #7ec4be08
+# %% ../nbs/32_breeding.ipynb #7a8e5255
 def open_task(
     spec: str, # one of the forms of `TASK_FORMS`
     seeds: Seeds, # decide which items are for selection and which are sealed
     n_validation: int = 200, # items that selection sees
-    n_test: int | None = 300, # sealed items; None takes all that are left
+    n_test: int | None = 300, # sealed items; None takes all that are left (of generated skills 300)
     n_train: int | None = None # items kept apart for training experts
 ) -> Task:
     "The task that a string names."
@@ -68,15 +68,17 @@ def open_task(
         raise InputError(f"{spec!r} names no task. Write one of: {', '.join(TASK_FORMS)}.")
     sizes = dict(n_validation=n_validation, n_test=n_test)
     if form == "skill": return skill_task(_names(what), seeds, **{k: v for k, v in sizes.items() if v}, name=spec)
-    made = _openers(form)(what, seeds=seeds, n_train=n_train, name=spec, **sizes)
-    return made
+    return _openers(form)(what, seeds=seeds, n_train=n_train, name=spec, **sizes)
 
-# %% ../nbs/32_breeding.ipynb #0ddf7bc0
+# %% ../nbs/32_breeding.ipynb #edc13282
 def _openers(form):
     "The function that opens a form of task."
     check_choice(form, [f.partition(":")[0] for f in TASK_FORMS], "the form of task")
     def blimp(what, n_train, **options): return blimp_task(_names(what), **options) # experts read the other half
-    def lm_eval(what, name, **options): return Task.from_lm_eval(what, **options)
+    def lm_eval(what, name, **options):
+        made = Task.from_lm_eval(what, **options)
+        made.name = name
+        return made
     known = dict(blimp=blimp, hellaswag=Task.from_hellaswag, mmlu=Task.from_mmlu)
     known["lm-eval"] = lm_eval
     return known.get(form) or (lambda what, **options: Task.from_jsonl(what, kind=form, **options))
@@ -471,11 +473,10 @@ def compare_credits(
 
 def _sd(v): return float(np.std(v, ddof=1)) if len(v) > 1 else None
 
-# %% ../nbs/32_breeding.ipynb #5b612efa
+# %% ../nbs/32_breeding.ipynb #8df6a6c5
 @patch
-def judge(self: Breeding, results, tested) -> dict: # method -> what came out, as plain values
+def judge(self: Breeding, results, tested, voted) -> dict: # method -> what came out, as plain values
     "Every method's scores, and its differences to the references."
-    voted = self.ensembles(results, tested)
     credit = {m: self.credits(tested, m) for m in self.config.all_methods()}
     votes = {m: [v for (name, _), v in voted.items() if name == m] for m in credit}
     return {m: self.judge_one(m, results, tested, credit) | dict(ensemble=describe_ensemble(votes[m])) for m in credit}
@@ -541,22 +542,9 @@ def statement(
                 f"[{d['low']:+.3f}, {d['high']:+.3f}], p = {d['p']:.2g}.")
     return out
 
-# %% ../nbs/32_breeding.ipynb #f491467b
-def best_so_far(
-    result, # a Result
-    budget: int # evaluations
-) -> np.ndarray: # (budget,) the best validation score after each evaluation; nan before the first
-    "A search's progress; a method that ended early keeps its best."
-    h = result.history
-    value, number = h.value.values.ravel(), h.number.values.ravel()
-    at = np.argsort(number[number >= 0], kind="stable")
-    values = value[number >= 0][at][:budget]
-    best = np.fmax.accumulate(np.concatenate([values, np.full(budget - len(values), np.nan)]))
-    return best
-
-# %% ../nbs/32_breeding.ipynb #933f5766
+# %% ../nbs/32_breeding.ipynb #e4188847
 @patch
-def gather(self: Breeding, results, tested): # -> xarray Dataset
+def gather(self: Breeding, results, tested, voted): # -> xarray Dataset
     "Everything measured, over method, seed, evaluation, task, expert and coefficient group."
     import xarray as xr
     c, methods = self.config, self.config.all_methods()
@@ -566,7 +554,7 @@ def gather(self: Breeding, results, tested): # -> xarray Dataset
     table = lambda what: grid(lambda m, s: [score(tested[f"{m}/{s}"], t, what) for t in tasks])
     of_run, of_task = ("method", "seed"), ("method", "seed", "task")
     data = dict(
-        best_value=((*of_run, "evaluation"), grid(lambda m, s: best_so_far(results[m, s], c.budget))),
+        best_value=((*of_run, "evaluation"), grid(lambda m, s: best_so_far(results[m, s].history, c.budget))),
         validation=(of_run, grid(lambda m, s: results[m, s].best.value)),
         test=(of_run, grid(lambda m, s: _value(tested[f"{m}/{s}"], self.tasks))),
         task_test=(of_task, table("mean")), task_test_se=(of_task, table("se")),
@@ -577,7 +565,7 @@ def gather(self: Breeding, results, tested): # -> xarray Dataset
         selected=("task", [t in self.tasks for t in tasks]), chance=("task", [t.chance for t in tasks]))
     coords = dict(method=list(methods), seed=np.arange(c.n_seeds), evaluation=np.arange(1, c.budget + 1),
                   task=[t.name for t in tasks], expert=list(self.experts))
-    return xr.Dataset(data | self._coefficients(results) | self._votes(self.ensembles(results, tested)), coords)
+    return xr.Dataset(data | self._coefficients(results) | self._votes(voted), coords)
 
 # %% ../nbs/32_breeding.ipynb #b82f7434
 def _value(evaluation, tasks):
@@ -607,15 +595,16 @@ def _votes(self: Breeding, voted):
                 oracle_test=(("method", "seed", "size"), grid(lambda v: column(v, None if v is None else v.oracle))),
                 rule=list(COMBINATIONS), size=list(sizes))
 
-# %% ../nbs/32_breeding.ipynb #3bcf3903
+# %% ../nbs/32_breeding.ipynb #6430ec4a
 @patch
 def work(self: Breeding) -> Run:
     "Evolve, test once, sum up."
     results = self.breed_all()
     found = candidates(results, self.experts, self.config.ensemble_size)
     tested = self.test(found)
-    write_dataset(self.run.file("population.zarr.zip"), self.gather(results, tested))
-    write_json(self.run.file("summary.json"), self.summarise(results, tested))
+    voted = self.ensembles(results, tested)
+    write_dataset(self.run.file("population.zarr.zip"), self.gather(results, tested, voted))
+    write_json(self.run.file("summary.json"), self.summarise(results, tested, voted))
     return self.run
 
 # %% ../nbs/32_breeding.ipynb #469a18d4
@@ -624,11 +613,11 @@ def _plain(evaluation, task):
     s = None if evaluation.reason else evaluation.scores[task.name]
     return s and dict(mean=s.mean, se=None if math.isnan(s.se) else s.se)
 
-# %% ../nbs/32_breeding.ipynb #9f0583d1
+# %% ../nbs/32_breeding.ipynb #d6efd69e
 @patch
-def summarise(self: Breeding, results, tested) -> dict:
+def summarise(self: Breeding, results, tested, voted) -> dict:
     "What came out, as plain values."
-    c, judged = self.config, self.judge(results, tested)
+    c, judged = self.config, self.judge(results, tested, voted)
     tasks = [dict(name=t.name, kind=t.kind, selected=t in self.tasks, n_validation=t.n("validation"),
                   n_test=t.n("test"), chance=None if math.isnan(t.chance) else t.chance, base=_plain(tested["base"], t))
              for t in (*self.tasks, *self.held_out)]

@@ -142,7 +142,7 @@ def _method_row(name, m):
     return (name, f"{m['validation']['mean']:.3f}{sd}", _score_cell(m["test"]), *versus, f"{m['evaluations']:g}",
             human_time(m["seconds"]))
 
-# %% ../nbs/60_cli.ipynb #b10673ed
+# %% ../nbs/60_cli.ipynb #ad44ea8f
 def population_table(
     summary: dict # of a run of kind population
 ) -> str: # lines
@@ -154,7 +154,8 @@ def population_table(
            "over evolutions; test: mean ± standard error over evolutions and items; differences with 95 % bootstrap "
            "intervals"]
     out += _columns([head, *(_method_row(*r) for r in rows)])
-    out += ["", *(f"the base alone on {t['name']}: {_score_cell(t['base'])}" for t in summary["tasks"] if t.get("base"))]
+    alone = [t for t in summary["tasks"] if t.get("base")]
+    out += ["", *(f"the base alone on {t['name']}: {_score_cell(t['base'])}" for t in alone)]
     if carried:
         out += ["", "Tasks that nothing was selected on, mean ± standard error:", *_columns(_carried(rows, carried))]
     return "\n".join([*out, "", summary["statement"]])
