@@ -284,18 +284,23 @@ def _command(sub, run, help, example):
     p.set_defaults(run_command=run)
     return p
 
-# %% ../nbs/60_cli.ipynb #77a77fa7
+# %% ../nbs/60_cli.ipynb #7440a9b5
+def _run_options(p, out):
+    "What every command that makes a run of its own takes."
+    p.add_argument("--out", metavar="FOLDER", help=f"the run's folder (default: {out})")
+    p.add_argument("--seed", type=int, default=0, help="the root of all randomness (default: 0)")
+    p.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    p.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 or mps (default: the best there is)")
+    p.add_argument("--set", action="append", default=[], metavar="NAME=VALUE",
+                   help="replace a setting of run.json by its dotted name, as in evolution.n_generations=6")
+
+# %% ../nbs/60_cli.ipynb #47890aa2
 def _experiment_options(p, preset):
     "What every command that starts an experiment takes."
     p.add_argument("--corpus", metavar="PATH_OR_NAME",
                    help="a file, folder, glob or built-in corpus (toy-english, python-docs, childes)")
     p.add_argument("--preset", default=preset, help=f"demo, laptop or paper (default: {preset})")
-    p.add_argument("--out", metavar="FOLDER", help="the run's folder (default: runs/PRESET[-CORPUS])")
-    p.add_argument("--seed", type=int, default=0, help="the root of all randomness (default: 0)")
-    p.add_argument("--resume", action="store_true", help="go on with the run in --out")
-    p.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 or mps (default: the best there is)")
-    p.add_argument("--set", action="append", default=[], metavar="NAME=VALUE",
-                   help="replace a setting, as in evolution.n_generations=6")
+    _run_options(p, "runs/PRESET[-CORPUS]")
 
 # %% ../nbs/60_cli.ipynb #ab64ef25
 def _arm_options(p):
@@ -304,16 +309,6 @@ def _arm_options(p):
                    help="arms: connectome,random,degree_preserving,sign_shuffled,dense,dense_matched")
     p.add_argument("--seeds", type=int, metavar="N", help="newborns an arm")
     p.add_argument("--lrs", type=_numbers, metavar="A,B", help="peak learning rates tried for each arm")
-
-# %% ../nbs/60_cli.ipynb #3e40d231
-def _run_options(p, out):
-    "What every command that makes a run of its own takes."
-    p.add_argument("--out", metavar="FOLDER", help=f"the run's folder (default: {out})")
-    p.add_argument("--seed", type=int, default=0, help="the root of all randomness (default: 0)")
-    p.add_argument("--resume", action="store_true", help="go on with the run in --out")
-    p.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 or mps (default: the best there is)")
-    p.add_argument("--set", action="append", default=[], metavar="NAME=VALUE",
-                   help="replace a setting of run.json by its dotted name")
 
 # %% ../nbs/60_cli.ipynb #8cea42d8
 def _experts_options(p):
