@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['TASK_FORMS', 'BASELINES', 'SPACES', 'open_task', 'BreedConfig', 'RunCache', 'Breeding', 'scored', 'experts_run',
            'expert_base', 'default_tasks', 'make_space', 'failed_experts', 'item_texts', 'check_unread',
-           'method_settings', 'candidates', 'members', 'options_of', 'item_credit', 'compare_credits',
+           'method_settings', 'candidates', 'members', 'options_of', 'item_credit', 'resampled', 'compare_credits',
            'describe_ensemble', 'describe_credit', 'task_score', 'statement', 'breed']
 
-# %% ../nbs/32_breeding.ipynb #774dbfb5
+# %% ../nbs/32_breeding.ipynb #ca1cc2f5
 import math
 import warnings
 from dataclasses import dataclass, field, replace
@@ -29,8 +29,8 @@ from evonb.core import (
 )
 from .ensemble import COMBINATIONS, ensemble_curves
 from .experts import blimp_task, check_base, load_experts, open_base, seen_in_training
-from .fitness import Cache, Engine, Fitness, InProcess, _pack_score, _unpack_score
-from .generations import bootstrap_means, choose_device
+from .fitness import Cache, Engine, Fitness, InProcess, pack_score, unpack_score
+from .generations import bootstrap_means, choose_device, moments
 from .genome import Adapter, AdapterSpace, CoefficientSpace, check_modules
 from .operators import usable
 from .population import METHODS, best_so_far, evolve
@@ -146,7 +146,7 @@ def all_methods(self: BreedConfig) -> tuple: # names, baselines first
     fitting = [m for m in BASELINES if self.space == "coefficients" or m != "random-search"]
     return tuple(dict.fromkeys((*fitting, *self.methods)))
 
-# %% ../nbs/32_breeding.ipynb #3b4f35ea
+# %% ../nbs/32_breeding.ipynb #53cc6e1b
 class RunCache(Cache):
     "The scores of a run: what was scored together is kept together."
     def __init__(self,
@@ -164,21 +164,21 @@ def _read_batch(path):
         warnings.warn(f"{e} These scores are computed again.", stacklevel=3)
         return {}
     def arrays(i): return {k.partition("|")[2]: t for k, t in tensors.items() if k.startswith(f"{i}|")}
-    return {k: _unpack_score(arrays(i), m) for i, (k, m) in enumerate(zip(meta["keys"], meta["scores"]))}
+    return {k: unpack_score(arrays(i), m) for i, (k, m) in enumerate(zip(meta["keys"], meta["scores"]))}
 
-# %% ../nbs/32_breeding.ipynb #73480669
+# %% ../nbs/32_breeding.ipynb #a4036c82
 @patch
 def keep(self: RunCache):
     "Store what was put since the last time, in one file."
     if not self.new: return
     self.batches.mkdir(parents=True, exist_ok=True)
-    packed, n = [_pack_score(s) for s in self.new.values()], len(list(self.batches.glob("*.safetensors")))
+    packed, n = [pack_score(s) for s in self.new.values()], len(list(self.batches.glob("*.safetensors")))
     tensors = {f"{i}|{k}": t for i, (arrays, _) in enumerate(packed) for k, t in arrays.items()}
     meta = dict(keys=list(self.new), scores=[m for _, m in packed])
     write_tensors(self.batches/f"batch-{n:06d}.safetensors", tensors, meta)
     self.new = {}
 
-# %% ../nbs/32_breeding.ipynb #afb19cbe
+# %% ../nbs/32_breeding.ipynb #1e22940c
 @dataclass
 class Breeding:
     "A run at work: what its stages share."
@@ -198,8 +198,14 @@ class Breeding:
     @property
     def seeds(self): return Seeds(self.config.seed)
 
+    @property
+    def all_tasks(self): return [*self.tasks, *self.held_out]
+
     def adapters(self, genomes): return [self.space.adapter(g) for g in genomes]
     def evaluate(self, genomes): return scored(self.fitness, self.adapters(genomes))
+
+    def grid(self, f): # of what f(method, seed) gives: (method, seed, ...)
+        return [[f(m, s) for s in range(self.config.n_seeds)] for m in self.config.all_methods()]
 
 # %% ../nbs/32_breeding.ipynb #f2156da7
 def scored(
@@ -343,21 +349,14 @@ def method_settings(
     known = method.config_class.__dataclass_fields__
     return {k: config.n_individuals for k in ("population_size",) if k in known}
 
-# %% ../nbs/32_breeding.ipynb #2890f49d
+# %% ../nbs/32_breeding.ipynb #d0bce8b9
 @patch
 def breed_one(self: Breeding, method, seed):
     "One method with one seed: its Result."
     made = METHODS[method](self.space, method_settings(METHODS[method], self.config), self.seeds.child("evolve", seed))
     folder = self.run.file("evolve", method, f"seed-{seed}")
-    result = evolve(made, self.evaluate, self.config.budget, folder, chunk=self.config.n_individuals, tasks=self.tasks,
-                    show=self.show, stop=self.stop)
-    _tidy(folder, result)
-    return result
-
-def _tidy(folder, result):
-    "What a kill right after an evolution's last save left undone."
-    if not (folder/"history.zarr.zip").exists(): write_dataset(folder/"history.zarr.zip", result.history)
-    (folder/"unfinished.safetensors").unlink(missing_ok=True)
+    return evolve(made, self.evaluate, self.config.budget, folder, chunk=self.config.n_individuals, tasks=self.tasks,
+                  show=self.show, stop=self.stop)
 
 # %% ../nbs/32_breeding.ipynb #d1bf224b
 @patch
@@ -393,13 +392,13 @@ def members(
     ranked = sorted(alive.values(), key=lambda x: (-x.value, -smooth(x), x.number))
     return ranked[:n] if len(ranked) > 1 else []
 
-# %% ../nbs/32_breeding.ipynb #83ed2820
+# %% ../nbs/32_breeding.ipynb #3a004798
 @patch
 def test(self: Breeding, found) -> dict: # name -> Evaluation on the test items
     "Score individuals on the sealed items of every task."
     record, names = self.run.file("sealed.jsonl"), list(found)
     told = ", ".join(n for n in names if n.count("/") < 2) # members stand for their evolution
-    self.opened = [open_test(t, record, told) for t in (*self.tasks, *self.held_out)]
+    self.opened = [open_test(t, record, told) for t in self.all_tasks]
     score = Fitness(self.fitness.backend, self.opened, split="test", cache=self.fitness.cache)
     adapters = [a if n == "base" or n.startswith("expert/") else self.space.adapter(a) for n, a in found.items()]
     self.run.set_state("running", f"the sealed test of {len(names)} individuals")
@@ -456,7 +455,19 @@ def item_credit(
     size = np.array([len(i.options[0].encode()) for i in task.items("test")])
     return score.mean + (score.credit - score.mean) * size / size.mean()
 
-# %% ../nbs/32_breeding.ipynb #be03c00a
+# %% ../nbs/32_breeding.ipynb #209cb766
+def resampled(
+    values: list, # for each task (n_seeds, n_items) credit, or differences of credit
+    rng: np.random.Generator, # decides the resamples
+    n_bootstrap: int = 2000 # resamples
+) -> tuple: # mean, sd over seeds, n seeds, low, high; the resampled means (n_bootstrap,)
+    "A mean over tasks with its spread and 95 % interval."
+    drawn, by_seed = bootstrap_means(values, rng, n_bootstrap), np.mean([v.mean(1) for v in values], 0)
+    low, high = np.quantile(drawn, (.025, .975))
+    sd = float(by_seed.std(ddof=1)) if len(by_seed) > 1 else None
+    return dict(mean=float(by_seed.mean()), sd=sd, n=len(by_seed), low=float(low), high=float(high)), drawn
+
+# %% ../nbs/32_breeding.ipynb #6a8aba67
 def compare_credits(
     a: list, # for each task (n_seeds, n_items) credit
     b: list, # of the same tasks, seeds and items
@@ -464,14 +475,9 @@ def compare_credits(
     n_bootstrap: int = 2000 # resamples
 ) -> dict: # mean, sd over seeds, low, high, p
     "How much more a earns than b."
-    d = [x - y for x, y in zip(a, b)]
-    drawn, by_seed = bootstrap_means(d, rng, n_bootstrap), np.mean([x.mean(1) for x in d], 0)
+    found, drawn = resampled([x - y for x, y in zip(a, b)], rng, n_bootstrap)
     tail = min((drawn <= 1e-12).sum(), (drawn >= -1e-12).sum())
-    low, high = np.quantile(drawn, (.025, .975))
-    return dict(mean=float(by_seed.mean()), sd=_sd(by_seed), n=len(by_seed), low=float(low), high=float(high),
-                p=float(min(1, 2 * (tail + 1) / (n_bootstrap + 1))))
-
-def _sd(v): return float(np.std(v, ddof=1)) if len(v) > 1 else None
+    return found | dict(p=float(min(1, 2 * (tail + 1) / (n_bootstrap + 1))))
 
 # %% ../nbs/32_breeding.ipynb #8df6a6c5
 @patch
@@ -481,16 +487,16 @@ def judge(self: Breeding, results, tested, voted) -> dict: # method -> what came
     votes = {m: [v for (name, _), v in voted.items() if name == m] for m in credit}
     return {m: self.judge_one(m, results, tested, credit) | dict(ensemble=describe_ensemble(votes[m])) for m in credit}
 
-# %% ../nbs/32_breeding.ipynb #9769ee39
+# %% ../nbs/32_breeding.ipynb #fb8fd420
 @patch
 def judge_one(self: Breeding, method, results, tested, credit) -> dict:
     "One method's scores on validation and test, and its differences to the references."
     own = [results[method, s] for s in range(self.config.n_seeds)]
     def rng(*what): return self.seeds.child("bootstrap", method, *what).numpy()
-    n, value = self.config.n_bootstrap, np.array([r.best.value for r in own])
+    n = self.config.n_bootstrap
     references = [r for r in ("best-expert", "random-search", "sum") if r in credit and r != method]
     return dict(
-        validation=dict(mean=float(value.mean()), sd=_sd(value), n=len(value)),
+        validation=moments([r.best.value for r in own]),
         test=describe_credit(credit[method], rng("test"), n),
         by_task={t.name: task_score(tested, method, t, len(own)) for t in self.opened},
         versus={r: compare_credits(credit[method], credit[r], rng(r), n) for r in references},
@@ -508,17 +514,15 @@ def describe_ensemble(
     return dict(rule=rules, size=int(np.max([v.sizes["size"] for v in voted])),
                 oracle=float(np.mean([v.oracle for v in last])))
 
-# %% ../nbs/32_breeding.ipynb #70063bc2
+# %% ../nbs/32_breeding.ipynb #64efe137
 def describe_credit(
     credit: list, # for each task (n_seeds, n_items)
     rng: np.random.Generator, # decides the resamples
     n_bootstrap: int = 2000 # resamples
 ) -> dict: # mean, sd over seeds, se over seeds and items, n seeds, low, high
     "A test score with its uncertainty."
-    drawn, by_seed = bootstrap_means(credit, rng, n_bootstrap), np.mean([c.mean(1) for c in credit], 0)
-    low, high = np.quantile(drawn, (.025, .975))
-    return dict(mean=float(by_seed.mean()), sd=_sd(by_seed), se=float(drawn.std(ddof=1)), n=len(by_seed),
-                low=float(low), high=float(high))
+    found, drawn = resampled(credit, rng, n_bootstrap)
+    return found | dict(se=float(drawn.std(ddof=1)))
 
 def task_score(tested, method, task, n_seeds) -> dict: # mean over seeds, se over items
     rows = np.stack([item_credit(tested[f"{method}/{s}"], task) for s in range(n_seeds)]) # (n_seeds, n_items)
@@ -542,14 +546,12 @@ def statement(
                 f"[{d['low']:+.3f}, {d['high']:+.3f}], p = {d['p']:.2g}.")
     return out
 
-# %% ../nbs/32_breeding.ipynb #e4188847
+# %% ../nbs/32_breeding.ipynb #ca82bcd7
 @patch
 def gather(self: Breeding, results, tested, voted): # -> xarray Dataset
     "Everything measured, over method, seed, evaluation, task, expert and coefficient group."
     import xarray as xr
-    c, methods = self.config, self.config.all_methods()
-    grid = lambda f: [[f(m, s) for s in range(c.n_seeds)] for m in methods]
-    tasks = [*self.tasks, *self.held_out]
+    c, grid, tasks = self.config, self.grid, self.all_tasks
     score = lambda e, t, what: math.nan if e.reason else getattr(e.scores[t.name], what)
     table = lambda what: grid(lambda m, s: [score(tested[f"{m}/{s}"], t, what) for t in tasks])
     of_run, of_task = ("method", "seed"), ("method", "seed", "task")
@@ -563,7 +565,7 @@ def gather(self: Breeding, results, tested, voted): # -> xarray Dataset
         expert_test=(("expert", "task"),
                      [[score(tested[f"expert/{e}"], t, "mean") for t in tasks] for e in self.experts]),
         selected=("task", [t in self.tasks for t in tasks]), chance=("task", [t.chance for t in tasks]))
-    coords = dict(method=list(methods), seed=np.arange(c.n_seeds), evaluation=np.arange(1, c.budget + 1),
+    coords = dict(method=list(c.all_methods()), seed=np.arange(c.n_seeds), evaluation=np.arange(1, c.budget + 1),
                   task=[t.name for t in tasks], expert=list(self.experts))
     return xr.Dataset(data | self._coefficients(results) | self._votes(voted), coords)
 
@@ -572,21 +574,21 @@ def _value(evaluation, tasks):
     "The mean over some tasks; nan for an individual that failed."
     return math.nan if evaluation.reason else float(np.mean([evaluation.scores[t.name].mean for t in tasks]))
 
-# %% ../nbs/32_breeding.ipynb #18dea9fe
+# %% ../nbs/32_breeding.ipynb #67858f97
 @patch
 def _coefficients(self: Breeding, results):
     "What was found, where individuals are coefficients."
     if self.config.space != "coefficients": return {}
-    found = [[results[m, s].best.genome for s in range(self.config.n_seeds)] for m in self.config.all_methods()]
-    return dict(coefficients=(("method", "seed", "group", "expert"), np.array(found)), group=list(self.space.groups))
+    found = np.array(self.grid(lambda m, s: results[m, s].best.genome))
+    return dict(coefficients=(("method", "seed", "group", "expert"), found), group=list(self.space.groups))
 
-# %% ../nbs/32_breeding.ipynb #7644e5e0
+# %% ../nbs/32_breeding.ipynb #8fcab555
 @patch
 def _votes(self: Breeding, voted):
     "Accuracy against ensemble size, nan where there is no ensemble."
     if not voted: return {}
     sizes = range(1, self.config.ensemble_size + 1)
-    grid = lambda f: [[f(voted.get((m, s))) for s in range(self.config.n_seeds)] for m in self.config.all_methods()]
+    def grid(f): return self.grid(lambda m, s: f(voted.get((m, s))))
     def column(v, values):
         return [math.nan if v is None or n not in v.size else float(values.sel(size=n)) for n in sizes]
     def rules(v): return [column(v, v.accuracy.sel(how=r)) if v is not None and r in v.how else column(None, None)
@@ -613,14 +615,14 @@ def _plain(evaluation, task):
     s = None if evaluation.reason else evaluation.scores[task.name]
     return s and dict(mean=s.mean, se=None if math.isnan(s.se) else s.se)
 
-# %% ../nbs/32_breeding.ipynb #d6efd69e
+# %% ../nbs/32_breeding.ipynb #48048312
 @patch
 def summarise(self: Breeding, results, tested, voted) -> dict:
     "What came out, as plain values."
     c, judged = self.config, self.judge(results, tested, voted)
     tasks = [dict(name=t.name, kind=t.kind, selected=t in self.tasks, n_validation=t.n("validation"),
                   n_test=t.n("test"), chance=None if math.isnan(t.chance) else t.chance, base=_plain(tested["base"], t))
-             for t in (*self.tasks, *self.held_out)]
+             for t in self.all_tasks]
     said = statement(judged, c.methods or c.all_methods()) + _told(self.left_out)
     return dict(kind="population", statement=said, methods=judged, tasks=tasks, experts=list(self.experts),
                 left_out=self.left_out, base=self.base.name, space=c.space, by=c.by, budget=c.budget, n_seeds=c.n_seeds,

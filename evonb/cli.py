@@ -192,11 +192,16 @@ def _finish(run):
     print(results_table(read_json(run.file("summary.json"))))
     print(f"\nrun:    {run.path}\nreport: {write_report(run.path).resolve()}")
 
-# %% ../nbs/60_cli.ipynb #600407fd
+# %% ../nbs/60_cli.ipynb #98fd4ede
+def _working_in(folder):
+    "The run's folder, said on stderr."
+    print(f"evonb: working in {folder}", file=sys.stderr)
+    return Path(folder)
+
+# %% ../nbs/60_cli.ipynb #796c9504
 def _experiment(args, stages, resume):
     from evonb.generations import experiment
-    out = Path(args.out) if args.out else default_out(args.preset, args.corpus)
-    print(f"evonb: working in {out}", file=sys.stderr)
+    out = _working_in(args.out or default_out(args.preset, args.corpus))
     _finish(experiment(out, experiment_config(args), resume, stages, device=args.device))
 
 # %% ../nbs/60_cli.ipynb #a44fa22d
@@ -227,7 +232,7 @@ def develop(
                          "--seeds, --lrs and --device. For other settings begin another run.")
     _finish(develop_run(args.run, _arm_changes(args), device=args.device))
 
-# %% ../nbs/60_cli.ipynb #478e8d03
+# %% ../nbs/60_cli.ipynb #fb3887dc
 EXAMPLE_SKILLS = ("agreement", "reflexive", "count_up", "made_up_noun", "tense", "opposite") # when no expert is named
 
 def experts(
@@ -238,11 +243,10 @@ def experts(
     given = args.expert or ([f"skill:{s}" for s in EXAMPLE_SKILLS] if args.base == "toy" else [])
     made = ExpertsConfig(base=args.base, experts=dict(map(source_name, given)), replay=args.replay, seed=args.seed,
                          training=training_for(args.base))
-    out = Path(args.out or "runs/experts")
-    print(f"evonb: working in {out}", file=sys.stderr)
+    out = _working_in(args.out or "runs/experts")
     _finish(train_experts(out, with_settings(made, args.set), args.resume, device=args.device))
 
-# %% ../nbs/60_cli.ipynb #db22ed2c
+# %% ../nbs/60_cli.ipynb #6d8cc2ac
 def population(
     args # what `parser` made of the command line
 ):
@@ -252,8 +256,7 @@ def population(
                  base=args.base)
     config = BreedConfig(experts=args.run, tasks=tuple(args.task) or default_tasks(args.run), seed=args.seed,
                          held_out=tuple(args.held_out), **{k: v for k, v in given.items() if v is not None})
-    out = Path(args.out or "runs/population")
-    print(f"evonb: working in {out}", file=sys.stderr)
+    out = _working_in(args.out or "runs/population")
     _finish(breed(out, with_settings(config, args.set), args.resume, device=args.device))
 
 # %% ../nbs/60_cli.ipynb #a5210cb5

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MERGE_FROM', 'SCORING', 'Sequence', 'encode_choices', 'Row', 'Wanted', 'wanted', 'pack', 'Stack', 'stack',
-           'merged_weight', 'patched', 'fast_linear', 'Engine', 'Backend', 'InProcess', 'Pool', 'Cache', 'task_key',
-           'score_key', 'Evaluation', 'Fitness']
+           'merged_weight', 'patched', 'fast_linear', 'Engine', 'Backend', 'InProcess', 'Pool', 'pack_score',
+           'unpack_score', 'Cache', 'task_key', 'score_key', 'Evaluation', 'Fitness']
 
 # %% ../nbs/28_fitness.ipynb #df5b9218
 import dataclasses
@@ -867,13 +867,21 @@ def _lost(self: Pool, conn, job, todo, found, reason, again=True):
 # %% ../nbs/28_fitness.ipynb #1d16c7ed
 SCORING = 1 # raised whenever the same weights and items would get another score
 
-# %% ../nbs/28_fitness.ipynb #b9a58973
-def _pack_score(score):
+# %% ../nbs/28_fitness.ipynb #e729a257
+def pack_score(
+    score # a TaskScore
+) -> tuple: # name -> tensor, plain values
+    "A score as files hold it."
     arrays = dict(credit=score.credit, option_scores=score.option_scores)
     arrays = {k: torch.from_numpy(np.array(v)) for k, v in arrays.items() if v is not None}
     return arrays, dict(mean=score.mean, se=score.se, n=score.n, texts=score.texts, unparseable=score.unparseable)
 
-def _unpack_score(arrays, meta): return TaskScore(**meta, **{k: t.numpy() for k, t in arrays.items()})
+def unpack_score(
+    arrays: dict, # name -> tensor
+    meta: dict # plain values
+) -> TaskScore:
+    "The score that `pack_score` packed."
+    return TaskScore(**meta, **{k: t.numpy() for k, t in arrays.items()})
 
 # %% ../nbs/28_fitness.ipynb #bc389d3a
 class Cache:
@@ -885,19 +893,19 @@ class Cache:
     def __len__(self): return len(self._known)
     def _path(self, key): return self.folder / key[:2] / f"{key}.safetensors"
 
-# %% ../nbs/28_fitness.ipynb #c23444d8
+# %% ../nbs/28_fitness.ipynb #fdc0b5d0
 @patch
 def get(self: Cache,
     key: str # of `score_key`
 ): # a TaskScore, or None when it isn't known
     "Look a score up; a damaged file is said and counts as not known."
     if key in self._known or self.folder is None: return self._known.get(key)
-    try: self._known[key] = _unpack_score(*read_tensors(self._path(key)))
+    try: self._known[key] = unpack_score(*read_tensors(self._path(key)))
     except FileNotFoundError: return None
     except (DamagedFileError, TypeError) as e: warnings.warn(f"{e} The score is computed again.", stacklevel=3)
     return self._known.get(key)
 
-# %% ../nbs/28_fitness.ipynb #8f2b1182
+# %% ../nbs/28_fitness.ipynb #019caf0b
 @patch
 def put(self: Cache,
     key: str, # of `score_key`
@@ -907,7 +915,7 @@ def put(self: Cache,
     self._known[key] = score
     if self.folder is None: return
     self._path(key).parent.mkdir(parents=True, exist_ok=True)
-    write_tensors(self._path(key), *_pack_score(score))
+    write_tensors(self._path(key), *pack_score(score))
 
 # %% ../nbs/28_fitness.ipynb #4a1e6ad1
 def task_key(

@@ -6,7 +6,7 @@
 __all__ = ['ARMS', 'PRESETS', 'ModelConfig', 'EvolutionConfig', 'DevelopmentConfig', 'ExperimentConfig', 'preset', 'command_of',
            'Experiment', 'save_model', 'load_model', 'read_life', 'finished_life', 'n_trainable', 'generation_folder',
            'load_generation', 'evolve', 'gather_evolution', 'life_folder', 'choose_lr', 'develop', 'gather_development',
-           'bootstrap_means', 'bootstrap_interval', 'describe', 'paired_difference', 'verdict', 'summarise',
+           'bootstrap_means', 'bootstrap_interval', 'moments', 'describe', 'paired_difference', 'verdict', 'summarise',
            'inherited_connectome', 'choose_device', 'experiment', 'develop_run']
 
 # %% ../nbs/20_generations.ipynb #e9a49c59
@@ -634,14 +634,16 @@ def bootstrap_interval(
     means = bootstrap_means([values], rng, n_bootstrap)
     return tuple(np.quantile(means, [(1 - level) / 2, (1 + level) / 2]).tolist())
 
-# %% ../nbs/20_generations.ipynb #48c5183a
-def _moments(values):
+# %% ../nbs/20_generations.ipynb #857d93fa
+def moments(
+    values # (n_seeds,); those that aren't finite are left out
+) -> dict: # mean, sd, n
     "Mean, standard deviation over seeds (None for one seed) and number of seeds."
     v = np.asarray(values, float)
     v = v[np.isfinite(v)]
     return dict(mean=float(v.mean()), sd=float(v.std(ddof=1)) if len(v) > 1 else None, n=len(v))
 
-# %% ../nbs/20_generations.ipynb #205a5073
+# %% ../nbs/20_generations.ipynb #a2ae31cf
 def describe(
     losses, # (n_seeds,) final losses; NaN for newborns that failed
     windows, # (n_seeds, n_windows) losses behind them
@@ -650,7 +652,7 @@ def describe(
 ) -> dict: # mean, sd, n, low, high
     "Mean, standard deviation over seeds, and a 95 % bootstrap interval."
     low, high = bootstrap_interval(windows[np.isfinite(windows).all(1)], rng, n_bootstrap)
-    return dict(_moments(losses), low=low, high=high)
+    return dict(moments(losses), low=low, high=high)
 
 # %% ../nbs/20_generations.ipynb #126abe21
 def paired_difference(

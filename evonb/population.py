@@ -438,20 +438,25 @@ def settings(self: Evolution) -> dict:
     return dict(method=m.name, config=to_dict(m.config), seeds=m.seeds.to_dict(), budget=self.budget,
                 chunk=None if self.chunk == math.inf else self.chunk, patience=self.patience, about=self.about)
 
-# %% ../nbs/30_population.ipynb #f7e33fe0
+# %% ../nbs/30_population.ipynb #ec84b242
 @patch
 def save(self: Evolution):
     "Store the state after a tell; what an unfinished generation had stored is then void."
     if self.folder is None: return
     tensors, values = self.method.state()
     kept, rows = pack_individuals(self.method.space, [self.best] if self.best else [])
+    if self.ended: write_dataset(self.folder/"history.zarr.zip", self.history()) # before the state says it is over
     write_tensors(self.folder/"method.safetensors", tensors | {f"best|{k}": t for k, t in kept.items()},
                   dict(settings=self.settings(), method=values, rows=self.rows, best=rows, diversity=self.diversity,
                        without_gain=self.without_gain, seconds=self.seconds, ended=self.ended, front=self.on_front()))
-    if self.ended: write_dataset(self.folder/"history.zarr.zip", self.history())
-    (self.folder/"unfinished.safetensors").unlink(missing_ok=True)
+    self.drop_unfinished()
 
-# %% ../nbs/30_population.ipynb #fd7fd0eb
+@patch
+def drop_unfinished(self: Evolution):
+    "Forget what was scored of a generation that isn't told."
+    if self.folder: (self.folder/"unfinished.safetensors").unlink(missing_ok=True)
+
+# %% ../nbs/30_population.ipynb #3b6f82a1
 @patch
 def resume(self: Evolution):
     "Take up what the folder holds, if anything; other settings are refused."
@@ -463,6 +468,7 @@ def resume(self: Evolution):
     self.method.restore({k: t for k, t in tensors.items() if not k.startswith("best|")}, meta["method"])
     self.rows, self.diversity, self.without_gain = meta["rows"], meta["diversity"], meta["without_gain"]
     self.before, self.ended = meta["seconds"], meta["ended"]
+    if self.ended not in ("", "time"): self.drop_unfinished() # left by a kill right after the last save
 
 @patch
 def check_settings(self: Evolution,
@@ -545,13 +551,13 @@ def step(self: Evolution, bar, stop) -> bool: # whether to go on
     self.save()
     return True
 
-# %% ../nbs/30_population.ipynb #d5c29f65
+# %% ../nbs/30_population.ipynb #1477881c
 @patch
 def _tell(self: Evolution, found):
     "When all have failed, nothing of them is kept: what is resumed scores them again."
     try: self.method.tell(found)
     except AllFailedError:
-        if self.folder: (self.folder/"unfinished.safetensors").unlink(missing_ok=True)
+        self.drop_unfinished()
         raise
 
 # %% ../nbs/30_population.ipynb #074d2c62

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from evonb import population
 from evonb.core import InputError, Seeds, Stopped, StopRequest, StoreError
 from evonb.operators import AllFailedError, ArraySpace
 from evonb.population import (
@@ -107,6 +108,28 @@ def test_kill_and_resume_anywhere(name, runs, tmp_path):
     assert [x.digest for x in r.front] == [x.digest for x in whole.front]
     assert len(asked) == whole.evaluations  # what was scored in an unfinished generation is kept
     assert read_dataset(tmp_path / "history.zarr.zip").digest.values.tolist() == whole.history.digest.values.tolist()
+
+
+@pytest.mark.parametrize("dies_at", ["write_tensors", "drop_unfinished"])
+def test_a_kill_within_the_last_save_leaves_the_history_and_nothing_unfinished(dies_at, runs, tmp_path, monkeypatch):
+    whole = runs["random-search"]
+    with monkeypatch.context() as m:
+        place = population if dies_at == "write_tensors" else population.Evolution
+        real = getattr(place, dies_at)
+
+        def dying(*args):
+            if (tmp_path / "history.zarr.zip").exists():  # the last save has begun
+                raise Killed
+            return real(*args)
+
+        m.setattr(place, dies_at, dying)
+        with pytest.raises(Killed):
+            evolve(make("random-search"), two_tasks, BUDGET, tmp_path, chunk=2, show=False)
+    assert (tmp_path / "unfinished.safetensors").exists()
+    again = evolve(make("random-search"), two_tasks, BUDGET, tmp_path, chunk=2, show=False)
+    assert again.history.identical(whole.history) and again.best.digest == whole.best.digest
+    assert read_dataset(tmp_path / "history.zarr.zip").digest.values.tolist() == whole.history.digest.values.tolist()
+    assert not (tmp_path / "unfinished.safetensors").exists()
 
 
 @pytest.mark.parametrize("name", METHODS)
