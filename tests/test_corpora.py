@@ -222,7 +222,18 @@ def test_no_address(monkeypatch, tmp_path):
 def test_registry_entries_are_complete():
     for name, entry in corpora.registry().items():
         assert {"description", "licence", "citation", "homepage", "folder", "files", "how"} <= set(entry), name
-        for file in entry["files"].values(): assert len(file["sha256"]) == 64 and "url" in file
+        for file in entry["files"].values():
+            if file["sha256"] is None: assert file["url"] is None and "verified" in entry["how"]  # put there by hand
+            else: assert len(file["sha256"]) == 64 and "url" in file
+
+
+def test_a_file_without_a_known_checksum_is_taken_as_it_is(tmp_path, monkeypatch):
+    monkeypatch.setenv("EVONB_DATA", str(tmp_path))
+    with pytest.raises(MissingCorpusError, match="drive_suppress_brains"): dataset_path("tuckute2024")
+    path = tmp_path / "tuckute2024" / "brain-lang-data_participant_20230728.csv"
+    path.parent.mkdir()
+    path.write_text("roi\n")
+    assert dataset_path("tuckute2024") == path
 
 
 # Blocks and splits
