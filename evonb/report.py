@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['SECTIONS', 'Html', 'esc', 'json_for_script', 'table', 'flat', 'settings_table', 'figure_html', 'Section', 'section',
            'section_html', 'number', 'spread_html', 'results_table', 'corpus_table', 'score_html', 'by_test',
-           'methods_table', 'tasks_table', 'ensembles_table', 'experts_table', 'report_html', 'write_report',
-           'example_run', 'example_population_run']
+           'methods_table', 'tasks_table', 'ensembles_table', 'experts_table', 'alignment_table', 'report_html',
+           'write_report', 'example_run', 'example_population_run']
 
-# %% ../nbs/54_report.ipynb #c856546a
+# %% ../nbs/54_report.ipynb #c9731a59
 import html
 import json
 import math
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import plotly.graph_objects as go
 
-from . import plots, population_plots
+from . import alignment_plots, plots, population_plots
 from .core import InputError, Seeds, from_dict, human_count, human_time
 from .store import create_run, now, open_run, read_dataset, read_json, replacing, write_dataset, write_json
 
@@ -466,6 +466,89 @@ def _experts(summary):
 
 @section("experts", "Training", needs=("experts.zarr.zip",))
 def _experts_training(experts): return figure_html(population_plots.expert_curves(experts))
+
+# %% ../nbs/54_report.ipynb #03a4c7ee
+_aligned = dict(brain=dict(r=("r", ".3f"), gain=("gain in R²", "+.4f")),
+                reading=dict(pearson=("Pearson r", ".3f"), spearman=("Spearman ρ", ".3f"),
+                             gain=("gain in log-likelihood (nats/word)", "+.4f")))
+
+def _interval_html(v, spec="+.4f"):
+    "mean, its interval and p below it."
+    if not v: return Html("–")
+    p = f"<br><small>p = {v['p']:.2g}</small>" if _known(v.get("p")) else ""
+    return Html(f"{number(v['mean'], spec)}<br><small>[{number(v['low'], spec)}, {number(v['high'], spec)}]</small>{p}")
+
+# %% ../nbs/54_report.ipynb #d2deebe4
+def alignment_table(
+    summary: dict # of a run of kind "alignment"
+) -> Html:
+    "Every arm's measures with intervals, and its gain beyond the reference's and beyond untrained models'."
+    measures, brain = _aligned[summary["modality"]], summary["modality"] == "brain"
+    null = lambda a: Html(f"[{number(a['null']['gain'][0], '+.4f')}, {number(a['null']['gain'][1], '+.4f')}]")
+    row = lambda name, a: [_arm_name(name), a["n_seeds"], *([a["layer"]] if brain else []),
+                           *(_interval_html(a[m], spec) for m, (_, spec) in measures.items()),
+                           *([null(a)] if brain else []), *(_interval_html(a[v]) for v in ("difference", "learned"))]
+    header = ["arm", "models", *(["layer"] if brain else []), *(title for title, _ in measures.values()),
+              *(["gain under the null"] if brain else []), f"gain minus {summary['reference']}", "gain minus untrained"]
+    rows = sorted(summary["arms"].items(), key=lambda x: -x[1]["gain"]["mean"])
+    caption = "Brackets: 95 % intervals. p: the larger of a test over models and one over people or stories."
+    return table(header, [row(*r) for r in rows], caption)
+
+# %% ../nbs/54_report.ipynb #6f06e1fb
+def _listed(lines): return Html("<ul class='note'>" + "".join(f"<li>{esc(x)}</li>" for x in lines) + "</ul>")
+
+@section("alignment", "Result", needs=("summary.json",))
+def _alignment_result(summary):
+    return (f"<p class='statement'>{esc(summary['statement'])}</p>{_listed(summary['facts'])}"
+            f"{alignment_table(summary)}{_listed(summary['notes']) if summary['notes'] else ''}")
+
+# %% ../nbs/54_report.ipynb #40918a02
+def _figures(made):
+    "Those figures for which there is something to draw."
+    out = []
+    for make in made:
+        try: out.append(figure_html(make()))
+        except plots.NothingToPlot: pass
+    return "".join(out)
+
+@section("alignment", "Brain: layer by layer", uses=("brain.zarr.zip",))
+def _brain_layers(brain):
+    if brain is None: return None
+    return _figures(lambda v=v: alignment_plots.layer_scores(brain, v) for v in ("gain", "r"))
+
+@section("alignment", "Brain: arms and regions", uses=("brain.zarr.zip", "summary.json"))
+def _brain_arms(brain, summary):
+    if brain is None: return None
+    return _figures((lambda: alignment_plots.arm_scores(brain, "gain", summary=summary),
+                     lambda: alignment_plots.roi_scores(brain)))
+
+@section("alignment", "Brain: the map", uses=("brain.zarr.zip", "summary.json"))
+def _brain_map(brain, summary):
+    if brain is None: return None
+    arm = summary["reference"] if summary else str(brain.arm.values[0])
+    return _figures([lambda: alignment_plots.brain_map(brain, arm=arm)])
+
+@section("alignment", "Reading times", uses=("reading.zarr.zip", "summary.json"))
+def _reading(reading, summary):
+    if reading is None: return None
+    return _figures((lambda: alignment_plots.reading_arms(reading, summary=summary),
+                     lambda: alignment_plots.reading_fit(reading, str(reading.model.values[0]))))
+
+# %% ../nbs/54_report.ipynb #06ddf839
+@section("connectome", "How human-like", uses=("alignment/*/summary.json",))
+def _human_like(paths):
+    if paths is None: return None
+    return "".join(map(_alignment_part, paths))
+
+def _alignment_part(path):
+    "A run's alignment with one data set: what it says and its first figure."
+    summary, brain = read_json(path), path.parent/"brain.zarr.zip"
+    made = read_dataset(brain if brain.exists() else path.parent/"reading.zarr.zip")
+    draw = ([lambda: alignment_plots.layer_scores(made, "gain"),
+             lambda: alignment_plots.brain_map(made, arm=summary["reference"], views=("lateral",))]
+            if brain.exists() else [lambda: alignment_plots.reading_arms(made, summary=summary)])
+    return (f"<h3>{esc(summary['data'])}</h3><p class='statement'>{esc(summary['statement'])}</p>"
+            f"{_listed(summary['facts'])}{alignment_table(summary)}{_figures(draw)}")
 
 # %% ../nbs/54_report.ipynb #8184c12d
 @section("*", "Settings and versions", needs=("run",))
