@@ -174,7 +174,7 @@ def open_data(
     if Path(name).exists(): return _open_path(Path(name))
     raise InputError(f"{name!r} is no data set and no file. Give one of: {', '.join(data_forms)}.")
 
-# %% ../nbs/48_alignment.ipynb #aad1ddc4
+# %% ../nbs/48_alignment.ipynb #b77f6f2d
 def _open_path(path):
     "By what the file says of itself."
     if path.is_dir(): return alice(path)
@@ -183,8 +183,9 @@ def _open_path(path):
     if path.suffix not in (".csv", ".tsv"):
         raise InputError(f"{path} isn't of a kind that is known. Give a folder as Alice's, a .nc assembly, a .csv or "
                          ".tsv table, or a .json that names images and events.")
-    with open(path, encoding="utf-8") as f: head = f.readline()
-    return tuckute2024(path) if "response_target" in head else reading_table(path)
+    with open(path, encoding="utf-8") as f: columns = re.split(r"[,\t]", f.readline().strip().replace('"', ""))
+    if "response_target" in columns: return tuckute2024(path)
+    return reading_table(path, **{c: c for c in ("story", "reader") if c in columns})
 
 # %% ../nbs/48_alignment.ipynb #93460594
 def _image_arguments(path):

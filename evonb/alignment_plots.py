@@ -126,11 +126,11 @@ class Measure(NamedTuple):
 measures = dict(r=Measure("Pearson r (cross-validated)", "r", "null", "r_confounds", "noise ceiling", 3),
                 gain=Measure("ΔR² beyond nuisances", "ΔR²", "gain_null", "", "ceiling² − nuisances", 4))
 
-# %% ../nbs/52_alignment_plots.ipynb #0281088d
+# %% ../nbs/52_alignment_plots.ipynb #c3714129
 def _scores(brain, value, roi=None):
     "(n_models, n_layers, n_targets) scores of all targets or of one region's, and which targets these are."
     check_choice(value, measures, "value")
-    v = values(brain.transpose("model", "layer", "target", missing_dims="ignore"), value)
+    v = values(brain.transpose("model", "layer", "target", ..., missing_dims="ignore"), value)
     if roi is None: return v, np.ones(v.shape[-1], bool)
     keep = brain["roi"].values == check_choice(roi, dict.fromkeys(brain["roi"].values.tolist()), "roi")
     if not np.isfinite(v[..., keep]).any(): raise NothingToPlot(f"{value} holds no finite value in {roi}.")
@@ -199,12 +199,12 @@ def _known(c):
     n = np.isfinite(c).sum()
     return f" ({n} of {len(c)} targets)" if n < len(c) else ""
 
-# %% ../nbs/52_alignment_plots.ipynb #75377b55
+# %% ../nbs/52_alignment_plots.ipynb #b47d014c
 def _null_band(brain, value, x, models):
     "Lowest and highest end of the nulls' 95 % bands at each position, (n_positions,); None where there is no null."
     name = measures[value].null
     if f"{name}_low" not in brain: return None
-    ends = brain[[f"{name}_low", f"{name}_high"]].transpose("model", "layer").isel(model=models)
+    ends = brain[[f"{name}_low", f"{name}_high"]].transpose("model", "layer", ...).isel(model=models)
     low, high = (ends[f"{name}_{k}"].values for k in ("low", "high")) # (n_models, n_layers)
     if not np.isfinite(low).any(): return None
     low, high = np.where(np.isfinite(low), low, np.inf).min(0), np.where(np.isfinite(high), high, -np.inf).max(0)
@@ -304,11 +304,11 @@ def layer_scores(
     fig.update_xaxes(title_text="layer (0 = embeddings)", dtick=max(1, len(x) // 12))
     return fig.update_yaxes(title_text=m.axis, zeroline=True, zerolinecolor=_grey, rangemode="tozero")
 
-# %% ../nbs/52_alignment_plots.ipynb #4827d84e
+# %% ../nbs/52_alignment_plots.ipynb #2dc8bae2
 def _at_layer(brain, value, layer, keep):
     "(n_models, n_kept) scores, nan for models without that layer."
     check_choice(layer, ["best", *brain["layer"].values.tolist()], "layer")
-    if layer == "best": v = values(brain.transpose("model", "layer", "target", missing_dims="ignore"), f"{value}_best")
+    if layer == "best": v = values(brain.transpose("model", "layer", "target", ..., missing_dims="ignore"), f"{value}_best")
     else: v = _scores(brain.sel(layer=[layer]), value)[0][:, 0]
     if not np.isfinite(v[:, keep]).any(): raise NothingToPlot(f"{value} holds no finite value at layer {layer}.")
     return v[:, keep]

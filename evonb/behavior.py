@@ -432,7 +432,7 @@ def add_counts(
     for part in parts: counts.update(part.counts)
     return Frequencies(" + ".join(p.name for p in parts), dict(counts))
 
-# %% ../nbs/42_behavior.ipynb #0ba789ad
+# %% ../nbs/42_behavior.ipynb #008924ab
 @dataclass
 class BehaviorConfig:
     "How surprisal is held against reading times."
@@ -442,6 +442,7 @@ class BehaviorConfig:
     drop_first: bool = False # leave out the first word of each story
     drop_last: bool = False # and the last
     frequency: tuple[str, ...] = ("python-docs",) # the corpora whose counts give the frequency, counted together
+    punctuation: bool = True # whether the baseline knows of punctuation marks, too
     min_words: int = 20 # a story with fewer words left is left out
     n_bootstrap: int = 1000 # resamples behind each interval
     n_splits: int = 200 # random halves of the readers behind the ceiling
@@ -472,17 +473,20 @@ def lag_names(name, lags) -> list:
     "The names of a predictor and its spillover."
     return [name, *(f"{name}, {k} back" for k in range(1, lags + 1))]
 
-# %% ../nbs/42_behavior.ipynb #ae7bb240
+# %% ../nbs/42_behavior.ipynb #7dd9555f
 def baseline_design(
     reading: ReadingTimes,
     frequencies: Frequencies,
-    spillover: int = 2 # previous words
+    spillover: int = 2, # previous words
+    punctuation: bool = True # also a word's punctuation marks: readers pause where clauses and sentences end
 ) -> tuple: # names, (n_words, n_columns) with nan where a previous word is missing
-    "What anyone would expect to matter: length (characters), unigram surprisal (bits) and position (words)."
-    length, rare = [len(w) for w in reading.word], frequencies.surprisal(reading.word)
-    names = [*lag_names("length", spillover), *lag_names("unigram surprisal", spillover), "position"]
-    columns = [lagged(length, reading.position, spillover), lagged(rare, reading.position, spillover)]
-    return names, np.column_stack([*columns, reading.position])
+    "What anyone would expect to matter: length (characters), unigram surprisal (bits), punctuation, position (words)."
+    known = {"length": [len(w) for w in reading.word], "unigram surprisal": frequencies.surprisal(reading.word)}
+    marks = [sum(not c.isalnum() for c in w) for w in reading.word]
+    if punctuation and len(set(marks)) > 1: known["punctuation"] = marks
+    names = [name for k in known for name in lag_names(k, spillover)]
+    columns = [lagged(v, reading.position, spillover) for v in known.values()]
+    return [*names, "position"], np.column_stack([*columns, reading.position])
 
 # %% ../nbs/42_behavior.ipynb #ab1df7b6
 @dataclass(frozen=True, eq=False)
@@ -825,7 +829,7 @@ def random_intercept(
                          "are too few; give single readers, at least 3 stories, or model='plain'.")
     return np.where(story[:, None] == np.array(names), reading.time[fitted][:, None], np.nan), "story"
 
-# %% ../nbs/42_behavior.ipynb #aff5d191
+# %% ../nbs/42_behavior.ipynb #445240cf
 def make_task(
     reading: ReadingTimes,
     surprisals: list, # of (n_words,) bits
@@ -837,7 +841,7 @@ def make_task(
     if not used.any():
         raise InputError(f"no story of {reading.name} has {config.min_words} words with a time and a surprisal; lower "
                          "min_words, or check the times.")
-    names, baseline = baseline_design(reading, frequencies, config.spillover)
+    names, baseline = baseline_design(reading, frequencies, config.spillover, config.punctuation)
     before = [lagged(s, reading.position, config.spillover) for s in surprisals]
     fitted = used & np.isfinite(np.column_stack([baseline, *before])).all(1)
     if n := int((used & ~fitted).sum()): notes.append(f"{n:,} words lack a previous word and aren't in the regression")

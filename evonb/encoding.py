@@ -654,11 +654,12 @@ def around_confounds(self: Problem) -> tuple: # (n_samples, n_targets) each
             fitted[:, columns] = Q @ (Q.T @ self.Y[:, columns])
     return fitted, self.Y - fitted
 
-# %% ../nbs/44_encoding.ipynb #b9fd6fbc
+# %% ../nbs/44_encoding.ipynb #c0404778
 def _null_scores(problem, rows, show=False):
     "Mean over folds of r and gain for each row of `rows`: (n_rows, n_targets) each."
     fitted, residual = problem.around_confounds()
-    n_targets, sums = problem.Y.shape[1], {k: np.zeros((2, len(rows), problem.Y.shape[1])) for k in ("r", "gain")}
+    n_targets, kept = problem.Y.shape[1], ("r", "gain", "r_confounds")
+    sums = {k: np.zeros((2, len(rows), n_targets)) for k in kept}
     step = max(1, problem.config.chunk // n_targets)
     with progress(problem.config.n_folds * len(rows), "permutations", show=show) as bar:
         for fold in problem.folds():
@@ -672,7 +673,14 @@ def _null_scores(problem, rows, show=False):
                     total[i:i + step] += np.nan_to_num(found)
                     count[i:i + step] += np.isfinite(found)
                 bar.update(at.shape[1])
-    return {k: np.where(count > 0, total / np.maximum(count, 1), np.nan) for k, (total, count) in sums.items()}
+    means = {k: np.where(count > 0, total / np.maximum(count, 1), np.nan) for k, (total, count) in sums.items()}
+    return _beside_confounds(means)
+
+# %% ../nbs/44_encoding.ipynb #a7e1340d
+def _beside_confounds(scores):
+    "Null r as what features add to the r that the confounds really have."
+    alone = scores.pop("r_confounds") # (n_rows, n_targets), nan without confounds
+    return scores | dict(r=scores["r"] + np.where(np.isfinite(alone), alone[:1] - alone, 0))
 
 # %% ../nbs/44_encoding.ipynb #6b147d5f
 def permutation_null(

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['Passage', 'split_words', 'join_words', 'locate_words', 'character_words', 'TokenizedPassage', 'token_words',
-           'tokenize', 'Window', 'windows', 'ReadConfig', 'Reader', 'open_reader', 'log_losses', 'word_enders', 'Plan',
-           'make_plan', 'Block', 'make_blocks', 'Progress', 'batches', 'read_block', 'read', 'read_key', 'open_reading',
-           'token_surprisal', 'welch', 'select_units', 'localize', 'read_langloc', 'nonword', 'toy_langloc']
+           'tokenize', 'Window', 'windows', 'ReadConfig', 'Reader', 'open_reader', 'exact_linear', 'log_losses',
+           'word_enders', 'Plan', 'make_plan', 'Block', 'make_blocks', 'Progress', 'batches', 'read_block', 'read',
+           'read_key', 'open_reading', 'token_surprisal', 'welch', 'select_units', 'localize', 'read_langloc',
+           'nonword', 'toy_langloc']
 
 # %% ../nbs/40_features.ipynb #5e704974
 import hashlib
@@ -131,7 +132,7 @@ def locate_words(
         spans.append((found, at := found + len(word)))
     return Passage(name, text, spans)
 
-# %% ../nbs/40_features.ipynb #b3541ece
+# %% ../nbs/40_features.ipynb #d4ba1a58
 def character_words(
     passage: Passage # with words at its spans
 ) -> np.ndarray: # (n_characters,) int64, the number of the word; -1 where none
@@ -140,6 +141,7 @@ def character_words(
     starts, ends = passage.spans.T.tolist()
     for i, (a, b) in enumerate(zip(starts, ends, strict=True)): owner[a:b] = i
     for i, (a, b) in enumerate(zip([0, *ends], [*starts, len(text)], strict=True)): # the gap before word i
+        if a == b: continue
         behind = re.match(r"\S*", text[a:b])[0] if i else ""
         ahead = re.search(r"\s*\S*\Z", text[a + len(behind):b])[0] if i < n else ""
         owner[a:a + len(behind)] = i - 1
@@ -156,16 +158,17 @@ class TokenizedPassage:
     holder: np.ndarray # (n_words,) int64, the last token that a word's characters touch
     spanning: int # tokens that reach over several words
 
-# %% ../nbs/40_features.ipynb #e6a8a741
+# %% ../nbs/40_features.ipynb #7341e9e6
 def token_words(
     passage: Passage,
     offsets # (n_tokens, 2), the characters that each token comes from
 ) -> tuple: # word (n_tokens,), holder (n_words,), spanning: as in TokenizedPassage
     "The word of each token, and for each word the last token that touches it."
     text, owner = passage.text, character_words(passage).tolist()
+    marks = [-1 if c.isspace() else o for c, o in zip(text, owner, strict=True)]
     word, holder, spanning = np.full(len(offsets), -1, np.int64), np.full(len(passage.spans), -1, np.int64), 0
     for t, (a, b) in enumerate(np.asarray(offsets).tolist()):
-        touched = sorted({owner[k] for k in range(a, b) if owner[k] >= 0 and not text[k].isspace()})
+        touched = sorted(set(marks[a:b]) - {-1})
         if touched: word[t], holder[touched] = touched[0], t
         elif not text[a:b].strip() and a < len(text): word[t] = owner[a]
         spanning += len(touched) > 1
@@ -226,7 +229,7 @@ def windows(
         out.append(Window(start, min(n_tokens, start + context - marked), first, marked, passage))
     return out
 
-# %% ../nbs/40_features.ipynb #92bdb874
+# %% ../nbs/40_features.ipynb #85554dbd
 @dataclass
 class ReadConfig:
     "How a model reads; saved with what it read."
@@ -237,19 +240,19 @@ class ReadConfig:
     begin: str = "first" # which windows begin with the begin-of-text token: "first", "every" or "none"
     units: str = "bits" # of surprisal, or "nats"
     correction: bool = False # of word surprisal, for where a word ends; see below
-    max_tokens: int = 2048 # of one forward pass, unless a single window is longer
+    max_tokens: int | None = None # of one forward pass, unless a window alone is longer; None: 512 on the CPU, else 8192
     dtype: str = "float32" # of the hidden states that are kept, or "float16"
 
 # %% ../nbs/40_features.ipynb #4a2b474b
 _CHOICES = dict(level=("word", "passage"), pool=("last", "mean", "sum"), begin=("first", "every", "none"),
                 units=("bits", "nats"), dtype=("float32", "float16"), correction=(False, True))
 
-# %% ../nbs/40_features.ipynb #e1e03018
+# %% ../nbs/40_features.ipynb #bcd8b1dd
 @patch
 def check(self: ReadConfig) -> ReadConfig: # itself
     "Refuse settings that can't work, by name."
     for name, allowed in _CHOICES.items(): check_choice(getattr(self, name), allowed, name)
-    check_positive(self.max_tokens, "max_tokens")
+    if self.max_tokens is not None: check_positive(self.max_tokens, "max_tokens")
     if self.context is not None: check_positive(self.context, "context", least=4)
     if isinstance(self.layers, str): check_choice(self.layers, ("all", "none"), "layers")
     else: self.layers = tuple(check_positive(k, "a layer", least=0) for k in self.layers)
@@ -260,7 +263,7 @@ def check(self: ReadConfig) -> ReadConfig: # itself
         raise InputError("correction is of words, but level is 'passage'. Leave correction out, or read words.")
     return self
 
-# %% ../nbs/40_features.ipynb #1ae488b3
+# %% ../nbs/40_features.ipynb #6aab4f1b
 @dataclass
 class Reader:
     "A base model, and what it takes to read with it."
@@ -278,6 +281,10 @@ class Reader:
     def layers(self): # that are kept
         if self.config.layers == "none": return ()
         return tuple(range(self.n_layers + 1)) if self.config.layers == "all" else self.config.layers
+
+    @property
+    def max_tokens(self): # of one forward pass; on the CPU what fits into its caches is faster than what is large
+        return self.config.max_tokens or (512 if self.base.device.type == "cpu" else 8192)
 
 # %% ../nbs/40_features.ipynb #262fd2bb
 def _model_context(base, asked):
@@ -320,17 +327,32 @@ def open_reader(
         raise InputError(f"Layer {bad[0]} doesn't exist: {base.name} has the layers 0 (embeddings) to {n_layers}.")
     return reader
 
-# %% ../nbs/40_features.ipynb #d2bb7432
+# %% ../nbs/40_features.ipynb #5ef614c8
+def exact_linear(
+    weight: torch.Tensor, # (n_out, n_in) float32
+    bias: torch.Tensor | None, # (n_out,)
+    x: torch.Tensor, # (..., n_in)
+    longest: int = 768, # rows up to here are added up in one go
+    piece: int = 256 # terms of a piece of longer rows
+) -> torch.Tensor: # (..., n_out)
+    "A matrix product by oneDNN that adds up in pieces."
+    product = lambda w, x, b=None: torch.ops.mkldnn._linear_pointwise(x, w, b, "none", [], "")
+    if weight.shape[1] <= longest: return product(weight, x, bias)
+    n = math.ceil(weight.shape[1] / piece)
+    (w, p), *rest = zip(weight.tensor_split(n, 1), x.tensor_split(n, -1), strict=True)
+    y = product(w.contiguous(), p.contiguous(), bias)
+    for w, p in rest: y.add_(product(w.contiguous(), p.contiguous()))
+    return y
+
+# %% ../nbs/40_features.ipynb #7d997889
 @contextmanager
 def _ready(reader):
     "While inside, the model multiplies matrices in this machine's best way."
     model, forwards = reader.base.model, {}
     if reader.linear == "onednn":
         linears = ((n, m) for n, m in model.named_modules() if type(m) is torch.nn.Linear)
-        forwards = {n: partial(_onednn, m.weight, m.bias) for n, m in linears}
+        forwards = {n: partial(exact_linear, m.weight, m.bias) for n, m in linears}
     with torch.inference_mode(), patched(model, forwards): yield
-
-def _onednn(weight, bias, x): return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 # %% ../nbs/40_features.ipynb #b6aa1c8b
 def _inputs(reader, batch, texts):
@@ -489,7 +511,7 @@ def _finished(plan, i):
     if j == len(item): return int(plan.items[w.passage + 1]), True
     return int(item[j]), j == 0 or item[j - 1] < item[j]
 
-# %% ../nbs/40_features.ipynb #179373c3
+# %% ../nbs/40_features.ipynb #e9724182
 def make_blocks(
     reader: Reader,
     plan: Plan,
@@ -500,7 +522,7 @@ def make_blocks(
     for i, w in enumerate(plan.windows):
         tokens += w.stop - w.first
         (n, clean), last = _finished(plan, i), i + 1 == len(plan.windows)
-        full = tokens * row >= most_bytes or tokens >= 64 * reader.config.max_tokens
+        full = tokens * row >= most_bytes or tokens >= 64 * reader.max_tokens
         if not last and not (full and clean): continue
         out.append(Block(slice(begun, i + 1), slice(items, n)))
         begun, items, tokens = i + 1, n, 0
@@ -566,7 +588,7 @@ def _pool(reader, plan, batch, hidden, longest, items, into):
         states = hidden[layer].flatten(0, 1)[position].float() # (n_tokens, n_features)
         into[k].index_add_(0, item, states * weight[:, None].float())
 
-# %% ../nbs/40_features.ipynb #c246155a
+# %% ../nbs/40_features.ipynb #4532ecc7
 def read_block(
     reader: Reader,
     plan: Plan,
@@ -578,7 +600,7 @@ def read_block(
     "Read the windows of a block."
     n = block.items.stop - block.items.start
     into = torch.zeros((len(reader.layers), n, reader.n_features), device=reader.base.device)
-    for batch in batches(plan.windows[block.windows], reader.config.max_tokens):
+    for batch in batches(plan.windows[block.windows], reader.max_tokens):
         if stop: raise Stopped(stop.reason)
         ids, mask = _inputs(reader, batch, plan.texts)
         hidden, x = _forward(reader, ids, mask)
@@ -640,14 +662,15 @@ def _about(reader, plan, unmarked):
                 spanning_tokens=sum(t.spanning for t in texts), tokens_outside_words=outside,
                 unmarked_boundaries=unmarked, logits="model" if reader.head is None else "head", linear=reader.linear)
 
-# %% ../nbs/40_features.ipynb #f940528d
+# %% ../nbs/40_features.ipynb #277140b2
 def _dataset(reader, plan, found, enders): # -> xarray Dataset without hidden states
     "What was read, item by item."
     import xarray as xr
     total, count, unmarked = _item_surprisal(reader, plan, found, enders)
     if reader.config.units == "bits": total = total / math.log(2)
     sizes, words = np.diff(plan.items), reader.config.level == "word"
-    coords = dict(passage=("item", np.repeat([p.name for p in plan.passages], sizes)), layer=list(reader.layers))
+    coords = dict(passage=("item", np.repeat([p.name for p in plan.passages], sizes)))
+    if reader.layers: coords["layer"] = list(reader.layers)
     if words: coords |= dict(word=("item", np.concatenate([p.words for p in plan.passages])),
                              position=("item", np.concatenate([np.arange(n) for n in sizes])))
     found = dict(surprisal=("item", total, dict(units=reader.config.units)), n_tokens=("item", count))
@@ -677,7 +700,7 @@ def _check_numbers(reader, plan, found):
     if np.isnan(found.surprisal[scored]).any():
         raise InputError(f"{reader.base.name} gives logits that are NaN. Look at the model's weights.")
 
-# %% ../nbs/40_features.ipynb #d3af528e
+# %% ../nbs/40_features.ipynb #3a5310e8
 def read(
     base: Base, # any causal language model of transformers with a fast tokenizer
     passages: list, # of Passage, with a name each
@@ -690,11 +713,10 @@ def read(
     reader = open_reader(base, config or ReadConfig())
     plan = make_plan(reader, passages)
     if cache is not None: return _read_cached(reader, plan, Path(cache), show, stop)
-    shape = (len(reader.layers), plan.n_items, reader.n_features)
-    hidden = np.zeros(shape if reader.layers else (0, 0, 0), reader.config.dtype)
+    hidden = np.zeros((len(reader.layers), plan.n_items, reader.n_features), reader.config.dtype)
     found = Progress.fresh(plan.slots[-1])
     out = _run(reader, plan, partial(_put, hidden), found, show, stop)
-    return out.assign(hidden=(("layer", "item", "feature"), hidden)) if reader.layers else out.drop_vars("layer")
+    return out.assign(hidden=(("layer", "item", "feature"), hidden)) if reader.layers else out
 
 # %% ../nbs/40_features.ipynb #38cb8d3a
 def _put(array, items, states): # an array of NumPy or zarr

@@ -21,7 +21,8 @@ from evonb.alignment import (
     open_data,
     verdict,
 )
-from evonb.brainmaps import read_volume
+from evonb.behavior import BehaviorConfig
+from evonb.brainmaps import read_volume, roi_table
 from evonb.core import InputError, Seeds, Stopped, StopRequest
 from evonb.experts import open_base
 from evonb.features import ReadConfig, read
@@ -35,10 +36,11 @@ from evonb.store import RunExistsError, open_run, read_dataset, read_json
 def grown(tmp_path_factory):
     "A small connectome run with two arms of two newborns."
     tiny = preset("demo")
-    tiny.corpus.n_bytes, tiny.corpus.vocab_size = 60_000, 300
-    tiny.evolution.n_generations, tiny.evolution.lifetime.steps, tiny.evolution.rewind_step = 1, 20, 0
+    tiny.model.n_layer, tiny.model.n_embd, tiny.corpus.n_bytes, tiny.corpus.vocab_size = 2, 32, 60_000, 300
+    tiny.evolution.n_generations, tiny.evolution.rewind_step = 1, 0
     tiny.development.arms, tiny.development.n_seeds, tiny.development.lrs = ("connectome", "random"), 2, (0.016,)
-    tiny.development.lifetime.steps = 30
+    for life in (tiny.evolution.lifetime, tiny.development.lifetime):
+        life.steps, life.batch_size, life.context = 20, 8, 64
     path = tmp_path_factory.mktemp("grown") / "run"
     experiment(path, tiny, show=False, device="cpu")
     return path
@@ -47,11 +49,11 @@ def grown(tmp_path_factory):
 @pytest.fixture(scope="module")
 def driven(grown):
     "A brain that responds to what the first newborn's second layer holds."
-    heard, _ = toy_brain(Seeds(3), n_subjects=3, n_rois=4, n_scans=200, ceiling=0.6, trivial_rois=0)
+    people = dict(n_subjects=3, n_rois=4, n_sentences=120, ceiling=0.6, trivial=0)
+    heard, _ = toy_brain(Seeds(3), **people)
     base = open_base(f"{grown}::connectome/0", "cpu")
     hidden = read(base, heard.passages, ReadConfig(layers=(2,)), show=False).hidden.values[0]
-    made, truth = toy_brain(Seeds(3), features=hidden, n_subjects=3, n_rois=4, n_scans=200, ceiling=0.6, trivial_rois=0)
-    return made, truth
+    return toy_brain(Seeds(3), features=hidden, **people)
 
 
 def config(grown, **changes):
@@ -87,8 +89,8 @@ def test_every_part_is_written_and_says_where_it_comes_from(aligned):
     assert volume.illustrative and volume.provenance["arm"] == "connectome"
     ds = read_dataset(aligned.file("brain.zarr.zip"))
     rows = ds.isel(model=ds.arm.values == "connectome").sel(layer=summary["arms"]["connectome"]["layer"])
-    known = {r["roi"]: r["value"] for r in volume.rois} if isinstance(volume.rois[0], dict) else None
-    if known: assert known["region 1"] == pytest.approx(float(rows.gain[:, ds.roi.values == "region 1"].mean()), 1e-4)
+    known = roi_table(volume).set_index("roi")["value"]
+    for roi in known.index: assert known[roi] == pytest.approx(float(rows.gain[:, ds.roi.values == roi].mean()), 1e-4)
     assert not list(aligned.path.glob("layers/*"))
     page = write_report(aligned.path).read_text(encoding="utf-8")
     assert "Brain: layer by layer" in page and "illustrative" in page and "Not yet run" not in page
@@ -107,7 +109,7 @@ class StopAfter(StopRequest):
 def test_a_stopped_run_goes_on_and_ends_with_the_same_numbers(n, aligned, grown, driven, tmp_path):
     path = tmp_path / "run"
     with pytest.raises(Stopped):
-        align_run(path, config(grown), show=False, stop=StopAfter(n), device="cpu", data=driven[0], cache=tmp_path / "c")
+        align_run(path, config(grown), True, False, StopAfter(n), "cpu", driven[0], tmp_path / "c")
     assert open_run(path).state()["status"] == "stopped" and not (path / "summary.json").exists()
     again = align(path, grown, driven[0])
     a, b = (read_dataset(r.file("brain.zarr.zip")) for r in (again, aligned))
@@ -115,7 +117,9 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same_numbers(n, aligned, grown,
 
 
 def test_reading_times_of_every_arm(grown, tmp_path):
-    run = align(tmp_path / "run", grown, data=None, **dict(data="toy-reading"))
+    behavior = BehaviorConfig(frequency=("toy-english",), n_bootstrap=200)
+    settings = config(grown, data="toy-reading", behavior=behavior)
+    run = align_run(tmp_path / "run", settings, show=False, device="cpu", cache=tmp_path / "cache")
     ds, summary = read_dataset(run.file("reading.zarr.zip")), read_json(run.file("summary.json"))
     assert ds.surprisal.shape == (5, ds.sizes["word"]) and set(ds.arm.values) == {"connectome", "random", "untrained"}
     words = np.isfinite(ds.time.values)
@@ -167,7 +171,8 @@ def test_untrained_models_depend_on_their_seed_alone(grown):
 
 def test_where_it_goes(grown):
     assert default_place(str(grown), "alice") == grown / "alignment" / "alice"
-    assert str(default_place("smollm2-135m-instruct", "data/my times.csv")) == "runs/align-smollm2-135m-instruct-my-times"
+    assert default_place("smollm2-135m-instruct", "x/my times.csv").as_posix() == (
+        "runs/align-smollm2-135m-instruct-my-times")
 
 
 def test_other_data_or_settings_are_refused(aligned, grown, driven, tmp_path):
@@ -192,7 +197,7 @@ def test_other_data_or_settings_are_refused(aligned, grown, driven, tmp_path):
 ])
 def test_bad_settings(changes, message, grown, tmp_path):
     with pytest.raises((InputError, FileNotFoundError), match=message):
-        align(tmp_path / "run", grown, **changes)
+        align_run(tmp_path / "run", config(grown, **changes), show=False, device="cpu", cache=tmp_path / "cache")
     assert not (tmp_path / "run" / "summary.json").exists()
 
 

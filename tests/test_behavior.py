@@ -165,11 +165,11 @@ def assembly(**change):
     return xr.DataArray(times, dims=("presentation", "subject"), coords=coords | change)
 
 
-@pytest.mark.parametrize("form", ["NETCDF3_64BIT", "NETCDF3_CLASSIC"])
+@pytest.mark.parametrize("form, engine", [("NETCDF3_64BIT", "scipy"), ("NETCDF3_CLASSIC", "scipy"), (None, "h5netcdf")])
 @pytest.mark.parametrize("turned", [False, True])
-def test_futrell2018_reads_an_assembly(tmp_path, form, turned):
+def test_futrell2018_reads_an_assembly(tmp_path, form, engine, turned):
     data = assembly()
-    (data.T if turned else data).to_netcdf(tmp_path / "a.nc", engine="scipy", format=form)
+    (data.T if turned else data).to_netcdf(tmp_path / "a.nc", engine=engine, format=form)
     reading = b.futrell2018(tmp_path / "a.nc")
     expected = data.where((data >= 100) & (data <= 3000))
     assert np.array_equal(reading.readers, expected.values, equal_nan=True)
@@ -329,7 +329,8 @@ def plain_design(reading, surprisal, counts, k=2):
     bits, rows = counts.surprisal(reading.word), []
     for i, position in enumerate(reading.position):
         back = [i - j for j in range(k + 1)]
-        own = [1, *(len(reading.word[j]) for j in back), *bits[back], position, *surprisal[back]]
+        marks = [len([c for c in reading.word[j] if c in ".,!?"]) for j in back]
+        own = [1, *(len(reading.word[j]) for j in back), *bits[back], *marks, position, *surprisal[back]]
         rows.append(None if position <= k else own)
     return rows
 
@@ -352,7 +353,7 @@ def test_gain_and_slopes_equal_a_plain_loop(scores, toy, counts):
     density = np.zeros((2, len(y)))
     for name in dict.fromkeys(story):
         test = story == name
-        for which, columns in enumerate((X[:, :8], X)):
+        for which, columns in enumerate((X[:, :11], X)):
             beta, left, *_ = np.linalg.lstsq(columns[~test], y[~test], rcond=None)
             sigma = math.sqrt(left[0] / ((~test).sum() - columns.shape[1]))
             density[which, test] = stats.norm.logpdf(y[test], columns[test] @ beta, sigma)
@@ -607,7 +608,26 @@ def test_a_story_that_is_too_short_is_left_out(toy, counts):
 def test_spillover_is_as_long_as_asked(toy, counts, spillover):
     ds = b.behavior_scores(toy[0], toy[1]["surprisal"], replace(QUICK, spillover=spillover, n_bootstrap=2), counts)
     assert len(ds.predictor) == spillover + 1 and (ds.n_times == 250 - spillover).all()
-    assert len(json.loads(ds.baseline)) == 2 * (spillover + 1) + 1
+    assert len(json.loads(ds.baseline)) == 3 * (spillover + 1) + 1
+
+
+def test_a_counter_of_tokens_passes_for_surprisal_where_the_baseline_knows_no_punctuation(toy, counts):
+    "Readers who pause at full stops, and a model that only counts marks: punctuation in the baseline takes it back."
+    reading, _ = toy
+    stops = np.array([not w.isalnum() for w in reading.word], float)
+    assert 0.02 < stops.mean() < 0.5
+    pausing = replace(reading, time=reading.time + 40 * stops, readers=None)
+    counter = 1 + stops + Seeds(0).numpy().normal(0, 0.01, len(stops))
+    bare, full = (b.behavior_scores(pausing, counter, replace(QUICK, punctuation=p), counts) for p in (False, True))
+    assert bare.gain_mean > 0.1 and full.gain_mean < 0.002
+    assert "punctuation" in full.baseline and "punctuation" not in bare.baseline
+
+
+def test_a_text_without_punctuation_has_no_column_for_it(toy, counts):
+    words = [w.strip(".") for w in toy[0].word[:60]]
+    table = dict(word=words, time=toy[0].time[:60], order=np.arange(60))
+    names, design = b.baseline_design(b.reading_table(pd.DataFrame(table)), counts, 1)
+    assert "punctuation" not in names and design.shape == (60, len(names))
 
 
 def test_surprisal_equal_to_frequency_gains_nothing_and_says_so(toy, counts):

@@ -376,11 +376,12 @@ def test_freedman_lane_by_hand():
     C = np.random.default_rng(0).standard_normal((150, 2))
     config = RidgeConfig(search="full")
     null = permutation_null(X, Y, GROUPS, config, confounds=C, n_permutations=2)
-    fit = LinearRegression().fit(C, Y).predict(C)
+    fit, alone = LinearRegression().fit(C, Y).predict(C), encode(X, Y, GROUPS, config, confounds=C).r_confounds_mean
     for i in range(2):
         rows = permuted_rows(GROUPS, Seeds(0).child("permutations", i).numpy())
         by_hand = encode(X, fit + (Y - fit)[rows], GROUPS, config, confounds=C)
-        assert np.allclose(null.gain[i], by_hand.gain_mean) and np.allclose(null.r[i], by_hand.r_mean)
+        added = by_hand.r_mean - by_hand.r_confounds_mean
+        assert np.allclose(null.gain[i], by_hand.gain_mean) and np.allclose(null.r[i], alone + added)
 
 
 def test_p_and_q():

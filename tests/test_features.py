@@ -1,4 +1,4 @@
-"""Surprisal and hidden states of words and passages, whatever the tokenizer, the model and the length; the localiser."""
+"""Surprisal and hidden states of words and passages for any tokenizer, model and length; the localiser."""
 
 import csv
 import itertools
@@ -34,8 +34,8 @@ from evonb.features import (
     ReadConfig,
     character_words,
     join_words,
-    locate_words,
     localize,
+    locate_words,
     nonword,
     open_reading,
     read,
@@ -55,7 +55,8 @@ from evonb.gpt import GPTConfig, new_gpt
 from evonb.toy_english import toy_documents
 
 END = "<|endoftext|>"
-CORPUS = toy_documents(30_000) + ["“Quotes,” — it's 'odd'… naïve café über 你好 世界 🦉 don't cannot (and) so-called.\n\nNew.\t"] * 3
+RARE = "“Quotes,” — it's 'odd'… naïve café über 你好 世界 🦉 don't cannot (and) so-called.\n\nNew.\t"
+CORPUS = toy_documents(30_000) + [RARE] * 3
 
 
 # Tokenizers of every kind ------------------------------------------------------------------------------------------
@@ -181,8 +182,8 @@ def test_every_token_is_accounted_for(kind):
                 assert w == min(words)
             elif p.text[a:b].strip():
                 assert w == -1
-        several = [len({owner[k] for k in range(a, b) if owner[k] >= 0 and not p.text[k].isspace()}) for a, b in offsets]
-        assert t.spanning == sum(n > 1 for n in several)
+        seen = [{owner[k] for k in range(a, b) if owner[k] >= 0 and not p.text[k].isspace()} for a, b in offsets]
+        assert t.spanning == sum(len(words) > 1 for words in seen)
         assert (t.holder >= 0).all() and (np.diff(t.word[t.word >= 0]) >= 0).all()
 
     check()
@@ -455,7 +456,8 @@ def test_correction_equals_brute_force_over_the_vocabulary(letters):
 def test_corrected_probabilities_of_all_words_sum_to_one_and_others_do_not(letters):
     words = ["".join(w) for n in (1, 2, 3) for w in itertools.product("ab.", repeat=n)]
     ps = [split_words(w, f"a {w}") for w in words]
-    share = {c: np.exp2(-read(letters, ps, ReadConfig(correction=c)).surprisal.values[1::2]).sum() for c in (True, False)}
+    bits = {c: read(letters, ps, ReadConfig(correction=c)).surprisal.values[1::2] for c in (True, False)}
+    share = {c: np.exp2(-b).sum() for c, b in bits.items()}
     all_before = prefix_mass(letters, "a", True)
     empty = prefix_mass(letters, "a ", True)
     no_word = prefix_mass(letters, "a", False) * next_token(letters, "a")[0]
@@ -479,7 +481,7 @@ def test_correction_only_moves_surprisal_between_words_of_any_windows(tiny):
 def test_nothing_moves_where_no_space_stands_between_words(letters):
     p = Passage("a", "ab b", [(0, 1), (1, 2), (3, 4)])
     found = read(letters, [p], ReadConfig(correction=True))
-    masses = [1.0, prefix_mass(letters, "a", False), prefix_mass(letters, "ab", True), prefix_mass(letters, "ab b", True)]
+    masses = [1.0, *(prefix_mass(letters, *a) for a in (("a", False), ("ab", True), ("ab b", True)))]
     assert np.allclose(found.surprisal, -np.log2(np.divide(masses[1:], masses[:-1])), atol=1e-4)
     assert found.attrs["unmarked_boundaries"] == 1
 
@@ -538,10 +540,26 @@ def test_a_stored_reading_is_lazy_the_same_and_found_again(tiny, tmp_path, monke
     assert (tmp_path/f"{read_key(tiny, MANY)}.zarr").is_dir()
 
 
+def test_surprisal_alone_is_stored_too(tiny, tmp_path):
+    config = ReadConfig(layers="none")
+    assert read(tiny, MANY, config, cache=tmp_path).identical(read(tiny, MANY, config))
+
+
+def test_long_rows_are_added_up_in_pieces():
+    if features.fast_linear(torch.nn.Linear(2, 2)) != "onednn":
+        pytest.skip("this machine multiplies with PyTorch's default")
+    g = torch.Generator().manual_seed(0)
+    w, b, x = (torch.randn(s, generator=g, dtype=torch.float64) for s in ((50, 3000), (50,), (2, 40, 3000)))
+    x[..., ::100] *= 300  # large activations, as real models have them
+    exact = torch.nn.functional.linear(x, w, b)
+    off = [float((features.exact_linear(w.float(), b.float(), x.float(), n) - exact).abs().max()) for n in (768, 10**6)]
+    assert off[0] < off[1] and off[0] < 5e-3 and exact.abs().max() > 1e3
+
+
 def test_other_models_texts_words_and_settings_are_other_readings(bases):
     p, q = split_words("a", "the cat"), Passage("a", "the cat", [(0, 7)])
     keys = [read_key(bases["gpt"], [p]), read_key(bases["llama"], [p]), read_key(bases["gpt"], [q]),
-            read_key(bases["gpt"], [split_words("a", "the cats")]), read_key(bases["gpt"], [split_words("b", "the cat")]),
+            *(read_key(bases["gpt"], [split_words(*a)]) for a in (("a", "the cats"), ("b", "the cat"))),
             *(read_key(bases["gpt"], [p], c) for c in (ReadConfig(pool="mean"), ReadConfig(context=16)))]
     assert len(set(keys)) == len(keys) and keys[0] == read_key(bases["gpt"], [p], ReadConfig())
 
@@ -622,7 +640,8 @@ def test_half_precision_is_kept_when_it_can_hold_the_states(tiny, tmp_path):
 
 @pytest.mark.parametrize("config, message", [
     (dict(layers=(0, 3)), r"Layer 3 doesn't exist: gpt has the layers 0 \(embeddings\) to 2"),
-    (dict(layers=(-1,)), "a layer is -1"), (dict(layers=()), "each layer once"), (dict(layers=(1, 1)), "each layer once"),
+    (dict(layers=(-1,)), "a layer is -1"), (dict(layers=()), "each layer once"),
+    (dict(layers=(1, 1)), "each layer once"),
     (dict(layers="some"), "layers is 'some'"), (dict(level="token"), "level is 'token'"), (dict(pool="max"), "pool is"),
     (dict(begin="never"), "begin is"), (dict(units="dits"), "units is"), (dict(context=3), "at least 4"),
     (dict(context=49), "can read 48 tokens"), (dict(max_tokens=0), "max_tokens is 0"),
@@ -709,7 +728,8 @@ def test_two_sets_of_one_kind_select_nothing(tiny):
     (dict(sentences=[]), "set of sentences is empty"), (dict(nonwords=[]), "set of nonwords is empty"),
     (dict(sentences=["one text"]), "one text in sentences"), (dict(nonwords="a string"), "one string"),
     (dict(nonwords=["ba do", " "]), "'nonwords 1' is empty"), (dict(top=0), "top is 0"), (dict(top=1.5), "top is 1.5"),
-    (dict(top=10**6), "there are 48 units"), (dict(layers=(3,)), "Layer 3 doesn't exist"), (dict(pool="max"), "pool is"),
+    (dict(top=10**6), "there are 48 units"), (dict(layers=(3,)), "Layer 3 doesn't exist"),
+    (dict(pool="max"), "pool is"),
 ])
 def test_a_localiser_that_cannot_work_is_refused(tiny, given, message):
     sentences, nonwords = toy_langloc(4, Seeds(2))
@@ -740,7 +760,8 @@ def test_the_real_stimuli(data_folder):
     sentences, nonwords = read_langloc(data_folder/"langloc")
     assert len(sentences) == len(nonwords) == 240
     assert sentences[0] == "just the barest suggestion of a heel is found on teenage pumps"
-    assert all(len(s.split()) == 12 for s in sentences) and read_langloc(data_folder/"langloc", lower=False)[1][0].isupper()
+    assert all(len(s.split()) == 12 for s in sentences)
+    assert read_langloc(data_folder/"langloc", lower=False)[1][0].isupper()
 
 
 def test_stimulus_files_in_another_form_are_refused(tmp_path):

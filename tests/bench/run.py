@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+import encoding
+import features
 import merging
 import numpy as np
 import scoring
@@ -130,7 +132,7 @@ def training_state(pairs, n):
 
 
 ROWS = dict(masked_step=masked_step, against_masked_loop=against_masked_loop, against_dense_loop=against_dense_loop,
-            training_state=training_state) | merging.ROWS | scoring.ROWS  # fmt: skip
+            training_state=training_state) | merging.ROWS | scoring.ROWS | features.ROWS | encoding.ROWS  # fmt: skip
 
 
 def told(row):
