@@ -11,7 +11,7 @@ __all__ = ['KEEP', 'OVER', 'ReadingTimes', 'clean_readers', 'mean_time', 'assemb
            'toy_surprisal', 'toy_reading', 'check_surprisal', 'Task', 'random_intercept', 'make_task', 'Fitted',
            'fit_model', 'score_models', 'behavior_scores', 'binned_times']
 
-# %% ../nbs/42_behavior.ipynb #7931c8de
+# %% ../nbs/42_behavior.ipynb #70a7db07
 import csv
 import json
 import math
@@ -26,7 +26,7 @@ from fastcore.basics import patch
 
 from .core import DamagedFileError, InputError, Seeds, check_choice, check_positive, to_dict
 from .corpora import Corpus, MissingExtraError, dataset_path, load_corpus
-from .features import Passage, join_words
+from .passages import Passage, join_words
 from .toy_english import toy_stream
 
 # %% ../nbs/42_behavior.ipynb #91efe166

@@ -1168,10 +1168,10 @@ def _word_rate(onsets, n_scans, tr): # (n_scans, 1)
     from evonb.scans import to_scans
     return to_scans(np.ones((len(onsets), 1)), onsets, n_scans, tr, how="sum")
 
-# %% ../nbs/46_brainmaps.ipynb #e829c926
+# %% ../nbs/46_brainmaps.ipynb #13a3e65c
 def _run_words(events, runs, tr):
     "Passages, onsets, offsets of each run, checked against its scans; and notes."
-    from evonb.features import join_words
+    from evonb.passages import join_words
     from evonb.scans import check_onsets
     passages, onsets, offsets, notes = [], [], [], []
     for i, (e, run) in enumerate(zip(events, runs, strict=True)):

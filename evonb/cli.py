@@ -173,8 +173,8 @@ def experts_table(
     return "\n".join(["Loss on held-out texts of each expert's own kind, nats/token",
                       *_columns([head, *(row(*e) for e in summary["experts"].items())])])
 
-# %% ../nbs/60_cli.ipynb #74bc7b83
-_measures = dict(brain=dict(r=("r", ".3f"), gain=("gain in R²", "+.4f")),
+# %% ../nbs/60_cli.ipynb #b81eb848
+_measures = dict(brain=dict(r=("r", ".3f"), r_beyond=("r beyond nuisances", "+.3f"), gain=("gain in R²", "+.4f")),
                  reading=dict(pearson=("Pearson r", ".3f"), gain=("gain, nats/word", "+.4f")))
 
 def _aligned_row(name, a, measures):
@@ -182,12 +182,13 @@ def _aligned_row(name, a, measures):
     cells = [_interval_cell(a[m], spec) for m, (_, spec) in measures.items()]
     return (name, str(a["n_seeds"]), *layer, *cells, *(_interval_cell(a[v], "+.4f") for v in ("difference", "learned")))
 
-# %% ../nbs/60_cli.ipynb #48984d6f
+# %% ../nbs/60_cli.ipynb #86b10bfd
 def alignment_table(
     summary: dict # of a run of kind alignment
 ) -> str: # lines
     "How human-like each arm is, and how much more so than the reference and than untrained models."
-    measures, reference = _measures[summary["modality"]], summary["reference"]
+    reference, some = summary["reference"], next(iter(summary["arms"].values()))
+    measures = {m: v for m, v in _measures[summary["modality"]].items() if m in some}
     layer = ["layer"] * (summary["modality"] == "brain")
     titles = [title for title, _ in measures.values()]
     head = ("arm", "models", *layer, *titles, f"gain minus {reference}'s", "gain minus untrained")

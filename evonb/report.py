@@ -177,9 +177,9 @@ def spread_html(
     ends = "" if "–" in (low, high) else f"<br><small>[{low}, {high}]</small>"
     return Html(f"{number(v['mean'])}{sd}{ends}")
 
-# %% ../nbs/54_report.ipynb #6dd37b20
-def _arm_name(arm):
-    return Html(f"<span class='swatch' style='background:{plots.arm_style(arm).colour}'></span>{plots.label(arm)}")
+# %% ../nbs/54_report.ipynb #c1df2cd4
+def _arm_name(arm, look=plots.arm_style):
+    return Html(f"<span class='swatch' style='background:{look(arm).colour}'></span>{plots.label(arm)}")
 
 # %% ../nbs/54_report.ipynb #af857ae0
 def _difference_html(d):
@@ -467,8 +467,8 @@ def _experts(summary):
 @section("experts", "Training", needs=("experts.zarr.zip",))
 def _experts_training(experts): return figure_html(population_plots.expert_curves(experts))
 
-# %% ../nbs/54_report.ipynb #03a4c7ee
-_aligned = dict(brain=dict(r=("r", ".3f"), gain=("gain in R²", "+.4f")),
+# %% ../nbs/54_report.ipynb #d24d68f4
+_aligned = dict(brain=dict(r=("r", ".3f"), r_beyond=("r beyond nuisances", "+.3f"), gain=("gain in R²", "+.4f")),
                 reading=dict(pearson=("Pearson r", ".3f"), spearman=("Spearman ρ", ".3f"),
                              gain=("gain in log-likelihood (nats/word)", "+.4f")))
 
@@ -478,29 +478,33 @@ def _interval_html(v, spec="+.4f"):
     p = f"<br><small>p = {v['p']:.2g}</small>" if _known(v.get("p")) else ""
     return Html(f"{number(v['mean'], spec)}<br><small>[{number(v['low'], spec)}, {number(v['high'], spec)}]</small>{p}")
 
-# %% ../nbs/54_report.ipynb #d2deebe4
+# %% ../nbs/54_report.ipynb #67cd9de1
 def alignment_table(
     summary: dict # of a run of kind "alignment"
 ) -> Html:
     "Every arm's measures with intervals, and its gain beyond the reference's and beyond untrained models'."
-    measures, brain = _aligned[summary["modality"]], summary["modality"] == "brain"
+    brain, some = summary["modality"] == "brain", next(iter(summary["arms"].values()))
+    measures = {m: v for m, v in _aligned[summary["modality"]].items() if m in some}
     null = lambda a: Html(f"[{number(a['null']['gain'][0], '+.4f')}, {number(a['null']['gain'][1], '+.4f')}]")
-    row = lambda name, a: [_arm_name(name), a["n_seeds"], *([a["layer"]] if brain else []),
-                           *(_interval_html(a[m], spec) for m, (_, spec) in measures.items()),
-                           *([null(a)] if brain else []), *(_interval_html(a[v]) for v in ("difference", "learned"))]
+    gain = lambda a: Html(f"{_interval_html(a['gain'])}<br><small>null {null(a)}</small>" if brain else
+                          _interval_html(a["gain"]))
+    row = lambda name, a: [_arm_name(name, alignment_plots.arm_look), a["n_seeds"], *([a["layer"]] if brain else []),
+                           *(_interval_html(a[m], spec) for m, (_, spec) in measures.items() if m != "gain"), gain(a),
+                           *(_interval_html(a[v]) for v in ("difference", "learned"))]
     header = ["arm", "models", *(["layer"] if brain else []), *(title for title, _ in measures.values()),
-              *(["gain under the null"] if brain else []), f"gain minus {summary['reference']}", "gain minus untrained"]
+              f"minus {summary['reference']}", "minus untrained"]
     rows = sorted(summary["arms"].items(), key=lambda x: -x[1]["gain"]["mean"])
-    caption = "Brackets: 95 % intervals. p: the larger of a test over models and one over people or stories."
+    caption = ("Brackets: 95 % intervals; the last two columns are differences of gains, p the larger of a test over "
+               "models and one over people or stories.")
     return table(header, [row(*r) for r in rows], caption)
 
-# %% ../nbs/54_report.ipynb #6f06e1fb
+# %% ../nbs/54_report.ipynb #7b5d95bf
 def _listed(lines): return Html("<ul class='note'>" + "".join(f"<li>{esc(x)}</li>" for x in lines) + "</ul>")
 
 @section("alignment", "Result", needs=("summary.json",))
 def _alignment_result(summary):
     return (f"<p class='statement'>{esc(summary['statement'])}</p>{_listed(summary['facts'])}"
-            f"{alignment_table(summary)}{_listed(summary['notes']) if summary['notes'] else ''}")
+            f"{alignment_table(summary)}<details><summary>Notes on the data</summary>{_listed(summary['notes'])}</details>")
 
 # %% ../nbs/54_report.ipynb #40918a02
 def _figures(made):
@@ -557,12 +561,15 @@ def _settings(run):
              "Versions": settings_table(run.about["versions"], ("part", "version"))}
     return "".join(f"<details><summary>{k}</summary>{v}</details>" for k, v in parts.items())
 
-# %% ../nbs/54_report.ipynb #0737149c
+# %% ../nbs/54_report.ipynb #13b7021a
 def _command(run):
-    "The command of a run of generations, from its settings."
-    from evonb.generations import ExperimentConfig, command_of
-    known = run.kind == "connectome" and "preset" in run.config
-    return command_of(from_dict(ExperimentConfig, run.config)) if known else []
+    "The command of a run of generations or of an alignment, from its settings."
+    from evonb import alignment, generations
+    if run.kind == "connectome" and "preset" in run.config:
+        return generations.command_of(from_dict(generations.ExperimentConfig, run.config))
+    if run.kind == "alignment" and "source" in run.config:
+        return alignment.command_of(from_dict(alignment.AlignConfig, run.config))
+    return []
 
 # %% ../nbs/54_report.ipynb #e23f3699
 @section("*", "How to repeat it", needs=("run",))

@@ -7,7 +7,7 @@ __all__ = ['KINDS', 'SILENCES', 'ALICE_TR', 'ALICE_SCANS', 'ALICE_DROPPED', 'ALI
            'nuisance_design', 'taken_out', 'read_textgrid', 'spoken_words', 'punctuated', 'alice', 'tuckute2024',
            'toy_story', 'word_vectors', 'ToyBrainConfig', 'Truth', 'toy_brain']
 
-# %% ../nbs/43_responses.ipynb #d1dabbd7
+# %% ../nbs/43_responses.ipynb #f3bec53a
 import dataclasses
 import difflib
 import html
@@ -21,7 +21,7 @@ from fastcore.basics import patch
 
 from .core import InputError, Seeds, check_choice, check_fraction, check_positive
 from .corpora import MissingCorpusError, dataset_path
-from .features import Passage, split_words
+from .passages import Passage, split_words
 from .scans import HRFS, check_onsets, check_scans, convolved, delayed, drifts, hrf, to_scans
 from .toy_english import Grammar
 

@@ -13,7 +13,7 @@ from scipy import stats
 from evonb import behavior as b
 from evonb.core import DamagedFileError, InputError, Seeds, from_dict, to_dict
 from evonb.corpora import Corpus, MissingExtraError
-from evonb.features import join_words
+from evonb.passages import join_words
 from evonb.store import read_dataset, write_dataset
 
 QUICK = b.BehaviorConfig(n_bootstrap=100, n_splits=40)

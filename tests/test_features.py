@@ -30,19 +30,14 @@ from evonb import features
 from evonb.core import DamagedFileError, InputError, Seeds, Stopped, StopRequest
 from evonb.experts import begin_token, find_smollm2, new_base, open_base
 from evonb.features import (
-    Passage,
     ReadConfig,
-    character_words,
-    join_words,
     localize,
-    locate_words,
     nonword,
     open_reading,
     read,
     read_key,
     read_langloc,
     select_units,
-    split_words,
     token_surprisal,
     token_words,
     tokenize,
@@ -52,6 +47,7 @@ from evonb.features import (
     word_enders,
 )
 from evonb.gpt import GPTConfig, new_gpt
+from evonb.passages import Passage, character_words, join_words, locate_words, split_words
 from evonb.toy_english import toy_documents
 
 END = "<|endoftext|>"

@@ -11,7 +11,7 @@ import pytest
 
 from evonb.core import InputError, Seeds
 from evonb.corpora import MissingCorpusError
-from evonb.features import join_words, locate_words
+from evonb.passages import join_words, locate_words
 from evonb.responses import (
     ALICE_ROIS,
     TUCKUTE_ROIS,

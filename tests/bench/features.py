@@ -9,7 +9,8 @@ from scoring import blimp, generated, or_reason, small, smol, threads
 from timing import paired
 
 from evonb.experts import begin_token, new_base
-from evonb.features import ReadConfig, read, split_words, tokenize
+from evonb.features import ReadConfig, read, tokenize
+from evonb.passages import split_words
 
 N_SENTENCES = 128
 
