@@ -115,15 +115,15 @@ class Candidate:
     @property
     def name(self): return f"{self.arm}/{self.seed}"
 
-# %% ../nbs/48_alignment.ipynb #e67adf8b
+# %% ../nbs/48_alignment.ipynb #37efea1d
 def source_run(
     source: str # a run, or a base
 ) -> Run | None: # None for a base
     "The connectome run that a source is, if it is one; a run of another kind is refused."
     if not (Path(source)/"run.json").is_file(): return None
     if (run := open_run(source)).kind == "connectome": return run
-    raise InputError(f"{source} is a run of kind {run.kind!r}, but newborns are in one of kind 'connectome'. Name a run "
-                     "of evonb demo or develop, or a base model.")
+    raise InputError(f"{source} is a run of kind {run.kind!r}, but newborns are in one of kind 'connectome'. Name a "
+                     "run of evonb demo or develop, or a base model.")
 
 # %% ../nbs/48_alignment.ipynb #239e6c79
 def grown(

@@ -185,13 +185,14 @@ def _arms(brain):
     arms = brain["arm"].values.tolist()
     return {a: [i for i, b in enumerate(arms) if a == b] for a in dict.fromkeys(arms)}
 
-# %% ../nbs/52_alignment_plots.ipynb #a9c764f3
+# %% ../nbs/52_alignment_plots.ipynb #5472b025
 def _ceiling(brain, value, keep):
     "The highest score that noise allows for each kept target, (n_targets,); nan where unknown."
     if "ceiling" not in brain: return np.full(keep.sum(), np.nan)
     c = brain["ceiling"].values[keep].astype(float)
     if value == "r": return c
-    return c**2 - np.clip(brain["r2_confounds"].values[keep], 0, None) if "r2_confounds" in brain else np.full(len(c), np.nan)
+    if "r2_confounds" not in brain: return np.full(len(c), np.nan)
+    return c**2 - np.clip(brain["r2_confounds"].values[keep], 0, None)
 
 # %% ../nbs/52_alignment_plots.ipynb #0f2161f7
 def _known(c):
@@ -304,11 +305,11 @@ def layer_scores(
     fig.update_xaxes(title_text="layer (0 = embeddings)", dtick=max(1, len(x) // 12))
     return fig.update_yaxes(title_text=m.axis, zeroline=True, zerolinecolor=_grey, rangemode="tozero")
 
-# %% ../nbs/52_alignment_plots.ipynb #2dc8bae2
+# %% ../nbs/52_alignment_plots.ipynb #43269444
 def _at_layer(brain, value, layer, keep):
     "(n_models, n_kept) scores, nan for models without that layer."
     check_choice(layer, ["best", *brain["layer"].values.tolist()], "layer")
-    if layer == "best": v = values(brain.transpose("model", "layer", "target", ..., missing_dims="ignore"), f"{value}_best")
+    if layer == "best": v = values(brain.transpose("model", ..., "target", missing_dims="ignore"), f"{value}_best")
     else: v = _scores(brain.sel(layer=[layer]), value)[0][:, 0]
     if not np.isfinite(v[:, keep]).any(): raise NothingToPlot(f"{value} holds no finite value at layer {layer}.")
     return v[:, keep]
@@ -452,7 +453,7 @@ def _bar_text(rows, who, summary):
     if summary is not None: return f"bar: 95 % CI over models and {who or 'folds'}"
     return f"bar: 95 % CI over {f'{n} {who}' if who else seeds_text(n)}" if n > 1 else "no bars: one " + (who or "seed")
 
-# %% ../nbs/52_alignment_plots.ipynb #e99842e8
+# %% ../nbs/52_alignment_plots.ipynb #c35bc1fc
 def arm_scores(
     brain, # xarray Dataset of a run: the score (model, layer, target), with its null and ceiling
     value: str = "gain", # or "r"
@@ -465,7 +466,7 @@ def arm_scores(
     "Arms side by side with intervals, seeds, null, ceiling and paired differences."
     (_, keep), m, over = _scores(brain, value, roi), measures[value], _over(brain, over)
     if summary is not None and (layer != "best" or roi is not None):
-        raise InputError("The summary is of the best layer and of all regions: leave out layer and roi, or the summary.")
+        raise InputError("The summary is of the best layer and all regions: leave out layer and roi, or the summary.")
     null = lambda models: _layer_null(brain, value, layer, models) if roi is None else (math.nan, math.nan)
     who = brain["subject"].values[keep] if over == "subjects" else None
     rows = _rows(brain, _at_layer(brain, value, layer, keep), who, versus, null)
@@ -515,13 +516,14 @@ def _add_regions(fig, brain, rows, arm, models, regions, over, shift, m):
                     f", %{{customdata[1]:.{m.digits}f}}]<extra></extra>")
     return max(s.n for s in spans), np.nanmax([*mean, *high])
 
-# %% ../nbs/52_alignment_plots.ipynb #f0b0f7e9
+# %% ../nbs/52_alignment_plots.ipynb #5a83c3cc
 def _add_ticks(fig, x, name, dash):
     "A short upright line a row."
     rows = np.arange(len(x))
     fig.add_scatter(x=np.stack([x, x, np.full(len(x), np.nan)], -1).ravel(), mode="lines", name=name, # (3 * n_rows,)
                     cliponaxis=False,
-                    y=np.stack([rows - .42, rows + .42, rows], -1).ravel(), line=dict(color=_grey, dash=dash, width=1.5),
+                    y=np.stack([rows - .42, rows + .42, rows], -1).ravel(),
+                    line=dict(color=_grey, dash=dash, width=1.5),
                     hovertemplate=f"{name}: %{{x:.4f}}<extra></extra>")
 
 # %% ../nbs/52_alignment_plots.ipynb #fa2b124b
@@ -561,13 +563,13 @@ def roi_scores(
     bar = f"bar: 95 % CI over {n} people" if over == "subjects" else f"bar: 95 % CI over {seeds_text(n)}"
     return _say(fig, _which_layer(layer), bar if n > 1 else "one seed, no bars", said)
 
-# %% ../nbs/52_alignment_plots.ipynb #5282e41b
+# %% ../nbs/52_alignment_plots.ipynb #00ce9cab
 def _places(brain, v):
     "One row a place: roi, x, y, z, the mean value over people, and how many; those without coordinates are left out."
     import pandas as pd
     table = pd.DataFrame({k: brain[k].values for k in ("roi", "subject", "x", "y", "z")}).assign(value=v)
     there = table.dropna()
-    if not len(there): raise NothingToPlot("No target has both a value and coordinates x, y, z: there is no map to draw.")
+    if not len(there): raise NothingToPlot("No target has both a value and coordinates x, y, z: there is no map.")
     groups = there.groupby(["roi", "x", "y", "z"], sort=False)
     found = groups.agg(value=("value", "mean"), n=("subject", "nunique")).reset_index()
     return found, sorted(set(table["roi"]) - set(there["roi"]))
@@ -615,7 +617,7 @@ def _trace(mesh, side, view, light, **look):
     place = {a: 1e5 * c + 4e4 * (a == "z") for a, c in zip("xyz", _views[view][side])}
     return go.Mesh3d(x=x, y=y, z=z, i=i, j=j, k=k, lightposition=place, lighting=light, **look)
 
-# %% ../nbs/52_alignment_plots.ipynb #91f873c0
+# %% ../nbs/52_alignment_plots.ipynb #fd4f8301
 _greys = [(0, "#858585"), (1, "#E2E2E2")] # deep sulcus, top of a gyrus: visible on white and on black
 
 def _hemisphere(surface, kind, view, hover):
@@ -623,12 +625,12 @@ def _hemisphere(surface, kind, view, hover):
     xyz, faces, valued = surface.vertices(kind), surface.faces, surface.valued
     grey = part_of_mesh(xyz, faces, ~valued)
     shade = (255 * surface.shade[grey.index]).round().astype(np.uint8)
-    out = [_trace(grey, surface.side, view, _folds, intensity=shade, cmin=0, cmax=255, colorscale=_greys, showscale=False,
-                  hoverinfo="skip")]
+    out = [_trace(grey, surface.side, view, _folds, intensity=shade, cmin=0, cmax=255, colorscale=_greys,
+                  showscale=False, hoverinfo="skip")]
     if valued.any():
         part = part_of_mesh(xyz, faces, valued)
-        out.append(_trace(part, surface.side, view, _even, intensity=surface.values[part.index],
-                          coloraxis="coloraxis", text=[hover[i] for i in part.index], hovertemplate="%{text}<extra></extra>"))
+        out.append(_trace(part, surface.side, view, _even, intensity=surface.values[part.index], coloraxis="coloraxis",
+                          text=[hover[i] for i in part.index], hovertemplate="%{text}<extra></extra>"))
     return out
 
 # %% ../nbs/52_alignment_plots.ipynb #559c4409
@@ -651,7 +653,7 @@ def _dress_scenes(fig, views):
                            xanchor="center", yanchor="top", showarrow=False, font=dict(size=12))
     return fig
 
-# %% ../nbs/52_alignment_plots.ipynb #7924851c
+# %% ../nbs/52_alignment_plots.ipynb #61116d11
 def surface_map(
     maps, # brainmaps.Hemispheres: a map on both hemispheres of fsaverage5
     title: str = "", # what is shown; empty: the map's name
@@ -675,7 +677,8 @@ def surface_map(
     low, high = min(0, both.min()), max(both.max(), 0)
     bar = dict(orientation="h", thickness=10, len=.9, x=.5, xanchor="center", y=0, yref="container", yanchor="bottom",
                outlinewidth=0, title=dict(text=(unit or label(maps[0].name)) + "<br> ", side="top", font=dict(size=12)))
-    fig.update_layout(coloraxis=dict(colorscale="Viridis", cmin=low, cmax=high, colorbar=bar), margin=dict(l=8, r=8, b=76))
+    fig.update_layout(coloraxis=dict(colorscale="Viridis", cmin=low, cmax=high, colorbar=bar),
+                      margin=dict(l=8, r=8, b=76))
     return _say(_dress_scenes(fig, views), maps[0].label)
 
 # %% ../nbs/52_alignment_plots.ipynb #1cca1a12
@@ -834,19 +837,21 @@ def reading_fit(
 # %% ../nbs/52_alignment_plots.ipynb #d02657ec
 def _arm_of(ds, model): return ds["arm"].values[ds["model"].values.tolist().index(model)]
 
-# %% ../nbs/52_alignment_plots.ipynb #f60e596f
-reading_measures = dict(gain=Measure("Δ log-likelihood beyond the baseline<br>(nats/word, held out)", "gain", "", "", "", 4),
+# %% ../nbs/52_alignment_plots.ipynb #f1092959
+_gain = "Δ log-likelihood beyond the baseline<br>(nats/word, held out)"
+reading_measures = dict(gain=Measure(_gain, "gain", "", "", "", 4),
                         pearson=Measure("Pearson r of surprisal and time", "r", "", "", "readers' ceiling", 3),
                         spearman=Measure("Spearman ρ of surprisal and time", "ρ", "", "", "", 3))
 
-# %% ../nbs/52_alignment_plots.ipynb #3e5b2c99
+# %% ../nbs/52_alignment_plots.ipynb #4112f687
 def _over_words(reading, value, rows):
     "One story leaves no interval over stories: each arm's gets the mean of its models' bootstraps over words."
     ends = {e: values(reading.transpose("model", "story", ...), f"{value}_{e}").mean(1) for e in ("low", "high")}
     arms = _arms(reading)
-    return [r._replace(interval=Interval(r.interval.mean, *(ends[e][arms[r.arm]].mean() for e in ends), 1)) for r in rows]
+    interval = lambda r: Interval(r.interval.mean, *(ends[e][arms[r.arm]].mean() for e in ends), 1)
+    return [r._replace(interval=interval(r)) for r in rows]
 
-# %% ../nbs/52_alignment_plots.ipynb #09fd98dd
+# %% ../nbs/52_alignment_plots.ipynb #e0fa4a43
 def reading_arms(
     reading, # xarray Dataset of a run: gain, pearson, spearman (model, story)
     value: str = "gain", # or "pearson", "spearman"
@@ -862,7 +867,8 @@ def reading_arms(
     if summary is not None: rows, versus = _as_summarised(rows, summary, value), summary["reference"]
     elif not several: rows = _over_words(reading, value, rows)
     fig, rows = _rows_figure("Reading times by arm", rows, m)
-    highest, ceiling = max(np.nanmax([*r.points, r.interval.high]) for r in rows), float(reading.get("ceiling", math.nan))
+    highest = max(np.nanmax([*r.points, r.interval.high]) for r in rows)
+    ceiling = float(reading.get("ceiling", math.nan))
     if drawn := m.top and _near(ceiling, highest, 2): _upright(fig, ceiling, m.top, "dash")
     far = f"{m.top} is {ceiling:.3g}" if m.top and math.isfinite(ceiling) and not drawn else ""
     told = "dot: mean over stories; open: seeds" if several else "dot: mean; open: seeds; one story"
@@ -876,7 +882,7 @@ def _check_p(p):
         raise InputError(f"p-values range from {p[0]:g} to {p[-1]:g}, but must be finite and from 0 to 1.")
     return p
 
-# %% ../nbs/52_alignment_plots.ipynb #e34b7d32
+# %% ../nbs/52_alignment_plots.ipynb #c60c1f83
 def null_calibration(
     p # (n_tests,) p-values of simulations in which the null holds
 ) -> go.Figure:
@@ -891,7 +897,8 @@ def null_calibration(
     add_band(fig, x[shown], low[shown], high[shown], _grey, "uniform")
     fig.add_scatter(x=[0, 1], y=[0, 1], mode="lines", line=dict(color=_grey, dash="dash", width=1.5), hoverinfo="skip",
                     name="uniform", legendgroup="uniform")
-    fig.add_scatter(x=x[shown], y=p[shown], mode="lines", name="observed", line=dict(color="#0072B2", width=2, shape="hv"),
+    fig.add_scatter(x=x[shown], y=p[shown], mode="lines", name="observed",
+                    line=dict(color="#0072B2", width=2, shape="hv"),
                     hovertemplate="expected %{x:.3f}, observed %{y:.3f}<extra></extra>")
     fig.update_xaxes(title_text="expected p-value (uniform)", range=[-.01, 1.01])
     fig.update_yaxes(title_text="observed p-value", range=[-.01, 1.01])

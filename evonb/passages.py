@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['Passage', 'split_words', 'join_words', 'locate_words', 'character_words']
 
-# %% ../nbs/38_passages.ipynb #75fa37f0
+# %% ../nbs/38_passages.ipynb #e0749791
 import re
 from dataclasses import dataclass
 
 import numpy as np
+from fastcore.basics import patch
 
 from .core import InputError
 
-# %% ../nbs/38_passages.ipynb #891fffab
+# %% ../nbs/38_passages.ipynb #e8486b63
 @dataclass(frozen=True, eq=False, repr=False)
 class Passage:
     "One continuous text that is read or heard from its start, and where its words are."
@@ -23,10 +24,14 @@ class Passage:
 
     def __post_init__(self): object.__setattr__(self, "spans", _checked_spans(self.name, self.text, self.spans))
 
-    def __repr__(self): return f"Passage({self.name!r}: {len(self.spans):,} words, {self.text[:40]!r})"
+# %% ../nbs/38_passages.ipynb #43cdad8a
+@patch
+def __repr__(self: Passage): return f"Passage({self.name!r}: {len(self.spans):,} words, {self.text[:40]!r})"
 
-    @property
-    def words(self) -> list[str]: return [self.text[a:b] for a, b in self.spans.tolist()]
+@patch(as_prop=True)
+def words(self: Passage) -> list[str]:
+    "The words, as they stand in the text."
+    return [self.text[a:b] for a, b in self.spans.tolist()]
 
 # %% ../nbs/38_passages.ipynb #0aace048
 def _checked_text(name, text):

@@ -498,13 +498,14 @@ def alignment_table(
                "models and one over people or stories.")
     return table(header, [row(*r) for r in rows], caption)
 
-# %% ../nbs/54_report.ipynb #7b5d95bf
+# %% ../nbs/54_report.ipynb #d2611d56
 def _listed(lines): return Html("<ul class='note'>" + "".join(f"<li>{esc(x)}</li>" for x in lines) + "</ul>")
 
 @section("alignment", "Result", needs=("summary.json",))
 def _alignment_result(summary):
     return (f"<p class='statement'>{esc(summary['statement'])}</p>{_listed(summary['facts'])}"
-            f"{alignment_table(summary)}<details><summary>Notes on the data</summary>{_listed(summary['notes'])}</details>")
+            f"{alignment_table(summary)}<details><summary>Notes on the data</summary>{_listed(summary['notes'])}"
+            "</details>")
 
 # %% ../nbs/54_report.ipynb #40918a02
 def _figures(made):

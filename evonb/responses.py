@@ -269,7 +269,7 @@ def taken_out(
         out[where] -= Q @ (Q.T @ out[where])
     return out
 
-# %% ../nbs/43_responses.ipynb #a0f2900f
+# %% ../nbs/43_responses.ipynb #4097c518
 @patch
 def drift(self: Responses) -> np.ndarray: # (n_samples, k); k is 0 where none is given
     "The slow drifts of the data set."
@@ -279,10 +279,10 @@ def drift(self: Responses) -> np.ndarray: # (n_samples, k); k is 0 where none is
 def high_passed(self: Responses,
     X # (n_samples, n_columns) designs
 ) -> np.ndarray: # (n_samples, n_columns)
-    "Designs without the drifts that `cleaned` takes out of the responses; items and data without drifts stay as they are."
+    "Designs without the drifts that `cleaned` takes out of the responses; where there are none they stay as they are."
     return taken_out(X, self.drift(), self.runs) if self.drift().shape[1] else np.asarray(X)
 
-# %% ../nbs/43_responses.ipynb #c87eb8c2
+# %% ../nbs/43_responses.ipynb #be61e1f1
 @patch
 def cleaned(self: Responses) -> Responses:
     "The same responses without drifts and each person's movement, taken out of every run as a whole."
@@ -292,11 +292,13 @@ def cleaned(self: Responses) -> Responses:
     for subject in self.subjects:
         basis = [self.drift(), *([self.subject_nuisance[subject]] if subject in self.subject_nuisance else [])]
         data[:, of == subject] = taken_out(self.data[:, of == subject], np.hstack(basis), self.runs)
-    said = " and ".join(["drifts"] * bool(self.drift().shape[1]) + ["each person's movement"] * bool(self.subject_nuisance))
+    gone = dict(drifts=self.drift().shape[1], **{"each person's movement": len(self.subject_nuisance)})
+    said = " and ".join(name for name, n in gone.items() if n)
     left = {k: v for k, v in self.nuisance.items() if k != "drift"}
+    note = f"{said.capitalize()} were taken out of each run as a whole, before folds."
     return dataclasses.replace(self, data=data.astype(np.float32), nuisance=left, subject_nuisance={},
                                as_is=tuple(n for n in self.as_is if n != "drift"),
-                               notes=[*self.notes, f"{said} were taken out of each run as a whole, before folds."])
+                               notes=[*self.notes, note])
 
 # %% ../nbs/43_responses.ipynb #8026bd66
 _praat = re.compile(r'"(?:[^"]|"")*"|<[^>"\n]*>|(?<!\S)[-+]?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?(?!\S)')
