@@ -384,10 +384,11 @@ def coordinates(self: Alignment) -> dict:
     "Arm and seed of each model."
     return dict(arm=("model", [c.arm for c in self.models]), seed=("model", [c.seed for c in self.models]))
 
-# %% ../nbs/48_alignment.ipynb #c7393611
+# %% ../nbs/48_alignment.ipynb #d7bd6e33
 def _false_discovery(p):
-    "q of each model's p, over its layers and targets together."
-    return p.copy(data=np.stack([fdr(m) for m in p.values]))
+    "q of each model's p, layer by layer over its targets."
+    p = p.transpose("model", "layer", ...)
+    return p.copy(data=np.stack([[fdr(layer) for layer in model] for model in p.values]))
 
 def _bands(ds):
     "The null's mean and 95 % band of scores averaged over targets."

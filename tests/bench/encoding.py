@@ -2,12 +2,11 @@
 
 import os
 import time
-from contextlib import contextmanager
 from functools import cache
 
 import numpy as np
 import torch
-from timing import paired
+from timing import paired, threads
 
 from evonb.encoding import RidgeConfig, decompose, encode, make_folds
 
@@ -51,20 +50,6 @@ def ours(alphas, **options):
     layers, Y = sentences()
     config = RidgeConfig(alphas=alphas, n_folds=N_FOLDS, **options)
     return np.array([encode(X, Y, config=config).r_mean.values for X in layers])
-
-
-@contextmanager
-def threads(n):
-    "While inside, torch, NumPy and SciPy compute with n threads."
-    from threadpoolctl import threadpool_limits
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(n)
-    try:
-        with threadpool_limits(n):
-            yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def parts():

@@ -5,8 +5,8 @@ import time
 
 import numpy as np
 import torch
-from scoring import blimp, generated, or_reason, small, smol, threads
-from timing import paired
+from scoring import blimp, generated, or_reason, small, smol
+from timing import paired, threads
 
 from evonb.experts import begin_token, new_base
 from evonb.features import ReadConfig, read, tokenize

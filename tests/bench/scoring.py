@@ -5,13 +5,12 @@ import json
 import os
 import random
 import time
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
-from timing import paired
+from timing import paired, threads
 
 from evonb.core import Seeds
 from evonb.corpora import train_tokenizer
@@ -112,17 +111,6 @@ def padded_batch(model, sequences):
     logp = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1].float().log_softmax(-1)
     logp = logp.gather(-1, ids[:, 1:, None])[..., 0]  # (n_sequences, longest - 1)
     return [float(row[s.start - 1 : len(s.ids) - 1].sum()) for s, row in zip(sequences, logp, strict=True)]
-
-
-@contextmanager
-def threads(n):
-    "While inside, torch computes with n threads."
-    before = torch.get_num_threads()
-    torch.set_num_threads(n)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def against_peft(opened, pairs, rank=8, n=10, n_threads=1, n_items=N_ITEMS, **options):

@@ -1,8 +1,10 @@
 "Two things measured side by side: the machine is shared and noisy, so only ratios of neighbouring measurements count."
 
 import time
+from contextlib import contextmanager
 
 import numpy as np
+import torch
 
 
 def paired(first, second, pairs, clock=time.perf_counter, warm=1):
@@ -28,3 +30,17 @@ def spread(run, times, clock=time.perf_counter):
     "Median and quartiles of one thing's seconds."
     low, mid, high = np.quantile([_measured(run, clock) for _ in range(times)], [0.25, 0.5, 0.75])
     return float(low), float(mid), float(high)
+
+
+@contextmanager
+def threads(n):
+    "While inside, torch, NumPy and SciPy compute with n threads."
+    from threadpoolctl import threadpool_limits
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        with threadpool_limits(n):
+            yield
+    finally:
+        torch.set_num_threads(before)
