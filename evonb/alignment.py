@@ -254,13 +254,14 @@ def features(self: Alignment, candidate, layers="none"): # -> xarray Dataset of 
     return read(base, self.data.passages, config, cache=self.cache or cache_folder()/"features", show=self.show,
                 stop=self.stop)
 
-# %% ../nbs/48_alignment.ipynb #63087230
+# %% ../nbs/48_alignment.ipynb #e30b9a88
 @patch
 def encoding_arguments(self: Alignment) -> dict:
     "What every layer of every model is fitted with, so that scores can be compared."
     c, data = self.config, self.data
     ridge = replace(c.ridge, trim=c.trim if data.kind == "series" else 0)
-    return dict(groups=data.groups, config=ridge, confounds=self.confounds(), device=self.device)
+    alone = len(set(data.groups)) == len(data.groups) # sentences on their own: all may change places
+    return dict(groups=None if alone else data.groups, config=ridge, confounds=self.confounds(), device=self.device)
 
 # %% ../nbs/48_alignment.ipynb #07d8a7ea
 @patch
@@ -272,12 +273,13 @@ def score_layer(self: Alignment, values): # values: (n_items, n_features); -> xa
                             block=c.block if data.kind == "series" else 1, **given)
     return _layer_dataset(encode(X, data.data, **given), null)
 
-# %% ../nbs/48_alignment.ipynb #d5ac2319
+# %% ../nbs/48_alignment.ipynb #d3675415
 def _layer_dataset(scores, null):
     "What is kept of a layer."
     import xarray as xr
-    keep = dict(r_fold=scores.r, gain_fold=scores.gain, p=null.p_gain, p_r=null.p, r_confounds=scores.r_confounds_mean,
-                r2_confounds=scores.r2_confounds_mean, null_r=null.r.mean("target"), null_gain=null.gain.mean("target"))
+    keep = dict(r_fold=scores.r, gain_fold=scores.gain, p=null.p_gain, p_r=null.p, null_r=null.r.mean("target"),
+                null_gain=null.gain.mean("target"), r_confounds_fold=scores.r_confounds,
+                r_confounds=scores.r_confounds_mean, r2_confounds=scores.r2_confounds_mean)
     return xr.Dataset({k: (v.dims, v.values) for k, v in keep.items()})
 
 # %% ../nbs/48_alignment.ipynb #8750a750
@@ -337,7 +339,7 @@ def each_model(self: Alignment, score): # score: Candidate -> anything
             bar.update()
     return out
 
-# %% ../nbs/48_alignment.ipynb #a443d463
+# %% ../nbs/48_alignment.ipynb #a21a3bd6
 def choose_layers(
     scores # (n_layers, n_folds) mean scores; nan beyond a model's last layer
 ) -> np.ndarray: # (n_folds,) row of the layer that is best on the other folds
@@ -345,8 +347,11 @@ def choose_layers(
     scores = np.asarray(scores, float)
     n = scores.shape[1]
     if n < 2: raise InputError(f"A layer can't be chosen on other folds with {n} fold. Use at least two.")
-    others = [[row[np.arange(n) != f].mean() for f in range(n)] for row in scores] # (n_layers, n_folds)
-    return np.nanargmax(np.array(others), 0)
+    others = np.array([[row[np.arange(n) != f].mean() for f in range(n)] for row in scores]) # (n_layers, n_folds)
+    if not np.isfinite(others).any(0).all():
+        raise InputError("No layer has a finite score in every fold: a held-out block is too short, or responses are "
+                         "constant in it. Use fewer folds (ridge.n_folds), or more samples.")
+    return np.nanargmax(others, 0)
 
 # %% ../nbs/48_alignment.ipynb #b0c086d5
 def best_of(
@@ -358,7 +363,7 @@ def best_of(
     values = ds[what].transpose("layer", "fold", "target").values
     return values[chosen, np.arange(values.shape[1])].mean(0)
 
-# %% ../nbs/48_alignment.ipynb #19edfd5c
+# %% ../nbs/48_alignment.ipynb #59fb160c
 @patch
 def gather_brain(self: Alignment, made): # made: a dataset each model; -> xarray Dataset
     "Everything measured, over model, layer, fold and target."
@@ -369,7 +374,8 @@ def gather_brain(self: Alignment, made): # made: a dataset each model; -> xarray
                    r_best=(("model", "target"), [best_of(m, "r_fold") for m in made]),
                    gain_best=(("model", "target"), [best_of(m, "gain_fold") for m in made]),
                    best_layer=("model", [int(m.gain_fold.mean(("fold", "target")).idxmax()) for m in made]))
-    beside = {k: made[0][k].isel(layer=0, drop=True) for k in ("r_confounds", "r2_confounds")} # no model is in them
+    alone = ("r_confounds", "r2_confounds", "r_confounds_fold") # no model is in them
+    beside = {k: made[0][k].isel(layer=0, drop=True) for k in alone}
     beside |= dict(ceiling=("target", ceilings(self.data))) | _bands(ds)
     ds = ds.assign(beside).drop_vars(("null_r", "null_gain"))
     t = self.data.targets
@@ -451,7 +457,7 @@ def contrast(
 
 def _finite(x): return float(x) if x is not None and np.isfinite(x) else None
 
-# %% ../nbs/48_alignment.ipynb #855efc95
+# %% ../nbs/48_alignment.ipynb #35b0c4d7
 @patch
 def tables(self: Alignment, ds): # -> dict: measure -> (model -> (n_items,) values)
     "What is averaged for the summary: over people where there are several, else over folds; or over stories."
@@ -463,7 +469,7 @@ def tables(self: Alignment, ds): # -> dict: measure -> (model -> (n_items,) valu
         found = dict(r=by_person(ds.r_best), gain=by_person(ds.gain_best), r_beyond=by_person(ds.r_best - alone))
     else:
         found = {k: np.stack([_chosen(ds.sel(model=m), f"{k}_fold") for m in ds.model]) for k in ("r", "gain")}
-        found |= dict(r_beyond=found["r"] - float(alone.mean()))
+        found |= dict(r_beyond=found["r"] - ds.r_confounds_fold.mean("target").values)
     return {k: found[k] for k in ("r", "r_beyond", "gain") if np.isfinite(found[k]).all()} # nan without nuisances
 
 def _chosen(ds, what):

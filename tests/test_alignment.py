@@ -138,6 +138,7 @@ def test_layers_are_chosen_on_other_folds():
     assert abs(np.mean(honest)) < 3 * np.std(honest) / 200**0.5 + 0.02 and noise.mean(2).max(1).mean() > 0.8
     assert choose_layers([[0.1, 0.1], [np.nan, np.nan]]).tolist() == [0, 0]
     with pytest.raises(InputError, match="at least two"): choose_layers([[1.0]])
+    with pytest.raises(InputError, match="No layer has a finite score"): choose_layers(np.full((2, 3), np.nan))
 
 
 def test_contrast_is_of_both_tests_the_more_careful():

@@ -95,7 +95,7 @@ def test_variance_is_shared_out_as_it_was_made(brain, confounds):
 
 
 def test_null_p_values_are_uniform():
-    "Word vectors of another brain against 240 noisy responses: Kolmogorov-Smirnov p above 0.01, 2 to 8 % below 0.05."
+    "Word vectors of another brain, 240 noisy responses: Kolmogorov-Smirnov p above 0.01, 2 to 8 % of p below 0.05."
     made, _ = toy_brain(Seeds(7), n_subjects=60, n_rois=4, n_sentences=120, ceiling=0.01, trivial=0, autocorrelation=0.3)
     words = [w for p in made.passages for w in p.words]
     X = design(made, word_vectors(words, 8, Seeds(99)), delays=DELAYS)
