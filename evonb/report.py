@@ -478,24 +478,32 @@ def _interval_html(v, spec="+.4f"):
     p = f"<br><small>p = {v['p']:.2g}</small>" if _known(v.get("p")) else ""
     return Html(f"{number(v['mean'], spec)}<br><small>[{number(v['low'], spec)}, {number(v['high'], spec)}]</small>{p}")
 
-# %% ../nbs/54_report.ipynb #67cd9de1
+# %% ../nbs/54_report.ipynb #7a36bb8d
+def _compared(summary):
+    "The differences there are: kind -> title. One model beside untrained ones needs no second column."
+    arms = {name: a for name, a in summary["arms"].items() if name != "untrained"}
+    named = dict(difference=f"minus {summary['reference']}", learned="minus untrained")
+    return {kind: title for kind, title in named.items() if any(a[kind] for a in arms.values())}
+
+# %% ../nbs/54_report.ipynb #902a9277
 def alignment_table(
     summary: dict # of a run of kind "alignment"
 ) -> Html:
     "Every arm's measures with intervals, and its gain beyond the reference's and beyond untrained models'."
     brain, some = summary["modality"] == "brain", next(iter(summary["arms"].values()))
     measures = {m: v for m, v in _aligned[summary["modality"]].items() if m in some}
+    versus = _compared(summary)
     null = lambda a: Html(f"[{number(a['null']['gain'][0], '+.4f')}, {number(a['null']['gain'][1], '+.4f')}]")
     gain = lambda a: Html(f"{_interval_html(a['gain'])}<br><small>null {null(a)}</small>" if brain else
                           _interval_html(a["gain"]))
     row = lambda name, a: [_arm_name(name, alignment_plots.arm_look), a["n_seeds"], *([a["layer"]] if brain else []),
                            *(_interval_html(a[m], spec) for m, (_, spec) in measures.items() if m != "gain"), gain(a),
-                           *(_interval_html(a[v]) for v in ("difference", "learned"))]
+                           *(_interval_html(a[v]) for v in versus)]
     header = ["arm", "models", *(["layer"] if brain else []), *(title for title, _ in measures.values()),
-              f"minus {summary['reference']}", "minus untrained"]
+              *versus.values()]
     rows = sorted(summary["arms"].items(), key=lambda x: -x[1]["gain"]["mean"])
-    caption = ("Brackets: 95 % intervals; the last two columns are differences of gains, p the larger of a test over "
-               "models and one over people or stories.")
+    caption = ("Brackets: 95 % intervals; minus ...: differences of gains, p the larger of a test over models and one "
+               "over people or stories.")
     return table(header, [row(*r) for r in rows], caption)
 
 # %% ../nbs/54_report.ipynb #d2611d56
