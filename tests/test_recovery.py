@@ -96,7 +96,8 @@ def test_variance_is_shared_out_as_it_was_made(brain, confounds):
 
 def test_null_p_values_are_uniform():
     "Word vectors of another brain, 240 noisy responses: Kolmogorov-Smirnov p above 0.01, 2 to 8 % of p below 0.05."
-    made, _ = toy_brain(Seeds(7), n_subjects=60, n_rois=4, n_sentences=120, ceiling=0.01, trivial=0, autocorrelation=0.3)
+    people = dict(n_subjects=60, n_rois=4, n_sentences=120, ceiling=0.01, trivial=0, autocorrelation=0.3)
+    made, _ = toy_brain(Seeds(7), **people)
     words = [w for p in made.passages for w in p.words]
     X = design(made, word_vectors(words, 8, Seeds(99)), delays=DELAYS)
     null = permutation_null(X, made.data, made.groups, CONFIG, n_permutations=99, block=10)
