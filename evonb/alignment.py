@@ -59,7 +59,7 @@ from evonb.store import (
     write_json,
 )
 
-# %% ../nbs/48_alignment.ipynb #ff6b28c9
+# %% ../nbs/48_alignment.ipynb #17d17f2b
 @dataclass
 class AlignConfig:
     "All settings of a run of kind alignment, saved in `run.json`."
@@ -72,7 +72,7 @@ class AlignConfig:
     correction: bool = False # word probabilities with the begin-of-word correction
     how: str = "average" # a scan's words: average, sum or lanczos
     delays: tuple[int, ...] = (1, 2, 3, 4) # scans after a word at which its response is sought
-    nuisance: tuple[str, ...] = () # names of the nuisances to go beyond; empty: all there are
+    nuisance: tuple[str, ...] = () # names of the nuisances to go beyond; empty: all there are; "none": none
     trim: int = 5 # scans of a series beside a held-out block that aren't trained on
     block: int = 20 # scans of a series that a permutation keeps together
     ridge: RidgeConfig = field(default_factory=RidgeConfig) # of the encoding models
@@ -282,13 +282,13 @@ def _layer_dataset(scores, null):
                 r_confounds=scores.r_confounds_mean, r2_confounds=scores.r2_confounds_mean)
     return xr.Dataset({k: (v.dims, v.values) for k, v in keep.items()})
 
-# %% ../nbs/48_alignment.ipynb #8750a750
+# %% ../nbs/48_alignment.ipynb #0f699bdb
 @patch
 def confounds(self: Alignment): # (n_samples, k), or None where there are no nuisances
     "The nuisances to go beyond, delayed as the features are."
     c = self.config
-    for name in c.nuisance: check_choice(name, self.data.nuisance, f"nuisance of {self.data.name}")
-    if not self.data.nuisance: return None
+    if not self.data.nuisance or c.nuisance == ("none",): return None
+    for name in c.nuisance: check_choice(name, [*self.data.nuisance, "none"], f"nuisance of {self.data.name}")
     bands = nuisance_design(self.data, c.nuisance or None, delays=c.delays)
     return self.raw.high_passed(np.hstack(list(bands.values())))
 
@@ -363,7 +363,7 @@ def best_of(
     values = ds[what].transpose("layer", "fold", "target").values
     return values[chosen, np.arange(values.shape[1])].mean(0)
 
-# %% ../nbs/48_alignment.ipynb #59fb160c
+# %% ../nbs/48_alignment.ipynb #5da86504
 @patch
 def gather_brain(self: Alignment, made): # made: a dataset each model; -> xarray Dataset
     "Everything measured, over model, layer, fold and target."
@@ -376,6 +376,7 @@ def gather_brain(self: Alignment, made): # made: a dataset each model; -> xarray
                    best_layer=("model", [int(m.gain_fold.mean(("fold", "target")).idxmax()) for m in made]))
     alone = ("r_confounds", "r2_confounds", "r_confounds_fold") # no model is in them
     beside = {k: made[0][k].isel(layer=0, drop=True) for k in alone}
+    if self.confounds() is None: beside = {k: v * np.nan for k, v in beside.items()}
     beside |= dict(ceiling=("target", ceilings(self.data))) | _bands(ds)
     ds = ds.assign(beside).drop_vars(("null_r", "null_gain"))
     t = self.data.targets
@@ -528,7 +529,7 @@ def statement(
             out.append(f"{arm} minus {ref}: {_told(a['difference'], unit)}{p}: {verdict(a['difference'])}.")
     return " ".join(out)
 
-# %% ../nbs/48_alignment.ipynb #6210ffec
+# %% ../nbs/48_alignment.ipynb #721b5697
 @patch
 def brain_facts(self: Alignment, ds): # -> list of str
     "What stands above the table of a brain data set."
@@ -537,7 +538,7 @@ def brain_facts(self: Alignment, ds): # -> list of str
     facts = [f"{data.name}: {len(data.data):,} samples, {data.targets.roi.nunique()} regions, {people} "
              f"{'person' if people == 1 else 'people'}; {c.ridge.folds} folds; mean over regions, 95 % intervals over "
              f"models and {'people' if people > 1 else 'folds'}; layer chosen on the other folds"]
-    if data.nuisance:
+    if np.isfinite(ds.r_confounds).any():
         facts.append(f"nuisances alone ({', '.join(c.nuisance or data.nuisance)}): r = {mean(ds.r_confounds)}, "
                      f"R² = {mean(ds.r2_confounds)}")
     if np.isfinite(ds.ceiling).any():

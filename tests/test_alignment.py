@@ -111,6 +111,16 @@ class StopAfter(StopRequest):
         return super().__bool__()
 
 
+def test_without_nuisances_the_gain_is_all_of_it(aligned, grown, driven, tmp_path):
+    few = dict(arms=("connectome",), layers=(2,), untrained=0, n_permutations=20)
+    run = align(tmp_path / "run", grown, driven[0], nuisance=("none",), **few)
+    ds, full = (read_dataset(r.file("brain.zarr.zip")) for r in (run, aligned))
+    arm = read_json(run.file("summary.json"))["arms"]["connectome"]
+    assert np.isnan(ds.r_confounds).all() and "r_beyond" not in arm
+    assert float(ds.gain.mean()) > float(full.gain.sel(model="connectome/0", layer=2).mean())
+    assert "Not yet run" not in write_report(run.path).read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("n", [2, 5, 9])
 def test_a_stopped_run_goes_on_and_ends_with_the_same_numbers(n, aligned, grown, driven, tmp_path):
     path = tmp_path / "run"
