@@ -234,11 +234,18 @@ def _near(level, highest, times=3):
     "Whether a level can be drawn without squeezing what is below it."
     return math.isfinite(level) and level <= times * max(highest, 0)
 
-# %% ../nbs/52_alignment_plots.ipynb #b44f2699
+# %% ../nbs/52_alignment_plots.ipynb #7e6aa813
+def _nuisances_alone(brain, measure, keep):
+    "Their mean score over the kept targets; nan where the measure or the data have none."
+    if not measure.alone or measure.alone not in brain: return math.nan
+    found = brain[measure.alone].values[keep]
+    return float(found[np.isfinite(found)].mean()) if np.isfinite(found).any() else math.nan
+
+# %% ../nbs/52_alignment_plots.ipynb #20673a6e
 def _add_levels(fig, brain, value, keep, x, highest):
     "Ceiling and nuisances alone; returns what the caption says of them."
     c, m = _ceiling(brain, value, keep), measures[value]
-    if m.alone and m.alone in brain and np.isfinite(alone := np.nanmean(brain[m.alone].values[keep])):
+    if math.isfinite(alone := _nuisances_alone(brain, m, keep)):
         _add_flat(fig, x, alone, "nuisances alone", "dot")
     if not np.isfinite(c).any(): return "noise ceiling unknown"
     level, known = float(np.nanmean(c)), _known(c)
@@ -483,11 +490,11 @@ def _right(rows, versus, summary):
     if not any(_difference(r.versus, 3) for r in rows): return ""
     return f"right: minus {label(versus)}" + ("" if summary is not None else ", paired; p uncorrected")
 
-# %% ../nbs/52_alignment_plots.ipynb #4f0d116c
+# %% ../nbs/52_alignment_plots.ipynb #66c6677c
 def _add_uprights(fig, brain, value, keep, highest):
     "Ceiling and nuisances alone as vertical lines; returns what the caption says."
     c, m = _ceiling(brain, value, keep), measures[value]
-    if m.alone and m.alone in brain and np.isfinite(alone := np.nanmean(brain[m.alone].values[keep])):
+    if math.isfinite(alone := _nuisances_alone(brain, m, keep)):
         _upright(fig, alone, "nuisances", "dot")
     if not np.isfinite(c).any(): return "noise ceiling unknown"
     level, known = float(np.nanmean(c)), _known(c)

@@ -1,6 +1,7 @@
 """Alignment of a run: every arm, seed and layer on human data; what is chosen, kept, resumed and refused."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -135,12 +136,13 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same_numbers(n, aligned, grown,
 def test_a_killed_command_goes_on_and_ends_with_the_same_numbers(grown, tmp_path):
     "SIGKILL after the second layer's scores, SIGTERM after the first model's; then to the end."
     few = dict(data="toy-brain", untrained=0, n_permutations=20, n_bootstrap=100, arms=("random",))
-    whole = align_run(tmp_path / "whole", replace(config(grown), **few), show=False, device="cpu")
+    whole = align_run(tmp_path / "whole", replace(config(grown), **few), show=False, device="cpu", cache=tmp_path / "c")
     path, words = tmp_path / "run", command_of(replace(config(grown), **few))
 
     def sent(what, pattern, n):
         p = subprocess.Popen([Path(sys.executable).parent / "evonb", *words[1:], f"--out={path}", "--device=cpu"],
-                             stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # fmt: skip
+                             stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                             env=os.environ | dict(EVONB_CACHE=str(tmp_path / "cache")))  # fmt: skip
         while p.poll() is None and len(list(path.glob(pattern))) < n: time.sleep(0.001)
         p.send_signal(what)
         return p.communicate()[1], p.returncode
@@ -149,7 +151,7 @@ def test_a_killed_command_goes_on_and_ends_with_the_same_numbers(grown, tmp_path
     assert open_run(path).state()["status"] == "interrupted"
     err, code = sent(signal.SIGTERM, "models/*.zarr.zip", 1)
     assert code == 130 and "SIGTERM" in err and open_run(path).state()["status"] == "stopped", err
-    again = align_run(path, replace(config(grown), **few), show=False, device="cpu")
+    again = align_run(path, replace(config(grown), **few), show=False, device="cpu", cache=tmp_path / "c")
     a, b = (read_dataset(r.file("brain.zarr.zip")) for r in (again, whole))
     assert a.identical(b) and not list(path.rglob("*.tmp"))
 
