@@ -8,7 +8,7 @@ __all__ = ['data_forms', 'AlignConfig', 'command_of', 'Candidate', 'source_run',
            'contrast', 'reference_arm', 'verdict', 'statement', 'region_table', 'score_table', 'default_place',
            'align_run', 'data_digest']
 
-# %% ../nbs/48_alignment.ipynb #c6abb277
+# %% ../nbs/48_alignment.ipynb #28bdd7d6
 import hashlib
 import json
 import re
@@ -29,7 +29,7 @@ from evonb.behavior import (
     score_models,
     toy_reading,
 )
-from .brainmaps import image_responses, mean_by_roi, roi_volume, write_volume
+from .brainmaps import image_responses, mean_by_roi, roi_volume, to_surface, write_surface, write_volume
 from evonb.core import (
     InputError,
     Seeds,
@@ -578,10 +578,10 @@ def summarise(self: Alignment, ds) -> dict:
                 source=self.config.source, reference=reference_arm(arms), arms=arms, facts=facts,
                 notes=json.loads(ds.notes), ci=.95, statement=statement(self.data.name, arms, unit))
 
-# %% ../nbs/48_alignment.ipynb #6b5dbb4b
+# %% ../nbs/48_alignment.ipynb #c4372b7d
 @patch
 def write_maps(self: Alignment, ds):
-    "A volume for each arm and measure."
+    "A volume and two hemispheres for each arm and measure."
     layers = self.arm_layers(ds)
     for arm, facts in layers.items():
         rows = ds.isel(model=ds.arm.values == arm).sel(layer=facts["layer"])
@@ -591,6 +591,7 @@ def write_maps(self: Alignment, ds):
             about = dict(data=self.data.name, arm=arm, layer=facts["layer"], measure=what, source=self.config.source)
             volume = roi_volume(table, name=f"{arm} {what}", provenance=about, illustrative=self.data.illustrative)
             write_volume(self.run.file("maps", f"{slug(arm)}-{what}.nii.gz"), volume)
+            for s in to_surface(volume): write_surface(self.run.file("maps", f"{slug(arm)}-{what}.{s.side}.gii"), s)
 
 # %% ../nbs/48_alignment.ipynb #6bf57109
 def region_table(

@@ -29,7 +29,7 @@ from evonb.alignment import (
     verdict,
 )
 from evonb.behavior import BehaviorConfig
-from evonb.brainmaps import read_volume, roi_table
+from evonb.brainmaps import read_surface, read_volume, roi_table
 from evonb.core import InputError, Seeds, Stopped, StopRequest
 from evonb.experts import open_base
 from evonb.features import ReadConfig, read
@@ -94,6 +94,8 @@ def test_every_part_is_written_and_says_where_it_comes_from(aligned):
     assert "connectome adds" in summary["statement"] and "random minus connectome" in summary["statement"]
     volume = read_volume(aligned.file("maps", "connectome-gain.nii.gz"))
     assert volume.illustrative and volume.provenance["arm"] == "connectome"
+    left = read_surface(aligned.file("maps", "connectome-gain.left.gii"))
+    assert left.illustrative and np.isfinite(left.values).any() and left.provenance["arm"] == "connectome"
     ds = read_dataset(aligned.file("brain.zarr.zip"))
     rows = ds.isel(model=ds.arm.values == "connectome").sel(layer=summary["arms"]["connectome"]["layer"])
     known = roi_table(volume).set_index("roi")["value"]
