@@ -6,7 +6,7 @@
 __all__ = ['data_forms', 'AlignConfig', 'command_of', 'Candidate', 'source_run', 'grown', 'candidates', 'fresh_base',
            'open_candidate', 'open_data', 'Alignment', 'slug', 'choose_layers', 'best_of', 'ceilings', 'interval',
            'contrast', 'reference_arm', 'verdict', 'statement', 'region_table', 'score_table', 'default_place',
-           'align_run', 'data_digest']
+           'align_run', 'told_of', 'data_digest']
 
 # %% ../nbs/48_alignment.ipynb #28bdd7d6
 import hashlib
@@ -125,7 +125,7 @@ def source_run(
     raise InputError(f"{source} is a run of kind {run.kind!r}, but newborns are in one of kind 'connectome'. Name a "
                      "run of evonb demo or develop, or a base model.")
 
-# %% ../nbs/48_alignment.ipynb #239e6c79
+# %% ../nbs/48_alignment.ipynb #8ff2097b
 def grown(
     run: Run, # of kind connectome
     arms: tuple = () # empty: all
@@ -137,6 +137,7 @@ def grown(
     for a in arms: check_choice(a, there, f"arm of {run.path}")
     return [Candidate(a, s, f"{run.path}::{a}/{s}") for a in arms or there for s in _seeds(run, a, there[a]["lr"])]
 
+# %% ../nbs/48_alignment.ipynb #3f84e8de
 def _seeds(run, arm, lr):
     "The seeds of an arm whose model is stored."
     folders = run.file("development", arm).glob("seed-*")
@@ -244,11 +245,16 @@ class Alignment:
     def check_stop(self):
         if self.stop: raise Stopped(f"stopped ({self.stop.reason}); what was scored is kept in {self.run.path}")
 
-# %% ../nbs/48_alignment.ipynb #0da9faa8
+# %% ../nbs/48_alignment.ipynb #7d6014d6
 @patch
-def features(self: Alignment, candidate, layers="none"): # -> xarray Dataset of `read`
+def open(self: Alignment, candidate) -> Base:
+    "A model, ready to read."
+    return open_candidate(candidate, self.config.seed, self.device)
+
+# %% ../nbs/48_alignment.ipynb #e2116666
+@patch
+def features(self: Alignment, base, layers="none"): # -> xarray Dataset of `read`
     "What a model makes of the data's texts, from the cache where it read them before."
-    base = open_candidate(candidate, self.config.seed, self.device)
     level = "passage" if isinstance(self.data, Responses) and self.data.kind == "items" else "word"
     config = ReadConfig(level=level, layers=layers, context=self.config.context, correction=self.config.correction)
     return read(base, self.data.passages, config, cache=self.cache or cache_folder()/"features", show=self.show,
@@ -299,32 +305,34 @@ def slug(
     "A name as files have it."
     return re.sub(r"[^\w.-]+", "-", text).strip("-.") or "data"
 
-# %% ../nbs/48_alignment.ipynb #fa234f15
+# %% ../nbs/48_alignment.ipynb #cc04641c
 @patch
-def scored_layer(self: Alignment, candidate, hidden, layer): # -> xarray Dataset
+def scored_layer(self: Alignment, folder, hidden, layer): # -> xarray Dataset
     "A layer's scores, from its file where it was scored before."
-    path = self.run.file("layers", f"{slug(candidate.arm)}-{candidate.seed}", f"{layer:03d}.zarr.zip")
+    path = folder/f"{layer:03d}.zarr.zip"
     if not path.exists():
         self.check_stop()
         write_dataset(path, self.score_layer(hidden.sel(layer=layer).values))
     return read_dataset(path)
 
-# %% ../nbs/48_alignment.ipynb #01a7bbff
+# %% ../nbs/48_alignment.ipynb #ee7a6450
 @patch
 def score_brain(self: Alignment, candidate): # -> xarray Dataset over layer, fold, target and permutation
-    "All layers of a model; once they are all there, they are one file."
+    "All layers of a model; once they are all there, they are one file, named by the model and its weights."
     import xarray as xr
-    path = self.run.file("models", f"{slug(candidate.arm)}-{candidate.seed}.zarr.zip")
+    base = self.open(candidate)
+    name = f"{slug(candidate.arm)}-{candidate.seed}-{base.digest[:12]}"
+    path, folder = self.run.file("models", f"{name}.zarr.zip"), self.run.file("layers", name)
     if path.exists(): return read_dataset(path)
-    hidden = self.features(candidate, self.config.layers or "all").hidden
+    hidden = self.features(base, self.config.layers or "all").hidden
     layers = [int(x) for x in hidden.layer.values]
     with progress(len(layers), candidate.name, show=self.show, unit="layer") as bar:
         made = []
         for layer in layers:
-            made.append(self.scored_layer(candidate, hidden, layer))
+            made.append(self.scored_layer(folder, hidden, layer))
             bar.update()
     write_dataset(path, xr.concat(made, "layer").assign_coords(layer=layers))
-    shutil.rmtree(self.run.file("layers", path.name.removesuffix(".zarr.zip")))
+    shutil.rmtree(folder)
     return read_dataset(path)
 
 # %% ../nbs/48_alignment.ipynb #93c676e5
@@ -418,11 +426,11 @@ def ceilings(
             out[rows.index] = across_subject_ceiling(courses).r.values[:, 0]
     return out
 
-# %% ../nbs/48_alignment.ipynb #ef9e495e
+# %% ../nbs/48_alignment.ipynb #b2b26563
 @patch
 def score_reading(self: Alignment): # -> xarray Dataset over model and story
     "Surprisal of every model against reading times."
-    surprisals = self.each_model(lambda c: self.features(c).surprisal.values)
+    surprisals = self.each_model(lambda c: self.features(self.open(c)).surprisal.values)
     names = [c.name for c in self.models]
     ds = score_models(self.data, dict(zip(names, surprisals)), self.config.behavior)
     return ds.assign(surprisal=(("model", "word"), np.array(surprisals))).assign_coords(self.coordinates())
@@ -437,7 +445,7 @@ def interval(
     low, high = bootstrap_interval(values, rng, n_bootstrap)
     return dict(moments(np.mean(values, 1)), low=low, high=high)
 
-# %% ../nbs/48_alignment.ipynb #c05d249d
+# %% ../nbs/48_alignment.ipynb #845822fe
 def contrast(
     a, # (n_models, n_items) an arm's scores
     b, # (other n_models, n_items) another's, of the same items
@@ -456,6 +464,7 @@ def contrast(
     return dict(mean=float(a.mean() - b.mean()), low=float(low), high=float(high), p=max(told, default=None),
                 p_models=_finite(of_models), p_items=_finite(of_items))
 
+# %% ../nbs/48_alignment.ipynb #5328b95e
 def _finite(x): return float(x) if x is not None and np.isfinite(x) else None
 
 # %% ../nbs/48_alignment.ipynb #35b0c4d7
@@ -566,7 +575,7 @@ def arm_layers(self: Alignment, ds): # -> dict: arm -> what only brain data have
                             for k, p in (("r", "null"), ("gain", "gain_null"))})
     return out
 
-# %% ../nbs/48_alignment.ipynb #98cc422f
+# %% ../nbs/48_alignment.ipynb #a92a3862
 @patch
 def summarise(self: Alignment, ds) -> dict:
     "What came out, as plain values."
@@ -575,7 +584,8 @@ def summarise(self: Alignment, ds) -> dict:
     unit = "ΔR²" if brain else "nats/word"
     facts = self.brain_facts(ds) if brain else self.reading_facts(ds)
     return dict(kind="alignment", modality="brain" if brain else "reading", data=self.data.name,
-                source=self.config.source, reference=reference_arm(arms), arms=arms, facts=facts,
+                source=self.config.source, models=[c.name for c in self.models], reference=reference_arm(arms),
+                arms=arms, facts=facts,
                 notes=json.loads(ds.notes), ci=.95, statement=statement(self.data.name, arms, unit))
 
 # %% ../nbs/48_alignment.ipynb #c4372b7d
@@ -636,7 +646,7 @@ def work(self: Alignment) -> Run:
     write_json(self.run.file("summary.json"), self.summarise(ds))
     return self.run
 
-# %% ../nbs/48_alignment.ipynb #3b5b83ef
+# %% ../nbs/48_alignment.ipynb #36d41877
 def align_run(
     path, # the run's folder
     config: AlignConfig, # all settings
@@ -653,9 +663,17 @@ def align_run(
     data = open_data(config.data, Seeds(config.seed).child("data")) if data is None else data
     with stoppable(stop) as request, create_run(path, to_dict(config), "alignment", resume) as run:
         _check_same_data(run, data)
-        if run.file("summary.json").exists(): return run
+        if told_of(run) == [c.name for c in models]: return run
         clean = data.cleaned() if isinstance(data, Responses) else data
         return Alignment(run, config, clean, data, models, device, show, request, cache).work()
+
+# %% ../nbs/48_alignment.ipynb #39a7e84f
+def told_of(
+    run: Run # of kind alignment
+) -> list | None: # names of the models; None where nothing was summed up yet
+    "The models that a run's summary tells of: when the scored run has raised more since, they are scored too."
+    path = run.file("summary.json")
+    return read_json(path)["models"] if path.exists() else None
 
 # %% ../nbs/48_alignment.ipynb #fb2e7c22
 def data_digest(

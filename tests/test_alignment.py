@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -156,6 +157,22 @@ def test_a_killed_command_goes_on_and_ends_with_the_same_numbers(grown, tmp_path
     again = align_run(path, replace(config(grown), **few), show=False, device="cpu", cache=tmp_path / "c")
     a, b = (read_dataset(r.file("brain.zarr.zip")) for r in (again, whole))
     assert a.identical(b) and not list(path.rglob("*.tmp"))
+
+
+def test_newborns_that_came_later_are_scored_too_and_the_others_only_once(grown, tmp_path):
+    source, few = tmp_path / "grown", dict(data="toy-brain", untrained=0, n_permutations=20, layers=(1,))
+    shutil.copytree(grown, source)
+    shutil.move(source / "development" / "random" / "seed-1", tmp_path / "later")
+    settings = replace(config(source), **few)
+    run = align_run(tmp_path / "run", settings, show=False, device="cpu", cache=tmp_path / "cache")
+    before = {p.name: p.stat().st_mtime_ns for p in run.path.glob("models/*")}
+    assert len(before) == 3 and "random/1" not in read_dataset(run.file("brain.zarr.zip")).model
+    shutil.move(tmp_path / "later", source / "development" / "random" / "seed-1")
+    run = align_run(tmp_path / "run", settings, show=False, device="cpu", cache=tmp_path / "cache")
+    after = {p.name: p.stat().st_mtime_ns for p in run.path.glob("models/*")}
+    assert len(after) == 4 and before.items() <= after.items()
+    assert "random/1" in read_dataset(run.file("brain.zarr.zip")).model
+    assert read_json(run.file("summary.json"))["arms"]["random"]["n_seeds"] == 2
 
 
 def test_reading_times_of_every_arm(grown, tmp_path):
