@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['data_forms', 'AlignConfig', 'command_of', 'Candidate', 'source_run', 'grown', 'candidates', 'fresh_base',
-           'open_candidate', 'open_data', 'Alignment', 'slug', 'choose_layers', 'best_of', 'ceilings', 'interval',
+           'open_candidate', 'open_data', 'Alignment', 'slug', 'choose_layers', 'chosen_scores', 'ceilings', 'interval',
            'contrast', 'reference_arm', 'verdict', 'statement', 'region_table', 'score_table', 'default_place',
            'align_run', 'told_of', 'data_digest']
 
-# %% ../nbs/48_alignment.ipynb #28bdd7d6
+# %% ../nbs/48_alignment.ipynb #76f5b989
 import hashlib
 import json
 import re
 import shutil
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -225,7 +226,7 @@ def _placed(value, folder):
     if isinstance(value, dict): return {k: _placed(v, folder) for k, v in value.items()}
     return folder/value if isinstance(value, str) else value
 
-# %% ../nbs/48_alignment.ipynb #9ece5cf5
+# %% ../nbs/48_alignment.ipynb #ddfdd81e
 @dataclass
 class Alignment:
     "A run at work: what its stages share."
@@ -241,6 +242,9 @@ class Alignment:
 
     @property
     def seeds(self): return Seeds(self.config.seed)
+
+    @cached_property
+    def given(self): return self.encoding_arguments() # the same for every model and layer
 
     def check_stop(self):
         if self.stop: raise Stopped(f"stopped ({self.stop.reason}); what was scored is kept in {self.run.path}")
@@ -269,15 +273,15 @@ def encoding_arguments(self: Alignment) -> dict:
     alone = len(set(data.groups)) == len(data.groups) # sentences on their own: all may change places
     return dict(groups=None if alone else data.groups, config=ridge, confounds=self.confounds(), device=self.device)
 
-# %% ../nbs/48_alignment.ipynb #07d8a7ea
+# %% ../nbs/48_alignment.ipynb #079fff08
 @patch
 def score_layer(self: Alignment, values): # values: (n_items, n_features); -> xarray Dataset over fold and target
     "Encoding scores of one layer with their null; the permutations are the same for every model and layer."
-    c, data, given = self.config, self.data, self.encoding_arguments()
+    c, data = self.config, self.data
     X = self.raw.high_passed(design(data, values, how=c.how, delays=c.delays))
     null = permutation_null(X, data.data, n_permutations=c.n_permutations, seed=c.seed,
-                            block=c.block if data.kind == "series" else 1, **given)
-    return _layer_dataset(encode(X, data.data, **given), null)
+                            block=c.block if data.kind == "series" else 1, **self.given)
+    return _layer_dataset(encode(X, data.data, **self.given), null)
 
 # %% ../nbs/48_alignment.ipynb #d3675415
 def _layer_dataset(scores, null):
@@ -361,17 +365,18 @@ def choose_layers(
                          "constant in it. Use fewer folds (ridge.n_folds), or more samples.")
     return np.nanargmax(others, 0)
 
-# %% ../nbs/48_alignment.ipynb #b0c086d5
-def best_of(
+# %% ../nbs/48_alignment.ipynb #1fcdbd4a
+def chosen_scores(
     ds, # a model's scores: r_fold, gain_fold (layer, fold, target)
     what: str # r_fold or gain_fold
-) -> np.ndarray: # (n_targets,)
-    "Scores of the layer that was chosen on the other folds by gain, averaged over folds."
-    chosen = choose_layers(ds.gain_fold.mean("target"))
-    values = ds[what].transpose("layer", "fold", "target").values
-    return values[chosen, np.arange(values.shape[1])].mean(0)
+): # -> xarray DataArray (fold, target)
+    "Each fold's scores of the layer that the other folds chose by gain."
+    import xarray as xr
+    chosen = choose_layers(ds.gain_fold.mean("target").transpose("layer", "fold"))
+    along = lambda at: xr.DataArray(at, dims="fold")
+    return ds[what].isel(layer=along(chosen), fold=along(np.arange(len(chosen))))
 
-# %% ../nbs/48_alignment.ipynb #5da86504
+# %% ../nbs/48_alignment.ipynb #fd38a5aa
 @patch
 def gather_brain(self: Alignment, made): # made: a dataset each model; -> xarray Dataset
     "Everything measured, over model, layer, fold and target."
@@ -379,12 +384,12 @@ def gather_brain(self: Alignment, made): # made: a dataset each model; -> xarray
     names = [c.name for c in self.models]
     ds = xr.concat(made, xr.DataArray(names, dims="model", name="model"), join="outer")
     ds = ds.assign(r=ds.r_fold.mean("fold"), gain=ds.gain_fold.mean("fold"), q=_false_discovery(ds.p),
-                   r_best=(("model", "target"), [best_of(m, "r_fold") for m in made]),
-                   gain_best=(("model", "target"), [best_of(m, "gain_fold") for m in made]),
+                   r_best=(("model", "target"), [chosen_scores(m, "r_fold").values.mean(0) for m in made]),
+                   gain_best=(("model", "target"), [chosen_scores(m, "gain_fold").values.mean(0) for m in made]),
                    best_layer=("model", [int(m.gain_fold.mean(("fold", "target")).idxmax()) for m in made]))
     alone = ("r_confounds", "r2_confounds", "r_confounds_fold") # no model is in them
     beside = {k: made[0][k].isel(layer=0, drop=True) for k in alone}
-    if self.confounds() is None: beside = {k: v * np.nan for k, v in beside.items()}
+    if self.given["confounds"] is None: beside = {k: v * np.nan for k, v in beside.items()}
     beside |= dict(ceiling=("target", ceilings(self.data))) | _bands(ds)
     ds = ds.assign(beside).drop_vars(("null_r", "null_gain"))
     t = self.data.targets
@@ -445,7 +450,7 @@ def interval(
     low, high = bootstrap_interval(values, rng, n_bootstrap)
     return dict(moments(np.mean(values, 1)), low=low, high=high)
 
-# %% ../nbs/48_alignment.ipynb #845822fe
+# %% ../nbs/48_alignment.ipynb #ef0d3640
 def contrast(
     a, # (n_models, n_items) an arm's scores
     b, # (other n_models, n_items) another's, of the same items
@@ -459,15 +464,15 @@ def contrast(
     gaps = ((draw(len(a)) @ a - draw(len(b)) @ b) * draw(a.shape[1])).sum(1)
     of_models = stats.ttest_ind(a.mean(1), b.mean(1), equal_var=False).pvalue if min(len(a), len(b)) > 1 else None
     of_items = stats.ttest_1samp(a.mean(0) - b.mean(0), 0).pvalue if a.shape[1] > 1 else None
-    told = [float(p) for p in (of_models, of_items) if p is not None and np.isfinite(p)]
+    told = dict(p_models=_finite(of_models), p_items=_finite(of_items))
     low, high = np.quantile(gaps, [.025, .975])
-    return dict(mean=float(a.mean() - b.mean()), low=float(low), high=float(high), p=max(told, default=None),
-                p_models=_finite(of_models), p_items=_finite(of_items))
+    return dict(mean=float(a.mean() - b.mean()), low=float(low), high=float(high),
+                p=max((p for p in told.values() if p is not None), default=None)) | told
 
 # %% ../nbs/48_alignment.ipynb #5328b95e
 def _finite(x): return float(x) if x is not None and np.isfinite(x) else None
 
-# %% ../nbs/48_alignment.ipynb #35b0c4d7
+# %% ../nbs/48_alignment.ipynb #c6aafa93
 @patch
 def tables(self: Alignment, ds): # -> dict: measure -> (model -> (n_items,) values)
     "What is averaged for the summary: over people where there are several, else over folds; or over stories."
@@ -478,14 +483,10 @@ def tables(self: Alignment, ds): # -> dict: measure -> (model -> (n_items,) valu
         by_person = lambda v: np.stack([v.values[:, ds.subject.values == p].mean(1) for p in people], 1)
         found = dict(r=by_person(ds.r_best), gain=by_person(ds.gain_best), r_beyond=by_person(ds.r_best - alone))
     else:
-        found = {k: np.stack([_chosen(ds.sel(model=m), f"{k}_fold") for m in ds.model]) for k in ("r", "gain")}
+        by_fold = lambda m, k: chosen_scores(ds.sel(model=m), f"{k}_fold").mean("target").values
+        found = {k: np.stack([by_fold(m, k) for m in ds.model]) for k in ("r", "gain")}
         found |= dict(r_beyond=found["r"] - ds.r_confounds_fold.mean("target").values)
     return {k: found[k] for k in ("r", "r_beyond", "gain") if np.isfinite(found[k]).all()} # nan without nuisances
-
-def _chosen(ds, what):
-    "Each fold's mean over targets, of the layer that the other folds chose."
-    values = ds[what].mean("target").transpose("layer", "fold").values
-    return values[choose_layers(ds.gain_fold.mean("target")), np.arange(values.shape[1])]
 
 # %% ../nbs/48_alignment.ipynb #7c961578
 def reference_arm(
@@ -575,12 +576,13 @@ def arm_layers(self: Alignment, ds): # -> dict: arm -> what only brain data have
                             for k, p in (("r", "null"), ("gain", "gain_null"))})
     return out
 
-# %% ../nbs/48_alignment.ipynb #a92a3862
+# %% ../nbs/48_alignment.ipynb #60695091
 @patch
 def summarise(self: Alignment, ds) -> dict:
     "What came out, as plain values."
     brain, arms = isinstance(self.data, Responses), self.judge(ds)
-    if brain: arms = {a: v | self.arm_layers(ds)[a] for a, v in arms.items()}
+    layers = self.arm_layers(ds) if brain else {}
+    arms = {a: v | layers.get(a, {}) for a, v in arms.items()}
     unit = "ΔR²" if brain else "nats/word"
     facts = self.brain_facts(ds) if brain else self.reading_facts(ds)
     return dict(kind="alignment", modality="brain" if brain else "reading", data=self.data.name,
