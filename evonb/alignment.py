@@ -292,13 +292,12 @@ def _layer_dataset(scores, null):
                 r_confounds=scores.r_confounds_mean, r2_confounds=scores.r2_confounds_mean)
     return xr.Dataset({k: (v.dims, v.values) for k, v in keep.items()})
 
-# %% ../nbs/48_alignment.ipynb #0f699bdb
+# %% ../nbs/48_alignment.ipynb #51a29a4d
 @patch
 def confounds(self: Alignment): # (n_samples, k), or None where there are no nuisances
     "The nuisances to go beyond, delayed as the features are."
     c = self.config
     if not self.data.nuisance or c.nuisance == ("none",): return None
-    for name in c.nuisance: check_choice(name, [*self.data.nuisance, "none"], f"nuisance of {self.data.name}")
     bands = nuisance_design(self.data, c.nuisance or None, delays=c.delays)
     return self.raw.high_passed(np.hstack(list(bands.values())))
 
@@ -431,14 +430,14 @@ def ceilings(
             out[rows.index] = across_subject_ceiling(courses).r.values[:, 0]
     return out
 
-# %% ../nbs/48_alignment.ipynb #b2b26563
+# %% ../nbs/48_alignment.ipynb #502cc9f2
 @patch
 def score_reading(self: Alignment): # -> xarray Dataset over model and story
     "Surprisal of every model against reading times."
     surprisals = self.each_model(lambda c: self.features(self.open(c)).surprisal.values)
     names = [c.name for c in self.models]
     ds = score_models(self.data, dict(zip(names, surprisals)), self.config.behavior)
-    return ds.assign(surprisal=(("model", "word"), np.array(surprisals))).assign_coords(self.coordinates())
+    return ds.assign_coords(self.coordinates())
 
 # %% ../nbs/48_alignment.ipynb #81640925
 def interval(
