@@ -1,0 +1,480 @@
+/* evonb's explorers in a page: controls, views, and the way to the replies, be it Python or what is stored beside. */
+
+const kinds = {}; // how each kind of view is drawn: name -> (host) => ({draw, restyle?, resize?, destroy?})
+
+/** An element with properties and children; strings become text, never HTML. */
+function make(tag, properties = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (name === "class") node.className = value;
+    else if (name === "data") Object.assign(node.dataset, value);
+    else if (name in node && !name.startsWith("aria")) node[name] = value;
+    else node.setAttribute(name, value);
+  }
+  node.append(...children);
+  return node;
+}
+
+/** What this page's browser must have; the missing ones by name. */
+function missingParts() {
+  const parts = { DecompressionStream: globalThis.DecompressionStream, ResizeObserver: globalThis.ResizeObserver,
+                  "the 2d canvas": globalThis.CanvasRenderingContext2D };
+  return Object.keys(parts).filter((name) => !parts[name]);
+}
+
+/** The bytes of a zlib stream. */
+async function inflate(bytes) {
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+  return await new Response(stream).arrayBuffer();
+}
+
+const asText = (buffer) => new TextDecoder().decode(buffer);
+
+/** Whether the page around `node` is dark: the first opaque background decides, else what the user prefers. */
+function isDark(node) {
+  for (let at = node; at; at = at.parentElement ?? at.getRootNode()?.host) {
+    const [r, g, b, a = 1] = (getComputedStyle(at).backgroundColor.match(/[\d.]+/g) ?? [0, 0, 0, 0]).map(Number);
+    if (a > 0.5) return 0.2126 * r + 0.7152 * g + 0.0722 * b < 110;
+  }
+  return matchMedia("(prefers-color-scheme: dark)").matches;
+}
+
+/* -- Plotly: once a page, whoever brings it -------------------------------------------------------------------- */
+
+/** Run plotly's source, as a module where the page's rules ask for one. */
+async function runPlotly(source) {
+  const url = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
+  try { await import(/* webpackIgnore: true */ url); }
+  catch { document.head.append(make("script", { textContent: source })); }
+  finally { URL.revokeObjectURL(url); }
+  if (!globalThis.Plotly) throw new Error("plotly.js couldn't be started in this page.");
+  return globalThis.Plotly;
+}
+
+/** Plotly of this page: what is there, or else what `fetchSource` brings; every explorer shares it. */
+function sharedPlotly(fetchSource) {
+  if (globalThis.Plotly?.react) return Promise.resolve(globalThis.Plotly);
+  globalThis.evonbPlotly ??= fetchSource().then(runPlotly).catch((error) => {
+    globalThis.evonbPlotly = undefined;
+    throw error;
+  });
+  return globalThis.evonbPlotly;
+}
+
+/* -- Links: where replies come from ----------------------------------------------------------------------------- */
+
+/** The way to Python through the widget's own messages. */
+function kernelLink(model) {
+  const waiting = new Map(), mark = Math.random().toString(36).slice(2);
+  let count = 0, pushed = () => {}, refreshed = () => {};
+  const send = (message) => new Promise((resolve, reject) => {
+    const id = `${mark}-${++count}`;
+    waiting.set(id, { resolve, reject });
+    model.send({ ...message, id });
+  });
+  const heard = async (message, buffers = []) => {
+    if (message?.refresh) return refreshed();
+    const arrays = await Promise.all(buffers.map(inflate));
+    if (message?.push) return pushed(message.push, { content: message.content, arrays });
+    const asked = waiting.get(message?.id);
+    if (!asked) return;
+    waiting.delete(message.id);
+    if (message.error) asked.reject(new Error(message.error));
+    else asked.resolve({ content: message.content, arrays });
+  };
+  model.on("msg:custom", heard);
+  return {
+    spec: model.get("_spec"), live: true,
+    values: () => model.get("values"),
+    setValues(values) { model.set("values", values); model.save_changes(); },
+    onValues(heardValues) { model.on("change:values", heardValues); return () => model.off("change:values", heardValues); },
+    onPush(draw, refresh) { pushed = draw; refreshed = refresh; },
+    ask: (view, values) => send({ ask: view, values }),
+    press(name) { model.send({ press: name }); },
+    click(detail) { model.set("clicked", detail); model.save_changes(); },
+    plotly: () => sharedPlotly(async () => asText((await send({ plotly: true })).arrays[0])),
+    close() { model.off("msg:custom", heard); },
+  };
+}
+
+const fromBase64 = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+
+/** The way to replies that are stored in the page: found by the places of the needed values among the options. */
+function storedLink(data) {
+  let values = { ...data.values }, heardValues = () => {};
+  const place = (name, value) => {
+    const control = data.spec.controls.find((c) => c.name === name);
+    return control.options.findIndex(([v]) => v === value);
+  };
+  return {
+    spec: data.spec, live: false,
+    values: () => values,
+    setValues(changed) { values = changed; heardValues(); },
+    onValues(heard) { heardValues = heard; return () => {}; },
+    onPush() {},
+    async ask(view, needed) {
+      const found = data.replies[`${view}:${Object.entries(needed).map(([n, v]) => place(n, v)).join(",")}`];
+      if (!found) throw new Error("This page holds no reply to these settings.");
+      if (found.error) throw new Error(found.error);
+      const arrays = await Promise.all(found.arrays.map((i) => inflate(fromBase64(data.blobs[i]))));
+      return { content: found.content, arrays };
+    },
+    press() {},
+    click() {},
+    plotly: () => sharedPlotly(async () => {
+      const stored = document.getElementById("evonb-plotly");
+      if (!stored) throw new Error("plotly.js isn't in this page.");
+      return asText(await inflate(fromBase64(stored.textContent)));
+    }),
+    close() {},
+  };
+}
+
+/* -- Controls ---------------------------------------------------------------------------------------------------- */
+
+/** A drop-down list. */
+function selectControl(control, id, set) {
+  const options = control.options.map(([, text], i) => make("option", { value: i, textContent: text }));
+  const input = make("select", { id, data: { control: control.name } }, ...options);
+  input.addEventListener("change", () => set(control.options[input.value][0]));
+  const show = (place) => { input.value = place; input.dataset.value = String(control.options[place]?.[0]); };
+  return { node: make("label", { class: "evonb-control" }, control.label, input), show };
+}
+
+/** A slider over the control's options, with its value beside it and perhaps a play button. */
+function sliderControl(control, id, set, player) {
+  const last = control.options.length - 1, said = make("output");
+  said.htmlFor.add(id);
+  const input = make("input", { type: "range", id, min: 0, max: last, step: 1, data: { control: control.name } });
+  input.disabled = last < 1;
+  input.addEventListener("input", () => set(control.options[input.value][0]));
+  const show = (place) => {
+    const text = (control.options[place]?.[1] ?? "") + (control.unit ? ` ${control.unit}` : "");
+    input.value = place;
+    input.dataset.value = String(control.options[place]?.[0]);
+    input.setAttribute("aria-valuetext", text);
+    said.textContent = text;
+  };
+  const slide = make("span", { class: "evonb-slide" }, input, said);
+  if (control.play && last > 0) slide.append(playButton(control, player));
+  return { node: make("div", { class: "evonb-control" }, make("label", { htmlFor: id }, control.label), slide), show };
+}
+
+/** A button that moves a slider on, step by step, until it is pressed again. */
+function playButton(control, player) {
+  const button = make("button", { type: "button", class: "evonb-button", textContent: "▶",
+                                  data: { play: control.name } });
+  const label = (on) => {
+    button.textContent = on ? "⏸" : "▶";
+    button.setAttribute("aria-label", `${on ? "Pause" : "Play"}: ${control.label}`);
+    button.setAttribute("aria-pressed", on);
+  };
+  button.addEventListener("click", () => label(player(control)));
+  label(false);
+  return button;
+}
+
+/** A checkbox. */
+function toggleControl(control, id, set) {
+  const input = make("input", { type: "checkbox", id, data: { control: control.name } });
+  input.addEventListener("change", () => set(input.checked));
+  const show = (place) => { input.checked = control.options[place]?.[0] === true; input.dataset.value = input.checked; };
+  return { node: make("label", { class: "evonb-control evonb-inline" }, input, control.label), show };
+}
+
+/** A button that Python answers to. */
+function buttonControl(control, id, press) {
+  const input = make("button", { type: "button", id, class: "evonb-button", textContent: control.label,
+                                 data: { control: control.name } });
+  input.addEventListener("click", () => press(control.name));
+  return { node: input, show() {} };
+}
+
+const controlKinds = { choice: selectControl, slider: sliderControl, toggle: toggleControl };
+
+/* -- Views ------------------------------------------------------------------------------------------------------- */
+
+/** One view's frame: title, message, picture and note; and what its kind may use. */
+function makeHost(view, explorer) {
+  const picture = make("div", { class: "evonb-picture" }), alert = make("div", { class: "evonb-alert", hidden: true });
+  const note = make("p", { class: "evonb-note", role: "status" });
+  alert.setAttribute("role", "alert");
+  const section = make("section", { class: `evonb-view${view.width > 1 ? " evonb-wide" : ""}`,
+                                    data: { view: view.name, state: "loading" } });
+  section.setAttribute("aria-label", view.title);
+  section.append(make("p", { class: "evonb-view-title", textContent: view.title }), alert, picture, note);
+  return {
+    root: picture, section, view, height: view.height,
+    values: explorer.values, set: explorer.set, dark: explorer.dark, plotly: explorer.plotly,
+    say(text) { if (note.textContent !== text) note.textContent = text; },
+    state(state, message = "") {
+      section.dataset.state = state;
+      section.setAttribute("aria-busy", state === "loading");
+      alert.hidden = state !== "error";
+      picture.hidden = state === "error";
+      if (alert.textContent !== message) alert.textContent = message;
+    },
+    click(detail) {
+      explorer.click({ view: view.name, ...detail });
+      for (const [name, field] of Object.entries(view.click)) {
+        if (detail[field] !== undefined) explorer.set(name, detail[field]);
+      }
+    },
+    save(blob, filename) {
+      const url = URL.createObjectURL(blob), link = make("a", { href: url, download: filename });
+      link.click();
+      setTimeout(() => URL.revokeObjectURL(url), 10_000);
+    },
+  };
+}
+
+/** Replies by request, the latest used kept, up to about 96 MB. */
+function makeCache(limit = 96e6) {
+  const kept = new Map();
+  let held = 0;
+  const size = (reply) => reply.arrays.reduce((n, a) => n + a.byteLength, 1000);
+  return {
+    get(key) {
+      const reply = kept.get(key);
+      if (reply) { kept.delete(key); kept.set(key, reply); }
+      return reply;
+    },
+    put(key, reply) {
+      kept.set(key, reply);
+      held += size(reply);
+      for (const [old, gone] of kept) {
+        if (held <= limit || old === key) break;
+        kept.delete(old);
+        held -= size(gone);
+      }
+    },
+    clear() { kept.clear(); held = 0; },
+  };
+}
+
+/** Keep one view up to date: one request at a time, always going on to the newest values. */
+function runView(host, painter, link, cache) {
+  const { view } = host;
+  let wanted = null, shown = null, styled = null, busy = false;
+  const pick = (names) => Object.fromEntries(names.map((n) => [n, host.values()[n]]));
+  const fetchReply = async (key, values) => {
+    const known = cache.get(key);
+    if (known) return known;
+    const late = link.live && setTimeout(() => host.say("Waiting for Python: it may be busy with a cell, or gone."), 8000);
+    try {
+      const reply = await link.ask(view.name, values);
+      if (late) host.say("");
+      cache.put(key, reply);
+      return reply;
+    } finally { clearTimeout(late); }
+  };
+  const work = async () => {
+    busy = true;
+    while (wanted !== shown) {
+      const key = wanted;
+      host.state("loading");
+      try {
+        await painter.draw(await fetchReply(key, pick(view.needs)), host.values());
+        styled = JSON.stringify(pick(view.uses));
+        host.state("ready");
+      } catch (error) { host.state("error", error.message); }
+      shown = key;
+    }
+    busy = false;
+  };
+  const self = {
+    host, painter,
+    idle: () => !busy,
+    update() {
+      wanted = JSON.stringify([view.name, pick(view.needs)]);
+      if (wanted !== shown) { if (!busy) work(); return; }
+      const style = JSON.stringify(pick(view.uses));
+      if (style !== styled && host.section.dataset.state === "ready") {
+        styled = style;
+        painter.restyle?.(host.values());
+      }
+    },
+    again() { shown = null; self.update(); },
+    async push(reply) {
+      try { await painter.draw(reply, host.values()); host.state("ready"); shown = wanted; }
+      catch (error) { host.state("error", error.message); }
+    },
+  };
+  return self;
+}
+
+/* -- Views that every explorer may use --------------------------------------------------------------------------- */
+
+/** The words of a plotly text, which is written in a little HTML; nothing in it is loaded or run. */
+function plainWords(text) {
+  const parsed = new DOMParser().parseFromString(String(text ?? "").replace(/<br\s*\/?>/g, " · "), "text/html");
+  return parsed.body.textContent;
+}
+
+/** A plotly layout with the page's text colour; its title goes, since the view has one, and gives its room back. */
+function dressLayout(layout, dark) {
+  const text = dark ? "#c9d1d9" : "#4a525c", template = layout.template ?? {};
+  const font = { ...(template.layout?.font ?? {}), ...(layout.font ?? {}), color: text };
+  const margin = { ...(template.layout?.margin ?? {}), ...(layout.margin ?? {}) };
+  if (margin.t > 60) margin.t -= layout.title?.subtitle?.text ? 50 : 34;
+  return { ...layout, font, margin, title: undefined, autosize: true, width: undefined };
+}
+
+/** The JSON-able part of a click in a plotly figure. */
+function plotlyPoint(point) {
+  return { x: point.x, y: point.y, name: point.data?.name, curve: point.curveNumber, point: point.pointIndex ?? point.pointNumber,
+           key: point.customdata instanceof Object ? Array.from(point.customdata) : point.customdata ?? null };
+}
+
+kinds.plotly = (host) => {
+  const div = make("div", { class: "evonb-plotly" });
+  div.setAttribute("role", "figure");
+  div.setAttribute("aria-label", host.view.description || host.view.title);
+  const how = make("p", { class: "evonb-how" });
+  host.root.append(how, div);
+  let Plotly, figure;
+  const paint = async () => {
+    const layout = dressLayout(figure.layout, host.dark());
+    await Plotly.react(div, figure.data, layout, { responsive: false, displaylogo: false });
+  };
+  const bind = () => {
+    div.evonbBound = true;
+    div.on("plotly_click", (event) => host.click(plotlyPoint(event.points[0])));
+  };
+  return {
+    async draw(reply) {
+      Plotly = await host.plotly();
+      figure = JSON.parse(asText(reply.arrays[0]));
+      how.textContent = plainWords(figure.layout.title?.subtitle?.text);
+      await paint();
+      if (!div.evonbBound) bind();
+    },
+    restyle() { if (figure) paint(); },
+    resize() { if (figure) Plotly.Plots.resize(div); },
+    destroy() { Plotly?.purge(div); },
+  };
+};
+
+kinds.table = (host) => {
+  const box = make("div", { class: "evonb-scroll", tabIndex: 0 });
+  box.setAttribute("role", "region");
+  box.setAttribute("aria-label", host.view.description || host.view.title);
+  host.root.append(box);
+  const cell = (value) => {
+    const number = typeof value === "number" || /^[−-]?[\d.,]+( ?%)?$/.test(value ?? "");
+    return make("td", { class: number ? "evonb-number" : "", textContent: value ?? "" });
+  };
+  return {
+    draw({ content: { columns, rows, note, picked } }) {
+      const head = make("tr", {}, ...columns.map((c) => make("th", { scope: "col", textContent: c })));
+      const body = rows.map((row, i) => {
+        const line = make("tr", { class: i === picked ? "evonb-picked" : "" }, ...row.map(cell));
+        line.addEventListener("click", () => host.click({ row: i, key: row[0] }));
+        return line;
+      });
+      const table = make("table", { class: "evonb-table" });
+      if (note) table.append(make("caption", { textContent: note }));
+      table.append(make("thead", {}, head), make("tbody", {}, ...body));
+      box.replaceChildren(table);
+    },
+  };
+};
+
+kinds.text = (host) => ({
+  draw({ content: { text } }) {
+    host.root.replaceChildren(...text.split(/\n\n+/).map((t) => make("p", { class: "evonb-text", textContent: t })));
+  },
+});
+
+/* -- The explorer ------------------------------------------------------------------------------------------------ */
+
+/** Call `changed` when the page turns dark or light; returns how to stop. */
+function watchTheme(changed) {
+  const observer = new MutationObserver(changed), media = matchMedia("(prefers-color-scheme: dark)");
+  for (const node of [document.documentElement, document.body]) {
+    observer.observe(node, { attributes: true, attributeFilter: ["class", "data-theme", "data-jp-theme-light", "data-jp-theme-name"] });
+  }
+  media.addEventListener("change", changed);
+  return () => { observer.disconnect(); media.removeEventListener("change", changed); };
+}
+
+/** Moves sliders on while they play. */
+function makePlayer(link, set, idle) {
+  const timers = new Map();
+  const step = (control) => {
+    if (!idle()) return;
+    const at = control.options.findIndex(([v]) => v === link.values()[control.name]);
+    set(control.name, control.options[(at + 1) % control.options.length][0]);
+  };
+  const toggle = (control) => {
+    if (timers.has(control.name)) { clearInterval(timers.get(control.name)); timers.delete(control.name); return false; }
+    timers.set(control.name, setInterval(() => step(control), 900));
+    return true;
+  };
+  return { toggle, stop: () => timers.forEach((timer) => clearInterval(timer)) };
+}
+
+/** Draw an explorer into `root`; returns how to take it away. */
+function mount(root, link) {
+  const { spec } = link, cache = makeCache(), prefix = `evonb-${Math.random().toString(36).slice(2)}`;
+  const lacking = missingParts();
+  const box = make("div", { class: "evonb-explorer", role: "group" });
+  box.setAttribute("aria-label", spec.title);
+  box.append(make("p", { class: "evonb-title", textContent: spec.title }));
+  if (spec.subtitle) box.append(make("p", { class: "evonb-subtitle", textContent: spec.subtitle }));
+  root.replaceChildren(box);
+  if (lacking.length) {
+    const text = `This browser lacks ${lacking.join(" and ")}, which the explorer needs. Open it in a current browser (Chrome or Edge 103, Firefox 113, Safari 16.4, or later).`;
+    box.append(make("div", { class: "evonb-alert", role: "alert", textContent: text }));
+    return () => root.replaceChildren();
+  }
+  const set = (name, value) => { link.setValues({ ...link.values(), [name]: value }); update(); };
+  const explorer = { values: link.values, set, dark: () => isDark(root), plotly: link.plotly, click: link.click };
+  const views = spec.views.map((view) => {
+    const host = makeHost(view, explorer);
+    return runView(host, kinds[view.kind](host), link, cache);
+  });
+  const player = makePlayer(link, set, () => views.every((v) => v.idle()));
+  const shown = spec.controls.filter((c) => c.kind !== "button" || link.live);
+  const controls = shown.map((control) => {
+    const id = `${prefix}-${control.name}`;
+    if (control.kind === "button") return buttonControl(control, id, link.press);
+    return controlKinds[control.kind](control, id, (value) => set(control.name, value), player.toggle);
+  });
+  const form = make("form", { class: "evonb-controls" }, ...controls.map((c) => c.node));
+  form.addEventListener("submit", (event) => event.preventDefault());
+  form.setAttribute("aria-label", `Controls of: ${spec.title}`);
+  box.append(form, make("div", { class: "evonb-views" }, ...views.map((v) => v.host.section)));
+  const update = () => {
+    controls.forEach((c, i) => {
+      if (shown[i].kind !== "button") c.show(shown[i].options.findIndex(([v]) => v === link.values()[shown[i].name]));
+    });
+    views.forEach((v) => v.update());
+  };
+  const dress = () => {
+    const dark = isDark(root);
+    if (box.classList.contains("evonb-dark") === dark) return;
+    box.classList.toggle("evonb-dark", dark);
+    views.forEach((v) => { if (v.host.section.dataset.state === "ready") v.painter.restyle?.(link.values()); });
+  };
+  link.onPush((name, reply) => views.find((v) => v.host.view.name === name)?.push(reply),
+              () => { cache.clear(); views.forEach((v) => v.again()); });
+  const forget = link.onValues(update), unwatch = watchTheme(dress);
+  const sizes = new ResizeObserver(() => views.forEach((v) => { if (v.host.root.clientWidth) v.painter.resize?.(); }));
+  sizes.observe(box);
+  box.classList.toggle("evonb-dark", isDark(root));
+  update();
+  return () => {
+    player.stop(); sizes.disconnect(); forget(); unwatch(); link.close();
+    views.forEach((v) => v.painter.destroy?.());
+  };
+}
+
+/** The widget's face: called by anywidget for each place where it is shown. */
+function render({ model, el }) { return mount(el, kernelLink(model)); }
+
+/** Draw the explorer whose replies stand in the page's element `ID-data`. */
+function mountStored(id) {
+  const data = JSON.parse(document.getElementById(`${id}-data`).textContent);
+  mount(document.getElementById(id), storedLink(data));
+}
