@@ -187,7 +187,7 @@ def _plotly_bundle(): # plotly.min.js, deflated
     from plotly.offline import get_plotlyjs
     return zlib.compress(get_plotlyjs().encode(), 9)
 
-# %% ../nbs/53_explorer.ipynb #e51feedb
+# %% ../nbs/53_explorer.ipynb #3b8bf9b5
 class Explorer(anywidget.AnyWidget):
     "Controls and views over something stored; subclasses write `reply`."
     _esm = _script() + "\nexport default { render };\n"
@@ -207,7 +207,7 @@ class Explorer(anywidget.AnyWidget):
         self._check_names()
         first = {c.name: c.value for c in controls if c.kind != "button"}
         super().__init__(_spec=self._layout(self.controls.values()), values=first)
-        self.on_msg(Explorer._heard)
+        self.on_msg(self._heard)
 
     @traitlets.validate("values")
     def _check_values(self, proposal): return self._checked(proposal["value"])

@@ -205,7 +205,7 @@ function makeHost(view, explorer) {
   section.append(make("p", { class: "evonb-view-title", textContent: view.title }), alert, picture, note);
   return {
     root: picture, section, view, height: view.height,
-    values: explorer.values, set: explorer.set, dark: explorer.dark, plotly: explorer.plotly,
+    values: explorer.values, set: explorer.set, dark: explorer.dark, plotly: explorer.plotly, disable: explorer.disable,
     say(text) { if (note.textContent !== text) note.textContent = text; },
     state(state, message = "") {
       section.dataset.state = state;
@@ -274,13 +274,16 @@ function runView(host, painter, link, cache) {
       const key = wanted;
       host.state("loading");
       try {
-        await painter.draw(await fetchReply(key, pick(view.needs)), host.values());
-        styled = JSON.stringify(pick(view.uses));
+        const reply = await fetchReply(key, pick(view.needs)), style = JSON.stringify(pick(view.uses));
+        await painter.draw(reply, host.values());
+        host.disable(reply.content?.disabled);
+        styled = style;
         host.state("ready");
       } catch (error) { host.state("error", error.message); }
       shown = key;
     }
     busy = false;
+    self.update(); // what only drawing looks at may have moved meanwhile
   };
   const self = {
     host, painter,
@@ -296,7 +299,8 @@ function runView(host, painter, link, cache) {
     },
     again() { shown = null; self.update(); },
     async push(reply) {
-      try { await painter.draw(reply, host.values()); host.state("ready"); shown = wanted; }
+      cache.clear(); // what is pushed changes: what was answered before is out of date
+      try { await painter.draw(reply, host.values()); host.disable(reply.content?.disabled); host.state("ready"); shown = wanted; }
       catch (error) { host.state("error", error.message); }
     },
   };
@@ -420,6 +424,8 @@ function mount(root, link) {
   const lacking = missingParts();
   const box = make("div", { class: "evonb-explorer", role: "group" });
   box.setAttribute("aria-label", spec.title);
+  // JupyterLab would take arrows and letters as its commands, unless the focused element itself says not to.
+  box.addEventListener("focusin", (event) => event.target.setAttribute("data-lm-suppress-shortcuts", "true"));
   box.append(make("p", { class: "evonb-title", textContent: spec.title }));
   if (spec.subtitle) box.append(make("p", { class: "evonb-subtitle", textContent: spec.subtitle }));
   root.replaceChildren(box);
@@ -428,17 +434,26 @@ function mount(root, link) {
     box.append(make("div", { class: "evonb-alert", role: "alert", textContent: text }));
     return () => root.replaceChildren();
   }
-  const set = (name, value) => { link.setValues({ ...link.values(), [name]: value }); update(); };
-  const explorer = { values: link.values, set, dark: () => isDark(root), plotly: link.plotly, click: link.click };
+  const set = (name, value) => {
+    const control = spec.controls.find((c) => c.name === name);
+    if (!control?.options.some(([v]) => v === value)) return; // a click on what no control can show
+    link.setValues({ ...link.values(), [name]: value });
+    update();
+  };
+  const disable = (names) => controls.forEach(({ node }, i) => {
+    if (names && shown[i].kind === "button") node.disabled = names.includes(shown[i].name);
+  });
+  const explorer = { values: link.values, set, dark: () => isDark(root), plotly: link.plotly, click: link.click, disable };
   const views = spec.views.map((view) => {
     const host = makeHost(view, explorer);
     return runView(host, kinds[view.kind](host), link, cache);
   });
   const player = makePlayer(link, set, () => views.every((v) => v.idle()));
   const shown = spec.controls.filter((c) => c.kind !== "button" || link.live);
+  const press = (name) => { link.press(name); views.forEach((v) => v.painter.pressed?.(name)); };
   const controls = shown.map((control) => {
     const id = `${prefix}-${control.name}`;
-    if (control.kind === "button") return buttonControl(control, id, link.press);
+    if (control.kind === "button") return buttonControl(control, id, press);
     return controlKinds[control.kind](control, id, (value) => set(control.name, value), player.toggle);
   });
   const form = make("form", { class: "evonb-controls" }, ...controls.map((c) => c.node));

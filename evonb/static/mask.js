@@ -1,0 +1,720 @@
+/* Ternary masks: from two bit planes to a picture that can be zoomed down to single weights. */
+
+const maskLimit = 2 ** 29; // weights that one typed array of a page can be trusted to hold
+const maskSide = 16384; // px: the largest side of a canvas in every current browser
+const maskHues = { negative: [0, 114, 178], balanced: [140, 140, 140], positive: [213, 94, 0] };
+const maskChanges = { kept: [140, 140, 140], born: [0, 158, 115], died: [204, 121, 167], flipped: [230, 159, 0] };
+const maskWords = { "-1": "negative", 0: "no wire", 1: "positive" };
+const maskCell = 28; // px: a weight's side when zoomed in all the way
+const maskKept = 0.4; // how strongly wires that stayed as they were are drawn beside those that changed
+
+/* -- From bits to counts ----------------------------------------------------------------------------------------- */
+
+/** The signs of n weights: `wired` has a bit for each, `positive` one for each live weight, in the same order. */
+function maskDecode(wired, positive, n) {
+  const signs = new Int8Array(n);
+  let live = 0;
+  for (let byte = 0; byte < wired.length; byte++) {
+    for (let bits = wired[byte]; bits;) {
+      const lead = Math.clz32(bits) - 24;
+      signs[8 * byte + lead] = (positive[live >> 3] >> (7 - (live & 7))) & 1 ? 1 : -1;
+      live++;
+      bits &= ~(128 >> lead);
+    }
+  }
+  return { signs, live };
+}
+
+/** A code for each weight: 0 nothing, 1 negative, 2 positive. */
+function maskSignCodes(signs) {
+  const codes = new Uint8Array(signs.length);
+  for (let i = 0; i < signs.length; i++) if (signs[i]) codes[i] = signs[i] < 0 ? 1 : 2;
+  return codes;
+}
+
+/** A code for each weight: 0 nothing, 1 kept, 2 born, 3 died, 4 flipped, from the other mask to this one. */
+function maskChangeCodes(here, there) {
+  const codes = new Uint8Array(here.length);
+  for (let i = 0; i < here.length; i++) {
+    const a = there[i], b = here[i];
+    if (a || b) codes[i] = a === b ? 1 : !a ? 2 : !b ? 3 : 4;
+  }
+  return codes;
+}
+
+/** How many weights have each code from 1 to n. */
+function maskTally(codes, n) {
+  const found = new Array(n + 1).fill(0);
+  for (let i = 0; i < codes.length; i++) found[codes[i]]++;
+  return found.slice(1);
+}
+
+/** The next coarser level: pairs of rows (down) or of columns put together; counts of each code in each block. */
+function maskHalve(level, down, n) {
+  const { codes, counts } = level, before = level.columns;
+  const rows = down ? (level.rows + 1) >> 1 : level.rows, columns = down ? before : (before + 1) >> 1;
+  const high = level.high * (down ? 2 : 1), wide = level.wide * (down ? 1 : 2);
+  const Kind = high * wide < 256 ? Uint8Array : high * wide < 65536 ? Uint16Array : Uint32Array;
+  const made = Array.from({ length: n }, () => new Kind(rows * columns));
+  for (let r = 0, i = 0; r < level.rows; r++) {
+    const start = (down ? r >> 1 : r) * columns;
+    if (codes) {
+      for (let c = 0; c < before; c++, i++) if (codes[i]) made[codes[i] - 1][start + (down ? c : c >> 1)]++;
+    } else {
+      for (let k = 0; k < n; k++) {
+        const from = counts[k], to = made[k];
+        for (let c = 0, j = i; c < before; c++, j++) to[start + (down ? c : c >> 1)] += from[j];
+      }
+      i += before;
+    }
+  }
+  return { rows, columns, high, wide, counts: made };
+}
+
+/** px per row or column at a zoom between 0 (all is seen) and 1 (a weight is as large as it gets). */
+const maskScale = (fit, most, zoom) => fit * (Math.max(most, fit) / fit) ** zoom;
+
+/** The zooms at which blocks of 2, 4, 8, ... rows or columns shrink to one pixel, from near to far. */
+function maskSteps(fitX, fitY, most) {
+  const along = (fit, down) => {
+    const steps = [], span = Math.log(Math.max(most, fit) / fit);
+    for (let k = 1; fit <= 2 ** -k; k++) steps.push({ zoom: span ? (-k * Math.LN2 - Math.log(fit)) / span : 0, down });
+    return steps;
+  };
+  return [...along(fitX, false), ...along(fitY, true)].sort((a, b) => b.zoom - a.zoom);
+}
+
+/** Levels of a mask, made when first wanted: each follows from the one before. */
+function maskLevels(codes, rows, columns, n) {
+  let plan = "", steps = [], made = [{ rows, columns, high: 1, wide: 1, codes }];
+  return {
+    plan(fitX, fitY, most) {
+      steps = maskSteps(fitX, fitY, most);
+      const wanted = steps.map((s) => (s.down ? "y" : "x")).join("");
+      let same = 0; // levels that the old plan shares with the new one
+      while (same < plan.length && plan[same] === wanted[same]) same++;
+      made.length = Math.min(made.length, same + 1);
+      plan = wanted;
+    },
+    at(zoom) {
+      const place = steps.filter((s) => s.zoom >= zoom - 1e-9).length;
+      while (made.length <= place) made.push(maskHalve(made.at(-1), steps[made.length - 1].down, n));
+      return made[place];
+    },
+  };
+}
+
+/* -- From counts to pixels --------------------------------------------------------------------------------------- */
+
+/** Which of a level's blocks begin at each of n pixels (and where the last one ends). */
+function maskStarts(n, first, scale, size, total) {
+  const starts = new Int32Array(n + 1);
+  for (let p = 0; p <= n; p++) starts[p] = Math.min(total, Math.max(0, Math.floor((first + p / scale) / size + 1e-9)));
+  return starts;
+}
+
+/** What full intensity and pure hue stand for: two standard deviations above a random wiring's blocks of this size. */
+function maskReach(density, weights) {
+  const m = Math.max(1, weights);
+  return { full: Math.min(1, density + 2 * Math.sqrt(density * (1 - density) / m)) || 1,
+           strongest: Math.min(1, 2 / Math.sqrt(m * density || 1)) };
+}
+
+/** Fill one pixel with the colour of its net sign and the opacity of its share. */
+function maskSignPixel(data, i, counts, total, reach) {
+  const [negative, positive] = counts, live = negative + positive;
+  const hue = Math.max(-1, Math.min(1, (positive - negative) / live / reach.strongest));
+  const end = hue < 0 ? maskHues.negative : maskHues.positive, t = Math.abs(hue), grey = maskHues.balanced;
+  for (let k = 0; k < 3; k++) data[i + k] = grey[k] + t * (end[k] - grey[k]);
+  data[i + 3] = 255 * Math.min(1, live / total / reach.full);
+}
+
+const maskChangeColours = Object.values(maskChanges);
+
+/** Fill one pixel with the mixture of what became of its wires. */
+function maskChangePixel(data, i, counts, total, reach) {
+  const weights = [maskKept * counts[0], counts[1], counts[2], counts[3]];
+  const sum = weights[0] + weights[1] + weights[2] + weights[3];
+  for (let k = 0; k < 3; k++) {
+    let colour = 0;
+    for (let j = 0; j < 4; j++) colour += weights[j] * maskChangeColours[j][k];
+    data[i + k] = colour / sum;
+  }
+  data[i + 3] = 255 * Math.min(1, sum / total / reach.full);
+}
+
+/** Draw a part of a mask into an image; returns how many pixels have wires, and how many of them the threshold hides. */
+function maskPaint(image, level, sight, look) {
+  const { width, height, data } = image, { codes, counts } = level, n = look.n, sums = new Array(n).fill(0);
+  const xs = maskStarts(width, sight.left, sight.scaleX, level.wide, level.columns);
+  const ys = maskStarts(height, sight.top, sight.scaleY, level.high, level.rows);
+  const pixel = n === 2 ? maskSignPixel : maskChangePixel;
+  let blocks = 0, hidden = 0;
+  data.fill(0);
+  for (let y = 0; y < height; y++) {
+    const r0 = Math.min(ys[y], level.rows - 1), r1 = Math.max(r0 + 1, ys[y + 1]);
+    const tall = Math.min(look.rows, r1 * level.high) - r0 * level.high;
+    for (let x = 0; x < width; x++) {
+      const c0 = Math.min(xs[x], level.columns - 1), c1 = Math.max(c0 + 1, xs[x + 1]);
+      let live = 0;
+      sums.fill(0);
+      for (let r = r0; r < r1; r++) {
+        for (let i = r * level.columns + c0, end = i + c1 - c0; i < end; i++) {
+          if (codes) { if (codes[i]) { sums[codes[i] - 1]++; live++; } continue; }
+          for (let k = 0; k < n; k++) { const found = counts[k][i]; sums[k] += found; live += found; }
+        }
+      }
+      if (!live) continue;
+      const total = tall * (Math.min(look.columns, c1 * level.wide) - c0 * level.wide);
+      blocks++;
+      if (live < look.threshold * total - 1e-9) { hidden++; continue; }
+      pixel(data, 4 * (y * width + x), sums, total, look.reach);
+    }
+  }
+  return { blocks, hidden };
+}
+
+/* -- Words ------------------------------------------------------------------------------------------------------- */
+
+const maskCount = (n) => n.toLocaleString("en");
+const maskPercent = (part, whole) => (whole ? `${(100 * part / whole).toFixed(1)} %` : "none");
+
+/** What a row or column is: the text of the part of its axis that it lies in, and its place there. */
+function maskPart(axis, i) {
+  const part = axis.find(([start, length]) => i >= start && i < start + length);
+  return part ? `${part[3]} ${i - part[0]}` : "";
+}
+
+/** A weight in words. */
+function maskTold(shown, row, column) {
+  const i = row * shown.columns + column, sign = shown.signs[i];
+  const place = `row ${row} (${maskPart(shown.content.row_axis, row)}), `
+    + `column ${column} (${maskPart(shown.content.column_axis, column)})`;
+  if (!shown.there) return `${place}: ${maskWords[sign]}`;
+  const change = shown.codes[i] ? Object.keys(maskChanges)[shown.codes[i] - 1] : "in neither";
+  return `${place}: ${maskWords[sign]} here, ${maskWords[shown.there[i]]} in ${shown.content.compared}: ${change}`;
+}
+
+/** Live and positive weights in a rectangle, both ends included. */
+function maskStatistics(shown, { rows: [r0, r1], columns: [c0, c1] }) {
+  let live = 0, positive = 0;
+  for (let r = r0; r <= r1; r++) {
+    for (let i = r * shown.columns + c0, end = i + c1 - c0; i <= end; i++) {
+      if (shown.signs[i]) { live++; if (shown.signs[i] > 0) positive++; }
+    }
+  }
+  return { live, positive, density: live / ((r1 - r0 + 1) * (c1 - c0 + 1)) };
+}
+
+/** A file's name that every system can take. */
+const maskFile = (content, ending) =>
+  `${content.matrix}-${content.generation_text}`.replace(/[^A-Za-z0-9.-]+/g, "_").slice(0, 100) + ending;
+
+/** Live weights of a rectangle as lines of text. */
+function maskCsv(shown, { rows: [r0, r1], columns: [c0, c1] }) {
+  const names = Object.keys(maskChanges), lines = [shown.there ? "row,column,sign,compared_sign,change" : "row,column,sign"];
+  for (let r = r0; r <= r1; r++) {
+    for (let c = c0, i = r * shown.columns + c0; c <= c1; c++, i++) {
+      if (!shown.codes[i]) continue;
+      lines.push(`${r},${c},${shown.signs[i]}` + (shown.there ? `,${shown.there[i]},${names[shown.codes[i] - 1]}` : ""));
+    }
+  }
+  return lines.join("\n") + "\n";
+}
+
+/* -- The parts of the page --------------------------------------------------------------------------------------- */
+
+/** A canvas's 2d context; a browser that gives none is named. */
+function maskContext(canvas) {
+  const context = canvas.getContext("2d");
+  if (!context) throw new Error("This browser gives no 2d canvas (it may be out of memory, or its settings forbid it). "
+                                + "Close other pages, or allow canvases for this page.");
+  return context;
+}
+
+/** The whole of the view's elements. */
+function maskParts(host) {
+  const canvas = make("canvas", { class: "evonb-mask-data", tabIndex: 0 });
+  canvas.setAttribute("role", "application");
+  canvas.setAttribute("aria-roledescription", "map of a weight matrix");
+  canvas.setAttribute("aria-label", `${host.view.description || host.view.title} Keys: arrows move the cursor, with Shift `
+    + "they select, + and - zoom, 0 shows all, Enter picks the weight, Escape ends the selection.");
+  const plain = (name) => { const c = make("canvas", { class: name }); c.setAttribute("aria-hidden", "true"); return c; };
+  const over = plain("evonb-mask-over"), map = plain("evonb-mask-map");
+  const top = plain("evonb-mask-top"), side = plain("evonb-mask-side");
+  const tip = make("div", { class: "evonb-tip", hidden: true });
+  tip.setAttribute("aria-hidden", "true");
+  const stage = make("div", { class: "evonb-mask-stage" }, canvas, over, map, tip);
+  const tools = make("div", { class: "evonb-mask-tools", role: "group" });
+  tools.setAttribute("aria-label", "Mask");
+  const legend = make("div", { class: "evonb-mask-legend" });
+  host.root.replaceChildren(make("div", { class: "evonb-mask" }, top, side, stage),
+                            make("div", { class: "evonb-mask-bar" }, tools, legend));
+  return { canvas, over, map, top, side, tip, stage, tools, legend };
+}
+
+/** A button of the mask's own. */
+function maskButton(text, name, label, press) {
+  const button = make("button", { type: "button", class: "evonb-button", textContent: text, title: label, data: { tool: name } });
+  button.setAttribute("aria-label", label);
+  button.addEventListener("click", press);
+  return button;
+}
+
+/** A coloured square with what it stands for. */
+function maskSwatch(colour, text, name) {
+  const square = make("i");
+  square.style.background = `rgb(${colour.join(",")})`;
+  return make("span", { class: "evonb-mask-swatch", data: { swatch: name } }, square, text);
+}
+
+/** The legend of signs: hue for the net sign, intensity for the share of live weights. */
+function maskSignLegend(shown, reach) {
+  const canvas = make("canvas", { width: 121, height: 26 }), image = new ImageData(121, 26);
+  canvas.setAttribute("aria-hidden", "true");
+  for (let y = 0; y < 26; y++) {
+    for (let x = 0; x < 121; x++) {
+      const hue = x / 60 - 1, share = (26 - y) / 26;
+      maskSignPixel(image.data, 4 * (121 * y + x), [(1 - hue) / 2, (1 + hue) / 2], 1 / share, { full: 1, strongest: 1 });
+    }
+  }
+  maskContext(canvas).putImageData(image, 0, 0);
+  const pure = reach.strongest < 1 ? ` from ${Math.round(100 * reach.strongest)} % net sign` : "";
+  const said = reach.full < 1 ? `brightest: ${Math.round(100 * reach.full)} % or more of the weights live` : "each wire in full colour";
+  const ramp = make("span", { class: "evonb-mask-ramp" }, "negative", canvas, `positive${pure}`);
+  return [ramp, make("span", { textContent: said }),
+          make("span", { textContent: `${maskCount(shown.live)} of ${maskCount(shown.rows * shown.columns)} live `
+                                      + `(${maskPercent(shown.live, shown.rows * shown.columns)})` })];
+}
+
+/** The legend of changes, with their counts. */
+function maskChangeLegend(shown) {
+  const said = { kept: "kept", born: "born (only here)", died: "died (only there)", flipped: "sign flipped" };
+  return Object.entries(maskChanges).map(([name, colour], i) =>
+    maskSwatch(colour, `${said[name]} ${maskCount(shown.tally[i])}`, name));
+}
+
+/** Labels along an axis: the groups that are seen, each with a line over its length. */
+function maskRuler(canvas, length, axis, first, scale, down, ink, ratio) {
+  const depth = down ? 22 : 20, context = maskContext(canvas);
+  canvas.width = Math.round((down ? depth : length) * ratio);
+  canvas.height = Math.round((down ? length : depth) * ratio);
+  Object.assign(canvas.style, { width: `${down ? depth : length}px`, height: `${down ? length : depth}px` });
+  context.scale(ratio, ratio);
+  if (down) { context.translate(0, length); context.rotate(-Math.PI / 2); }
+  Object.assign(context, { fillStyle: ink, strokeStyle: ink, font: "12px system-ui, sans-serif", textAlign: "center" });
+  for (const [start, end, name, axisName] of maskGroups(axis)) {
+    const a = Math.max(0, (start - first) * scale), b = Math.min(length, (end - first) * scale);
+    if (b - a < 3) continue;
+    const middle = down ? length - (a + b) / 2 : (a + b) / 2;
+    const range = `${axisName}s ${Math.max(start, Math.floor(first))}–${Math.min(end, Math.ceil(first + length / scale)) - 1}`;
+    const text = [`${name}: ${range}`, name].find((t) => context.measureText(t).width < b - a - 8);
+    if (text) context.fillText(text, middle, 12);
+    context.globalAlpha = 0.6;
+    context.fillRect(down ? length - b + 1 : a + 1, 16.5, b - a - 2, 1);
+    context.globalAlpha = 1;
+  }
+}
+
+/** Neighbouring parts of an axis that share a group, as [start, end, group, "row" or "column"]. */
+function maskGroups(axis) {
+  const groups = [];
+  for (const [start, length, group] of axis.parts ?? axis) {
+    const last = groups.at(-1);
+    if (last && last[2] === group) last[1] = start + length;
+    else groups.push([start, start + length, group, axis.name]);
+  }
+  return groups;
+}
+
+/* -- The view ---------------------------------------------------------------------------------------------------- */
+
+/** What a reply holds, decoded and counted; what doesn't belong together is refused. */
+function maskRead({ content, arrays }) {
+  const { rows, columns } = content, n = rows * columns;
+  if (n > maskLimit) {
+    throw new Error(`This matrix has ${maskCount(rows)} x ${maskCount(columns)} weights, more than the ${maskCount(maskLimit)} `
+                    + "that a page can hold. Look at a part of it in Python.");
+  }
+  const bytes = arrays.map((a) => new Uint8Array(a)), { signs, live } = maskDecode(bytes[0], bytes[1], n);
+  const there = bytes.length > 2 ? maskDecode(bytes[2], bytes[3], n).signs : null;
+  const codes = there ? maskChangeCodes(signs, there) : maskSignCodes(signs), kinds = there ? 4 : 2;
+  const tally = maskTally(codes, kinds);
+  const right = there ? Object.keys(maskChanges).every((k, i) => content.counts[k] === tally[i]) : live === content.live;
+  if (!right) throw new Error(`The bit planes of ${content.matrix} don't hold what their counts say. Ask again, or report this.`);
+  return { content, rows, columns, signs, there, codes, tally, n: kinds, live: content.live,
+           density: (there ? tally.reduce((a, b) => a + b) : live) / n, levels: maskLevels(codes, rows, columns, kinds) };
+}
+
+/** What is seen: zoom, and the row and column at the upper left; sizes in CSS px. */
+function maskSight() {
+  return {
+    zoom: 0, left: 0, top: 0, width: 300, height: 300, ratio: 1, scaleX: 1, scaleY: 1,
+    /** Settle scales for the size, and keep the mask in sight. */
+    settle(shown) {
+      this.fitX = this.width / shown.columns;
+      this.fitY = this.height / shown.rows;
+      this.zoom = Math.min(1, Math.max(0, this.zoom));
+      this.scaleX = maskScale(this.fitX, maskCell, this.zoom);
+      this.scaleY = maskScale(this.fitY, maskCell, this.zoom);
+      this.left = Math.max(0, Math.min(this.left, shown.columns - this.width / this.scaleX));
+      this.top = Math.max(0, Math.min(this.top, shown.rows - this.height / this.scaleY));
+    },
+    /** Zoom while the weight at (x, y) px stays where it is. */
+    zoomTo(shown, zoom, x, y) {
+      const column = this.left + x / this.scaleX, row = this.top + y / this.scaleY;
+      this.zoom = Math.min(1, Math.max(0, zoom));
+      this.left = column - x / maskScale(this.fitX, maskCell, this.zoom);
+      this.top = row - y / maskScale(this.fitY, maskCell, this.zoom);
+      this.settle(shown);
+    },
+    cell(shown, x, y) {
+      return { row: Math.max(0, Math.min(shown.rows - 1, Math.floor(this.top + y / this.scaleY))),
+               column: Math.max(0, Math.min(shown.columns - 1, Math.floor(this.left + x / this.scaleX))) };
+    },
+  };
+}
+
+/** Draw lines, cursor and selection over the mask. */
+function maskOverlay(canvas, shown, sight, state, ink) {
+  const context = maskContext(canvas), { ratio, scaleX, scaleY, width, height } = sight;
+  canvas.width = Math.round(width * ratio);
+  canvas.height = Math.round(height * ratio);
+  Object.assign(canvas.style, { width: `${width}px`, height: `${height}px` });
+  context.scale(ratio, ratio);
+  const toX = (c) => (c - sight.left) * scaleX, toY = (r) => (r - sight.top) * scaleY;
+  context.fillStyle = ink.page;
+  if (Math.min(scaleX, scaleY) >= 7) {
+    for (let c = Math.ceil(sight.left); toX(c) < width; c++) context.fillRect(toX(c) - 0.5, 0, 1, height);
+    for (let r = Math.ceil(sight.top); toY(r) < height; r++) context.fillRect(0, toY(r) - 0.5, width, 1);
+  }
+  context.fillStyle = ink.text;
+  maskSeams(context, shown, sight, toX, toY);
+  if (state.selection) maskFrame(context, state.selection, toX, toY, ink, true);
+  if (state.cursor) {
+    const { row, column } = state.cursor;
+    maskFrame(context, { rows: [row, row], columns: [column, column] }, toX, toY, ink, false);
+  }
+}
+
+/** Thin lines where the parts of an axis meet: strong between groups, faint between heads. */
+function maskSeams(context, shown, sight, toX, toY) {
+  const { row_axis: down, column_axis: across } = shown.content;
+  const seam = (axis, scale, draw) => axis.forEach(([start, length, group], i) => {
+    if (!i) return;
+    const between = axis[i - 1][2] !== group;
+    context.globalAlpha = between ? 0.55 : 0.22;
+    if (length * scale >= (between ? 8 : 20)) draw(start);
+  });
+  seam(down, sight.scaleY, (r) => context.fillRect(0, toY(r) - 0.5, sight.width, 1));
+  seam(across, sight.scaleX, (c) => context.fillRect(toX(c) - 0.5, 0, 1, sight.height));
+  context.globalAlpha = 1;
+}
+
+/** A frame around rows and columns, both ends included, at least 5 px wide. */
+function maskFrame(context, { rows, columns }, toX, toY, ink, filled) {
+  let x = toX(columns[0]), y = toY(rows[0]), w = toX(columns[1] + 1) - x, h = toY(rows[1] + 1) - y;
+  if (w < 5) { x -= (5 - w) / 2; w = 5; }
+  if (h < 5) { y -= (5 - h) / 2; h = 5; }
+  if (filled) { context.globalAlpha = 0.12; context.fillStyle = ink.text; context.fillRect(x, y, w, h); context.globalAlpha = 1; }
+  for (const [colour, wide] of [[ink.page, 4], [ink.text, 1.6]]) {
+    context.strokeStyle = colour;
+    context.lineWidth = wide;
+    context.strokeRect(x, y, w, h);
+  }
+}
+
+/** The small picture of the whole mask, with a frame around what is seen. */
+function maskMinimap(canvas, shown, sight, look, ink) {
+  canvas.hidden = sight.zoom < 0.02 || sight.width < 300;
+  if (canvas.hidden) return;
+  const width = 132, height = Math.round(Math.min(120, Math.max(44, 132 * sight.height / sight.width)));
+  const fitX = width / shown.columns, fitY = height / shown.rows, context = maskContext(canvas);
+  const key = [shown.content.key, look.threshold, width, height].join();
+  if (canvas.evonbKey !== key) {
+    const levels = maskLevels(shown.codes, shown.rows, shown.columns, shown.n), image = new ImageData(width, height);
+    levels.plan(fitX, fitY, maskCell);
+    const reach = maskReach(shown.density, 1 / (fitX * fitY));
+    maskPaint(image, levels.at(0), { left: 0, top: 0, scaleX: fitX, scaleY: fitY }, { ...look, reach });
+    Object.assign(canvas, { evonbKey: key, evonbImage: image });
+  }
+  Object.assign(canvas, { width, height });
+  context.putImageData(canvas.evonbImage, 0, 0);
+  const columns = [sight.left, sight.left + sight.width / sight.scaleX - 1];
+  const rows = [sight.top, sight.top + sight.height / sight.scaleY - 1];
+  maskFrame(context, { rows, columns }, (c) => c * fitX, (r) => r * fitY, ink, false);
+}
+
+/** The selection as a picture: a weight is at least one pixel. */
+async function maskPng(shown, { rows: [r0, r1], columns: [c0, c1] }, page) {
+  const height = r1 - r0 + 1, width = c1 - c0 + 1, side = Math.max(width, height);
+  if (side > maskSide) throw new Error(`A picture of ${maskCount(width)} x ${maskCount(height)} px is more than a canvas can hold `
+                                       + `(${maskCount(maskSide)} px a side). Select a smaller part first.`);
+  const size = Math.max(1, Math.floor(512 / side)), image = new ImageData(width * size, height * size);
+  const level = { rows: shown.rows, columns: shown.columns, high: 1, wide: 1, codes: shown.codes };
+  maskPaint(image, level, { left: c0, top: r0, scaleX: size, scaleY: size },
+            { ...shown, threshold: 0, reach: { full: 1, strongest: 1 } });
+  const drawn = make("canvas", { width: image.width, height: image.height }), out = make("canvas", { width: image.width, height: image.height });
+  maskContext(drawn).putImageData(image, 0, 0);
+  Object.assign(maskContext(out), { fillStyle: page }).fillRect(0, 0, out.width, out.height);
+  maskContext(out).drawImage(drawn, 0, 0);
+  return await new Promise((resolve, reject) =>
+    out.toBlob((blob) => (blob ? resolve(blob) : reject(new Error("The browser couldn't make the picture: select a smaller part."))), "image/png"));
+}
+
+kinds.mask = (host) => {
+  const parts = maskParts(host), { canvas, stage, tip } = parts, sight = maskSight(), { dataset } = canvas;
+  const state = { cursor: null, selection: null, selecting: false, anchor: null };
+  let shown = null, frame = 0;
+
+  const ink = () => {
+    const css = getComputedStyle(host.root);
+    return { text: css.getPropertyValue("--evonb-text").trim() || "#000", page: css.getPropertyValue("--evonb-page").trim() || "#fff",
+             soft: css.getPropertyValue("--evonb-soft").trim() || "#555" };
+  };
+  const look = () => ({ n: shown.n, rows: shown.rows, columns: shown.columns, threshold: (host.values().threshold ?? 0) / 100,
+                        reach: maskReach(shown.density, 1 / (sight.scaleX * sight.scaleY * sight.ratio ** 2)) });
+
+  /** Fit the canvas to its column. */
+  const measure = () => {
+    const width = Math.max(120, Math.floor(stage.clientWidth || host.root.clientWidth - 24 || 600));
+    const height = Math.round(width < 560 ? Math.max(220, 0.75 * width) : host.height);
+    Object.assign(sight, { width, height, ratio: Math.min(3, globalThis.devicePixelRatio || 1) });
+    Object.assign(canvas.style, { width: `${width}px`, height: `${height}px` });
+  };
+
+  /** Draw all of it as it is seen now. */
+  const paint = () => {
+    if (!shown) return;
+    const began = performance.now(), colours = ink(), style = look(), { ratio } = sight;
+    shown.levels.plan(sight.fitX * ratio, sight.fitY * ratio, maskCell * ratio);
+    const image = new ImageData(Math.round(sight.width * ratio), Math.round(sight.height * ratio));
+    const seen = { left: sight.left, top: sight.top, scaleX: image.width / sight.width * sight.scaleX, scaleY: image.height / sight.height * sight.scaleY };
+    const drawn = maskPaint(image, shown.levels.at(sight.zoom), seen, style);
+    Object.assign(canvas, { width: image.width, height: image.height });
+    maskContext(canvas).putImageData(image, 0, 0);
+    lines(colours, style);
+    parts.legend.replaceChildren(...(shown.there ? maskChangeLegend(shown) : maskSignLegend(shown, style.reach)));
+    canvas.style.touchAction = sight.zoom > 0 ? "none" : "pan-y";
+    Object.assign(dataset, { zoom: sight.zoom.toFixed(4), left: sight.left, top: sight.top, scaleX: sight.scaleX, scaleY: sight.scaleY,
+                             ratio, blocks: drawn.blocks, hidden: drawn.hidden, threshold: style.threshold,
+                             full: style.reach.full.toFixed(4), paintMs: (performance.now() - began).toFixed(1) });
+  };
+
+  /** What lies over and beside the mask. */
+  const lines = (colours = ink(), style = look()) => {
+    const { row_axis: down, column_axis: across } = shown.content;
+    maskOverlay(parts.over, shown, sight, state, colours);
+    maskRuler(parts.top, sight.width, { parts: across, name: "column" }, sight.left, sight.scaleX, false, colours.soft, sight.ratio);
+    maskRuler(parts.side, sight.height, { parts: down, name: "row" }, sight.top, sight.scaleY, true, colours.soft, sight.ratio);
+    maskMinimap(parts.map, shown, sight, style, colours);
+  };
+
+  const soon = (work) => { cancelAnimationFrame(frame); frame = requestAnimationFrame(work); };
+  const zoomBy = (step, x = sight.width / 2, y = sight.height / 2) => { sight.zoomTo(shown, sight.zoom + step, x, y); };
+  const whole = () => ({ rows: [0, shown.rows - 1], columns: [0, shown.columns - 1] });
+
+  /** Point at a weight: say what it is. */
+  const point = (cell) => {
+    state.cursor = cell;
+    if (!cell) return;
+    const text = maskTold(shown, cell.row, cell.column);
+    Object.assign(dataset, { row: cell.row, column: cell.column, sign: shown.signs[cell.row * shown.columns + cell.column], told: text });
+    host.say(text);
+    return text;
+  };
+
+  /** Show the tooltip at (x, y) px of the stage. */
+  const showTip = (text, x, y) => {
+    tip.hidden = !text;
+    if (!text) return;
+    tip.textContent = text.replace("), column", "),\ncolumn").replace(/: (?=[^:]*$)/, ":\n");
+    const right = x > sight.width / 2;
+    Object.assign(tip.style, { left: right ? "auto" : `${x + 14}px`, right: right ? `${sight.width - x + 14}px` : "auto",
+                               top: y < sight.height - 90 ? `${y + 14}px` : "auto",
+                               bottom: y < sight.height - 90 ? "auto" : `${sight.height - y + 14}px` });
+  };
+
+  /** Select the weights between two corners, and say what is in them. */
+  const select = (a, b, done) => {
+    const sorted = (p, q) => [Math.min(p, q), Math.max(p, q)];
+    state.selection = { rows: sorted(a.row, b.row), columns: sorted(a.column, b.column) };
+    if (!done) return;
+    const { rows: [r0, r1], columns: [c0, c1] } = state.selection, found = maskStatistics(shown, state.selection);
+    host.say(`Selected rows ${r0} to ${r1}, columns ${c0} to ${c1}: ${maskCount(found.live)} of `
+             + `${maskCount((r1 - r0 + 1) * (c1 - c0 + 1))} weights live (${(100 * found.density).toFixed(1)} %), `
+             + `${maskCount(found.positive)} of them positive (${maskPercent(found.positive, found.live)}).`);
+    Object.assign(dataset, { selection: `${r0}:${r1},${c0}:${c1}`, selectedLive: found.live, selectedPositive: found.positive });
+    host.click({ ...identity(), selection: { rows: [r0, r1], columns: [c0, c1], ...found } });
+  };
+  const unselect = () => { state.selection = state.anchor = null; delete dataset.selection; };
+
+  const identity = () => ({ matrix: shown.content.matrix, generation: shown.content.generation });
+  const pick = ({ row, column }) =>
+    host.click({ row, column, sign: shown.signs[row * shown.columns + column], ...identity() });
+
+  const save = async (kind) => {
+    const part = state.selection ?? whole();
+    try {
+      if (kind === "png") return host.save(await maskPng(shown, part, ink().page), maskFile(shown.content, ".png"));
+      const { live } = maskStatistics(shown, part);
+      if (live > 4e6) throw new Error(`${maskCount(live)} live weights are too many lines for a CSV: select a smaller part first.`);
+      host.save(new Blob([maskCsv(shown, part)], { type: "text/csv" }), maskFile(shown.content, ".csv"));
+    } catch (error) { host.say(error.message); }
+  };
+
+  /** A button that works on what is shown. */
+  const tool = (text, name, label, press) => parts.tools.append(maskButton(text, name, label, () => { if (shown) press(); }));
+  tool("+", "in", "Zoom in", () => { zoomBy(0.125); paint(); });
+  tool("−", "out", "Zoom out", () => { zoomBy(-0.125); paint(); });
+  tool("All", "all", "Show all of the matrix", () => { sight.zoom = 0; sight.settle(shown); paint(); });
+  tool("Select", "select", "Select by dragging (also: drag with Shift, or Shift and the arrow keys)", () => {
+    state.selecting = !state.selecting;
+    parts.tools.querySelector("[data-tool=select]").setAttribute("aria-pressed", state.selecting);
+    if (!state.selecting) { unselect(); lines(); }
+  });
+  tool("PNG", "png", "Save the selection, or all, as a PNG picture", () => save("png"));
+  tool("CSV", "csv", "Save the live weights of the selection, or of all, as CSV", () => save("csv"));
+  parts.tools.querySelector("[data-tool=select]").setAttribute("aria-pressed", "false");
+
+  maskPointers(canvas, {
+    ready: () => shown, sight, state, select, unselect, point, pick, showTip, zoomBy,
+    later: () => soon(paint), laterLines: () => soon(() => lines()), now: paint,
+  });
+  maskKeys(canvas, { ready: () => shown, sight, state, select, unselect, point, pick, zoomBy, now: paint });
+
+  return {
+    async draw(reply) {
+      const began = performance.now(), fresh = maskRead(reply), { content } = fresh;
+      const alike = shown && shown.rows === fresh.rows && shown.columns === fresh.columns && shown.content.matrix === content.matrix;
+      dataset.decodeMs = (performance.now() - began).toFixed(1);
+      shown = fresh;
+      measure();
+      if (!alike) { sight.zoom = 0; state.cursor = null; unselect(); }
+      sight.settle(shown);
+      showTip("");
+      for (const name of ["kept", "born", "died", "flipped"]) delete dataset[name];
+      Object.assign(dataset, { rows: fresh.rows, columns: fresh.columns, live: fresh.tally.length === 2 ? fresh.tally[0] + fresh.tally[1] : content.live,
+                               mode: fresh.there ? "difference" : "mask", generation: content.generation_text, matrix: content.matrix });
+      if (fresh.there) Object.keys(maskChanges).forEach((k, i) => { dataset[k] = fresh.tally[i]; });
+      else dataset.positive = fresh.tally[1];
+      if (state.cursor) point(state.cursor);
+      else host.say(content.told);
+      paint();
+    },
+    restyle() { paint(); },
+    resize() { const before = sight.width; measure(); if (shown && before !== sight.width) { sight.settle(shown); paint(); } },
+    destroy() { cancelAnimationFrame(frame); shown = null; },
+  };
+};
+
+/** Mouse, pen and fingers: hover, drag, select, click, wheel, pinch. */
+function maskPointers(canvas, on) {
+  const { sight, state } = on, down = new Map();
+  let from = null, spread = 0;
+  const place = (event) => { const box = canvas.getBoundingClientRect(); return { x: event.clientX - box.left, y: event.clientY - box.top }; };
+  const cellAt = ({ x, y }) => sight.cell(on.ready(), x, y);
+  const apart = () => { const [a, b] = [...down.values()]; return Math.hypot(a.x - b.x, a.y - b.y); };
+  canvas.addEventListener("pointerdown", (event) => {
+    if (!on.ready() || event.button) return;
+    const at = place(event);
+    canvas.setPointerCapture(event.pointerId);
+    down.set(event.pointerId, at);
+    if (down.size === 2) { spread = apart(); from = null; return; }
+    const selecting = event.shiftKey || state.selecting;
+    from = { ...at, left: sight.left, top: sight.top, cell: cellAt(at), selecting, moved: false };
+  });
+  canvas.addEventListener("pointermove", (event) => {
+    if (!on.ready()) return;
+    const at = place(event);
+    if (down.has(event.pointerId)) down.set(event.pointerId, at);
+    if (down.size === 2) {
+      const now = apart(), [a, b] = [...down.values()];
+      on.zoomBy(Math.log(now / spread) / 4, (a.x + b.x) / 2, (a.y + b.y) / 2);
+      spread = now;
+      return on.later();
+    }
+    if (from && Math.hypot(at.x - from.x, at.y - from.y) > 4) from.moved = true;
+    if (from?.moved && from.selecting) { on.select(from.cell, cellAt(at), false); return on.laterLines(); }
+    if (from?.moved) {
+      canvas.classList.add("evonb-mask-dragged");
+      Object.assign(sight, { left: from.left - (at.x - from.x) / sight.scaleX, top: from.top - (at.y - from.y) / sight.scaleY });
+      sight.settle(on.ready());
+      on.showTip("");
+      return on.later();
+    }
+    on.showTip(on.point(cellAt(at)), at.x, at.y);
+    on.laterLines();
+  });
+  const up = (event) => {
+    down.delete(event.pointerId);
+    canvas.classList.remove("evonb-mask-dragged");
+    if (!from || !on.ready()) return;
+    const cell = cellAt(place(event));
+    if (from.moved && from.selecting) on.select(from.cell, cell, true);
+    else if (!from.moved && event.type === "pointerup") { on.point(cell); on.pick(cell); }
+    from = null;
+    on.laterLines();
+  };
+  canvas.addEventListener("pointerup", up);
+  canvas.addEventListener("pointercancel", up);
+  canvas.addEventListener("pointerleave", () => on.showTip(""));
+  canvas.addEventListener("dblclick", (event) => {
+    if (!on.ready()) return;
+    const { x, y } = place(event);
+    on.zoomBy(0.25, x, y);
+    on.now();
+  });
+  canvas.addEventListener("wheel", (event) => {
+    const focused = canvas.getRootNode().activeElement === canvas;
+    if (!on.ready() || !(event.ctrlKey || event.metaKey || focused)) return;
+    event.preventDefault();
+    const { x, y } = place(event), lines = event.deltaMode ? 16 : 1;
+    on.zoomBy(-event.deltaY * lines / 1200, x, y);
+    on.later();
+  }, { passive: false });
+}
+
+/** The keyboard: a cursor that the sight follows, a selection, zoom, and Enter as a click. */
+function maskKeys(canvas, on) {
+  const { sight, state } = on, moves = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
+  const start = () => state.cursor ?? sight.cell(on.ready(), sight.width / 2, sight.height / 2);
+  const limit = (value, size) => Math.max(0, Math.min(size - 1, value));
+  /** Bring the cursor back into sight. */
+  const follow = ({ row, column }) => {
+    const wide = sight.width / sight.scaleX, high = sight.height / sight.scaleY;
+    if (column < sight.left) sight.left = column - wide / 6;
+    if (column + 1 > sight.left + wide) sight.left = column + 1 - 5 * wide / 6;
+    if (row < sight.top) sight.top = row - high / 6;
+    if (row + 1 > sight.top + high) sight.top = row + 1 - 5 * high / 6;
+    sight.settle(on.ready());
+  };
+  const move = ([dy, dx], selecting) => {
+    const shown = on.ready(), before = start(), fine = (scale) => Math.max(1, Math.round(6 / scale));
+    const cell = { row: limit(before.row + dy * fine(sight.scaleY), shown.rows),
+                   column: limit(before.column + dx * fine(sight.scaleX), shown.columns) };
+    follow(cell);
+    on.point(cell);
+    if (!selecting) return;
+    state.anchor ??= before;
+    on.select(state.anchor, cell, true);
+  };
+  const zoom = (step) => {
+    const { row, column } = start();
+    on.zoomBy(step, (column + 0.5 - sight.left) * sight.scaleX, (row + 0.5 - sight.top) * sight.scaleY);
+  };
+  canvas.addEventListener("keydown", (event) => {
+    if (!on.ready() || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (!event.shiftKey) state.anchor = null;
+    if (moves[event.key]) move(moves[event.key], event.shiftKey);
+    else if (event.key === "+" || event.key === "=") zoom(0.125);
+    else if (event.key === "-") zoom(-0.125);
+    else if (event.key === "0" || event.key === "Home") { sight.zoom = 0; sight.settle(on.ready()); }
+    else if (event.key === "Enter" || event.key === " ") { const cell = start(); on.point(cell); on.pick(cell); }
+    else if (event.key === "Escape") on.unselect();
+    else return;
+    event.preventDefault();
+    event.stopPropagation();
+    on.now();
+  });
+}

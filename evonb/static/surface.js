@@ -1,0 +1,318 @@
+/* Scores on the cortex: what every picture of places shares, the mesh of fsaverage5, and figures with a layer to pick. */
+
+/* -- What is shown, from the values of all measures, models and layers -------------------------------------------- */
+
+const mapTwoSided = [[0, "#0072B2"], [0.25, "#7DB6D6"], [0.5, "#FFF6D6"], [0.75, "#EFA26B"], [1, "#D55E00"]];
+const mapViridis = [[0, "#440154"], [0.25, "#3B528B"], [0.5, "#21918C"], [0.75, "#5EC962"], [1, "#FDE725"]];
+const mapHemispheres = ["left", "right"];
+
+/** The place of one measure, model and layer in a reply's values, and a sentence where there is none. */
+function mapPlace(content, values) {
+  const { measures, rows, layers } = content;
+  const measure = measures.findIndex((m) => m.key === values.measure);
+  const row = rows.findIndex(([arm, seed]) => arm === values.arm && seed === values.seed);
+  const layer = layers.indexOf(values.layer);
+  if (measure < 0) return { lack: `${values.measure} isn't here; there are: ${measures.map((m) => m.key).join(", ")}.` };
+  if (layer < 0) return { lack: `There is no layer ${values.layer}; there are: ${layers.join(", ")}.` };
+  if (row >= 0) return { measure, row, layer };
+  const seeds = rows.filter(([arm]) => arm === values.arm).map(([, seed]) => seed);
+  if (seeds.length) return { lack: `${values.arm} has no seed ${values.seed}; it has: ${seeds.join(", ")}.` };
+  return { lack: `There is no arm ${values.arm}; there are: ${[...new Set(rows.map(([arm]) => arm))].join(", ")}.` };
+}
+
+/** The colours' range: of everything of a measure, or of what is shown. */
+function mapScale(measure, scores, own) {
+  const finite = Array.from(scores).filter(Number.isFinite);
+  const [low, high] = own && finite.length ? [Math.min(...finite), Math.max(...finite)] : [measure.low, measure.high];
+  const far = Math.max(Math.abs(low), Math.abs(high)) || 1;
+  return low < 0 ? { low: -far, high: far, colours: mapTwoSided } : { low: 0, high: far, colours: mapViridis };
+}
+
+/** What the controls pick: scores (one a place), the measure, its colours, the threshold in the measure's unit. */
+function mapPick(content, buffer, values) {
+  const n = content.places.length, at = mapPlace(content, values);
+  const measure = content.measures[at.measure ?? 0];
+  const none = new Float32Array(n).fill(NaN);
+  const start = ((at.measure * content.rows.length + at.row) * content.layers.length + at.layer) * n;
+  const scores = at.lack ? none : new Float32Array(buffer, 4 * start, n);
+  const scale = mapScale(measure, scores, values.scale === "shown");
+  const threshold = (values.threshold / 100) * Math.max(scale.high, -scale.low);
+  let lack = at.lack;
+  if (!lack && !scores.some(Number.isFinite)) lack = `${values.arm} has no score at layer ${values.layer}.`;
+  return { scores, measure, scale, threshold, lack, shown: (place) => place >= 0 && Math.abs(scores[place]) >= threshold };
+}
+
+/** A score as readers see it. */
+const mapNumber = (value, measure) => Number.isFinite(value) ? value.toFixed(measure.digits).replace("-", "−") : "no score";
+
+/** [red, green, blue] of a value. */
+function mapColour(value, scale) {
+  const t = Math.min(1, Math.max(0, (value - scale.low) / (scale.high - scale.low)));
+  const next = Math.max(1, scale.colours.findIndex(([at]) => at >= t));
+  const [[from, a], [to, b]] = [scale.colours[next - 1], scale.colours[next]];
+  const parts = (hex) => [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16));
+  const [p, q] = [parts(a), parts(b)];
+  return p.map((c, i) => Math.round(c + ((q[i] - c) * (t - from)) / (to - from)));
+}
+
+/** A colour bar with its unit; the part below the threshold is hatched. */
+function mapBar() {
+  const strip = make("div", { class: "evonb-map-strip" }), cover = make("div", { class: "evonb-map-cover" });
+  const ends = ["low", "mid", "high"].map(() => make("span")), unit = make("div", { class: "evonb-map-unit" });
+  strip.append(cover);
+  const node = make("div", { class: "evonb-map-bar" }, unit, strip, make("div", { class: "evonb-map-ends" }, ...ends));
+  return {
+    node,
+    show({ scale, measure, threshold }) {
+      const { low, high } = scale, share = (v) => (100 * (v - low)) / (high - low);
+      strip.style.background = `linear-gradient(to right, ${scale.colours.map(([t, c]) => `${c} ${100 * t}%`).join(", ")})`;
+      cover.style.left = `${Math.max(0, share(low < 0 ? -threshold : 0))}%`;
+      cover.style.width = `${share(threshold) - Math.max(0, share(low < 0 ? -threshold : 0))}%`;
+      unit.textContent = measure.unit;
+      [low, (low + high) / 2, high].forEach((v, i) => { ends[i].textContent = mapNumber(v, measure); });
+    },
+  };
+}
+
+/** A box that follows the pointer. */
+function mapTip(host) {
+  const tip = make("div", { class: "evonb-tip", hidden: true });
+  host.root.append(tip);
+  return {
+    show(text, event) {
+      const box = host.root.getBoundingClientRect(), x = event.clientX - box.left, y = event.clientY - box.top;
+      tip.hidden = false;
+      tip.textContent = text;
+      tip.style.left = `${Math.max(0, Math.min(x + 12, box.width - tip.offsetWidth - 4))}px`;
+      tip.style.top = `${y + 14}px`;
+    },
+    hide() { tip.hidden = true; },
+  };
+}
+
+/** A place in words: its name, how many people, the score. */
+function mapSay(content, picked, place) {
+  const { roi, n } = content.places[place];
+  return `${roi}${n > 1 ? `, ${n} people` : ""}\n${picked.measure.short} = ${mapNumber(picked.scores[place], picked.measure)}`;
+}
+
+/** Write into an element's dataset what is drawn, for tests and for those who look. */
+function mapMark(node, values, picked, more) {
+  const { measure, arm, seed, layer } = values;
+  Object.assign(node.dataset, { measure, arm, seed, layer, threshold: picked.threshold, low: picked.scale.low,
+                                high: picked.scale.high, lack: picked.lack ?? "", ...more });
+}
+
+/** The lines that stay below a map: positions that aren't the data's, places that can't be shown. */
+function mapFoot() {
+  const node = make("p", { class: "evonb-map-foot" });
+  return { node, show(content, more = "") { node.textContent = [content.note, content.missing, more].filter(Boolean).join(" · "); } };
+}
+
+/* -- The cortex ---------------------------------------------------------------------------------------------------- */
+
+/** Whether the page can draw in three dimensions. */
+function surfaceWorks() {
+  const canvas = document.createElement("canvas");
+  const context = canvas.getContext("webgl2") ?? canvas.getContext("webgl");
+  context?.getExtension("WEBGL_lose_context")?.loseContext();
+  return context !== null;
+}
+
+/** Typed views of a reply's arrays; positions by surface and hemisphere, each as x, y, z. */
+function surfaceGeometry({ content, arrays }) {
+  const [, faces, ...rest] = arrays, n = content.vertices;
+  const axes = (buffer) => ({ x: new Float32Array(buffer, 0, n), y: new Float32Array(buffer, 4 * n, n),
+                              z: new Float32Array(buffer, 8 * n, n) });
+  const m = faces.byteLength / 12, corner = (k) => new Int32Array(faces, 4 * k * m, m);
+  const sides = mapHemispheres.map((side, s) => ({
+    side, shade: new Uint8Array(rest[s]), place: new Int32Array(rest[2 + s]),
+    xyz: Object.fromEntries(content.surfaces.map((name, i) => [name, axes(rest[4 + 2 * i + s])])),
+  }));
+  return { n, faces: [corner(0), corner(1), corner(2)], sides };
+}
+
+/** Split the faces: those whose corners all have a value, and the others. */
+function surfaceFaces([i, j, k], valued) {
+  const inside = [], outside = [];
+  for (let f = 0; f < i.length; f++) (valued[i[f]] && valued[j[f]] && valued[k[f]] ? inside : outside).push(f);
+  const take = (list) => ({ i: Int32Array.from(list, (f) => i[f]), j: Int32Array.from(list, (f) => j[f]),
+                            k: Int32Array.from(list, (f) => k[f]) });
+  return { inside: take(inside), outside: take(outside) };
+}
+
+const surfaceEyes = { lateral: { left: [-1, 0, 0], right: [1, 0, 0] }, medial: { left: [1, 0, 0], right: [-1, 0, 0] },
+                      dorsal: { left: [0, 0, 1], right: [0, 0, 1] }, ventral: { left: [0, 0, -1], right: [0, 0, -1] } };
+const surfaceFolds = { ambient: 0.7, diffuse: 0.45, specular: 0.02, roughness: 0.9, fresnel: 0 };
+const surfaceEven = { ambient: 1, diffuse: 0, specular: 0, fresnel: 0 }; // a value has the colour bar's colour everywhere
+
+/** A hemisphere's traces: bare cortex, and the part with values. */
+function surfaceTraces(geometry, side, picked, values) {
+  const { place, shade, xyz, side: name } = side, shown = Uint8Array.from(place, (p) => picked.shown(p));
+  const { inside, outside } = surfaceFaces(geometry.faces, shown);
+  const [x, y, z] = surfaceEyes[values.look][name], scene = name === "left" ? "scene" : "scene2";
+  const base = { type: "mesh3d", scene, ...xyz[values.surface], hoverinfo: "none", showscale: false,
+                 lightposition: { x: 1e5 * x, y: 1e5 * y, z: 1e5 * z + 4e4 } };
+  const greys = [[0, "#858585"], [1, "#E2E2E2"]];
+  const bare = { ...base, ...outside, name: "cortex", intensity: shade, cmin: 0, cmax: 255, colorscale: greys, lighting: surfaceFolds,
+                 visible: outside.i.length > 0 };
+  const scores = Float32Array.from(place, (p, v) => shown[v] ? picked.scores[p] : 0);
+  const part = { ...base, ...inside, name: "values", intensity: scores, cmin: picked.scale.low, cmax: picked.scale.high,
+                 colorscale: picked.scale.colours, lighting: surfaceEven, visible: inside.i.length > 0 };
+  return { traces: [bare, part], above: shown.reduce((sum, on) => sum + on, 0) };
+}
+
+/** A scene without axes, in true proportions, seen from one side. */
+function surfaceScene(geometry, values, side, domain) {
+  const spans = ["x", "y", "z"].map((axis) => {
+    const all = side.xyz[values.surface][axis];
+    return all.reduce((m, v) => Math.max(m, v), -Infinity) - all.reduce((m, v) => Math.min(m, v), Infinity);
+  });
+  const longest = Math.max(...spans), [x, y, z] = surfaceEyes[values.look][side.side];
+  const upright = values.look === "dorsal" || values.look === "ventral";
+  const hidden = { visible: false, showspikes: false };
+  return { domain, xaxis: hidden, yaxis: hidden, zaxis: hidden, bgcolor: "rgba(0,0,0,0)", dragmode: "orbit",
+           aspectmode: "manual", uirevision: values.look,
+           aspectratio: { x: (1.95 * spans[0]) / longest, y: (1.95 * spans[1]) / longest, z: (1.95 * spans[2]) / longest },
+           camera: { eye: { x: 1.5 * x, y: 1.5 * y, z: 1.5 * z }, center: { x: 0, y: 0, z: 0 },
+                     up: upright ? { x: 0, y: 1, z: 0 } : { x: 0, y: 0, z: 1 }, projection: { type: "orthographic" } } };
+}
+
+/** The whole figure, and how many vertices carry a value in it. */
+function surfaceFigure(geometry, picked, values, dark, height) {
+  const made = geometry.sides.map((side) => surfaceTraces(geometry, side, picked, values));
+  const boxes = [{ x: [0, 0.5], y: [0, 1] }, { x: [0.5, 1], y: [0, 1] }];
+  const scenes = geometry.sides.map((side, s) => surfaceScene(geometry, values, side, boxes[s]));
+  const names = mapHemispheres.map((side, s) => ({ text: `${side}, ${values.look}`, x: 0.25 + s / 2, y: 1, xref: "paper",
+    yref: "paper", showarrow: false, yanchor: "top", font: { size: 12, color: dark ? "#c9d1d9" : "#4a525c" } }));
+  const layout = { scene: scenes[0], scene2: scenes[1], annotations: names, height, autosize: true, showlegend: false,
+                   margin: { l: 0, r: 0, t: 0, b: 0 }, paper_bgcolor: "rgba(0,0,0,0)", hovermode: "closest" };
+  return { data: made.flatMap((m) => m.traces), layout, above: made.reduce((sum, m) => sum + m.above, 0) };
+}
+
+/** Turn a camera's eye around the vertical axis, or up and down. */
+function surfaceTurn({ eye, up }, sideways, upwards) {
+  const far = Math.hypot(eye.x, eye.y, eye.z);
+  const across = Math.atan2(eye.y, eye.x) + sideways;
+  const height = Math.max(-1.5, Math.min(1.5, Math.asin(eye.z / far) + upwards));
+  return { eye: { x: far * Math.cos(height) * Math.cos(across), y: far * Math.cos(height) * Math.sin(across),
+                  z: far * Math.sin(height) }, up: Math.abs(height) > 1.45 ? up : { x: 0, y: 0, z: 1 } };
+}
+
+kinds.surface = (host) => {
+  const div = make("div", { class: "evonb-plotly evonb-surface", tabIndex: 0 }), bar = mapBar(), foot = mapFoot();
+  div.setAttribute("role", "application");
+  div.setAttribute("aria-label", `${host.view.description || host.view.title} Arrow keys turn it, plus and minus resize it, Home turns it back.`);
+  host.root.append(div, bar.node, foot.node);
+  const tip = mapTip(host);
+  let Plotly, reply, geometry, picked, drawing = Promise.resolve();
+
+  const placeAt = (point) => {
+    const side = geometry.sides[point.curveNumber < 2 ? 0 : 1], vertex = point.pointNumber;
+    const place = side.place[vertex];
+    return { side: side.side, vertex, place: picked.shown(place) ? place : -1, known: place };
+  };
+  const paint = async () => {
+    const values = host.values();
+    picked = mapPick(reply.content, reply.arrays[0], values);
+    const { data, layout, above } = surfaceFigure(geometry, picked, values, host.dark(), host.height);
+    await Plotly.react(div, data, layout, { displaylogo: false, responsive: false, scrollZoom: false,
+                                            modeBarButtonsToRemove: ["tableRotation", "resetCameraLastSave3d"] });
+    bar.show(picked);
+    foot.show(reply.content);
+    mapMark(div, values, picked, { above, surface: values.surface, look: values.look, regions: picked.scores
+      .reduce((sum, _, p) => sum + picked.shown(p), 0), hovered: "", hoveredValue: "" });
+    say();
+  };
+  const say = () => {
+    if (picked.lack) return host.say(picked.lack);
+    const { measure, threshold } = picked, total = picked.scores.length;
+    host.say(`${div.dataset.above} of ${2 * geometry.n} vertices, ${div.dataset.regions} of ${total} regions` +
+             (threshold > 0 ? ` with |${measure.short}| ≥ ${mapNumber(threshold, measure)}` : " have a score"));
+  };
+  const hover = ({ points, event }) => {
+    const { place, known, side, vertex } = placeAt(points[0]);
+    Object.assign(div.dataset, { hovered: known >= 0 ? reply.content.places[known].roi : "", hoveredVertex: vertex, hoveredSide: side,
+                                 hoveredValue: known >= 0 ? picked.scores[known] : "" });
+    if (known < 0) return tip.hide();
+    tip.show(mapSay(reply.content, picked, known) + (place < 0 ? "\n(below the threshold)" : ""), event ?? lastMove);
+  };
+  let lastMove = { clientX: 0, clientY: 0 };
+  const click = ({ points }) => {
+    const { known, side, vertex } = placeAt(points[0]);
+    if (known < 0) return;
+    host.click({ region: reply.content.places[known].roi, value: picked.scores[known], side, vertex });
+  };
+  const press = (event) => {
+    const turns = { ArrowLeft: [-0.2, 0], ArrowRight: [0.2, 0], ArrowUp: [0, 0.2], ArrowDown: [0, -0.2] };
+    const zooms = { "+": 1 / 1.15, "=": 1 / 1.15, "-": 1.15 };
+    if (!geometry || !(event.key in turns || event.key in zooms || event.key === "Home")) return;
+    event.preventDefault();
+    const change = {};
+    ["scene", "scene2"].forEach((scene, s) => {
+      const now = div._fullLayout[scene].camera, home = surfaceScene(geometry, host.values(), geometry.sides[s], {});
+      if (event.key === "Home") Object.assign(change, { [`${scene}.camera`]: home.camera, [`${scene}.aspectratio`]: home.aspectratio });
+      else if (event.key in zooms) {
+        const { x, y, z } = div._fullLayout[scene].aspectratio, by = 1 / zooms[event.key];
+        change[`${scene}.aspectratio`] = { x: x * by, y: y * by, z: z * by };
+      } else change[`${scene}.camera`] = { ...now, ...surfaceTurn(now, ...turns[event.key]) };
+    });
+    Plotly.relayout(div, change);
+  };
+  const bind = () => {
+    div.on("plotly_hover", hover);
+    div.on("plotly_unhover", () => { tip.hide(); Object.assign(div.dataset, { hovered: "", hoveredValue: "" }); });
+    div.on("plotly_click", click);
+    div.addEventListener("pointermove", (event) => { lastMove = event; });
+    div.addEventListener("pointerleave", tip.hide);
+    div.addEventListener("keydown", press);
+    div.evonbBound = true;
+  };
+  return {
+    async draw(drawn) {
+      if (!surfaceWorks()) {
+        throw new Error("This browser can't draw in three dimensions (WebGL is missing or switched off). The slices and " +
+                        "figures show the same scores; for the cortex, switch WebGL on or take another browser.");
+      }
+      Plotly = await host.plotly();
+      reply = drawn;
+      geometry = surfaceGeometry(reply);
+      await paint();
+      if (!div.evonbBound) bind();
+    },
+    restyle() { drawing = drawing.then(paint).catch((error) => host.say(error.message)); },
+    resize() { if (picked) Plotly.Plots.resize(div); },
+    destroy() { Plotly?.purge(div); },
+  };
+};
+
+/* -- A figure in which a layer can be picked ------------------------------------------------------------------------ */
+
+kinds.layers = (host) => {
+  const inner = kinds.plotly({ ...host, click: (detail) => pick(detail) });
+  const div = host.root.querySelector(".evonb-plotly");
+  let Plotly, curves = [], stays = [];
+  const pick = ({ x, y, curve }) => {
+    const arm = curves[curve]?.meta;
+    host.click({ layer: x, value: y, ...(arm === undefined ? {} : { arm }) });
+  };
+  const mark = async () => {
+    const { layer, arm } = host.values();
+    const line = { type: "line", xref: "x", yref: "paper", x0: layer, x1: layer, y0: 0, y1: 1, layer: "below",
+                   line: { color: host.dark() ? "#56b4e9" : "#0072b2", width: 2, dash: "dot" } };
+    await Plotly.relayout(div, { shapes: [...stays, line] });
+    Object.assign(div.dataset, { layer, arm });
+    host.say(`layer ${layer} of ${arm} is on the map; click a point for another`);
+  };
+  return {
+    ...inner,
+    async draw(reply, values) {
+      Plotly = await host.plotly();
+      await inner.draw(reply, values);
+      curves = div.data;
+      stays = div.layout.shapes ?? [];
+      await mark();
+    },
+    restyle() { inner.restyle(); mark(); },
+  };
+};
