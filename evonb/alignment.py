@@ -8,7 +8,7 @@ __all__ = ['data_forms', 'AlignConfig', 'command_of', 'Candidate', 'source_run',
            'contrast', 'reference_arm', 'verdict', 'statement', 'region_table', 'score_table', 'default_place',
            'align_run', 'told_of', 'data_digest']
 
-# %% ../nbs/48_alignment.ipynb #76f5b989
+# %% ../nbs/48_alignment.ipynb #6ce42782
 import hashlib
 import json
 import re
@@ -36,6 +36,7 @@ from evonb.core import (
     Seeds,
     Stopped,
     StopRequest,
+    announce,
     check_choice,
     check_positive,
     progress,
@@ -318,7 +319,7 @@ def scored_layer(self: Alignment, folder, hidden, layer): # -> xarray Dataset
         write_dataset(path, self.score_layer(hidden.sel(layer=layer).values))
     return read_dataset(path)
 
-# %% ../nbs/48_alignment.ipynb #ee7a6450
+# %% ../nbs/48_alignment.ipynb #19766aa5
 @patch
 def score_brain(self: Alignment, candidate): # -> xarray Dataset over layer, fold, target and permutation
     "All layers of a model; once they are all there, they are one file, named by the model and its weights."
@@ -333,12 +334,13 @@ def score_brain(self: Alignment, candidate): # -> xarray Dataset over layer, fol
         made = []
         for layer in layers:
             made.append(self.scored_layer(folder, hidden, layer))
+            announce("layer", model=candidate.name, layer=layer, layers=layers, score=float(made[-1].r_fold.mean()))
             bar.update()
     write_dataset(path, xr.concat(made, "layer").assign_coords(layer=layers))
     shutil.rmtree(folder)
     return read_dataset(path)
 
-# %% ../nbs/48_alignment.ipynb #93c676e5
+# %% ../nbs/48_alignment.ipynb #3effb4c2
 @patch
 def each_model(self: Alignment, score): # score: Candidate -> anything
     "Score every model, one after another."
@@ -346,7 +348,9 @@ def each_model(self: Alignment, score): # score: Candidate -> anything
     with progress(len(self.models), "models", show=self.show, unit="model") as bar:
         for candidate in self.models:
             self.check_stop()
+            announce("model", status="begun", model=candidate.name, models=[c.name for c in self.models])
             out.append(score(candidate))
+            announce("model", status="finished", model=candidate.name, models=[c.name for c in self.models])
             bar.update()
     return out
 

@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['EXAMPLE_SKILLS', 'with_settings', 'experiment_config', 'default_out', 'connectome_table', 'population_table',
            'experts_table', 'alignment_table', 'results_table', 'demo', 'evolve', 'develop', 'experts', 'population',
-           'align', 'report', 'show', 'parser', 'main']
+           'align', 'explore', 'report', 'show', 'parser', 'main']
 
-# %% ../nbs/60_cli.ipynb #0c5d391b
+# %% ../nbs/60_cli.ipynb #68641f0e
 import argparse
 import json
 import re
 import sys
 from pathlib import Path
 
-from .core import EvonbError, InputError, Stopped, from_dict, human_count, human_time, to_dict
+from .core import EvonbError, InputError, Stopped, from_dict, human_bytes, human_count, human_time, to_dict
 
 # %% ../nbs/60_cli.ipynb #21af3da4
 def _value(text):
@@ -294,6 +294,15 @@ def align(
     if (Path(args.source)/"run.json").exists() and out.is_relative_to(args.source):
         print(f"report of the whole run: {write_report(args.source).resolve()}")
 
+# %% ../nbs/60_cli.ipynb #11ef1eec
+def explore(
+    args # what `parser` made of the command line
+):
+    "Write a run's explorers as pages."
+    from evonb.widgets import explore_pages
+    for page in explore_pages(args.run, args.out, args.max_mb):
+        print(f"{page.resolve()}  {human_bytes(page.stat().st_size)}")
+
 # %% ../nbs/60_cli.ipynb #a5210cb5
 def report(
     args # what `parser` made of the command line
@@ -393,7 +402,7 @@ def _align_options(p):
     p.add_argument("--permutations", type=int, metavar="N", help="of each layer's null (default: 200)")
     _run_options(p, "RUN/alignment/DATA, or runs/align-NAME-DATA for a base model")
 
-# %% ../nbs/60_cli.ipynb #142385ac
+# %% ../nbs/60_cli.ipynb #69ec201f
 def parser() -> argparse.ArgumentParser: # its `run_command` is the function of the command
     "The whole command line."
     top = argparse.ArgumentParser("evonb", description="Evolve a connectome, raise newborns with it and with controls, "
@@ -421,6 +430,11 @@ def parser() -> argparse.ArgumentParser: # its `run_command` is the function of 
     p = _command(sub, align, "score every arm, seed and layer on reading times or brain responses",
                  "evonb align runs/demo --data natural-stories")
     _align_options(p)
+    p = _command(sub, explore, "write a run's explorers as pages that need no Python", "evonb explore runs/demo")
+    p.add_argument("run", metavar="RUN", help="a run's folder")
+    p.add_argument("--out", metavar="FOLDER", help="where the pages go (default: RUN/explore)")
+    p.add_argument("--max-mb", type=float, default=25, metavar="MB",
+                   help="the most that a page may hold; larger ones are refused (default: 25)")
     p = _command(sub, report, "write a run's page again", "evonb report runs/demo")
     p.add_argument("run", metavar="RUN", help="a run's folder")
     p = _command(sub, show, "what a run holds", "evonb show runs/demo --json")

@@ -10,7 +10,7 @@ __all__ = ['SMOLLM2', 'TRAIN_SHARE', 'Base', 'base_digest', 'new_base', 'save_ba
            'blimp_task', 'expert_texts', 'source_name', 'training_for', 'ExpertsConfig', 'train_experts', 'text_key',
            'read_expert', 'gather_experts', 'summarise_experts', 'load_experts', 'check_base', 'seen_in_training']
 
-# %% ../nbs/27_experts.ipynb #b716111b
+# %% ../nbs/27_experts.ipynb #c4169651
 import hashlib
 import importlib.util
 import json
@@ -37,12 +37,14 @@ from evonb.core import (
     Seeds,
     Stopped,
     StopRequest,
+    announce,
     check_choice,
     check_fraction,
     check_positive,
     file_sha256,
     human_count,
     human_time,
+    listened,
     progress,
     stoppable,
     to_dict,
@@ -637,7 +639,7 @@ def _after_step(self: FineTuning):
     if self.step % self.config.eval_every == 0 or last: self.validate()
     if self.step % self.config.checkpoint_every == 0 or last: self.save()
 
-# %% ../nbs/27_experts.ipynb #82412075
+# %% ../nbs/27_experts.ipynb #1176f1cd
 @patch
 def learn(self: FineTuning,
     label: str = "expert", # what the progress bar is called
@@ -648,6 +650,7 @@ def learn(self: FineTuning,
     self.model.train()
     with stoppable(stop) as request, progress(self.config.steps, label, self.step, show) as bar:
         if not self.val_step: self.validate()
+        if listened(): self._announce(label)
         while self.step < self.config.steps:
             if request: self._stop(request)
             began = time.perf_counter()
@@ -656,7 +659,13 @@ def learn(self: FineTuning,
             self.seconds += time.perf_counter() - began
             bar.set_postfix_str(f"loss {self.train_loss[-1]:.3f}, held out {self.val_loss[-1]:.3f}", refresh=False)
             bar.update()
+            if listened(): self._announce(label)
     return self
+
+@patch
+def _announce(self: FineTuning, label):
+    announce("step", label=label, folder=self.folder, step=self.step, steps=self.config.steps, seconds=self.seconds,
+             train_loss=self.train_loss, val_step=self.val_step, val_loss=self.val_loss)
 
 @patch
 def _stop(self: FineTuning, request):

@@ -8,7 +8,7 @@ __all__ = ['TokenizedPassage', 'token_words', 'tokenize', 'Window', 'windows', '
            'batches', 'read_block', 'read', 'read_key', 'open_reading', 'token_surprisal', 'welch', 'select_units',
            'localize', 'read_langloc', 'nonword', 'toy_langloc']
 
-# %% ../nbs/40_features.ipynb #f1ecca72
+# %% ../nbs/40_features.ipynb #7f77daa5
 import hashlib
 import itertools
 import json
@@ -32,6 +32,7 @@ from evonb.core import (
     Seeds,
     Stopped,
     StopRequest,
+    announce,
     check_choice,
     check_fraction,
     check_positive,
@@ -573,7 +574,7 @@ def _dataset(reader, plan, found, enders): # -> xarray Dataset without hidden st
     found = dict(surprisal=("item", total, dict(units=reader.config.units)), n_tokens=("item", count))
     return xr.Dataset(found, coords, _about(reader, plan, unmarked))
 
-# %% ../nbs/40_features.ipynb #d309b6f8
+# %% ../nbs/40_features.ipynb #026a7179
 def _run(reader, plan, keep, found, show=None, stop=None, kept="nothing was kept"):
     "Read all blocks that aren't read yet; `keep` takes the items and hidden states of each."
     enders = word_enders(reader.base.tokenizer) if reader.config.correction else None
@@ -586,6 +587,7 @@ def _run(reader, plan, keep, found, show=None, stop=None, kept="nothing was kept
             try: keep(block.items, read_block(reader, plan, block, found, enders, request))
             except Stopped as e: raise Stopped(f"Stopped by {e} after {found.done} of {n} windows; {kept}.") from None
             bar.update(block.windows.stop - block.windows.start)
+            announce("reading", done=found.done, windows=n)
     _check_numbers(reader, plan, found)
     return _dataset(reader, plan, found, enders)
 

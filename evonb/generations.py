@@ -9,7 +9,7 @@ __all__ = ['ARMS', 'PRESETS', 'ModelConfig', 'EvolutionConfig', 'DevelopmentConf
            'bootstrap_means', 'bootstrap_interval', 'moments', 'describe', 'paired_difference', 'verdict', 'summarise',
            'inherited_connectome', 'choose_device', 'experiment', 'develop_run']
 
-# %% ../nbs/20_generations.ipynb #e9a49c59
+# %% ../nbs/20_generations.ipynb #4ec02773
 import hashlib
 import json
 import math
@@ -32,6 +32,7 @@ from evonb.core import (
     RunExistsError,
     Seeds,
     StopRequest,
+    announce,
     check_choice,
     check_fraction,
     check_positive,
@@ -343,12 +344,13 @@ def _newborn(exp, generation, parent):
     if e.inheritance == "signs": return inherit(model, parent)
     return inherit(model, parent, read_tensors(generation_folder(exp.run, 0)/"rewind.safetensors", exp.device)[0])
 
-# %% ../nbs/20_generations.ipynb #5699660c
+# %% ../nbs/20_generations.ipynb #35e3b287
 def _live_generation(exp, generation, parent):
     "Train a generation, prune it, store its connectome."
     e, folder = exp.config.evolution, generation_folder(exp.run, generation)
     if (folder/"connectome.safetensors").exists(): return Connectome.load(folder/"connectome.safetensors")
     exp.run.set_state("running", f"generation {generation}")
+    announce("generation", status="begun", generation=generation)
     keep = e.rewind_step if e.inheritance == "rewind" and generation == 0 else None
     exp.raise_newborn(folder, _newborn(exp, generation, parent), "evolution", e.lifetime,
                         exp.seeds.child("generation", generation), parent, f"generation {generation}", keep_step=keep)
@@ -357,7 +359,7 @@ def _live_generation(exp, generation, parent):
     made.save(folder/"connectome.safetensors")
     return made
 
-# %% ../nbs/20_generations.ipynb #947e3cf0
+# %% ../nbs/20_generations.ipynb #273922cb
 def evolve(
     exp: Experiment # the run and its corpus
 ): # -> xarray Dataset over generation, step, eval_step, matrix
@@ -368,6 +370,7 @@ def evolve(
         write_dataset(exp.run.file("evolution.zarr.zip"), gather_evolution(exp.run))
         write_json(exp.run.file("summary.json"), summarise(exp))
         exp.run.log("generation", generation=g, density=parent.density)
+        announce("generation", status="pruned", generation=g, density=parent.density)
     return read_dataset(exp.run.file("evolution.zarr.zip"))
 
 # %% ../nbs/20_generations.ipynb #8680c15e
@@ -427,7 +430,7 @@ def life_folder(
     "Where a newborn of the inner loop lives."
     return run.file("development", arm, f"seed-{seed}", f"lr-{float(lr)!r}")
 
-# %% ../nbs/20_generations.ipynb #d72be2cc
+# %% ../nbs/20_generations.ipynb #e22072ec
 def _live_arm(exp, arm, seed, lr, inherited, needed=False):
     "Raise one newborn, if it isn't; returns its final validation loss, NaN if it failed. Its model is there if needed."
     folder, label = life_folder(exp.run, arm, seed, lr), f"{arm} seed {seed} lr {lr:g}"
@@ -435,10 +438,12 @@ def _live_arm(exp, arm, seed, lr, inherited, needed=False):
     tested = (folder/"tested.safetensors").exists()
     lived = finished_life(folder) if needed and not tested else read_life(folder)
     if lived is None:
+        announce("newborn", status="begun", arm=arm, seed=seed, lr=lr, folder=folder)
         wiring = _arm_wiring(exp, arm, seed, inherited)
         newborn = _arm_newborn(exp, arm, seed, wiring, inherited)
         try: lived = exp.raise_newborn(folder, newborn, "development", *_arm_life(exp, seed, lr), wiring, label)
         except NonFiniteLossError as e: return _note_failure(exp.run, folder, str(e))
+        announce("newborn", status="finished", arm=arm, seed=seed, lr=lr, folder=folder)
     return float(lived[0]["val_loss"][-1])
 
 # %% ../nbs/20_generations.ipynb #e4da7027
@@ -447,11 +452,12 @@ def _arm_life(exp, seed, lr):
     life = exp.config.development.lifetime
     return replace(life, lr=lr, muon_lr=life.muon_lr * lr / life.lr), exp.seeds.child("development", seed)
 
-# %% ../nbs/20_generations.ipynb #ff042d85
+# %% ../nbs/20_generations.ipynb #922df8e7
 def _note_failure(run, folder, reason):
     "A newborn that failed is recorded with its reason, and counts as NaN."
     write_json(folder/"failed.json", dict(reason=reason))
     run.log("failed lifetime", folder=str(folder.relative_to(run.path)), reason=reason)
+    announce("newborn", status="failed", folder=folder, reason=reason)
     return math.nan
 
 # %% ../nbs/20_generations.ipynb #eb7cb916

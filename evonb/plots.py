@@ -479,17 +479,22 @@ def _density_grids(density, grid):
 # %% ../nbs/50_plots.ipynb #b90171ce
 def _two_lines(kind): return label(kind).replace(".", ".<br>") # as narrow as four columns on a phone
 
-# %% ../nbs/50_plots.ipynb #42994ed9
+# %% ../nbs/50_plots.ipynb #c0aef8be
+def _density_places(grid): # what a click on a cell says: block and kind of matrix; outside the blocks the kind alone
+    layers, kinds, _, others = grid
+    places = [[[[l, k] for k in kinds] for l in layers], [[[k] for k in others]]]
+    return [p for p, names in zip(places, (kinds, others)) if names]
+
 def _density_axes(grid):
     layers, kinds, _, others = grid
     axes = [(list(map(_two_lines, kinds)), [f"block {l}" for l in layers]), (list(map(label, others)), ["outside"])]
     return [a for a, names in zip(axes, (kinds, others)) if names]
 
-# %% ../nbs/50_plots.ipynb #b32d9dd1
-def _add_density(fig, grids, axes):
-    for row, (z, (x, y)) in enumerate(zip(grids, axes), 1):
+# %% ../nbs/50_plots.ipynb #0a8f6c89
+def _add_density(fig, grids, axes, places):
+    for row, (z, (x, y), place) in enumerate(zip(grids, axes, places), 1):
         fig.add_heatmap(z=z, x=x, y=y, row=row, col=1, coloraxis="coloraxis", texttemplate="%{z:.1%}", xgap=2, ygap=2,
-                        hoverongaps=False,
+                        hoverongaps=False, customdata=place,
                         hovertemplate="%{y}, %{x}: %{z:.2%} live<extra></extra>")
     fig.update_yaxes(autorange="reversed", showgrid=False)
     fig.update_xaxes(showgrid=False, tickangle=0, tickfont=dict(size=12))
@@ -502,7 +507,7 @@ def _slider(generations, all_grids):
     return dict(active=len(steps) - 1, steps=steps, currentvalue=dict(prefix="generation "), pad=dict(t=36, b=8),
                 bgcolor=_lines, borderwidth=0)
 
-# %% ../nbs/50_plots.ipynb #571f3fea
+# %% ../nbs/50_plots.ipynb #224647fc
 def density_map(
     evolution, # xarray Dataset of a run: matrix_density (generation, matrix), shares
     generation: int | None = None # one generation; None: a slider over all that were pruned
@@ -519,7 +524,8 @@ def density_map(
     base = make_subplots(len(rows), 1, row_heights=rows, vertical_spacing=min(.9, 60 / (height + 60)))
     which = "" if sliding else f" of generation {born[shown[0]]}"
     fig = _add_density(figure("Density of each matrix" + which, "share of live weights after pruning",
-                              height + (250 if sliding else 190), base), grids[-1], axes)
+                              height + (250 if sliding else 190), base), grids[-1], axes,
+                       _density_places(grid))
     return fig.update_layout(sliders=[_slider(born[shown], grids)] if sliding else [])
 
 # %% ../nbs/50_plots.ipynb #3cb14aa9

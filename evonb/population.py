@@ -14,7 +14,7 @@ __all__ = ['METHODS', 'TaskResult', 'Outcome', 'margins', 'log_right', 'right_op
            'ParetoConfig', 'Pareto', 'SkillLandscape', 'CoarseToFineConfig', 'structured_design', 'kernel',
            'ItemSurrogate', 'expected_log_right', 'maximise', 'CoarseToFine', 'compare', 'best_so_far']
 
-# %% ../nbs/30_population.ipynb #9d6c4572
+# %% ../nbs/30_population.ipynb #3791ce43
 import dataclasses
 import html
 import json
@@ -35,10 +35,12 @@ from evonb.core import (
     StopRequest,
     Stopped,
     StoreError,
+    announce,
     check_choice,
     check_positive,
     from_dict,
     human_time,
+    listened,
     progress,
     stoppable,
     to_dict,
@@ -504,7 +506,7 @@ def unfinished(self: Evolution) -> list: # of Outcome, for the first individuals
     self.before = max(self.before, meta["seconds"])
     return [_unpack_outcome(i, tensors, row) for i, row in enumerate(meta["outcomes"])]
 
-# %% ../nbs/30_population.ipynb #b1aad09b
+# %% ../nbs/30_population.ipynb #70fb39f7
 @patch
 def score(self: Evolution, genomes, bar, stop) -> list: # of evaluations, fewer when the time is up
     "Score a generation in chunks, storing after each."
@@ -515,6 +517,7 @@ def score(self: Evolution, genomes, bar, stop) -> list: # of evaluations, fewer 
         n = int(min(self.chunk, len(genomes) - len(found)))
         found += self._evaluated(genomes[len(found):len(found) + n])
         bar.update(n)
+        if listened(): self._announce(found)
         if len(found) < len(genomes): self.save_unfinished(found)
     return found
 
@@ -534,7 +537,14 @@ def _evaluated(self: Evolution, genomes):
 @patch
 def out_of_time(self: Evolution) -> bool: return self.max_seconds is not None and self.seconds >= self.max_seconds
 
-# %% ../nbs/30_population.ipynb #2660d3d3
+# %% ../nbs/30_population.ipynb #1fe85db8
+@patch
+def _announce(self: Evolution, scored=()):
+    "Tell whoever listens: what was told, and how many were scored beyond."
+    announce("search", method=self.method.name, folder=self.folder, rows=self.rows, scored=len(scored),
+             budget=self.budget, ended=self.ended)
+
+# %% ../nbs/30_population.ipynb #32bb052c
 @patch
 def step(self: Evolution, bar, stop) -> bool: # whether to go on
     "One generation: ask, score, tell, store."
@@ -546,6 +556,7 @@ def step(self: Evolution, bar, stop) -> bool: # whether to go on
     self._tell(found)
     self._note(self.method.last)
     bar.set_postfix(best=f"{self.best.value:.3f}", median=f"{np.nanmedian([r['value'] for r in self.rows]):.3f}")
+    if listened(): self._announce()
     if self.patience and self.without_gain >= self.patience: return self._end("patience")
     if not self.remaining: return self._end("budget")
     self.save()
@@ -678,7 +689,7 @@ def _repr_html_(self: Result):
     row = "<tr><th style='text-align:left'>{}</th><td style='text-align:left'>{}</td></tr>"
     return "<table>" + "".join(row.format(k, html.escape(str(v))) for k, v in rows.items()) + "</table>"
 
-# %% ../nbs/30_population.ipynb #d5153718
+# %% ../nbs/30_population.ipynb #0e7e8327
 def evolve(
     method, # a Method
     evaluate, # list of genomes -> list of evaluations, one for each
@@ -699,7 +710,9 @@ def evolve(
     run.about |= dict(tasks={t.name: t.digest("validation")[:12] for t in tasks or ()}, weights=dict(weights or {}))
     run.resume()
     with stoppable(stop) as stop, progress(budget, method.name, len(run.rows), show, "evaluation") as bar:
+        if listened(): run._announce()
         while run.ended in ("", "time") and run.step(bar, stop): pass
+        if listened(): run._announce()
     return run.result()
 
 # %% ../nbs/30_population.ipynb #30fcd60b

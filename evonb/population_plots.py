@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['COLOURS', 'example_ends', 'example_baselines', 'example_tasks', 'example_experts', 'example_truth', 'diverging',
            'method_styles', 'wrapped', 'example_population', 'of_method', 'is_level', 'score_text', 'search_progress',
-           'final_scores', 'example_history', 'Individuals', 'individuals', 'generations_figure', 'best_place',
-           'ancestry', 'main_line', 'family_tree', 'ensemble_curves', 'coefficient_map', 'expert_scores',
+           'final_scores', 'example_history', 'Individuals', 'individuals', 'operator_styles', 'task_values',
+           'generations_figure', 'best_place', 'task_profiles', 'task_map', 'diversity_curve', 'ancestry', 'main_line',
+           'family_edges', 'family_places', 'family_tree', 'ensemble_curves', 'coefficient_map', 'expert_scores',
            'opposed_tasks', 'pareto_view', 'switch', 'example_training', 'expert_curves']
 
-# %% ../nbs/51_population_plots.ipynb #ce22c041
+# %% ../nbs/51_population_plots.ipynb #5e36f148
 import itertools
 import math
 import textwrap
@@ -31,6 +32,7 @@ from evonb.plots import (
     half_widths,
     label,
     ramp,
+    ramp_colour,
     rgba,
     seed_band,
     seeds_text,
@@ -305,11 +307,28 @@ def _example_child(members, rng):
     if rng.random() < .5: return x + .15 * rng.standard_normal(4), "mutation", a
     return x + rng.random() * (y - x), "crossover", f"{a} {b}"
 
-# %% ../nbs/51_population_plots.ipynb #6fe149fc
-def _example_generation(seeds, g, members, n):
+# %% ../nbs/51_population_plots.ipynb #b796df4a
+def _example_move(x, digest, best, rng):
+    "Succession: a step towards the best."
+    return x + .4 * rng.random() * (best - x) + .08 * rng.standard_normal(4), "succession", digest
+
+# %% ../nbs/51_population_plots.ipynb #26801864
+def _example_made(rng, g, members, n, moves):
+    "Coefficients, operator and parents of one generation: the start, a round of moves, or a round of breeding."
+    if not members: return [(.6 * rng.standard_normal(4), "expert", "") for _ in range(n)]
+    if moves and g % 2: return [_example_move(x, d, members[0][0], rng) for x, d, _ in members]
+    return [_example_child(members, rng) for _ in range(n)]
+
+def _mean_distance(members):
+    "The mean distance over all pairs."
+    x = np.array([m[0] for m in members])
+    return float(np.linalg.norm(x[:, None] - x, axis=-1)[np.triu_indices(len(x), 1)].mean())
+
+# %% ../nbs/51_population_plots.ipynb #6daf90dc
+def _example_generation(seeds, g, members, n, moves):
     "Rows of one generation, and who lives on: the best of all."
     rng = seeds.child(g).numpy()
-    made = [_example_child(members, rng) if members else (.6 * rng.standard_normal(4), "expert", "") for _ in range(n)]
+    made = _example_made(rng, g, members, n, moves)
     score = _example_fitness(np.array([m[0] for m in made]))
     score[(rng.random(n) < .05) & (g > 0)] = np.nan
     digests = [f"{seeds.child(g, i).integer():016x}" for i in range(n)]
@@ -317,23 +336,26 @@ def _example_generation(seeds, g, members, n):
     rows = dict(score=score, digest=digests, operator=[m[1] for m in made], parents=[m[2] for m in made])
     return rows, sorted(members + alive, key=lambda m: -m[2])[:n]
 
-# %% ../nbs/51_population_plots.ipynb #48512588
+# %% ../nbs/51_population_plots.ipynb #27798a52
 def example_history(
     seeds: Seeds, # the randomness
     n_generations: int = 12, # the first of them random
-    n_individuals: int = 14 # scored in each
+    n_individuals: int = 14, # scored in each
+    moves: bool = False # whether every second generation moves by succession, as in GENOME+
 ): # -> xarray Dataset, as a method's history.zarr.zip
     "A small genetic algorithm on a hill with two tops, one a task, whose places are known."
     import xarray as xr
-    rows, members = [], []
+    rows, members, spread = [], [], []
     for g in range(n_generations):
-        row, members = _example_generation(seeds, g, members, n_individuals)
+        row, members = _example_generation(seeds, g, members, n_individuals, moves)
         rows.append(row)
+        spread.append(_mean_distance(members))
     data = {k: np.array([r[k] for r in rows]) for k in rows[0]}
     score, both = data.pop("score"), ("generation", "individual")
     data |= dict(value=score.mean(-1), failed=np.isnan(score.mean(-1)),
                  reason=np.where(np.isnan(score.mean(-1)), "the logits hold nan", ""))
-    return xr.Dataset({k: (both, v) for k, v in data.items()} | dict(score=((*both, "task"), score)),
+    parts = dict(score=((*both, "task"), score), diversity=("generation", spread))
+    return xr.Dataset({k: (both, v) for k, v in data.items()} | parts,
                       dict(generation=np.arange(n_generations), individual=np.arange(n_individuals), task=list(_peaks)))
 
 # %% ../nbs/51_population_plots.ipynb #f6f924f1
@@ -364,12 +386,19 @@ def individuals(
     return Individuals(generation, text("digest"), value, ~np.isfinite(value), text("reason"), text("operator"),
                        [tuple(p.split()) for p in text("parents")], np.nan_to_num(smooth))
 
-# %% ../nbs/51_population_plots.ipynb #ca48d092
-_operator_looks = [("#8C8C8C", "circle"), ("#0072B2", "square"), ("#D55E00", "diamond"), ("#009E73", "triangle-up"),
-                   ("#CC79A7", "pentagon"), ("#E69F00", "star"), ("#56B4E9", "hexagon")]
+# %% ../nbs/51_population_plots.ipynb #ec96304c
+_known_operators = dict(
+    expert=Style("#8C8C8C", "solid", "circle"), crossover=Style("#0072B2", "solid", "square"),
+    mutation=Style("#D55E00", "dash", "diamond"), succession=Style("#009E73", "dot", "triangle-up"))
+_other_operators = [Style("#CC79A7", "dashdot", "pentagon"), Style("#E69F00", "longdash", "star"),
+                    Style("#56B4E9", "longdashdot", "hexagon")]
 
-def _operator_styles(operators):
-    return {o: Style(c, "solid", s) for o, (c, s) in zip(dict.fromkeys(operators), itertools.cycle(_operator_looks))}
+def operator_styles(
+    operators # names, in the order of their appearance
+) -> dict: # name -> Style
+    "How what an operator made is drawn."
+    names, others = dict.fromkeys(map(str, operators)), itertools.cycle(_other_operators)
+    return {o: _known_operators.get(o) or next(others) for o in names}
 
 # %% ../nbs/51_population_plots.ipynb #4295531e
 def _who(everyone, i):
@@ -397,7 +426,7 @@ def _spread_places(everyone):
         order[at] = (np.arange(len(at)) + .5) / len(at) - .5
     return everyone.generation + .6 * order
 
-# %% ../nbs/51_population_plots.ipynb #9392c357
+# %% ../nbs/51_population_plots.ipynb #f9acea86
 _hover = "%{hovertext}<extra></extra>"
 
 def _size(n): return 7 if n < 300 else 5 if n < 1000 else 4 # px of a point, by how many there are
@@ -405,7 +434,8 @@ def _size(n): return 7 if n < 300 else 5 if n < 1000 else 4 # px of a point, by 
 def _add_points(fig, everyone, keep, x, y, name, style, **marker):
     if keep.any():
         fig.add_scatter(x=x[keep], y=y[keep], mode="markers", name=name, legendgroup=name,
-                        hovertext=[_who(everyone, i) for i in np.flatnonzero(keep)], hovertemplate=_hover,
+                        customdata=np.flatnonzero(keep), hovertemplate=_hover,
+                        hovertext=[_who(everyone, i) for i in np.flatnonzero(keep)],
                         marker=dict(color=style.colour, symbol=style.symbol, size=_size(len(x))) | marker)
 
 # %% ../nbs/51_population_plots.ipynb #51796af1
@@ -414,34 +444,88 @@ def _add_failed(fig, everyone, x, floor):
     _add_points(fig, everyone, everyone.failed, x, y, f"failed ({everyone.failed.sum()})", look,
                 line=dict(width=1.5, color=look.colour))
 
-# %% ../nbs/51_population_plots.ipynb #4e7b4465
+# %% ../nbs/51_population_plots.ipynb #55f5bc91
 def _add_middle(fig, everyone):
     "Median with its quartiles, and the best so far."
     if everyone.failed.all(): return
     when, (low, median, high), best = _quartiles(everyone)
     add_band(fig, when, low, high, "#808080", "median")
-    for name, y, dash in (("median", median, "solid"), ("best so far", best, "dot")):
+    for name, y, dash in (("median", median, "solid"), ("best so far", best, "dash")):
         fig.add_scatter(x=when, y=y, name=name, legendgroup=name, mode="lines", line=_line(Style("#808080", dash, "")),
                         hovertemplate="generation %{x}: %{y:.3f}")
 
-# %% ../nbs/51_population_plots.ipynb #3f7908e6
+# %% ../nbs/51_population_plots.ipynb #4a6f3d34
+def task_values(
+    history, # xarray Dataset of an evolution: score (generation, individual, task)
+    task: str # one of its tasks
+) -> np.ndarray: # (n_individuals,), nan when failed
+    "Everyone's score on one task, in the order of `individuals`."
+    check_choice(task, history["task"].values.tolist() if "score" in history else [], "task")
+    born = history["digest"].values.ravel().astype(str) != ""
+    return history["score"].sel(task=task).values.ravel()[born]
+
+# %% ../nbs/51_population_plots.ipynb #7622b0d0
+def _colouring(history, everyone, by):
+    "What colours the points: None for their operators; else values, and what they are."
+    if by == "operator": return None, ""
+    if by == "fitness": return everyone.value, "fitness on validation"
+    return task_values(history, by), f"validation score on {label(by)}"
+
+def _add_coloured(fig, everyone, shade, title, x):
+    "Everyone alive, coloured by a value, with its colour bar."
+    alive = ~everyone.failed & np.isfinite(shade)
+    if not alive.any(): return
+    low, high = shade[alive].min(), shade[alive].max()
+    for o, style in operator_styles(everyone.operator).items():
+        keep = alive & (everyone.operator == o)
+        _add_points(fig, everyone, keep, x, everyone.value, label(o), style, color=shade[keep], colorscale=ramp,
+                    cmin=low, cmax=max(high, low + 1e-9), opacity=.9)
+    add_scale(fig, low, max(high, low + 1e-9), title, ramp)
+    fig.update_layout(margin_b=150, legend=dict(yref="paper", y=1, yanchor="bottom"))
+
+# %% ../nbs/51_population_plots.ipynb #6d3389f2
+def _add_by_operator(fig, everyone, x):
+    for o, style in operator_styles(everyone.operator).items():
+        _add_points(fig, everyone, (everyone.operator == o) & ~everyone.failed, x, everyone.value, label(o), style,
+                    opacity=.8 if len(x) < 1000 else .5)
+
 def generations_figure(
     history, # xarray Dataset of an evolution
-    chance: float = math.nan # level of a guess, on the fitness's scale
+    chance: float = math.nan, # level of a guess, on the fitness's scale
+    colour: str = "operator" # or "fitness", or one of the tasks
 ) -> go.Figure:
     "All individuals over the generations: median, quartiles, best so far, and who failed."
     everyone = individuals(history)
     how = "band: middle half; failed ones at the bottom, reason on hover"
     fig, x, alive = figure("Individuals over the generations", how, 500), _spread_places(everyone), ~everyone.failed
-    for o, style in _operator_styles(everyone.operator).items():
-        _add_points(fig, everyone, (everyone.operator == o) & alive, x, everyone.value, label(o), style,
-                    opacity=.8 if len(x) < 1000 else .5)
+    shade, what = _colouring(history, everyone, colour)
+    if shade is None: _add_by_operator(fig, everyone, x)
+    else: _add_coloured(fig, everyone, shade, what, x)
     low, high = (everyone.value[alive].min(), everyone.value[alive].max()) if alive.any() else (0, 1)
     _add_middle(fig, everyone)
     _add_failed(fig, everyone, x, np.nanmin([low, chance]) - .08 * max(high - low, .05))
     if math.isfinite(chance): _add_level(fig, np.unique(everyone.generation), chance, "chance", _chance_style)
     return fig.update_layout(xaxis_title="generation", yaxis_title="fitness on validation",
                              legend_itemsizing="constant")
+
+# %% ../nbs/51_population_plots.ipynb #dd10f613
+def _scores(history):
+    "Tasks; (n_individuals, n_tasks) of everyone; and the table of them."
+    everyone, tasks = individuals(history), history["task"].values.tolist() if "task" in history.dims else []
+    if not tasks: raise NothingToPlot("The history holds no score by task.")
+    values(history, "score")
+    return everyone, tasks, np.stack([task_values(history, t) for t in tasks], 1)
+
+def _add_profiles(fig, everyone, score, keep, name, colour, width, opacity):
+    "Individuals as lines over the tasks, in one trace."
+    n, at = score.shape[1], np.flatnonzero(keep)
+    x = np.tile(np.r_[np.arange(n), np.nan], len(at)) # -> (len(at) * (n_tasks + 1),)
+    y = np.c_[score[at], np.full(len(at), np.nan)].ravel() # -> (len(at) * (n_tasks + 1),)
+    fig.add_scatter(x=x, y=y, mode="lines+markers" if width > 1 else "lines", name=name, opacity=opacity,
+                    line=dict(color=colour, width=width), connectgaps=False, customdata=np.repeat(at, n + 1),
+                    hovertext=[_who(everyone, i) for i in np.repeat(at, n + 1)] if width > 1 else None,
+                    hovertemplate="%{hovertext}<br>%{y:.3f}<extra></extra>" if width > 1 else None,
+                    hoverinfo=None if width > 1 else "skip", showlegend=width > 1)
 
 # %% ../nbs/51_population_plots.ipynb #bb322748
 def best_place(
@@ -450,6 +534,97 @@ def best_place(
     "Where the best individual is; of equal values the smoother objective's best, then the first."
     value = np.where(everyone.failed, -np.inf, everyone.value)
     return int(np.lexsort((np.arange(len(value)), -everyone.smooth, -value))[0])
+
+# %% ../nbs/51_population_plots.ipynb #888df621
+def _add_marks(fig, levels, half=.18):
+    "A short dotted mark on each task that has a chance level."
+    at = [i for i, v in enumerate(levels) if math.isfinite(v)]
+    if not at: return
+    fig.add_scatter(x=[v for i in at for v in (i - half, i + half, None)], mode="lines", name="chance",
+                    y=[v for i in at for v in (levels[i], levels[i], None)],
+                    line=dict(color="#808080", dash="dot", width=2), hovertemplate="chance: %{y:.3f}<extra></extra>")
+
+# %% ../nbs/51_population_plots.ipynb #ac19c359
+def task_profiles(
+    history, # xarray Dataset of an evolution: score (generation, individual, task)
+    chance: dict | None = None, # task -> level of a guess
+    n_shades: int = 8 # groups of generations with a colour of their own
+) -> go.Figure:
+    "Parallel coordinates: everyone's scores over the tasks, and those of the best individual."
+    everyone, tasks, score = _scores(history)
+    if len(tasks) < 2: raise NothingToPlot("Selection was on one task: there is nothing to compare it with.")
+    fig = figure("Scores over the tasks", "a line: an individual; coloured by generation", 460)
+    last = max(int(everyone.generation.max()), 1)
+    for part in np.array_split(np.unique(everyone.generation), min(n_shades, last + 1)):
+        _add_profiles(fig, everyone, score, np.isin(everyone.generation, part) & ~everyone.failed,
+                      f"generations {part[0]} to {part[-1]}", ramp_colour(part.mean() / last), 1,
+                      max(.15, min(.7, 60 / len(everyone.id))))
+    if not everyone.failed.all():
+        best = np.arange(len(everyone.id)) == best_place(everyone)
+        _add_profiles(fig, everyone, score, best, "best", "#D55E00", 3, 1)
+    _add_marks(fig, [(chance or {}).get(t, math.nan) for t in tasks])
+    add_scale(fig, 0, last, "generation", ramp)
+    fig.update_xaxes(tickvals=list(range(len(tasks))), ticktext=[wrapped(t) for t in tasks], showgrid=True,
+                     range=[-.3, len(tasks) - .7], zeroline=False)
+    return fig.update_layout(margin_b=130, yaxis_title="validation score",
+                             legend=dict(yref="paper", y=1, yanchor="bottom", x=1, xanchor="right"))
+
+# %% ../nbs/51_population_plots.ipynb #5e325989
+def task_map(
+    history, # xarray Dataset of an evolution: score (generation, individual, task)
+    chance: dict | None = None # task -> level of a guess
+) -> go.Figure:
+    "A heat map of scores: individuals across, by generation and the best first, tasks down."
+    everyone, tasks, score = _scores(history)
+    order = np.lexsort((-np.nan_to_num(everyone.value, nan=-np.inf), everyone.generation))
+    fig = figure("Scores by individual and task", "each generation's best first; gaps: failed", 180 + 46 * len(tasks))
+    level = [(chance or {}).get(t, math.nan) for t in tasks]
+    rows = [wrapped(t, 18) + (f"<br>(chance {v:.2f})" if math.isfinite(v) else "") for t, v in zip(tasks, level)]
+    who = [f"{label(everyone.id[i][:8])}, generation {everyone.generation[i]}" for i in order]
+    fig.add_heatmap(z=score[order].T, x=np.arange(len(order)), y=rows, colorscale="Cividis", showscale=False,
+                    customdata=np.broadcast_to(order, score.T.shape), text=[who] * len(tasks), hoverongaps=False,
+                    hovertemplate="%{text}: %{z:.3f}<extra>%{y}</extra>", ygap=2)
+    _mark_generations(fig, everyone.generation[order])
+    add_scale(fig, *_span(score), "", "Cividis", len=.8)
+    fig.data[-1].marker.colorbar.title.update(text=" validation score", side="right") # above it there is no room
+    fig.update_yaxes(showgrid=False, autorange="reversed", type="category", zeroline=False)
+    return fig.update_layout(margin_b=104, showlegend=False, xaxis_title="individuals, by generation")
+
+# %% ../nbs/51_population_plots.ipynb #21b20bcd
+def _span(v):
+    "Least and greatest of what is finite, not quite equal."
+    low, high = float(np.nanmin(v)), float(np.nanmax(v))
+    return low, max(high, low + 1e-9)
+
+def _mark_generations(fig, generation):
+    "Number some generations where they begin, and draw a line there while there is room."
+    first = {int(g): i for i, g in reversed(list(enumerate(generation)))}
+    known = sorted(first)
+    shown = known[::max(1, math.ceil(len(known) / 12))]
+    fig.update_xaxes(tickvals=[first[g] - .5 for g in shown], ticktext=[str(g) for g in shown], ticks="outside",
+                     showgrid=False, zeroline=False)
+    if len(known) > 60: return
+    for g in known[1:]: fig.add_vline(first[g] - .5, line=dict(color="rgba(255,255,255,.75)", width=1))
+
+# %% ../nbs/51_population_plots.ipynb #edc990e2
+def diversity_curve(
+    histories: dict, # seed -> xarray Dataset of an evolution: diversity (generation)
+    seed=None, # the one that stands out; None: the first
+    what: str = "mean distance of two individuals' ΔW<br>(Frobenius norm)" # with its unit
+) -> go.Figure:
+    "Mean pairwise distance of the population over the generations, one seed in front of the others."
+    found = {s: h["diversity"].values.astype(float) for s, h in histories.items() if "diversity" in h}
+    found = {s: v for s, v in found.items() if np.isfinite(v).any()}
+    seed = next(iter(histories), None) if seed is None else seed
+    if seed not in found: raise NothingToPlot("No diversity was stored: there never were two individuals at once.")
+    fig = figure("Diversity of the population", "thin: the other seeds" if len(found) > 1 else "one seed", 420)
+    for s, v in sorted(found.items(), key=lambda sv: sv[0] == seed): # the one in front last
+        front = s == seed
+        fig.add_scatter(x=histories[s]["generation"].values, y=v, name=f"seed {label(s)}", opacity=1 if front else .6,
+                        mode="lines+markers" if front else "lines", marker=dict(size=6), showlegend=len(found) > 1,
+                        line=dict(color="#0072B2" if front else "#808080", width=2.5 if front else 1),
+                        hovertemplate="generation %{x}: %{y:.4g}")
+    return fig.update_layout(xaxis_title="generation", yaxis=dict(title_text=what, rangemode="tozero"))
 
 # %% ../nbs/51_population_plots.ipynb #433aface
 def _births(everyone):
@@ -495,8 +670,10 @@ def _rows(everyone, lineage, n_rows):
         rows[kept] = np.arange(len(kept))
     return rows
 
-# %% ../nbs/51_population_plots.ipynb #bd9962e0
-def _edges(everyone):
+# %% ../nbs/51_population_plots.ipynb #37507d6c
+def family_edges(
+    everyone: Individuals # of one evolution
+) -> list: # of pairs of places
     "Pairs of places: a parent where it was last scored before, and the child; or a genome that was scored again."
     last, pairs = {}, []
     for i, who in enumerate(everyone.id):
@@ -511,6 +688,13 @@ def _across(everyone, pairs):
     for a, b in pairs:
         if everyone.generation[a] == everyone.generation[b]: depth[b] = max(depth[b], depth[a] + 1)
     return everyone.generation + .5 * depth / max(depth.max(), 1)
+
+# %% ../nbs/51_population_plots.ipynb #a6bc74b0
+def family_places(
+    everyone: Individuals # of one evolution
+) -> tuple: # (n,) place across, in generations; (n,) rank in its generation, 0 the best
+    "Where each one stands in the tree, nobody left out."
+    return _across(everyone, family_edges(everyone)), _rows(everyone, (), len(everyone.id))
 
 # %% ../nbs/51_population_plots.ipynb #5a5718aa
 def _add_edges(fig, pairs, x, y, name, **line):
@@ -549,7 +733,7 @@ def _n_rows(everyone, n_rows):
     if n_rows is not None: return check_positive(n_rows, "n_rows")
     return max(8, min(20, 400 // len(np.unique(everyone.generation))))
 
-# %% ../nbs/51_population_plots.ipynb #3187a031
+# %% ../nbs/51_population_plots.ipynb #b956a655
 def family_tree(
     history, # xarray Dataset of an evolution
     n_rows: int | None = None # individuals drawn a generation, beside the best one's ancestors; None: by the room
@@ -559,7 +743,7 @@ def family_tree(
     if everyone.failed.all(): raise NothingToPlot("All individuals failed, so there is no best one with a family.")
     if not any(everyone.parents): raise NothingToPlot("No individual has a parent: this method draws each one anew.")
     lineage, n_rows = ancestry(everyone, everyone.id[best_place(everyone)]), _n_rows(everyone, n_rows)
-    rows, edges = _rows(everyone, lineage, n_rows), _edges(everyone)
+    rows, edges = _rows(everyone, lineage, n_rows), family_edges(everyone)
     keep, n, x = rows >= 0, rows.max() + 1, _across(everyone, edges)
     left = f"; only the best {n_rows} of each generation and these" * bool((~keep).any())
     fig = figure("Family tree", f"best on top; orange: ancestors of the best individual{left}", 220 + 16 * n)
@@ -681,14 +865,14 @@ def _add_front(fig, x, y):
     fig.add_scatter(x=x[order], y=y[order], mode="lines", name="front", line=dict(color="#D55E00", width=2, shape="vh"),
                     hoverinfo="skip")
 
-# %% ../nbs/51_population_plots.ipynb #ba0490c4
-def _add_scored(fig, everyone, points, on_front):
+# %% ../nbs/51_population_plots.ipynb #dddea29e
+def _add_scored(fig, everyone, points, on_front, places):
     "Everyone's values on two tasks, coloured by generation; the front's members ringed."
     low, high = int(everyone.generation.min()), int(everyone.generation.max())
     marker = dict(color=everyone.generation, colorscale=ramp, cmin=low, cmax=max(high, low + 1), opacity=.8,
                   size=_size(len(points)) + 2 * on_front, line=dict(width=1.5 * on_front, color="#D55E00"))
     fig.add_scatter(x=points[:, 0], y=points[:, 1], mode="markers", marker=marker, showlegend=False, name="individual",
-                    hovertext=[_who(everyone, i) for i in range(len(points))],
+                    customdata=places, hovertext=[_who(everyone, i) for i in range(len(points))],
                     hovertemplate="%{hovertext}<br>%{x:.3f}, %{y:.3f}<extra></extra>")
     add_scale(fig, low, max(high, low + 1), "generation", ramp)
 
@@ -697,7 +881,7 @@ def _take(everyone, keep):
     "Some of the individuals."
     return Individuals(*[list(itertools.compress(v, keep)) if isinstance(v, list) else v[keep] for v in everyone])
 
-# %% ../nbs/51_population_plots.ipynb #9f94bbd5
+# %% ../nbs/51_population_plots.ipynb #3d957ca2
 def pareto_view(
     history, # xarray Dataset of an evolution: score (generation, individual, task)
     tasks: tuple | None = None, # two of its tasks; None: those that go together least
@@ -711,7 +895,7 @@ def pareto_view(
     ok, everyone = np.isfinite(points).all(1), individuals(history)
     everyone, points = _take(everyone, ok), points[ok]
     fig, front = figure("Two tasks at once", "orange: the front, on validation", 520), ~dominated(points)
-    _add_scored(fig, everyone, points, front)
+    _add_scored(fig, everyone, points, front, np.flatnonzero(ok))
     _add_front(fig, *points[front].T)
     lines = dict(line=dict(color="#808080", width=1, dash="dot"), opacity=.8)
     for task, add in ((a, fig.add_vline), (b, fig.add_hline)):

@@ -7,7 +7,7 @@ __all__ = ['replacing', 'write_json', 'read_json', 'tensors_digest', 'write_tens
            'read_dataset', 'writing_folder', 'check_folder', 'versions', 'Run', 'now', 'is_locked', 'locked',
            'changed_settings', 'differences', 'create_run', 'writing', 'open_run', 'reopen_run', 'folder_size']
 
-# %% ../nbs/04_store.ipynb #6189a71f
+# %% ../nbs/04_store.ipynb #e76720db
 import datetime
 import errno
 import hashlib
@@ -34,6 +34,7 @@ from evonb.core import (
     RunBusyError,
     RunExistsError,
     StoreError,
+    announce,
     file_sha256,
     human_bytes,
 )
@@ -288,7 +289,7 @@ def log(self: Run,
         if number := _full_number(e): raise _room_error(number, path) from e
         raise
 
-# %% ../nbs/04_store.ipynb #cf873bb1
+# %% ../nbs/04_store.ipynb #8946b366
 @patch
 def set_state(self: Run,
     status: str, # running, stopped, failed or complete
@@ -298,6 +299,7 @@ def set_state(self: Run,
     "Say how far the run is: running, stopped, failed or complete."
     write_json(self.path/"state.json", dict(status=status, stage=stage, message=message, updated=now(),
                                            pid=os.getpid(), host=socket.gethostname()))
+    announce("state", run=self, status=status, stage=stage, message=message)
 
 # %% ../nbs/04_store.ipynb #5915ed5f
 @patch

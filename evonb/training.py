@@ -6,7 +6,7 @@
 __all__ = ['Windows', 'validation_windows', 'LifetimeConfig', 'lr_factor', 'LiveWeights', 'MaskedWeights', 'Optimizers',
            'state_bytes', 'Lifetime', 'autocast', 'window_losses', 'latest_checkpoint', 'load_checkpoint']
 
-# %% ../nbs/14_training.ipynb #8056fefc
+# %% ../nbs/14_training.ipynb #90007593
 import math
 import time
 import warnings
@@ -27,9 +27,11 @@ from evonb.core import (
     Seeds,
     Stopped,
     StopRequest,
+    announce,
     check_choice,
     check_fraction,
     check_positive,
+    listened,
     progress,
     stoppable,
     to_dict,
@@ -524,6 +526,14 @@ def _show(self: Lifetime, bar):
     val = f", val {self.val_loss[-1]:.3f}" if self.val_loss else ""
     bar.set_postfix_str(f"loss {done:.3f}{val}, {rate:,.0f} tokens/s", refresh=False)
 
+# %% ../nbs/14_training.ipynb #41138be0
+@patch
+def _announce(self: Lifetime, label):
+    c = self.config
+    announce("step", label=label, folder=self.folder, step=self.step, steps=c.steps, seconds=self.seconds,
+             tokens=c.batch_size * c.context, train_loss=self.train_loss, val_step=self.val_step,
+             val_loss=self.val_loss)
+
 # %% ../nbs/14_training.ipynb #af1b6406
 @patch
 def _after_step(self: Lifetime):
@@ -534,7 +544,7 @@ def _after_step(self: Lifetime):
         write_tensors(self.folder/"rewind.safetensors", self.model.state_dict(), dict(step=self.step))
     if self.step % self.config.checkpoint_every == 0 or last: self.save()
 
-# %% ../nbs/14_training.ipynb #d6784274
+# %% ../nbs/14_training.ipynb #ba5f1549
 @patch
 def live(self: Lifetime,
     label: str = "lifetime", # what the progress bar is called
@@ -545,6 +555,7 @@ def live(self: Lifetime,
     self.model.train()
     with stoppable(stop) as request, progress(self.config.steps, label, self.step, show) as bar:
         if self.step == 0 and not self.val_step: self.validate()
+        if listened(): self._announce(label)
         while self.step < self.config.steps:
             if request: self._stop(request)
             began = time.perf_counter()
@@ -553,6 +564,7 @@ def live(self: Lifetime,
             self.seconds += time.perf_counter() - began
             self._show(bar)
             bar.update()
+            if listened(): self._announce(label)
     self.look()
     self.optimizers.close()
     return self

@@ -338,7 +338,8 @@ def test_names_are_escaped(brain, reading):
         assert "&lt;script" in text
         drawn = json.loads(fig.to_json())
         for t in drawn["data"]:
-            t.pop("legendgroup", None)
+            for never_shown in ("legendgroup", "meta"):
+                t.pop(never_shown, None)
         assert "<script" not in json.dumps(drawn)
 
 
@@ -415,7 +416,7 @@ def test_words_means_and_line(reading):
     fig = ap.reading_fit(reading, "random/1", n_bins=10, n_dots=300)
     bits, time = reading.surprisal.sel(model="random/1").values, reading.time.values
     dots, means, line = (named(fig, n) for n in ("words", "means", "fitted effect"))
-    assert np.array_equal(dots.x, bits[::6]) and np.array_equal(dots.y, time[::6])
+    assert np.array_equal(dots.x, bits[::6].astype(np.float32)) and np.array_equal(dots.y, time[::6].astype(np.float32))
     parts = np.array_split(np.argsort(bits, kind="stable"), 10)
     assert np.allclose(means.x, [bits[p].mean() for p in parts])
     assert np.allclose(means.y, [time[p].mean() for p in parts])

@@ -6,6 +6,7 @@ const maskHues = { negative: [0, 114, 178], balanced: [140, 140, 140], positive:
 const maskChanges = { kept: [140, 140, 140], born: [0, 158, 115], died: [204, 121, 167], flipped: [230, 159, 0] };
 const maskWords = { "-1": "negative", 0: "no wire", 1: "positive" };
 const maskCell = 28; // px: a weight's side when zoomed in all the way
+const maskGrain = 6; // live weights that a block of several should hold on average, so that its hue says something
 const maskKept = 0.4; // how strongly wires that stayed as they were are drawn beside those that changed
 
 /* -- From bits to counts ----------------------------------------------------------------------------------------- */
@@ -120,6 +121,10 @@ function maskReach(density, weights) {
            strongest: Math.min(1, 2 / Math.sqrt(m * density || 1)) };
 }
 
+/** px a side of the blocks that are drawn, when a pixel covers `weights` of them: 1 where single weights can be seen. */
+const maskBlock = (density, weights) =>
+  (weights <= 1.0001 ? 1 : Math.max(1, Math.min(4, Math.ceil(Math.sqrt(maskGrain / (weights * density || 1))))));
+
 /** Fill one pixel with the colour of its net sign and the opacity of its share. */
 function maskSignPixel(data, i, counts, total, reach) {
   const [negative, positive] = counts, live = negative + positive;
@@ -143,35 +148,63 @@ function maskChangePixel(data, i, counts, total, reach) {
   data[i + 3] = 255 * Math.min(1, sum / total / reach.full);
 }
 
-/** Draw a part of a mask into an image; returns how many pixels have wires, and how many of them the threshold hides. */
-function maskPaint(image, level, sight, look) {
-  const { width, height, data } = image, { codes, counts } = level, n = look.n, sums = new Array(n).fill(0);
-  const xs = maskStarts(width, sight.left, sight.scaleX, level.wide, level.columns);
-  const ys = maskStarts(height, sight.top, sight.scaleY, level.high, level.rows);
-  const pixel = n === 2 ? maskSignPixel : maskChangePixel;
-  let blocks = 0, hidden = 0;
-  data.fill(0);
-  for (let y = 0; y < height; y++) {
-    const r0 = Math.min(ys[y], level.rows - 1), r1 = Math.max(r0 + 1, ys[y + 1]);
-    const tall = Math.min(look.rows, r1 * level.high) - r0 * level.high;
-    for (let x = 0; x < width; x++) {
-      const c0 = Math.min(xs[x], level.columns - 1), c1 = Math.max(c0 + 1, xs[x + 1]);
-      let live = 0;
-      sums.fill(0);
-      for (let r = r0; r < r1; r++) {
-        for (let i = r * level.columns + c0, end = i + c1 - c0; i < end; i++) {
-          if (codes) { if (codes[i]) { sums[codes[i] - 1]++; live++; } continue; }
-          for (let k = 0; k < n; k++) { const found = counts[k][i]; sums[k] += found; live += found; }
-        }
-      }
-      if (!live) continue;
-      const total = tall * (Math.min(look.columns, c1 * level.wide) - c0 * level.wide);
-      blocks++;
-      if (live < look.threshold * total - 1e-9) { hidden++; continue; }
-      pixel(data, 4 * (y * width + x), sums, total, look.reach);
+/** The colours of single weights by their code, as bytes. */
+function maskPalette(look, pixel) {
+  const data = new Uint8ClampedArray(4 * (look.n + 1));
+  for (let code = 1; code <= look.n; code++) {
+    pixel(data, 4 * code, Array.from({ length: look.n }, (_, k) => (k === code - 1 ? 1 : 0)), 1, look.reach);
+  }
+  return new Uint32Array(data.buffer);
+}
+
+/** Sums of each code over rows r0 to r1 and columns c0 to c1 of a level, ends not included; returns all together. */
+function maskSum(level, r0, r1, c0, c1, sums) {
+  const { codes, counts, columns } = level;
+  let live = 0;
+  sums.fill(0);
+  for (let r = r0; r < r1; r++) {
+    for (let i = r * columns + c0, end = r * columns + c1; i < end; i++) {
+      if (codes) { if (codes[i]) { sums[codes[i] - 1]++; live++; } continue; }
+      for (let k = 0; k < sums.length; k++) { const found = counts[k][i]; sums[k] += found; live += found; }
     }
   }
-  return { blocks, hidden };
+  return live;
+}
+
+/** Draw a part of a mask into an image; returns how many pixels have wires, and how many of them the threshold hides. */
+function maskPaint(image, level, sight, look) {
+  const { width, height, data } = image, { codes } = level, whole = new Uint32Array(data.buffer), sums = new Array(look.n).fill(0);
+  const xs = maskStarts(width, sight.left, sight.scaleX, level.wide, level.columns);
+  const ys = maskStarts(height, sight.top, sight.scaleY, level.high, level.rows);
+  const pixel = look.n === 2 ? maskSignPixel : maskChangePixel, palette = maskPalette(look, pixel);
+  const drawn = { blocks: 0, hidden: 0 };
+  let row = { blocks: 0, hidden: 0 }, last = -1;
+  for (let y = 0; y < height; y++) {
+    const r0 = Math.min(ys[y], level.rows - 1), r1 = Math.max(r0 + 1, ys[y + 1]), single = codes && r1 === r0 + 1;
+    const tall = Math.min(look.rows, r1 * level.high) - r0 * level.high;
+    if (single && r0 === last) whole.copyWithin(y * width, (y - 1) * width, y * width);
+    else {
+      row = { blocks: 0, hidden: 0 };
+      for (let x = 0; x < width; x++) {
+        const c0 = Math.min(xs[x], level.columns - 1), c1 = Math.max(c0 + 1, xs[x + 1]);
+        if (single && c1 === c0 + 1) { // one weight: no threshold can hide it
+          const code = codes[r0 * level.columns + c0];
+          if (code) { whole[y * width + x] = palette[code]; row.blocks++; }
+          continue;
+        }
+        const live = maskSum(level, r0, r1, c0, c1, sums);
+        if (!live) continue;
+        row.blocks++;
+        const total = tall * (Math.min(look.columns, c1 * level.wide) - c0 * level.wide);
+        if (live < look.threshold * total - 1e-9) row.hidden++;
+        else pixel(data, 4 * (y * width + x), sums, total, look.reach);
+      }
+    }
+    last = single ? r0 : -1;
+    drawn.blocks += row.blocks;
+    drawn.hidden += row.hidden;
+  }
+  return drawn;
 }
 
 /* -- Words ------------------------------------------------------------------------------------------------------- */
@@ -232,6 +265,16 @@ function maskContext(canvas) {
   return context;
 }
 
+/** Put an image on a canvas, each of its pixels as a square of `grain` px. */
+function maskPlace(canvas, image, grain) {
+  const context = maskContext(canvas);
+  if (grain === 1) return context.putImageData(image, 0, 0);
+  const small = make("canvas", { width: image.width, height: image.height });
+  maskContext(small).putImageData(image, 0, 0);
+  context.imageSmoothingEnabled = false;
+  context.drawImage(small, 0, 0, image.width * grain, image.height * grain);
+}
+
 /** The whole of the view's elements. */
 function maskParts(host) {
   const canvas = make("canvas", { class: "evonb-mask-data", tabIndex: 0 });
@@ -248,7 +291,7 @@ function maskParts(host) {
   const tools = make("div", { class: "evonb-mask-tools", role: "group" });
   tools.setAttribute("aria-label", "Mask");
   const legend = make("div", { class: "evonb-mask-legend" });
-  host.root.replaceChildren(make("div", { class: "evonb-mask" }, top, side, stage),
+  host.root.replaceChildren(make("div", { class: "evonb-mask" }, stage, top, side),
                             make("div", { class: "evonb-mask-bar" }, tools, legend));
   return { canvas, over, map, top, side, tip, stage, tools, legend };
 }
@@ -279,9 +322,9 @@ function maskSignLegend(shown, reach) {
     }
   }
   maskContext(canvas).putImageData(image, 0, 0);
-  const pure = reach.strongest < 1 ? ` from ${Math.round(100 * reach.strongest)} % net sign` : "";
-  const said = reach.full < 1 ? `brightest: ${Math.round(100 * reach.full)} % or more of the weights live` : "each wire in full colour";
-  const ramp = make("span", { class: "evonb-mask-ramp" }, "negative", canvas, `positive${pure}`);
+  const pure = reach.strongest < 1 ? `, purest from ${Math.round(100 * reach.strongest)} % net sign` : "";
+  const said = reach.full < 1 ? `brightest from ${Math.round(100 * reach.full)} % live${pure}` : "each wire in full colour";
+  const ramp = make("span", { class: "evonb-mask-ramp" }, "negative", canvas, "positive");
   return [ramp, make("span", { textContent: said }),
           make("span", { textContent: `${maskCount(shown.live)} of ${maskCount(shown.rows * shown.columns)} live `
                                       + `(${maskPercent(shown.live, shown.rows * shown.columns)})` })];
@@ -340,9 +383,9 @@ function maskRead({ content, arrays }) {
   const there = bytes.length > 2 ? maskDecode(bytes[2], bytes[3], n).signs : null;
   const codes = there ? maskChangeCodes(signs, there) : maskSignCodes(signs), kinds = there ? 4 : 2;
   const tally = maskTally(codes, kinds);
-  const right = there ? Object.keys(maskChanges).every((k, i) => content.counts[k] === tally[i]) : live === content.live;
+  const right = live === content.live && (!there || Object.keys(maskChanges).every((k, i) => content.counts[k] === tally[i]));
   if (!right) throw new Error(`The bit planes of ${content.matrix} don't hold what their counts say. Ask again, or report this.`);
-  return { content, rows, columns, signs, there, codes, tally, n: kinds, live: content.live,
+  return { content, rows, columns, signs, there, codes, tally, n: kinds, live,
            density: (there ? tally.reduce((a, b) => a + b) : live) / n, levels: maskLevels(codes, rows, columns, kinds) };
 }
 
@@ -385,8 +428,9 @@ function maskOverlay(canvas, shown, sight, state, ink) {
   const toX = (c) => (c - sight.left) * scaleX, toY = (r) => (r - sight.top) * scaleY;
   context.fillStyle = ink.page;
   if (Math.min(scaleX, scaleY) >= 7) {
-    for (let c = Math.ceil(sight.left); toX(c) < width; c++) context.fillRect(toX(c) - 0.5, 0, 1, height);
-    for (let r = Math.ceil(sight.top); toY(r) < height; r++) context.fillRect(0, toY(r) - 0.5, width, 1);
+    const first = (at) => Math.ceil(at * ratio - 1e-6) / ratio, thin = 1 / ratio; // the first pixel of a row or column
+    for (let c = Math.ceil(sight.left); toX(c) < width; c++) context.fillRect(first(toX(c)), 0, thin, height);
+    for (let r = Math.ceil(sight.top); toY(r) < height; r++) context.fillRect(0, first(toY(r)), width, thin);
   }
   context.fillStyle = ink.text;
   maskSeams(context, shown, sight, toX, toY);
@@ -465,15 +509,18 @@ async function maskPng(shown, { rows: [r0, r1], columns: [c0, c1] }, page) {
 kinds.mask = (host) => {
   const parts = maskParts(host), { canvas, stage, tip } = parts, sight = maskSight(), { dataset } = canvas;
   const state = { cursor: null, selection: null, selecting: false, anchor: null };
-  let shown = null, frame = 0;
+  let shown = null, frame = 0, repaint = false;
 
   const ink = () => {
     const css = getComputedStyle(host.root);
     return { text: css.getPropertyValue("--evonb-text").trim() || "#000", page: css.getPropertyValue("--evonb-page").trim() || "#fff",
              soft: css.getPropertyValue("--evonb-soft").trim() || "#555" };
   };
-  const look = () => ({ n: shown.n, rows: shown.rows, columns: shown.columns, threshold: (host.values().threshold ?? 0) / 100,
-                        reach: maskReach(shown.density, 1 / (sight.scaleX * sight.scaleY * sight.ratio ** 2)) });
+  const look = () => {
+    const weights = 1 / (sight.scaleX * sight.scaleY * sight.ratio ** 2), grain = maskBlock(shown.density, weights);
+    return { n: shown.n, rows: shown.rows, columns: shown.columns, threshold: (host.values().threshold ?? 0) / 100, grain,
+             reach: maskReach(shown.density, weights * grain ** 2) };
+  };
 
   /** Fit the canvas to its column. */
   const measure = () => {
@@ -488,16 +535,18 @@ kinds.mask = (host) => {
     if (!shown) return;
     const began = performance.now(), colours = ink(), style = look(), { ratio } = sight;
     shown.levels.plan(sight.fitX * ratio, sight.fitY * ratio, maskCell * ratio);
-    const image = new ImageData(Math.round(sight.width * ratio), Math.round(sight.height * ratio));
-    const seen = { left: sight.left, top: sight.top, scaleX: image.width / sight.width * sight.scaleX, scaleY: image.height / sight.height * sight.scaleY };
-    const drawn = maskPaint(image, shown.levels.at(sight.zoom), seen, style);
-    Object.assign(canvas, { width: image.width, height: image.height });
-    maskContext(canvas).putImageData(image, 0, 0);
+    const width = Math.round(sight.width * ratio), height = Math.round(sight.height * ratio), { grain } = style;
+    const image = new ImageData(Math.ceil(width / grain), Math.ceil(height / grain));
+    const seen = { left: sight.left, top: sight.top, scaleX: width / sight.width * sight.scaleX / grain,
+                   scaleY: height / sight.height * sight.scaleY / grain };
+    const level = shown.levels.at(sight.zoom), drawn = maskPaint(image, level, seen, style);
+    Object.assign(canvas, { width, height });
+    maskPlace(canvas, image, grain);
     lines(colours, style);
     parts.legend.replaceChildren(...(shown.there ? maskChangeLegend(shown) : maskSignLegend(shown, style.reach)));
     canvas.style.touchAction = sight.zoom > 0 ? "none" : "pan-y";
     Object.assign(dataset, { zoom: sight.zoom.toFixed(4), left: sight.left, top: sight.top, scaleX: sight.scaleX, scaleY: sight.scaleY,
-                             ratio, blocks: drawn.blocks, hidden: drawn.hidden, threshold: style.threshold,
+                             ratio, grain, high: level.high, wide: level.wide, blocks: drawn.blocks, hidden: drawn.hidden, threshold: style.threshold,
                              full: style.reach.full.toFixed(4), paintMs: (performance.now() - began).toFixed(1) });
   };
 
@@ -510,7 +559,16 @@ kinds.mask = (host) => {
     maskMinimap(parts.map, shown, sight, style, colours);
   };
 
-  const soon = (work) => { cancelAnimationFrame(frame); frame = requestAnimationFrame(work); };
+  /** Draw before the next frame: all of it, or only what lies over it. */
+  const soon = (all) => {
+    repaint ||= all;
+    frame ||= requestAnimationFrame(() => {
+      const work = repaint ? paint : lines;
+      frame = 0;
+      repaint = false;
+      if (shown) work();
+    });
+  };
   const zoomBy = (step, x = sight.width / 2, y = sight.height / 2) => { sight.zoomTo(shown, sight.zoom + step, x, y); };
   const whole = () => ({ rows: [0, shown.rows - 1], columns: [0, shown.columns - 1] });
 
@@ -579,9 +637,9 @@ kinds.mask = (host) => {
 
   maskPointers(canvas, {
     ready: () => shown, sight, state, select, unselect, point, pick, showTip, zoomBy,
-    later: () => soon(paint), laterLines: () => soon(() => lines()), now: paint,
+    later: () => soon(true), laterLines: () => soon(false), now: paint,
   });
-  maskKeys(canvas, { ready: () => shown, sight, state, select, unselect, point, pick, zoomBy, now: paint });
+  maskKeys(canvas, { ready: () => shown, sight, state, select, unselect, point, pick, showTip, zoomBy, now: paint });
 
   return {
     async draw(reply) {
@@ -594,10 +652,10 @@ kinds.mask = (host) => {
       sight.settle(shown);
       showTip("");
       for (const name of ["kept", "born", "died", "flipped"]) delete dataset[name];
-      Object.assign(dataset, { rows: fresh.rows, columns: fresh.columns, live: fresh.tally.length === 2 ? fresh.tally[0] + fresh.tally[1] : content.live,
+      Object.assign(dataset, { rows: fresh.rows, columns: fresh.columns, live: fresh.live,
+                               positive: maskStatistics(fresh, whole()).positive,
                                mode: fresh.there ? "difference" : "mask", generation: content.generation_text, matrix: content.matrix });
       if (fresh.there) Object.keys(maskChanges).forEach((k, i) => { dataset[k] = fresh.tally[i]; });
-      else dataset.positive = fresh.tally[1];
       if (state.cursor) point(state.cursor);
       else host.say(content.told);
       paint();
@@ -715,6 +773,7 @@ function maskKeys(canvas, on) {
     else return;
     event.preventDefault();
     event.stopPropagation();
+    on.showTip("");
     on.now();
   });
 }

@@ -63,6 +63,9 @@ function sharedPlotly(fetchSource) {
 
 /* -- Links: where replies come from ----------------------------------------------------------------------------- */
 
+/** What to throw for a reply that isn't one: an error, or the word that there is nothing to show. */
+const failure = ({ error, nothing }) => Object.assign(new Error(error ?? nothing), { nothing: nothing !== undefined });
+
 /** The way to Python through the widget's own messages. */
 function kernelLink(model) {
   const waiting = new Map(), mark = Math.random().toString(36).slice(2);
@@ -79,7 +82,7 @@ function kernelLink(model) {
     const asked = waiting.get(message?.id);
     if (!asked) return;
     waiting.delete(message.id);
-    if (message.error) asked.reject(new Error(message.error));
+    if (message.error ?? message.nothing) asked.reject(failure(message));
     else asked.resolve({ content: message.content, arrays });
   };
   model.on("msg:custom", heard);
@@ -115,7 +118,7 @@ function storedLink(data) {
     async ask(view, needed) {
       const found = data.replies[`${view}:${Object.entries(needed).map(([n, v]) => place(n, v)).join(",")}`];
       if (!found) throw new Error("This page holds no reply to these settings.");
-      if (found.error) throw new Error(found.error);
+      if (found.error ?? found.nothing) throw failure(found);
       const arrays = await Promise.all(found.arrays.map((i) => inflate(fromBase64(data.blobs[i]))));
       return { content: found.content, arrays };
     },
@@ -208,16 +211,18 @@ function makeHost(view, explorer) {
     values: explorer.values, set: explorer.set, dark: explorer.dark, plotly: explorer.plotly, disable: explorer.disable,
     say(text) { if (note.textContent !== text) note.textContent = text; },
     state(state, message = "") {
+      if (section.dataset.state === "empty") note.textContent = "";
       section.dataset.state = state;
       section.setAttribute("aria-busy", state === "loading");
       alert.hidden = state !== "error";
-      picture.hidden = state === "error";
-      if (alert.textContent !== message) alert.textContent = message;
+      picture.hidden = state === "error" || state === "empty";
+      if (state === "empty") note.textContent = message;
+      else if (alert.textContent !== message) alert.textContent = message;
     },
     click(detail) {
       explorer.click({ view: view.name, ...detail });
       for (const [name, field] of Object.entries(view.click)) {
-        if (detail[field] !== undefined) explorer.set(name, detail[field]);
+        if (detail[field] != null) explorer.set(name, detail[field]); // a line has no key
       }
     },
     save(blob, filename) {
@@ -279,7 +284,7 @@ function runView(host, painter, link, cache) {
         host.disable(reply.content?.disabled);
         styled = style;
         host.state("ready");
-      } catch (error) { host.state("error", error.message); }
+      } catch (error) { host.state(error.nothing ? "empty" : "error", error.message); }
       shown = key;
     }
     busy = false;
@@ -301,7 +306,7 @@ function runView(host, painter, link, cache) {
     async push(reply) {
       cache.clear(); // what is pushed changes: what was answered before is out of date
       try { await painter.draw(reply, host.values()); host.disable(reply.content?.disabled); host.state("ready"); shown = wanted; }
-      catch (error) { host.state("error", error.message); }
+      catch (error) { host.state(error.nothing ? "empty" : "error", error.message); }
     },
   };
   return self;
@@ -320,14 +325,17 @@ function dressLayout(layout, dark) {
   const text = dark ? "#c9d1d9" : "#4a525c", template = layout.template ?? {};
   const font = { ...(template.layout?.font ?? {}), ...(layout.font ?? {}), color: text };
   const margin = { ...(template.layout?.margin ?? {}), ...(layout.margin ?? {}) };
-  if (margin.t > 60) margin.t -= layout.title?.subtitle?.text ? 50 : 34;
+  const lines = layout.title?.subtitle?.text?.split("<br>").length ?? 0; // each made the margin 17 px higher
+  if (margin.t > 60) margin.t = Math.max(24, margin.t - (lines ? 33 + 17 * lines : 34));
   return { ...layout, font, margin, title: undefined, autosize: true, width: undefined };
 }
 
 /** The JSON-able part of a click in a plotly figure. */
 function plotlyPoint(point) {
+  const key = point.customdata instanceof Object ? Array.from(point.customdata) : point.customdata ?? null;
+  const parts = Array.isArray(key) ? Object.fromEntries(key.map((part, i) => [`key${i}`, part])) : {}; // for View.click
   return { x: point.x, y: point.y, name: point.data?.name, curve: point.curveNumber, point: point.pointIndex ?? point.pointNumber,
-           key: point.customdata instanceof Object ? Array.from(point.customdata) : point.customdata ?? null };
+           key, ...parts };
 }
 
 kinds.plotly = (host) => {

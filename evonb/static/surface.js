@@ -1,18 +1,18 @@
-/* Scores on the cortex: what every picture of places shares, the mesh of fsaverage5, and figures with a layer to pick. */
+/* Scores on the cortex: what pictures of places share, the mesh of fsaverage5, and figures with a layer to pick. */
 
 /* -- What is shown, from the values of all measures, models and layers -------------------------------------------- */
 
-const mapTwoSided = [[0, "#0072B2"], [0.25, "#7DB6D6"], [0.5, "#FFF6D6"], [0.75, "#EFA26B"], [1, "#D55E00"]];
+const mapTwoSided = [[0, "#0072B2"], [0.25, "#7DB6D6"], [0.5, "#FFF0B3"], [0.75, "#EFA26B"], [1, "#D55E00"]];
 const mapViridis = [[0, "#440154"], [0.25, "#3B528B"], [0.5, "#21918C"], [0.75, "#5EC962"], [1, "#FDE725"]];
 const mapHemispheres = ["left", "right"];
 
 /** The place of one measure, model and layer in a reply's values, and a sentence where there is none. */
 function mapPlace(content, values) {
-  const { measures, rows, layers } = content;
-  const measure = measures.findIndex((m) => m.key === values.measure);
+  const { measures, rows, layers } = content, keys = measures.map((m) => m.key);
+  const measure = keys.indexOf(values.measure);
   const row = rows.findIndex(([arm, seed]) => arm === values.arm && seed === values.seed);
   const layer = layers.indexOf(values.layer);
-  if (measure < 0) return { lack: `${values.measure} isn't here; there are: ${measures.map((m) => m.key).join(", ")}.` };
+  if (measure < 0) return { lack: `${values.measure} isn't here; there are: ${keys.join(", ")}.` };
   if (layer < 0) return { lack: `There is no layer ${values.layer}; there are: ${layers.join(", ")}.` };
   if (row >= 0) return { measure, row, layer };
   const seeds = rows.filter(([arm]) => arm === values.arm).map(([, seed]) => seed);
@@ -20,10 +20,10 @@ function mapPlace(content, values) {
   return { lack: `There is no arm ${values.arm}; there are: ${[...new Set(rows.map(([arm]) => arm))].join(", ")}.` };
 }
 
-/** The colours' range: of everything of a measure, or of what is shown. */
-function mapScale(measure, scores, own) {
-  const finite = Array.from(scores).filter(Number.isFinite);
-  const [low, high] = own && finite.length ? [Math.min(...finite), Math.max(...finite)] : [measure.low, measure.high];
+/** The colours' range: of all arms' means (or of all single seeds) of a measure, or of what is shown. */
+function mapScale(measure, scores, values) {
+  const finite = Array.from(scores).filter(Number.isFinite), own = values.scale === "shown" && finite.length;
+  const [low, high] = own ? [Math.min(...finite), Math.max(...finite)] : measure.range[values.seed === "mean" ? 0 : 1];
   const far = Math.max(Math.abs(low), Math.abs(high)) || 1;
   return low < 0 ? { low: -far, high: far, colours: mapTwoSided } : { low: 0, high: far, colours: mapViridis };
 }
@@ -35,15 +35,16 @@ function mapPick(content, buffer, values) {
   const none = new Float32Array(n).fill(NaN);
   const start = ((at.measure * content.rows.length + at.row) * content.layers.length + at.layer) * n;
   const scores = at.lack ? none : new Float32Array(buffer, 4 * start, n);
-  const scale = mapScale(measure, scores, values.scale === "shown");
+  const scale = mapScale(measure, scores, values);
   const threshold = (values.threshold / 100) * Math.max(scale.high, -scale.low);
   let lack = at.lack;
   if (!lack && !scores.some(Number.isFinite)) lack = `${values.arm} has no score at layer ${values.layer}.`;
-  return { scores, measure, scale, threshold, lack, shown: (place) => place >= 0 && Math.abs(scores[place]) >= threshold };
+  const shown = (place) => place >= 0 && Math.abs(scores[place]) >= threshold;
+  return { scores, measure, scale, threshold, lack, shown };
 }
 
 /** A score as readers see it. */
-const mapNumber = (value, measure) => Number.isFinite(value) ? value.toFixed(measure.digits).replace("-", "−") : "no score";
+const mapNumber = (value, { digits }) => Number.isFinite(value) ? value.toFixed(digits).replace("-", "−") : "no score";
 
 /** [red, green, blue] of a value. */
 function mapColour(value, scale) {
@@ -65,7 +66,8 @@ function mapBar() {
     node,
     show({ scale, measure, threshold }) {
       const { low, high } = scale, share = (v) => (100 * (v - low)) / (high - low);
-      strip.style.background = `linear-gradient(to right, ${scale.colours.map(([t, c]) => `${c} ${100 * t}%`).join(", ")})`;
+      const stops = scale.colours.map(([t, colour]) => `${colour} ${100 * t}%`);
+      strip.style.background = `linear-gradient(to right, ${stops.join(", ")})`;
       cover.style.left = `${Math.max(0, share(low < 0 ? -threshold : 0))}%`;
       cover.style.width = `${share(threshold) - Math.max(0, share(low < 0 ? -threshold : 0))}%`;
       unit.textContent = measure.unit;
@@ -93,7 +95,8 @@ function mapTip(host) {
 /** A place in words: its name, how many people, the score. */
 function mapSay(content, picked, place) {
   const { roi, n } = content.places[place];
-  return `${roi}${n > 1 ? `, ${n} people` : ""}\n${picked.measure.short} = ${mapNumber(picked.scores[place], picked.measure)}`;
+  const score = mapNumber(picked.scores[place], picked.measure);
+  return `${roi}${n > 1 ? `, ${n} people` : ""}\n${picked.measure.short} = ${score}`;
 }
 
 /** Write into an element's dataset what is drawn, for tests and for those who look. */
@@ -106,7 +109,8 @@ function mapMark(node, values, picked, more) {
 /** The lines that stay below a map: positions that aren't the data's, places that can't be shown. */
 function mapFoot() {
   const node = make("p", { class: "evonb-map-foot" });
-  return { node, show(content, more = "") { node.textContent = [content.note, content.missing, more].filter(Boolean).join(" · "); } };
+  const show = ({ note, missing }, more = "") => { node.textContent = [note, missing, more].filter(Boolean).join(" · "); };
+  return { node, show };
 }
 
 /* -- The cortex ---------------------------------------------------------------------------------------------------- */
@@ -144,7 +148,7 @@ function surfaceFaces([i, j, k], valued) {
 const surfaceEyes = { lateral: { left: [-1, 0, 0], right: [1, 0, 0] }, medial: { left: [1, 0, 0], right: [-1, 0, 0] },
                       dorsal: { left: [0, 0, 1], right: [0, 0, 1] }, ventral: { left: [0, 0, -1], right: [0, 0, -1] } };
 const surfaceFolds = { ambient: 0.7, diffuse: 0.45, specular: 0.02, roughness: 0.9, fresnel: 0 };
-const surfaceEven = { ambient: 1, diffuse: 0, specular: 0, fresnel: 0 }; // a value has the colour bar's colour everywhere
+const surfaceEven = { ambient: 1, diffuse: 0, specular: 0, fresnel: 0 }; // the colour bar's colours, everywhere
 
 /** A hemisphere's traces: bare cortex, and the part with values. */
 function surfaceTraces(geometry, side, picked, values) {
@@ -154,8 +158,8 @@ function surfaceTraces(geometry, side, picked, values) {
   const base = { type: "mesh3d", scene, ...xyz[values.surface], hoverinfo: "none", showscale: false,
                  lightposition: { x: 1e5 * x, y: 1e5 * y, z: 1e5 * z + 4e4 } };
   const greys = [[0, "#858585"], [1, "#E2E2E2"]];
-  const bare = { ...base, ...outside, name: "cortex", intensity: shade, cmin: 0, cmax: 255, colorscale: greys, lighting: surfaceFolds,
-                 visible: outside.i.length > 0 };
+  const bare = { ...base, ...outside, name: "cortex", intensity: shade, cmin: 0, cmax: 255, colorscale: greys,
+                 lighting: surfaceFolds, visible: outside.i.length > 0 };
   const scores = Float32Array.from(place, (p, v) => shown[v] ? picked.scores[p] : 0);
   const part = { ...base, ...inside, name: "values", intensity: scores, cmin: picked.scale.low, cmax: picked.scale.high,
                  colorscale: picked.scale.colours, lighting: surfaceEven, visible: inside.i.length > 0 };
@@ -168,14 +172,14 @@ function surfaceScene(geometry, values, side, domain) {
     const all = side.xyz[values.surface][axis];
     return all.reduce((m, v) => Math.max(m, v), -Infinity) - all.reduce((m, v) => Math.min(m, v), Infinity);
   });
-  const longest = Math.max(...spans), [x, y, z] = surfaceEyes[values.look][side.side];
+  const size = 1.95 / Math.max(...spans), [x, y, z] = surfaceEyes[values.look][side.side];
   const upright = values.look === "dorsal" || values.look === "ventral";
   const hidden = { visible: false, showspikes: false };
   return { domain, xaxis: hidden, yaxis: hidden, zaxis: hidden, bgcolor: "rgba(0,0,0,0)", dragmode: "orbit",
            aspectmode: "manual", uirevision: values.look,
-           aspectratio: { x: (1.95 * spans[0]) / longest, y: (1.95 * spans[1]) / longest, z: (1.95 * spans[2]) / longest },
+           aspectratio: { x: size * spans[0], y: size * spans[1], z: size * spans[2] },
            camera: { eye: { x: 1.5 * x, y: 1.5 * y, z: 1.5 * z }, center: { x: 0, y: 0, z: 0 },
-                     up: upright ? { x: 0, y: 1, z: 0 } : { x: 0, y: 0, z: 1 }, projection: { type: "orthographic" } } };
+                     up: { x: 0, y: Number(upright), z: Number(!upright) }, projection: { type: "orthographic" } } };
 }
 
 /** The whole figure, and how many vertices carry a value in it. */
@@ -183,8 +187,9 @@ function surfaceFigure(geometry, picked, values, dark, height) {
   const made = geometry.sides.map((side) => surfaceTraces(geometry, side, picked, values));
   const boxes = [{ x: [0, 0.5], y: [0, 1] }, { x: [0.5, 1], y: [0, 1] }];
   const scenes = geometry.sides.map((side, s) => surfaceScene(geometry, values, side, boxes[s]));
-  const names = mapHemispheres.map((side, s) => ({ text: `${side}, ${values.look}`, x: 0.25 + s / 2, y: 1, xref: "paper",
-    yref: "paper", showarrow: false, yanchor: "top", font: { size: 12, color: dark ? "#c9d1d9" : "#4a525c" } }));
+  const font = { size: 12, color: dark ? "#c9d1d9" : "#4a525c" };
+  const names = mapHemispheres.map((side, s) => ({ text: `${side}, ${values.look}`, x: 0.25 + s / 2, y: 1, font,
+    xref: "paper", yref: "paper", showarrow: false, yanchor: "top" }));
   const layout = { scene: scenes[0], scene2: scenes[1], annotations: names, height, autosize: true, showlegend: false,
                    margin: { l: 0, r: 0, t: 0, b: 0 }, paper_bgcolor: "rgba(0,0,0,0)", hovermode: "closest" };
   return { data: made.flatMap((m) => m.traces), layout, above: made.reduce((sum, m) => sum + m.above, 0) };
@@ -202,7 +207,8 @@ function surfaceTurn({ eye, up }, sideways, upwards) {
 kinds.surface = (host) => {
   const div = make("div", { class: "evonb-plotly evonb-surface", tabIndex: 0 }), bar = mapBar(), foot = mapFoot();
   div.setAttribute("role", "application");
-  div.setAttribute("aria-label", `${host.view.description || host.view.title} Arrow keys turn it, plus and minus resize it, Home turns it back.`);
+  const keys = "Arrow keys turn it, plus and minus resize it, Home turns it back.";
+  div.setAttribute("aria-label", `${host.view.description || host.view.title} ${keys}`);
   host.root.append(div, bar.node, foot.node);
   const tip = mapTip(host);
   let Plotly, reply, geometry, picked, drawing = Promise.resolve();
@@ -212,10 +218,11 @@ kinds.surface = (host) => {
     const place = side.place[vertex];
     return { side: side.side, vertex, place: picked.shown(place) ? place : -1, known: place };
   };
+  const height = () => Math.round(Math.min(host.height, 0.53 * (host.root.clientWidth || 560))); // two brains wide
   const paint = async () => {
     const values = host.values();
     picked = mapPick(reply.content, reply.arrays[0], values);
-    const { data, layout, above } = surfaceFigure(geometry, picked, values, host.dark(), host.height);
+    const { data, layout, above } = surfaceFigure(geometry, picked, values, host.dark(), height());
     await Plotly.react(div, data, layout, { displaylogo: false, responsive: false, scrollZoom: false,
                                             modeBarButtonsToRemove: ["tableRotation", "resetCameraLastSave3d"] });
     bar.show(picked);
@@ -232,8 +239,8 @@ kinds.surface = (host) => {
   };
   const hover = ({ points, event }) => {
     const { place, known, side, vertex } = placeAt(points[0]);
-    Object.assign(div.dataset, { hovered: known >= 0 ? reply.content.places[known].roi : "", hoveredVertex: vertex, hoveredSide: side,
-                                 hoveredValue: known >= 0 ? picked.scores[known] : "" });
+    Object.assign(div.dataset, { hovered: known >= 0 ? reply.content.places[known].roi : "", hoveredVertex: vertex,
+                                 hoveredSide: side, hoveredValue: known >= 0 ? picked.scores[known] : "" });
     if (known < 0) return tip.hide();
     tip.show(mapSay(reply.content, picked, known) + (place < 0 ? "\n(below the threshold)" : ""), event ?? lastMove);
   };
@@ -251,8 +258,10 @@ kinds.surface = (host) => {
     const change = {};
     ["scene", "scene2"].forEach((scene, s) => {
       const now = div._fullLayout[scene].camera, home = surfaceScene(geometry, host.values(), geometry.sides[s], {});
-      if (event.key === "Home") Object.assign(change, { [`${scene}.camera`]: home.camera, [`${scene}.aspectratio`]: home.aspectratio });
-      else if (event.key in zooms) {
+      if (event.key === "Home") {
+        change[`${scene}.camera`] = home.camera;
+        change[`${scene}.aspectratio`] = home.aspectratio;
+      } else if (event.key in zooms) {
         const { x, y, z } = div._fullLayout[scene].aspectratio, by = 1 / zooms[event.key];
         change[`${scene}.aspectratio`] = { x: x * by, y: y * by, z: z * by };
       } else change[`${scene}.camera`] = { ...now, ...surfaceTurn(now, ...turns[event.key]) };
@@ -271,8 +280,8 @@ kinds.surface = (host) => {
   return {
     async draw(drawn) {
       if (!surfaceWorks()) {
-        throw new Error("This browser can't draw in three dimensions (WebGL is missing or switched off). The slices and " +
-                        "figures show the same scores; for the cortex, switch WebGL on or take another browser.");
+        throw new Error("This browser can't draw in three dimensions (WebGL is missing or switched off). The slices " +
+                        "and figures show the same scores; for the cortex, switch WebGL on or take another browser.");
       }
       Plotly = await host.plotly();
       reply = drawn;
@@ -281,17 +290,21 @@ kinds.surface = (host) => {
       if (!div.evonbBound) bind();
     },
     restyle() { drawing = drawing.then(paint).catch((error) => host.say(error.message)); },
-    resize() { if (picked) Plotly.Plots.resize(div); },
+    resize() {
+      if (!picked) return;
+      if (div.layout.height === height()) Plotly.Plots.resize(div);
+      else Plotly.relayout(div, { height: height(), autosize: true });
+    },
     destroy() { Plotly?.purge(div); },
   };
 };
 
-/* -- A figure in which a layer can be picked ------------------------------------------------------------------------ */
+/* -- A figure in which a layer can be picked ----------------------------------------------------------------------- */
 
 kinds.layers = (host) => {
   const inner = kinds.plotly({ ...host, click: (detail) => pick(detail) });
   const div = host.root.querySelector(".evonb-plotly");
-  let Plotly, curves = [], stays = [];
+  let Plotly, curves = [], stays = [], dark;
   const pick = ({ x, y, curve }) => {
     const arm = curves[curve]?.meta;
     host.click({ layer: x, value: y, ...(arm === undefined ? {} : { arm }) });
@@ -301,6 +314,7 @@ kinds.layers = (host) => {
     const line = { type: "line", xref: "x", yref: "paper", x0: layer, x1: layer, y0: 0, y1: 1, layer: "below",
                    line: { color: host.dark() ? "#56b4e9" : "#0072b2", width: 2, dash: "dot" } };
     await Plotly.relayout(div, { shapes: [...stays, line] });
+    dark = host.dark();
     Object.assign(div.dataset, { layer, arm });
     host.say(`layer ${layer} of ${arm} is on the map; click a point for another`);
   };
@@ -313,6 +327,9 @@ kinds.layers = (host) => {
       stays = div.layout.shapes ?? [];
       await mark();
     },
-    restyle() { inner.restyle(); mark(); },
+    restyle() {
+      if (dark !== host.dark()) inner.restyle();
+      if (Plotly) mark();
+    },
   };
 };

@@ -12,8 +12,9 @@ function volumeLayout(shape, width) {
   const scale = Math.min((width - volumeGap) / (shape[0] + shape[1]), 2.4);
   const left = Math.max(0, (width - scale * (shape[0] + shape[1]) - volumeGap) / 2);
   const panels = volumePlanes.map((plane) => ({
-    ...plane, x: left + plane.column * (scale * shape[0] + volumeGap), y: plane.row * (scale * shape[2] + volumeGap + volumeRim) + volumeRim,
-    width: scale * shape[plane.right], height: scale * shape[plane.up],
+    ...plane, x: left + plane.column * (scale * shape[0] + volumeGap),
+    y: plane.row * (scale * shape[2] + volumeGap + volumeRim) + volumeRim, width: scale * shape[plane.right],
+    height: scale * shape[plane.up],
   }));
   return { scale, panels, height: scale * (shape[2] + shape[1]) + volumeGap + 2 * volumeRim };
 }
@@ -25,17 +26,22 @@ const volumeIndex = (shape, at) => (at[0] * shape[1] + at[1]) * shape[2] + at[2]
 function volumePaint(volume, picked, plane, point) {
   const { shape } = volume, w = shape[plane.right], h = shape[plane.up], at = [...point];
   const under = new ImageData(w, h), over = new ImageData(w, h);
+  const places = new Int16Array(w * h).fill(-1);
   let drawn = 0;
   for (let row = 0; row < h; row++) {
     at[plane.up] = h - 1 - row;
     for (let column = 0; column < w; column++) {
       at[plane.right] = column;
-      const voxel = volumeIndex(shape, at), to = 4 * (row * w + column), grey = volume.greys[voxel], place = volume.place[voxel];
-      under.data.set([grey, grey, grey, grey > 8 ? 255 : 0], to);
-      if (picked.shown(place)) { over.data.set([...volume.colour(place), 255], to); drawn++; }
+      const voxel = volumeIndex(shape, at), to = 4 * (row * w + column), place = volume.place[voxel];
+      const grey = 0.82 * volume.greys[voxel]; // darker, so that pale values stand out
+      under.data.set([grey, grey, grey, grey > 7 ? 255 : 0], to);
+      if (!picked.shown(place)) continue;
+      over.data.set([...volume.colour(place), 255], to);
+      places[row * w + column] = place;
+      drawn++;
     }
   }
-  return { under, over, drawn };
+  return { under, over, places, drawn };
 }
 
 /** A small canvas with the pixels of an image. */
@@ -47,6 +53,23 @@ function volumeBitmap(image) {
   return canvas;
 }
 
+/** The borders between what has another place, as lines. */
+function volumeBorders(context, { places, over: { width: w, height: h } }, panel) {
+  const sx = panel.width / w, sy = panel.height / h;
+  const at = (c, r) => c < 0 || r < 0 || c >= w || r >= h ? -1 : places[r * w + c];
+  context.beginPath();
+  for (let r = 0; r <= h; r++) {
+    for (let c = 0; c <= w; c++) {
+      const here = at(c, r), x = panel.x + c * sx, y = panel.y + r * sy;
+      if (here !== at(c - 1, r)) { context.moveTo(x, y); context.lineTo(x, y + sy); }
+      if (here !== at(c, r - 1)) { context.moveTo(x, y); context.lineTo(x + sx, y); }
+    }
+  }
+  context.strokeStyle = "#1f2328";
+  context.lineWidth = 1;
+  context.stroke();
+}
+
 /** Draw a panel: template, values, crosshair, names. */
 function volumePanel(context, panel, pictures, cross, look) {
   const { x, y, width, height } = panel;
@@ -55,6 +78,7 @@ function volumePanel(context, panel, pictures, cross, look) {
   context.drawImage(volumeBitmap(pictures.under), x, y, width, height);
   context.imageSmoothingEnabled = false;
   context.drawImage(volumeBitmap(pictures.over), x, y, width, height);
+  volumeBorders(context, pictures, panel);
   context.strokeStyle = look.accent;
   context.lineWidth = 1;
   context.globalAlpha = 0.8;
@@ -89,14 +113,17 @@ function volumeSlider(axis, range, move) {
   const input = make("input", { type: "range", min: range.low, max: range.high, step: range.step, data: { axis } });
   const said = make("output");
   input.addEventListener("input", () => move(Number(input.value)));
-  return { node: make("label", {}, axis, input, said), show(mm) { input.value = mm; said.textContent = `${mm} mm`; } };
+  const show = (mm) => { input.value = mm; said.textContent = `${mm} mm`.replace("-", "−"); };
+  return { node: make("label", {}, axis, input, said), show };
 }
 
 kinds.volume = (host) => {
-  const canvas = make("canvas", { class: "evonb-volume", tabIndex: 0 }), sliders = make("div", { class: "evonb-volume-sliders" });
+  const canvas = make("canvas", { class: "evonb-volume", tabIndex: 0 });
+  const sliders = make("div", { class: "evonb-volume-sliders" });
   canvas.setAttribute("role", "application");
-  canvas.setAttribute("aria-label", `${host.view.description || host.view.title} Left and right arrows move along x, up and down along y, ` +
-                                    "Page Up and Page Down along z; with Shift five steps; Home goes to the highest score.");
+  const keys = "Left and right arrows move along x, up and down along y, Page Up and Page Down along z; with Shift five " +
+    "steps; Home goes to the highest score, Enter reports the point.";
+  canvas.setAttribute("aria-label", `${host.view.description || host.view.title} ${keys}`);
   const bar = mapBar(), foot = mapFoot();
   host.root.append(canvas, sliders, bar.node, foot.node);
   const tip = mapTip(host);
@@ -108,13 +135,15 @@ kinds.volume = (host) => {
   const placeAt = (voxels) => volume.place[volumeIndex(volume.shape, voxels)];
   const look = () => {
     const style = getComputedStyle(host.root), read = (name, other) => style.getPropertyValue(name).trim() || other;
-    return { text: read("--evonb-text", "#1f2328"), soft: read("--evonb-soft", "#59636e"), accent: read("--evonb-accent", "#0072b2") };
+    return { text: read("--evonb-text", "#1f2328"), soft: read("--evonb-soft", "#59636e"),
+             accent: read("--evonb-accent", "#0072b2") };
   };
   const words = (place) => {
     const at = volumeAxes.map((axis, i) => `${axis} ${mm(i, point[i])}`).join(", ").replaceAll("-", "−");
-    const [roi, score] = place >= 0 ? [reply.content.places[place].roi, mapNumber(picked.scores[place], picked.measure)] : ["no region", ""];
-    return [[`${at} mm`, false], [roi, true], ...(score ? [[`${picked.measure.short} = ${score}`, true]] : []),
-            ...(place >= 0 && !picked.shown(place) ? [["below the threshold", false]] : [])];
+    if (place < 0) return [[`${at} mm`, false], ["no region", true]];
+    const score = mapNumber(picked.scores[place], picked.measure);
+    return [[`${at} mm`, false], [reply.content.places[place].roi, true], [`${picked.measure.short} = ${score}`, true],
+            ...(Number.isFinite(picked.scores[place]) && !picked.shown(place) ? [["below the threshold", false]] : [])];
   };
   const size = () => {
     const width = Math.max(200, host.root.clientWidth), dense = window.devicePixelRatio || 1;
@@ -158,8 +187,8 @@ kinds.volume = (host) => {
     if (place) point = volumeAxes.map((axis, i) => clip(i, voxelOf(i, place[axis])));
   };
   const highest = () => {
-    const sizes = Array.from(picked.scores, (v) => Number.isFinite(v) ? Math.abs(v) : -1), best = sizes.indexOf(Math.max(...sizes));
-    goTo(reply.content.places[Math.max(0, best)].roi);
+    const sizes = Array.from(picked.scores, (v) => Number.isFinite(v) ? Math.abs(v) : -1);
+    goTo(reply.content.places[sizes.indexOf(Math.max(...sizes))].roi);
   };
   const move = (axis, voxel) => { point[axis] = clip(axis, voxel); paint(); };
   const under = (event) => {
@@ -173,7 +202,8 @@ kinds.volume = (host) => {
   };
   const report = () => {
     const place = placeAt(point), at = Object.fromEntries(volumeAxes.map((axis, i) => [axis, mm(i, point[i])]));
-    host.click({ ...at, ...(place >= 0 ? { region: reply.content.places[place].roi, value: picked.scores[place] } : {}) });
+    const here = place >= 0 ? { region: reply.content.places[place].roi, value: picked.scores[place] } : {};
+    host.click({ ...at, ...here });
   };
   const hover = (event) => {
     const found = under(event);
@@ -184,7 +214,8 @@ kinds.volume = (host) => {
     else tip.hide();
   };
   const press = (event) => {
-    const steps = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowDown: [1, -1], ArrowUp: [1, 1], PageDown: [2, -1], PageUp: [2, 1] };
+    const steps = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowDown: [1, -1], ArrowUp: [1, 1],
+                    PageDown: [2, -1], PageUp: [2, 1] };
     if (!volume || !(event.key in steps || event.key === "Home" || event.key === "Enter")) return;
     event.preventDefault();
     if (event.key === "Enter") return report();
@@ -207,8 +238,8 @@ kinds.volume = (host) => {
   const open = ({ content, arrays }) => {
     const { shape, origin, step } = content;
     volume = { shape, origin, step, greys: new Uint8Array(arrays[1]), place: new Int16Array(arrays[2]) };
-    inputs = volumeAxes.map((axis, i) => volumeSlider(axis, { low: origin[i], high: origin[i] + step[i] * (shape[i] - 1), step: step[i] },
-                                                      (at) => move(i, voxelOf(i, at))));
+    const range = (i) => ({ low: origin[i], high: origin[i] + step[i] * (shape[i] - 1), step: step[i] });
+    inputs = volumeAxes.map((axis, i) => volumeSlider(axis, range(i), (at) => move(i, voxelOf(i, at))));
     sliders.replaceChildren(...inputs.map((input) => input.node));
   };
   return {

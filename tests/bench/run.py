@@ -13,10 +13,12 @@ from pathlib import Path
 
 import encoding
 import features
+import looking
 import merging
 import numpy as np
 import scoring
 import torch
+import tree
 from timing import paired
 
 from evonb.connectome import inherit, prune
@@ -132,7 +134,9 @@ def training_state(pairs, n):
 
 
 ROWS = dict(masked_step=masked_step, against_masked_loop=against_masked_loop, against_dense_loop=against_dense_loop,
-            training_state=training_state) | merging.ROWS | scoring.ROWS | features.ROWS | encoding.ROWS  # fmt: skip
+            training_state=training_state)  # fmt: skip
+for rows in (merging.ROWS, scoring.ROWS, features.ROWS, encoding.ROWS, looking.ROWS, tree.ROWS):
+    ROWS |= rows
 
 
 def told(row):

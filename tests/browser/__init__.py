@@ -1,0 +1,1 @@
+"""Tests in a real browser: Chromium against JupyterLab, Notebook 7, Voila and pages opened from disk."""

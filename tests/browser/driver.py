@@ -1,0 +1,173 @@
+"""Driving an explorer as a person would: by its real controls; and reading what it shows."""
+
+import time
+
+from .waiting import SECONDS, save, waiting
+
+KIND = "e => e.tagName === 'INPUT' ? e.type : e.tagName.toLowerCase()"
+FEW_STEPS = 40  # key presses; on longer sliders the last of them
+PLOT = """e => ({x: e.layout.xaxis?.title?.text ?? '', y: e.layout.yaxis?.title?.text ?? '',
+  data: e._fullData.map(t => ({type: t.type, name: t.name, visible: t.visible,
+    ...Object.fromEntries(['x', 'y', 'z'].map(k => [k, Array.from(t[k] ?? [], v => v?.length && typeof v !== 'string'
+      ? Array.from(v) : v)]))}))})"""
+
+
+def _number(text: str | None):
+    try:
+        return float(text)
+    except (TypeError, ValueError):
+        return text
+
+
+class ExplorerDriver:
+    "One explorer in a page or frame: `set` moves a control, `ready` waits for its views, `text` reads one."
+
+    def __init__(self, page_or_frame, index: int = 0):
+        self.page = getattr(page_or_frame, "page", page_or_frame)
+        self.root = page_or_frame.locator(".evonb-explorer").nth(index)
+        with waiting(self.page, f"explorer {index} to appear"):
+            self.root.wait_for(state="visible", timeout=SECONDS * 1000)
+
+    def control(self, name: str):
+        "The select or input of a control."
+        return self.root.locator(f'[data-control="{name}"]').first
+
+    def view(self, name: str):
+        "The section of a view."
+        return self.root.locator(f'section[data-view="{name}"]')
+
+    def value(self, name: str):
+        "What a control says: a truth value for a checkbox, else a number if it is one, else a text."
+        shown = self.control(name).get_attribute("data-value")
+        return {"true": True, "false": False}.get(shown, _number(shown))
+
+    def options(self, name: str) -> list[str]:
+        "The texts of a choice."
+        return self.control(name).locator("option").all_inner_texts()
+
+    def set(self, name: str, value):
+        "Moves a control: picks an option (by its text, else by its value), presses arrow keys, ticks a box."
+        control = self.control(name)
+        with waiting(self.page, f"control {name} to take {value!r}"):
+            kind = control.evaluate(KIND)
+            {"select": self._pick, "checkbox": self._tick, "range": self._slide}[kind](name, control, value)
+        return self
+
+    def until(self, name: str, value):
+        "Waits until a control says this, moved by someone else (Python, or a click in a view)."
+        end = time.monotonic() + SECONDS
+        while self.value(name) != value and time.monotonic() < end:
+            self.page.wait_for_timeout(20)
+        assert self.value(name) == value, f"{name} still says {self.value(name)!r} after {SECONDS:.0f} s, not {value!r}"
+        return self
+
+    def _pick(self, name, control, value):
+        texts = [text.strip() for text in self.options(name)]
+        if str(value) in texts:
+            control.select_option(index=texts.index(str(value)))
+            return
+        for i in range(len(texts)):  # the values don't stand in the page: the control says each when it is picked
+            control.select_option(index=i)
+            if self.value(name) == value:
+                return
+        raise AssertionError(f"no option {value!r} among {texts}")
+
+    def _tick(self, name, control, value):
+        control.set_checked(bool(value))
+
+    def _slide(self, name, control, value):
+        last = int(control.get_attribute("max"))
+        if last > FEW_STEPS:
+            self._search(name, control, value, last)
+        control.focus()
+        for key in ("ArrowRight", "ArrowLeft"):
+            for _ in range(min(last, FEW_STEPS)):
+                if self.value(name) == value:
+                    return
+                control.press(key)
+        assert self.value(name) == value, f"no place of the slider says {value!r}; it ends at {self.value(name)!r}"
+
+    def _search(self, name, control, value, last):
+        "A long slider of rising numbers: halve what is left."
+        lo, hi = 0, last
+        while lo < hi:
+            middle = (lo + hi) // 2
+            control.fill(str(middle))
+            lo, hi = (middle + 1, hi) if self.value(name) < value else (lo, middle)
+        control.fill(str(lo))
+
+    def names(self) -> list[str]:
+        "The names of the views, in order."
+        return self.root.locator("section[data-view]").evaluate_all("all => all.map(e => e.dataset.view)")
+
+    def ready(self, name: str | None = None, state: str = "ready"):
+        "Waits until a view (or all of them) has drawn the reply to what the controls say now."
+        for view in [name] if name else self.names():
+            self._settle(view)
+            got, shown = self.view(view).get_attribute("data-state"), self.view(view).inner_text()
+            assert got == state, f"view {view} is {got!r}, not {state!r}. It says: {shown}"
+        return self
+
+    def _settle(self, view: str):
+        done = """async e => { for (let calm = 0; calm < 3;) {
+          await new Promise(requestAnimationFrame);
+          calm = e.getAttribute('aria-busy') !== 'true' && !['loading', null].includes(e.dataset.state ?? null)
+            ? calm + 1 : 0;
+          if (performance.now() > e._evonbUntil) throw new Error('evonb: out of time'); } return true; }"""
+        section = self.view(view)
+        with waiting(self.page, f"view {view} to be ready"):
+            section.wait_for(state="attached")
+            until = f"e => {{ e._evonbUntil = performance.now() + {SECONDS * 1000}; }}"
+            section.evaluate(until)
+            self._out_of_time(lambda: section.evaluate(done))
+
+    @staticmethod
+    def _out_of_time(action):
+        from playwright.sync_api import Error
+        from playwright.sync_api import TimeoutError as OutOfTime
+        try:
+            action()
+        except Error as e:
+            raise (OutOfTime(f"more than {SECONDS:.0f} s") if "evonb: out of time" in str(e) else e) from None
+
+    def text(self, name: str) -> str:
+        "What a view shows, as text."
+        return self.view(name).inner_text()
+
+    def note(self, name: str | None = None) -> str:
+        "The status text of a view, or the explorer's first one."
+        return (self.view(name) if name else self.root).locator(".evonb-note").first.inner_text()
+
+    def alert(self, name: str) -> str:
+        "A view's error message; waits for it."
+        with waiting(self.page, f"an error message in view {name}"):
+            return self.view(name).get_by_role("alert").first.inner_text()
+
+    def press(self, name: str):
+        "Presses a button, by its control's name, else by what it says."
+        button = self.root.locator(f'button[data-control="{name}"]')
+        (button if button.count() else self.root.get_by_role("button", name=name, exact=True)).first.click()
+        return self
+
+    def canvas(self, name: str) -> dict:
+        "What the canvas of a view says of itself (its dataset)."
+        return self.view(name).locator("canvas").first.evaluate("e => ({...e.dataset})")
+
+    def plot(self, name: str) -> dict:
+        "The traces (type, name, x, y, z), the axes' titles and the line above it of a plotly view, as drawn."
+        drawn = self.view(name).locator(".js-plotly-plot").first.evaluate(PLOT)
+        return {**drawn, "how": self.view(name).locator(".evonb-how").inner_text()}
+
+    def table(self, name: str) -> list[list[str]]:
+        "The rows of a table view, its head first."
+        return self.view(name).locator("tr").evaluate_all(
+            "rows => rows.map(row => [...row.cells].map(cell => cell.textContent))")
+
+    def screenshot(self, name: str):
+        "A picture of this explorer among the artefacts."
+        return save(self.root, name)
+
+
+def explorer(page_or_frame, index: int = 0) -> ExplorerDriver:
+    "The driver of the index-th explorer in a page, a frame or a locator."
+    return ExplorerDriver(page_or_frame, index)

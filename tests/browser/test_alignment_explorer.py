@@ -1,0 +1,282 @@
+"""The alignment explorer in a real JupyterLab and in a page without Python: what it shows is what NumPy says."""
+
+import json
+
+import numpy as np
+import pytest
+
+EVIL = "<img src=x onerror=alert(1)>"
+CELLS = [
+    """
+import json, numpy as np
+from evonb import alignment_plots as ap
+from evonb.core import Seeds
+from evonb.alignment_explorer import AlignmentExplorer
+brain, reading = ap.example_brain(Seeds(0)), ap.example_reading(Seeds(0))
+seen = AlignmentExplorer([brain, reading]).set(measure="gain", layer=2)
+""",
+    "seen",
+]
+CANVAS = ".evonb-volume"
+
+
+@pytest.fixture(scope="module")
+def made():
+    "The same explorer, on this side."
+    from evonb import alignment_plots as ap
+    from evonb.alignment_explorer import AlignmentExplorer
+    from evonb.core import Seeds
+
+    brain, reading = ap.example_brain(Seeds(0)), ap.example_reading(Seeds(0))
+    return AlignmentExplorer([brain, reading]).set(measure="gain", layer=2)
+
+
+@pytest.fixture(scope="module")
+def stored(made, tmp_path_factory):
+    "A page without Python with a part of its values."
+    only = dict(
+        measure=["gain", "r"],
+        seed=["mean"],
+        layer=[2, 3, 7],
+        region=["", "LIFG", "RATL"],
+        story=["", "story 2"],
+        model=["connectome/0", "dense/0"],
+        arm=["connectome", "dense"],
+    )
+    return made.to_html(tmp_path_factory.mktemp("pages") / "alignment.html", only=only)
+
+
+def cortex(shown):
+    "What the cortex says of itself."
+    return shown.view("map").locator(".evonb-surface").evaluate("e => ({...e.dataset})")
+
+
+def meshes(shown):
+    "Of each trace that is drawn: the distinct values at its faces' corners, and how many vertices they are."
+    return (
+        shown.view("map")
+        .locator(".evonb-surface")
+        .evaluate("""e => e.data.filter(t => t.name === 'values' && t.visible !== false)
+      .map(t => { const corners = new Set([...t.i, ...t.j, ...t.k]); const v = [...corners].map(c => t.intensity[c]);
+        return {scene: t.scene, values: [...new Set(v)], x: t.x.length, low: t.cmin, high: t.cmax}; })""")
+    )
+
+
+def numbers(made, threshold=0, **values):
+    "By NumPy: the vertices at or above a threshold (a share of the scale), and the places' scores."
+    scores, scale = made.map_values(threshold=threshold, **values)
+    part = next(iter(made.found.brain.values()))
+    told = np.r_[scores, np.nan]
+    return sum(int(np.isfinite(told[n]).sum()) for n in part.vertex_places()), scores, scale
+
+
+def click_point(shown, view, name, x):
+    "A real click on a curve's point."
+    spot = (
+        shown.view(view)
+        .locator(".js-plotly-plot")
+        .evaluate(
+            """(e, [name, x]) => { const {xaxis, yaxis} = e._fullLayout;
+      const trace = e._fullData.find(t => t.name === name && t.mode === 'lines+markers');
+      const y = trace.y[Array.from(trace.x).indexOf(x)];
+      e.scrollIntoView({block: 'center'}); const box = e.getBoundingClientRect();
+      return [box.x + xaxis._offset + xaxis.l2p(x), box.y + yaxis._offset + yaxis.l2p(y)]; }""",
+            [name, x],
+        )
+    )
+    shown.page.mouse.move(*spot)
+    shown.page.wait_for_timeout(200)
+    shown.page.mouse.click(*spot)
+
+
+def test_a_clicked_layer_is_on_the_map_and_comes_back_to_python(
+    notebook_page, run_more, explorer, made, assert_accessible, screenshot
+):
+    page = notebook_page(CELLS, viewport={"width": 1300, "height": 3900})
+    shown = explorer(page).ready()
+    above, scores, scale = numbers(made, layer=2)
+    assert cortex(shown)["layer"] == "2" and int(cortex(shown)["above"]) == above
+    click_point(shown, "layers", "dense", 3)
+    shown.until("layer", 3).until("arm", "dense").ready()
+    shown.view("map").locator(".evonb-surface[data-layer='3'][data-arm='dense']").wait_for()
+    above, scores, scale = numbers(made, layer=3, arm="dense")
+    assert int(cortex(shown)["above"]) == above
+    drawn = meshes(shown)
+    assert {m["scene"] for m in drawn} == {"scene", "scene2"} and all(np.isclose(m["high"], scale.high) for m in drawn)
+    assert np.allclose(np.sort(np.unique([v for m in drawn for v in m["values"]])), np.sort(scores), rtol=1e-5)
+    told = json.loads(
+        run_more(
+            page,
+            "v, c = seen.values, seen.clicked; print(json.dumps([v['layer'], v['arm'], c['view'], c['layer']]))",
+        )
+    )
+    assert told == [3, "dense", "layers", 3]
+    run_more(page, "seen.set(layer=4, arm='random')")
+    shown.until("layer", 4)
+    shown.view("map").locator(".evonb-surface[data-layer='4'][data-arm='random']").wait_for()
+    assert int(cortex(shown)["above"]) == numbers(made, layer=4, arm="random")[0]
+    assert_accessible(page, ".evonb-explorer")
+    screenshot(shown.root, "alignment-lab")
+
+
+def test_threshold_and_surface(offline_page, explorer, made, stored):
+    shown = explorer(offline_page(stored)).ready()
+    counts = []
+    for threshold in (0, 30, 55, 95):
+        shown.set("threshold", threshold).ready()
+        shown.page.wait_for_function(
+            "t => Math.abs(document.querySelector('.evonb-surface').dataset.threshold - t) < 1e-9",
+            arg=threshold / 100 * numbers(made)[2].high,
+        )
+        counts.append(int(cortex(shown)["above"]))
+        assert counts[-1] == numbers(made, threshold)[0]
+        assert shown.canvas("slices")["threshold"] == cortex(shown)["threshold"]
+    assert counts[0] > counts[1] > counts[2] >= counts[3] == 0 and "0 of 20484 vertices" in shown.note("map")
+    shown.set("threshold", 0)
+    from evonb.brainmaps import fsaverage5
+
+    for surface in ("pial", "white", "inflated"):
+        shown.set("surface", surface)
+        shown.view("map").locator(f".evonb-surface[data-surface='{surface}'][data-above='{counts[0]}']").wait_for()
+        x = shown.view("map").locator(".evonb-surface").evaluate("e => Array.from(e.data[0].x.slice(0, 50))")
+        assert np.allclose(x, getattr(fsaverage5()["left"], surface)[:50, 0])
+
+
+def test_hover_names_the_region_and_its_value(offline_page, explorer, made, stored):
+    page = offline_page(stored)
+    shown = explorer(page).ready()
+    _, scores, _ = numbers(made)
+    places = next(iter(made.found.brain.values())).places.roi.tolist()
+    surface = shown.view("map").locator(".evonb-surface")
+    surface.scroll_into_view_if_needed()
+    box, seen = surface.bounding_box(), {}
+    for fy in (0.42, 0.5, 0.58, 0.66, 0.74, 0.34):
+        for fx in np.linspace(0.08, 0.42, 12):
+            page.mouse.move(box["x"] + fx * box["width"], box["y"] + fy * box["height"])
+            page.wait_for_timeout(60)
+            told = cortex(shown)
+            if told["hovered"]:
+                seen[told["hovered"]] = float(told["hoveredValue"])
+                tip = shown.view("map").locator(".evonb-tip").inner_text()
+        if len(seen) > 1:
+            break
+    assert len(seen) > 1 and "8 people" in tip and "ΔR² = " in tip
+    for region, value in seen.items():
+        assert np.isclose(value, scores[places.index(region)], rtol=1e-5)
+
+
+def test_slices_are_moved_by_keys_and_sliders(offline_page, explorer, made, stored):
+    shown = explorer(offline_page(stored)).ready()
+    part = next(iter(made.found.brain.values()))
+    _, scores, _ = numbers(made)
+    voxels = part.voxel_places()
+
+    def wanted(at):
+        place = voxels[tuple(int((at[k] - o) / 2) for k, o in zip("xyz", (-98, -134, -72)))]
+        return (part.places.roi[place], scores[place]) if place >= 0 else ("", None)
+
+    def check():
+        told = shown.canvas("slices")
+        region, value = wanted({k: float(told[k]) for k in "xyz"})
+        assert told["region"] == region and (
+            told["value"] == "" if value is None else np.isclose(float(told["value"]), value, rtol=1e-5)
+        )
+        return told
+
+    first = check()
+    best = part.places.iloc[int(np.nanargmax(np.abs(scores)))]
+    assert [float(first[k]) for k in "xyz"] == best[["x", "y", "z"]].tolist() and first["region"] == best.roi
+    canvas = shown.view("slices").locator(CANVAS)
+    canvas.focus()
+    for key, axis, by in (
+        ("ArrowRight", "x", 2),
+        ("ArrowDown", "y", -2),
+        ("PageUp", "z", 2),
+        ("Shift+ArrowLeft", "x", -10),
+    ):
+        before = float(check()[axis])
+        shown.page.keyboard.press(key)
+        assert float(check()[axis]) == before + by
+    for _ in range(8):
+        shown.page.keyboard.press("ArrowLeft")
+    assert check()["region"] == ""
+    assert "no region" in shown.note("slices")
+    shown.page.keyboard.press("Home")
+    assert check()["region"] == best.roi
+    slider = shown.view("slices").locator("input[data-axis=z]")
+    slider.fill("30")
+    assert float(check()["z"]) == 30
+    shown.set("region", "RATL")
+    canvas.and_(shown.page.locator("[data-region=RATL]")).wait_for()
+    assert float(check()["x"]) == 52
+
+
+def test_reading_fit_is_read_back(offline_page, explorer, stored, assert_accessible, screenshot):
+    from evonb.alignment_plots import example_slope
+
+    page = offline_page(stored)
+    shown = explorer(page).ready()
+    for story in ("all stories", "story 2"):
+        shown.set("story", story).ready()
+        drawn = shown.plot("fit")
+        line = next(t for t in drawn["data"] if t["name"] == "fitted effect" and len(t["x"]) == 3)
+        assert np.isclose((line["y"][-1] - line["y"][0]) / (line["x"][-1] - line["x"][0]), example_slope)
+        assert drawn["x"] == "surprisal (bits)" and drawn["y"] == "reading time (ms)" and "+3.00" in drawn["how"]
+    shown.set("model", "dense/0").ready()
+    assert_accessible(page)
+    screenshot(shown.root, "alignment-page")
+
+
+@pytest.mark.parametrize("width, scheme", [(1200, "light"), (1200, "dark"), (400, "light")])
+def test_nothing_spills_over(offline_page, explorer, stored, screenshot, assert_accessible, width, scheme):
+    page = offline_page(stored, viewport={"width": width, "height": 900}, color_scheme=scheme)
+    shown = explorer(page).ready()
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert_accessible(page)
+    screenshot(shown.root, f"alignment-{width}-{scheme}")
+
+
+def test_a_layer_that_an_arm_lacks_is_bare(offline_page, explorer, stored):
+    shown = explorer(offline_page(stored)).ready()
+    shown.set("layer", 7)
+    shown.view("map").locator(".evonb-surface[data-layer='7'][data-above='0']").wait_for()
+    assert "connectome has no score at layer 7" in shown.note("map")
+    assert "connectome has no score at layer 7" in shown.ready("regions", state="empty").text("regions")
+
+
+def test_without_webgl_the_rest_works(offline_page, chromium, explorer, made, stored, watched):
+    from pathlib import Path
+
+    page, watch = watched(offline=True)
+    page.add_init_script("""const own = HTMLCanvasElement.prototype.getContext;
+      HTMLCanvasElement.prototype.getContext = function (kind, ...more) {
+        return /webgl/.test(kind) ? null : own.call(this, kind, ...more); };""")
+    page.goto(Path(stored).as_uri())
+    shown = explorer(page)
+    assert "WebGL is missing" in shown.alert("map")
+    for view in ("layers", "slices", "regions", "arms", "rois", "fit"):
+        shown.ready(view)
+    shown.set("layer", 3).ready("slices")
+    assert shown.canvas("slices")["layer"] == "3"
+    at = shown.canvas("slices")
+    _, scores, _ = numbers(made, layer=3)
+    places = next(iter(made.found.brain.values())).places.roi.tolist()
+    assert np.isclose(float(at["value"]), scores[places.index(at["region"])], rtol=1e-5)
+
+
+def test_names_with_html_are_text(offline_page, explorer, tmp_path):
+    from evonb import alignment_plots as ap
+    from evonb.alignment_explorer import AlignmentExplorer
+    from evonb.core import Seeds
+
+    brain = ap.example_brain(Seeds(0))
+    name = lambda key, old: (brain[key].dims, [EVIL if v == old else v for v in brain[key].values])
+    seen = AlignmentExplorer({EVIL: brain.assign_coords(roi=name("roi", "LIFG"), arm=name("arm", "dense"))}, title=EVIL)
+    only = dict(measure=["gain"], seed=["mean"], layer=[2, 3], region=["", EVIL], arm=["connectome", EVIL])
+    page = offline_page(seen.to_html(tmp_path / "evil.html", only=only))
+    shown = explorer(page).ready()
+    shown.set("arm", EVIL).set("region", EVIL).ready()
+    shown.view("slices").locator(".evonb-volume").and_(page.locator("[data-arm^='<img']")).wait_for()
+    assert shown.canvas("slices")["region"] == EVIL
+    assert EVIL in shown.text("regions") and EVIL in shown.note("slices") and EVIL in shown.note("layers")
+    assert shown.root.locator("img").count() == 0

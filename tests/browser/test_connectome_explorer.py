@@ -1,0 +1,320 @@
+"""The connectome explorer in JupyterLab and in a page from disk: what it draws is what NumPy has."""
+
+import csv
+import io
+import json
+import struct
+
+import numpy as np
+import pytest
+
+from evonb.connectome import Connectome, compare
+from evonb.connectome_explorer import ConnectomeExplorer, example_connectome_run
+from evonb.core import Seeds
+
+EVIL = "<img src=x onerror=window.hacked=1>"
+NAME = "transformer.h.1.mlp.c_fc.weight"
+POSITIVE, NEGATIVE = (0xD5, 0x5E, 0), (0, 0x72, 0xB2)
+# The colour of the weight at (row, column), from the canvas's own account of what it shows.
+PIXEL = """(e, [row, column]) => { const d = e.dataset, ratio = e.width / e.clientWidth;
+  const x = (column + .5 - d.left) * d.scaleX * ratio, y = (row + .5 - d.top) * d.scaleY * e.height / e.clientHeight;
+  return Array.from(e.getContext('2d').getImageData(Math.floor(x), Math.floor(y), 1, 1).data); }"""
+
+
+@pytest.fixture(scope="module")
+def run(lab):
+    return example_connectome_run(lab.root / "runs" / "evolved", Seeds(5), width=32, arms=("random", EVIL))
+
+
+@pytest.fixture(scope="module")
+def connectomes(run):
+    return [Connectome.load(run / "evolution" / f"gen-{g:02d}" / "connectome.safetensors") for g in range(4)]
+
+
+CELLS = ["from evonb.connectome_explorer import ConnectomeExplorer\n"
+         "e = ConnectomeExplorer('runs/evolved').set(layer=1, matrix='mlp.c_fc')", "e"]
+
+
+def mask(seen):
+    return seen.view("mask").locator("canvas").first
+
+
+def at(seen, row, column):
+    "Page coordinates of the middle of a weight."
+    d, box = seen.canvas("mask"), mask(seen).bounding_box()
+    return (box["x"] + (column + 0.5 - float(d["left"])) * float(d["scaleX"]),
+            box["y"] + (row + 0.5 - float(d["top"])) * float(d["scaleY"]))
+
+
+def signs_drawn(seen, cells):
+    "The signs that pixels say: 0 where there is none."
+    names = {POSITIVE: 1, NEGATIVE: -1}
+    drawn = [mask(seen).evaluate(PIXEL, [int(r), int(c)]) for r, c in cells]
+    return [names[tuple(p[:3])] if p[3] == 255 else 0 if p[3] == 0 else p for p in drawn]
+
+
+def some_cells(signs, seed=0, n=6):
+    "Some places of each sign."
+    rng = np.random.default_rng(seed)
+    return [tuple(p) for s in (1, -1, 0) for p in rng.permutation(np.argwhere(signs == s))[:n]]
+
+
+def check_mask(seen, signs):
+    "Counts and pixels of what is shown are those of the matrix."
+    d = seen.canvas("mask")
+    assert (int(d["rows"]), int(d["columns"])) == signs.shape and d["mode"] == "mask"
+    assert int(d["live"]) == np.count_nonzero(signs) and int(d["positive"]) == (signs > 0).sum()
+    cells = some_cells(signs)
+    assert signs_drawn(seen, cells) == [int(signs[c]) for c in cells]
+
+
+def check_difference(seen, here, there):
+    d, known = seen.canvas("mask"), compare(there, here).sel(matrix=NAME)
+    assert d["mode"] == "difference"
+    assert [int(d[k]) for k in ("born", "died", "flipped")] == [int(known[k]) for k in ("born", "died", "flipped")]
+    assert int(d["kept"]) + int(d["flipped"]) == int(known.shared)
+    legend = seen.view("mask").locator("[data-swatch=died]").inner_text()
+    assert f"{int(known.died):,}" in legend
+
+
+def check_hover(seen, page, signs):
+    "Hovering says row, column and sign."
+    words = {1: "positive", -1: "negative", 0: "no wire"}
+    for row, column in some_cells(signs, 1, 1):
+        page.mouse.move(*at(seen, row, column))
+        page.wait_for_function("([e, r, c]) => e.dataset.row == r && e.dataset.column == c",
+                               arg=[mask(seen).element_handle(), int(row), int(column)])
+        d = seen.canvas("mask")
+        assert int(d["sign"]) == signs[row, column]
+        told = f"row {row} (hidden unit {row}), column {column} (residual dimension {column}): {words[int(d['sign'])]}"
+        assert seen.note("mask") == told
+        assert seen.view("mask").locator(".evonb-tip").inner_text().replace("\n", " ") == told
+
+
+def test_the_mask_in_jupyterlab(notebook_page, run_more, explorer, run, connectomes, assert_accessible, screenshot):
+    page = notebook_page(CELLS, viewport=dict(width=1300, height=2700))  # so that the picture shows all of it
+    seen = explorer(page).ready()
+    check_mask(seen, connectomes[3].signs[NAME].numpy())
+    seen.set("generation", 1).ready()  # a real slider, moved by its keys
+    signs = connectomes[1].signs[NAME].numpy()
+    assert seen.canvas("mask")["generation"] == "generation 1"
+    check_mask(seen, signs)
+    check_hover(seen, page, signs)
+    row, column = map(int, np.argwhere(signs == -1)[7])
+    page.mouse.click(*at(seen, row, column))
+    clicked = json.loads(run_more(page, "import json; print(json.dumps(e.clicked))"))
+    assert clicked == dict(view="mask", row=row, column=column, sign=-1, matrix=NAME, generation=1)
+    seen.set("compare", "generation 0").ready()
+    check_difference(seen, connectomes[1], connectomes[0])
+    assert f"{int(compare(connectomes[0], connectomes[1]).sel(matrix=NAME).died):,}" in seen.text("differences")
+    assert f"arm {EVIL}, seed 1" in seen.options("compare") and page.evaluate("() => window.hacked") is None
+    seen.set("compare", f"arm {EVIL}, seed 1").ready()
+    arm = Connectome.load(run / "development" / EVIL / "seed-1" / "connectome.safetensors")
+    check_difference(seen, connectomes[1], arm)
+    assert page.evaluate("() => window.hacked") is None and EVIL in seen.text("differences")
+    assert_accessible(page)
+    seen.screenshot("connectome_explorer_lab")
+
+
+def test_a_selection_comes_back_as_arrays(notebook_page, run_more, explorer, connectomes):
+    page = notebook_page(CELLS)
+    seen = explorer(page).ready("mask")
+    signs = connectomes[3].signs[NAME].numpy()
+    page.keyboard.down("Shift")
+    page.mouse.move(*at(seen, 10, 4))
+    page.mouse.down()
+    page.mouse.move(*at(seen, 20, 12), steps=3)
+    page.mouse.up()
+    page.keyboard.up("Shift")
+    part = signs[10:21, 4:13]
+    assert seen.canvas("mask")["selection"] == "10:20,4:12"
+    live, positive = np.count_nonzero(part), (part > 0).sum()
+    assert f"{live} of 99 weights live" in seen.note("mask") and f"{positive} of them positive" in seen.note("mask")
+    told = json.loads(run_more(page, "import json; print(json.dumps("
+                                     "[e.selection, e.selection_arrays()['signs'].tolist()]))"))
+    assert told[0]["rows"] == [10, 20] and told[0]["live"] == live and told[1] == part.tolist()
+
+
+def test_a_click_on_a_figure_moves_the_controls(notebook_page, run_more, explorer):
+    page = notebook_page(CELLS)
+    seen = explorer(page).ready()
+    cell = """e => { const {xaxis: x, yaxis: y} = e._fullLayout, box = e.getBoundingClientRect();
+      return [box.x + x._offset + x.l2p(1), box.y + y._offset + y.l2p(2)]; }"""
+    plot = seen.view("layers").locator(".js-plotly-plot")
+    plot.scroll_into_view_if_needed()
+    page.mouse.click(*plot.evaluate(cell))
+    page.wait_for_function("e => e.dataset.generation === 'generation 1'", arg=mask(seen).element_handle())
+    seen.ready()
+    assert run_more(page, "print(e.values['generation'], e.values['layer'])").split() == ["1", "2"]
+
+
+def test_too_large_and_pushed_replies(notebook_page, run_more, explorer):
+    page = notebook_page(CELLS)
+    seen = explorer(page).ready("mask")
+    run_more(page, "from evonb.explorer import Reply\n"
+                   "e.push('mask', Reply(dict(rows=40_000, columns=20_000, matrix='w', live=0), [b'', b'']))")
+    seen.ready("mask", state="error")
+    assert "40,000 x 20,000 weights, more than the 536,870,912 that a page can hold" in seen.alert("mask")
+    run_more(page, "e.push('mask', Reply(e.ask('mask').content | dict(live=3), e.ask('mask').arrays))")
+    page.wait_for_function("e => e.textContent.includes('hold what their counts say')",
+                           arg=seen.view("mask").locator("[role=alert]").first.element_handle())
+
+
+@pytest.fixture
+def stored_page(run, offline_page, tmp_path):
+    def make(**options):
+        made = ConnectomeExplorer(run).set(layer=1, matrix="mlp.c_fc")
+        only = dict(layer=[1], matrix=["mlp.c_fc", "attn.c_attn"], compare=["nothing", "own:0"])
+        return offline_page(made.to_html(tmp_path / "connectome.html", only=only), **options)
+    return make
+
+
+def test_the_page_from_disk_keeps_its_controls(stored_page, explorer, connectomes, assert_accessible):
+    page = stored_page()
+    seen = explorer(page).ready()
+    check_mask(seen, connectomes[3].signs[NAME].numpy())
+    seen.set("generation", 2).ready()
+    check_mask(seen, connectomes[2].signs[NAME].numpy())
+    check_hover(seen, page, connectomes[2].signs[NAME].numpy())
+    seen.set("compare", "generation 0").ready()
+    check_difference(seen, connectomes[2], connectomes[0])
+    assert_accessible(page)
+
+
+def test_parts_of_rows_are_named(stored_page, explorer, connectomes):
+    page = stored_page()
+    seen = explorer(page).set("matrix", "attn.c_attn").ready()
+    page.mouse.move(*at(seen, 32 + 17, 5))  # 32 wide, 4 heads of 8
+    page.wait_for_function("e => e.dataset.row === '49'", arg=mask(seen).element_handle())
+    assert seen.note("mask").startswith("row 49 (head 2 key dimension 1), column 5 (residual dimension 5): ")
+
+
+def test_zoom_pan_and_the_keyboard(stored_page, explorer, connectomes):
+    page, signs = stored_page(), connectomes[3].signs[NAME].numpy()
+    seen = explorer(page).ready("mask")
+    canvas = mask(seen)
+    canvas.focus()
+    for _ in range(8):
+        page.keyboard.press("+")
+    d = seen.canvas("mask")
+    assert float(d["zoom"]) == 1 and float(d["scaleX"]) >= 28 and float(d["scaleY"]) == 28
+    for key in ("ArrowDown", "ArrowRight", "ArrowRight", "ArrowUp", "ArrowUp"):
+        before = seen.canvas("mask")
+        page.keyboard.press(key)
+        now, axis = seen.canvas("mask"), "row" if key in ("ArrowUp", "ArrowDown") else "column"
+        if "row" in before:
+            assert int(now[axis]) - int(before[axis]) == (1 if key in ("ArrowDown", "ArrowRight") else -1)
+        assert int(now["sign"]) == signs[int(now["row"]), int(now["column"])]
+    visible = [(r, c) for r, c in np.ndindex(*signs.shape)
+               if 0 < r - float(now["top"]) < 14 and 0 < c - float(now["left"]) < 20]
+    cells = [visible[i] for i in np.random.default_rng(0).permutation(len(visible))[:12]]
+    assert signs_drawn(seen, cells) == [int(signs[c]) for c in cells]
+    for _ in range(40):
+        page.keyboard.press("ArrowDown")  # the sight follows the cursor
+    after = seen.canvas("mask")
+    assert int(after["row"]) == int(now["row"]) + 40 and float(after["top"]) > float(now["top"])
+    page.keyboard.press("Shift+ArrowDown")
+    page.keyboard.press("Shift+ArrowRight")
+    r0, c0 = int(after["row"]), int(after["column"])
+    assert seen.canvas("mask")["selection"] == f"{r0}:{r0 + 1},{c0}:{c0 + 1}"
+    assert int(seen.canvas("mask")["selectedLive"]) == np.count_nonzero(signs[r0:r0 + 2, c0:c0 + 2])
+    page.keyboard.press("Escape")
+    assert "selection" not in seen.canvas("mask")
+    x, y = at(seen, r0, c0)
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x - 140, y - 56, steps=4)
+    page.mouse.up()
+    page.wait_for_function("([e, top]) => Math.abs(e.dataset.top - top - 2) < .1",  # two rows of 28 px
+                           arg=[canvas.element_handle(), float(after["top"])])
+    page.keyboard.press("0")
+    assert float(seen.canvas("mask")["zoom"]) == 0
+    page.mouse.wheel(0, -300)  # focused: the wheel zooms
+    page.wait_for_function("e => +e.dataset.zoom > 0.1", arg=canvas.element_handle())
+    seen.press("Show all of the matrix")
+    assert float(seen.canvas("mask")["zoom"]) == 0
+
+
+def hidden_blocks(signs, d, sides):
+    "How many blocks are drawn, and how many have fewer live weights than the threshold; by brute force."
+    grain, (width, height) = int(d["grain"]), sides
+
+    def edges(n, size, unit):  # of blocks of `grain` px; they begin at whole units
+        first = np.floor(np.arange(-(-n // grain) + 1) / (n / size / grain) / unit + 1e-9).astype(int)
+        return [(a * unit, min(max(a + 1, b) * unit, size)) for a, b in zip(first, first[1:])]
+
+    down, across = edges(height, signs.shape[0], int(d["high"])), edges(width, signs.shape[1], int(d["wide"]))
+    shares = np.array([[np.mean(signs[a:b, c:e] != 0) if a < b and c < e else 0 for c, e in across] for a, b in down])
+    return int((shares > 0).sum()), int(((shares > 0) & (shares < float(d["threshold"]) - 1e-9)).sum())
+
+
+def test_the_threshold_hides_thin_blocks(offline_page, explorer):
+    import torch
+    rng = np.random.default_rng(2)
+    signs = (rng.random((900, 700)) < np.linspace(0.05, 0.6, 700)).astype(np.int8)
+    made = ConnectomeExplorer(Connectome({"w": torch.from_numpy(signs)}, {"w": signs.shape}))
+    page = offline_page(made.to_html(only=dict(compare=["nothing"])), viewport=dict(width=400, height=800))
+    seen = explorer(page).ready("mask")
+    assert seen.canvas("mask")["hidden"] == "0"
+    seen.set("threshold", 30)
+    d = seen.canvas("mask")
+    size = mask(seen).evaluate("e => [e.width, e.height]")
+    assert d["threshold"] == "0.3" and (int(d["blocks"]), int(d["hidden"])) == hidden_blocks(signs, d, size)
+    assert int(d["hidden"]) > 1000 and int(d["grain"]) > 1
+
+
+def downloaded(page, press):
+    with page.expect_download() as waiting:
+        press()
+    return waiting.value.suggested_filename, waiting.value.path().read_bytes()
+
+
+def test_the_selection_is_saved_as_png_and_csv(stored_page, explorer, connectomes):
+    page, signs = stored_page(), connectomes[3].signs[NAME].numpy()
+    seen = explorer(page).ready("mask")
+    name, data = downloaded(page, lambda: seen.press("Save the live weights of the selection, or of all, as CSV"))
+    rows = list(csv.DictReader(io.StringIO(data.decode())))
+    found = np.zeros_like(signs)
+    for r in rows:
+        found[int(r["row"]), int(r["column"])] = int(r["sign"])
+    assert name.endswith(".csv") and len(rows) == np.count_nonzero(signs) and (found == signs).all()
+    seen.press("Select by dragging (also: drag with Shift, or Shift and the arrow keys)")
+    page.mouse.move(*at(seen, 30, 8))
+    page.mouse.down()
+    page.mouse.move(*at(seen, 61, 23), steps=3)
+    page.mouse.up()
+    name, data = downloaded(page, lambda: seen.press("Save the selection, or all, as a PNG picture"))
+    assert name.endswith(".png") and data.startswith(b"\x89PNG")
+    assert struct.unpack(">II", data[16:24]) == (16 * 16, 32 * 16)  # a weight is 16 px: 512 px for 32 rows
+    part = signs[30:62, 8:24]
+    pixels = page.evaluate("""async (bytes) => {
+      const image = await createImageBitmap(new Blob([new Uint8Array(bytes)]));
+      const c = new OffscreenCanvas(image.width, image.height).getContext('2d'); c.drawImage(image, 0, 0);
+      return Array.from({length: 32 * 16}, (_, i) => Array.from(
+        c.getImageData(16 * (i % 16) + 8, 16 * Math.floor(i / 16) + 8, 1, 1).data.slice(0, 3))); }""", list(data))
+    colours = {1: POSITIVE, -1: NEGATIVE, 0: (255, 255, 255)}
+    assert [tuple(p) for p in pixels] == [colours[int(s)] for s in part.ravel()]
+
+
+def test_names_with_html_are_text(offline_page, explorer):
+    import torch
+    signs = torch.from_numpy(np.random.default_rng(0).choice([-1, 0, 1], (6, 8)).astype(np.int8))
+    one, other = (Connectome({EVIL: s}, {EVIL: (6, 8)}) for s in (signs, -signs))
+    made = ConnectomeExplorer({EVIL: one, "b": other})
+    page = offline_page(made.to_html(only=dict(compare=["nothing", "own:b"])))
+    seen = explorer(page).set("compare", "b").ready("mask").ready("differences").ready("layers").ready("signs")
+    assert page.evaluate("() => window.hacked") is None and page.locator(".evonb-explorer img").count() == 0
+    assert EVIL in seen.text("differences") and EVIL in seen.options("generation")
+    assert seen.canvas("mask")["flipped"] == str(int((signs != 0).sum()))
+
+
+@pytest.mark.parametrize("width, dark", [(1200, False), (1200, True), (400, False), (400, True)])
+def test_it_follows_its_column_in_light_and_dark(stored_page, explorer, assert_accessible, width, dark):
+    page = stored_page(viewport=dict(width=width, height=900), color_scheme="dark" if dark else "light")
+    seen = explorer(page).ready()
+    box = mask(seen).bounding_box()
+    assert width - 90 <= box["width"] <= width and page.evaluate("() => document.body.scrollWidth") <= width
+    assert_accessible(page)
+    seen.screenshot(f"connectome_explorer_{width}_{'dark' if dark else 'light'}")
+    page.set_viewport_size(dict(width=700, height=900))
+    page.wait_for_function("e => e.clientWidth > 600 && e.clientWidth < 700", arg=mask(seen).element_handle())
