@@ -11,7 +11,7 @@ __all__ = ['KEEP', 'OVER', 'ReadingTimes', 'clean_readers', 'mean_time', 'assemb
            'toy_surprisal', 'toy_reading', 'check_surprisal', 'Task', 'random_intercept', 'make_task', 'Fitted',
            'fit_model', 'score_models', 'behavior_scores', 'binned_times']
 
-# %% ../nbs/42_behavior.ipynb #70a7db07
+# %% ../nbs/42_behavior.ipynb #d1653185
 import csv
 import json
 import math
@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 
-from .core import DamagedFileError, InputError, Seeds, check_choice, check_positive, to_dict
+from .core import DamagedFileError, InputError, Seeds, check_choice, check_positive, facts_html, to_dict
 from .corpora import Corpus, MissingExtraError, dataset_path, load_corpus
 from .passages import Passage, join_words
 from .toy_english import toy_stream
@@ -72,6 +72,15 @@ def __repr__(self: ReadingTimes):
     who = "means over readers" if self.readers is None else f"{self.readers.shape[1]} readers"
     return (f"ReadingTimes({self.name!r}: {len(self.passages)} stories, {len(self.time):,} words, {who}, "
             f"mean {np.nanmean(self.time):.0f} ms)")
+
+# %% ../nbs/42_behavior.ipynb #2ff83353
+@patch
+def _repr_html_(self: ReadingTimes):
+    who = "means over readers" if self.readers is None else self.readers.shape[1]
+    low, middle, high = np.nanquantile(self.time, [.05, .5, .95])
+    return facts_html({"reading times": self.name, "stories": len(self.passages), "words": f"{len(self.time):,}",
+                       "without a time": int(np.isnan(self.time).sum()), "readers": who,
+                       "median": f"{middle:.0f} ms (5 % below {low:.0f}, 5 % above {high:.0f})"})
 
 # %% ../nbs/42_behavior.ipynb #0e322125
 KEEP = (100., 3000.) # ms: single times outside are left out (Futrell et al. 2021)

@@ -6,11 +6,12 @@
 __all__ = ['EvonbError', 'InputError', 'CorpusError', 'ConnectomeError', 'StoreError', 'DamagedFileError', 'NoSpaceError',
            'RunExistsError', 'RunBusyError', 'NonFiniteLossError', 'Stopped', 'check_fraction', 'check_positive',
            'check_choice', 'Seeds', 'to_dict', 'from_dict', 'can_draw', 'progress', 'listened', 'listening', 'announce',
-           'StopRequest', 'stoppable', 'file_sha256', 'human_count', 'human_bytes', 'human_time']
+           'StopRequest', 'stoppable', 'file_sha256', 'human_count', 'human_bytes', 'human_time', 'facts_html']
 
-# %% ../nbs/00_core.ipynb #6a4ad971
+# %% ../nbs/00_core.ipynb #99187883
 import dataclasses
 import hashlib
+import html
 import json
 import signal
 import sys
@@ -292,3 +293,12 @@ def human_time(
     minutes, s = divmod(round(seconds), 60)
     hours, m = divmod(minutes, 60)
     return f"{hours} h {m:02d} min" if hours else f"{m} min {s:02d} s"
+
+# %% ../nbs/00_core.ipynb #b3bb2b20
+def facts_html(
+    facts: dict # what is said of something -> its value; empty values are left out
+) -> str: # HTML
+    "A table of facts, for `_repr_html_`."
+    row = "<tr><th style='text-align:left'>{}</th><td style='text-align:left'>{}</td></tr>"
+    cells = "".join(row.format(html.escape(str(k)), html.escape(str(v))) for k, v in facts.items() if v not in ("", None))
+    return f"<table>{cells}</table>"

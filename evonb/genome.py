@@ -10,7 +10,7 @@ __all__ = ['MERGES', 'Adapter', 'config_rank_scale', 'new_config', 'read_adapter
            'breadcrumbs', 'ties', 'dare_linear', 'dare_ties', 'pcb', 'AdapterSpace', 'layer_of', 'module_groups',
            'CoefficientSpace']
 
-# %% ../nbs/22_genome.ipynb #06052570
+# %% ../nbs/22_genome.ipynb #b3ba9101
 import dataclasses
 import hashlib
 import inspect
@@ -34,12 +34,13 @@ from evonb.core import (
     Seeds,
     check_choice,
     check_positive,
+    facts_html,
     from_dict,
     to_dict,
 )
 from .store import check_folder, tensors_digest, writing_folder
 
-# %% ../nbs/22_genome.ipynb #b2da352d
+# %% ../nbs/22_genome.ipynb #a17204c6
 @dataclass(frozen=True, eq=False)
 class Adapter:
     "A LoRA adapter: the change of module m is `scale[m] * B[m] @ A[m]`. Without any module it is the base itself."
@@ -58,6 +59,12 @@ class Adapter:
     def __repr__(self):
         ranks = sorted({self.rank(m) for m in self.A})
         return f"Adapter({len(self.A)} modules, ranks {ranks}, base {self.config.get('base_model_name_or_path')!r})"
+
+    def _repr_html_(self):
+        shapes = Counter(f"rank {self.rank(m)} of {' x '.join(map(str, self.shape(m)))}" for m in self.A)
+        n = sum(t.numel() for t in (*self.A.values(), *self.B.values()))
+        return facts_html({"adapter of": self.config.get("base_model_name_or_path"), "modules": len(self.A),
+                           "weights": f"{n:,}", "shapes": ", ".join(f"{k} ({v})" for k, v in shapes.items())})
 
 # %% ../nbs/22_genome.ipynb #8048502f
 def _wide(

@@ -14,9 +14,8 @@ __all__ = ['METHODS', 'TaskResult', 'Outcome', 'margins', 'log_right', 'right_op
            'ParetoConfig', 'Pareto', 'SkillLandscape', 'CoarseToFineConfig', 'structured_design', 'kernel',
            'ItemSurrogate', 'expected_log_right', 'maximise', 'CoarseToFine', 'compare', 'best_so_far']
 
-# %% ../nbs/30_population.ipynb #3791ce43
+# %% ../nbs/30_population.ipynb #9b82a3d0
 import dataclasses
-import html
 import json
 import math
 import time
@@ -38,6 +37,7 @@ from evonb.core import (
     announce,
     check_choice,
     check_positive,
+    facts_html,
     from_dict,
     human_time,
     listened,
@@ -169,6 +169,14 @@ def __repr__(self: Individual):
     made = self.lineage.operator + (f" of {parents}" if parents else "")
     score = f"{self.value:.3f}" if np.isfinite(self.value) else f"failed: {self.reason}"
     return f"Individual({self.number}, {self.digest[:8]}, {score}, {made}, generation {self.lineage.generation})"
+
+# %% ../nbs/30_population.ipynb #5004b7bb
+@patch
+def _repr_html_(self: Individual):
+    value = f"{self.value:.3f}" if np.isfinite(self.value) else f"failed: {self.reason}"
+    facts = {"individual": f"{self.number}, {self.digest[:16]}", "generation": self.lineage.generation,
+             "made by": self.lineage.operator, "parents": ", ".join(p[:8] for p in self.lineage.parents), "fitness": value}
+    return facts_html(facts | {f"score on {task}": f"{score:.3f}" for task, score in self.scores.items()})
 
 # %% ../nbs/30_population.ipynb #f7cae337
 _plain = ("digest", "number", "value", "smooth", "scores", "reason", "own_value", "stale")
@@ -680,14 +688,13 @@ def __repr__(self: Result):
             f"{self.best.digest[:8]}) after {self.evaluations} evaluations in {human_time(self.seconds)}, "
             f"ended by {self.ended})")
 
-# %% ../nbs/30_population.ipynb #0f708b60
+# %% ../nbs/30_population.ipynb #5b80b034
 @patch
 def _repr_html_(self: Result):
     rows = {"method": self.method, "best validation": f"{self.best.value:.3f}", "made by": self.best.lineage.operator,
             "digest": self.best.digest[:16], "evaluations": self.evaluations,
             "generations": self.history.sizes["generation"], "time": human_time(self.seconds), "ended by": self.ended}
-    row = "<tr><th style='text-align:left'>{}</th><td style='text-align:left'>{}</td></tr>"
-    return "<table>" + "".join(row.format(k, html.escape(str(v))) for k, v in rows.items()) + "</table>"
+    return facts_html(rows)
 
 # %% ../nbs/30_population.ipynb #0e7e8327
 def evolve(

@@ -7,10 +7,9 @@ __all__ = ['KINDS', 'SILENCES', 'ALICE_TR', 'ALICE_SCANS', 'ALICE_DROPPED', 'ALI
            'nuisance_design', 'taken_out', 'read_textgrid', 'spoken_words', 'punctuated', 'alice', 'tuckute2024',
            'toy_story', 'word_vectors', 'ToyBrainConfig', 'Truth', 'toy_brain']
 
-# %% ../nbs/43_responses.ipynb #f3bec53a
+# %% ../nbs/43_responses.ipynb #5e06280c
 import dataclasses
 import difflib
-import html
 import re
 import typing
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 
-from .core import InputError, Seeds, check_choice, check_fraction, check_positive
+from .core import InputError, Seeds, check_choice, check_fraction, check_positive, facts_html
 from .corpora import MissingCorpusError, dataset_path
 from .passages import Passage, split_words
 from .scans import HRFS, check_onsets, check_scans, convolved, delayed, drifts, hrf, to_scans
@@ -176,15 +175,14 @@ def __repr__(self: Responses):
     return (f"Responses({self.name!r}: {what} x {_many(k, 'target')} of {_many(len(self.subjects), 'subject')} and "
             f"{_many(len(self.rois), 'region')}; {_many(self.n_words, 'word')})")
 
-# %% ../nbs/43_responses.ipynb #5b3f6c0d
+# %% ../nbs/43_responses.ipynb #fdf5f7fe
 @patch
 def _repr_html_(self: Responses):
     rows = dict(responses=repr(self), regions=", ".join(map(str, self.rois[:12])) + ", ..." * (len(self.rois) > 12),
                 subjects=", ".join(map(str, self.subjects[:30])) + ", ..." * (len(self.subjects) > 30),
                 nuisance=", ".join([*self.nuisance, *(["by subject"] if self.subject_nuisance else [])]),
                 positions="illustrative" if self.illustrative else "", notes=" · ".join(self.notes))
-    row = "<tr><th style='text-align:left'>{}</th><td style='text-align:left'>{}</td></tr>"
-    return f"<table>{''.join(row.format(k, html.escape(str(v))) for k, v in rows.items() if v)}</table>"
+    return facts_html(rows)
 
 # %% ../nbs/43_responses.ipynb #fc0585a7
 def _chosen(names, known, what):

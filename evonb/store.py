@@ -7,11 +7,10 @@ __all__ = ['replacing', 'write_json', 'read_json', 'tensors_digest', 'write_tens
            'read_dataset', 'writing_folder', 'check_folder', 'versions', 'Run', 'now', 'is_locked', 'locked',
            'changed_settings', 'differences', 'create_run', 'writing', 'open_run', 'reopen_run', 'folder_size']
 
-# %% ../nbs/04_store.ipynb #e76720db
+# %% ../nbs/04_store.ipynb #e2348216
 import datetime
 import errno
 import hashlib
-import html
 import json
 import os
 import platform
@@ -35,6 +34,7 @@ from evonb.core import (
     RunExistsError,
     StoreError,
     announce,
+    facts_html,
     file_sha256,
     human_bytes,
 )
@@ -499,12 +499,10 @@ def __repr__(self: Run):
     stage = f" in {s['stage']}" if s["stage"] else ""
     return f"Run({self.path}: {self.kind}, {s['status']}{stage}, {self.about['created']})"
 
-# %% ../nbs/04_store.ipynb #111c63e5
+# %% ../nbs/04_store.ipynb #7175d3ab
 @patch
 def _repr_html_(self: Run):
     s = self.state()
     rows = dict(folder=self.path, kind=self.kind, status=s["status"], message=s["message"],
                 created=self.about["created"], updated=s["updated"], size=human_bytes(folder_size(self.path)))
-    row = "<tr><th style='text-align:left'>{}</th><td style='text-align:left'>{}</td></tr>"
-    cells = "".join(row.format(k, html.escape(str(v))) for k, v in rows.items() if v)
-    return f"<table>{cells}</table>"
+    return facts_html(rows)

@@ -5,6 +5,7 @@ import pytest
 
 from evonb import population
 from evonb.core import InputError, Seeds, Stopped, StopRequest, StoreError
+from evonb.genome import Lineage
 from evonb.operators import AllFailedError, ArraySpace
 from evonb.population import (
     METHODS,
@@ -523,3 +524,13 @@ def test_one_that_goes_back_is_a_child_of_its_own_best():
         for digest, parent in zip(row, parents[g]):
             own[digest] = max((digest, own.get(parent, digest)), key=value.get)
             assert g == 0 or own[parent] == parent
+
+
+def test_an_individual_shows_itself_as_text():
+    bad = "<img src=x onerror=alert(1)>"
+    lineage = Lineage(("aaaa1111bbbb", "cccc2222dddd"), "crossover", generation=3)
+    shown = population.Individual(None, lineage, "ffff" * 16, 7, .75, scores={bad: .5})._repr_html_()
+    assert "crossover" in shown and "aaaa1111, cccc2222" in shown and ">0.750<" in shown and ">0.500<" in shown
+    assert "<img" not in shown
+    failed = population.Individual(None, lineage, "ffff" * 16, 7, reason=bad)._repr_html_()
+    assert "failed: &lt;img" in failed and "<img" not in failed

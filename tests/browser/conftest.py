@@ -99,7 +99,7 @@ def notebook_page(lab, fresh_kernels, watched, request):
         page, page.watch = watched(lab.url, ALLOWED[app], **options)
         notebook.open_notebook(page, lab, lab.notebook(cells, name), app)
         if theme:
-            page.evaluate("theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", theme)
+            notebook.set_theme(page, theme)
         notebook.assert_ran(notebook.run_all(page))
         return page
 

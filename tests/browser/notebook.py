@@ -61,6 +61,14 @@ def open_notebook(page, lab, name: str, app: str = "lab"):
         page.wait_for_function("() => window.jupyterapp")
 
 
+def set_theme(page, theme: str):
+    "Changes JupyterLab's theme, and waits until the page wears it."
+    with waiting(page, f"the theme {theme}"):
+        page.evaluate("""async theme => { await window.jupyterapp.restored;
+          await window.jupyterapp.commands.execute('apputils:change-theme', {theme}); }""", theme)
+        page.wait_for_function("theme => document.body.dataset.jpThemeName === theme", arg=theme)
+
+
 def _within(page, what: str, seconds: float, script: str, argument=None):
     "Awaits a script's promise, at most so long (evaluate itself has no time limit)."
     limit = """async ([script, argument, ms]) => Promise.race([eval(script)(argument),

@@ -1,0 +1,400 @@
+"""The site's scripts: directives, what an execution depends on, failing cells, pages, the reference, links."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from threading import Thread
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "docs"))
+
+from maker import api, entries, execution, figures, links, pages, reach, serving, sources, writing  # noqa: E402
+
+code, prose = nbformat.v4.new_code_cell, nbformat.v4.new_markdown_cell
+CORE = '''"""What everything rests on"""
+
+LIMIT = 3 # metres
+
+def base(
+    x, # (n_rows, 2) metres
+    scale: float = 1.5, # a factor
+    *, # what follows is named
+    how: str | None = None # "a" | "b"
+) -> list: # (n_rows,) metres
+    "Rows <b>scaled</b> by `scale`."
+    return x
+
+def _hidden(): pass
+'''
+SHAPES = '''"""Shapes"""
+from dataclasses import dataclass, field
+from fastcore.basics import patch
+from small.core import base
+
+@dataclass
+class Shape:
+    "A shape."
+    sides: int # how many
+    notes: dict = field(default_factory=dict) # anything
+
+@patch
+def area(self: Shape, unit="m"): # -> square metres
+    "Its area."
+    return base(1)
+
+@patch(as_prop=True)
+def empty(self: Shape) -> bool: return not self.sides
+'''
+
+
+@pytest.fixture
+def project(tmp_path):
+    "A small project: shapes uses core, alone uses nothing."
+    for name, text in dict(core=CORE, shapes=SHAPES, alone="x = 1\n", __init__='__version__ = "1"\n').items():
+        file = tmp_path / "small" / f"{name}.py"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text)
+    (tmp_path / "settings.ini").write_text("[DEFAULT]\ntst_flags = slow\nversion = 1\n")
+    (tmp_path / "nbs").mkdir()
+    return sources.Project(tmp_path, "small")
+
+
+def notebook(project, name, *cells):
+    nb = nbformat.v4.new_notebook(cells=[prose(f"# {name}\n\n> what it holds"), *cells])
+    path = project.notebooks / f"{name}.ipynb"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(nb, path)
+    return path
+
+
+def test_the_scripts_say_how_to_use_them():
+    done = subprocess.run([sys.executable, ROOT / "docs" / "build.py", "--help"], capture_output=True, text=True)
+    assert done.returncode == 0 and "execute" in done.stdout and "serve" in done.stdout
+
+
+# Directives ------------------------------------------------------------------------------------------------------
+
+def test_directives_open_a_cell_and_are_taken_off():
+    text = "#| export\n#|eval: false\n\nx = 1\n#| hide\ny = 2"
+    assert sources.directives(text) == {"export": "", "eval": "false"}
+    assert sources.without_directives(text) == "x = 1\n#| hide\ny = 2"
+    assert sources.directives("#| default_exp core") == {"default_exp": "core"}
+
+
+@pytest.mark.parametrize("text, runs", [("1", True), ("#| hide\n1", True), ("#| export\n1", True),
+                                        ("#| slow\n1", False), ("#| eval: false\n1", False),
+                                        ("#| eval: False\n1", False)])
+def test_what_is_run_is_what_nbdev_runs(text, runs):
+    assert sources.is_run(text, ("slow",)) is runs
+
+
+def test_the_projects_test_flags_are_read(project):
+    assert sources.test_flags(project) == ("slow",)
+
+
+def test_a_notebook_that_is_none_is_named(project):
+    (project.notebooks / "00_bad.ipynb").write_text("{")
+    with pytest.raises(sources.BuildError, match="00_bad.ipynb: not a notebook"):
+        sources.read_notebook(project.notebooks / "00_bad.ipynb")
+
+
+def test_notebooks_are_found_by_name_and_unknown_ones_refused(project):
+    first, second = notebook(project, "00_a"), notebook(project, "tutorials/1_b")
+    notebook(project, "_draft"), notebook(project, ".ipynb_checkpoints/00_a")
+    assert sources.notebook_paths(project) == [first, second]
+    assert sources.notebook_paths(project, ["1_b"]) == [second]
+    with pytest.raises(sources.BuildError, match="no notebook 2_c"):
+        sources.notebook_paths(project, ["2_c"])
+
+
+# What an execution depends on ------------------------------------------------------------------------------------
+
+def key(project, *texts):
+    nb = nbformat.v4.new_notebook(cells=[c if isinstance(c, dict) else code(c) for c in texts])
+    return reach.cache_key(project, nb, skipped=("slow",))
+
+
+def test_imports_reach_through_modules():
+    graph = {"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": set()}
+    assert reach.reached({"a"}, graph) == {"a", "b", "c"} and reach.reached({"numpy"}, graph) == set()
+
+
+def test_every_form_of_import_and_mention_counts(project):
+    for text in ("from small.core import base", "import small.core as c", "from small import core",
+                 "def f():\n    from small.core import base", "%time x\nfrom small.core import base",
+                 "run(['python', '-c', 'import small.core'])"):
+        assert reach.used_by(text, "small") & set(project.modules()) == {"core"}, text
+    for text in ("!small demo", 'run(["small", "demo"])', "run('bin/small demo')"):
+        assert "cli" in reach.used_by(text, "small"), text
+    assert reach.used_by("from .core import base", "small", inside=True) >= {"core"}
+
+
+def test_the_key_reacts_to_the_notebook_and_to_what_it_reaches_only(project):
+    text = "from small.shapes import Shape"
+    before = key(project, text)
+    assert key(project, text) == before and key(project, text + "\n1") != before
+    (project.root / "small" / "alone.py").write_text("x = 2\n")
+    assert key(project, text) == before, "alone.py isn't reached"
+    (project.root / "small" / "core.py").write_text(CORE + "\n")
+    assert key(project, text) != before, "core.py is, through shapes.py"
+
+
+def test_prose_and_cells_that_dont_run_leave_the_key(project):
+    assert key(project, "1", prose("a")) == key(project, "1", prose("b"), "#| eval: false\nx", "#| slow\ny")
+
+
+@pytest.mark.parametrize("file", ["requirements.lock", "data/names.json", "small/static/view.js", "small/__init__.py"])
+def test_what_modules_read_counts(project, file):
+    (project.root / "small" / "core.py").write_text(CORE + '\nTEXT = open("static/view.js"), open("names.json")\n')
+    before = key(project, "import small.core"), key(project, "import small.alone")
+    path = project.root / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("new")
+    assert key(project, "import small.core") != before[0]
+    assert (key(project, "import small.alone") != before[1]) == (file in ("requirements.lock", "small/__init__.py"))
+
+
+# Executing -------------------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory):
+    "Two notebooks are executed: one is whole, one fails. (project, good path, bad path, what was said)"
+    project = sources.Project(tmp_path_factory.mktemp("project"), "small")
+    (project.root / "small").mkdir()
+    good = notebook(project, "00_good", code("import os\nfrom pathlib import Path"), code("#| eval: false\n1/0"),
+                    code("print(Path.cwd().name, os.environ['EVONB_STATIC'], 'PYTHONSTARTUP' in os.environ)"),
+                    code("#| slow\n1/0"), code("6 * 7"))
+    bad = notebook(project, "10_bad", code("a = 1"), code("#| hide\nvalues = {}\nvalues['<b>']"))
+    (project.root / "settings.ini").write_text("[DEFAULT]\ntst_flags = slow\n")
+    with pytest.raises(sources.BuildError) as e:
+        execution.execute(project)
+    return project, good, bad, str(e.value)
+
+
+def test_a_failing_cell_is_named_with_its_traceback(executed):
+    said = executed[3]
+    assert "nbs/10_bad.ipynb: cell 2 (" in said and "values['<b>']" in said and "KeyError: '<b>'" in said
+    assert "1 of 2 fail: 10_bad.ipynb" in said and "\x1b" not in said
+
+
+def test_cells_run_in_the_notebooks_folder_and_skipped_ones_dont(executed):
+    project, good, _, _ = executed
+    nb = sources.read_notebook(good)
+    done = execution.kept(execution.Cache.of(project), good, nb)
+    shown = execution.with_outputs(nb, done)
+    assert shown.cells[3].outputs[0].text.startswith("nbs 1 ") and shown.cells[5].outputs[0].data["text/plain"] == "42"
+    assert shown.cells[2].outputs == [] and shown.cells[4].outputs == []
+
+
+def test_what_ran_isnt_run_again_and_what_failed_isnt_kept(executed, monkeypatch):
+    project, good, bad, _ = executed
+    cache = execution.Cache.of(project)
+    monkeypatch.setattr(execution, "executed", lambda *a: pytest.fail("run again"))
+    assert execution.run_one(cache, good).cached
+    assert execution.kept(cache, bad, sources.read_notebook(bad)) is None
+    assert [p.name.split("@")[0] for p in sorted(cache.folder.iterdir())] == ["00_good"]
+
+
+def test_a_truncated_execution_is_thrown_away(executed):
+    project, good, _, _ = executed
+    cache, nb = execution.Cache.of(project), sources.read_notebook(good)
+    place = cache.place(good, nb)
+    whole = place.read_bytes()
+    place.write_bytes(whole[:100])
+    assert execution.kept(cache, good, nb) is None and not place.exists()
+    place.write_bytes(whole)
+
+
+def test_the_oldest_executions_are_forgotten(project):
+    path, cache = notebook(project, "00_a", code("1")), execution.Cache.of(project)
+    for n in range(execution.KEPT + 2):
+        execution.keep(cache, path, nbformat.v4.new_notebook(cells=[code(str(n))]), nbformat.v4.new_notebook())
+    assert len(list(cache.folder.iterdir())) == execution.KEPT
+
+
+# Pages -----------------------------------------------------------------------------------------------------------
+
+FIGURE = dict(data=[dict(type="scatter", y=[1, 2])], layout=dict(title=dict(text="Loss <b>&lt;x&gt;</b>"), height=300))
+
+
+def test_a_figure_becomes_a_place_and_a_script_that_cant_be_broken_out_of():
+    made = figures.Figures("nbs-00_a")
+    shown = figures.shown_data({figures.PLOTLY: dict(FIGURE, layout=dict(title='"><script>alert(1)</script>'))}, made)
+    assert "<script" not in shown["text/html"] and 'data-figure="nbs-00_a-1"' in shown["text/html"]
+    assert figures.title_of_figure(FIGURE) == "Loss  <x>"
+    script = figures.script_of("nbs-00_a-1", made.specs["nbs-00_a-1"])
+    assert json.loads(script[len("evonbFigure("):-3].split(", ", 1)[1])["data"] == FIGURE["data"]
+
+
+def test_live_widgets_and_empty_streams_arent_shown():
+    made = figures.Figures("p")
+    assert figures.shown_output(nbformat.v4.new_output("display_data", {figures.WIDGET: {}}), made) is None
+    assert figures.shown_output(nbformat.v4.new_output("stream", text="\x1b[1m\n"), made) is None
+    bar = figures.shown_output(nbformat.v4.new_output("stream", text=" 10%\r 90%\rdone\n"), made)
+    assert bar.text == "done\n"
+
+
+def page(project, *cells):
+    nb = nbformat.v4.new_notebook(cells=[prose("# core\n\n> x"), code("#| default_exp core"), *cells])
+    return pages.page_of(nb, api.Library.of(project), figures.Figures("p"))
+
+
+def test_exported_cells_give_way_to_what_they_define(project):
+    exported = code("#| export\n" + CORE[CORE.index("def base"):CORE.index("def _hidden")])
+    made = page(project, exported, code("#| hide\nsecret = 1"), code("#| echo: false\n1"), code("2"))
+    kinds = [(c.cell_type, c.metadata.get("tags")) for c in made.cells]
+    assert kinds == [("markdown", None), ("markdown", None), ("code", ["hide-input"]), ("code", ["remove-input"]),
+                     ("code", [])]
+    told = made.cells[1].source
+    assert "{py:function} base(x, scale=1.5, *, how=None)" in told and ":no-index:" in told
+    assert 'id="small.core.base"' in told and "secret" not in json.dumps(made)
+
+
+def test_constants_stay_code(project):
+    made = page(project, code("#| export\nLIMIT = 3 # metres"), code("#| export\nimport os"))
+    assert [c.metadata.get("tags") for c in made.cells[1:]] == [[], ["hide-input"]]
+
+
+def test_the_readmes_tree_becomes_links(project):
+    made = nbformat.v4.new_notebook(cells=[prose("a\n<!-- tree -->\nold\n<!-- /tree -->\n![p](nbs/images/p.png)")])
+    assert pages.without_tree(made, "- links").cells[0].source == "a\n- links\n![p](images/p.png)"
+
+
+# The reference ---------------------------------------------------------------------------------------------------
+
+def test_docments_are_read_with_types_and_defaults(project):
+    base = api.Library.of(project).modules["core"].definitions[0]
+    assert [(p.name, p.type, p.default, p.says) for p in base.parameters] == [
+        ("x", "", None, "(n_rows, 2) metres"), ("scale", "float", "1.5", "a factor"), ("*", "", None, ""),
+        ("how", "str | None", "None", '"a" | "b"')]
+    assert (base.returns.type, base.returns.says) == ("list", "(n_rows,) metres")
+
+
+def test_patched_methods_stand_under_their_class(project):
+    found = {d.name: d for d in api.Library.of(project).by_owner["small.shapes"]}
+    assert list(found) == ["Shape", "Shape.area", "Shape.empty"]
+    assert [(p.name, p.default) for p in found["Shape"].parameters] == [("sides", None), ("notes", "{}")]
+    assert found["Shape.area"].returns.says == "square metres" and found["Shape.empty"].kind == "property"
+
+
+def test_the_reader_agrees_with_fastcore():
+    from fastcore.docments import docments
+
+    from evonb import core
+    module = api.Module("core", "evonb", ROOT / "evonb" / "core.py")
+    compared = 0
+    for d in (d for d in module.definitions if d.kind == "function" and d.is_public):
+        told = {k: v.docment for k, v in docments(getattr(core, d.name), full=True, returns=True).items()}
+        mine = {p.name: p.says for p in d.parameters if not p.name.startswith("*")}  # fastcore leaves out *args
+        assert {k: v for k, v in told.items() if k in mine and v} == {k: v for k, v in mine.items() if v}, d.name
+        compared += sum(map(bool, mine.values()))
+    assert compared > 20
+
+
+def test_a_table_holds_parameters_and_keeps_text_as_text(project):
+    base = api.Library.of(project).modules["core"].definitions[0]
+    text = entries.entry(base)
+    assert "| `scale` | `float` | `1.5` | a factor |" in text and "(n_rows" not in text.split("\n")[0]
+    assert "\\<b\\>scaled" in text and "**Returns** `list`, \\(n\\_rows\\,\\) metres" in text
+    assert entries.plain("<i>*a*</i> `b*`") == "\\<i\\>\\*a\\*\\<\\/i\\> `b*`"
+
+
+def test_unions_are_split_outside_brackets_only():
+    assert entries.split_union("A | dict[str, B | C]") == ["A", "dict[str, B | C]"]
+    assert entries.typed("Run | None") == "`Run` or `None`"
+
+
+def test_names_become_links_only_where_they_mean_one_thing():
+    from maker.sphinx_parts import resolved
+
+    objects = {n: 1 for n in ("small.core.base", "small.core.make_task", "small.shapes.make_task",
+                              "small.shapes.area_of", "small.core.rank", "small.core")}
+    names = {"base": ["small.core.base"], "make_task": ["small.core.make_task", "small.shapes.make_task"],
+             "area_of": ["small.shapes.area_of"], "rank": ["small.core.rank"]}
+    def find(name, here="small.shapes", called=False): return resolved(name, here, objects, names, called)
+    assert find("core.base") == "small.core.base" and find("area_of", "small.core") == "small.shapes.area_of"
+    assert find("make_task") == "small.shapes.make_task", "the page's own module comes first"
+    assert find("make_task", "small.other") is None, "two modules have it"
+    assert find("rank") is None and find("rank", called=True) == "small.core.rank", "a plain word may be a parameter"
+    assert find("core") == "small.core" and find("x") is None
+
+
+# The whole, small ------------------------------------------------------------------------------------------------
+
+def test_broken_and_outward_addresses_are_found(tmp_path):
+    (tmp_path / "a.html").write_text('<h2 id="x"></h2><a href="b.html#y"></a><a href="b.html#no"></a><a href="#x"></a>'
+                                     '<a href="c%20d.html"></a><a href="https://arxiv.org"></a><a href="gone.html"></a>'
+                                     '<script src="https://cdn.example.org/x.js"></script><img src="no.png">'
+                                     '<link rel="stylesheet" href="//fonts.example.org/f.css">')
+    (tmp_path / "b.html").write_text('<p id="y"></p><a href="../outside.html"></a>')
+    (tmp_path / "c d.html").write_text("")
+    assert links.broken(tmp_path) == [
+        "a.html: loads https://cdn.example.org/x.js from elsewhere",
+        "a.html: loads //fonts.example.org/f.css from elsewhere",
+        "a.html: b.html#no: b.html has no place called no",
+        "a.html: gone.html: there is no gone.html",
+        "a.html: no.png: there is no no.png",
+        "b.html: ../outside.html: there is no ../outside.html"]
+
+
+def test_the_layers_follow_the_numbers():
+    assert [writing.layer_of(n) for n in (0, 4, 10, 20, 21, 22, 32, 38, 48, 50, 59, 60)] == [
+        "Foundations", "Foundations", "One lifetime", "Generations", "Generations", "Populations", "Populations",
+        "Alignment", "Alignment", "Looking", "Looking", "Entry points"]
+
+
+def test_files_that_didnt_change_arent_touched_and_old_ones_go(project):
+    site = writing.Site(project, api.Library.of(project))
+    site.write("a.md", "1"), site.write("b.md", "1")
+    stamp = (site.source / "a.md").stat().st_mtime_ns
+    again = writing.Site(project, site.library)
+    again.write("a.md", "1")
+    again.sweep()
+    assert (site.source / "a.md").stat().st_mtime_ns == stamp and not (site.source / "b.md").exists()
+
+
+def test_serving_is_for_this_machine_and_needs_a_site(project):
+    with pytest.raises(sources.BuildError, match="run `make docs`"):
+        serving.server_of(project, 0)
+    (project.out / "html").mkdir(parents=True)
+    (project.out / "html" / "index.html").write_text("here")
+    with serving.server_of(project, 0) as server:
+        assert server.server_address[0] == "127.0.0.1"
+        Thread(target=server.serve_forever, daemon=True).start()
+        assert urllib.request.urlopen(f"http://127.0.0.1:{server.server_port}/").read() == b"here"
+        with pytest.raises(sources.BuildError, match=f"port {server.server_port} can't be used"):
+            serving.server_of(project, server.server_port)
+        server.shutdown()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("sphinx") is None, reason="Sphinx isn't installed (extra `docs`)")
+@pytest.mark.parametrize("text, said", [("[gone](01_gone.ipynb)", "01_gone.ipynb"),
+                                        ("[x](#no-such-place)", "no-such-place"), ("", "")])
+def test_the_small_site_is_built_and_a_broken_link_ends_it(project, text, said, capfd):
+    for name in ("CHANGELOG.md", "CONTRIBUTING.md"):
+        (project.root / name).write_text("# Text\n")
+    notebook(project, "index", prose("[one](00_one.ipynb)"))
+    tutorial = notebook(project, "tutorials/1_evolve_a_connectome", prose(f"See `base()`, $x^2$. {text}"))
+    paths = [tutorial, project.notebooks / "index.ipynb",
+             notebook(project, "00_one", code("#| default_exp core"), code("#| export\n" + CORE.partition("def base")[1]
+                                                                       + CORE.partition("def base")[2]))]
+    cache = execution.Cache.of(project)
+    for path in paths:
+        nb = sources.read_notebook(path)
+        execution.keep(cache, path, nb, nb)
+    if text:
+        with pytest.raises(sources.BuildError, match="Sphinx found"):
+            writing.build(project, paths)
+        assert said in capfd.readouterr().err
+        return
+    front = writing.build(project, paths)
+    page = (front.parent / "nbs/tutorials/1_evolve_a_connectome.html").read_text()
+    assert "<msup><mi>x</mi><mn>2</mn></msup>" in page and 'href="../../api/core.html#small.core.base"' in page
+    reference = (front.parent / "api/core.html").read_text()
+    assert "_modules/small/core.html#base" in reference and "../nbs/00_one.html#small.core.base" in reference
