@@ -7,7 +7,7 @@ NB_WORKERS ?= 2
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help install models demo test lab bench export clean-notebooks lint \
+.PHONY: help install models demo test lab pictures docs docs-serve bench export clean-notebooks lint \
         check-export check-notebooks check-layers check-style test-notebooks test-python
 
 help: ## list these targets
@@ -26,6 +26,7 @@ demo: install ## evolve a small connectome, compare it with its controls; prints
 
 test: install ## all checks and tests, in order: export, notebooks, layers, style, notebooks run, pytest
 	@$(MAKE) --no-print-directory models || echo "== SmolLM2 can't be fetched now; the tests that need it are skipped"
+	@.ci/browser >/dev/null || { test -z "$$CI" && echo "== the tests in a browser are skipped"; }
 	@$(MAKE) --no-print-directory check-export
 	@$(MAKE) --no-print-directory check-notebooks
 	@$(MAKE) --no-print-directory check-layers
@@ -33,9 +34,20 @@ test: install ## all checks and tests, in order: export, notebooks, layers, styl
 	@$(MAKE) --no-print-directory test-notebooks
 	@$(MAKE) --no-print-directory test-python
 
-lab: install ## JupyterLab on the tutorials (this machine only, with a token)
-	@$(PY) -m jupyterlab --ip=127.0.0.1 --ServerApp.root_dir='$(CURDIR)' --LabApp.default_url=/lab/tree/nbs/tutorials \
+lab: install ## JupyterLab, opened where to start (this machine only, with a token)
+	@$(PY) -m jupyterlab --ip=127.0.0.1 --ServerApp.root_dir='$(CURDIR)' \
+		--LabApp.default_url=/lab/tree/nbs/tutorials/0_start_here.ipynb \
 		$(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
+
+pictures: install ## the pictures of README and site: CONNECTOME=run POPULATION=run ALIGNMENT=run
+	@$(PY) .ci/pictures.py $(foreach kind,CONNECTOME POPULATION ALIGNMENT,$(if $($(kind)),$(kind)='$($(kind))')) $(ARGS)
+
+docs: install ## the site, from the notebooks as they run: _docs/html, no network needed
+	@$(PY) docs/build.py html --workers $(NB_WORKERS) $(ARGS)
+
+docs-serve: install ## show the site on this machine, made first where there is none (ARGS="--port 8000")
+	@test -f _docs/html/index.html || $(MAKE) --no-print-directory docs ARGS=
+	@$(PY) docs/build.py serve $(ARGS)
 
 bench: install ## run the benchmarks
 	@$(PY) tests/bench/run.py $(ARGS)
@@ -52,12 +64,13 @@ lint: install ## the quick checks: notebooks clean, layers, style
 	@$(MAKE) --no-print-directory check-layers
 	@$(MAKE) --no-print-directory check-style
 
-# The stages of `make test`. Two notebooks run side by side, so that each gets one thread.
-test-notebooks test-python: export OMP_NUM_THREADS = 1
-test-notebooks test-python: export MKL_NUM_THREADS = 1
-test-notebooks test-python: export OPENBLAS_NUM_THREADS = 1
-test-notebooks test-python: export HF_HUB_OFFLINE = 1
-test-notebooks test-python: export TOKENIZERS_PARALLELISM = false
+# The stages of `make test`. Two notebooks run side by side, so that each gets one thread. Outputs are kept in
+# _docs/cache by the notebook's code and the library's it uses: what ran and hasn't changed isn't run again.
+docs test-notebooks test-python: export OMP_NUM_THREADS = 1
+docs test-notebooks test-python: export MKL_NUM_THREADS = 1
+docs test-notebooks test-python: export OPENBLAS_NUM_THREADS = 1
+docs test-notebooks test-python: export HF_HUB_OFFLINE = 1
+docs test-notebooks test-python: export TOKENIZERS_PARALLELISM = false
 
 check-export:
 	@echo "== 1/6 what is generated matches the notebooks"
@@ -73,11 +86,11 @@ check-layers:
 
 check-style:
 	@echo "== 4/6 style"
-	@.venv/bin/ruff check evonb tests .ci
+	@.venv/bin/ruff check evonb tests docs .ci
 
 test-notebooks:
 	@echo "== 5/6 every notebook runs"
-	@.venv/bin/nbdev_test --n_workers $(NB_WORKERS) --do_print --timing
+	@$(PY) docs/build.py execute --workers $(NB_WORKERS)
 
 test-python:
 	@echo "== 6/6 pytest"

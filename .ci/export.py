@@ -66,7 +66,7 @@ def readme(root: Path) -> str:
     text = "\n\n".join(filter(None, map(as_markdown, read(path)["cells"])))
     if text.count(TREE) != 1 or text.count(TREE_END) != 1 or text.index(TREE) > text.index(TREE_END):
         raise SystemExit(f"{path}: needs the markers {TREE} and {TREE_END} once each, in this order.")
-    before, rest = text.split(TREE)
+    before, rest = text.replace("](images/", "](nbs/images/").split(TREE)  # links of nbs/, seen from the root
     note = "<!-- Generated from nbs/index.ipynb by `make export`. Edit the notebook, not this file. -->"
     return f"{note}\n\n{before}{tree(root)}{rest.split(TREE_END)[1]}\n"
 

@@ -483,7 +483,10 @@ function mount(root, link) {
   link.onPush((name, reply) => views.find((v) => v.host.view.name === name)?.push(reply),
               () => { cache.clear(); views.forEach((v) => v.again()); });
   const forget = link.onValues(update), unwatch = watchTheme(dress);
-  const sizes = new ResizeObserver(() => views.forEach((v) => { if (v.host.root.clientWidth) v.painter.resize?.(); }));
+  const sizes = new ResizeObserver(() => { // its first call comes when the explorer is in the page: only then its colours are known
+    dress();
+    views.forEach((v) => { if (v.host.root.clientWidth) v.painter.resize?.(); });
+  });
   sizes.observe(box);
   box.classList.toggle("evonb-dark", isDark(root));
   update();

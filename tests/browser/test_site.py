@@ -1,0 +1,148 @@
+"""The built site, opened from disk with the network cut: pages, figures, search, themes, explorers."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "docs"))
+
+pytest.importorskip("sphinx", reason="Sphinx isn't installed (extra `docs`)")
+from maker import execution, sources  # noqa: E402
+
+FEW = ("index", "00_core", "12_connectome", "50_plots", "56_population_explorer", "1_evolve_a_connectome")  # quick to run
+LINES = "e => e._fullData.filter(t => t.visible === true).length"
+
+
+def is_executed(project) -> bool:
+    "Whether every notebook ran with the code that stands here."
+    cache = execution.Cache.of(project)
+    return all(execution.kept(cache, p, sources.read_notebook(p)) is not None for p in sources.notebook_paths(project))
+
+
+@pytest.fixture(scope="package")
+def site(chromium):
+    "The site's folder: the whole where the notebooks have run (as in `make test`), else a few pages of it."
+    project = sources.Project(ROOT)
+    few = () if is_executed(project) else FEW
+    done = subprocess.run([sys.executable, ROOT / "docs" / "build.py", "html", *few], capture_output=True, text=True)
+    assert done.returncode == 0, f"the site can't be built:\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}"
+    return ROOT / "_docs" / ("part/html" if few else "html")
+
+
+@pytest.fixture
+def open_page(site, offline_page):
+    "`open_page(name, **options)`: one of the site's pages, from disk."
+    def make(name, **options):
+        return offline_page(site / f"{name}.html", **options)
+    return make
+
+
+def drawn(page, index=0):
+    "The plot of a figure of the page, once it is drawn."
+    box = page.locator(".evonb-figure").nth(index)
+    box.scroll_into_view_if_needed()
+    page.wait_for_function("e => e.dataset.drawn === 'yes'", arg=box.element_handle(), timeout=90_000)
+    return box.locator(".js-plotly-plot")
+
+
+def colour(page, selector, which="backgroundColor"):
+    return page.locator(selector).first.evaluate(f"e => getComputedStyle(e).{which}")
+
+
+def test_the_front_page_leads_everywhere(open_page, assert_accessible, screenshot):
+    page = open_page("index")
+    assert page.locator("h1").inner_text().startswith("evonb")
+    assert page.locator(".sd-card .sd-card-title").all_inner_texts() == ["Explore", "Import", "Read"]
+    pictures = page.locator(".evonb-picture img").evaluate_all("all => all.map(e => e.naturalWidth)")
+    assert all(width > 300 for width in pictures), "a picture isn't there"
+    assert_accessible(page)
+    screenshot(page, "site_front")
+    page.locator(".sd-card").nth(2).click()
+    page.wait_for_url("**/modules.html")
+    assert page.get_by_role("link", name="connectome", exact=True).count() >= 1
+
+
+@pytest.mark.parametrize("theme, width", [("light", 1200), ("dark", 1200), ("light", 400)])
+@pytest.mark.parametrize("name", ["nbs/12_connectome", "api/connectome", "gallery", "nbs/index"])
+def test_pages_are_accessible_and_fit(open_page, assert_accessible, screenshot, name, theme, width):
+    page = open_page(name, color_scheme=theme, viewport={"width": width, "height": 900})
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert_accessible(page)
+    page.screenshot(path=screenshot(page.locator("h1"), f"site_{name.replace('/', '_')}_{theme}_{width}"))
+
+
+def test_a_figure_is_drawn_and_its_legend_hides_a_line(open_page, screenshot):
+    page = open_page("nbs/50_plots")
+    assert page.locator(".evonb-figure").nth(1).get_attribute("aria-label") == "Loss while growing up"
+    plot = drawn(page, 1)
+    before = plot.evaluate(LINES)
+    assert plot.locator("svg.main-svg path.js-line").count() > 1 and before > 1
+    plot.locator(".legendtoggle").first.click()
+    page.wait_for_function(f"([e, n]) => ({LINES})(e) < n", arg=[plot.element_handle(), before])
+    screenshot(page.locator(".evonb-figure").nth(1), "site_figure")
+
+
+def test_the_theme_is_switched_and_figures_follow(open_page, screenshot):
+    page = open_page("nbs/50_plots", color_scheme="light")
+    plot = drawn(page)
+    light = colour(page, "body"), plot.evaluate("e => e._fullLayout.font.color")
+    for _ in range(3):  # automatic, light, dark: in whatever order
+        if page.evaluate("document.documentElement.dataset.theme") == "dark":
+            break
+        page.locator("button.theme-switch-button").first.click()
+        choice = page.locator("[data-bs-theme-value='dark'], button[data-mode='dark']")
+        if choice.count():
+            choice.first.click()
+    page.wait_for_function("([e, was]) => e._fullLayout.font.color !== was", arg=[plot.element_handle(), light[1]])
+    assert page.evaluate("document.documentElement.dataset.theme") == "dark" and colour(page, "body") != light[0]
+    screenshot(page.locator(".evonb-figure").first, "site_figure_dark")
+
+
+def test_search_finds_a_function_from_disk(open_page, site):
+    page = open_page("index")
+    page.goto(f"{(site / 'search.html').as_uri()}?q=degree_preserving_control")
+    found = page.locator("#search-results li a")
+    found.first.wait_for(timeout=90_000)
+    target = found.first.get_attribute("href")
+    assert "api/connectome.html#evonb.connectome.degree_preserving_control" in target
+    found.first.click()
+    page.wait_for_url("**/api/connectome.html*")
+    assert page.locator("[id='evonb.connectome.degree_preserving_control']").is_visible()
+
+
+def test_the_reference_leads_to_source_and_notebook(open_page):
+    page = open_page("api/connectome")
+    entry = page.locator("dl.py.function", has=page.locator("[id='evonb.connectome.prune']"))
+    assert "fraction" in entry.locator("table").inner_text()
+    entry.locator("a.evonb-where").click()
+    page.wait_for_url("**/nbs/12_connectome.html#evonb.connectome.prune")
+    assert page.locator("[id='evonb.connectome.prune']").count() == 1
+    page.locator("dl.py.function", has_text="prune(").locator("a:has(.viewcode-link)").first.click()
+    page.wait_for_url("**/_modules/evonb/connectome.html#prune")
+    assert "def prune(" in page.locator("[id='prune']").inner_text()
+
+
+def test_an_explorer_lives_in_its_page(open_page, explorer, assert_accessible, screenshot):
+    page = open_page("nbs/56_population_explorer", color_scheme="dark")
+    driver = explorer(page).ready()
+    assert "genome+, seed 0: " in driver.text("about") and "#3 " not in driver.text("tree")
+    driver.set("individual", 3).ready()
+    assert "#3 " in driver.text("tree")
+    driver.set("method", "cma").ready()
+    assert "cma, seed 0: " in driver.text("about") and "genome+, seed 0: " not in driver.text("about")
+    assert_accessible(page)
+    screenshot(driver.root, "site_explorer")
+
+
+def test_the_gallery_shows_figures_and_leads_to_them(open_page, screenshot):
+    page = open_page("gallery")
+    card = page.locator("a.evonb-card").first
+    card.scroll_into_view_if_needed()
+    page.wait_for_function("e => e.querySelector('[data-drawn=yes]')", arg=card.element_handle(), timeout=90_000)
+    assert card.locator("svg.main-svg").count() > 0
+    screenshot(card, "site_gallery_card")
+    card.click()
+    page.wait_for_function("location.hash && document.querySelector(location.hash)")
