@@ -16,3 +16,32 @@ def data_folder() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data: set EVONB_DATA to its folder (looked in {folder})")
     return folder
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    "Torch computes in one thread while this module's tests run."
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def brain():
+    "Simulated brain scores, as an alignment stores them."
+    from evonb import alignment_plots
+    from evonb.core import Seeds
+
+    return alignment_plots.example_brain(Seeds(3))
+
+
+@pytest.fixture(scope="module")
+def reading():
+    "Simulated scores on reading times, as an alignment stores them."
+    from evonb import alignment_plots
+    from evonb.core import Seeds
+
+    return alignment_plots.example_reading(Seeds(3))

@@ -10,22 +10,12 @@ from evonb import alignment_plots as ap
 from evonb.alignment import AlignConfig
 from evonb.alignment_explorer import AlignmentExplorer, BrainPart, find_alignments, scored_so_far
 from evonb.brainmaps import fsaverage5, mni_grid, roi_volume, surface_values
-from evonb.core import InputError, Seeds, to_dict
+from evonb.core import InputError, to_dict
 from evonb.explorer import packed
 from evonb.plots import NothingToPlot
 from evonb.store import create_run, open_run, write_dataset, write_json
 
 EVIL = "<img src=x onerror=alert(1)>"
-
-
-@pytest.fixture(scope="module")
-def brain():
-    return ap.example_brain(Seeds(3))
-
-
-@pytest.fixture(scope="module")
-def reading():
-    return ap.example_reading(Seeds(3))
 
 
 @pytest.fixture(scope="module")

@@ -18,16 +18,6 @@ EVIL = "<script>alert('x')</script>"
 
 
 @pytest.fixture(scope="module")
-def brain():
-    return ap.example_brain(Seeds(3))
-
-
-@pytest.fixture(scope="module")
-def reading():
-    return ap.example_reading(Seeds(3))
-
-
-@pytest.fixture(scope="module")
 def cortex(brain):
     return ap.brain_map(brain, arm="dense")
 

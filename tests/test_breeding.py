@@ -50,14 +50,7 @@ TOY = ToyConfig(
 )  # fmt: skip
 QUICK = ExpertConfig(rank=2, steps=12, warmup=2, batch_size=6, lr=1e-2, held_out=8)
 SKILLS = dict(agreement="skill:agreement", count="skill:count_up", tense="skill:tense")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

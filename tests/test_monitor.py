@@ -14,7 +14,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
 from evonb import monitor as monitoring
 from evonb.alignment import AlignConfig, align_run
@@ -63,14 +62,7 @@ from evonb.generations import ExperimentConfig, experiment
 from evonb.monitor import Monitor
 config = from_dict(ExperimentConfig, json.loads(sys.argv[2]))
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
