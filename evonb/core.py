@@ -294,11 +294,11 @@ def human_time(
     hours, m = divmod(minutes, 60)
     return f"{hours} h {m:02d} min" if hours else f"{m} min {s:02d} s"
 
-# %% ../nbs/00_core.ipynb #b3bb2b20
+# %% ../nbs/00_core.ipynb #b2eae5aa
 def facts_html(
     facts: dict # what is said of something -> its value; empty values are left out
 ) -> str: # HTML
     "A table of facts, for `_repr_html_`."
     row = "<tr><th style='text-align:left'>{}</th><td style='text-align:left'>{}</td></tr>"
-    cells = "".join(row.format(html.escape(str(k)), html.escape(str(v))) for k, v in facts.items() if v not in ("", None))
-    return f"<table>{cells}</table>"
+    known = {str(k): str(v) for k, v in facts.items() if v not in ("", None)}
+    return f"<table>{''.join(row.format(html.escape(k), html.escape(v)) for k, v in known.items())}</table>"

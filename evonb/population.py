@@ -170,12 +170,13 @@ def __repr__(self: Individual):
     score = f"{self.value:.3f}" if np.isfinite(self.value) else f"failed: {self.reason}"
     return f"Individual({self.number}, {self.digest[:8]}, {score}, {made}, generation {self.lineage.generation})"
 
-# %% ../nbs/30_population.ipynb #5004b7bb
+# %% ../nbs/30_population.ipynb #81967d92
 @patch
 def _repr_html_(self: Individual):
     value = f"{self.value:.3f}" if np.isfinite(self.value) else f"failed: {self.reason}"
+    parents = ", ".join(p[:8] for p in self.lineage.parents)
     facts = {"individual": f"{self.number}, {self.digest[:16]}", "generation": self.lineage.generation,
-             "made by": self.lineage.operator, "parents": ", ".join(p[:8] for p in self.lineage.parents), "fitness": value}
+             "made by": self.lineage.operator, "parents": parents, "fitness": value}
     return facts_html(facts | {f"score on {task}": f"{score:.3f}" for task, score in self.scores.items()})
 
 # %% ../nbs/30_population.ipynb #f7cae337

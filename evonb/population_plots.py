@@ -544,7 +544,7 @@ def _add_marks(fig, levels, half=.18):
                     y=[v for i in at for v in (levels[i], levels[i], None)],
                     line=dict(color="#808080", dash="dot", width=2), hovertemplate="chance: %{y:.3f}<extra></extra>")
 
-# %% ../nbs/51_population_plots.ipynb #ac19c359
+# %% ../nbs/51_population_plots.ipynb #7561d89a
 def task_profiles(
     history, # xarray Dataset of an evolution: score (generation, individual, task)
     chance: dict | None = None, # task -> level of a guess
@@ -555,7 +555,8 @@ def task_profiles(
     if len(tasks) < 2: raise NothingToPlot("Selection was on one task: there is nothing to compare it with.")
     fig = figure("Scores over the tasks", "a line: an individual; coloured by generation", 460)
     last = max(int(everyone.generation.max()), 1)
-    for part in np.array_split(np.unique(everyone.generation), min(n_shades, last + 1)):
+    scored = np.unique(everyone.generation)
+    for part in np.array_split(scored, min(n_shades, len(scored))):
         _add_profiles(fig, everyone, score, np.isin(everyone.generation, part) & ~everyone.failed,
                       f"generations {part[0]} to {part[-1]}", ramp_colour(part.mean() / last), 1,
                       max(.15, min(.7, 60 / len(everyone.id))))

@@ -323,3 +323,9 @@ def test_names_of_users_stay_text(population, history, summary):
         layout = fig.layout.to_plotly_json()
         layout.pop("template")
         assert "<script>" not in json.dumps([drawn, layout], default=lambda a: getattr(a, "tolist", lambda: str(a))())
+
+
+def test_profiles_of_few_generations_far_apart():
+    few = pp.example_history(Seeds(0)).isel(generation=[0, 9])
+    lines = [t.name for t in pp.task_profiles(few).data if t.name and t.name.startswith("generations")]
+    assert lines == ["generations 0 to 0", "generations 9 to 9"]

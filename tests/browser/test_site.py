@@ -12,7 +12,8 @@ sys.path.insert(0, str(ROOT / "docs"))
 pytest.importorskip("sphinx", reason="Sphinx isn't installed (extra `docs`)")
 from maker import execution, sources  # noqa: E402
 
-FEW = ("index", "00_core", "12_connectome", "50_plots", "56_population_explorer", "1_evolve_a_connectome")  # quick to run
+# Quick to run, and enough for these tests.
+FEW = ("index", "00_core", "12_connectome", "50_plots", "56_population_explorer", "1_evolve_a_connectome")
 LINES = "e => e._fullData.filter(t => t.visible === true).length"
 
 

@@ -1,0 +1,1 @@
+"""What turns evonb's notebooks into its site; `docs/build.py` is the command."""
