@@ -267,9 +267,13 @@ def test_waiting_ends_in_time_and_an_interrupt_stops_the_job():
         seen.wait(0.01)
     with pytest.raises(InputError, match="at work"):
         seen.resume()
-    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
-    with pytest.raises(Stopped, match="stopped by an interrupt"):
-        seen.wait()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell hands on SIGINT ignored
+    try:
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+        with pytest.raises(Stopped, match="stopped by an interrupt"):
+            seen.wait(60)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert "Press Resume to go on" in seen.message
 
 
