@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['data_forms', 'AlignConfig', 'command_of', 'Candidate', 'source_run', 'grown', 'candidates', 'fresh_base',
-           'open_candidate', 'open_data', 'Alignment', 'slug', 'choose_layers', 'chosen_scores', 'ceilings', 'interval',
-           'contrast', 'reference_arm', 'verdict', 'statement', 'region_table', 'score_table', 'default_place',
-           'align_run', 'told_of', 'data_digest']
+           'open_candidate', 'open_data', 'Alignment', 'slug', 'scores_name', 'scored_model', 'choose_layers',
+           'chosen_scores', 'ceilings', 'interval', 'contrast', 'reference_arm', 'verdict', 'statement', 'region_table',
+           'score_table', 'default_place', 'align_run', 'told_of', 'data_digest']
 
 # %% ../nbs/48_alignment.ipynb #6ce42782
 import hashlib
@@ -319,13 +319,30 @@ def scored_layer(self: Alignment, folder, hidden, layer): # -> xarray Dataset
         write_dataset(path, self.score_layer(hidden.sel(layer=layer).values))
     return read_dataset(path)
 
-# %% ../nbs/48_alignment.ipynb #19766aa5
+# %% ../nbs/48_alignment.ipynb #fe280b17
+def scores_name(
+    candidate: Candidate,
+    digest: str # of the model's weights
+) -> str: # a file's or folder's name, without what it ends in
+    "How the scores of a model are called in a run."
+    return f"{slug(candidate.arm)}-{candidate.seed}-{digest[:12]}"
+
+# %% ../nbs/48_alignment.ipynb #df1e85cb
+def scored_model(
+    path # a file or folder that `scores_name` named; without the digest it is understood, too
+) -> tuple[str, int]: # arm as its slug, seed
+    "The model whose scores a file holds."
+    stem = Path(path).name.removesuffix(".zarr.zip").split("-")
+    at = next(i for i in reversed(range(len(stem))) if stem[i].isdigit() and len(stem[i]) < 6)
+    return "-".join(stem[:at]), int(stem[at])
+
+# %% ../nbs/48_alignment.ipynb #fafad730
 @patch
 def score_brain(self: Alignment, candidate): # -> xarray Dataset over layer, fold, target and permutation
     "All layers of a model; once they are all there, they are one file, named by the model and its weights."
     import xarray as xr
     base = self.open(candidate)
-    name = f"{slug(candidate.arm)}-{candidate.seed}-{base.digest[:12]}"
+    name = scores_name(candidate, base.digest)
     path, folder = self.run.file("models", f"{name}.zarr.zip"), self.run.file("layers", name)
     if path.exists(): return read_dataset(path)
     hidden = self.features(base, self.config.layers or "all").hidden

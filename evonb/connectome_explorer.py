@@ -512,7 +512,7 @@ def _views():
              description="Distribution of live weights a column, against a random control's."),
     ]
 
-# %% ../nbs/55_connectome_explorer.ipynb #31ad7ca0
+# %% ../nbs/55_connectome_explorer.ipynb #1380a8e5
 class ConnectomeExplorer(Explorer):
     "Connectomes: masks over generations, differences, densities, degrees and signs."
     max_weights = 2**29 # of one matrix: what a page's arrays can be trusted to hold
@@ -532,8 +532,6 @@ class ConnectomeExplorer(Explorer):
     def _keep_selection(self, change):
         if "selection" in change["new"]: self.selection = change["new"]["selection"] | {
             k: change["new"][k] for k in ("matrix", "generation")} | {"compare": self.values["compare"]}
-
-    def reply(self, view, values): return getattr(self, f"_show_{view}")(**values)
 
 # %% ../nbs/55_connectome_explorer.ipynb #b85bc813
 @patch

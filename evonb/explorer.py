@@ -191,9 +191,9 @@ def _plotly_bundle(): # plotly.min.js, deflated
     from plotly.offline import get_plotlyjs
     return zlib.compress(get_plotlyjs().encode(), 9)
 
-# %% ../nbs/53_explorer.ipynb #3b8bf9b5
+# %% ../nbs/53_explorer.ipynb #226d39a0
 class Explorer(anywidget.AnyWidget):
-    "Controls and views over something stored; subclasses write `reply`."
+    "Controls and views over something stored; subclasses write a `_show_VIEW` for each view, or `reply`."
     _esm = _script() + "\nexport default { render };\n"
     _css = _style()
     _spec = traitlets.Dict().tag(sync=True)
@@ -217,8 +217,10 @@ class Explorer(anywidget.AnyWidget):
     def _check_values(self, proposal): return self._checked(proposal["value"])
 
     def reply(self, view: str, values: dict) -> Reply:
-        "What `view` draws when its controls have these values; a pure function, written by each subclass."
-        raise NotImplementedError(f"{type(self).__name__} must write reply(view, values).")
+        "What `view` draws when its controls have these values; a pure function. It calls the subclass's `_show_VIEW`."
+        if (show := getattr(self, f"_show_{view}", None)) is None:
+            raise NotImplementedError(f"{type(self).__name__} must write _show_{view}, or reply(view, values).")
+        return show(**values)
 
     def on_press(self, name: str):
         "Called when the button `name` was pressed."

@@ -91,7 +91,7 @@ class EvolutionConfig:
 # %% ../nbs/20_generations.ipynb #fbf2d43d
 ARMS = ("connectome", "random", "degree_preserving", "sign_shuffled", "dense", "dense_matched")
 
-# %% ../nbs/20_generations.ipynb #9e32aecf
+# %% ../nbs/20_generations.ipynb #64fcf7aa
 @dataclass
 class DevelopmentConfig:
     "The inner loop."
@@ -102,6 +102,10 @@ class DevelopmentConfig:
     test_windows: int = 512 # windows of the sealed test split
     n_bootstrap: int = 2000 # resamples for the intervals
     lifetime: LifetimeConfig = field(default_factory=LifetimeConfig) # how each newborn is trained
+
+    @property
+    def lifetimes_per_arm(self) -> int: # newborns raised: all rates on the sweep's seeds, the chosen one on the rest
+        return self.sweep_seeds * len(self.lrs) + self.n_seeds - self.sweep_seeds
 
 # %% ../nbs/20_generations.ipynb #9443512c
 @dataclass

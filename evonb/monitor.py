@@ -279,14 +279,15 @@ def _stored_population(picture):
         picture.hear("search", dict(folder=path.parent, method=meta["settings"]["method"], rows=meta["rows"], scored=0,
                                     budget=meta["settings"]["budget"], ended=meta["ended"]))
 
-# %% ../nbs/58_monitor.ipynb #7e9c7173
+# %% ../nbs/58_monitor.ipynb #b75d0391
 def _stored_alignment(picture):
+    from evonb.alignment import scored_model
     run = picture.run
     files = [(p.name.removesuffix(".zarr.zip"), p, True) for p in sorted(run.path.glob("models/*.zarr.zip"))]
     files += [(p.parent.name, p, False) for p in sorted(run.path.glob("layers/*/*.zarr.zip"))]
     for name, path, whole in files:
         if not _is_new(picture, path): continue
-        model, layer = "/".join(name.rsplit("-", 2)[:2]), path.name.removesuffix(".zarr.zip")
+        model, layer = "{}/{}".format(*scored_model(name)), path.name.removesuffix(".zarr.zip")
         try: scores = read_dataset(path).r_fold
         except OSError: continue # moved meanwhile
         means = scores.mean([d for d in scores.dims if d != "layer"]).values
@@ -306,7 +307,7 @@ def read_stored(
     if picture.run.kind in _STORED: _STORED[picture.run.kind](picture)
     return picture
 
-# %% ../nbs/58_monitor.ipynb #6ad7444e
+# %% ../nbs/58_monitor.ipynb #9be1d649
 def _connectome_work(picture):
     "Tokens learned from, and those in all."
     config = from_dict(ExperimentConfig, picture.run.config)
@@ -314,7 +315,7 @@ def _connectome_work(picture):
         config.development = from_dict(DevelopmentConfig, read_json(path), "development.json")
     e, d = config.evolution, config.development
     n = dict(evolution=0 if config.connectome else e.n_generations,
-             development=len(d.arms) * (d.sweep_seeds * len(d.lrs) + d.n_seeds - d.sweep_seeds))
+             development=len(d.arms) * d.lifetimes_per_arm)
     if "evolve" not in picture.stages: n["evolution"] = 0
     if "develop" not in picture.stages: n["development"] = 0
     size = {k: c.lifetime.steps * c.lifetime.batch_size * c.lifetime.context for k, c in

@@ -279,16 +279,15 @@ def _arm_newborn(config, arm, live, gpt):
     trainable = sum(live.values()) + sum(s for n, s in sizes.items() if n not in live)
     return _newborn(dense_matched_config(gpt, round(trainable)), life)
 
-# %% ../nbs/21_planning.ipynb #200aed03
+# %% ../nbs/21_planning.ipynb #ed042f6e
 def _arm(config, arm, live, device, devices):
     "A row for an arm: seeds and learning rates."
     d = config.development
     gpt = _gpt_config(config, d.lifetime)
     born = _arm_newborn(config, arm, live, gpt)
-    n = d.sweep_seeds * len(d.lrs) + d.n_seeds - d.sweep_seeds
     own = connectome_bytes({k: born.sizes[k] for k in live}, live) if arm in CONTROLS else 0
     disk = d.n_seeds * (4 * sum(born.sizes.values()) + own)
-    return _stage(arm, "development", born, n, device, devices, d.n_seeds * d.test_windows * d.lifetime.context, disk)
+    return _stage(arm, "development", born, d.lifetimes_per_arm, device, devices, d.n_seeds * d.test_windows * d.lifetime.context, disk)
 
 # %% ../nbs/21_planning.ipynb #e9bc13d1
 def _given_live(config):

@@ -303,7 +303,7 @@ def _family_content(everyone, facts):
         tasks=[t._asdict() for t in facts], ramp=ramp,
         outside={i: [short.get(p, p[:8]) for p in ps] for i, ps in _outside(everyone).items()})
 
-# %% ../nbs/56_population_explorer.ipynb #fe3b6064
+# %% ../nbs/56_population_explorer.ipynb #a75aa0cd
 class PopulationExplorer(Explorer):
     "A population run: its family tree, and what became of fitness, tasks, diversity, ensembles and the final test."
     individual = traitlets.Unicode() # the id of the one chosen
@@ -321,8 +321,6 @@ class PopulationExplorer(Explorer):
         super().__init__(f"Population: {self.evolutions.name}", controls, views, _subtitle)
         self.observe(self._follow, ["values", "clicked"])
         self._follow(None)
-
-    def reply(self, view, values): return getattr(self, f"_show_{view}")(**values)
 
 # %% ../nbs/56_population_explorer.ipynb #94ca8a82
 _subtitle = ("Choose a method and a seed. In the tree a click chooses an individual; with the keyboard, arrows walk "

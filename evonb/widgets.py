@@ -6,10 +6,10 @@
 __all__ = ['parts', 'explore', 'explore_pages', 'AlignmentExplorer', 'ConnectomeExplorer', 'Explorer', 'Monitor',
            'PopulationExplorer', 'watch']
 
-# %% ../nbs/59_widgets.ipynb #48b7f080
+# %% ../nbs/59_widgets.ipynb #20df54d7
 from pathlib import Path
 
-from .alignment_explorer import AlignmentExplorer
+from .alignment_explorer import AlignmentExplorer, alignments_within
 from .connectome_explorer import ConnectomeExplorer
 from .core import InputError, check_choice
 from .explorer import Explorer
@@ -20,10 +20,8 @@ from .store import Run, open_run
 # %% ../nbs/59_widgets.ipynb #f97e19d3
 _all_ = ["AlignmentExplorer", "ConnectomeExplorer", "Explorer", "Monitor", "PopulationExplorer", "watch"]
 
-# %% ../nbs/59_widgets.ipynb #e3f2e148
+# %% ../nbs/59_widgets.ipynb #fc41df78
 _explorers = dict(connectome=ConnectomeExplorer, population=PopulationExplorer, alignment=AlignmentExplorer)
-
-def _runs_within(run): return [p for p in sorted((run.path/"alignment").glob("*/run.json"))]
 
 def parts(
     run # a run, or its folder
@@ -31,7 +29,7 @@ def parts(
     "What a run has to show."
     run = run if isinstance(run, Run) else open_run(run)
     own = [run.kind] if run.kind in _explorers else []
-    return own + (["alignment"] if run.kind != "alignment" and _runs_within(run) else [])
+    return own + (["alignment"] if run.kind != "alignment" and alignments_within(run.path) else [])
 
 # %% ../nbs/59_widgets.ipynb #9157ebc6
 _ways = dict(experts="Breed its experts first: evonb population {}")
@@ -48,7 +46,7 @@ def explore(
         raise InputError(f"{run.path} is a run of kind {run.kind}, which has no explorer of its own. {way}")
     return _explorers[check_choice(part or found[0], found, f"part of {run.path}")](run)
 
-# %% ../nbs/59_widgets.ipynb #519db932
+# %% ../nbs/59_widgets.ipynb #d4dd21c4
 def explore_pages(
     run, # a run, or its folder
     folder=None, # where the pages go; None: RUN/explore
@@ -56,6 +54,6 @@ def explore_pages(
 ) -> list[Path]: # one page for each part
     "Write a run's explorers as self-contained pages."
     run = run if isinstance(run, Run) else open_run(run)
-    explore(run) # refuses a run that has nothing to explore
     folder = Path(folder or run.path/"explore")
-    return [explore(run, part).to_html(folder/f"{part}.html", max_mb=max_mb) for part in parts(run)]
+    shown = parts(run) or [None] # of which `explore` says why there is nothing
+    return [explore(run, part).to_html(folder/f"{part}.html", max_mb=max_mb) for part in shown]

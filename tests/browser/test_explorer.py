@@ -1,5 +1,8 @@
 """An explorer of our own making, in a real JupyterLab and in a page without Python."""
 
+import subprocess
+import sys
+
 import pytest
 
 CELLS = ['''
@@ -31,6 +34,17 @@ class Lines(Explorer):
 
     def on_press(self, name): self.push("text", Reply.of_text(f"pressed {name}"))
 ''', "lines = Lines()\nlines"]
+
+
+@pytest.fixture
+def lines_page(tmp_path):
+    "A page `lines.html` that a line of code writes, with the explorer above at hand, in a Python of its own."
+    def make(code):
+        script = tmp_path / "make.py"
+        script.write_text(f"{CELLS[0]}\n{code}\n", encoding="utf-8")
+        subprocess.run([sys.executable, script], cwd=tmp_path, check=True)
+        return tmp_path / "lines.html"
+    return make
 
 
 def check_moving(shown):
@@ -86,13 +100,8 @@ def test_a_click_in_a_figure_comes_back_and_moves_a_control(notebook_page, run_m
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_without_python(offline_page, explorer, assert_accessible, screenshot, tmp_path, scheme):
-    from subprocess import run
-    from sys import executable
-    script = tmp_path / "make.py"
-    script.write_text(f"{CELLS[0]}\nLines().to_html('lines.html')\n", encoding="utf-8")
-    run([executable, script], cwd=tmp_path, check=True)
-    page = offline_page(tmp_path / "lines.html", color_scheme=scheme)
+def test_without_python(offline_page, explorer, assert_accessible, screenshot, lines_page, scheme):
+    page = offline_page(lines_page("Lines().to_html('lines.html')"), color_scheme=scheme)
     shown = explorer(page)
     check_moving(shown)
     check_words(shown)
@@ -102,13 +111,8 @@ def test_without_python(offline_page, explorer, assert_accessible, screenshot, t
     screenshot(shown.root, f"explorer-page-{scheme}")
 
 
-def test_playing_goes_round_and_stops(offline_page, explorer, tmp_path):
-    from subprocess import run
-    from sys import executable
-    script = tmp_path / "make.py"
-    script.write_text(f"{CELLS[0]}\nLines().to_html('lines.html', only=dict(slope=[1, 2]))\n", encoding="utf-8")
-    run([executable, script], cwd=tmp_path, check=True)
-    shown = explorer(offline_page(tmp_path / "lines.html")).ready()
+def test_playing_goes_round_and_stops(offline_page, explorer, lines_page):
+    shown = explorer(offline_page(lines_page("Lines().to_html('lines.html', only=dict(slope=[1, 2]))"))).ready()
     play = shown.root.get_by_role("button", name="Play: Slope")
     play.click()
     said = shown.root.locator("output")
@@ -120,12 +124,7 @@ def test_playing_goes_round_and_stops(offline_page, explorer, tmp_path):
     assert said.inner_text() == stopped
 
 
-def test_a_browser_that_lacks_a_part_says_which(offline_page, tmp_path):
-    from subprocess import run
-    from sys import executable
-    script = tmp_path / "make.py"
-    script.write_text(f"{CELLS[0]}\nopen('lines.html', 'w').write(Lines().to_html().replace('<body>', "
-                      "'<body><script>delete globalThis.DecompressionStream</script>'))\n", encoding="utf-8")
-    run([executable, script], cwd=tmp_path, check=True)
-    page = offline_page(tmp_path / "lines.html")
+def test_a_browser_that_lacks_a_part_says_which(offline_page, lines_page):
+    page = offline_page(lines_page("open('lines.html', 'w').write(Lines().to_html().replace('<body>', "
+                                   "'<body><script>delete globalThis.DecompressionStream</script>'))"))
     assert "This browser lacks DecompressionStream" in page.get_by_role("alert").inner_text()
