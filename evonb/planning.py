@@ -279,7 +279,7 @@ def _arm_newborn(config, arm, live, gpt):
     trainable = sum(live.values()) + sum(s for n, s in sizes.items() if n not in live)
     return _newborn(dense_matched_config(gpt, round(trainable)), life)
 
-# %% ../nbs/21_planning.ipynb #ed042f6e
+# %% ../nbs/21_planning.ipynb #97210f7f
 def _arm(config, arm, live, device, devices):
     "A row for an arm: seeds and learning rates."
     d = config.development
@@ -287,7 +287,8 @@ def _arm(config, arm, live, device, devices):
     born = _arm_newborn(config, arm, live, gpt)
     own = connectome_bytes({k: born.sizes[k] for k in live}, live) if arm in CONTROLS else 0
     disk = d.n_seeds * (4 * sum(born.sizes.values()) + own)
-    return _stage(arm, "development", born, d.lifetimes_per_arm, device, devices, d.n_seeds * d.test_windows * d.lifetime.context, disk)
+    tested = d.n_seeds * d.test_windows * d.lifetime.context
+    return _stage(arm, "development", born, d.lifetimes_per_arm, device, devices, tested, disk)
 
 # %% ../nbs/21_planning.ipynb #e9bc13d1
 def _given_live(config):
