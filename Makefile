@@ -2,7 +2,7 @@
 SHELL := /bin/sh
 PY := .venv/bin/python
 ARGS ?=
-PYTEST_ARGS ?= -q
+PYTEST_ARGS ?= -q -n 2 --dist loadgroup
 NB_WORKERS ?= 2
 export PYTHON
 
@@ -64,7 +64,7 @@ lint: install ## the quick checks: notebooks clean, layers, style
 	@$(MAKE) --no-print-directory check-layers
 	@$(MAKE) --no-print-directory check-style
 
-# The stages of `make test`. Two notebooks run side by side, so that each gets one thread. Outputs are kept in
+# The stages of `make test`. Two notebooks run side by side, and two tests, so that each gets one thread. Outputs are kept in
 # _docs/cache by the notebook's code and the library's it uses: what ran and hasn't changed isn't run again.
 docs test-notebooks test-python: export OMP_NUM_THREADS = 1
 docs test-notebooks test-python: export MKL_NUM_THREADS = 1

@@ -8,9 +8,10 @@ __all__ = ['TASK_FORMS', 'BASELINES', 'SPACES', 'open_task', 'BreedConfig', 'Run
            'method_settings', 'candidates', 'members', 'options_of', 'item_credit', 'resampled', 'compare_credits',
            'describe_ensemble', 'describe_credit', 'task_score', 'statement', 'breed']
 
-# %% ../nbs/32_breeding.ipynb #ca1cc2f5
+# %% ../nbs/32_breeding.ipynb #47f0a82b
 import math
 import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -285,14 +286,31 @@ def _open_base(config, experts, device):
         except InputError as e: raise InputError(f"The expert {name} doesn't fit {base.name}. {e}") from None
     return base
 
-# %% ../nbs/32_breeding.ipynb #9a0bd982
-def _open(run, config, device, show, stop):
+# %% ../nbs/32_breeding.ipynb #8fd22195
+@contextmanager
+def _backend(config, base, device, open_backend):
+    "What scores: the base in this process, or what `open_backend` makes of its name, closed at the end."
+    if open_backend is None:
+        yield InProcess(Engine(base.model, base.tokenizer, max_tokens=config.max_tokens))
+        return
+    made = open_backend(config.base or expert_base(config.experts), device)
+    try: yield made
+    finally:
+        if hasattr(made, "close"): made.close()
+
+# %% ../nbs/32_breeding.ipynb #8db72db9
+@contextmanager
+def _open(run, config, device, show, stop, open_backend=None):
     "Everything a run works with."
     experts = load_experts(config.experts)
     base = _open_base(config, experts, device)
     tasks, held_out = _open_tasks(run, config)
-    engine = Engine(base.model, base.tokenizer, max_tokens=config.max_tokens)
-    fitness = Fitness(InProcess(engine), tasks, cache=RunCache(run.file("cache")))
+    with _backend(config, base, device, open_backend) as backend:
+        fitness = Fitness(backend, tasks, cache=RunCache(run.file("cache")))
+        yield _breeding(run, config, base, experts, tasks, held_out, fitness, show, stop)
+
+# %% ../nbs/32_breeding.ipynb #40e81b5f
+def _breeding(run, config, base, experts, tasks, held_out, fitness, show, stop):
     left_out = failed_experts(experts, fitness)
     experts = {n: a for n, a in experts.items() if n not in left_out}
     if len(experts) < 2:
@@ -628,17 +646,19 @@ def summarise(self: Breeding, results, tested, voted) -> dict:
                 left_out=self.left_out, base=self.base.name, space=c.space, by=c.by, budget=c.budget, n_seeds=c.n_seeds,
                 ci=.95)
 
-# %% ../nbs/32_breeding.ipynb #b57f23e2
+# %% ../nbs/32_breeding.ipynb #fef076d5
 def breed(
     path, # the run's folder
     config: BreedConfig, # all settings
     resume: bool = False, # go on with the same run when it is there
     show: bool = True, # progress bars
     stop: StopRequest | None = None, # one to share with another thread
-    device: str | None = None # where the base lives; None takes the best there is
+    device: str | None = None, # where the base lives; None takes the best there is
+    open_backend=None # (base's name, device) -> a Backend that scores, as on a cluster; None: this process
 ) -> Run:
     "Evolve a population of experts by several methods, and test what they chose, in one run folder."
     config.check()
     device = choose_device(device)
     with stoppable(stop) as request, create_run(path, to_dict(config), "population", resume) as run:
-        return run if run.file("summary.json").exists() else _open(run, config, device, show, request).work()
+        if run.file("summary.json").exists(): return run
+        with _open(run, config, device, show, request, open_backend) as made: return made.work()

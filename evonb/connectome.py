@@ -152,11 +152,11 @@ def check(self: Connectome) -> Connectome: # itself
                                   "passes through it. Prune a smaller fraction, fewer generations, or per matrix.")
     return self
 
-# %% ../nbs/12_connectome.ipynb #e971e63c
+# %% ../nbs/12_connectome.ipynb #f9e3272e
 @patch(as_prop=True)
 def n_live(self: Connectome) -> int: # weights
     "Live weights in the wired matrices."
-    return sum(int((s != 0).sum()) for s in self.signs.values())
+    return sum(int(s.count_nonzero()) for s in self.signs.values())
 
 # %% ../nbs/12_connectome.ipynb #c320cbb5
 @patch(as_prop=True)
@@ -230,15 +230,15 @@ def check_sparse(
             raise ConnectomeError(f"{name} has {n} weights that aren't zero though its connectome has no wire there. "
                                   "The model doesn't belong to this connectome, or was changed outside evonb.")
 
-# %% ../nbs/12_connectome.ipynb #a34c85a1
+# %% ../nbs/12_connectome.ipynb #4e7b9547
 def pack_signs(
     signs # (n_rows, n_columns) int8 in {-1, 0, +1}
 ) -> tuple[torch.Tensor, torch.Tensor]: # wired bits (1 a weight) and sign bits (1 a live weight), each padded to bytes
     "A ternary matrix as two bit planes."
     flat = signs.numpy().reshape(-1) # (n_rows * n_columns,)
-    return torch.from_numpy(np.packbits(flat != 0)), torch.from_numpy(np.packbits(flat[flat != 0] > 0))
+    return torch.from_numpy(np.packbits(flat != 0)), torch.from_numpy(np.packbits(np.compress(flat != 0, flat) > 0))
 
-# %% ../nbs/12_connectome.ipynb #efa6be44
+# %% ../nbs/12_connectome.ipynb #87c2ba5d
 def unpack_signs(
     wired, # uint8, 1 bit a weight
     positive, # uint8, 1 bit a live weight
@@ -253,7 +253,8 @@ def unpack_signs(
     if bits[n:].any() or positive.numel() != -(-live.sum() // 8):
         raise ValueError("the bit planes don't belong together")
     flat = np.zeros(n, np.int8)
-    flat[live] = np.unpackbits(positive.numpy(), count=int(live.sum())).astype(np.int8) * 2 - 1
+    places = np.flatnonzero(live) # (n_live,); several times as fast as a boolean mask
+    np.put(flat, places, np.unpackbits(positive.numpy(), count=len(places)).astype(np.int8) * 2 - 1)
     return torch.from_numpy(flat.reshape(shape)) # (n_rows, n_columns)
 
 # %% ../nbs/12_connectome.ipynb #5928f6fb

@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['EvonbError', 'InputError', 'CorpusError', 'ConnectomeError', 'StoreError', 'DamagedFileError', 'NoSpaceError',
            'RunExistsError', 'RunBusyError', 'NonFiniteLossError', 'Stopped', 'check_fraction', 'check_positive',
-           'check_choice', 'Seeds', 'to_dict', 'from_dict', 'can_draw', 'progress', 'listened', 'listening', 'announce',
-           'StopRequest', 'stoppable', 'file_sha256', 'human_count', 'human_bytes', 'human_time', 'facts_html']
+           'check_choice', 'Seeds', 'to_dict', 'expect', 'expect_fields', 'reading', 'from_dict', 'can_draw',
+           'progress', 'listened', 'listening', 'announce', 'StopRequest', 'stoppable', 'file_sha256', 'human_count',
+           'human_bytes', 'human_time', 'facts_html']
 
-# %% ../nbs/00_core.ipynb #99187883
+# %% ../nbs/00_core.ipynb #917cb114
 import dataclasses
 import hashlib
 import html
@@ -16,6 +17,7 @@ import json
 import signal
 import sys
 import threading
+import types
 import typing
 import warnings
 from contextlib import contextmanager
@@ -148,22 +150,78 @@ def to_dict(config) -> dict: # plain values only
     "A (nested) configuration dataclass as what JSON can hold."
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
-# %% ../nbs/00_core.ipynb #5959166d
-_kinds = {int: (int,), float: (int, float), str: (str,), bool: (bool,)}
+# %% ../nbs/00_core.ipynb #a1730aa5
+_json_names = {dict: "an object", list: "a list", tuple: "a list", str: "a string", int: "a whole number",
+               float: "a number", bool: "true or false", type(None): "null"}
 
+def _options(kind): # of a union, or the one kind
+    return typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
+
+def _fits(value, kind):
+    kind = typing.get_origin(kind) or kind
+    if isinstance(value, bool): return kind is bool
+    return isinstance(value, {float: (int, float), tuple: (list, tuple)}.get(kind, kind))
+
+# %% ../nbs/00_core.ipynb #1f443bcd
+def expect(
+    value, # anything that was read
+    kind, # a type or a union of types: int is no bool, float takes whole numbers, tuple takes lists
+    where: str, # how the message names it: the file and the field
+    error: type = InputError # DamagedFileError for what evonb itself wrote
+):
+    "Refuse a value of another type, naming the place; returns the value."
+    if any(_fits(value, k) for k in _options(kind)): return value
+    names = " or ".join(_json_names.get(typing.get_origin(k) or k, str(k)) for k in _options(kind))
+    raise error(f"{where} is {_short(value)}, but must be {names}.")
+
+def _short(value, n=80):
+    "A value as messages show it: its beginning, however long or deep it is."
+    try: text = repr(value)
+    except (RecursionError, ValueError): text = type(value).__name__ # nested too deep, or a number of too many digits
+    return text if len(text) <= n else text[:n - 1] + "…"
+
+# %% ../nbs/00_core.ipynb #9b5bb949
+def expect_fields(
+    values, # what was read
+    where: str, # the file
+    **kinds # field -> its type
+) -> dict: # the same
+    "Refuse what isn't an object with these fields of these types; the message names the field."
+    expect(values, dict, where, DamagedFileError)
+    for name, kind in kinds.items():
+        if name not in values: raise DamagedFileError(f"{where} is damaged: it lacks {name!r}.")
+        expect(values[name], kind, f"{where} is damaged: {name}", DamagedFileError)
+    return values
+
+# %% ../nbs/00_core.ipynb #9cf2b1ef
+@contextmanager
+def reading(
+    path, # what is read, for the message
+    todo: str = "Restore it from a copy." # what to do about it
+):
+    "Whatever fails inside for what a file holds becomes one `DamagedFileError` that names the file."
+    try: yield
+    except (EvonbError, FileNotFoundError, PermissionError, IsADirectoryError, ImportError, MemoryError): raise
+    except Exception as e:
+        why = str(e).split("\n")[0] if str(e) else "no reason given"
+        raise DamagedFileError(f"{path} is damaged: it can't be read ({type(e).__name__}: {_short(why, 200)}). "
+                               f"{todo}") from e
+
+# %% ../nbs/00_core.ipynb #3a46a9e1
 def _cast(value, kind, where):
     if dataclasses.is_dataclass(kind): return from_dict(kind, value, where)
-    if typing.get_origin(kind) is tuple and isinstance(value, (list, tuple)):
+    options = [k for k in _options(kind) if k is not type(None)]
+    if value is None and len(options) < len(_options(kind)): return None
+    if typing.get_origin(kind) is tuple:
         item = typing.get_args(kind)[0]
-        return tuple(_cast(v, item, where) for v in value)
-    options = [k for k in (typing.get_args(kind) or (kind,)) if k is not type(None)]
-    if value is None and type(None) in typing.get_args(kind): return None
-    fits = any(isinstance(value, _kinds.get(k, object)) and isinstance(value, bool) <= (k is bool) for k in options)
-    if not fits:
-        raise InputError(f"{where} is {value!r}, but must be {' or '.join(k.__name__ for k in options)}.")
-    return float(value) if options == [float] else value
+        return tuple(_cast(v, item, where) for v in expect(value, tuple, where))
+    if not any(_fits(value, k) for k in options):
+        raise InputError(f"{where} is {_short(value)}, but must be {' or '.join(k.__name__ for k in options)}.")
+    if options != [float]: return value
+    try: return float(value)
+    except OverflowError: raise InputError(f"{where} is {_short(value)}, too large for a number.") from None
 
-# %% ../nbs/00_core.ipynb #203b99b0
+# %% ../nbs/00_core.ipynb #68bc2a35
 def from_dict(
     kind: type, # the dataclass to make
     values: dict, # its fields, nested as `to_dict` wrote them; missing ones take their defaults
@@ -171,7 +229,7 @@ def from_dict(
 ):
     "A configuration dataclass from plain values; unknown keys and wrong types are refused by name."
     if not isinstance(values, dict):
-        raise InputError(f"{where} is {values!r}, but must be a mapping of the fields of {kind.__name__}.")
+        raise InputError(f"{where} is {_short(values)}, but must be a mapping of the fields of {kind.__name__}.")
     known = {f.name for f in dataclasses.fields(kind)}
     if unknown := sorted(set(values) - known):
         raise InputError(f"{where} has the unknown key {unknown[0]!r}; the known keys are: {', '.join(sorted(known))}.")

@@ -4,14 +4,17 @@
 
 # %% auto #0
 __all__ = ['replacing', 'write_json', 'read_json', 'tensors_digest', 'write_tensors', 'read_tensors', 'write_dataset',
-           'read_dataset', 'writing_folder', 'check_folder', 'versions', 'Run', 'now', 'is_locked', 'locked',
-           'changed_settings', 'differences', 'create_run', 'writing', 'open_run', 'reopen_run', 'folder_size']
+           'check_arrays', 'texts_as_str', 'read_dataset', 'writing_folder', 'inside', 'check_folder', 'versions',
+           'Run', 'now', 'is_locked', 'locked', 'changed_settings', 'differences', 'create_run', 'writing', 'open_run',
+           'reopen_run', 'folder_size']
 
-# %% ../nbs/04_store.ipynb #e2348216
+# %% ../nbs/04_store.ipynb #2423a4c0
 import datetime
 import errno
 import hashlib
+import io
 import json
+import math
 import os
 import platform
 import re
@@ -20,6 +23,7 @@ import socket
 import tempfile
 import zipfile
 from contextlib import contextmanager
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -34,9 +38,12 @@ from evonb.core import (
     RunExistsError,
     StoreError,
     announce,
+    expect,
+    expect_fields,
     facts_html,
     file_sha256,
     human_bytes,
+    reading,
 )
 
 # %% ../nbs/04_store.ipynb #6bf00375
@@ -105,15 +112,17 @@ def write_json(
     content = json.loads(json.dumps(content))
     with replacing(path) as t: t.write_text(json.dumps(content | {"sha256": _digest(_canonical(content))}, indent=1))
 
-# %% ../nbs/04_store.ipynb #08a37f3e
+# %% ../nbs/04_store.ipynb #8e26a77d
 def read_json(
     path # the file
 ) -> dict:
     "Read what `write_json` wrote; a truncated or altered file is named in the error."
-    try: content = json.loads(Path(path).read_bytes())
-    except ValueError as e: raise _damaged(path, f"it isn't whole JSON ({e})") from e
-    if not isinstance(content, dict) or "sha256" not in content: raise _damaged(path, "it has no checksum")
-    if content.pop("sha256") != _digest(_canonical(content)): raise _damaged(path, "its checksum doesn't match")
+    try:
+        content = json.loads(Path(path).read_bytes())
+        if not isinstance(content, dict) or "sha256" not in content: raise _damaged(path, "it has no checksum")
+        whole = content.pop("sha256") == _digest(_canonical(content))
+    except (ValueError, RecursionError) as e: raise _damaged(path, f"it isn't whole JSON ({e})") from e
+    if not whole: raise _damaged(path, "its checksum doesn't match")
     return content
 
 # %% ../nbs/04_store.ipynb #932a8fd4
@@ -146,20 +155,19 @@ def write_tensors(
     header = dict(format="pt", evonb=json.dumps(meta), sha256=tensors_digest(tensors, meta))
     with replacing(path) as t: save_file(tensors, t, header)
 
-# %% ../nbs/04_store.ipynb #9d14d521
+# %% ../nbs/04_store.ipynb #935433dc
 def read_tensors(
     path, # the file
     device="cpu" # where the tensors go
 ) -> tuple[dict, dict]: # name -> tensor, and the metadata
     "Read what `write_tensors` wrote; a truncated or altered file is named in the error."
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
     if not Path(path).is_file(): raise FileNotFoundError(f"There is no file {path}.")
-    try:
+    with reading(path, "Restore it from a copy, or delete it and resume."):
         with safe_open(path, "pt", device=str(device)) as f:
             header, tensors = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
-        meta = json.loads(header["evonb"])
-    except (SafetensorError, ValueError, KeyError) as e: raise _damaged(path, f"it can't be read ({e!r})") from e
-    whole = dict(format="pt", evonb=header["evonb"], sha256=tensors_digest(tensors, meta))
+        meta = expect(json.loads(header["evonb"]), dict, f"The metadata of {path}", DamagedFileError)
+        whole = dict(format="pt", evonb=header["evonb"], sha256=tensors_digest(tensors, meta))
     if header != whole: raise _damaged(path, "its checksum doesn't match")
     return tensors, meta
 
@@ -191,9 +199,94 @@ def write_dataset(
         dataset.assign(text).to_zarr(folder, mode="w", zarr_format=3, consolidated=False)
         _zip_folder(Path(folder), t)
 
-# %% ../nbs/04_store.ipynb #10c8003d
+# %% ../nbs/04_store.ipynb #d0f81c5d
+_max_bytes = 4e9 # in memory, unless the caller allows more
+_codecs = {"bytes", "vlen-utf8", "zstd", "crc32c"} # what evonb writes
+
+def _too_large(path, what, n, max_bytes):
+    return InputError(f"{path} isn't read: {what} would take {human_bytes(n)}, more than max_bytes "
+                      f"({human_bytes(max_bytes)}). If the file is right, raise max_bytes.")
+
+# %% ../nbs/04_store.ipynb #ee116f11
+def _inflated(data):
+    "How many bytes a chunk's zstd frame says it holds (RFC 8878, section 3.1.1.1); None when it doesn't say."
+    if data[:4] != b"\x28\xb5\x2f\xfd" or len(data) < 6: return None
+    alone, flags = bool(data[4] & 32), data[4] >> 6
+    size, at = (int(alone), 2, 4, 8)[flags], 5 + (not alone) + (0, 1, 2, 4)[data[4] & 3]
+    if not size or len(data) < at + size: return None
+    return int.from_bytes(data[at:at + size], "little") + (256 if size == 2 else 0)
+
+# %% ../nbs/04_store.ipynb #0a4514de
+def _check_array(a, name, path, max_bytes):
+    "Refuse an array whose shape or chunks can't be held, or whose codecs aren't ours; returns its bytes."
+    shape, chunks, item = tuple(a.shape), tuple(a.chunks), a.dtype.itemsize
+    n_chunks, n_bytes = math.prod(-(-n // c) for n, c in zip(shape, chunks)), math.prod(shape) * item
+    for what, n in ((f"{name} of shape {shape}", n_bytes), (f"a chunk {chunks} of {name}", math.prod(chunks) * item)):
+        if n > max_bytes: raise _too_large(path, what, n, max_bytes)
+    if n_chunks > max(10_000, n_bytes / 2**14): raise _damaged(path, f"{name} claims {n_chunks:,} chunks")
+    if other := {c["name"] for c in a.metadata.to_dict()["codecs"]} - _codecs:
+        raise _damaged(path, f"{name} is packed by {min(other)!r}, which evonb doesn't use")
+    return n_bytes
+
+# %% ../nbs/04_store.ipynb #4686dc33
+def _check_chunk(a, name, data, path, max_bytes):
+    "Refuse a chunk that inflates to more than it may hold; returns its bytes when they are texts."
+    if "zstd" not in {c["name"] for c in a.metadata.to_dict()["codecs"]}: return 0
+    n, text, count = _inflated(data), a.dtype.kind in "OT", math.prod(a.chunks)
+    if n is None or n > (max_bytes if text else count * a.dtype.itemsize):
+        raise _damaged(path, f"a chunk of {name} says that it inflates to {n} bytes")
+    if not text: return 0
+    from numcodecs.zstd import Zstd
+    if (told := int.from_bytes(Zstd().decode(data)[:4], "little")) != count:
+        raise _damaged(path, f"a chunk of {name} says that it holds {told:,} texts, not {count:,}")
+    return n
+
+# %% ../nbs/04_store.ipynb #312dbe27
+def check_arrays(
+    group, # an open zarr group
+    files: dict, # name inside the group -> a function that gives the file's bytes
+    path, # for messages
+    max_bytes: float = _max_bytes # what all arrays may take in memory
+):
+    "Refuse arrays that claim or inflate to more memory than allowed, before any of them is read."
+    total = 0
+    for name, a in group.arrays():
+        total += _check_array(a, name, path, max_bytes)
+        chunks = [read for k, read in files.items() if k.startswith(f"{name}/c")]
+        for read in chunks: total += _check_chunk(a, name, read(), path, max_bytes)
+        if total > max_bytes: raise _too_large(path, "all arrays together", total, max_bytes)
+
+# %% ../nbs/04_store.ipynb #1adaf322
+def texts_as_str(
+    dataset, # an xarray Dataset
+    path, # for messages
+    max_bytes: float = _max_bytes # what NumPy's texts, all as wide as the longest, may take
+): # -> the Dataset with NumPy's texts
+    "Texts as NumPy has them, where each takes as much room as the longest."
+    out = {}
+    for k, v in dataset.variables.items():
+        if v.dtype.kind not in "OT": continue
+        values = v.values.tolist()
+        need = 4 * v.size * max(map(len, map(str, v.values.ravel().tolist())), default=0)
+        if need > max_bytes: raise _too_large(path, f"the texts of {k}", need, max_bytes)
+        out[k] = v.copy(data=np.array(values, str))
+    return dataset.assign(out)
+
+# %% ../nbs/04_store.ipynb #70aa46ec
+def _check_archive(data, path):
+    "Our archives hold files as they are, inside of the archive."
+    with zipfile.ZipFile(io.BytesIO(data)) as z: found = z.infolist()
+    if any(i.compress_type or i.file_size != i.compress_size for i in found):
+        raise _damaged(path, "it is compressed, which evonb's data sets aren't")
+    if any(".." in Path(i.filename).parts or i.filename.startswith("/") for i in found):
+        raise _damaged(path, "it names a file outside of itself")
+    if len({i.filename for i in found}) < len(found) or sum(i.file_size for i in found) > len(data):
+        raise _damaged(path, "its files overlap")
+
+# %% ../nbs/04_store.ipynb #5836f5be
 def read_dataset(
-    path # the file
+    path, # the file
+    max_bytes: float = _max_bytes # what it may take in memory
 ): # -> an xarray Dataset in memory
     "Read what `write_dataset` wrote; a truncated or altered file is named in the error."
     import xarray as xr
@@ -202,10 +295,12 @@ def read_dataset(
     data = Path(path).read_bytes()
     if not (end := _zip_tail(data)) or data[end:] != _digest(data[:end]).encode():
         raise _damaged(path, "it isn't a whole archive with its checksum")
-    with zarr.storage.ZipStore(path, mode="r") as store:
-        dataset = xr.open_zarr(store, consolidated=False, zarr_format=3).load()
-    return dataset.assign({k: v.copy(data=np.array(v.values.tolist(), str)) for k, v in dataset.variables.items()
-                           if v.dtype.kind in "OT"})
+    with reading(path), zarr.storage.ZipStore(path, mode="r") as store:
+        _check_archive(data, path)
+        with zipfile.ZipFile(io.BytesIO(data)) as z:
+            files = {n: partial(z.read, n) for n in z.namelist()}
+            check_arrays(zarr.open_group(store, mode="r", zarr_format=3), files, path, max_bytes)
+        return texts_as_str(xr.open_zarr(store, consolidated=False, zarr_format=3).load(), path, max_bytes)
 
 # %% ../nbs/04_store.ipynb #8637247f
 @contextmanager
@@ -223,7 +318,18 @@ def writing_folder(
         if path.is_dir(): os.replace(path, path.parent / f".{path.name}.old.tmp")
     _discard(path.parent / f".{path.name}.old.tmp")
 
-# %% ../nbs/04_store.ipynb #cbbd189a
+# %% ../nbs/04_store.ipynb #13f469e4
+def inside(
+    folder, # that must not be left
+    *names # of folders and, last, the file
+) -> Path: # not necessarily there yet
+    "A path inside a folder; one that climbs out, be it by a link, is refused."
+    path, what = Path(folder).joinpath(*map(str, names)), f"the folder {folder}"
+    with reading(f"The name {names!r}", "Name a file inside the folder."): # holds a NUL, or is too long
+        if path.resolve().is_relative_to(Path(folder).resolve()): return path
+    raise InputError(f"{path} lies outside {what}. Name a file inside of it.")
+
+# %% ../nbs/04_store.ipynb #f49f5f42
 def check_folder(
     path # a folder that `writing_folder` filled
 ) -> Path: # the same folder
@@ -231,8 +337,10 @@ def check_folder(
     path, todo = Path(path), f"or delete the folder {path} and resume"
     if not (path/"files.json").is_file(): raise _damaged(path, "it has no files.json", todo)
     for name, digest in read_json(path/"files.json").items():
-        if not (path/name).is_file(): raise _damaged(path/name, "it is missing", todo)
-        if file_sha256(path/name) != digest: raise _damaged(path/name, "its checksum doesn't match", todo)
+        file = inside(path, name)
+        with reading(file): there = file.is_file()
+        if not there: raise _damaged(file, "it is missing", todo)
+        if file_sha256(file) != digest: raise _damaged(file, "its checksum doesn't match", todo)
     return path
 
 # %% ../nbs/04_store.ipynb #77974d37
@@ -243,7 +351,7 @@ def versions() -> dict: # name -> version
     return dict(python=platform.python_version(), **found, machine=platform.machine(), system=platform.system(),
                 cores=os.cpu_count())
 
-# %% ../nbs/04_store.ipynb #8d89dd73
+# %% ../nbs/04_store.ipynb #14908e92
 class Run:
     "A run folder. Make one with `create_run`, open one with `open_run`; read its parts at any time."
     format = 1
@@ -252,22 +360,20 @@ class Run:
         path # the run's folder
     ):
         self.path = Path(path)
-        self.about = read_json(self.path/"run.json") # kind, config, seed, versions, created
+        self.about = expect_fields(read_json(self.path/"run.json"), self.path/"run.json", format=int, kind=str,
+                                   config=dict, versions=dict, created=str)
         self.config, self.kind = self.about["config"], self.about["kind"]
         if self.about["format"] > self.format:
             raise StoreError(f"{self.path} was written by a newer evonb (format {self.about['format']}, this one reads "
                              f"up to {self.format}). Upgrade evonb to read it.")
 
-# %% ../nbs/04_store.ipynb #f4322b9a
+# %% ../nbs/04_store.ipynb #13a47e13
 @patch
 def file(self: Run,
     *names # of folders and, last, the file
 ) -> Path: # not necessarily there yet
     "A path inside the run; one that climbs out is refused."
-    path = self.path.joinpath(*map(str, names))
-    if not path.resolve().is_relative_to(self.path.resolve()):
-        raise InputError(f"{path} lies outside the run {self.path}. Name a file inside the run.")
-    return path
+    return inside(self.path, *names)
 
 # %% ../nbs/04_store.ipynb #12e8cd41
 def now() -> str: # ISO 8601, UTC, to the second
@@ -308,10 +414,11 @@ def events(self: Run) -> list[dict]:
     lines = (self.path/"log.jsonl").read_text().split("\n") if (self.path/"log.jsonl").exists() else []
     return [event for x in lines if (event := _parsed(x))]
 
-# %% ../nbs/04_store.ipynb #9d542f30
+# %% ../nbs/04_store.ipynb #6fe29ea0
 def _parsed(line):
-    try: return json.loads(line)
-    except ValueError: return None
+    try: found = json.loads(line)
+    except (ValueError, RecursionError): return None
+    return found if isinstance(found, dict) and isinstance(found.get("event"), str) else None
 
 # %% ../nbs/04_store.ipynb #f7bb55cd
 def _lock(path):
@@ -329,10 +436,11 @@ def is_locked(
         with _lock(path): return False
     except Timeout: return True
 
-# %% ../nbs/04_store.ipynb #a267aac7
+# %% ../nbs/04_store.ipynb #f263e08f
 def _stored_state(path):
     "What state.json says; a missing or damaged one only loses the status, so the run counts as interrupted."
-    try: return read_json(Path(path)/"state.json")
+    where = Path(path)/"state.json"
+    try: return expect_fields(read_json(where), where, status=str, stage=str, message=str, updated=str)
     except (DamagedFileError, FileNotFoundError): return dict(status="interrupted", stage="", message="", updated="")
 
 # %% ../nbs/04_store.ipynb #827212f9

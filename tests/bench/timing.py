@@ -44,3 +44,16 @@ def threads(n):
             yield
     finally:
         torch.set_num_threads(before)
+
+
+def growth(make, times=3, sizes=(1, 2, 4, 8), clock=time.process_time):
+    """How time grows with the work: the slope of log seconds over log work, from each size's least time.
+
+    `make(size)` returns what is to be measured at 1, 2, 4 and 8 times the work. 1 is in proportion.
+    """
+    runs = {size: make(size) for size in sizes}
+    for run in runs.values():
+        run()
+    least = {size: min(_measured(run, clock) for _ in range(times)) for size, run in runs.items()}
+    exponent = float(np.polyfit(np.log(sizes), np.log(list(least.values())), 1)[0])
+    return dict(ratio=exponent, seconds={f"{k}x": v for k, v in least.items()}, is_exponent=True, aim="at most 1.1")
