@@ -244,7 +244,7 @@ def tiny(self: Spectrum): # (n_unpenalised,)
     out[0] = 0
     return out
 
-# %% ../nbs/44_encoding.ipynb #cb6b706f
+# %% ../nbs/44_encoding.ipynb #b3326112
 @patch
 def left_out(self: Spectrum,
     g, # positions in the training set that are left out
@@ -255,6 +255,7 @@ def left_out(self: Spectrum,
 ) -> torch.Tensor: # (n_scored, n_targets), in the precision of t
     "Errors on the scored samples of a model trained without g."
     wide, kind = t.shape[1] > t.shape[0], t.dtype
+    if not self.dual and len(g) > len(t): return self._many_left_out(g, alpha, y, t)[scored]
     H, M = self._operators(g, alpha, self.left.dtype if wide else kind)
     if not wide:
         r = M @ t
@@ -262,6 +263,17 @@ def left_out(self: Spectrum,
     if self.dual: return torch.linalg.solve(H, M)[scored].to(kind) @ t # one operator for all targets
     A = torch.linalg.inv(H)[scored] # (n_scored, n_left_out)
     return torch.addmm(A.to(kind) @ y[g], (A @ M).to(kind), t)
+
+# %% ../nbs/44_encoding.ipynb #f29e007f
+@patch
+def _many_left_out(self: Spectrum, g, alpha, y, t):
+    "The same for more left-out samples than coefficients: by Woodbury's identity the small side is solved."
+    L, Q, tiny = self.left[g].to(t.dtype), self.Q[g].to(t.dtype), self.tiny().to(t.dtype)
+    k, P = L.shape[1], torch.cat([L, Q], 1) # (n_left_out, k + n_unpenalised)
+    penalty = (self.values + alpha).to(t.dtype)
+    e = y[g] - L @ (t[:k] / penalty[:, None]) + Q @ (tiny[:, None] * t[k:]) # residuals with g still in the fit
+    rest = torch.diag(torch.cat([penalty, 1 / (1 - tiny)])) - P.T @ P # what the samples that stay leave
+    return e + P @ torch.linalg.solve(rest, P.T @ e)
 
 # %% ../nbs/44_encoding.ipynb #3431060a
 @patch

@@ -6,7 +6,7 @@ from functools import cache
 
 import numpy as np
 import torch
-from timing import paired, threads
+from timing import growth, paired, threads
 
 from evonb.encoding import RidgeConfig, decompose, encode, make_folds
 
@@ -78,24 +78,47 @@ def against_sklearn(pairs, alphas, n_threads=1, theirs_options=None, **options):
 
 def encoding_sklearn(pairs, n=1):
     "RidgeCV over encode, 13 layers x 1,000 sentences x 768 features x 5 targets, 5 folds, 60 penalties, leave-one-out."
-    return against_sklearn(min(pairs, 2), FINE, inner_folds="loo") | dict(aim="at least 10")
+    return against_sklearn(min(pairs, 5), FINE, inner_folds="loo") | dict(aim="at least 10")
 
 
 def encoding_sklearn_blocks(pairs, n=1):
     "The same, encode choosing by five contiguous inner folds, as it does by default."
-    return against_sklearn(min(pairs, 2), FINE) | dict(aim="at least 10")
+    return against_sklearn(min(pairs, 5), FINE) | dict(aim="at least 10")
 
 
 def encoding_sklearn_decades(pairs, n=1):
     "The same with the published 60 penalties, 1e-30 to 1e29, both leave-one-out."
-    return against_sklearn(min(pairs, 2), DECADES, inner_folds="loo") | dict(aim="at least 10")
+    return against_sklearn(min(pairs, 5), DECADES, inner_folds="loo") | dict(aim="at least 10")
 
 
 def encoding_sklearn_svd(pairs, n=1):
     "The first row against RidgeCV(gcv_mode='svd'), which is faster here than scikit-learn's default."
     svd = dict(gcv_mode="svd")
-    return against_sklearn(min(pairs, 2), FINE, theirs_options=svd, inner_folds="loo") | dict(aim="none")
+    return against_sklearn(min(pairs, 5), FINE, theirs_options=svd, inner_folds="loo") | dict(aim="none")
+
+
+def grown(make):
+    "The exponent of `encode`'s time over data that `make(size)` gives."
+    rng = np.random.default_rng(0)
+
+    def at(size):
+        n, p, q = make(size)
+        X, Y = rng.standard_normal((n, p)), rng.standard_normal((n, q))
+        return lambda: encode(X, Y, config=RidgeConfig(n_folds=N_FOLDS))
+
+    with threads(1):
+        return growth(at)
+
+
+def encoding_growth_samples(pairs=0, n=0):
+    "How the time of `encode` grows with the samples, 400 to 3,200, 128 features, 50 targets."
+    return grown(lambda size: (400 * size, 128, 50))
+
+
+def encoding_growth_targets(pairs=0, n=0):
+    "How the time of `encode` grows with the targets, 500 to 4,000, 400 samples, 256 features."
+    return grown(lambda size: (400, 256, 500 * size))
 
 
 ROWS = {f.__name__: f for f in (encoding_sklearn, encoding_sklearn_blocks, encoding_sklearn_decades,
-                                encoding_sklearn_svd)}  # fmt: skip
+                                encoding_sklearn_svd, encoding_growth_samples, encoding_growth_targets)}  # fmt: skip

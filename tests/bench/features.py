@@ -6,7 +6,7 @@ import time
 import numpy as np
 import torch
 from scoring import blimp, generated, or_reason, small, smol
-from timing import paired, threads
+from timing import growth, paired, threads
 
 from evonb.experts import begin_token, new_base
 from evonb.features import ReadConfig, read, tokenize
@@ -54,7 +54,7 @@ def against_alone(opened, pairs, n_threads=1, **config):
 @or_reason
 def features_smol(pairs, n=1):
     "Each sentence alone over `read`: surprisal and 31 layers of 128 sentences, SmolLM2-135M, one thread."
-    return against_alone(smol(), min(pairs, 3)) | dict(aim="at least 3")
+    return against_alone(smol(), min(pairs, 5)) | dict(aim="at least 3")
 
 
 def features_small(pairs, n=1):
@@ -62,4 +62,16 @@ def features_small(pairs, n=1):
     return against_alone(small(), pairs) | dict(aim="reported")
 
 
-ROWS = dict(features_smol=features_smol, features_small=features_small)
+def features_growth(pairs=0, n=0):
+    "How the time of `read` grows with the sentences, 64 to 512, a GPT of 4 layers, 128 wide."
+    base = new_base(*small(), "base", "bench")
+
+    def make(size):
+        passages = [split_words(str(i), t) for i, t in enumerate(sentences(64 * size)[0])]
+        return lambda: read(base, passages, ReadConfig(), show=False)
+
+    with threads(1):
+        return growth(make)
+
+
+ROWS = dict(features_smol=features_smol, features_small=features_small, features_growth=features_growth)

@@ -31,7 +31,7 @@ def import_evonb(pairs, n=0):
 
 
 def import_modules(pairs=0, n=0):
-    "Seconds to import each module alone with all that it needs (least of three); the ratio is the slowest's to torch's."
+    "Seconds to import each module with all that it needs (least of three); the ratio is the slowest's over torch's."
     took = {m: min(seconds(f"evonb.{m}") for _ in range(3)) for m in MODULES}
     torch = min(seconds("torch") for _ in range(3))
     return dict(ratio=max(took.values()) / torch, torch_s=torch, seconds=dict(sorted(took.items(), key=lambda x: x[1])),

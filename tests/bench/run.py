@@ -5,20 +5,21 @@ Machines are shared and noisy, so every figure is the median of ratios of neighb
 
 import argparse
 import json
-import os
-import platform
 import sys
 import time
 from pathlib import Path
 
 import encoding
 import features
+import imports
 import looking
 import merging
 import numpy as np
 import scoring
 import torch
 import tree
+import wirings
+from results import FOLDER, keep, machine, reached
 from timing import paired
 
 from evonb.connectome import inherit, prune
@@ -30,14 +31,6 @@ PROBE = GPTConfig(vocab_size=2048, n_layer=4, n_head=4, n_embd=128, block_size=6
 LIFE = LifetimeConfig(steps=10_000, batch_size=64, context=64, lr=2e-3, eval_every=10**9, checkpoint_every=10**9)
 IDS = np.random.default_rng(0).integers(0, PROBE.vocab_size, 300_000).astype(np.uint16)
 TOKENS = LIFE.batch_size * LIFE.context
-
-
-def machine():
-    "What the figures were measured on."
-    return dict(
-        cores=os.cpu_count(), threads=torch.get_num_threads(), processor=platform.processor() or platform.machine(),
-        torch=str(torch.__version__), python=platform.python_version(), load=os.getloadavg()[0],
-    )  # fmt: skip
 
 
 def quarter():
@@ -135,18 +128,20 @@ def training_state(pairs, n):
 
 ROWS = dict(masked_step=masked_step, against_masked_loop=against_masked_loop, against_dense_loop=against_dense_loop,
             training_state=training_state)  # fmt: skip
-for rows in (merging.ROWS, scoring.ROWS, features.ROWS, encoding.ROWS, looking.ROWS, tree.ROWS):
-    ROWS |= rows
+for part in (merging, scoring, features, encoding, wirings, imports, looking, tree):
+    ROWS |= part.ROWS
 
 
 def told(row):
     "A row as a line."
     if "skipped" in row:
         return f"skipped: {row['skipped']}"
-    out = f"{row['ratio']:.3f}"
+    out = f"{row['ratio']:.3f}" + ", the exponent of growth" * row.get("is_exponent", False)
     if "low" in row:
         out += f" (quartiles {row['low']:.3f} to {row['high']:.3f})"
     out += f", aim {row['aim']}"
+    if (met := reached(row)) is not None:
+        out += ", reached" if met else ", NOT reached"
     if "first_tokens_per_s" in row:
         out += f"; {row['first_tokens_per_s']:,.0f} against {row['second_tokens_per_s']:,.0f} tokens/s"
     elif "first_s" in row:
@@ -158,18 +153,16 @@ def main():
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("--pairs", type=int, default=9, help="measurements of each pair")
     p.add_argument("--steps", type=int, default=6, help="training steps a measurement")
-    p.add_argument("--out", type=Path, default=Path("runs/bench.json"), help="where the figures go as JSON")
+    p.add_argument("--out", type=Path, default=FOLDER / "bench.json", help="the file that rows are kept in as JSON")
     p.add_argument("rows", nargs="*", metavar="ROW", help=f"only these: {', '.join(ROWS)}")
     args = p.parse_args()
-    size = "1.3M weights: 4 layers, width 128, context 64, batch 64, vocabulary 2,048"
-    found = dict(machine=machine(), size=size, rows={})
-    print(json.dumps(found["machine"]), found["size"], sep="\n")
+    print(json.dumps(machine()))
     for name in args.rows or ROWS:
-        found["rows"][name] = row = ROWS[name](args.pairs, args.steps)
+        row = ROWS[name](args.pairs, args.steps)
         print(f"{name:28s} {told(row)}\n    {ROWS[name].__doc__}", flush=True)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(found, indent=1, default=float))
-    print(f"written to {args.out}")
+        if "skipped" not in row:
+            keep(args.out, {name: dict(row, what=ROWS[name].__doc__, part=ROWS[name].__module__)}, ROWS)
+    print(f"written to {args.out}; `make docs` shows it as a page")
 
 
 if __name__ == "__main__":

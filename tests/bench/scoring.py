@@ -184,19 +184,19 @@ def scoring_small_torch_linear(pairs, n=1):
 @or_reason
 def scoring_smol(pairs, n=1):
     "PEFT's set_adapter over the engine: 10 individuals x 64 two-option items, SmolLM2-135M, one thread."
-    return against_peft(smol(), min(pairs, 3)) | dict(aim="at least 3")
+    return against_peft(smol(), min(pairs, 5)) | dict(aim="at least 3")
 
 
 @or_reason
 def scoring_smol_two_threads(pairs, n=1):
     "The same with two threads."
-    return against_peft(smol(), min(pairs, 3), n_threads=2) | dict(aim="at least 3")
+    return against_peft(smol(), min(pairs, 5), n_threads=2) | dict(aim="at least 3")
 
 
 @or_reason
 def scoring_smol_torch_linear(pairs, n=1):
     "The same with one thread and PyTorch's own matrix products in the engine, too."
-    return against_peft(smol(), min(pairs, 2), linear="torch") | dict(aim="at least 2.2")
+    return against_peft(smol(), min(pairs, 5), linear="torch") | dict(aim="at least 2.2")
 
 
 def forty_small(pairs, n=1):
@@ -207,7 +207,7 @@ def forty_small(pairs, n=1):
 @or_reason
 def forty_smol(pairs, n=1):
     "40 individuals over 10, SmolLM2-135M."
-    return forty_against_ten(smol(), min(pairs, 3)) | dict(aim="at most 4.2")
+    return forty_against_ten(smol(), min(pairs, 5)) | dict(aim="at most 4.2")
 
 
 ROWS = {f.__name__: f for f in (scoring_small, scoring_small_two_threads, scoring_small_torch_linear, forty_small)}
