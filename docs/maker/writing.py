@@ -18,6 +18,7 @@ from .entries import docstring, module_page
 from .execution import Cache, kept, with_outputs
 from .figures import Figures, script_of, title_of_figure
 from .links import broken
+from .measured import measured_page
 from .pages import page_of, without_tree
 from .sources import BuildError, Project, module_of, read_notebook, title_of
 
@@ -210,6 +211,11 @@ def write_project(site: Site, pages: list[Page]):
         site.write(f"nbs/images/{picture.name}", picture.read_bytes())
 
 
+def write_measured(site: Site, pages: list[Page]):
+    "What was measured, from the figures kept in docs/results."
+    site.write("measured.md", measured_page(site.project.root / "docs" / "results"))
+
+
 def write_figures(project: Project, pages: list[Page]):
     "The stored figures, beside the pages."
     folder = project.made / "html" / "_static" / "figures"
@@ -243,7 +249,8 @@ def write_sources(project: Project, paths: list[Path], stale: bool = False) -> t
     site = Site(project, Library.of(project))
     pages = [described(project, p) for p in paths]
     write_notebooks(site, pages, stale)
-    for write in (write_modules, write_tutorials, write_reference, write_front, write_gallery, write_project):
+    for write in (write_modules, write_tutorials, write_reference, write_front, write_gallery, write_measured,
+                  write_project):
         write(site, pages)
     site.sweep()
     return pages, write_known(site, pages)

@@ -44,7 +44,7 @@ def stored(path):
 def keep(path, found, order):
     "Put rows into a file beside those that are there, in this order; a row that no longer exists goes."
     here = dict(machine=machine(), date=datetime.date.today().isoformat())
-    rows = stored(path) | {name: dict(row, **here) for name, row in found.items()}
+    rows = stored(path) | {name: dict(row, reached=reached(row), **here) for name, row in found.items()}
     rows = {name: rows[name] for name in order if name in rows}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(dict(rows=rows), indent=1, default=float) + "\n")

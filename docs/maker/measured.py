@@ -1,0 +1,174 @@
+"""What was measured: speed against what people would use, and what runs and readers withstood.
+
+`make bench` and `make faults` keep their figures in docs/results; the page is made of those files.
+"""
+
+import html
+import json
+import math
+from pathlib import Path
+
+PARTS = dict(  # module of tests/bench -> heading
+    training="Training", population_memory="Populations in bounded memory", scoring="Scoring a population",
+    merging="Merging adapters", encoding="Encoding models", features="Reading passages", wirings="Connectomes in files",
+    planning_check="Plans against what was run", looking="Looking at a mask", tree="Looking at a family",
+    imports="Importing")  # fmt: skip
+
+
+def rows_of(path: Path) -> dict:
+    "A results file; empty where it hasn't been made."
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def short(x: float) -> str:
+    "Three digits that count."
+    return f"{x:.3g}" if abs(x) < 1000 else f"{x:,.0f}"
+
+
+def ratio_of(row: dict) -> str:
+    "The ratio with its quartiles, or the exponent of growth."
+    if row.get("is_exponent"):
+        return f"work^{row['ratio']:.2f}"
+    spread = f" [{short(row['low'])}, {short(row['high'])}]" if "low" in row else ""
+    return short(row["ratio"]) + spread
+
+
+def took(row: dict) -> str:
+    "What the two sides took, or the seconds at each size."
+    if "first_tokens_per_s" in row:
+        return f"{row['first_tokens_per_s']:,.0f} against {row['second_tokens_per_s']:,.0f} tokens/s"
+    if "first_s" in row:
+        return f"{short(row['first_s'])} against {short(row['second_s'])} s"
+    if row.get("is_exponent"):
+        return ", ".join(f"{k}: {short(v)} s" for k, v in row.get("seconds", {}).items())
+    if "baseline_bytes" in row and isinstance(row.get("bytes"), (int, float)):
+        return f"{row['bytes'] / 1e6:,.2f} against {row['baseline_bytes'] / 1e6:,.2f} MB"
+    return ""
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    "A table of text, whatever is in it."
+    line = lambda cells, tag: "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"
+    body = "".join(line(r, "td") for r in rows)
+    top = f"<thead>{line(head, 'th')}</thead>"
+    return f'<div class="evonb-wide"><table class="table">{top}<tbody>{body}</tbody></table></div>'
+
+
+def bench_table(rows: dict) -> str:
+    "One part's rows."
+    says = {True: "yes", False: "no", None: ""}
+    cells = [[name, row["what"], ratio_of(row), row.get("aim", ""), says[row.get("reached")], took(row)]
+             for name, row in rows.items()]
+    return table(["row", "what over what", "ratio [quartiles]", "aim", "reached", "medians"], cells)
+
+
+def drawing(rows: dict) -> str:
+    "Every ratio that has an aim, on a logarithmic axis: the quartiles as a line, the aim as a tick."
+    fits = lambda r: r.get("reached") is not None and r["ratio"] > 0 and not r.get("is_exponent")
+    shown = {n: r for n, r in rows.items() if fits(r)}
+    if not shown:
+        return ""
+    ends = [v for r in shown.values() for v in (*(r.get(k, r["ratio"]) for k in ("ratio", "low", "high")), aim(r))]
+    low, high = math.floor(math.log10(min(ends))), math.ceil(math.log10(max(ends)))
+    place = lambda v: 300 + 560 * (math.log10(v) - low) / (high - low)
+    tall = 34 + 22 * len(shown)
+    parts = [f'<line class="grid" x1="{place(10.0**k):.1f}" x2="{place(10.0**k):.1f}" y1="4" y2="{tall - 26}"/>'
+             f'<text x="{place(10.0**k):.1f}" y="{tall - 8}" text-anchor="middle">{10.0**k:g}</text>'
+             for k in range(low, high + 1)]
+    parts += [mark(n, r, place, 16 + 22 * i) for i, (n, r) in enumerate(shown.items())]
+    return (f'<svg class="evonb-measured" role="img" aria-label="Every ratio with its aim; the tables below hold the '
+            f'same figures" viewBox="0 0 880 {tall}">{"".join(parts)}</svg>\n')
+
+
+def aim(row: dict) -> float:
+    return float(row["aim"].split()[-1])
+
+
+def mark(name: str, row: dict, place, y: int) -> str:
+    "One row of the drawing."
+    kind = "met" if row.get("reached") else "missed"
+    low, high = place(row.get("low", row["ratio"])), place(row.get("high", row["ratio"]))
+    side = "≥" if "least" in row["aim"] else "≤"
+    return (f'<text x="290" y="{y + 4}" text-anchor="end">{html.escape(name)}</text>'
+            f'<line class="aim" x1="{place(aim(row)):.1f}" x2="{place(aim(row)):.1f}" y1="{y - 8}" y2="{y + 8}"/>'
+            f'<text class="side" x="{place(aim(row)) + 3:.1f}" y="{y - 2}">{side}</text>'
+            f'<line class="{kind}" x1="{low:.1f}" x2="{high:.1f}" y1="{y}" y2="{y}"/>'
+            f'<circle class="{kind}" cx="{place(row["ratio"]):.1f}" cy="{y}" r="5"/>')
+
+
+def machines(rows: dict) -> str:
+    "Where the rows were measured, each kind of machine once."
+    kinds = {}
+    for row in rows.values():
+        m = row["machine"]
+        said = (f"{m['processor']}, {m['cores']} cores, {m['memory_gb']} GB, {'a' if m['gpu'] else 'no'} GPU, "
+                f"{m['system']}, Python {m['python']}, torch {m['torch']}")
+        kinds.setdefault(said, []).append(row["date"])
+    return "\n".join(f"- {html.escape(said)}; {min(dates)}" + (f" to {max(dates)}" if min(dates) != max(dates) else "")
+                     for said, dates in kinds.items())
+
+
+def missed(rows: dict) -> str:
+    "What didn't reach its aim, and why."
+    said = [f"- **{n}** ({ratio_of(r)}, aim {r['aim']}): {r.get('why', 'the reason was not looked for.')}"
+            for n, r in rows.items() if r.get("reached") is False]
+    return "\n".join(["## What didn't reach its aim", "", *said]) if said else ""
+
+
+def bench_part(rows: dict) -> list[str]:
+    "The speed part of the page."
+    if not rows:
+        return ["No benchmark has been kept yet: `make bench` writes docs/results/bench.json."]
+    parts = {}
+    for name, row in rows.items():
+        parts.setdefault(row.get("part", ""), {})[name] = row
+    order = [*[p for p in PARTS if p in parts], *[p for p in parts if p not in PARTS]]
+    tables = [t for p in order for t in (f"### {PARTS.get(p, p)}", bench_table(parts[p]))]
+    return [drawing({n: r for p in order for n, r in parts[p].items()}), *tables, missed(rows),
+            "Measured on:", machines(rows)]
+
+
+def kills_part(found: dict) -> list[str]:
+    "What runs withstood."
+    if not found:
+        return ["No fault suite has been kept yet: `make faults` writes docs/results/faults.json."]
+    total = found["total"]
+    by = lambda counts: ", ".join(f"{n} {k}" for k, n in counts.items())
+    rows = [[name, str(s["kills"]), by(s["by_signal"]), by(s["by_moment"]), str(s["comparisons"]),
+             str(len(s["failures"]))] for name, s in found["stages"].items()]
+    return [f"{total['kills']} kills in {found['seconds']} s (seed {found['seed']}); {total['comparisons']} runs were "
+            "resumed to their end and compared with the uninterrupted one, array by array: "
+            f"{total['failures']} differed or couldn't be read.",
+            table(["stage", "kills", "signals", "moments", "compared", "failures"], rows)]
+
+
+def fuzz_part(found: dict) -> list[str]:
+    "What readers withstood."
+    if not found:
+        return ["No fuzzing has been kept yet: `make faults` writes docs/results/fuzz.json."]
+    readers, about = found["readers"], found["about"]
+    rows = [[name, f"{r['inputs']:,}", f"{r['slowest_s']:.2f} s", f"{r['grown_mb']:.0f} MB", str(r["faults"])]
+            for name, r in readers.items()]
+    return [f"{sum(r['inputs'] for r in readers.values()):,} inputs to {len(readers)} readers: "
+            f"{sum(r['faults'] for r in readers.values())} crashed, raised another error than a reader's own, took "
+            f"more than {about['seconds_per_input']:g} s or more than {about['bound_mb']:,.0f} MB.",
+            table(["reader", "inputs", "slowest", "memory growth", "failures"], rows)]
+
+
+def measured_page(folder: Path) -> str:
+    "The page."
+    bench, kills, fuzz = (rows_of(folder / f"{n}.json") for n in ("bench", "faults", "fuzz"))
+    parts = [
+        "# Measured", "What this library was measured at, with the commands that measure it again.",
+        "## Speed", "Each ratio is the median of neighbouring measurements in one run, because machines are shared and "
+        "noisy; seconds are only to give a size. Growth is the exponent of time over 1, 2, 4 and 8 times the work: 1 "
+        "is in proportion.",
+        "```sh\nmake bench                              # every row; minutes to an hour\n"
+        'make bench ARGS="--pairs 5 connectome_load"   # one row\n```',
+        *bench_part(bench.get("rows", {})),
+        "## Faults", "Runs are killed in the middle of evolving, developing, breeding and aligning, some at random "
+        "moments, some right before or after a change of a file, and resumed.",
+        "```sh\nmake faults\n```", *kills_part(kills),
+        "### Hostile files", "Every reader is given valid files with bits, lengths, numbers and structure changed, "
+        "also with the checksum made good again, so that the code behind it is reached.", *fuzz_part(fuzz)]  # fmt: skip
+    return "\n\n".join(p for p in parts if p) + "\n"
