@@ -7,7 +7,7 @@ NB_WORKERS ?= 2
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help install models demo test lab pictures docs docs-serve bench export clean-notebooks lint \
+.PHONY: help install models demo test lab pictures docs docs-serve faults bench export clean-notebooks lint \
         check-export check-notebooks check-layers check-style test-notebooks test-python
 
 help: ## list these targets
@@ -49,6 +49,10 @@ docs-serve: install ## show the site on this machine, made first where there is 
 	@test -f _docs/html/index.html || $(MAKE) --no-print-directory docs ARGS=
 	@$(PY) docs/build.py serve $(ARGS)
 
+faults: install ## the whole fault suite: 200 kills, injected faults, hostile files; prints the counts (10 to 30 min)
+	@$(PY) -m pytest -q -m faults tests
+	@$(PY) tests/faults/suite.py $(ARGS)
+
 bench: install ## run the benchmarks
 	@$(PY) tests/bench/run.py $(ARGS)
 
@@ -66,11 +70,11 @@ lint: install ## the quick checks: notebooks clean, layers, style
 
 # The stages of `make test`. Two notebooks run side by side, and two tests, so that each gets one thread. Outputs are kept in
 # _docs/cache by the notebook's code and the library's it uses: what ran and hasn't changed isn't run again.
-docs test-notebooks test-python: export OMP_NUM_THREADS = 1
-docs test-notebooks test-python: export MKL_NUM_THREADS = 1
-docs test-notebooks test-python: export OPENBLAS_NUM_THREADS = 1
-docs test-notebooks test-python: export HF_HUB_OFFLINE = 1
-docs test-notebooks test-python: export TOKENIZERS_PARALLELISM = false
+docs faults test-notebooks test-python: export OMP_NUM_THREADS = 1
+docs faults test-notebooks test-python: export MKL_NUM_THREADS = 1
+docs faults test-notebooks test-python: export OPENBLAS_NUM_THREADS = 1
+docs faults test-notebooks test-python: export HF_HUB_OFFLINE = 1
+docs faults test-notebooks test-python: export TOKENIZERS_PARALLELISM = false
 
 check-export:
 	@echo "== 1/6 what is generated matches the notebooks"

@@ -8,7 +8,7 @@ __all__ = ['data_forms', 'AlignConfig', 'command_of', 'Candidate', 'source_run',
            'chosen_scores', 'ceilings', 'interval', 'contrast', 'reference_arm', 'verdict', 'statement', 'region_table',
            'score_table', 'default_place', 'align_run', 'told_of', 'data_digest']
 
-# %% ../nbs/48_alignment.ipynb #6ce42782
+# %% ../nbs/48_alignment.ipynb #22270f60
 import hashlib
 import json
 import re
@@ -39,6 +39,8 @@ from evonb.core import (
     announce,
     check_choice,
     check_positive,
+    expect,
+    parsing,
     progress,
     stoppable,
     to_dict,
@@ -197,28 +199,35 @@ def open_data(
     if Path(name).exists(): return _open_path(Path(name))
     raise InputError(f"{name!r} is no data set and no file. Give one of: {', '.join(data_forms)}.")
 
-# %% ../nbs/48_alignment.ipynb #b77f6f2d
+# %% ../nbs/48_alignment.ipynb #14aa197b
 def _open_path(path):
     "By what the file says of itself."
     if path.is_dir(): return alice(path)
     if path.suffix == ".nc": return futrell2018(path)
-    if path.suffix == ".json": return image_responses(**_image_arguments(path))
+    if path.suffix == ".json":
+        with parsing(path): return image_responses(**_image_arguments(path))
     if path.suffix not in (".csv", ".tsv"):
         raise InputError(f"{path} isn't of a kind that is known. Give a folder as Alice's, a .nc assembly, a .csv or "
                          ".tsv table, or a .json that names images and events.")
-    with open(path, encoding="utf-8") as f: columns = re.split(r"[,\t]", f.readline().strip().replace('"', ""))
+    with open(path, encoding="utf-8", errors="replace") as f: # what isn't UTF-8 is said by the table's reader
+        columns = re.split(r"[,\t]", f.readline(2**20).strip().replace('"', ""))
     if "response_target" in columns: return tuckute2024(path)
     return reading_table(path, **{c: c for c in ("story", "reader") if c in columns})
 
-# %% ../nbs/48_alignment.ipynb #93460594
+# %% ../nbs/48_alignment.ipynb #3c9d75dc
 def _image_arguments(path):
     "What `image_responses` takes, from a JSON file; paths in it are relative to it."
     try: given = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as e: raise InputError(f"{path} isn't JSON ({e}). Name images, events and atlas in it.") from None
+    except (ValueError, RecursionError) as e:
+        raise InputError(f"{path} isn't JSON ({e}). Name images, events and atlas in it.") from None
     if not isinstance(given, dict) or not {"images", "events"} <= set(given):
         raise InputError(f'{path} must be like {{"images": ["run1.nii.gz"], "events": ["run1.tsv"], "atlas": '
                          '"parcels.nii.gz"}}.')
     paths = ("images", "events", "atlas", "labels", "mask", "confounds")
+    kinds = dict(tr=float | None, subject=str, name=str, resample=bool, max_bytes=float,
+                 confound_columns=list | None, images=str | list, events=str | list, atlas=str | None,
+                 labels=str | dict | None, mask=str | None, confounds=str | list | None)
+    for k, v in given.items(): expect(v, kinds[check_choice(k, kinds, f"a key of {path}")], f"{k} in {path}")
     return {k: _placed(v, path.parent) if k in paths else v for k, v in given.items()}
 
 def _placed(value, folder):

@@ -9,11 +9,14 @@ __all__ = ['illustrative_label', 'hemispheres', 'movement', 'check_affine', 'sam
            'Surface', 'Hemispheres', 'make_surfaces', 'surface_values', 'to_surface', 'write_surface', 'read_surface',
            'header_tr', 'check_tr', 'read_tsv', 'measured_mask', 'image_responses']
 
-# %% ../nbs/46_brainmaps.ipynb #e471f9b4
+# %% ../nbs/46_brainmaps.ipynb #97ed6051
+import base64
 import functools
 import gzip
 import json
 import math
+import struct
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +25,8 @@ from typing import NamedTuple
 import numpy as np
 from fastcore.basics import patch
 
-from .core import DamagedFileError, InputError, check_choice, check_positive, human_bytes
+from .core import DamagedFileError, InputError, check_choice, check_positive, human_bytes, parsing
+from .behavior import check_head
 from .store import replacing
 
 # %% ../nbs/46_brainmaps.ipynb #747d935c
@@ -87,12 +91,71 @@ def check_size(
         raise InputError(f"{where} has the shape {shape} and would take {human_bytes(need)}, more than max_bytes "
                          f"({human_bytes(max_bytes)}). Check its header; if it is right, raise max_bytes.")
 
-# %% ../nbs/46_brainmaps.ipynb #a0fb445a
+# %% ../nbs/46_brainmaps.ipynb #c85f08a3
+_ends = dict(nifti=(".nii", ".nii.gz", ".nii.bz2", ".nii.zst"), gifti=(".gii", ".gii.gz"))
+_most_added = 2**28 # bytes between header and data: a dense CIFTI's XML has some megabytes
+
+def _check_extensions(path):
+    "Refuse a NIfTI header whose extensions don't fit in front of the data."
+    from nibabel.openers import ImageOpener
+    with parsing(path), ImageOpener(path) as f:
+        head = f.read(544)
+        order, new = next(((o, n) for o in "<>" for n in (348, 540) if head[:4] == struct.pack(f"{o}i", n)), ("<", 0))
+        if not new or len(head) < new + 4: return # nibabel says what it is instead
+        data_at, = struct.unpack_from(f"{order}{'f' if new == 348 else 'q'}", head, 108 if new == 348 else 168)
+        at, extended = new + 4, head[new]
+        if extended and not data_at <= _most_added: raise ValueError(f"its data are said to begin at byte {data_at:g}")
+        f.seek(at)
+        while extended and at + 16 <= data_at and len(start := f.read(8)) == 8:
+            n, = struct.unpack_from(f"{order}i", start)
+            if not 8 <= n <= data_at - at: raise ValueError(f"an extension of {n} doesn't fit before byte {data_at:g}")
+            f.seek(at := at + n)
+
+# %% ../nbs/46_brainmaps.ipynb #eeac568b
+def _unpacked_size(data, most):
+    "How much zlib's data inflate to, looking no further than beyond `most` bytes."
+    inflate, n = zlib.decompressobj(), 0
+    while data and n <= most:
+        n += len(inflate.decompress(data, 2**20))
+        data = inflate.unconsumed_tail
+    return n
+
+# %% ../nbs/46_brainmaps.ipynb #d306f37b
+def _check_gifti(path, max_bytes):
+    "Refuse entities, references to other files, and data that inflate to more than `max_bytes`."
+    from xml.parsers import expat
+    parser, text, total, packing = expat.ParserCreate(), [], [0], [""]
+    def refuse(why): raise InputError(f"{path} isn't read: {why}. Don't use this file.")
+    def start(tag, attributes):
+        if attributes.get("Encoding", "").startswith("External") or attributes.get("ExternalFileName"):
+            refuse("its data lie in another file")
+        if tag == "DataArray": packing[0] = attributes.get("Encoding", "")
+        if (n := attributes.get("Dimensionality", "1")) not in tuple("123456"): # nibabel counts up to it
+            refuse(f"an array has {n[:20]!r} dimensions, not 1 to 6")
+        text.clear()
+    def end(tag):
+        if tag != "Data" or packing[0] != "GZipBase64Binary": return
+        total[0] += _unpacked_size(base64.b64decode("".join(text)), max_bytes)
+        if total[0] > max_bytes: refuse(f"its data inflate to more than max_bytes ({human_bytes(max_bytes)})")
+    parser.StartElementHandler, parser.EndElementHandler = start, end
+    parser.CharacterDataHandler, parser.buffer_text = text.append, True
+    parser.EntityDeclHandler = lambda *_: refuse("it declares entities")
+    opened = gzip.open if path.suffix == ".gz" else open
+    with parsing(path), opened(path, "rb") as f:
+        for _ in range(math.ceil(max_bytes / 2**20) + 1):
+            if not (part := f.read(2**20)): return parser.Parse(b"", True)
+            parser.Parse(part)
+        refuse(f"its text is longer than max_bytes ({human_bytes(max_bytes)})")
+
+# %% ../nbs/46_brainmaps.ipynb #6e9ec256
 def _open(path, max_bytes=8e9):
     "A nibabel image whose header was checked against its file; its data isn't read yet."
     import nibabel as nib
     path = Path(path)
     if not path.is_file(): raise FileNotFoundError(f"There is no file {path}. Give the path of an image.")
+    if path.name.endswith(_ends["gifti"]): _check_gifti(path, max_bytes)
+    elif path.name.endswith(_ends["nifti"]): _check_extensions(path)
+    else: raise InputError(f"{path} isn't read: an image's name ends in {', '.join(sum(_ends.values(), ()))}.")
     try: image = nib.load(path)
     except Exception as e: raise DamagedFileError(f"{path} can't be read as an image: {e}. Restore it.") from e
     if hasattr(image, "dataobj"): check_size(image, path, max_bytes)
@@ -805,7 +868,7 @@ def check_tr(
                          "milliseconds) must be wrong. Repair the header.")
     return float(header) if tr is None else float(tr)
 
-# %% ../nbs/46_brainmaps.ipynb #9bb40a2a
+# %% ../nbs/46_brainmaps.ipynb #f0dc3070
 def read_tsv(
     path # a BIDS table: tab-separated, n/a for what is missing
 ): # DataFrame of texts; nan where n/a
@@ -815,6 +878,7 @@ def read_tsv(
     import pandas as pd
     path = Path(path)
     if not path.is_file(): raise FileNotFoundError(f"There is no file {path}. Give a tab-separated table.")
+    check_head(path, "\t", csv.QUOTE_NONE)
     try: return pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, na_values=["n/a"], quoting=csv.QUOTE_NONE)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as e:
         raise InputError(f"{path} can't be read as a tab-separated table: {e}") from e
@@ -1086,8 +1150,11 @@ def _cifti_columns(axis, where):
         xyz[inside] = axis.voxel[inside] @ affine[:3, :3].T + affine[:3, 3]
     return [f"{r} {a}" for r, a in zip(rois, at, strict=True)], rois, xyz
 
-# %% ../nbs/46_brainmaps.ipynb #e61321a8
+# %% ../nbs/46_brainmaps.ipynb #7eb90d92
 def _cifti_signals(image, where):
+    with parsing(where): return _cifti_series(image, where)
+
+def _cifti_series(image, where):
     from nibabel.cifti2 import SeriesAxis
     axes = [image.header.get_axis(i) for i in range(image.ndim)]
     if len(axes) != 2 or not isinstance(axes[0], SeriesAxis) or len(axes[0]) < 2:

@@ -8,11 +8,12 @@ __all__ = ['TASK_FORMS', 'BASELINES', 'SPACES', 'open_task', 'BreedConfig', 'Run
            'method_settings', 'candidates', 'members', 'options_of', 'item_credit', 'resampled', 'compare_credits',
            'describe_ensemble', 'describe_credit', 'task_score', 'statement', 'breed']
 
-# %% ../nbs/32_breeding.ipynb #47f0a82b
+# %% ../nbs/32_breeding.ipynb #689b2660
 import math
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,8 @@ from evonb.core import (
     StopRequest,
     check_choice,
     check_positive,
+    expect_fields,
+    parsing,
     stoppable,
     to_dict,
 )
@@ -32,7 +35,7 @@ from .ensemble import COMBINATIONS, ensemble_curves
 from .experts import blimp_task, check_base, load_experts, open_base, seen_in_training
 from .fitness import Cache, Engine, Fitness, InProcess, pack_score, unpack_score
 from .generations import bootstrap_means, choose_device, moments
-from .genome import Adapter, AdapterSpace, CoefficientSpace, check_modules
+from .genome import Adapter, AdapterSpace, CoefficientSpace, LazyAdapter, StoredSpace, check_modules
 from .operators import usable
 from .population import METHODS, best_so_far, evolve
 from evonb.store import (
@@ -147,39 +150,59 @@ def all_methods(self: BreedConfig) -> tuple: # names, baselines first
     fitting = [m for m in BASELINES if self.space == "coefficients" or m != "random-search"]
     return tuple(dict.fromkeys((*fitting, *self.methods)))
 
-# %% ../nbs/32_breeding.ipynb #53cc6e1b
+# %% ../nbs/32_breeding.ipynb #99d748f9
 class RunCache(Cache):
     "The scores of a run: what was scored together is kept together."
     def __init__(self,
-        folder # of the batches; those that are there are known
+        folder, # of the batches; those that are there are known
+        held: int = 1024 # scores that stay in memory; others are read again when they are asked for
     ):
-        super().__init__()
-        self.batches, self.new = Path(folder), {}
-        for path in sorted(self.batches.glob("*.safetensors")): self._known |= _read_batch(path)
+        super().__init__(folder, held)
+        self.new, self.where = {}, {} # key -> score; key -> the batch it lies in
+        found = sorted(self.folder.glob("batch-*.safetensors"))
+        self.n_batches = int(found[-1].stem.removeprefix("batch-")) + 1 if found else 0
+        for path in found: self.where |= dict.fromkeys(_read_batch(path), path)
 
-    def put(self, key, score): self._known[key] = self.new[key] = score
+    def __len__(self): return len(self.where.keys() | self.new.keys())
+    def put(self, key, score): self.new[key] = score
 
 def _read_batch(path):
-    try: tensors, meta = read_tensors(path)
+    def arrays(i): return {k.partition("|")[2]: t for k, t in tensors.items() if k.startswith(f"{i}|")}
+    try:
+        tensors, meta = read_tensors(path)
+        expect_fields(meta, path, keys=list, scores=list)
+        with parsing(path):
+            return {k: unpack_score(arrays(i), m) for i, (k, m) in enumerate(zip(meta["keys"], meta["scores"]))}
     except DamagedFileError as e:
         warnings.warn(f"{e} These scores are computed again.", stacklevel=3)
         return {}
-    def arrays(i): return {k.partition("|")[2]: t for k, t in tensors.items() if k.startswith(f"{i}|")}
-    return {k: unpack_score(arrays(i), m) for i, (k, m) in enumerate(zip(meta["keys"], meta["scores"]))}
 
-# %% ../nbs/32_breeding.ipynb #a4036c82
+# %% ../nbs/32_breeding.ipynb #5068cf8c
 @patch
 def keep(self: RunCache):
     "Store what was put since the last time, in one file."
     if not self.new: return
-    self.batches.mkdir(parents=True, exist_ok=True)
-    packed, n = [pack_score(s) for s in self.new.values()], len(list(self.batches.glob("*.safetensors")))
+    packed, path = [pack_score(s) for s in self.new.values()], self.folder/f"batch-{self.n_batches:06d}.safetensors"
     tensors = {f"{i}|{k}": t for i, (arrays, _) in enumerate(packed) for k, t in arrays.items()}
     meta = dict(keys=list(self.new), scores=[m for _, m in packed])
-    write_tensors(self.batches/f"batch-{n:06d}.safetensors", tensors, meta)
-    self.new = {}
+    write_tensors(path, tensors, meta)
+    self.where |= dict.fromkeys(self.new, path)
+    for key, score in self.new.items(): self._remember(key, score)
+    self.new, self.n_batches = {}, self.n_batches + 1
 
-# %% ../nbs/32_breeding.ipynb #1e22940c
+# %% ../nbs/32_breeding.ipynb #e0f5d5b4
+@patch
+def get(self: RunCache,
+    key: str # of `score_key`
+): # a TaskScore, or None when it isn't known
+    "Look a score up; what was scored with it comes along, because it is likely asked for next."
+    if (found := self.new.get(key) or self._known.get(key)) is not None: return found
+    if key not in self.where: return None
+    found = _read_batch(self.where[key])
+    for k, score in found.items(): self._remember(k, score)
+    return found.get(key)
+
+# %% ../nbs/32_breeding.ipynb #ee3de5bc
 @dataclass
 class Breeding:
     "A run at work: what its stages share."
@@ -202,21 +225,23 @@ class Breeding:
     @property
     def all_tasks(self): return [*self.tasks, *self.held_out]
 
-    def adapters(self, genomes): return [self.space.adapter(g) for g in genomes]
+    def adapter(self, genome): # an Adapter, or the promise of one
+        whole = isinstance(self.space, AdapterSpace)
+        return genome if whole else LazyAdapter(partial(self.space.adapter, genome))
+
+    def adapters(self, genomes): return [self.adapter(g) for g in genomes]
     def evaluate(self, genomes): return scored(self.fitness, self.adapters(genomes))
 
     def grid(self, f): # of what f(method, seed) gives: (method, seed, ...)
         return [[f(m, s) for s in range(self.config.n_seeds)] for m in self.config.all_methods()]
 
-# %% ../nbs/32_breeding.ipynb #f2156da7
+# %% ../nbs/32_breeding.ipynb #caf47e34
 def scored(
     fitness, # a Fitness with a RunCache
-    adapters: list # of Adapter
+    adapters: list # of Adapter or LazyAdapter
 ) -> list: # an Evaluation each
-    "Score a batch and keep it."
-    found = fitness(adapters)
-    fitness.cache.keep()
-    return found
+    "Score some and keep it, batch by batch."
+    return fitness(adapters)
 
 # %% ../nbs/32_breeding.ipynb #21d4f0e6
 def experts_run(
@@ -367,12 +392,13 @@ def method_settings(
     known = method.config_class.__dataclass_fields__
     return {k: config.n_individuals for k in ("population_size",) if k in known}
 
-# %% ../nbs/32_breeding.ipynb #d0bce8b9
+# %% ../nbs/32_breeding.ipynb #005eb0ce
 @patch
 def breed_one(self: Breeding, method, seed):
-    "One method with one seed: its Result."
-    made = METHODS[method](self.space, method_settings(METHODS[method], self.config), self.seeds.child("evolve", seed))
+    "One method with one seed: its Result. Individuals that are whole adapters lie in files beside its state."
     folder = self.run.file("evolve", method, f"seed-{seed}")
+    space = StoredSpace(self.space, folder/"genomes") if isinstance(self.space, AdapterSpace) else self.space
+    made = METHODS[method](space, method_settings(METHODS[method], self.config), self.seeds.child("evolve", seed))
     return evolve(made, self.evaluate, self.config.budget, folder, chunk=self.config.n_individuals, tasks=self.tasks,
                   show=self.show, stop=self.stop)
 
@@ -410,7 +436,7 @@ def members(
     ranked = sorted(alive.values(), key=lambda x: (-x.value, -smooth(x), x.number))
     return ranked[:n] if len(ranked) > 1 else []
 
-# %% ../nbs/32_breeding.ipynb #3a004798
+# %% ../nbs/32_breeding.ipynb #844cc33a
 @patch
 def test(self: Breeding, found) -> dict: # name -> Evaluation on the test items
     "Score individuals on the sealed items of every task."
@@ -418,7 +444,7 @@ def test(self: Breeding, found) -> dict: # name -> Evaluation on the test items
     told = ", ".join(n for n in names if n.count("/") < 2) # members stand for their evolution
     self.opened = [open_test(t, record, told) for t in self.all_tasks]
     score = Fitness(self.fitness.backend, self.opened, split="test", cache=self.fitness.cache)
-    adapters = [a if n == "base" or n.startswith("expert/") else self.space.adapter(a) for n, a in found.items()]
+    adapters = [a if n == "base" or n.startswith("expert/") else self.adapter(a) for n, a in found.items()]
     self.run.set_state("running", f"the sealed test of {len(names)} individuals")
     return dict(zip(names, scored(score, adapters)))
 

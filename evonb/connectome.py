@@ -7,7 +7,7 @@ __all__ = ['CONTROLS', 'Connectome', 'parameter_groups', 'wired_parameters', 'ch
            'check_sparse', 'pack_signs', 'unpack_signs', 'from_planes', 'random_control', 'sign_shuffled_control',
            'trade_rows', 'swap_edges', 'degree_preserving_control', 'control', 'dense_matched_config', 'compare']
 
-# %% ../nbs/12_connectome.ipynb #e2faae7a
+# %% ../nbs/12_connectome.ipynb #4d5deaf6
 import dataclasses
 import html
 import math
@@ -17,7 +17,15 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 
-from .core import ConnectomeError, DamagedFileError, check_choice, check_fraction
+from evonb.core import (
+    ConnectomeError,
+    DamagedFileError,
+    check_choice,
+    check_fraction,
+    expect,
+    expect_fields,
+    parsing,
+)
 from .store import read_tensors, tensors_digest, write_tensors
 
 # %% ../nbs/12_connectome.ipynb #c1da74fb
@@ -286,7 +294,13 @@ def digest(self: Connectome) -> str: # SHA-256 in hex
     "A checksum of the wiring, its architecture and magnitude, whatever is noted in `info`."
     return tensors_digest(self.planes(), {k: v for k, v in self.about().items() if k != "info"})
 
-# %% ../nbs/12_connectome.ipynb #862dcafa
+# %% ../nbs/12_connectome.ipynb #7fd39b87
+def _stored_shape(sizes, where):
+    for n in expect(sizes, list, where, DamagedFileError):
+        if expect(n, int, where, DamagedFileError) < 1: raise DamagedFileError(f"{where} is {sizes}.")
+    return tuple(sizes)
+
+# %% ../nbs/12_connectome.ipynb #b7a6e42c
 def from_planes(
     tensors: dict, # the bit planes by name
     about: dict, # what `Connectome.about` gave
@@ -297,11 +311,12 @@ def from_planes(
         raise ConnectomeError(f"{origin} holds no connectome but {about.get('kind')!r}.")
     if about.get("format") != 1:
         raise ConnectomeError(f"{origin} has format {about.get('format')!r}, but this evonb reads format 1.")
-    try:
-        shapes = {k: tuple(int(i) for i in v) for k, v in about["shapes"].items()}
+    expect_fields(about, origin, shapes=dict, wired=list, magnitude=float, info=dict, n_live=int)
+    with parsing(origin):
+        shapes = {k: _stored_shape(v, f"{origin} is damaged: the shape of {k}") for k, v in about["shapes"].items()}
         signs = {n: unpack_signs(tensors[f"{n}|wired"], tensors[f"{n}|positive"], shapes[n]) for n in about["wired"]}
-        made = Connectome(signs, shapes, float(about["magnitude"]), dict(about["info"]))
-    except (KeyError, TypeError, ValueError) as e: raise DamagedFileError(f"{origin} is damaged: {e!r}.") from e
+        made = Connectome(signs, shapes, float(about["magnitude"]), about["info"])
+    if not signs: raise DamagedFileError(f"{origin} is damaged: it has no matrix.")
     if made.n_live != about["n_live"]:
         raise DamagedFileError(f"{origin} is damaged: it has {made.n_live} live weights, not {about['n_live']}.")
     return made.check()

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['EvonbError', 'InputError', 'CorpusError', 'ConnectomeError', 'StoreError', 'DamagedFileError', 'NoSpaceError',
-           'RunExistsError', 'RunBusyError', 'NonFiniteLossError', 'Stopped', 'check_fraction', 'check_positive',
-           'check_choice', 'Seeds', 'to_dict', 'expect', 'expect_fields', 'reading', 'from_dict', 'can_draw',
-           'progress', 'listened', 'listening', 'announce', 'StopRequest', 'stoppable', 'file_sha256', 'human_count',
-           'human_bytes', 'human_time', 'facts_html']
+           'RunExistsError', 'RunBusyError', 'NonFiniteLossError', 'ProcessLostError', 'Stopped', 'check_fraction',
+           'check_positive', 'check_choice', 'Seeds', 'to_dict', 'expect', 'expect_fields', 'panicked', 'parsing',
+           'from_dict', 'can_draw', 'progress', 'listened', 'listening', 'announce', 'StopRequest', 'stoppable',
+           'file_sha256', 'human_count', 'human_bytes', 'human_time', 'facts_html']
 
 # %% ../nbs/00_core.ipynb #917cb114
 import dataclasses
@@ -69,6 +69,10 @@ class RunBusyError(StoreError):
 # %% ../nbs/00_core.ipynb #cdd15c50
 class NonFiniteLossError(EvonbError, ArithmeticError):
     "Training reached a loss that is NaN or infinite; the last good checkpoint is kept."
+
+# %% ../nbs/00_core.ipynb #147099f8
+class ProcessLostError(EvonbError, RuntimeError):
+    "A process that worked on the same lifetime is gone or failed; what was stored stays, and can be resumed."
 
 # %% ../nbs/00_core.ipynb #526d8aa1
 class Stopped(EvonbError):
@@ -150,7 +154,7 @@ def to_dict(config) -> dict: # plain values only
     "A (nested) configuration dataclass as what JSON can hold."
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
-# %% ../nbs/00_core.ipynb #a1730aa5
+# %% ../nbs/00_core.ipynb #f030f20c
 _json_names = {dict: "an object", list: "a list", tuple: "a list", str: "a string", int: "a whole number",
                float: "a number", bool: "true or false", type(None): "null"}
 
@@ -160,6 +164,7 @@ def _options(kind): # of a union, or the one kind
 def _fits(value, kind):
     kind = typing.get_origin(kind) or kind
     if isinstance(value, bool): return kind is bool
+    if kind is float and isinstance(value, int): return abs(value) < 2**1023 # more is no float
     return isinstance(value, {float: (int, float), tuple: (list, tuple)}.get(kind, kind))
 
 # %% ../nbs/00_core.ipynb #1f443bcd
@@ -193,21 +198,32 @@ def expect_fields(
         expect(values[name], kind, f"{where} is damaged: {name}", DamagedFileError)
     return values
 
-# %% ../nbs/00_core.ipynb #9cf2b1ef
+# %% ../nbs/00_core.ipynb #a433faf2
+def panicked(
+    error: BaseException
+) -> bool:
+    "Whether a library in Rust (tokenizers, safetensors) gave up; its panic is no `Exception`."
+    return type(error).__name__ == "PanicException"
+
+# %% ../nbs/00_core.ipynb #55725afd
 @contextmanager
-def reading(
+def parsing(
     path, # what is read, for the message
     todo: str = "Restore it from a copy." # what to do about it
 ):
     "Whatever fails inside for what a file holds becomes one `DamagedFileError` that names the file."
     try: yield
-    except (EvonbError, FileNotFoundError, PermissionError, IsADirectoryError, ImportError, MemoryError): raise
-    except Exception as e:
-        why = str(e).split("\n")[0] if str(e) else "no reason given"
-        raise DamagedFileError(f"{path} is damaged: it can't be read ({type(e).__name__}: {_short(why, 200)}). "
-                               f"{todo}") from e
+    except (EvonbError, FileNotFoundError, PermissionError, IsADirectoryError, ImportError): raise
+    except MemoryError as e:
+        raise DamagedFileError(f"{path} asks for more memory than there is: it is damaged, or too large for this "
+                               f"machine. {todo}") from e
+    except BaseException as e:
+        if not isinstance(e, Exception) and not panicked(e): raise
+        why = f"{type(e).__name__}: {_short(str(e).partition(chr(10))[0], 200)}"
+        raise DamagedFileError(f"{path} is damaged: " + (f"it lacks {e}" if isinstance(e, KeyError) else
+                               f"it can't be read ({why})") + f". {todo}") from e
 
-# %% ../nbs/00_core.ipynb #3a46a9e1
+# %% ../nbs/00_core.ipynb #fbaab2ae
 def _cast(value, kind, where):
     if dataclasses.is_dataclass(kind): return from_dict(kind, value, where)
     options = [k for k in _options(kind) if k is not type(None)]
@@ -217,9 +233,7 @@ def _cast(value, kind, where):
         return tuple(_cast(v, item, where) for v in expect(value, tuple, where))
     if not any(_fits(value, k) for k in options):
         raise InputError(f"{where} is {_short(value)}, but must be {' or '.join(k.__name__ for k in options)}.")
-    if options != [float]: return value
-    try: return float(value)
-    except OverflowError: raise InputError(f"{where} is {_short(value)}, too large for a number.") from None
+    return float(value) if options == [float] else value
 
 # %% ../nbs/00_core.ipynb #68bc2a35
 def from_dict(

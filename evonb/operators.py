@@ -271,14 +271,21 @@ def decayed(
     "A step length that shrinks once per step."
     return max(least, start * factor**step)
 
-# %% ../nbs/24_operators.ipynb #14d827e9
+# %% ../nbs/24_operators.ipynb #28010189
 def diversity(
     space, # what the genomes belong to
-    genomes # any number
+    genomes, # any number
+    neighbours: int = 10 # with how many others each is compared on either side
 ) -> float: # nan for fewer than two
-    "The mean distance over all pairs."
-    pairs = [space.distance(a, b) for i, a in enumerate(genomes) for b in genomes[:i]]
-    return float(np.mean(pairs)) if pairs else math.nan
+    "The mean distance over all pairs; of more than 2 * neighbours + 1 genomes over as many pairs for each."
+    n = len(genomes)
+    pairs = [(i, j) for i in range(n) for j in range(i)] if n <= 2 * neighbours + 1 else _ring(n, neighbours)
+    return float(np.mean([space.distance(genomes[i], genomes[j]) for i, j in pairs])) if pairs else math.nan
+
+def _ring(n, neighbours):
+    "Pairs on a ring in an order of chance, the same each time: nearby pairs come one after another."
+    order = np.random.default_rng(n).permutation(n)
+    return [(order[i], order[(i + k) % n]) for i in range(n) for k in range(1, neighbours + 1)]
 
 # %% ../nbs/24_operators.ipynb #d5fe0513
 def dominated(

@@ -5,22 +5,25 @@
 # %% auto #0
 __all__ = ['METHODS', 'TaskResult', 'Outcome', 'margins', 'log_right', 'right_options', 'Objective', 'Individual',
            'pack_individuals', 'unpack_individuals', 'register_method', 'MethodConfig', 'method_class', 'Method',
-           'Evolution', 'history_of', 'stored_history', 'Result', 'evolve', 'GenomeConfig', 'expert_pairs',
-           'start_population', 'Genome', 'SuccessionConfig', 'Swarm', 'GenomePlus', 'SwarmConfig', 'ModelSwarms',
-           'released_shares', 'released_roulette', 'ReleasedConfig', 'GenomeReleased', 'ReleasedPlusConfig',
-           'GenomePlusReleased', 'oracle_report', 'BestExpert', 'mean_of', 'Uniform', 'Sum', 'GreedySoup',
-           'RandomConfig', 'RandomSearch', 'random_coefficients', 'VectorConfig', 'VectorMethod', 'losses', 'Replayed',
-           'CMAConfig', 'CMA', 'LoraHubConfig', 'LoraHub', 'DEConfig', 'DifferentialEvolution', 'pareto_front',
-           'ParetoConfig', 'Pareto', 'SkillLandscape', 'CoarseToFineConfig', 'structured_design', 'kernel',
-           'ItemSurrogate', 'expected_log_right', 'maximise', 'CoarseToFine', 'compare', 'best_so_far']
+           'Told', 'with_rows', 'stored_state', 'Evolution', 'history_of', 'stored_history', 'Result', 'evolve',
+           'GenomeConfig', 'expert_pairs', 'start_population', 'Genome', 'SuccessionConfig', 'Swarm', 'GenomePlus',
+           'SwarmConfig', 'ModelSwarms', 'released_shares', 'released_roulette', 'ReleasedConfig', 'GenomeReleased',
+           'ReleasedPlusConfig', 'GenomePlusReleased', 'oracle_report', 'BestExpert', 'mean_of', 'Uniform', 'Sum',
+           'GreedySoup', 'RandomConfig', 'RandomSearch', 'random_coefficients', 'VectorConfig', 'VectorMethod',
+           'losses', 'Replayed', 'CMAConfig', 'CMA', 'LoraHubConfig', 'LoraHub', 'DEConfig', 'DifferentialEvolution',
+           'pareto_front', 'ParetoConfig', 'Pareto', 'SkillLandscape', 'CoarseToFineConfig', 'structured_design',
+           'kernel', 'ItemSurrogate', 'expected_log_right', 'maximise', 'CoarseToFine', 'compare', 'best_so_far']
 
-# %% ../nbs/30_population.ipynb #9b82a3d0
+# %% ../nbs/30_population.ipynb #557d7827
 import dataclasses
+import hashlib
 import json
 import math
 import time
 import typing
 import warnings
+import weakref
+from collections import Counter
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,19 +32,23 @@ import numpy as np
 from fastcore.basics import patch
 
 from evonb.core import (
+    DamagedFileError,
     InputError,
     Seeds,
-    StopRequest,
     Stopped,
+    StopRequest,
     StoreError,
     announce,
     check_choice,
     check_positive,
+    expect,
+    expect_fields,
     facts_html,
     from_dict,
     human_time,
     listened,
     progress,
+    parsing,
     stoppable,
     to_dict,
 )
@@ -62,7 +69,7 @@ from evonb.operators import (
     survivors,
     usable,
 )
-from .store import differences, read_tensors, write_dataset, write_tensors
+from .store import append, differences, read_tensors, write_dataset, write_tensors
 
 # %% ../nbs/30_population.ipynb #eab79294
 @dataclass(frozen=True, eq=False)
@@ -197,18 +204,18 @@ def pack_individuals(
         rows.append({k: getattr(x, k) for k in _plain} | dict(lineage=to_dict(x.lineage), memory=list(x.memory)))
     return tensors, rows
 
-# %% ../nbs/30_population.ipynb #4091c9e8
+# %% ../nbs/30_population.ipynb #a0074653
 def unpack_individuals(
     space, # what the genomes belong to
     tensors, # as `pack_individuals` gave them
     rows # as `pack_individuals` gave them
 ) -> list: # of Individual
     "The individuals again."
-    parts = {}
+    parts = [{} for _ in rows]
     for name, t in tensors.items():
         i, part, k = name.split("|", 2)
-        parts.setdefault((int(i), part), {})[k] = t
-    return [_individual(space, {p: t for (j, p), t in parts.items() if j == i}, row) for i, row in enumerate(rows)]
+        parts[int(i)].setdefault(part, {})[k] = t
+    return [_individual(space, *each) for each in zip(parts, rows, strict=True)]
 
 # %% ../nbs/30_population.ipynb #a30db400
 def _individual(space, parts, row):
@@ -341,14 +348,18 @@ def _attach(self: Method, x, found):
     if self.reads_margins and np.isfinite(x.value) and (m := self.objective.margins(found)) is not None:
         x.margins, self.item_weights = m
 
-# %% ../nbs/30_population.ipynb #975cc8e1
+# %% ../nbs/30_population.ipynb #6a24fd7a
 @patch
 def state(self: Method) -> tuple: # (name -> tensor, plain values)
     "Everything `restore` needs, between a tell and the next ask."
-    if self.asked is not None: raise InputError("Some individuals were asked for and not told. Tell them first.")
     tensors, rows = pack_individuals(self.space, self.members + self.others())
-    return tensors, dict(generation=self.generation, n_asked=self.n_asked, n_members=len(self.members),
-                         individuals=rows, extra=self.extra())
+    return tensors, self.values() | dict(individuals=rows)
+
+@patch
+def values(self: Method) -> dict: # plain values
+    "The state without the individuals."
+    if self.asked is not None: raise InputError("Some individuals were asked for and not told. Tell them first.")
+    return dict(generation=self.generation, n_asked=self.n_asked, n_members=len(self.members), extra=self.extra())
 
 # %% ../nbs/30_population.ipynb #6b660860
 @patch
@@ -408,7 +419,139 @@ def _unpack_outcome(i, tensors, row):
     scores = {t: TaskResult(m, of(t, "option_scores"), of(t, "credit")) for t, m in row["scores"].items()}
     return Outcome(row["value"], scores, row["reason"])
 
-# %% ../nbs/30_population.ipynb #c40b0711
+# %% ../nbs/30_population.ipynb #315464ec
+class Told:
+    "The individuals and rows that an evolution's folder holds, each written once."
+    def __init__(self, folder, space):
+        self.folder, self.space = folder, space
+        self.places = weakref.WeakKeyDictionary() # individual -> (part, index in it), and how it was then
+        self.sizes, self.n_parts = {}, 0 # part -> its individuals; parts so far
+        self.n_rows = self.n_generations = self.n_bytes = 0 # of the file of rows
+        self.sum = hashlib.sha256() # of the bytes that count
+
+    def part(self, n): return self.folder/f"individuals-{n:06d}.safetensors"
+
+def _now(x): # what may change of an individual
+    return (x.digest, x.value, x.smooth, x.own_value, x.stale, id(x.genome), id(x.margins),
+            *((k, id(g)) for k, g in x.memory.items()))
+
+# %% ../nbs/30_population.ipynb #4bf23ffd
+@patch
+def place(self: Told, individuals) -> list: # (part, index) of each
+    "Where individuals lie; those that lie nowhere yet, or among the dead, become a new part."
+    known = {x: at for x in individuals if (at := self.places.get(x)) and at[1] == _now(x)}
+    alive = Counter(part for part, _ in {at for at, _ in known.values()})
+    def stays(x): return x in known and 2 * alive[known[x][0][0]] >= self.sizes[known[x][0][0]]
+    moved = {known[x][0] if x in known else x: x for x in reversed(individuals) if not stays(x)}
+    fresh = list(reversed(moved.values()))
+    index = {at: i for i, at in enumerate(reversed(moved))}
+    if fresh: write_tensors(self.part(self.n_parts), *self.packed(fresh))
+    for x in dict.fromkeys(individuals):
+        if not stays(x): self.places[x] = (self.n_parts, index[known[x][0] if x in known else x]), _now(x)
+    if fresh: self.sizes[self.n_parts], self.n_parts = len(fresh), self.n_parts + 1
+    return [self.places[x][0] for x in individuals]
+
+@patch
+def packed(self: Told, individuals):
+    tensors, rows = pack_individuals(self.space, individuals)
+    return tensors, dict(individuals=rows)
+
+# %% ../nbs/30_population.ipynb #c0463745
+def _runs(places):
+    "Places that follow each other as [part, first, number]."
+    out = []
+    for part, i in places:
+        if out and out[-1][0] == part and sum(out[-1][1:]) == i: out[-1][2] += 1
+        else: out.append([part, i, 1])
+    return out
+
+# %% ../nbs/30_population.ipynb #688fcbdd
+@patch
+def add_rows(self: Told, rows, spread) -> dict: # what of the file counts
+    "Add what isn't there yet: rows of individuals, and the diversity of each generation."
+    new = dict(rows=rows[self.n_rows:], diversity=spread[self.n_generations:])
+    if any(new.values()):
+        line = json.dumps(new).encode() + b"\n"
+        append(self.folder/"rows.jsonl", line, self.n_bytes)
+        self.sum.update(line)
+        self.n_bytes += len(line)
+    self.n_rows, self.n_generations = len(rows), len(spread)
+    return dict(bytes=self.n_bytes, sha256=self.sum.hexdigest(), rows=self.n_rows, generations=self.n_generations)
+
+# %% ../nbs/30_population.ipynb #6fd98a70
+@patch
+def tidy(self: Told, places, individuals):
+    "Delete parts without anyone alive, and the genomes of the dead where they lie in files of their own."
+    used = {part for part, _ in places}
+    for path in self.folder.glob("individuals-*.safetensors"):
+        if (n := int(path.stem.rpartition("-")[2])) not in used:
+            path.unlink()
+            self.sizes.pop(n, None)
+    if hasattr(self.space, "tidy"): self.space.tidy([g for x in individuals for g in (x.genome, *x.memory.values())])
+
+# %% ../nbs/30_population.ipynb #7bb156f9
+def with_rows(
+    folder, # of an evolution
+    meta: dict # of its state
+) -> dict: # with the rows of the history
+    "The values of a state with the history; damage is named."
+    if "log" not in meta: return meta
+    path, log = Path(folder)/"rows.jsonl", meta["log"]
+    data = path.read_bytes()[:log["bytes"]] if path.is_file() else b""
+    if hashlib.sha256(data).hexdigest() != log["sha256"]:
+        raise DamagedFileError(f"{path} is damaged: its checksum doesn't match. Restore it from a copy, or delete "
+                               f"{Path(folder)} and resume.")
+    lines = [json.loads(line) for line in data.splitlines()]
+    return meta | {k: [r for line in lines for r in line[k]] for k in ("rows", "diversity")}
+
+# %% ../nbs/30_population.ipynb #cc634189
+def stored_state(
+    folder # of an evolution
+) -> tuple: # (name -> tensor, plain values)
+    "What an evolution's folder holds: individuals as `pack_individuals` gives them (the best under `best|`), and rows."
+    path = Path(folder)/"method.safetensors"
+    while True:
+        tensors, meta = read_tensors(path)
+        with parsing(path): meta = _checked_state(with_rows(folder, meta), path)
+        if "log" not in meta: return tensors, meta
+        try:
+            with parsing(path): return _whole_state(Path(folder), meta)
+        except FileNotFoundError: # a writer has gone on meanwhile, if the state is another one
+            if read_tensors(path)[1]["seconds"] == meta["seconds"]: raise
+
+def _whole_state(folder, meta):
+    parts, method = {}, meta["method"]
+    tensors, rows, places = _gathered(folder, method["individuals"], parts)
+    best, best_rows, best_places = _gathered(folder, meta["best"], parts)
+    return tensors | {f"best|{k}": t for k, t in best.items()}, meta | dict(
+        method=method | dict(individuals=rows), best=best_rows, places=places + best_places,
+        sizes={n: len(about) for n, (_, about) in parts.items()})
+
+# %% ../nbs/30_population.ipynb #f40033d5
+def _gathered(folder, runs, parts):
+    "Individuals from their parts, numbered anew, and their places; `parts` keeps what was read."
+    tensors, rows, places = {}, [], []
+    for part, first, n in runs:
+        if part not in parts: parts[part] = _read_part(folder/f"individuals-{part:06d}.safetensors")
+        own, about = parts[part]
+        if not 0 <= first < first + n <= len(about):
+            raise DamagedFileError(f"{folder} is damaged: part {part} has no {n} individuals from {first} on.")
+        for i in range(first, first + n):
+            tensors |= {f"{len(rows)}|{k}": t for k, t in own[i].items()}
+            rows.append(about[i])
+            places.append((part, i))
+    return tensors, rows, places
+
+def _read_part(path):
+    "Tensors and plain values of each individual."
+    tensors, meta = read_tensors(path)
+    own = [{} for _ in meta["individuals"]]
+    for name, t in tensors.items():
+        i, _, rest = name.partition("|")
+        own[int(i)][rest] = t
+    return own, meta["individuals"]
+
+# %% ../nbs/30_population.ipynb #b7d6a6b8
 class Evolution:
     "One method on its way through a budget; `evolve` makes and runs it."
     def __init__(self, method, evaluate, budget, folder=None, chunk=None, patience=None, max_seconds=None,
@@ -421,6 +564,7 @@ class Evolution:
         self.rows, self.best, self.diversity, self.without_gain = [], None, [], 0
         self.before, self.began, self.ended = 0., time.monotonic(), ""
         self.about = dict(space=[method.space.digest(g)[:12] for g in method.space.start()]) # evolved what, on what
+        self.told = None if folder is None else Told(self.folder, method.space)
         method.budget = self.budget
 
 # %% ../nbs/30_population.ipynb #3c43035e
@@ -449,17 +593,20 @@ def settings(self: Evolution) -> dict:
     return dict(method=m.name, config=to_dict(m.config), seeds=m.seeds.to_dict(), budget=self.budget,
                 chunk=None if self.chunk == math.inf else self.chunk, patience=self.patience, about=self.about)
 
-# %% ../nbs/30_population.ipynb #ec84b242
+# %% ../nbs/30_population.ipynb #f132a830
 @patch
 def save(self: Evolution):
     "Store the state after a tell; what an unfinished generation had stored is then void."
     if self.folder is None: return
-    tensors, values = self.method.state()
-    kept, rows = pack_individuals(self.method.space, [self.best] if self.best else [])
+    values, members, best = self.method.values(), self.method.members + self.method.others(), [self.best] * bool(self.best)
     if self.ended: write_dataset(self.folder/"history.zarr.zip", self.history()) # before the state says it is over
-    write_tensors(self.folder/"method.safetensors", tensors | {f"best|{k}": t for k, t in kept.items()},
-                  dict(settings=self.settings(), method=values, rows=self.rows, best=rows, diversity=self.diversity,
-                       without_gain=self.without_gain, seconds=self.seconds, ended=self.ended, front=self.on_front()))
+    places = self.told.place(members + best)
+    values["individuals"] = _runs(places[:len(members)])
+    meta = dict(settings=self.settings(), method=values, best=_runs(places[len(members):]), n_parts=self.told.n_parts,
+                log=self.told.add_rows(self.rows, self.diversity), without_gain=self.without_gain, seconds=self.seconds,
+                ended=self.ended, front=self.on_front())
+    write_tensors(self.folder/"method.safetensors", {}, meta)
+    self.told.tidy(places, members + best)
     self.drop_unfinished()
 
 @patch
@@ -467,20 +614,52 @@ def drop_unfinished(self: Evolution):
     "Forget what was scored of a generation that isn't told."
     if self.folder: (self.folder/"unfinished.safetensors").unlink(missing_ok=True)
 
-# %% ../nbs/30_population.ipynb #3b6f82a1
+# %% ../nbs/30_population.ipynb #f7363fd9
 @patch
 def resume(self: Evolution):
     "Take up what the folder holds, if anything; other settings are refused."
     if self.folder is None or not (self.folder/"method.safetensors").exists(): return
-    tensors, meta = read_tensors(self.folder/"method.safetensors")
+    tensors, meta = stored_state(self.folder)
     self.check_settings(meta["settings"])
+    with parsing(self.folder/"method.safetensors"): self._take_up(tensors, meta)
+    if self.ended not in ("", "time"): self.drop_unfinished() # left by a kill right after the last save
+
+# %% ../nbs/30_population.ipynb #fa99a190
+@patch
+def _take_up(self: Evolution, tensors, meta):
     kept = {k.split("|", 1)[1]: t for k, t in tensors.items() if k.startswith("best|")}
     self.best = next(iter(unpack_individuals(self.method.space, kept, meta["best"])), None)
     self.method.restore({k: t for k, t in tensors.items() if not k.startswith("best|")}, meta["method"])
     self.rows, self.diversity, self.without_gain = meta["rows"], meta["diversity"], meta["without_gain"]
     self.before, self.ended = meta["seconds"], meta["ended"]
-    if self.ended not in ("", "time"): self.drop_unfinished() # left by a kill right after the last save
+    if "log" in meta: self._know(meta)
 
+# %% ../nbs/30_population.ipynb #fbd08edc
+@patch
+def _know(self: Evolution, meta):
+    "What was stored needn't be stored again; what a kill left behind the last save goes."
+    told, log = self.told, meta["log"]
+    individuals = self.method.members + self.method.others() + [self.best] * bool(self.best)
+    places = meta["places"]
+    told.places.update({x: (at, _now(x)) for x, at in zip(individuals, places, strict=True)})
+    told.sizes, told.n_parts, told.n_bytes = meta["sizes"], meta["n_parts"], log["bytes"]
+    told.n_rows, told.n_generations = len(self.rows), len(self.diversity)
+    told.sum.update((self.folder/"rows.jsonl").read_bytes()[:told.n_bytes] if told.n_bytes else b"")
+    told.tidy(places, individuals)
+
+# %% ../nbs/30_population.ipynb #99a7486f
+def _checked_state(meta, path):
+    "What an evolution stored beside its tensors, if its fields are what they must be."
+    expect_fields(meta, path, settings=dict, method=dict, rows=list, best=list, diversity=list, without_gain=int,
+                  seconds=float, ended=str)
+    for i, r in enumerate(meta["rows"]):
+        where = f"{path}, individual {i}"
+        expect_fields(r, where, generation=int, number=int, scores=dict, parents=list, digest=str, operator=str)
+        if not 0 <= r["generation"] < len(meta["rows"]) + len(meta["diversity"]):
+            raise DamagedFileError(f"{where} is damaged: its generation is {r['generation']}.")
+    return meta
+
+# %% ../nbs/30_population.ipynb #9eea5fff
 @patch
 def check_settings(self: Evolution,
     stored: dict # settings that the folder holds
@@ -503,17 +682,18 @@ def save_unfinished(self: Evolution, found):
                 outcomes=[row for _, row in packed], seconds=self.seconds, settings=self.settings())
     write_tensors(self.folder/"unfinished.safetensors", arrays, meta)
 
-# %% ../nbs/30_population.ipynb #cedde212
+# %% ../nbs/30_population.ipynb #4d2ea7ca
 @patch
 def unfinished(self: Evolution) -> list: # of Outcome, for the first individuals asked
     "What an interrupted generation had scored already."
     if self.folder is None or not (path := self.folder/"unfinished.safetensors").exists(): return []
     tensors, meta = read_tensors(path)
-    self.check_settings(meta.get("settings", {}) or self.settings())
+    expect_fields(meta, path, digests=list, generation=int, outcomes=list, seconds=float)
+    self.check_settings(expect(meta.get("settings", {}), dict, f"settings in {path}") or self.settings())
     same = [x.digest for x in self.method.asked[:len(meta["digests"])]] == meta["digests"]
     if meta["generation"] != self.method.generation or not same: return [] # of a generation that was told since
     self.before = max(self.before, meta["seconds"])
-    return [_unpack_outcome(i, tensors, row) for i, row in enumerate(meta["outcomes"])]
+    with parsing(path): return [_unpack_outcome(i, tensors, row) for i, row in enumerate(meta["outcomes"])]
 
 # %% ../nbs/30_population.ipynb #70fb39f7
 @patch
@@ -638,14 +818,16 @@ def history(self: Evolution): # -> xarray Dataset (generation, individual[, task
     return history_of(self.rows, self.diversity, self.on_front(), method=self.method.name, budget=self.budget,
                       ended=self.ended)
 
-# %% ../nbs/30_population.ipynb #982b6b3d
+# %% ../nbs/30_population.ipynb #a95a71cd
 def stored_history(
     folder # of an evolution, also while it runs or after it was killed
 ): # -> xarray Dataset (generation, individual[, task])
     "The history that a folder holds."
-    _, meta = read_tensors(Path(folder)/"method.safetensors")
-    about = {k: meta["settings"][k] for k in ("method", "budget")}
-    return history_of(meta["rows"], meta["diversity"], meta.get("front", ()), **about, ended=meta["ended"])
+    path = Path(folder)/"method.safetensors"
+    with parsing(path): meta = _checked_state(with_rows(folder, read_tensors(path)[1]), path)
+    with parsing(path):
+        about = {k: meta["settings"][k] for k in ("method", "budget")}
+        return history_of(meta["rows"], meta["diversity"], meta.get("front", ()), **about, ended=meta["ended"])
 
 # %% ../nbs/30_population.ipynb #ab42a07a
 def _columns(rows, shape, index):
@@ -659,10 +841,11 @@ def _columns(rows, shape, index):
         out[k] = ("generation", "individual"), a.astype(str) if kind is object else a
     return out
 
-# %% ../nbs/30_population.ipynb #8318a4c9
+# %% ../nbs/30_population.ipynb #a4a09c77
 def _running(rows, n, spread):
     "Per generation: evaluations so far, the best and the median so far within it, and the population's diversity."
-    of = [[r["value"] for r in rows if r["generation"] == g] for g in range(n)]
+    of = [[] for _ in range(n)]
+    for r in rows: of[r["generation"]].append(r["value"])
     top = [max((v for v in vs if np.isfinite(v)), default=-np.inf) for vs in of]
     middle = [np.nanmedian(vs) if np.isfinite(vs).any() else np.nan for vs in of]
     return dict(evaluations=("generation", np.cumsum([len(vs) for vs in of]).astype(int)),
@@ -1074,12 +1257,13 @@ def oracle_report(
     "What the released code reports: the best of the test scores. An upper bound, not a result."
     return float(np.nanmax(np.asarray(test_values, float)))
 
-# %% ../nbs/30_population.ipynb #3280110f
+# %% ../nbs/30_population.ipynb #799bb1f3
 @register_method("best-expert")
 class BestExpert(Method):
     "Every expert once."
     def propose(self): return [] if self.generation else [(g, (), "expert") for g in self.space.start()]
 
+# %% ../nbs/30_population.ipynb #8efe0ebe
 def mean_of(
     space, # what the genomes belong to
     genomes # one or more
@@ -1087,12 +1271,14 @@ def mean_of(
     "Their mean."
     return space.combine(genomes, np.full(len(genomes), 1 / len(genomes)))
 
+# %% ../nbs/30_population.ipynb #580a3727
 @register_method("uniform")
 class Uniform(Method):
     "The mean of all experts' ΔW."
     def propose(self):
         return [] if self.generation else [(mean_of(self.space, self.space.start()), (), "mean")]
 
+# %% ../nbs/30_population.ipynb #fcdd1724
 @register_method("sum")
 class Sum(Method):
     "The sum of all experts' ΔW: task arithmetic with factor 1."

@@ -6,7 +6,7 @@
 __all__ = ['Evolutions', 'stored_genomes', 'genome_distance', 'run_evolutions', 'share_se', 'TaskFacts', 'family_arrays',
            'family_reply', 'PopulationExplorer']
 
-# %% ../nbs/56_population_explorer.ipynb #d4d6bd34
+# %% ../nbs/56_population_explorer.ipynb #a20772d1
 import math
 from functools import cache
 from pathlib import Path
@@ -17,13 +17,13 @@ import traitlets
 from fastcore.basics import patch
 
 from . import population_plots as pp
-from .core import InputError, human_time
+from .core import InputError, human_time, parsing
 from .explorer import Explorer, Reply, View, choice, slider
-from .genome import AdapterSpace, distance
+from .genome import AdapterFiles, AdapterSpace, StoredAdapter, distance, stored_name
 from .plots import NothingToPlot, ramp
-from .population import stored_history
+from .population import stored_history, stored_state
 from .report import by_test
-from .store import Run, open_run, read_dataset, read_json, read_tensors
+from .store import Run, open_run, read_dataset, read_json
 
 # %% ../nbs/56_population_explorer.ipynb #38510d75
 class Evolutions:
@@ -70,24 +70,28 @@ def _read_history(folder):
     path = folder/"history.zarr.zip"
     return read_dataset(path) if path.is_file() else stored_history(folder)
 
-# %% ../nbs/56_population_explorer.ipynb #a17dfd41
+# %% ../nbs/56_population_explorer.ipynb #c02b34c3
 def stored_genomes(
     folder # of an evolution
-) -> dict: # id -> (n_groups, n_experts) coefficients, or an Adapter
+) -> dict: # id -> (n_groups, n_experts) coefficients, an Adapter or a StoredAdapter
     "The genomes that an evolution keeps."
     path = Path(folder)/"method.safetensors"
     if not path.is_file(): return {}
-    tensors, meta = read_tensors(path)
+    tensors, meta = stored_state(folder)
+    with parsing(path): return _genomes(tensors, meta, path.parent/"genomes")
+
+def _genomes(tensors, meta, folder):
     parts = {}
     for name, t in tensors.items():
         *owner, part, key = name.split("|", 3 if name.startswith("best|") else 2)
         if part == "genome": parts.setdefault(tuple(owner), {})[key] = t
     ids = {(str(i),): r["digest"] for i, r in enumerate(meta["method"]["individuals"])}
     ids |= {("best", str(i)): r["digest"] for i, r in enumerate(meta["best"])}
-    return {ids[o]: _genome(p) for o, p in parts.items()}
+    return {ids[o]: _genome(p, folder) for o, p in parts.items()}
 
-# %% ../nbs/56_population_explorer.ipynb #c2c58ae8
-def _genome(parts): # an adapter says all about itself, so it needs no space
+# %% ../nbs/56_population_explorer.ipynb #eb4602d1
+def _genome(parts, folder): # an adapter says all about itself, so it needs no space; in a file, it is read when needed
+    if name := stored_name(parts): return StoredAdapter(AdapterFiles(folder), name)
     return parts["coefficients"].numpy() if "coefficients" in parts else AdapterSpace.unpack(None, parts)
 
 # %% ../nbs/56_population_explorer.ipynb #8daf985f

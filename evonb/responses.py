@@ -7,7 +7,7 @@ __all__ = ['KINDS', 'SILENCES', 'ALICE_TR', 'ALICE_SCANS', 'ALICE_DROPPED', 'ALI
            'nuisance_design', 'taken_out', 'read_textgrid', 'spoken_words', 'punctuated', 'alice', 'tuckute2024',
            'toy_story', 'word_vectors', 'ToyBrainConfig', 'Truth', 'toy_brain']
 
-# %% ../nbs/43_responses.ipynb #5e06280c
+# %% ../nbs/43_responses.ipynb #24f02429
 import dataclasses
 import difflib
 import re
@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 
-from .core import InputError, Seeds, check_choice, check_fraction, check_positive, facts_html
+from .core import InputError, Seeds, check_choice, check_fraction, check_positive, facts_html, parsing
+from .behavior import check_head
 from .corpora import MissingCorpusError, dataset_path
 from .passages import Passage, split_words
 from .scans import HRFS, check_onsets, check_scans, convolved, delayed, drifts, hrf, to_scans
@@ -334,7 +335,7 @@ def read_textgrid(
         raise InputError(f"{path} isn't a TextGrid in Praat's text format: {why}. Save it as a text file in "
                          "Praat.") from None
 
-# %% ../nbs/43_responses.ipynb #25e40a96
+# %% ../nbs/43_responses.ipynb #0a2305c3
 SILENCES = ("", "sp") # what stands for no word in a TextGrid
 
 def spoken_words(
@@ -344,6 +345,7 @@ def spoken_words(
 ) -> tuple: # words, onsets (n_words,) s, offsets (n_words,) s
     "The words of a TextGrid with their beginnings and ends, without its silences."
     tiers = read_textgrid(path)
+    if not tiers: raise InputError(f"{path} has no tier, so no words.")
     if tier is None and len(tiers) > 1:
         raise InputError(f"{path} has the tiers {', '.join(tiers)}: say which holds words.")
     intervals = tiers[check_choice(tier if tier else next(iter(tiers)), tiers, "tier")]
@@ -610,7 +612,7 @@ def alice(
                      np.full(ALICE_SCANS, "chapter 1"), [passage], [onsets], [offsets], ALICE_TR, nuisance,
                      movement, ("word rate", "sound power", "drift"), True, [*notes, *more, *told, *_alice_notes])
 
-# %% ../nbs/43_responses.ipynb #6eb33ffd
+# %% ../nbs/43_responses.ipynb #3e038eb3
 TUCKUTE_ROIS = dict(lang_LH_IFGorb=(-46, 32, -8), lang_LH_IFG=(-50, 20, 14), lang_LH_MFG=(-44, 4, 50),
                     lang_LH_AntTemp=(-56, -6, -14), lang_LH_PostTemp=(-56, -44, 8)) # mm MNI, chosen by us
 _tuckute_columns = ("response_target", "roi", "target_UID", "item_id", "sentence", "cond")
@@ -619,8 +621,10 @@ def _tuckute_table(path):
     "The published table with the columns that are used, participants as text."
     import pandas as pd
     if not Path(path).is_file(): raise MissingCorpusError(f"{path} isn't a file; give the published CSV.")
-    table = pd.read_csv(path, dtype={c: str for c in _tuckute_columns[1:]}, keep_default_na=False,
-                        na_values=dict(response_target=["", "NA", "NaN", "nan"])) # "None" may be a sentence
+    check_head(path, ",")
+    with parsing(path, "Get the published CSV again."):
+        table = pd.read_csv(path, dtype={c: str for c in _tuckute_columns[1:]}, keep_default_na=False,
+                            na_values=dict(response_target=["", "NA", "NaN", "nan"])) # "None" may be a sentence
     if missing := [c for c in _tuckute_columns if c not in table]:
         raise InputError(f"{path} lacks the column {missing[0]!r}; it has: {', '.join(map(str, table.columns[:20]))}.")
     values = table["response_target"]

@@ -9,7 +9,7 @@ __all__ = ['KINDS', 'NORMALISE', 'STYLES', 'Item', 'Choice', 'Prompt', 'ScoreErr
            'read_item', 'pair_item', 'read_pairs', 'clean_wikihow', 'hellaswag_item', 'read_mmlu', 'mix', 'by_group',
            'open_test', 'read_record', 'Paired', 'paired_bootstrap', 'skill_task']
 
-# %% ../nbs/26_tasks.ipynb #6ccd155f
+# %% ../nbs/26_tasks.ipynb #0ccbe7d3
 import csv
 import dataclasses
 import hashlib
@@ -18,7 +18,6 @@ import inspect
 import io
 import json
 import math
-import os
 import re
 import typing
 import warnings
@@ -31,9 +30,20 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 
-from .core import DamagedFileError, EvonbError, InputError, Seeds, check_choice, check_positive, to_dict
+from evonb.core import (
+    DamagedFileError,
+    EvonbError,
+    InputError,
+    Seeds,
+    check_choice,
+    check_positive,
+    expect_fields,
+    parsing,
+    to_dict,
+)
 from .corpora import MissingCorpusError, MissingExtraError, dataset_path, read_text
 from .skills import SKILLS, skill_items
+from .store import replacing
 
 # %% ../nbs/26_tasks.ipynb #68bfc9b7
 @dataclass(frozen=True)
@@ -194,13 +204,13 @@ _NUMBER = re.compile(r"""
     (?:(?<![/\d])\d+/\d+(?!\d|/|\.\d)                                                # a fraction
     |(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:[eE][-+]?\d{1,3}(?!\w))?|(?<![\d.])\.\d+)""", re.X)
 
-# %% ../nbs/26_tasks.ipynb #4f1f2c9b
+# %% ../nbs/26_tasks.ipynb #4f96743a
 def parse_number(
     text: str
 ) -> Fraction | None: # None when there is no number
     "The last number in a text, by the rule above."
     found = [m[0] for m in _NUMBER.finditer(text)]
-    if not found: return None
+    if not found or len(found[-1]) > 1000: return None # so many digits are no answer, and int() refuses 4,300
     top, _, bottom = re.sub(r"[$€£,\s]", "", found[-1]).replace("−", "-").lstrip("+").partition("/")
     return None if bottom and not int(bottom) else Fraction(top) / int(bottom or 1)
 
@@ -497,7 +507,7 @@ class TaskFileError(InputError):
 _KEYS = dict(choice=("prompt", "options", "answer"), pairs=("sentence_good", "sentence_bad"), perplexity=("text",),
              exact=("prompt", "answer"), numeric=("prompt", "answer")) # kind -> keys that each line needs
 
-# %% ../nbs/26_tasks.ipynb #2c6129d7
+# %% ../nbs/26_tasks.ipynb #2e1a7bc1
 def read_rows(
     path, # a file with a JSON object on each line
     keys: tuple = () # what each of them needs
@@ -508,7 +518,9 @@ def read_rows(
     for i, line in enumerate(read_text(path).split("\n"), 1):
         if not line.strip(): continue
         try: row = json.loads(line)
-        except ValueError as e: raise TaskFileError(f"{path}, line {i} isn't JSON ({e}).") from None
+        except (ValueError, RecursionError) as e: raise TaskFileError(f"{path}, line {i} isn't JSON ({e}).") from None
+        if half := re.search("[\ud800-\udfff]", json.dumps(row, ensure_ascii=False)):
+            raise TaskFileError(f"{path}, line {i} holds {half[0]!r}, half of a character, which isn't text.")
         rows.append((f"{path}, line {i}", _with_keys(row, keys, f"{path}, line {i}")))
     if rows: return rows
     raise TaskFileError(f"{path} is blank: no line holds a JSON object with {' and '.join(keys)}.")
@@ -641,7 +653,7 @@ def clean_wikihow(
     text = re.sub(r"\[.*?\]", "", text.strip().replace(" [title]", ". "))
     return text.replace("  ", " ")
 
-# %% ../nbs/26_tasks.ipynb #65981238
+# %% ../nbs/26_tasks.ipynb #e3e4fbdf
 def hellaswag_item(
     row: dict, # a line of the published file
     style: str, # one of `STYLES`
@@ -651,7 +663,7 @@ def hellaswag_item(
     endings, label = row["endings"], row["label"]
     if not isinstance(endings, list) or not all(isinstance(e, str) for e in endings):
         raise TaskFileError(f"{where}: endings is {endings!r}, but must be a list of strings.")
-    if not str(label).isdigit() or int(label) >= len(endings):
+    if not re.fullmatch("[0-9]{1,9}", str(label)) or int(label) >= len(endings):
         raise TaskFileError(f"{where}: label is {label!r}, but must be an index of the {len(endings)} endings. The "
                             "published test file has no labels; use hellaswag_val.jsonl.")
     prompt, group = _text(row, "ctx", where), _text(row, "source_id", where, "").partition("~")[0]
@@ -692,7 +704,7 @@ def _mmlu_prompt(question, options, style) -> str:
 def _mmlu_heading(subject):
     return f"The following are multiple choice questions (with answers) about {subject.replace('_', ' ')}.\n\n"
 
-# %% ../nbs/26_tasks.ipynb #ba23d44e
+# %% ../nbs/26_tasks.ipynb #386b9a04
 def read_mmlu(
     path, # SUBJECT_test.csv or the like
     style: str # "lm-eval" or "connectome"
@@ -700,7 +712,8 @@ def read_mmlu(
     "A file of MMLU."
     subject = re.sub("_(dev|val|test)$", "", Path(path).stem)
     items = []
-    for i, row in enumerate(csv.reader(io.StringIO(read_text(path), newline=""), strict=True), 1):
+    with parsing(path): rows = list(csv.reader(io.StringIO(read_text(path), newline=""), strict=True))
+    for i, row in enumerate(rows, 1):
         if len(row) != 6 or row[5] not in tuple("ABCD"):
             raise TaskFileError(f"{path}, record {i} has {len(row)} fields and ends with {row[-1:]!r}, but must be a "
                                 "question, four options and one of the letters A to D.")
@@ -953,29 +966,27 @@ def open_test(
     opened._record = {**entry, "opened_before": before}
     return opened
 
-# %% ../nbs/26_tasks.ipynb #39678225
+# %% ../nbs/26_tasks.ipynb #517dbdb8
 def read_record(
     record # a file that `open_test` wrote, or none yet
 ) -> list: # of dict: time, run, individual, task, digest, n_items, opened_before
     "Who opened which test, in order."
     record = Path(record)
-    lines = record.read_text(encoding="utf-8").splitlines() if record.is_file() else []
-    try: return [json.loads(line) for line in lines]
-    except ValueError as e:
+    try:
+        lines = record.read_text(encoding="utf-8").splitlines() if record.is_file() else []
+        return [expect_fields(json.loads(line), f"{record}, line {i}", digest=str) for i, line in enumerate(lines, 1)]
+    except (ValueError, RecursionError) as e:
         raise DamagedFileError(f"{record} isn't a record of opened tests any more ({e}). Restore it; it says which "
                                "tests are still unseen.") from None
 
-# %% ../nbs/26_tasks.ipynb #66f16312
+# %% ../nbs/26_tasks.ipynb #62a41075
 def _note(record, entry) -> int: # how often this test was opened before
     from filelock import FileLock
     record.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{record}.lock"):
         before = sum(e["digest"] == entry["digest"] for e in read_record(record))
         line = json.dumps({**entry, "opened_before": before}) + "\n"
-        with open(record, "a", encoding="utf-8") as f:
-            f.write(line)
-            f.flush()
-            os.fsync(f.fileno())
+        with replacing(record) as t: t.write_bytes((record.read_bytes() if record.is_file() else b"") + line.encode())
     return before
 
 # %% ../nbs/26_tasks.ipynb #ad6cc517

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['Windows', 'validation_windows', 'LifetimeConfig', 'lr_factor', 'LiveWeights', 'MaskedWeights', 'Optimizers',
-           'state_bytes', 'Lifetime', 'autocast', 'window_losses', 'latest_checkpoint', 'load_checkpoint']
+           'state_bytes', 'Compute', 'training_loss', 'Lifetime', 'autocast', 'window_losses', 'latest_checkpoint',
+           'load_checkpoint', 'joined_lifetime']
 
-# %% ../nbs/14_training.ipynb #90007593
+# %% ../nbs/14_training.ipynb #e5185a11
 import math
 import time
 import warnings
@@ -31,11 +32,13 @@ from evonb.core import (
     check_choice,
     check_fraction,
     check_positive,
+    from_dict,
     listened,
     progress,
     stoppable,
     to_dict,
 )
+from .parallel import World
 from .store import differences, read_tensors, write_tensors
 
 # %% ../nbs/14_training.ipynb #5ced2899
@@ -69,14 +72,15 @@ def starts(self: Windows,
         self._epoch = epoch
     return self._starts
 
-# %% ../nbs/14_training.ipynb #25dec0cf
+# %% ../nbs/14_training.ipynb #ee860e27
 @patch
 def batch(self: Windows,
-    step: int # 0-based
-) -> tuple[torch.Tensor, torch.Tensor]: # two of (batch_size, context), int64
+    step: int, # 0-based
+    rows: slice = slice(None) # which of its windows
+) -> tuple[torch.Tensor, torch.Tensor]: # two of (batch_size, context), int64; fewer for fewer rows
     "The tokens of a step and their next tokens."
     first = step * self.batch_size
-    which = [divmod(i, self.n_windows) for i in range(first, first + self.batch_size)]
+    which = [divmod(i, self.n_windows) for i in range(first, first + self.batch_size)[rows]]
     rows = np.stack([self.ids[(s := self.starts(epoch)[rank]):s + self.context + 1] for epoch, rank in which])
     rows = torch.from_numpy(rows.astype(np.int64)) # (batch_size, context + 1)
     return rows[:, :-1], rows[:, 1:]
@@ -206,12 +210,12 @@ def gather(self: LiveWeights):
     "Read the live values from the matrices."
     for n, p in self.matrices.items(): self.parts[n].copy_(p.reshape(-1).index_select(0, self.index[n]))
 
-# %% ../nbs/14_training.ipynb #a312a242
+# %% ../nbs/14_training.ipynb #e58dad49
 @patch
 @torch.no_grad()
 def scatter(self: LiveWeights):
     "Write the live values into the matrices; nothing else is written."
-    for n, p in self.matrices.items(): p.view(-1).index_put_((self.index[n],), self.parts[n].to(p.dtype))
+    for n, p in self.matrices.items(): p.view(-1).scatter_(0, self.index[n].long(), self.parts[n].to(p.dtype))
 
 # %% ../nbs/14_training.ipynb #cc47cd52
 class MaskedWeights:
@@ -341,7 +345,42 @@ def state_bytes(
     return dict(weights=size([*model.parameters(), *own]), gradients=size(grads),
                 optimizer=size(optimizers.tensors().values()), wiring=size(masks))
 
-# %% ../nbs/14_training.ipynb #b40d11e5
+# %% ../nbs/14_training.ipynb #1c034782
+@dataclass
+class Compute:
+    "How lifetimes are computed; no result depends on it beyond rounding."
+    device: str | None = None # "cpu", "cuda", "cuda:1", "mps"; None: the best there is
+    compile: bool = False # compile the training loss with torch.compile
+    gradient_checkpointing: bool = False # less memory for one more forward pass
+
+# %% ../nbs/14_training.ipynb #f461d57d
+@patch
+def check(self: Compute,
+    device: str = "cpu" # where models live
+) -> Compute: # itself
+    "Refuse to compile where it doesn't work."
+    if not self.compile: return self
+    new = np.random.default_rng().random() # nothing that an earlier compilation left behind can answer for it
+    try: torch.compile(lambda x: x.sin() + new)(torch.ones(8, device=device))
+    except Exception as e: # inductor's errors have no common base, and say the cause in their last lines
+        why = [line for line in str(e).splitlines() if line.strip() and "TORCH" not in line]
+        raise InputError(f"torch.compile doesn't work here on {device} ({why[0][:300] if why else type(e).__name__}). "
+                         "It needs a C++ compiler and Python's headers, on a GPU also triton. Install them (such as "
+                         "with apt-get install g++ python3-dev), or leave --compile out.") from e
+    return self
+
+# %% ../nbs/14_training.ipynb #dd4abcd1
+def training_loss(
+    model, # a GPT
+    compute: Compute # whether it is compiled, and whether blocks are computed again in the backward pass
+): # -> a function of tokens and next tokens
+    "The model's loss, computed as asked; the model's weights keep their names."
+    if compute.gradient_checkpointing:
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable(dict(use_reentrant=False))
+    return torch.compile(model.loss) if compute.compile else model.loss
+
+# %% ../nbs/14_training.ipynb #5e209c62
 class Lifetime:
     "One newborn's training, step by step, with checkpoints in a folder."
     def __init__(self,
@@ -352,11 +391,15 @@ class Lifetime:
         seeds: Seeds, # decides what is read when
         connectome: Connectome | None = None, # the wiring it was born with; None: dense
         folder=None, # where checkpoints go; None keeps none
-        keep_step: int | None = None # also keep the weights after this step, for rewinding
+        keep_step: int | None = None, # also keep the weights after this step, for rewinding
+        compute: Compute | None = None, # how it is computed
+        world: World | None = None # the processes that live it together; None: this one alone
     ):
         self.model, self.config, self.seeds, self.connectome = model, config.check(), seeds, connectome
         self.folder, self.keep_step = folder and Path(folder), keep_step
-        self.device = next(model.parameters()).device
+        self.device, self.world = next(model.parameters()).device, world or World()
+        self.request, self.told = None, False # a stop request on this process; whether any process had one
+        self.loss = training_loss(model, compute or Compute())
         self.windows = Windows(train_ids, config.context, config.batch_size, seeds.child("order"))
         self.validation = validation_windows(val_ids, config.context, config.eval_windows)
         if connectome: check_sparse(model, connectome)
@@ -375,30 +418,33 @@ def autocast(
         precision = "bf16" if has_it else "fp32"
     return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
 
-# %% ../nbs/14_training.ipynb #16906df2
+# %% ../nbs/14_training.ipynb #6b8f7ddd
 @patch
 def one_step(self: Lifetime):
     "Read a batch, learn, count the step; the loss waits on the device until it is looked at."
-    x, y = (t.to(self.device, non_blocking=True) for t in self.windows.batch(self.step))
-    micro = self.config.at_once
-    total = torch.zeros((), device=self.device)
+    batch, micro = self.config.batch_size, self.config.at_once
+    x, y = (t.to(self.device, non_blocking=True) for t in self.windows.batch(self.step, self.world.rows(batch)))
+    total = torch.zeros(2, device=self.device) # the loss; how many processes want to stop
+    total[1] = float(bool(self.request))
     for xs, ys in zip(x.split(micro), y.split(micro)): # each (micro_batch_size, context)
-        with autocast(self.device, self.config.precision): loss = self.model.loss(xs, ys) * (len(xs) / len(x))
+        with autocast(self.device, self.config.precision): loss = self.loss(xs, ys) * (len(xs) / batch)
         loss.backward()
-        total += loss.detach()
+        total[0] += loss.detach()
+    self.world.add_up([total, *(p.grad for p in self.optimizers.params if p.grad is not None)])
     norm = self.optimizers.clip(self.config.grad_clip)
-    self.pending.append(torch.stack([total, norm]))
+    self.pending.append(torch.cat([total, norm[None]]))
     if self.device.type == "cpu" or len(self.pending) == 10: self.look()
     self.optimizers.step(lr_factor(self.step, self.config))
     self.step += 1
 
-# %% ../nbs/14_training.ipynb #87c8764e
+# %% ../nbs/14_training.ipynb #ddb318a7
 @patch
 def look(self: Lifetime):
     "Fetch the losses of the last steps; stop at one that isn't finite."
     values = torch.stack(self.pending).tolist() if self.pending else []
     self.pending = []
-    for v, norm in values:
+    self.told = self.told or any(wishes for _, wishes, _ in values)
+    for v, _, norm in values:
         if not (math.isfinite(v) and math.isfinite(norm)):
             kept = self.folder and latest_checkpoint(self.folder)
             raise NonFiniteLossError(
@@ -426,11 +472,14 @@ def window_losses(
     model.train(was)
     return torch.cat(out).cpu()
 
-# %% ../nbs/14_training.ipynb #b17383fb
+# %% ../nbs/14_training.ipynb #6c56656a
 @patch
 def window_losses(self: Lifetime) -> torch.Tensor: # (n_windows,) mean nats per token, on the CPU
-    "The losses of the validation windows, as many at once as training takes."
-    return window_losses(self.model, *self.validation, self.config.at_once, self.config.precision)
+    "The losses of the validation windows, as many at once as training takes; each process works out its share."
+    n = len(self.validation[0])
+    x, y = (t[self.world.rows(n)] for t in self.validation) # (n_windows of this process, context)
+    mine = window_losses(self.model, x, y, self.config.at_once, self.config.precision)
+    return self.world.collect(mine.to(self.device), n).cpu()
 
 # %% ../nbs/14_training.ipynb #6d24c875
 @patch
@@ -453,20 +502,27 @@ def latest_checkpoint(
     "The newest checkpoint of a lifetime."
     return next(reversed(_checkpoints(folder)), None)
 
-# %% ../nbs/14_training.ipynb #ccf3bb2a
+# %% ../nbs/14_training.ipynb #a20a23b0
 @patch
-def save(self: Lifetime):
-    "Write a checkpoint of this moment and drop all but the last two."
-    if not self.folder: return
-    self.look()
-    if self.connectome: check_sparse(self.model, self.connectome)
+def state(self: Lifetime) -> tuple[dict, dict]: # tensors by name, and what is known of them
+    "All that going on from this moment takes."
     curves = dict(train_loss=self.train_loss, val_loss=self.val_loss, val_step=self.val_step)
     tensors = {f"model.{k}": t for k, t in self.model.state_dict().items()} | self.optimizers.tensors()
     tensors |= {f"curve.{k}": torch.tensor(v, dtype=torch.float64) for k, v in curves.items()}
     if self.connectome: tensors |= {f"connectome.{k}": t for k, t in self.connectome.planes().items()}
     about = dict(step=self.step, seconds=self.seconds, config=to_dict(self.config), seeds=self.seeds.to_dict(),
                  threads=torch.get_num_threads(), torch=str(torch.__version__), model=self.model.config.to_dict(),
-                 connectome=self.connectome and self.connectome.about())
+                 connectome=self.connectome and self.connectome.about(), processes=self.world.size)
+    return tensors, about
+
+# %% ../nbs/14_training.ipynb #61b72413
+@patch
+def save(self: Lifetime):
+    "Write a checkpoint of this moment and drop all but the last two."
+    self.look()
+    if not self.folder: return
+    if self.connectome: check_sparse(self.model, self.connectome)
+    tensors, about = self.state()
     write_tensors(self.folder/f"checkpoint-{self.step:08d}.safetensors", tensors, about)
     for old in _checkpoints(self.folder)[:-2]: old.unlink()
 
@@ -484,7 +540,7 @@ def load_checkpoint(
         offer = f"Delete it to go on from {before[-1]}." if before else "Delete it to begin this lifetime again."
         raise DamagedFileError(f"{e} {offer}") from e
 
-# %% ../nbs/14_training.ipynb #5a5363d4
+# %% ../nbs/14_training.ipynb #eaac984a
 @patch
 def restore(self: Lifetime) -> bool: # whether there was a checkpoint
     "Go back to the newest checkpoint, if there is one that belongs to this lifetime."
@@ -492,17 +548,23 @@ def restore(self: Lifetime) -> bool: # whether there was a checkpoint
     if not path: return False
     tensors, about = load_checkpoint(path)
     self._check_same(path, tensors, about)
-    here = dict(threads=torch.get_num_threads(), torch=str(torch.__version__))
-    if other := differences({k: about[k] for k in here}, here):
+    here = dict(threads=torch.get_num_threads(), torch=str(torch.__version__), processes=self.world.size)
+    if other := differences({k: about.get(k, 1) for k in here}, here):
         warnings.warn(f"Resuming under other conditions ({'; '.join(other)}): the last bits may differ.", stacklevel=2)
     self.model.load_state_dict(_part(tensors, "model."))
+    self._go_on(tensors, about)
+    if self.connectome: check_sparse(self.model, self.connectome)
+    return True
+
+# %% ../nbs/14_training.ipynb #04fc605c
+@patch
+def _go_on(self: Lifetime, tensors, about):
+    "Take what `state` gave, for a model that has its weights already."
     self.optimizers.restore(tensors)
     self.step, self.seconds, self.pending = about["step"], about["seconds"], []
     curves = {k: t.tolist() for k, t in _part(tensors, "curve.").items()}
     self.train_loss, self.val_loss = curves["train_loss"], curves["val_loss"]
     self.val_step = [int(s) for s in curves["val_step"]]
-    if self.connectome: check_sparse(self.model, self.connectome)
-    return True
 
 # %% ../nbs/14_training.ipynb #559ca0d8
 @patch
@@ -517,6 +579,28 @@ def _check_same(self: Lifetime, path, tensors, about):
     if diff:
         raise InputError(f"{path} belongs to another lifetime: {'; '.join(diff[:3])}. Resume with the settings it was "
                          "started with, or use another folder.")
+
+# %% ../nbs/14_training.ipynb #0f500fb0
+def joined_lifetime(
+    tensors: dict, # of `state`, on this process's device
+    about: dict, # of `state`
+    train_ids, # (n_tokens,) what the lifetime reads
+    val_ids, # (n_tokens,) what it is validated on
+    compute: Compute, # how it is computed
+    world: World # the processes that live it together
+) -> Lifetime: # at the same step, without a folder
+    "The lifetime that another process leads."
+    from evonb.gpt import GPT, GPTConfig
+    with torch.device("meta"): model = GPT(GPTConfig.from_dict(about["model"]))
+    device = next(t.device for n, t in tensors.items() if n.startswith("model."))
+    model = model.to_empty(device=device)
+    model.load_state_dict(_part(tensors, "model."))
+    wiring = about["connectome"] and from_planes(_part(tensors, "connectome."), about["connectome"], "process 0")
+    seeds = Seeds(about["seeds"]["root"], tuple(about["seeds"]["path"]))
+    config = from_dict(LifetimeConfig, about["config"])
+    life = Lifetime(model, train_ids, val_ids, config, seeds, wiring, compute=compute, world=world)
+    life._go_on(tensors, about)
+    return life
 
 # %% ../nbs/14_training.ipynb #f2f0dce5
 @patch
@@ -544,7 +628,7 @@ def _after_step(self: Lifetime):
         write_tensors(self.folder/"rewind.safetensors", self.model.state_dict(), dict(step=self.step))
     if self.step % self.config.checkpoint_every == 0 or last: self.save()
 
-# %% ../nbs/14_training.ipynb #ba5f1549
+# %% ../nbs/14_training.ipynb #44e365db
 @patch
 def live(self: Lifetime,
     label: str = "lifetime", # what the progress bar is called
@@ -554,10 +638,11 @@ def live(self: Lifetime,
     "Train to the end from wherever this lifetime is; a stop request saves a checkpoint and raises `Stopped`."
     self.model.train()
     with stoppable(stop) as request, progress(self.config.steps, label, self.step, show) as bar:
+        self.request = request
         if self.step == 0 and not self.val_step: self.validate()
         if listened(): self._announce(label)
         while self.step < self.config.steps:
-            if request: self._stop(request)
+            if request if self.world.size == 1 else self.told: self._stop(request)
             began = time.perf_counter()
             self.one_step()
             self._after_step()
@@ -569,13 +654,14 @@ def live(self: Lifetime,
     self.optimizers.close()
     return self
 
-# %% ../nbs/14_training.ipynb #2684e4ff
+# %% ../nbs/14_training.ipynb #da7d41da
 @patch
 def _stop(self: Lifetime, request):
     self.save()
     kept = ", and nothing was kept"
     if self.folder: kept = f"; its state is in {latest_checkpoint(self.folder)}, resume to go on"
-    raise Stopped(f"Stopped by {request.reason} after step {self.step} of {self.config.steps}{kept}.")
+    why = request.reason or "a signal to another process"
+    raise Stopped(f"Stopped by {why} after step {self.step} of {self.config.steps}{kept}.")
 
 # %% ../nbs/14_training.ipynb #65f60f6e
 @patch(as_prop=True)

@@ -38,7 +38,7 @@ from evonb.fitness import Engine, Fitness, InProcess
 from evonb.generations import ModelConfig
 from evonb.genome import AdapterSpace, CoefficientSpace, write_adapter
 from evonb.operators import AllFailedError
-from evonb.population import METHODS, Objective, right_options
+from evonb.population import METHODS, Objective, right_options, stored_state
 from evonb.store import create_run, open_run, read_dataset, read_json, read_tensors
 from evonb.tasks import Item, SealedTestError, Task, TaskFileError, mean_score, open_test, read_record
 from evonb.training import LifetimeConfig
@@ -141,7 +141,7 @@ def test_the_best_so_far_is_the_history(done, config):
     data = read_dataset(done.file("population.zarr.zip"))
     for method in data.method.values:
         for s in range(config.n_seeds):
-            rows = read_tensors(done.file("evolve", method, f"seed-{s}", "method.safetensors"))[1]["rows"]
+            rows = stored_state(done.file("evolve", method, f"seed-{s}"))[1]["rows"]
             best, expected = -math.inf, []
             for row in rows:
                 best = max(best, row["value"])

@@ -4,7 +4,9 @@ import functools
 import hashlib
 import http.server
 import json
+import os
 import struct
+import subprocess
 import sys
 import threading
 import types
@@ -16,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evonb import core, corpora
-from evonb.core import CorpusError, DamagedFileError, InputError, Seeds
+from evonb.core import CorpusError, DamagedFileError, InputError, Seeds, Stopped, StopRequest
 from evonb.corpora import (
     FRACTIONS,
     SPLITS,
@@ -24,14 +26,18 @@ from evonb.corpora import (
     CorpusConfig,
     MissingCorpusError,
     MissingExtraError,
+    Row,
     ShardError,
+    ShardWriter,
     cut_blocks,
     dataset_path,
+    deal,
     encode,
     load_corpus,
     load_tokenizer,
     open_prepared,
     prepare,
+    read_row,
     read_shard,
     save_prepared,
     split_corpus,
@@ -592,3 +598,210 @@ def test_prepared_repr():
     assert page.startswith("<table>") and str(len(small().splits["test"])) in page
     corpora_info = dict(small().info, name="<img>")
     assert "<img>" not in corpora.PreparedCorpus(small().config, None, small().splits, corpora_info)._repr_html_()
+
+
+# Streaming: the same as all at once, in bounded memory
+
+PARTS = ["a", "dog", "the", "é", "日本", "x" * 40, "q" * 70, " " * 30]
+PARTS += ["\u2028", "\x85", "\x1c", "\r", "\n", "\r\n", " ", "\t"]
+WILD = st.lists(st.sampled_from(PARTS), max_size=60).map("".join)
+
+
+@given(WILD, st.integers(1, 90), st.sampled_from([16, 20, 32, 100]))
+@settings(max_examples=400, deadline=None)
+def test_pieces_of_chunks_are_those_of_the_whole(text, step, block_bytes):
+    chunks = [text[i:i + step] for i in range(0, len(text), step)]
+    streamed = list(corpora._streamed_pieces(chunks, block_bytes))
+    assert streamed == list(corpora._pieces(text, block_bytes))
+
+
+def plain_deal(groups, sizes, fractions, rng):
+    "As it was written first: lists and a dict."
+    members, got, dealt = {}, [0] * len(fractions), [[] for _ in fractions]
+    for i, g in enumerate(groups): members.setdefault(g, []).append(i)
+    members = list(members.values())
+    for j in rng.permutation(len(members)):
+        k = min(range(len(fractions)), key=lambda k: got[k] / fractions[k])
+        dealt[k] += members[j]
+        got[k] += sum(sizes[i] for i in members[j])
+    return [[d[i] for i in rng.permutation(len(d))] for d in dealt]
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(1, 5000)), min_size=1, max_size=200), st.integers(0, 99))
+@settings(deadline=None)
+def test_deal_against_plain_lists(rows, seed):
+    groups, sizes = [f"g{g}" for g, _ in rows], [n for _, n in rows]
+    a, b = (f(groups, sizes, FRACTIONS, np.random.default_rng(seed)) for f in (deal, plain_deal))
+    assert a == b
+
+
+def whole(config, seeds):
+    "Everything in memory, one step after the other, with the plain deal."
+    corpus = load_corpus(config.source, config.n_bytes, seeds)
+    cut = [(b, s) for d, s in zip(corpus.documents, corpus.sources) for b in cut_blocks(d, config.block_bytes)]
+    texts, sizes = [b for b, _ in cut], [len(b.encode()) for b, _ in cut]
+    groups = texts if config.split_by == "block" else corpora._tied_sources(texts, [s for _, s in cut]).tolist()
+    dealt = plain_deal(groups, sizes, config.fractions, seeds.child("corpus", "split").numpy())
+    splits = {s: [texts[i] for i in d] for s, d in zip(SPLITS, dealt)}
+    tokenizer = train_tokenizer(splits["evolution"], config.vocab_size)
+    return corpus, tokenizer, {s: encode(t, tokenizer) for s, t in splits.items()}
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_streamed_corpus_is_the_same_bit_for_bit(tmp_path, tmp_path_factory, monkeypatch, seed):
+    rng = np.random.default_rng(seed)
+    monkeypatch.setattr(corpora, "_CHUNK", 257)
+    def wild(n): return "".join(rng.choice([*PARTS, *["\n", " "] * 4, *map(str, rng.integers(0, 10**6, 40))], n))
+    for k in range(3):
+        mark = b"\xef\xbb\xbf" * int(rng.integers(2))
+        (tmp_path / f"{k}.txt").write_bytes(mark + wild(900).encode())
+        (tmp_path / f"{k}.jsonl").write_text("\n".join(json.dumps(dict(text=wild(30))) for _ in range(20)))
+    limit, by = int(rng.integers(24_000, 30_000)) if seed % 2 else None, ("block", "source")[seed // 2 % 2]
+    block_bytes = 200 if by == "source" else (16, 48)[seed % 2]
+    config = CorpusConfig(str(tmp_path), limit, 262, block_bytes, by, (.4, .3, .2, .1))
+    corpus, tokenizer, splits = whole(config, Seeds(seed))
+    out = tmp_path_factory.mktemp("out")
+    for made in (prepare(config, Seeds(seed)), prepare(config, Seeds(seed), out)):
+        assert made.info["digest"] == corpus.digest and made.info["provenance"] == corpus.info
+        assert made.info["n_documents"] == len(corpus.documents) and made.info["n_bytes"] == corpus.n_bytes
+        assert made.tokenizer.backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str()
+        for s in SPLITS:
+            assert np.array_equal(made.splits[s].ids, splits[s].ids)
+            assert (made.splits[s].n_documents, made.splits[s].n_bytes) == (splits[s].n_documents, splits[s].n_bytes)
+    assert isinstance(made.splits["test"].ids, np.memmap)
+    opened = open_prepared(save_prepared(made, out))
+    assert opened.info == made.info and np.array_equal(opened.splits["evolution"].ids, splits["evolution"].ids)
+
+
+@pytest.mark.parametrize("name, data, message", [
+    ("a.txt", b"\xef\xbb\xbf" + b"x\n" * 400 + b"\0", "a.txt is binary: a NUL byte at offset 803"),
+    ("b.txt", b"x\n" * 400 + "dé".encode("latin1"), "b.txt isn't UTF-8: byte 0xe9 at offset 801"),
+    ("c.txt", "é".encode() * 300 + b"\xc3", "c.txt isn't UTF-8: byte 0xc3 at offset 600"),
+    ("d.txt", b" \n" * 300, "d.txt is empty"),
+    ("e.jsonl", b'{"text": "a"}\n' * 40 + b'{"text": \n', "e.jsonl, line 41 isn't a JSON object"),
+    ("f.jsonl", b'{"text": "a"}\n' * 40 + b'{"text": "\xe9"}\n', "f.jsonl isn't UTF-8: byte 0xe9 at offset 570"),
+])
+def test_bad_files_are_named_while_they_are_streamed(tmp_path, monkeypatch, name, data, message):
+    monkeypatch.setattr(corpora, "_CHUNK", 101)
+    (tmp_path / name).write_bytes(data)
+    for read in (load_corpus, lambda path: prepare(CorpusConfig(str(path)), Seeds(0))):
+        with pytest.raises(CorpusError) as e: read(tmp_path / name)
+        assert message in str(e.value)
+
+
+def test_a_data_set_is_streamed_and_no_further_than_its_limit(monkeypatch):
+    taken = []
+    def rows():
+        for i in range(10**9):
+            taken.append(i)
+            yield dict(text=f"row {i} of text, said again {i % 7}\n" * 3)
+    fake = types.SimpleNamespace(load_dataset=lambda *a, **k: rows(), __version__="0")
+    monkeypatch.setitem(sys.modules, "datasets", fake)
+    made = prepare(CorpusConfig("hf:owner/name", 20_000, 300, 256), Seeds(0))
+    assert made.info["n_bytes"] <= 20_000 and len(taken) < 300 and made.info["provenance"] == dict(datasets="0")
+    assert made.info["digest"] == load_corpus("hf:owner/name", 20_000).digest
+
+
+def test_a_file_that_grows_while_it_is_read_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("line of text\n" * 500)
+    monkeypatch.setattr(corpora, "_n_text", lambda path: path.stat().st_size - 13)
+    with pytest.raises(CorpusError, match="a.txt changed while it was read"):
+        prepare(CorpusConfig(str(tmp_path / "a.txt")), Seeds(0))
+    write_shard(tmp_path / "a.bin", np.arange(5000) % 300)
+    real = corpora._Shards.read
+    def writing(self, *args):
+        yield from real(self, *args)
+        os.utime(self.paths[0], ns=(0, 0))
+    monkeypatch.setattr(corpora._Shards, "read", writing)
+    with pytest.raises(CorpusError, match="a.bin changed while it was read"):
+        prepare(CorpusConfig(str(tmp_path / "a.bin"), vocab_size=300, block_bytes=256), Seeds(0))
+
+
+@pytest.mark.parametrize("label", ["reading text", "training the tokenizer", "tokenizing"])
+def test_preparing_stops_when_asked_and_leaves_nothing(tmp_path, monkeypatch, label):
+    real, stop = corpora.progress, StopRequest()
+    def progress(total, what, *args):
+        if what == label: stop.set("SIGTERM")
+        return real(total, what, *args)
+    monkeypatch.setattr(corpora, "progress", progress)
+    with pytest.raises(Stopped, match="SIGTERM while the corpus was prepared; nothing of it was kept"):
+        prepare(CorpusConfig(n_bytes=100_000, vocab_size=300), Seeds(0), tmp_path, stop)
+    assert not [p for p in tmp_path.iterdir() if p.suffix != ".bin"]  # the text had no name; shards go with the folder
+
+
+def test_a_tokenizer_of_a_large_corpus_is_trained_on_a_sample(monkeypatch):
+    made = prepare(CorpusConfig(n_bytes=150_000, vocab_size=400), Seeds(0))
+    assert "tokenizer_bytes" not in made.info
+    monkeypatch.setattr(corpora, "TOKENIZER_BYTES", 40_000)
+    less = prepare(CorpusConfig(n_bytes=150_000, vocab_size=400), Seeds(0))
+    assert 35_000 < less.info["tokenizer_bytes"] <= 40_000 and less.info["digest"] == made.info["digest"]
+    assert less.tokenizer.backend_tokenizer.to_str() != made.tokenizer.backend_tokenizer.to_str()
+
+
+def test_a_row_of_several_shards(tmp_path, monkeypatch):
+    monkeypatch.setattr(corpora, "_MOST", 100)
+    ids = np.random.default_rng(0).integers(0, 900, 950).astype(np.uint16)
+    writer = ShardWriter(tmp_path / "evolution.bin")
+    for part in np.split(ids, [3, 3 + 250, 700]): writer.add(part)
+    assert len(writer.close()) == 10 and writer.n_tokens == 950
+    row = read_row(tmp_path / "evolution.bin")
+    assert isinstance(row, Row) and len(row) == 950 and np.array_equal(np.asarray(row), ids)
+    for a, b in np.random.default_rng(1).integers(-20, 1000, (300, 2)).tolist(): # (300, 2)
+        assert np.array_equal(row[a:b], ids[a:b]), (a, b)
+    assert np.shares_memory(row[10:90], row.parts[0]) and row[-1] == ids[-1] and row[100] == ids[100]
+    with pytest.raises(IndexError): row[950]
+    with pytest.raises(IndexError, match="step 1"): row[::2]
+    from evonb.training import Windows, validation_windows
+    for a, b in ((row, ids),):
+        for x, y in zip(Windows(a, 64, 8, Seeds(0)).batch(3), Windows(b, 64, 8, Seeds(0)).batch(3)): assert x.equal(y)
+        assert validation_windows(a, 64, 5)[0].equal(validation_windows(b, 64, 5)[0])
+
+
+def test_a_split_longer_than_a_shard_is_kept_and_checked(tmp_path, monkeypatch):
+    monkeypatch.setattr(corpora, "_MOST", 9_000)
+    made = prepare(small().config, Seeds(0), tmp_path)
+    opened = open_prepared(save_prepared(made, tmp_path))
+    assert isinstance(opened.splits["evolution"].ids, Row) and opened.sizes() == small().sizes()
+    assert all(np.array_equal(opened.splits[s].ids, small().splits[s].ids) for s in SPLITS)
+    flip(tmp_path / "evolution.2.bin")
+    with pytest.raises(DamagedFileError, match="evolution.2.bin"): open_prepared(tmp_path)
+
+
+MEASURED = """
+import json, sys
+from pathlib import Path
+import numpy as np
+from evonb.corpora import CorpusConfig, prepare, write_shard
+from evonb.core import Seeds
+from tokenizers import Tokenizer, models
+kind, mb, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
+rng, out, tokenizer = np.random.default_rng(0), folder / "out", str(folder / "tokenizer.json")
+Tokenizer(models.WordLevel({"<|endoftext|>": 0, "w": 1}, "w")).save(tokenizer)
+out.mkdir()
+for i in range(mb):
+    if kind == "bin": write_shard(folder / f"{i}.bin", rng.integers(0, 2, 2**19)); continue
+    words = rng.integers(0, 10**6, (12_500, 12)) # (n_lines, words a line)
+    text = "\\n".join(" ".join(map(str, line)) for line in words.tolist())[:10**6]
+    with open(folder / f"a.{kind}", "a") as f: f.write(text if kind == "txt" else json.dumps(dict(text=text)) + "\\n")
+def peak(): return int(next(x for x in open("/proc/self/status") if x.startswith("VmHWM")).split()[1]) / 1024
+prepare(CorpusConfig("toy-english", 50_000, tokenizer=tokenizer), Seeds(0))
+before = peak()
+made = prepare(CorpusConfig(str(folder / f"*.{kind}"), tokenizer=tokenizer), Seeds(0), out)
+print(json.dumps([sum(t.n_documents for t in made.splits.values()), peak() - before]))
+"""
+
+
+def grown(kind, mb, folder):
+    "Blocks, and by how many MB the peak of memory grew while a corpus was prepared in a process of its own."
+    folder.mkdir()
+    out = subprocess.run([sys.executable, "-c", MEASURED, kind, str(mb), str(folder)], capture_output=True, text=True,
+                         timeout=300, check=True)
+    return json.loads(out.stdout)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="the peak of memory is read from /proc")
+@pytest.mark.parametrize("kind, small, large", [
+    ("bin", 16, 64), ("txt", 16, 64), pytest.param("jsonl", 32, 256, marks=pytest.mark.faults)])
+def test_memory_does_not_grow_with_the_corpus(tmp_path, kind, small, large):
+    (a, less), (b, more) = (grown(kind, mb, tmp_path / str(mb)) for mb in (small, large))
+    assert b == pytest.approx(a * large / small, rel=.05) and more - less < 10 * max(1, large / 64)

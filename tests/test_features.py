@@ -605,21 +605,24 @@ def test_a_stop_without_a_cache_says_that_nothing_is_kept(tiny):
         read(tiny, MANY, stop=AfterLooks(0))
 
 
-@pytest.mark.parametrize("harm", ["missing", "short", "altered"])
-def test_a_damaged_store_is_refused(tiny, tmp_path, harm):
+@pytest.mark.parametrize("harm", ["missing", "short", "altered", "added"])
+@pytest.mark.parametrize("name", ["hidden/c/0/0/0", "surprisal/c/0", "hidden/zarr.json", "zarr.json"])
+def test_a_damaged_store_is_refused(tiny, tmp_path, harm, name):
     read(tiny, MANY[:2], cache=tmp_path)
     (path,) = tmp_path.glob("*.zarr")
-    chunk = next(p for p in sorted((path/"hidden").rglob("*")) if p.is_file() and p.name != "zarr.json")
-    data = chunk.read_bytes()
+    file, data = path / name, (path / name).read_bytes()
     if harm == "missing":
-        chunk.unlink()
+        file.unlink()
+    elif harm == "added":
+        file = file.with_name("stray")
+        file.write_bytes(data)
     else:
-        chunk.write_bytes(data[:-1] if harm == "short" else data[:-1] + bytes([data[-1] ^ 1]))
-    with pytest.raises((DamagedFileError, RuntimeError, ValueError)):
-        read(tiny, MANY[:2], cache=tmp_path).load()
-    if harm != "altered":
-        with pytest.raises(DamagedFileError, match="Delete this folder"):
-            open_reading(path)
+        file.write_bytes(data[:-1] if harm == "short" else data.replace(data[-9:-8], bytes([data[-9] ^ 1])))
+    with pytest.raises(DamagedFileError, match=re.escape(str(path))) as found:
+        open_reading(path)
+    assert "Delete the folder" in str(found.value) or name == "zarr.json"
+    with pytest.raises(DamagedFileError):
+        read(tiny, MANY[:2], cache=tmp_path)
 
 
 def test_half_precision_is_kept_when_it_can_hold_the_states(tiny, tmp_path):

@@ -1,5 +1,6 @@
 """The scoring engine against PEFT and a plain loop; cache, failures, worker processes."""
 
+import gc
 import math
 import os
 import time
@@ -29,7 +30,7 @@ from evonb.fitness import (
     patched,
     wanted,
 )
-from evonb.genome import Adapter, linear_shapes, random_adapter
+from evonb.genome import Adapter, AdapterSpace, StoredSpace, linear_shapes, random_adapter
 from evonb.gpt import GPTConfig, new_gpt
 from evonb.tasks import Choice, Grading, Item, Prompt, SealedTestError, SealedTestWarning, Task, TaskScore, open_test
 
@@ -652,3 +653,96 @@ def test_a_plan_is_made_anew_for_other_bounds():
     wide, _ = engine.plan(CHOICES)
     engine.row_tokens = max(map(len, wide)) // 2
     assert len(engine.plan(CHOICES)[0]) > len(wide)
+
+
+# memory
+
+
+def alive():
+    "Adapters in memory."
+    gc.collect()
+    return sum(type(o) is Adapter for o in gc.get_objects())
+
+
+def stored_people(folder, n=24):
+    model = llama()
+    experts = {k: random_adapter(linear_shapes(model), 2, Seeds(i)) for i, k in enumerate("ab")}
+    space, rng = AdapterSpace(experts), np.random.default_rng(0)
+    stored = StoredSpace(space, folder, held_bytes=2 * experts["a"].nbytes)
+    whole = [space.perturb(experts["a"], 0.5, 1.0, rng) for _ in range(n)]
+    rng = np.random.default_rng(0)
+    return whole, [stored.perturb(experts["a"], 0.5, 1.0, rng) for _ in range(n)]
+
+
+class Counting(Engine):
+    "Notes how many adapters are in memory while it scores."
+
+    def loglikelihoods(self, adapters, choices):
+        self.most = max(getattr(self, "most", 0), alive())
+        return super().loglikelihoods(adapters, choices)
+
+
+def test_only_individuals_being_scored_are_in_memory(tmp_path):
+    whole, stored = stored_people(tmp_path)
+    room, most, values = 3 * whole[0].nbytes, [], []
+    for people in (whole, stored):
+        if people is stored:
+            whole.clear()
+        before = alive() - len(whole)
+        engine = Counting(llama(), TOKENIZER, method="merged")
+        found = Fitness(InProcess(engine), [pair_task()], held_bytes=room)(people)
+        values.append([e.value for e in found])
+        most.append(engine.most - before)
+    assert most[0] >= 24 and most[1] <= 3 + 2 + 1  # all; a batch, what the space holds, and the next one
+    assert values[0] == values[1]
+
+
+def test_a_kill_loses_at_most_one_batch(tmp_path):
+    whole, stored = stored_people(tmp_path / "genomes", 10)
+    room = 4 * whole[0].nbytes
+    full = [e.value for e in Fitness(InProcess(llama_engine()), [pair_task()], held_bytes=room)(whole)]
+
+    backend, plain = InProcess(llama_engine()), InProcess.answers
+    calls = []
+
+    def dies(adapters, *rest):
+        calls.append(len(adapters))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return plain(backend, adapters, *rest)
+
+    backend.answers = dies
+    with pytest.raises(KeyboardInterrupt):
+        Fitness(backend, [pair_task()], cache=tmp_path / "cache", held_bytes=room)(whole)
+    again = Fitness(InProcess(llama_engine()), [pair_task()], cache=tmp_path / "cache", held_bytes=room)
+    assert [e.value for e in again(whole)] == full
+    assert calls == [4, 4, 2] and again.n_scored == 2
+
+
+def test_a_cache_with_a_folder_holds_few_scores_and_finds_all(tmp_path):
+    cache = Cache(tmp_path, held=3)
+    for i in range(10):
+        cache.put(f"{i:064d}", TaskScore(i / 10, 0.1, 1, np.array([i / 10])))
+    assert len(cache) == 3
+    assert [cache.get(f"{i:064d}").mean for i in range(10)] == [i / 10 for i in range(10)] and len(cache) == 3
+
+
+def test_the_base_is_hashed_again_only_when_it_changed(monkeypatch):
+    engine, hashed, plain = llama_engine(), [], Engine._hash
+    monkeypatch.setattr(Engine, "_hash", lambda self: hashed.append(1) or plain(self))
+    fitness = Fitness(InProcess(engine), [pair_task()])
+    fitness([BASE])
+    fitness(population(llama(), 1))
+    assert len(hashed) == 1
+    weight = engine.model.model.layers[0].mlp.up_proj.weight
+    digests = {engine.digest()}
+    data = weight.data  # writes to it are not counted by PyTorch
+    for change in (lambda: data[0, 0].add_(1e-6), lambda: data.copy_(data.flip(0)), lambda: data.copy_(data.flip(1)),
+                   lambda: data[0, :2].copy_(data[0, :2].flip(0).clone()), lambda: data[1, 1].neg_()):  # fmt: skip
+        change()
+        digests.add(engine.digest())
+    with torch.no_grad():
+        weight.add_(0)  # counted, and nothing changed: the digest is the same
+    assert engine.digest() in digests and len(digests) == 6 and len(hashed) == 7
+    engine.model.config.rope_parameters = dict(engine.model.config.rope_parameters or {}, rope_theta=5.0)
+    assert engine.digest() not in digests

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, DynamicCache
 
+from evonb import gpt
 from evonb.core import DamagedFileError, InputError, Seeds
 from evonb.gpt import (
     GPT,
@@ -17,6 +18,7 @@ from evonb.gpt import (
     GPTModel,
     head_loss,
     load_published,
+    multiply,
     n_parameters,
     nats_to_bits_per_byte,
     new_gpt,
@@ -129,6 +131,78 @@ def test_loss_in_chunks_agrees_with_the_plain_way(sharp):
     torch.testing.assert_close(nats, expected)
     for a, b in zip(torch.autograd.grad(nats, (x, w)), torch.autograd.grad(expected, (x, w))):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
+
+
+def exact_norm(x):
+    return x * (x.square().mean(-1, keepdim=True) + 1e-6).rsqrt()
+
+
+def double_gradients(f, *given):
+    "Of the sum of f's squares, in float64."
+    exact = [t.detach().double().requires_grad_() for t in given]
+    y = f(*exact)
+    return y, torch.autograd.grad(y.square().sum(), exact)
+
+
+@pytest.mark.skipif(not gpt._has_onednn(), reason="needs a CPU with AVX-512")
+@pytest.mark.parametrize("before", [None, "norm", "gelu"])
+@pytest.mark.parametrize("n_in, n_out", [(24, 72), (96, 24)])
+def test_products_by_onednn_are_those_of_float64(before, n_in, n_out):
+    g = torch.Generator().manual_seed(1)
+    x, layer = torch.randn(4, 80, n_in, generator=g).requires_grad_(), torch.nn.Linear(n_in, n_out, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(torch.randn(n_out, n_in, generator=g) / 5)
+    y = multiply(layer, x, before)
+    assert type(y.grad_fn).__name__ == "ProductBackward"
+    prepare = {None: lambda t: t, "norm": exact_norm, "gelu": F.gelu}[before]
+    exact, grads = double_gradients(lambda a, w: prepare(a) @ w.T, x, layer.weight)
+    torch.testing.assert_close(y.double(), exact, atol=1e-5, rtol=1e-5)
+    for mine, theirs in zip(torch.autograd.grad(y.square().sum(), (x, layer.weight)), grads):
+        assert (mine - theirs).norm() <= 1e-5 * theirs.norm()
+
+
+def test_a_layer_that_is_replaced_hooked_or_switched_off_is_called_as_it_is():
+    x, layer = torch.randn(300, 24, generator=torch.Generator().manual_seed(2)), torch.nn.Linear(24, 24, bias=False)
+    by_onednn = lambda m, x=x: type(multiply(m, x).grad_fn).__name__ == "ProductBackward"
+    assert by_onednn(layer) is gpt._has_onednn()
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert not by_onednn(layer)
+    seen = []
+    handle = layer.register_forward_hook(lambda m, given, out: seen.append(out))
+    assert not by_onednn(layer) and len(seen) == 1
+    handle.remove()
+    assert not by_onednn(torch.nn.Sequential(layer)) and not by_onednn(layer, x[:200]) # too few to pay
+    with torch.no_grad():
+        assert torch.equal(multiply(layer, x), layer(x))
+
+
+def test_a_model_learns_the_same_with_and_without_onednn(sharp):
+    ids, found = draw(40, 33), []
+    ids[3:5, 7:] = 0
+    for enabled in (True, False):
+        with torch.backends.mkldnn.flags(enabled=enabled):
+            nats = sharp.loss(ids[:, :-1], ids[:, 1:])
+            found.append((nats, torch.autograd.grad(nats, list(sharp.parameters()))))
+    torch.testing.assert_close(*(nats for nats, _ in found))
+    for mine, theirs in zip(*(grads for _, grads in found)):
+        assert (mine - theirs).norm() <= 1e-5 * theirs.norm()
+
+
+def test_the_gradient_of_the_head_is_taken_once():
+    g = torch.Generator().manual_seed(3)
+    x, w = (torch.randn(n, 8, generator=g).requires_grad_() for n in (300, 11))
+    nats = head_loss(x, w, torch.zeros(300, dtype=torch.long))
+    nats.backward(retain_graph=True)
+    if gpt._has_onednn():
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            nats.backward()
+
+
+def test_a_head_of_extreme_logits_has_a_finite_loss():
+    x, w = torch.full((300, 4), 40.0, requires_grad=True), torch.zeros(5, 4)
+    w[0] = 1.0
+    nats = head_loss(x, w, torch.ones(300, dtype=torch.long))
+    assert nats.item() == pytest.approx(160)
 
 
 @pytest.mark.parametrize("n_batch", [2, 40])  # a batch below and one above the size from which chunks are used

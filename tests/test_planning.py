@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 import struct
+import sys
 from dataclasses import replace
 
 import pytest
@@ -10,7 +12,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from evonb import planning
+from evonb import cli, gpt, planning
 from evonb.connectome import inherit, prune
 from evonb.core import InputError, Seeds
 from evonb.corpora import CorpusConfig, open_prepared
@@ -40,6 +42,7 @@ from evonb.planning import (
     shrink_to_fit,
     token_flops,
 )
+from evonb.store import folder_size
 from evonb.training import Lifetime, LifetimeConfig, Optimizers, latest_checkpoint, state_bytes
 
 LIFE = LifetimeConfig(
@@ -153,10 +156,13 @@ def test_activations_are_near_what_autograd_saves(bf16):
             model.loss(x, x)
         return sum(seen.values())
 
-    body = (saved(16) - saved(8)) / (8 * context) - 4 * SMALL.vocab_size
+    body = (saved(14) - saved(7)) / (7 * context) - 4 * SMALL.vocab_size # below the size from which oneDNN multiplies
     assert body / (SMALL.n_layer * SMALL.n_embd) == pytest.approx(
         planning.BYTES_KEPT["bf16" if bf16 else "fp32"], rel=0.1
     )
+    if not bf16 and gpt._has_onednn():
+        body = (saved(64) - saved(32)) / (32 * context) # without logits
+        assert body / (SMALL.n_layer * SMALL.n_embd) == pytest.approx(planning.BYTES_KEPT["cpu"], rel=0.1)
     assert activation_bytes(SMALL, 4096, chunked=True) < activation_bytes(SMALL, 4096)
     assert activation_bytes(SMALL, 64, bf16=True) > 2 * n_parameters(SMALL)
 
@@ -264,7 +270,7 @@ def test_a_plan_is_shown_as_text_table_and_figure():
     assert "evolution" in repr(p) and "measured" in repr(p) and "2 devices" in repr(p)
     frame = p.table()
     assert list(frame.index)[-1] == "all" and frame.loc["all", "tokens"] == frame.tokens[:-1].sum()
-    assert len(p.table(detail=False)) == 5
+    assert len(p.table(detail=False)) == 6
     for by in ("time", "memory", "disk", "flops"):
         fig = plan_figure(p, by)
         assert fig.layout.xaxis.title.text and "<script>" not in fig.layout.title.text
@@ -274,7 +280,7 @@ def test_a_plan_is_shown_as_text_table_and_figure():
 
 
 def test_a_measurement_says_what_it_measured():
-    here = measure(tiny(), seconds=0.05, device="cpu")
+    here = measure(tiny(), seconds=0.05, device="cpu", besides=False)
     assert here.measured > 0 and here.cpu and not here.bf16 and "training steps" in here.note
     assert "instead of" not in here.note or "windows" in here.note
     assert "measured" in plan(tiny(), device=here).notes[0]
@@ -282,7 +288,7 @@ def test_a_measurement_says_what_it_measured():
 
 def test_a_model_too_large_is_made_narrower_and_said(monkeypatch):
     monkeypatch.setattr(planning, "_best_speed", lambda device: 1e8)
-    here = measure(tiny(), seconds=0.5, device="cpu")  # at most 5e6 operations a step, a window of ours takes 5e6
+    here = measure(tiny(), seconds=0.5, device="cpu", besides=False)  # at most 4e6 operations a step
     assert "instead of" in here.note
     assert here.measured > 0
     less, windows = shrink_to_fit(GPTConfig(), 16, 1e11, 1e12)
@@ -340,3 +346,80 @@ def test_repeated_reading_is_noted(run):
     often.evolution.lifetime = replace(LIFE, steps=4000)
     assert "reads the evolution text" in " ".join(plan(often, device=1e9, corpus=corpus).notes)
     assert "should have" in " ".join(plan(often, device=1e9).notes)
+
+
+def bench():
+    "The module that `make bench` measures plans with."
+    sys.path.insert(0, os.path.join(os.path.dirname(__file__), "bench"))
+    try:
+        import planning_check
+    finally:
+        sys.path.pop(0)
+    return planning_check
+
+
+@pytest.mark.parametrize("name", ["tiny", "demo", "wide"])
+def test_operations_of_a_lifetime_are_exactly_those_that_torch_counts(name):
+    foreseen, counted = bench().operations(name)
+    assert foreseen == counted > 1e7
+
+
+def test_the_folder_of_a_finished_run_is_as_large_as_foreseen(run):
+    p = plan(tiny(), corpus=open_prepared(run.file("corpus")))
+    assert p.kept == pytest.approx(folder_size(run.path), rel=0.1)
+    assert p.total().disk == p.kept + p.total("checkpoints").disk
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the peak is read from /proc")
+@pytest.mark.parametrize("name, wired", [("demo", False), ("wide", True)])
+def test_the_peak_of_memory_is_within_a_quarter(name, wired):
+    foreseen, grown = bench().memory(name, wired)
+    assert 0.75 < foreseen / grown < 1.25
+
+
+COSTS = planning.Costs(1e9, 5e8, 2e9, 1e-8, 2e-8, 1e-9, 0.5, 1.5, 2.0, 1e-6, n_parameters(SMALL))
+
+
+def test_measured_costs_are_added_up_as_they_come():
+    here = Device("here", measured=1e9, bf16=False, cpu=True, costs=COSTS)
+    one, two = plan(tiny(), 1, here), plan(tiny(), 2, here)
+    read, looked = lifetime_tokens(LIFE)
+    sizes, wired = matrix_sizes(SMALL)
+    live = live_weights(wired, 0.3, 3)
+    passes, looks = read * token_flops(SMALL, 16), looked * token_flops(SMALL, 16, training=False) / 2e9
+    first = passes / 1e9 + looks + 10 * sum(sizes.values()) * 1e-8 + checkpoint_bytes(sizes) * 1e-9 + 0.5 + 1.5
+    assert one.stages[1].seconds == pytest.approx(first)
+    second = passes / 5e8 + looks + 10 * sum(live[0].values()) * 2e-8 + checkpoint_bytes(sizes, live[0]) * 1e-9 + 2.0
+    assert one.stages[2].seconds == pytest.approx(second)
+    assert one.stages[1].seconds - two.stages[1].seconds == pytest.approx((passes / 1e9 + looks) / 2)
+    assert one.stages[0].seconds == pytest.approx(120_000 * 1e-6)
+    assert "isn't counted" not in " ".join(one.notes)
+
+
+def test_a_measurement_times_what_comes_with_training():
+    costs = measure(tiny(), seconds=0.05, device="cpu").costs
+    assert costs.weights == n_parameters(SMALL) and min(costs.dense, costs.wired, costs.evaluating) > 0
+    assert min(costs.dense_update, costs.wired_update, costs.saving, costs.text) > 0
+    assert measure(tiny(), seconds=0.05, device="cpu", besides=False).costs is None
+
+
+def test_the_command_prints_a_plan_and_says_what_will_not_fit(capsys, tmp_path):
+    page = tmp_path / "plan.html"
+    words = ["plan", "--preset", "paper", "--devices", "8", "--device", "L4", "--price", "2", "--html", str(page)]
+    assert cli.main(words) == 0
+    out = capsys.readouterr().out
+    assert "generation 0 to 10, each" in out and "Everything fits." in out and "Cost at 2 a device-hour" in out
+    assert page.read_text().count("<tr>") == 1 + len(plan(preset("paper")).stages) + 1
+    assert cli.main([*words[:7], "--set", "evolution.lifetime.micro_batch_size=128"]) == 0
+    assert capsys.readouterr().out.strip().splitlines()[-1].startswith("Won't fit: generation 0 needs about")
+    assert cli.main([*words[:7], "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["stages"]["all"]["tokens"] == plan(preset("paper")).total().tokens and told["problems"] == []
+    assert cli.main(["plan", "--device", "H1000"]) == 2 and "A100-80GB" in capsys.readouterr().err
+
+
+def test_the_command_measures_this_machine(capsys, monkeypatch):
+    monkeypatch.setattr(planning, "measure", lambda config, seconds, device: Device("here", measured=1e9, costs=COSTS))
+    assert cli.main(["plan", "--preset", "demo", "--seconds", "0.1"]) == 0
+    told = capsys.readouterr()
+    assert "measuring this machine" in told.err and "1 x here" in told.out and "isn't known" in told.out

@@ -1,5 +1,7 @@
 """Methods: one contract for all of them, kill and resume anywhere, known truth reached, bad input refused."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -534,3 +536,158 @@ def test_an_individual_shows_itself_as_text():
     assert "<img" not in shown
     failed = population.Individual(None, lineage, "ffff" * 16, 7, reason=bad)._repr_html_()
     assert "failed: &lt;img" in failed and "<img" not in failed
+
+
+# what is stored is written once, what isn't used isn't in memory
+
+
+def whole_space():
+    from evonb.genome import AdapterSpace, random_adapter
+
+    return AdapterSpace({f"e{i}": random_adapter({"h.0": (6, 5), "h.1": (6, 5)}, 2, Seeds(i)) for i in range(4)})
+
+
+def near_one(genomes):
+    return [Outcome(9 - float((g.load().delta("h.0") - 1).square().mean())) for g in genomes]
+
+
+@pytest.mark.parametrize("name", ["genome", "genome+", "genome+-released", "model-swarms", "greedy-soup"])
+def test_genomes_in_files_are_the_same_genomes_also_after_kills(name, tmp_path):
+    from evonb.genome import StoredAdapter, StoredSpace
+
+    whole, calls = evolve(METHODS[name](whole_space(), None, Seeds(0)), near_one, 40, show=False), []
+
+    def dying(genomes):
+        calls.append(len(genomes))
+        if len(calls) % 6 == 5:
+            raise Killed
+        return near_one(genomes)
+
+    def run(evaluate, folder):
+        space = StoredSpace(whole_space(), folder / "genomes", held_bytes=0)
+        return evolve(METHODS[name](space, None, Seeds(0)), evaluate, 40, folder, chunk=2, show=False)
+
+    for _ in range(20):
+        try:
+            r = run(dying, tmp_path / "killed")
+        except Killed:
+            continue
+        break
+    again = run(near_one, tmp_path / "plain")
+    for other in (r, again):
+        assert other.history.identical(whole.history) and other.best.digest == whole.best.digest
+        assert [x.digest for x in other.population] == [x.digest for x in whole.population]
+        assert other.best.genome.load().digest() == whole.best.digest
+    files = [sorted(p.relative_to(f) for p in f.rglob("*")) for f in (tmp_path / "killed", tmp_path / "plain")]
+    assert files[0] == files[1]  # nothing is left of what kills interrupted
+    assert (tmp_path / "killed" / "rows.jsonl").read_bytes() == (tmp_path / "plain" / "rows.jsonl").read_bytes()
+    last = run(lambda genomes: 1 / 0, tmp_path / "killed")
+    assert all(isinstance(x.genome, StoredAdapter) for x in last.population)
+    kept = {p.stem.partition("-")[0] for p in (tmp_path / "killed" / "genomes").iterdir()}
+    assert {x.digest for x in last.population} <= kept
+
+
+def test_a_missing_or_damaged_genome_is_named(tmp_path):
+    from evonb.core import DamagedFileError
+    from evonb.genome import StoredSpace
+
+    def run(budget=20):
+        space = StoredSpace(whole_space(), tmp_path / "genomes", held_bytes=0)
+        return evolve(METHODS["genome"](space, None, Seeds(0)), near_one, budget, tmp_path, show=False)
+
+    best = run().best.genome
+    (path,) = (tmp_path / "genomes").glob(f"{best.digest()}*")
+    data = bytearray(path.read_bytes())
+    data[-9] ^= 1
+    path.write_bytes(bytes(data))
+    with pytest.raises(DamagedFileError, match=path.name):
+        run().best.genome.load()
+    path.unlink()
+    with pytest.raises(DamagedFileError, match=f"{path.name} is missing.*resume"):
+        run()
+
+
+@pytest.mark.parametrize("name", ["random-search", "genome"])
+def test_what_is_stored_grows_with_the_work_and_not_faster(name, tmp_path, monkeypatch):
+    written = [0]
+    tensors, line = population.write_tensors, population.append
+
+    def count(path, *rest):
+        tensors(path, *rest)
+        written[0] += path.stat().st_size
+
+    def count_line(path, data, at):
+        written[0] += len(data)
+        line(path, data, at)
+
+    monkeypatch.setattr(population, "write_tensors", count)
+    monkeypatch.setattr(population, "append", count_line)
+    total = []
+    for budget in (200, 400, 800):
+        written[0] = 0
+        config = dict(batch=5) if name == "random-search" else None
+        evolve(METHODS[name](SPACE, config, Seeds(0)), sphere, budget, tmp_path / str(budget), show=False,
+               measure_diversity=False)  # fmt: skip
+        total.append(written[0])
+    assert total[1] < 2.2 * total[0] and total[2] < 2.2 * total[1]
+
+
+def test_rows_that_a_kill_left_half_written_do_not_count_and_damage_is_named(tmp_path, runs):
+    from evonb.core import DamagedFileError
+
+    asked = []
+    with pytest.raises(Killed):
+        evolve(make("genome"), killed_after(15, asked), BUDGET, tmp_path, chunk=2, show=False)
+    rows = tmp_path / "rows.jsonl"
+    whole = rows.read_bytes()
+    assert len(stored_history(tmp_path).generation) >= 1
+    rows.write_bytes(whole + b'{"rows": [{"gener')
+    r = evolve(make("genome"), two_tasks, BUDGET, tmp_path, chunk=2, show=False)
+    assert r.history.identical(runs["genome"].history)
+    assert stored_history(tmp_path).value.equals(r.history.value)
+    data = bytearray(rows.read_bytes())
+    data[40] ^= 1
+    rows.write_bytes(bytes(data))
+    for read in (lambda: stored_history(tmp_path), lambda: evolve(make("genome"), two_tasks, BUDGET, tmp_path)):
+        with pytest.raises(DamagedFileError, match="rows.jsonl is damaged"):
+            read()
+
+
+def test_states_of_before_in_one_file_are_resumed(tmp_path, runs):
+    from evonb.population import Evolution, pack_individuals, stored_state
+    from evonb.store import write_tensors
+
+    def told_some(method):
+        run = Evolution(method, two_tasks, BUDGET, tmp_path, chunk=2)
+        for _ in range(2):
+            method.tell(two_tasks([g for g, _ in method.ask()]))
+            run._note(method.last)
+        return run
+
+    run = told_some(make("genome+"))
+    run.about |= dict(tasks={}, weights={})
+    tensors, values = run.method.state()
+    kept, rows = pack_individuals(run.method.space, [run.best])
+    meta = dict(settings=run.settings(), method=values, rows=run.rows, best=rows, diversity=run.diversity,
+                without_gain=run.without_gain, seconds=1.0, ended="", front=[])  # fmt: skip
+    write_tensors(tmp_path / "method.safetensors", tensors | {f"best|{k}": t for k, t in kept.items()}, meta)
+    assert stored_state(tmp_path)[1] == json.loads(json.dumps(meta))
+    assert stored_history(tmp_path).sizes["generation"] == 2
+    r = evolve(make("genome+"), two_tasks, BUDGET, tmp_path, chunk=2, show=False)
+    assert r.history.identical(runs["genome+"].history)
+
+
+def test_diversity_of_a_large_population_is_near_that_over_all_pairs():
+    from evonb.operators import diversity
+
+    rng = np.random.default_rng(0)
+    crowd = [rng.normal(size=SPACE.shape) * rng.uniform(0.5, 2) for _ in range(120)]
+    pairs = [SPACE.distance(a, b) for i, a in enumerate(crowd) for b in crowd[:i]]
+    assert abs(diversity(SPACE, crowd) / np.mean(pairs) - 1) < 0.05
+    few = crowd[:21]
+    exact = [SPACE.distance(a, b) for i, a in enumerate(few) for b in few[:i]]
+    assert diversity(SPACE, few) == float(np.mean(exact))
+    asked = []
+    counting = type("Counting", (), dict(distance=lambda self, a, b: asked.append(1) or 1.0))()
+    diversity(counting, list(range(200)))
+    assert len(asked) == 2000

@@ -1,8 +1,8 @@
 """The stages that the fault suite interrupts, each small: what they need, and how they are begun or gone on with."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Callable
 
 from evonb.alignment import AlignConfig, align_run
 from evonb.behavior import BehaviorConfig, ToyReaders, toy_reading
@@ -122,3 +122,15 @@ STAGES = {s.name: s for s in (
     Stage("align-brain", _grown, _aligned("toy-brain")),
     Stage("align-reading", _grown, _aligned("toy-reading")),
 )}  # fmt: skip
+
+
+def warm_up():
+    "Import what stages import when they work, so that no child has to."
+    import scipy.optimize  # noqa: F401
+    import scipy.stats  # noqa: F401
+    import transformers.generation  # noqa: F401
+    import xarray  # noqa: F401
+    import zarr  # noqa: F401
+
+    import evonb.cli  # noqa: F401
+    import evonb.connectome  # noqa: F401
