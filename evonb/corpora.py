@@ -535,7 +535,7 @@ def _deal(groups, sizes, fractions, rng) -> list: # of (n,) int64, as `deal`
     dealt = [blocks[into == k] for k in range(len(fractions))]
     return [d[rng.permutation(len(d))] for d in dealt]
 
-# %% ../nbs/02_corpora.ipynb #e9f36e77
+# %% ../nbs/02_corpora.ipynb #582207b3
 def _deal_splits(name, keys, sizes, sources, seeds, fractions, split_by) -> dict: # split -> (n,) indices of blocks
     fractions = check_fractions(fractions)
     check_choice(split_by, ("block", "source"), "split_by")
@@ -544,7 +544,8 @@ def _deal_splits(name, keys, sizes, sources, seeds, fractions, split_by) -> dict
     for split, d in zip(SPLITS, dealt):
         if not len(d):
             what = "different blocks" if split_by == "block" else "sources that share no block"
-            raise CorpusError(f"{name} is too short: {split} would be empty, for it has {len(np.unique(groups))} {what} and "
+            raise CorpusError(f"{name} is too short: {split} would be empty, for it has "
+                              f"{len(np.unique(groups))} {what} and "
                               f"needs at least {len(SPLITS)}. Give more text, or a smaller block_bytes.")
     return dict(zip(SPLITS, dealt))
 
@@ -632,11 +633,11 @@ def _shard_ids(ids) -> np.ndarray: # (n_tokens,) little-endian uint16
         raise CorpusError(f"token ids go from {ids.min()} to {ids.max()}, but uint16 holds 0 to {MAX_VOCAB - 1}.")
     return ids.astype("<u2", copy=False)
 
-# %% ../nbs/02_corpora.ipynb #9943a055
+# %% ../nbs/02_corpora.ipynb #cfe5506c
 _MOST = 2**31 - 1 # tokens: the header's count is an int32
 
 class ShardWriter:
-    "A row of tokens that grows on the disk: one shard, and further ones (NAME.1.bin, ...) where it is longer than that."
+    "A row of tokens that grows on the disk: one shard, and further ones (NAME.1.bin, ...) where it is longer."
     def __init__(self,
         path # the file to write, NAME.bin
     ):

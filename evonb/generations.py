@@ -847,14 +847,15 @@ def _prepare_corpus(run, config, stop=None, show=False):
             save_prepared(made, t)
     return _check_text(run, open_prepared(check_folder(run.file("corpus"))))
 
-# %% ../nbs/20_generations.ipynb #4a7bcc57
+# %% ../nbs/20_generations.ipynb #6ee04244
 def _check_text(run, corpus):
     "Refuse a file of the corpus that changed since the run began; one that is gone isn't needed. Returns the corpus."
     for f in corpus.info["provenance"].get("files", ()):
         path = Path(f["path"])
         if path.is_file() and (path.stat().st_size != f["n_bytes"] or file_sha256(path) != f["sha256"]):
             raise CorpusError(f"{path} has changed since {run.path} began with it (its size or SHA-256 differs). "
-                              "Restore it, or begin another run; or move it away, for the run has its own copy of the tokens.")
+                              "Restore it, or begin another run; or move it away, for the run has its own copy of the "
+                              "tokens.")
     return corpus
 
 # %% ../nbs/20_generations.ipynb #2d464865

@@ -543,13 +543,14 @@ def _read_safetensors(file):
     except SafetensorError as e:
         raise DamagedFileError(f"{file} is truncated or isn't a safetensors file ({e}). Download it again.") from e
 
-# %% ../nbs/10_gpt.ipynb #d6503f98
+# %% ../nbs/10_gpt.ipynb #56945c8a
 def _read_folder(folder):
     index = folder / "model.safetensors.index.json"
     if not index.exists(): return _read_safetensors(folder / "model.safetensors"), folder / "model.safetensors"
     weight_map = expect(_read_json(index), dict, str(index)).get("weight_map")
     shards = expect(weight_map, dict, f"weight_map in {index}").values()
-    if bad := [s for s in shards if not isinstance(s, str) or not re.fullmatch(r"[\w.+-]{1,200}\.safetensors", s, re.A)]:
+    fits = re.compile(r"[\w.+-]{1,200}\.safetensors", re.A).fullmatch
+    if bad := [s for s in shards if not isinstance(s, str) or not fits(s)]:
         raise InputError(f"{index} points to {bad[0]!r}, but a shard must lie in the same folder. Don't use this file.")
     state = {}
     for shard in sorted(set(shards)): state |= _read_safetensors(folder / shard)

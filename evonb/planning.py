@@ -264,12 +264,13 @@ def _newborn(gpt, life, live=None):
     sizes, _, body = _matrices(*_of(gpt))
     return _Newborn(gpt, life, sizes, live, body if life.optimizer == "muon" else ())
 
-# %% ../nbs/21_planning.ipynb #2be3f15d
+# %% ../nbs/21_planning.ipynb #b1594e67
 ALLOCATOR = 1.8 # of activations, on a CPU: what its allocator holds back of freed tensors
 KERNELS = 15_000_000 # bytes: matrix products that oneDNN compiles for a model's shapes, on a CPU in fp32
 
 def _trained(newborn): # weights that training changes
-    return sum(s for n, s in newborn.sizes.items() if n not in (newborn.live or {})) + sum((newborn.live or {}).values())
+    live = newborn.live or {}
+    return sum(s for n, s in newborn.sizes.items() if n not in live) + sum(live.values())
 
 def _seconds(newborn, n, looked, costs, devices):
     "How long `n` lifetimes of one kind take where costs were measured; `looked` is how many tokens are evaluated."
@@ -366,13 +367,14 @@ def _corpus(config, corpus, device):
     text = _text_bytes(config) if corpus is None else corpus.info.get("n_bytes") or 0
     return Stage("corpus", "corpus", disk=2 * n, seconds=device.costs.text * text if device.costs and text else None)
 
-# %% ../nbs/21_planning.ipynb #14a21359
+# %% ../nbs/21_planning.ipynb #dcc38ee6
 RECORDS = dict(run=25_000, model=4_500, lifetime=1_100, arm=4_500, generation=3_000, word=28) # bytes, typical
 
 def _records(config, live):
-    "Bytes of everything that isn't weights, wiring or tokens: by count, and the curves, eight bytes a value and stored twice."
+    "Bytes of all but weights, wiring and tokens: by count, and the curves, eight bytes a value and stored twice."
     d, e = config.development, config.evolution
-    def curves(life): return 16 * (life.steps + 2 * (2 + math.ceil(life.steps / life.eval_every))) + 4 * life.eval_windows
+    def looks(life): return 2 + math.ceil(life.steps / life.eval_every)
+    def curves(life): return 16 * (life.steps + 2 * looks(life)) + 4 * life.eval_windows
     n_gen = 0 if config.connectome else e.n_generations
     n_lives, kept = len(d.arms) * d.lifetimes_per_arm, len(d.arms) * d.n_seeds
     disk = (RECORDS["run"] + RECORDS["word"] * config.corpus.vocab_size + RECORDS["model"] * (n_gen + kept)
@@ -523,7 +525,7 @@ _heads = ("stage", "lifetimes", "tokens", "FLOPs", "memory", "disk", "time")
 @patch
 def _summary(self: Plan): return [self.total(p) for p in dict.fromkeys(s.part for s in self.stages)] + [self.total()]
 
-# %% ../nbs/21_planning.ipynb #ebc51c9b
+# %% ../nbs/21_planning.ipynb #947da3a7
 def _folded(stages):
     "Generations that take the same, in one row, with the largest one's memory."
     def alike(a, b):
@@ -533,7 +535,8 @@ def _folded(stages):
     for s in stages:
         if groups and alike(groups[-1][0], s): groups[-1].append(s)
         else: groups.append([s])
-    return [replace(g[0], name=f"{g[0].name} to {g[-1].name.split()[-1]}, each") if len(g) > 1 else g[0] for g in groups]
+    def named(g): return replace(g[0], name=f"{g[0].name} to {g[-1].name.split()[-1]}, each")
+    return [named(g) if len(g) > 1 else g[0] for g in groups]
 
 # %% ../nbs/21_planning.ipynb #19589e6f
 @patch

@@ -593,12 +593,13 @@ def settings(self: Evolution) -> dict:
     return dict(method=m.name, config=to_dict(m.config), seeds=m.seeds.to_dict(), budget=self.budget,
                 chunk=None if self.chunk == math.inf else self.chunk, patience=self.patience, about=self.about)
 
-# %% ../nbs/30_population.ipynb #f132a830
+# %% ../nbs/30_population.ipynb #c7c7d779
 @patch
 def save(self: Evolution):
     "Store the state after a tell; what an unfinished generation had stored is then void."
     if self.folder is None: return
-    values, members, best = self.method.values(), self.method.members + self.method.others(), [self.best] * bool(self.best)
+    values, best = self.method.values(), [self.best] * bool(self.best)
+    members = self.method.members + self.method.others()
     if self.ended: write_dataset(self.folder/"history.zarr.zip", self.history()) # before the state says it is over
     places = self.told.place(members + best)
     values["individuals"] = _runs(places[:len(members)])

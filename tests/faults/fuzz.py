@@ -961,8 +961,6 @@ def prepared(name, folder):
     path = r.make(folder)
     data = path.read_bytes()
     r.read(path)
-    path.write_bytes(data)
-    r.read(path)
     return r, path, data
 
 
