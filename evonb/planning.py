@@ -392,11 +392,12 @@ def _checkpoints(config, rows, live):
     spare = d.sweep_seeds * (len(d.lrs) - 1) * 4 * sum(dense.sizes.values())
     return Stage("checkpoints", "checkpoints", disk=3 * largest + spare)
 
-# %% ../nbs/21_planning.ipynb #ed2df0c8
+# %% ../nbs/21_planning.ipynb #04443e32
 def _notes(config, device, devices, corpus):
     out = [f"Speed of {device.name} is {device.assumption}.",
-           "Activations are an estimate." + " Tokenizing, saving and pruning take time that isn't counted, for it wasn't "
-           "measured." * (device.costs is None)]
+           "Activations are an estimate."]
+    if device.costs is None:
+        out.append("Tokenizing, saving and pruning take time that isn't counted, for it wasn't measured.")
     if _text_bytes(config) is None and corpus is None:
         out.append(f"How much text {config.corpus.source} has isn't known here, so preparing it isn't counted.")
     if devices > 1:
