@@ -49,9 +49,12 @@ docs-serve: install ## show the site on this machine, made first where there is 
 	@test -f _docs/html/index.html || $(MAKE) --no-print-directory docs ARGS=
 	@$(PY) docs/build.py serve $(ARGS)
 
-faults: install ## the whole fault suite: 200 kills, injected faults, hostile files; prints the counts (10 to 30 min)
-	@$(PY) -m pytest -q -m faults tests
-	@$(PY) tests/faults/suite.py $(ARGS)
+faults: install ## the whole fault suite: 200 kills, injected faults, 10,000 hostile inputs a reader (an hour or more)
+	@ended=0; \
+	$(PY) tests/faults/suite.py || ended=1; \
+	$(PY) tests/faults/fuzz.py || ended=1; \
+	$(PY) -m pytest -q -m faults tests || ended=1; \
+	exit $$ended
 
 bench: install ## run the benchmarks
 	@$(PY) tests/bench/run.py $(ARGS)

@@ -482,7 +482,7 @@ def _assembly_times(ds, path):
                          f"{', '.join(map(str, ds.variables))}.")
     return ds[fits[0]].transpose("presentation", "subject").values.astype(float)
 
-# %% ../nbs/42_behavior.ipynb #d33d7143
+# %% ../nbs/42_behavior.ipynb #fd658cdd
 def futrell2018(
     path=None, # the .nc file; the registered data set unless given
     keep: tuple = KEEP, # ms, the lowest and highest time that is kept
@@ -495,9 +495,9 @@ def futrell2018(
         times = _assembly_times(ds, path)
         story = [str(s) for s in ds["story_id"].values.tolist()]
         words = [w.decode() if isinstance(w, bytes) else str(w) for w in ds["word"].values.tolist()]
-    rank = {s: i for i, s in enumerate(dict.fromkeys(story))}
-    place = ds["word_id"].values.astype(float) if "word_id" in ds.variables else np.arange(len(words))
-    order = np.lexsort((place, [rank[s] for s in story]))
+        rank = {s: i for i, s in enumerate(dict.fromkeys(story))}
+        place = ds["word_id"].values.astype(float) if "word_id" in ds.variables else np.arange(len(words))
+        order = np.lexsort((place, [rank[s] for s in story]))
     readers, notes = clean_readers(times[order], keep)
     return assemble("futrell2018", [story[i] for i in order], [words[i] for i in order], None, readers, notes)
 

@@ -127,13 +127,13 @@ def _has_onednn():
     wide = "AVX512" in torch.backends.cpu.get_cpu_capability().upper()
     return wide and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
-# %% ../nbs/10_gpt.ipynb #121f1630
+# %% ../nbs/10_gpt.ipynb #74e640ae
 def _onednn_pays(x, weight):
     "Whether oneDNN multiplies these: training in float32 on a CPU that it is fast on, with enough tokens."
+    if torch.compiler.is_compiling(): return False # first: nothing of what follows can be traced
     return (torch.is_grad_enabled() and x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32
             and x.shape[:-1].numel() >= 256 and _has_onednn() and torch.backends.mkldnn.enabled
-            and not torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling()
-            and not torch._C._are_functorch_transforms_active())
+            and not torch.is_autocast_enabled("cpu") and not torch._C._are_functorch_transforms_active())
 
 # %% ../nbs/10_gpt.ipynb #46ed7cf4
 def product(
@@ -556,11 +556,12 @@ def _read_folder(folder):
     for shard in sorted(set(shards)): state |= _read_safetensors(folder / shard)
     return state, index
 
-# %% ../nbs/10_gpt.ipynb #0ebdc71b
+# %% ../nbs/10_gpt.ipynb #9c9264a6
 def _check_packed(file):
     "A torch file is a zip of files as they are; one that is compressed could hold anything."
-    if not zipfile.is_zipfile(file): return
-    with parsing(file, "Download it again."), zipfile.ZipFile(file) as z: found = z.infolist()
+    with parsing(file, "Download it again."):
+        if not zipfile.is_zipfile(file): return
+        with zipfile.ZipFile(file) as z: found = z.infolist()
     if any(i.compress_type or i.file_size != i.compress_size for i in found):
         raise DamagedFileError(f"{file} is compressed, which torch's files aren't. Ask its author for safetensors.")
 
@@ -618,7 +619,7 @@ def _check_state(state, model, file):
         raise InputError(f"{file} doesn't fit this model: {'; '.join(wrong[:4])}{more}. "
                          "Check that it is a GPT of Model connectomes and that the configuration is its own.")
 
-# %% ../nbs/10_gpt.ipynb #753aebb7
+# %% ../nbs/10_gpt.ipynb #feddb2c3
 def _read_config(file):
     given = expect(_read_json(file), dict, str(file))
     check_choice(given.get("model_type"), ("GenerationalPruning.GPT", GPTConfig.model_type), f"model_type in {file}")
@@ -626,7 +627,9 @@ def _read_config(file):
              "bias", "pos_init", "bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings")
     if missing := [n for n in ("vocab_size", "n_layer", "n_head", "n_embd") if n not in given]:
         raise InputError(f"{file} lacks {missing[0]}. Add it, or give the configuration as config=GPTConfig(...).")
-    for n in ("vocab_size", "n_layer", "n_head", "n_embd"): check_positive(given[n], f"{n} in {file}")
+    for n in ("vocab_size", "n_layer", "n_head", "n_embd"):
+        if check_positive(given[n], f"{n} in {file}") >= 2**31: raise InputError(f"{n} in {file} can't be right: 2^31 or "
+                                                                                 "more. Correct it.")
     with parsing(file, "Correct it."): return GPTConfig(**{n: given[n] for n in names if n in given})
 
 # %% ../nbs/10_gpt.ipynb #c7251332

@@ -214,7 +214,7 @@ def _hear_layer(self: Picture, v):
 def _hear_reading(self: Picture, v):
     self.stage = self.stage.split(":")[0] + f": {v['done']} of {v['windows']} windows read"
 
-# %% ../nbs/58_monitor.ipynb #968f2583
+# %% ../nbs/58_monitor.ipynb #9f1a350a
 _CURVES = ("train_loss", "val_step", "val_loss")
 
 def read_curves(
@@ -226,8 +226,10 @@ def read_curves(
         with safe_open(path, "pt") as f:
             names = {k.removeprefix("curve."): k for k in f.keys()}
             curves = {k: f.get_tensor(names[k]).reshape(-1).tolist() for k in _CURVES if k in names} # one row each
-            return curves, expect(json.loads((f.metadata() or {}).get("evonb", "{}")), dict, f"The metadata of {path}")
-    except (SafetensorError, OSError, ValueError, RecursionError): return None # also InputError, of `expect`
+            about = expect(json.loads((f.metadata() or {}).get("evonb", "{}")), dict, f"The metadata of {path}")
+            expect(about.get("seconds", 0.), float, f"seconds in {path}")
+            return curves | {"val_step": list(map(int, curves.get("val_step", ())))}, about # also refuses NaN
+    except (SafetensorError, OSError, ValueError, OverflowError, RecursionError): return None # InputError is a ValueError
 
 # %% ../nbs/58_monitor.ipynb #352e9745
 def _is_new(picture, path):

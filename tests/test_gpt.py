@@ -188,6 +188,15 @@ def test_a_model_learns_the_same_with_and_without_onednn(sharp):
         assert (mine - theirs).norm() <= 1e-5 * theirs.norm()
 
 
+def test_what_is_compiled_is_traced_whole_and_the_same(sharp):
+    ids = draw(10, 33)
+    nats = torch.compile(sharp.loss, backend="aot_eager", fullgraph=True)(ids[:, :-1], ids[:, 1:])
+    expected = sharp.loss(ids[:, :-1], ids[:, 1:])
+    torch.testing.assert_close(nats, expected)
+    grads = [torch.autograd.grad(n, list(sharp.parameters())) for n in (nats, expected)]
+    torch.testing.assert_close(*grads, atol=1e-5, rtol=1e-3)
+
+
 def test_the_gradient_of_the_head_is_taken_once():
     g = torch.Generator().manual_seed(3)
     x, w = (torch.randn(n, 8, generator=g).requires_grad_() for n in (300, 11))

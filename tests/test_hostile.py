@@ -543,7 +543,7 @@ def test_a_configuration_of_more_weights_than_the_file_holds_makes_no_model(tmp_
     config = json.loads((folder / "config.json").read_text())
     for name, value in (("n_layer", 10**9), ("vocab_size", 2**62), ("n_embd", 2**31)):
         (folder / "config.json").write_text(json.dumps(config | {name: value}))
-        refused(InputError, "names claim|head", gpt.load_published, folder)
+        refused(InputError, r"names claim|2\^31|head", gpt.load_published, folder)
     for name in ("vocab_size", "n_layer", "n_head", "n_embd"):
         for other in OTHERS:
             if type(other) is not int:

@@ -88,7 +88,7 @@ def mark(name: str, row: dict, place, y: int) -> str:
     "One row of the drawing."
     kind = "met" if row.get("reached") else "missed"
     low, high = place(row.get("low", row["ratio"])), place(row.get("high", row["ratio"]))
-    side = "≥" if "least" in row["aim"] else "≤"
+    side = "≥" if "least" in row["aim"] else "≤" if "most" in row["aim"] else "to"
     return (f'<text x="290" y="{y + 4}" text-anchor="end">{html.escape(name)}</text>'
             f'<line class="aim" x1="{place(aim(row)):.1f}" x2="{place(aim(row)):.1f}" y1="{y - 8}" y2="{y + 8}"/>'
             f'<text class="side" x="{place(aim(row)) + 3:.1f}" y="{y - 2}">{side}</text>'
@@ -139,7 +139,15 @@ def kills_part(found: dict) -> list[str]:
     return [f"{total['kills']} kills in {found['seconds']} s (seed {found['seed']}); {total['comparisons']} runs were "
             "resumed to their end and compared with the uninterrupted one, array by array: "
             f"{total['failures']} differed or couldn't be read.",
-            table(["stage", "kills", "signals", "moments", "compared", "failures"], rows)]
+            table(["stage", "kills", "signals", "moments", "compared", "failures"], rows), *injected_part(found)]
+
+
+def injected_part(found: dict) -> list[str]:
+    "What else was done to runs."
+    rows = [[name.replace("_", " "), str(f["tried"]), str(len(f["failures"])), f.get("skipped", "")]
+            for name, f in found.get("injected", {}).items()]
+    return ["Faults put into runs at a random share of their way:",
+            table(["fault", "tried", "failures", "skipped because"], rows)] if rows else []
 
 
 def fuzz_part(found: dict) -> list[str]:

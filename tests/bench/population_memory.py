@@ -7,13 +7,12 @@ import resource
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 from merging import parents
 from scoring import generated, or_reason, small, smol
-from timing import threads
+from timing import growth, threads
 
 from evonb.core import Seeds
 from evonb.fitness import Engine, Fitness, InProcess
@@ -24,19 +23,10 @@ from evonb.tasks import skill_task
 TIMES = (1, 2, 4, 8)
 
 
-def growth(run, times=TIMES, repeats=3):
-    "CPU seconds of run(k) at each k, the least of some, and the exponent fitted to them."
-    least = {}
+def grown(run, pairs):
+    "The exponent of run(k)'s time over k."
     with threads(1):
-        run(times[0])
-        for _ in range(repeats):
-            for k in times:
-                began = time.process_time()
-                run(k)
-                least[k] = min(least.get(k, np.inf), time.process_time() - began)
-    found = list(least.values())
-    slope = float(np.polyfit(np.log(times), np.log(found), 1)[0])
-    return dict(ratio=slope, times=list(times), seconds=found, aim="at most 1.1")
+        return growth(lambda k: lambda: run(k), min(pairs, 3))
 
 
 def scoring_growth(pairs, n=1):
@@ -45,7 +35,7 @@ def scoring_growth(pairs, n=1):
     engine, choices = Engine(model, tokenizer), generated(16)
     shapes = linear_shapes(model)
     people = [random_adapter(shapes, 4, Seeds(i)) for i in range(8 * TIMES[-1])]
-    return growth(lambda k: engine.loglikelihoods(people[: 8 * k], choices), repeats=min(pairs, 3))
+    return grown(lambda k: engine.loglikelihoods(people[: 8 * k], choices), pairs)
 
 
 def generation_growth(pairs, n=1):
@@ -63,7 +53,7 @@ def generation_growth(pairs, n=1):
             method = METHODS["genome"](space, dict(population_size=size), Seeds(0))
             evolve(method, score, 3 * size, folder, show=False)
 
-    return growth(generations, repeats=min(pairs, 3))
+    return grown(generations, pairs)
 
 
 def adapter_generation_growth(pairs, n=1):
@@ -78,7 +68,7 @@ def adapter_generation_growth(pairs, n=1):
             method = METHODS["genome"](space, dict(population_size=20 * k), Seeds(0))
             evolve(method, score, 60 * k, folder, show=False)
 
-    return growth(generations, repeats=min(pairs, 3))
+    return grown(generations, pairs)
 
 
 def search_growth(pairs, n=1):
@@ -91,13 +81,13 @@ def search_growth(pairs, n=1):
             evolve(METHODS["random-search"](space, dict(batch=10), Seeds(0)), score, 250 * k, folder, show=False,
                    measure_diversity=False)  # fmt: skip
 
-    return growth(search, repeats=min(pairs, 3)) | dict(aim="at most 1.15")
+    return grown(search, pairs)
 
 
 def merging_growth(pairs, n=1):
     "Exponent of merging two rank-16 adapters of 7, 14, 28 and 56 modules of SmolLM2-135M's shapes."
     of = {k: parents(k) for k in TIMES}
-    return growth(lambda k: merge(of[k], "linear", rank=16), repeats=min(pairs, 3))
+    return grown(lambda k: merge(of[k], "linear", rank=16), pairs)
 
 
 def score_adapters(n):

@@ -30,7 +30,10 @@ def _text(path):
 
 def reached(row):
     "Whether a row's ratio meets its aim; None where the aim isn't a number."
-    found = re.fullmatch(r"at (least|most) ([\d.]+)", str(row.get("aim")))
+    aim = str(row.get("aim"))
+    if between := re.fullmatch(r"([\d.]+) to ([\d.]+)", aim):
+        return float(between[1]) <= row["ratio"] <= float(between[2])
+    found = re.fullmatch(r"at (least|most) ([\d.]+)", aim)
     if not found or row.get("ratio") is None:
         return None
     return row["ratio"] >= float(found[2]) if found[1] == "least" else row["ratio"] <= float(found[2])

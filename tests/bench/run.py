@@ -13,6 +13,8 @@ import features
 import imports
 import looking
 import merging
+import planning_check
+import population_memory
 import scoring
 import training
 import tree
@@ -20,7 +22,8 @@ import wirings
 from results import FOLDER, keep, machine, reached
 
 ROWS = {}
-for part in (training, merging, scoring, features, encoding, wirings, imports, looking, tree):
+for part in (training, population_memory, scoring, merging, encoding, features, wirings, planning_check, looking, tree,
+             imports):
     ROWS |= part.ROWS
 
 

@@ -1,6 +1,6 @@
 """Fuzzing of every reader: seeded changes of valid files, read in a child with a bound on memory and time.
 
-`python tests/faults/fuzz.py` gives each reader 10,000 inputs and writes the counts to runs/fuzz.json;
+`python tests/faults/fuzz.py` gives each reader 10,000 inputs and writes the counts to docs/results/fuzz.json;
 `python tests/faults/fuzz.py --reader nifti --seed 123` repeats one input and shows what happened.
 A reader may return, or raise evonb's own errors or FileNotFoundError. Anything else is a fault, and so are a crash,
 an input that takes longer than `SECONDS`, and memory that grows by more than `BOUND`.
@@ -1087,7 +1087,8 @@ def main():
     p.add_argument("--reader", action="append", help="only these readers", choices=list(READERS), metavar="NAME")
     p.add_argument("--seed", type=int, help="repeat this one input")
     p.add_argument("-n", type=int, default=N, help=f"inputs of each reader ({N:,})")
-    p.add_argument("--out", default=None, help="where the counts go (runs/fuzz.json when all readers run in full)")
+    p.add_argument("--out", default=None, help="where the counts go (docs/results/fuzz.json when all run in full); "
+                   "with --reader, the other readers' counts in that file stay")
     args = p.parse_args()
     if args.seed is not None:
         quiet()
@@ -1101,10 +1102,13 @@ def main():
               f"{f['slowest_s']:.2f} s, memory +{f['grown_mb']:.0f} MB, {f['seconds']:.1f} s", flush=True)
         for x in f["first"][:6]:
             print(f"    seed {x['seed']}: {x['error']}", flush=True)
-    out = args.out or (ROOT / "runs" / "fuzz.json" if args.n >= N and not args.reader else None)
+    out = args.out or (ROOT / "docs" / "results" / "fuzz.json" if args.n >= N and not args.reader else None)
     if out:
         about = dict(seconds_per_input=SECONDS, bound_mb=BOUND / 1e6, max_bytes=MAX_BYTES)
         Path(out).parent.mkdir(parents=True, exist_ok=True)
+        if args.reader and Path(out).exists():  # those that were run again, among the others' counts
+            before = json.loads(Path(out).read_text())["readers"]
+            found = {k: (before | found)[k] for k in READERS if k in before | found}
         Path(out).write_text(json.dumps(dict(about=about, readers=found), indent=1))
     sys.exit(any(f["faults"] for f in found.values()))
 

@@ -1,6 +1,6 @@
 """Kill runs at chosen moments, go on with them, and compare them with the run that nobody killed.
 
-    python tests/faults/kills.py                                     all stages; counts go to runs/faults.json
+    python tests/faults/kills.py                                     all stages
     python tests/faults/kills.py --stage evolve --trial 17 --seed 3  one trial again
 
 Each trial kills its run one to four times, each time where its seed says: before the n-th change of a file ("file"),

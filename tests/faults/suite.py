@@ -1,6 +1,6 @@
 """The whole fault suite but for fuzzing, with its counts: kills of every stage, and faults that are injected.
 
-    python tests/faults/suite.py                  the full suite, 10 to 20 minutes; counts go to runs/faults.json
+    python tests/faults/suite.py                  the full suite; counts go to docs/results/faults.json
     python tests/faults/suite.py --quick --out F  a few of each"""
 
 import argparse
@@ -61,7 +61,8 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="a few of each")
     parser.add_argument("--stage", action="append", choices=list(STAGES), help="only this one; may be given again")
     parser.add_argument("--seed", type=int, default=0, help="decides when and where faults come")
-    parser.add_argument("--out", type=Path, default=HERE.parents[1] / "runs" / "faults.json", help="the counts (JSON)")
+    results = HERE.parents[1] / "docs" / "results"
+    parser.add_argument("--out", type=Path, default=results / "faults.json", help="the counts (JSON)")
     given = parser.parse_args()
     sizes = QUICK if given.quick else FULL
     names = given.stage or [n for n in STAGES if n not in sizes["leave_out"]]
