@@ -619,7 +619,7 @@ def _check_state(state, model, file):
         raise InputError(f"{file} doesn't fit this model: {'; '.join(wrong[:4])}{more}. "
                          "Check that it is a GPT of Model connectomes and that the configuration is its own.")
 
-# %% ../nbs/10_gpt.ipynb #feddb2c3
+# %% ../nbs/10_gpt.ipynb #896f22e8
 def _read_config(file):
     given = expect(_read_json(file), dict, str(file))
     check_choice(given.get("model_type"), ("GenerationalPruning.GPT", GPTConfig.model_type), f"model_type in {file}")
@@ -628,8 +628,8 @@ def _read_config(file):
     if missing := [n for n in ("vocab_size", "n_layer", "n_head", "n_embd") if n not in given]:
         raise InputError(f"{file} lacks {missing[0]}. Add it, or give the configuration as config=GPTConfig(...).")
     for n in ("vocab_size", "n_layer", "n_head", "n_embd"):
-        if check_positive(given[n], f"{n} in {file}") >= 2**31: raise InputError(f"{n} in {file} can't be right: 2^31 or "
-                                                                                 "more. Correct it.")
+        if check_positive(given[n], f"{n} in {file}") >= 2**31:
+            raise InputError(f"{n} in {file} can't be right: 2^31 or more. Correct it.")
     with parsing(file, "Correct it."): return GPTConfig(**{n: given[n] for n in names if n in given})
 
 # %% ../nbs/10_gpt.ipynb #c7251332

@@ -214,7 +214,7 @@ def _hear_layer(self: Picture, v):
 def _hear_reading(self: Picture, v):
     self.stage = self.stage.split(":")[0] + f": {v['done']} of {v['windows']} windows read"
 
-# %% ../nbs/58_monitor.ipynb #9f1a350a
+# %% ../nbs/58_monitor.ipynb #23a733ae
 _CURVES = ("train_loss", "val_step", "val_loss")
 
 def read_curves(
@@ -229,7 +229,7 @@ def read_curves(
             about = expect(json.loads((f.metadata() or {}).get("evonb", "{}")), dict, f"The metadata of {path}")
             expect(about.get("seconds", 0.), float, f"seconds in {path}")
             return curves | {"val_step": list(map(int, curves.get("val_step", ())))}, about # also refuses NaN
-    except (SafetensorError, OSError, ValueError, OverflowError, RecursionError): return None # InputError is a ValueError
+    except (SafetensorError, OSError, ValueError, OverflowError, RecursionError): return None # so is InputError
 
 # %% ../nbs/58_monitor.ipynb #352e9745
 def _is_new(picture, path):
