@@ -2,7 +2,7 @@
 SHELL := /bin/sh
 PY := .venv/bin/python
 ARGS ?=
-PYTEST_ARGS ?= -q -n 2 --dist loadgroup
+PYTEST_ARGS ?= -q -n 2 --dist loadscope --no-loadscope-reorder
 NB_WORKERS ?= 2
 export PYTHON
 
