@@ -688,7 +688,7 @@ def _store_block(folder, found, items, states):
     tokens = {k: torch.from_numpy(getattr(found, k)) for k in ("surprisal", "ending")}
     write_tensors(folder/"progress.safetensors", tokens, dict(done=found.done, n_items=items.stop))
 
-# %% ../nbs/40_features.ipynb #8d329f0b
+# %% ../nbs/40_features.ipynb #700a9edc
 def _sums(folder): # file below a store -> SHA-256, but for the one that these are kept in
     files = (p for p in sorted(Path(folder).rglob("*")) if p.is_file() and p != Path(folder)/"zarr.json")
     return {p.relative_to(folder).as_posix(): file_sha256(p) for p in files}
@@ -699,6 +699,8 @@ def _seal(about): # of what zarr.json holds
 
 def _finish_store(dataset, folder):
     "Add all but the hidden states, and note what the store consists of."
+    for left in Path(folder).iterdir(): # by an end that a full disk or a kill interrupted
+        if left.is_dir() and left.name != "hidden": shutil.rmtree(left)
     text = {k: v.astype(object) for k, v in dataset.variables.items() if v.dtype.kind == "U"}
     dataset.assign(text).to_zarr(folder, mode="a", zarr_format=3, consolidated=False)
     _seal_store(folder)

@@ -521,6 +521,22 @@ def left(folder):
     return sorted(p.suffix for p in folder.iterdir())
 
 
+def test_an_end_that_a_full_disk_interrupted_leaves_nothing_in_the_store(tiny, tmp_path, monkeypatch):
+    import zarr
+
+    def interrupted(dataset, folder):  # xarray makes an array first and gives it its units after
+        zarr.open_group(folder, mode="r+").create_array("surprisal", shape=(dataset.sizes["item"],), dtype="f8")
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(features, "_finish_store", interrupted)
+        with pytest.raises(OSError, match="no space"):
+            read(tiny, MANY, cache=tmp_path)
+    found = read(tiny, MANY, cache=tmp_path)
+    assert found.identical(read(tiny, MANY, cache=tmp_path / "other"))
+    assert found.surprisal.attrs["units"] == "bits"
+
+
 def test_a_stored_reading_is_lazy_the_same_and_found_again(tiny, tmp_path, monkeypatch):
     held = []
     read_block = features.read_block

@@ -975,11 +975,12 @@ def child(name, folder, seeds, shared, out):
     before = at = peak()
     slowest, worst, n_read = (0.0, None), (0, None), 0
     for seed in seeds:
-        shared[:16] = struct.pack("<qd", seed, time.time())
+        shared[:24] = struct.pack("<qdq", seed, time.time(), n_read)
         began = time.perf_counter()
         wrong = one(r, path, data, seed)
         took = time.perf_counter() - began
         slowest, n_read = max(slowest, (took, seed)), n_read + (wrong == "")
+        shared[16:24] = struct.pack("<q", n_read)
         if (new := peak()) > at:
             worst = max(worst, (new - at, seed))
             at = new
@@ -990,18 +991,18 @@ def child(name, folder, seeds, shared, out):
         print(json.dumps(dict(seed=worst[1], error=f"memory grew by {grown / 1e6:.0f} MB, {worst[0] / 1e6:.0f} of them "
                               "with this input")), file=out, flush=True)
     os.chdir(own)
-    print(json.dumps(dict(done=len(seeds), read=n_read, slowest=round(slowest[0], 4), grown=grown)), file=out,
+    print(json.dumps(dict(done=len(seeds), slowest=round(slowest[0], 4), grown=grown)), file=out,
           flush=True)
 
 
 def fuzz(name, seeds, most=20):
     "Read many inputs in a child process; what came out. A child that crashes or hangs is replaced."
     seeds, faults, slowest, grown, began = list(seeds), [], 0.0, 0, time.time()
-    n = len(seeds)
+    n, n_read, n_ended = len(seeds), 0, 0
     while seeds:
         folder = Path(tempfile.mkdtemp(prefix="fuzz-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
         shared = mmap.mmap(-1, 4096)
-        shared[:16] = struct.pack("<qd", seeds[0], time.time() + 60)
+        shared[:24] = struct.pack("<qdq", seeds[0], time.time() + 60, 0)
         lines = tempfile.TemporaryFile("w+")
         pid = os.fork()
         if not pid:
@@ -1018,6 +1019,7 @@ def fuzz(name, seeds, most=20):
         shutil.rmtree(folder, ignore_errors=True)
         faults += [f for f in found if "error" in f]
         done = [f for f in found if "done" in f]
+        n_read += struct.unpack("<q", shared[16:24])[0]
         slowest, grown = max([slowest, *(f["slowest"] for f in done)]), max([grown, *(f["grown"] for f in done)])
         if done:
             break
@@ -1029,8 +1031,8 @@ def fuzz(name, seeds, most=20):
         else:
             faults.append(dict(seed=seed, error=f"the process ended with {os.waitstatus_to_exitcode(status)}"))
         seeds = seeds[seeds.index(seed) + 1:]
-    return dict(inputs=n, read=sum(f["read"] for f in done), faults=len(faults), first=faults[:most],
-                slowest_s=slowest, grown_mb=round(grown / 1e6, 1), seconds=round(time.time() - began, 1))
+    return dict(inputs=n, read=n_read, ended_apart=n_ended, faults=len(faults), first=faults[:most], slowest_s=slowest,
+                grown_mb=round(grown / 1e6, 1), seconds=round(time.time() - began, 1))
 
 
 def _wait(pid, shared, seconds):
