@@ -237,8 +237,8 @@ def peak(kind, size, n=3):
     return _status("VmHWM") - before
 
 
-KERNELS = ("oneDNN compiles its kernels at run time: about 6 MB at the first product and 0.6 MB a kernel, 15 to 20 MB in "
-           "all, which at this size is half of what training holds. They make the products twice as fast.")
+KERNELS = ("oneDNN compiles its kernels at run time: about 6 MB at the first product and 0.6 MB a kernel, 15 to 20 MB "
+           "in all, which at this size is half of what training holds. They make the products twice as fast.")
 
 
 def peak_memory(size, aim="at most 0.6", **more):
