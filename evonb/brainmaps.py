@@ -890,12 +890,13 @@ def _table(table):
     if not isinstance(table, pd.DataFrame): return read_tsv(table)
     return table.mask(table.astype(object) == "n/a")
 
-# %% ../nbs/46_brainmaps.ipynb #66e96686
+# %% ../nbs/46_brainmaps.ipynb #c8f2109e
 def _numbers(column, name, where):
     "A column as finite float64, with nan where the table has n/a."
     import pandas as pd
     try: numbers = pd.to_numeric(column).to_numpy(dtype=float, na_value=np.nan)
-    except (ValueError, TypeError) as e: raise InputError(f"The column {name!r} of {where} isn't numeric: {e}.") from e
+    except (ValueError, TypeError, OverflowError) as e:
+        raise InputError(f"The column {name!r} of {where} isn't numeric: {e}.") from e
     if np.isinf(numbers).any(): raise InputError(f"The column {name!r} of {where} holds an infinite number.")
     return numbers
 

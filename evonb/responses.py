@@ -612,7 +612,7 @@ def alice(
                      np.full(ALICE_SCANS, "chapter 1"), [passage], [onsets], [offsets], ALICE_TR, nuisance,
                      movement, ("word rate", "sound power", "drift"), True, [*notes, *more, *told, *_alice_notes])
 
-# %% ../nbs/43_responses.ipynb #3e038eb3
+# %% ../nbs/43_responses.ipynb #6f745913
 TUCKUTE_ROIS = dict(lang_LH_IFGorb=(-46, 32, -8), lang_LH_IFG=(-50, 20, 14), lang_LH_MFG=(-44, 4, 50),
                     lang_LH_AntTemp=(-56, -6, -14), lang_LH_PostTemp=(-56, -44, 8)) # mm MNI, chosen by us
 _tuckute_columns = ("response_target", "roi", "target_UID", "item_id", "sentence", "cond")
@@ -630,6 +630,7 @@ def _tuckute_table(path):
     values = table["response_target"]
     wrong = values[pd.to_numeric(values, errors="coerce").isna() & values.notna()]
     if len(wrong): raise InputError(f"{path}: response_target must be numbers, but holds {wrong.iloc[0]!r}.")
+    with parsing(path): table["response_target"] = values.astype(float) # whole numbers that no float holds
     if (blank := (table[list(_tuckute_columns[1:])] == "").any(axis=1)).any():
         raise InputError(f"{path}: line {int(np.argmax(blank)) + 2} has a blank among roi, target_UID, item_id, "
                          "sentence and cond.")

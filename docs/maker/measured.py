@@ -144,10 +144,10 @@ def kills_part(found: dict) -> list[str]:
 
 def injected_part(found: dict) -> list[str]:
     "What else was done to runs."
-    rows = [[name.replace("_", " "), str(f["tried"]), str(len(f["failures"])), f.get("skipped", "")]
+    rows = [[name.replace("_", " "), str(f["tried"]), str(len(f["failures"])), f.get("skipped") or f.get("note", "")]
             for name, f in found.get("injected", {}).items()]
     return ["Faults put into runs at a random share of their way:",
-            table(["fault", "tried", "failures", "skipped because"], rows)] if rows else []
+            table(["fault", "tried", "faults found", "skipped because, or note"], rows)] if rows else []
 
 
 def fuzz_part(found: dict) -> list[str]:

@@ -118,8 +118,9 @@ def test_the_mask_in_jupyterlab(notebook_page, run_more, explorer, run, connecto
 
 def test_a_selection_comes_back_as_arrays(notebook_page, run_more, explorer, connectomes):
     page = notebook_page(CELLS)
-    seen = explorer(page).ready("mask")
+    seen = explorer(page).ready()
     signs = connectomes[3].signs[NAME].numpy()
+    seen.view("mask").locator("canvas").first.hover()  # waits until nothing moves any more
     page.keyboard.down("Shift")
     page.mouse.move(*at(seen, 10, 4))
     page.mouse.down()
@@ -141,7 +142,7 @@ def test_a_click_on_a_figure_moves_the_controls(notebook_page, run_more, explore
     cell = """e => { const {xaxis: x, yaxis: y} = e._fullLayout, box = e.getBoundingClientRect();
       return [box.x + x._offset + x.l2p(1), box.y + y._offset + y.l2p(2)]; }"""
     plot = seen.view("layers").locator(".js-plotly-plot")
-    plot.scroll_into_view_if_needed()
+    plot.hover()  # scrolls there and waits until nothing moves any more
     page.mouse.click(*plot.evaluate(cell))
     page.wait_for_function("e => e.dataset.generation === 'generation 1'", arg=mask(seen).element_handle())
     seen.ready()
