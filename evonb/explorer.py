@@ -191,7 +191,7 @@ def _plotly_bundle(): # plotly.min.js, deflated
     from plotly.offline import get_plotlyjs
     return zlib.compress(get_plotlyjs().encode(), 9)
 
-# %% ../nbs/53_explorer.ipynb #dd3dd525
+# %% ../nbs/53_explorer.ipynb #bcc22b24
 class Explorer(anywidget.AnyWidget):
     "Controls and views over something stored; subclasses write a `_show_VIEW` for each view, or `reply`."
     _esm = _script() + "\nexport default { render };\n"
@@ -206,7 +206,7 @@ class Explorer(anywidget.AnyWidget):
         views: list[View], # in their order
         subtitle: str = "" # how to read it
     ):
-        import pandas # now: a kernel answers in several threads, and plotly trips over a pandas half imported by another
+        import pandas # whole, before a kernel answers in several threads: plotly trips over a half imported one
         self.title, self.subtitle = str(title), str(subtitle)
         self.controls, self.views = {c.name: c for c in controls}, {v.name: v for v in views}
         self._check_names()
