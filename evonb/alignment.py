@@ -8,9 +8,10 @@ __all__ = ['data_forms', 'AlignConfig', 'command_of', 'Candidate', 'source_run',
            'chosen_scores', 'ceilings', 'interval', 'contrast', 'reference_arm', 'verdict', 'statement', 'region_table',
            'score_table', 'default_place', 'align_run', 'told_of', 'data_digest']
 
-# %% ../nbs/48_alignment.ipynb #22270f60
+# %% ../nbs/48_alignment.ipynb #4730feaf
 import hashlib
 import json
+import os
 import re
 import shutil
 from dataclasses import dataclass, field, replace
@@ -40,7 +41,6 @@ from evonb.core import (
     check_choice,
     check_positive,
     expect,
-    parsing,
     progress,
     stoppable,
     to_dict,
@@ -199,13 +199,12 @@ def open_data(
     if Path(name).exists(): return _open_path(Path(name))
     raise InputError(f"{name!r} is no data set and no file. Give one of: {', '.join(data_forms)}.")
 
-# %% ../nbs/48_alignment.ipynb #14aa197b
+# %% ../nbs/48_alignment.ipynb #cb38d86e
 def _open_path(path):
     "By what the file says of itself."
     if path.is_dir(): return alice(path)
     if path.suffix == ".nc": return futrell2018(path)
-    if path.suffix == ".json":
-        with parsing(path): return image_responses(**_image_arguments(path))
+    if path.suffix == ".json": return image_responses(**_image_arguments(path))
     if path.suffix not in (".csv", ".tsv"):
         raise InputError(f"{path} isn't of a kind that is known. Give a folder as Alice's, a .nc assembly, a .csv or "
                          ".tsv table, or a .json that names images and events.")
@@ -214,7 +213,12 @@ def _open_path(path):
     if "response_target" in columns: return tuckute2024(path)
     return reading_table(path, **{c: c for c in ("story", "reader") if c in columns})
 
-# %% ../nbs/48_alignment.ipynb #3c9d75dc
+# %% ../nbs/48_alignment.ipynb #70479b1c
+_image_paths = ("images", "events", "atlas", "labels", "mask", "confounds")
+_image_kinds = dict(tr=float | None, subject=str, name=str, resample=bool, max_bytes=float,
+                    confound_columns=list | None, images=str | list | dict, events=str | list, atlas=str | None,
+                    labels=str | dict | None, mask=str | None, confounds=str | list | None)
+
 def _image_arguments(path):
     "What `image_responses` takes, from a JSON file; paths in it are relative to it."
     try: given = json.loads(path.read_text(encoding="utf-8"))
@@ -223,18 +227,20 @@ def _image_arguments(path):
     if not isinstance(given, dict) or not {"images", "events"} <= set(given):
         raise InputError(f'{path} must be like {{"images": ["run1.nii.gz"], "events": ["run1.tsv"], "atlas": '
                          '"parcels.nii.gz"}}.')
-    paths = ("images", "events", "atlas", "labels", "mask", "confounds")
-    kinds = dict(tr=float | None, subject=str, name=str, resample=bool, max_bytes=float,
-                 confound_columns=list | None, images=str | list, events=str | list, atlas=str | None,
-                 labels=str | dict | None, mask=str | None, confounds=str | list | None)
-    for k, v in given.items(): expect(v, kinds[check_choice(k, kinds, f"a key of {path}")], f"{k} in {path}")
-    return {k: _placed(v, path.parent) if k in paths else v for k, v in given.items()}
+    for k, v in given.items():
+        expect(v, _image_kinds[check_choice(k, _image_kinds, f"a key of {path}")], f"{k} in {path}")
+        for item in v if isinstance(v, list) else ():
+            expect(item, str | dict if k == "images" else str, f"an item of {k} in {path}")
+    return {k: v if k not in _image_paths or k == "labels" and isinstance(v, dict) # names of regions are no paths
+            else _placed(v, path.parent, f"{k} in {path}") for k, v in given.items()}
 
-def _placed(value, folder):
-    "Paths, in lists or by hemisphere, relative to a folder."
-    if isinstance(value, list): return [_placed(v, folder) for v in value]
-    if isinstance(value, dict): return {k: _placed(v, folder) for k, v in value.items()}
-    return folder/value if isinstance(value, str) else value
+def _placed(value, folder, where):
+    "Paths, in lists or by hemisphere, relative to a folder; one that isn't there is refused."
+    if isinstance(value, list): return [_placed(v, folder, where) for v in value]
+    if isinstance(value, dict): return {k: _placed(expect(v, str, where), folder, where) for k, v in value.items()}
+    if value is None: return None
+    if os.path.isfile(found := folder/expect(value, str, where)): return found
+    raise FileNotFoundError(f"There is no file {found}, as named by {where}.")
 
 # %% ../nbs/48_alignment.ipynb #ddfdd81e
 @dataclass

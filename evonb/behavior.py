@@ -11,7 +11,7 @@ __all__ = ['KEEP', 'MAX_COLUMNS', 'OVER', 'ReadingTimes', 'clean_readers', 'mean
            'toy_passages', 'toy_surprisal', 'toy_reading', 'check_surprisal', 'Task', 'random_intercept', 'make_task',
            'Fitted', 'fit_model', 'score_models', 'behavior_scores', 'binned_times']
 
-# %% ../nbs/42_behavior.ipynb #4e09a053
+# %% ../nbs/42_behavior.ipynb #fb48250e
 import csv
 import io
 import json
@@ -34,12 +34,12 @@ from evonb.core import (
     check_choice,
     check_positive,
     facts_html,
-    human_bytes,
     parsing,
     to_dict,
 )
 from .corpora import Corpus, MissingExtraError, dataset_path, load_corpus, read_text
 from .passages import Passage, join_words
+from .store import too_large
 from .toy_english import toy_stream
 
 # %% ../nbs/42_behavior.ipynb #91efe166
@@ -384,13 +384,13 @@ def _netcdf_engine(path):
     raise MissingExtraError(f"{path} is a netCDF-4 file, which needs a further package: pip install h5netcdf (or "
                             "netCDF4). A file written with format='NETCDF3_64BIT' needs none.")
 
-# %% ../nbs/42_behavior.ipynb #92f6f07f
+# %% ../nbs/42_behavior.ipynb #29e73e57
 def _hdf5_wrong(path, name, a, max_bytes):
     "What speaks against reading an object of an HDF5 file; None when nothing does."
     import h5py
     for k in a.attrs:
         n = a.attrs.get_id(k).get_storage_size()
-        if n > min(2**24, max_bytes): return _too_large(path, f"the attribute {k} of {name}", n, max_bytes)
+        if n > min(2**24, max_bytes): return too_large(path, f"the attribute {k} of {name}", n, max_bytes)
     if not isinstance(a, h5py.Dataset): return
     if a.external or a.is_virtual: return InputError(f"{path}: {name!r} lies in another file. Refused.")
     how = a.id.get_create_plist()
@@ -398,9 +398,9 @@ def _hdf5_wrong(path, name, a, max_bytes):
     if not set(filters) <= {1, 2, 3} or filters.count(1) > 1: # deflate, shuffle, Fletcher's checksum
         return InputError(f"{path}: {name!r} is packed by filters other than zlib's. Repack it.")
     most = a.id.get_storage_size() * 1032 # that zlib can unpack
-    if 1 in filters and most > max_bytes and a.nbytes > max_bytes / 1032: return _too_large(path, name, most, max_bytes)
+    if 1 in filters and most > max_bytes and a.nbytes > max_bytes / 1032: return too_large(path, name, most, max_bytes)
 
-# %% ../nbs/42_behavior.ipynb #6cf401c4
+# %% ../nbs/42_behavior.ipynb #946250f3
 def _check_hdf5(path, max_bytes):
     "Refuse links to other files, filters but zlib's, and chunks that may inflate to more than allowed."
     import h5py
@@ -410,18 +410,14 @@ def _check_hdf5(path, max_bytes):
     with h5py.File(path, "r") as f: wrong = f.visititems_links(link) or item("/", f) or f.visititems(item)
     if wrong: raise wrong
 
-def _too_large(path, what, n, max_bytes):
-    return InputError(f"{path} isn't read: {what} may take {human_bytes(n)}, more than max_bytes "
-                      f"({human_bytes(max_bytes)}). If the file is right, raise max_bytes.")
-
-# %% ../nbs/42_behavior.ipynb #52980892
+# %% ../nbs/42_behavior.ipynb #c7f6f242
 def _check_sizes(ds, path, max_bytes):
     "Refuse a dataset by the sizes that it claims, before any of its numbers is read."
     for name, v in ds.variables.items():
         chunk = math.prod(v.encoding.get("chunksizes") or (1,)) * v.dtype.itemsize
-        if max(v.nbytes, chunk) > max_bytes: raise _too_large(path, name, max(v.nbytes, chunk), max_bytes)
+        if max(v.nbytes, chunk) > max_bytes: raise too_large(path, name, max(v.nbytes, chunk), max_bytes)
     if (total := sum(v.nbytes for v in ds.variables.values())) > max_bytes:
-        raise _too_large(path, "it", total, max_bytes)
+        raise too_large(path, "it", total, max_bytes)
 
 # %% ../nbs/42_behavior.ipynb #9098653e
 def _bound_memory(n_bytes):

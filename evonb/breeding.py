@@ -8,7 +8,7 @@ __all__ = ['TASK_FORMS', 'BASELINES', 'SPACES', 'open_task', 'BreedConfig', 'Run
            'method_settings', 'candidates', 'members', 'options_of', 'item_credit', 'resampled', 'compare_credits',
            'describe_ensemble', 'describe_credit', 'task_score', 'statement', 'breed']
 
-# %% ../nbs/32_breeding.ipynb #689b2660
+# %% ../nbs/32_breeding.ipynb #242e5d05
 import math
 import warnings
 from contextlib import contextmanager
@@ -37,7 +37,7 @@ from .fitness import Cache, Engine, Fitness, InProcess, pack_score, unpack_score
 from .generations import bootstrap_means, choose_device, moments
 from .genome import Adapter, AdapterSpace, CoefficientSpace, LazyAdapter, StoredSpace, check_modules
 from .operators import usable
-from .population import METHODS, best_so_far, evolve
+from .population import METHODS, best_so_far, evolve, numbered
 from evonb.store import (
     Run,
     create_run,
@@ -150,7 +150,7 @@ def all_methods(self: BreedConfig) -> tuple: # names, baselines first
     fitting = [m for m in BASELINES if self.space == "coefficients" or m != "random-search"]
     return tuple(dict.fromkeys((*fitting, *self.methods)))
 
-# %% ../nbs/32_breeding.ipynb #99d748f9
+# %% ../nbs/32_breeding.ipynb #3aea73d7
 class RunCache(Cache):
     "The scores of a run: what was scored together is kept together."
     def __init__(self,
@@ -159,6 +159,7 @@ class RunCache(Cache):
     ):
         super().__init__(folder, held)
         self.new, self.where = {}, {} # key -> score; key -> the batch it lies in
+        self.last = None, {} # the batch read last, whole: it may have more than `held`
         found = sorted(self.folder.glob("batch-*.safetensors"))
         self.n_batches = int(found[-1].stem.removeprefix("batch-")) + 1 if found else 0
         for path in found: self.where |= dict.fromkeys(_read_batch(path), path)
@@ -167,12 +168,12 @@ class RunCache(Cache):
     def put(self, key, score): self.new[key] = score
 
 def _read_batch(path):
-    def arrays(i): return {k.partition("|")[2]: t for k, t in tensors.items() if k.startswith(f"{i}|")}
     try:
         tensors, meta = read_tensors(path)
         expect_fields(meta, path, keys=list, scores=list)
         with parsing(path):
-            return {k: unpack_score(arrays(i), m) for i, (k, m) in enumerate(zip(meta["keys"], meta["scores"]))}
+            arrays = numbered(tensors, len(meta["keys"]))
+            return {k: unpack_score(*packed) for k, *packed in zip(meta["keys"], arrays, meta["scores"])}
     except DamagedFileError as e:
         warnings.warn(f"{e} These scores are computed again.", stacklevel=3)
         return {}
@@ -190,7 +191,7 @@ def keep(self: RunCache):
     for key, score in self.new.items(): self._remember(key, score)
     self.new, self.n_batches = {}, self.n_batches + 1
 
-# %% ../nbs/32_breeding.ipynb #e0f5d5b4
+# %% ../nbs/32_breeding.ipynb #998d91ed
 @patch
 def get(self: RunCache,
     key: str # of `score_key`
@@ -198,9 +199,10 @@ def get(self: RunCache,
     "Look a score up; what was scored with it comes along, because it is likely asked for next."
     if (found := self.new.get(key) or self._known.get(key)) is not None: return found
     if key not in self.where: return None
-    found = _read_batch(self.where[key])
-    for k, score in found.items(): self._remember(k, score)
-    return found.get(key)
+    if self.where[key] != self.last[0]:
+        self.last = self.where[key], _read_batch(self.where[key])
+        for k, score in self.last[1].items(): self._remember(k, score)
+    return self.last[1].get(key)
 
 # %% ../nbs/32_breeding.ipynb #ee3de5bc
 @dataclass

@@ -7,12 +7,13 @@ __all__ = ['EXAMPLE_SKILLS', 'with_settings', 'experiment_config', 'default_out'
            'experts_table', 'alignment_table', 'results_table', 'demo', 'evolve', 'develop', 'experts', 'population',
            'serve', 'align', 'explore', 'report', 'plan', 'show', 'parser', 'main']
 
-# %% ../nbs/60_cli.ipynb #862fc526
+# %% ../nbs/60_cli.ipynb #10c6d36d
 import argparse
 import json
 import os
 import re
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 from .core import EvonbError, InputError, Stopped, from_dict, human_bytes, human_count, human_time, to_dict
@@ -226,10 +227,9 @@ def _compute(args):
     from evonb.training import Compute
     return Compute(args.device, args.compile, args.gradient_checkpointing)
 
-# %% ../nbs/60_cli.ipynb #236e1fd3
+# %% ../nbs/60_cli.ipynb #12f018a5
 def _fleet(args):
     "Where newborns are raised: on the cluster that --ray names, else here. -> a context manager"
-    from contextlib import nullcontext
     if getattr(args, "ray", None) is None: return nullcontext()
     from evonb.cluster import fleet_on
     return fleet_on(args.ray)
@@ -298,7 +298,7 @@ def population(
     with _scorers(args, config) as open_backend:
         _finish(breed(out, config, args.resume, device=args.device, open_backend=open_backend))
 
-# %% ../nbs/60_cli.ipynb #ec0ddf19
+# %% ../nbs/60_cli.ipynb #f6cc62be
 def _scorer(args):
     "Where individuals are scored, for `breed`; None is this process."
     if args.server is None and args.server_model is None and args.server_adapters is None: return None
@@ -308,10 +308,10 @@ def _scorer(args):
 
 def _scorers(args, config):
     "The same while a cluster is there, if --ray names one. -> a context manager"
-    from contextlib import nullcontext
-    if args.ray is None: return nullcontext(_scorer(args))
-    if args.server: raise InputError("Individuals are scored either on a cluster (--ray) or by a server (--server). "
-                                     "Name one of the two.")
+    by_server = _scorer(args)
+    if args.ray is None: return nullcontext(by_server)
+    if by_server: raise InputError("Individuals are scored either on a cluster (--ray) or by a server (--server). "
+                                   "Name one of the two.")
     from evonb.cluster import backend_on
     return backend_on(args.ray, config.max_tokens)
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ClusterError', 'Cluster', 'connect', 'RayPool', 'base_engine', 'open_pool', 'RayFleet', 'fleet_on', 'backend_on']
 
-# %% ../nbs/33_cluster.ipynb #35c9722f
+# %% ../nbs/33_cluster.ipynb #cb8ef9b0
 import os
 import shutil
 import signal
@@ -38,7 +38,7 @@ from evonb.core import (
 )
 from .corpora import MissingExtraError, open_prepared
 from .experts import open_base
-from .fitness import Backend, Engine, InProcess, pack_adapter, unpack_adapter
+from .fitness import Backend, Engine, InProcess, _check_seconds, pack_adapter, unpack_adapter
 from .generations import Experiment, known_loss, life_folder, read_life
 from .store import Run
 from .training import latest_checkpoint
@@ -89,7 +89,7 @@ def _own_signals():
     finally:
         for n, h in before.items(): signal.signal(n, h)
 
-# %% ../nbs/33_cluster.ipynb #a1fd57e3
+# %% ../nbs/33_cluster.ipynb #732f3095
 def _forget_token():
     "Ray reads mode and token once in a process; read them again."
     from ray._raylet import AuthenticationTokenLoader, Config
@@ -97,7 +97,7 @@ def _forget_token():
     AuthenticationTokenLoader.instance().reset_cache()
 
 def _short_temporary():
-    "A new folder for Ray's session; None: the system's own place is short enough."
+    "A new folder for Ray's session, with a short path."
     place = None if len(tempfile.gettempdir()) <= 30 else "/tmp"
     return Path(tempfile.mkdtemp(prefix="evonb-", dir=place))
 
@@ -189,19 +189,19 @@ def connect(
     with _local(n_cpus) if address == "local" else _joined(address):
         yield Cluster(ray.get_runtime_context().gcs_address)
 
-# %% ../nbs/33_cluster.ipynb #ea4dddc0
+# %% ../nbs/33_cluster.ipynb #09b0ecb5
 def _node(): return f"{socket.gethostname()} (process {os.getpid()})"
 
 class _Scorer:
     "The base on one worker."
     def __init__(self, open_engine, n_threads):
         torch.set_num_threads(n_threads)
-        try: self.backend = InProcess(open_engine())
-        except Exception as e: self.backend, self.failed = None, f"{type(e).__name__}: {e}"
+        try:
+            self.backend = InProcess(open_engine())
+            self.told = "open", self.backend.digest(), _node()
+        except Exception as e: self.told = "failed", f"{type(e).__name__}: {e}", _node()
 
-    def opened(self): # the first thing that it is asked
-        if self.backend is None: return "failed", self.failed, _node()
-        return "open", self.backend.digest(), _node()
+    def opened(self): return self.told # the first thing that it is asked
 
     def check(self, asked):
         try: return "ok", self.backend.check(*asked)
@@ -255,11 +255,6 @@ class RayPool(Backend):
 
     def __enter__(self): return self
     def __exit__(self, *_): self.close()
-
-# %% ../nbs/33_cluster.ipynb #7ff4515e
-def _check_seconds(value, name):
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-        raise InputError(f"{name} is {value!r}, but must be a positive number of seconds.")
 
 # %% ../nbs/33_cluster.ipynb #60cbe90e
 @patch
@@ -363,7 +358,7 @@ def digest(self: RayPool) -> str: # of the base that the workers hold
     if self._digest is None: self._ready()
     return self._digest
 
-# %% ../nbs/33_cluster.ipynb #d4294306
+# %% ../nbs/33_cluster.ipynb #7f216213
 @patch
 def check(self: RayPool,
     choices: list, # of Choice
@@ -371,6 +366,8 @@ def check(self: RayPool,
 ):
     "Refuse requests that no individual could answer."
     ray = _ray()
+    for w in self._workers:
+        if not w.waking: _wake(w) # who was lost while idle is found out before work is dealt to it
     for _ in range(self.max_tries):
         worker = self._ready()
         try: said, what = ray.get(worker.actor.check.remote((choices, prompts)), timeout=self.open_timeout)
@@ -381,7 +378,7 @@ def check(self: RayPool,
     raise ClusterError(f"{self.max_tries} workers died or took longer than {self.open_timeout:g} s when they were "
                        "given the tasks. Score them with InProcess(open_engine()) to see why.")
 
-# %% ../nbs/33_cluster.ipynb #f2931594
+# %% ../nbs/33_cluster.ipynb #4d311ad9
 @patch
 def answers(self: RayPool,
     adapters: list, # of Adapter
@@ -398,7 +395,7 @@ def answers(self: RayPool,
             self._deal(todo, adapters, asked)
             self._collect(todo, found)
     except BaseException:
-        for w in list(self._workers): self._restart(w) # what they would still say is stale
+        for w in [w for w in self._workers if w.jobs]: self._restart(w) # what they would still say is stale
         raise
     return found
 
@@ -461,11 +458,11 @@ def _lost(self: RayPool, worker, todo, found):
     worker.jobs.clear()
     _wake(worker)
 
-# %% ../nbs/33_cluster.ipynb #9db31a06
+# %% ../nbs/33_cluster.ipynb #378bbe69
 @patch
 def _restart(self: RayPool, worker):
     "End what an actor does now; Ray starts it again."
-    if worker.jobs or not worker.waking: _ray().kill(worker.actor, no_restart=False)
+    _ray().kill(worker.actor, no_restart=False)
     worker.jobs.clear()
     _wake(worker)
 
@@ -526,7 +523,7 @@ class _Line:
         with self.lock: out, self.told, self.latest = [*self.told, *self.latest.values()], [], {}
         return out
 
-# %% ../nbs/33_cluster.ipynb #17e822ac
+# %% ../nbs/33_cluster.ipynb #668b9f18
 @patch
 def call(self: _Line):
     "Tell what there is, hear whether to stop. A desk that is gone is no reason to stop working."
@@ -534,10 +531,12 @@ def call(self: _Line):
     except _ray().exceptions.RayError: return
     if reason: self.stop.set(reason)
 
+# %% ../nbs/33_cluster.ipynb #b354d82b
 @patch
 def _keep_calling(self: _Line):
     while not self.over.wait(self.every): self.call()
 
+# %% ../nbs/33_cluster.ipynb #302b8e9c
 @patch
 @contextmanager
 def held(self: _Line):
@@ -764,13 +763,13 @@ def finish(self: _Work, ref, reason, bar):
     elif how == "failed": self.error = self.error or what
     elif not reason: self.lost(life, what) # stopped without being asked: its process was told to end
 
-# %% ../nbs/33_cluster.ipynb #6f9af374
+# %% ../nbs/33_cluster.ipynb #1cf48bbc
 @patch
 def lost(self: _Work, life, what):
     "Hand a lifetime out again whose worker is gone."
     path = latest_checkpoint(life_folder(self.exp.run, *life.key))
     step = int(path.stem.partition("-")[2]) if path else -1
-    life.lost = life.lost + 1 if step <= life.step or life.step < 0 and step < 0 else 1
+    life.lost = life.lost + 1 if step <= life.step else 1
     life.step = step
     self.exp.run.log("worker lost", newborn=life.label, checkpoint=path and path.name, how=what, times=life.lost)
     if life.lost < self.fleet.max_tries: return self.hand_out(life)

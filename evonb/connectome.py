@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['CONTROLS', 'Connectome', 'parameter_groups', 'wired_parameters', 'check_fits', 'weakest', 'prune', 'inherit',
-           'check_sparse', 'pack_signs', 'unpack_signs', 'from_planes', 'random_control', 'sign_shuffled_control',
-           'trade_rows', 'swap_edges', 'degree_preserving_control', 'control', 'dense_matched_config', 'compare']
+           'check_sparse', 'pack_signs', 'unpack_signs', 'stored_shapes', 'from_planes', 'random_control',
+           'sign_shuffled_control', 'trade_rows', 'swap_edges', 'degree_preserving_control', 'control',
+           'dense_matched_config', 'compare']
 
 # %% ../nbs/12_connectome.ipynb #4d5deaf6
 import dataclasses
@@ -294,13 +295,22 @@ def digest(self: Connectome) -> str: # SHA-256 in hex
     "A checksum of the wiring, its architecture and magnitude, whatever is noted in `info`."
     return tensors_digest(self.planes(), {k: v for k, v in self.about().items() if k != "info"})
 
-# %% ../nbs/12_connectome.ipynb #7fd39b87
+# %% ../nbs/12_connectome.ipynb #750a61aa
 def _stored_shape(sizes, where):
     for n in expect(sizes, list, where, DamagedFileError):
         if expect(n, int, where, DamagedFileError) < 1: raise DamagedFileError(f"{where} is {sizes}.")
     return tuple(sizes)
 
-# %% ../nbs/12_connectome.ipynb #b7a6e42c
+def stored_shapes(
+    about: dict, # what `Connectome.about` gave
+    origin # the file, for messages
+) -> dict: # name -> shape
+    "The shapes of a stored connectome's parameters, after a check of all that is noted of it."
+    expect_fields(about, origin, shapes=dict, wired=list, magnitude=float, info=dict, n_live=int)
+    if not about["wired"]: raise DamagedFileError(f"{origin} is damaged: it has no matrix.")
+    return {k: _stored_shape(v, f"{origin} is damaged: the shape of {k}") for k, v in about["shapes"].items()}
+
+# %% ../nbs/12_connectome.ipynb #d73c3481
 def from_planes(
     tensors: dict, # the bit planes by name
     about: dict, # what `Connectome.about` gave
@@ -311,12 +321,10 @@ def from_planes(
         raise ConnectomeError(f"{origin} holds no connectome but {about.get('kind')!r}.")
     if about.get("format") != 1:
         raise ConnectomeError(f"{origin} has format {about.get('format')!r}, but this evonb reads format 1.")
-    expect_fields(about, origin, shapes=dict, wired=list, magnitude=float, info=dict, n_live=int)
+    shapes = stored_shapes(about, origin)
     with parsing(origin):
-        shapes = {k: _stored_shape(v, f"{origin} is damaged: the shape of {k}") for k, v in about["shapes"].items()}
         signs = {n: unpack_signs(tensors[f"{n}|wired"], tensors[f"{n}|positive"], shapes[n]) for n in about["wired"]}
         made = Connectome(signs, shapes, float(about["magnitude"]), about["info"])
-    if not signs: raise DamagedFileError(f"{origin} is damaged: it has no matrix.")
     if made.n_live != about["n_live"]:
         raise DamagedFileError(f"{origin} is damaged: it has {made.n_live} live weights, not {about['n_live']}.")
     return made.check()

@@ -8,7 +8,7 @@ __all__ = ['Wiring', 'read_wiring', 'axis_parts', 'layers_of', 'Source', 'find_s
            'degree_distribution', 'head_live', 'head_densities', 'wilson_interval', 'sign_balance', 'layer_density',
            'layer_densities', 'ConnectomeExplorer']
 
-# %% ../nbs/55_connectome_explorer.ipynb #62c6e2b1
+# %% ../nbs/55_connectome_explorer.ipynb #4a0f3bcb
 import math
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -19,8 +19,8 @@ import plotly.graph_objects as go
 from fastcore.basics import patch
 
 from . import plots
-from .connectome import CONTROLS, Connectome, control, pack_signs, unpack_signs
-from .core import DamagedFileError, InputError, Seeds, check_positive, expect_fields, parsing
+from .connectome import CONTROLS, Connectome, control, pack_signs, stored_shapes, unpack_signs
+from .core import DamagedFileError, InputError, Seeds, check_positive, parsing
 from .explorer import Explorer, Reply, View, choice, slider
 from .store import Run, create_run, open_run, read_tensors, replacing
 
@@ -62,23 +62,24 @@ def _check_pair(name, wired, positive, shape, path):
     if len(bits) != -(-n // 8) or len(positive) != -(-_ones(bits) // 8) or bits[-1] & ((1 << spare) - 1):
         raise DamagedFileError(f"{path} is damaged: the bit planes of {name} don't fit its shape {tuple(shape)}.")
 
-# %% ../nbs/55_connectome_explorer.ipynb #d05946e6
+# %% ../nbs/55_connectome_explorer.ipynb #b02c766b
 def _check_stored(tensors, about, path):
-    "What `connectome.from_planes` checks, on the planes."
+    "What `connectome.from_planes` checks, without unpacking a matrix; returns the shapes of the wired ones."
     if about.get("kind") != "connectome" or about.get("format") != 1:
         raise InputError(f"{path} holds no connectome of format 1 but {about.get('kind')!r} of format "
                          f"{about.get('format')!r}. Name a connectome.safetensors.")
-    expect_fields(about, path, shapes=dict, wired=list, n_live=int)
-    for n in about["wired"]: _check_pair(n, tensors[f"{n}|wired"], tensors[f"{n}|positive"], about["shapes"][n], path)
-    if about["n_live"] != (n := sum(_ones(tensors[f"{k}|wired"].numpy()) for k in about["wired"])):
+    known = stored_shapes(about, path)
+    shapes = {n: known[n] for n in about["wired"]}
+    for n, shape in shapes.items(): _check_pair(n, tensors[f"{n}|wired"], tensors[f"{n}|positive"], shape, path)
+    if about["n_live"] != (n := sum(_ones(tensors[f"{k}|wired"].numpy()) for k in shapes)):
         raise DamagedFileError(f"{path} is damaged: it has {n} live weights, not {about['n_live']}.")
+    return shapes
 
-# %% ../nbs/55_connectome_explorer.ipynb #a8fa8af7
+# %% ../nbs/55_connectome_explorer.ipynb #66eeb081
 @lru_cache(maxsize=16)
 def _stored_wiring(path, when, size): # `when` and `size` make it another entry when the file was replaced
     tensors, about = read_tensors(path)
-    with parsing(path): _check_stored(tensors, about, path)
-    shapes = {n: tuple(about["shapes"][n]) for n in about["wired"]}
+    with parsing(path): shapes = _check_stored(tensors, about, path)
     return Wiring(shapes, lambda n: (tensors[f"{n}|wired"], tensors[f"{n}|positive"]))
 
 # %% ../nbs/55_connectome_explorer.ipynb #9270840e

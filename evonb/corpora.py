@@ -250,20 +250,27 @@ def _read_file(path) -> tuple: # documents, what is recorded of the file
     documents = read_jsonl(path) if path.suffix.lower() == ".jsonl" else [read_text(path)]
     return [d for d in documents if d], dict(path=str(path), n_bytes=path.stat().st_size, sha256=file_sha256(path))
 
-# %% ../nbs/02_corpora.ipynb #6cdfa7a4
+# %% ../nbs/02_corpora.ipynb #ed01e627
+def _check_text(paths):
+    if shards := [p for p in paths if p.suffix == ".bin"]:
+        raise CorpusError(f"{shards[0]} is a token shard, which has no text. Use prepare with shards alone.")
+
+def _tell_empty(name, paths):
+    return f"{name} is empty: {len(paths)} file(s) without any text, the first is {paths[0]}."
+
+# %% ../nbs/02_corpora.ipynb #e8f7d0ad
 def read_files(
     paths: list, # of Path
     name: str # of the corpus
 ) -> Corpus:
     "All files as one corpus, in this order; its info has each file's size and SHA-256."
-    if shards := [p for p in paths if p.suffix == ".bin"]:
-        raise CorpusError(f"{shards[0]} is a token shard, which has no text. Use prepare with shards alone.")
+    _check_text(paths)
     read = [_read_file(p) for p in paths]
     corpus = Corpus(name, [d for documents, _ in read for d in documents],
                     [str(p) for p, (documents, _) in zip(paths, read) for _ in documents],
                     dict(files=[record for _, record in read]))
     if any(d.strip() for d in corpus.documents): return corpus
-    raise CorpusError(f"{name} is empty: {len(paths)} file(s) without any text, the first is {paths[0]}.")
+    raise CorpusError(_tell_empty(name, paths))
 
 # %% ../nbs/02_corpora.ipynb #62037a85
 def _word_pieces(line, block_bytes):
@@ -674,16 +681,18 @@ def close(self: ShardWriter) -> list: # the files
         self.file = None
     return self.paths
 
-# %% ../nbs/02_corpora.ipynb #6ea5e50a
+# %% ../nbs/02_corpora.ipynb #04878f90
+def _by_part(ids, n=2**22): return (ids[i:i + n] for i in range(0, len(ids), n))
+
 def write_shard(
     path, # the file to write
     ids # (n_tokens,) integers from 0 to 65,535
 ) -> Path:
     "Write tokens as one llm.c shard."
+    ids, writer = np.asarray(ids), ShardWriter(path)
+    if not ids.ndim or not len(ids): _shard_ids(ids) # says what is wrong
     if len(ids) > _MOST: raise CorpusError(f"{len(ids)} tokens are too many for one shard; write several.")
-    ids, writer = ids if isinstance(ids, np.ndarray) else np.asarray(ids), ShardWriter(path)
-    if not len(ids): _shard_ids(ids)
-    for start in range(0, len(ids), 2**22): writer.add(ids[start:start + 2**22])
+    for part in _by_part(ids): writer.add(part)
     writer.close()
     return Path(path)
 
@@ -955,7 +964,7 @@ def _jsonl_texts(path, hasher, tick): # yields str
         except UnicodeDecodeError as e: raise _not_utf8(path, e.object[e.start], at + e.start) from None
         if line.strip() and (text := _json_text(line, f"{path}, line {i}")): yield text
 
-# %% ../nbs/02_corpora.ipynb #a5973f1e
+# %% ../nbs/02_corpora.ipynb #a1a9eb4f
 @dataclass
 class _Stream:
     "A text that is read once, from its beginning."
@@ -965,10 +974,7 @@ class _Stream:
     endless: bool = False # whether to stop reading where a limit is reached
     empty: str | None = None # what is wrong when there is nothing but space; None: nothing
 
-def _tell_empty(name, paths):
-    return f"{name} is empty: {len(paths)} file(s) without any text, the first is {paths[0]}."
-
-# %% ../nbs/02_corpora.ipynb #5dfa6bdc
+# %% ../nbs/02_corpora.ipynb #71fad8b2
 def _file_documents(paths, files, tick):
     for path in paths:
         hasher, size = hashlib.sha256(), path.stat().st_size
@@ -981,8 +987,7 @@ def _file_documents(paths, files, tick):
         files.append(dict(path=str(path), n_bytes=size, sha256=hasher.hexdigest()))
 
 def _stream_files(paths, name, tick) -> _Stream:
-    if shards := [p for p in paths if p.suffix == ".bin"]:
-        raise CorpusError(f"{shards[0]} is a token shard, which has no text. Use prepare with shards alone.")
+    _check_text(paths)
     files = []
     return _Stream(name, _file_documents(paths, files, tick), dict(files=files), empty=_tell_empty(name, paths))
 
@@ -1149,7 +1154,7 @@ def _shard_paths(source) -> list:
     paths = expand(source)
     return paths if all(p.suffix == ".bin" for p in paths) else []
 
-# %% ../nbs/02_corpora.ipynb #1d78eed1
+# %% ../nbs/02_corpora.ipynb #b700c90e
 class _Shards:
     "Blocks of tokens in shards, and what is known of them."
     def __init__(self, step): # tokens a block
@@ -1157,6 +1162,7 @@ class _Shards:
         self.sizes, self.starts, self.sources, self.keys = array("q"), array("q"), array("q"), bytearray()
 
     def add(self, path, vocab_size, tick):
+        before = path.stat()
         n, hasher, top, width = _check_shard(path), hashlib.sha256(), 0, 2 * self.step
         with open(path, "rb") as f:
             hasher.update(f.read(4 * _HEADER))
@@ -1172,7 +1178,7 @@ class _Shards:
         self.sizes.extend(min(self.step, n - i) for i in starts)
         self.sources.extend([len(self.paths)] * len(starts))
         self.paths.append(path)
-        self.files.append(dict(path=str(path), n_bytes=(before := path.stat()).st_size, sha256=hasher.hexdigest()))
+        self.files.append(dict(path=str(path), n_bytes=before.st_size, sha256=hasher.hexdigest()))
         self.stats.append((before.st_size, before.st_mtime_ns))
 
 # %% ../nbs/02_corpora.ipynb #08669a34
@@ -1181,7 +1187,7 @@ def _check_top(path, top, vocab_size):
         raise CorpusError(f"{path} holds the token id {top}, but the vocabulary has {vocab_size} entries. Set "
                           "vocab_size to that of the tokenizer that made the shards, or give that tokenizer.")
 
-# %% ../nbs/02_corpora.ipynb #fb41cc8f
+# %% ../nbs/02_corpora.ipynb #66e25f5a
 @patch
 def _file(self: _Shards, k): # at most 64 are open at once
     if k not in self.open:
@@ -1203,7 +1209,7 @@ def read(self: _Shards, indices, tick): # (n,) blocks; yields (n_tokens,) uint16
 
 @patch
 def check_unchanged(self: _Shards):
-    "Refuse shards that were written to since they were hashed."
+    "Refuse shards that were written to since their reading began."
     for path, before in zip(self.paths, self.stats):
         if (path.stat().st_size, path.stat().st_mtime_ns) != before:
             raise CorpusError(f"{path} changed while it was read. Prepare again when nothing writes to it.")
@@ -1256,9 +1262,7 @@ def _seal(record) -> str:
     content = json.dumps({k: v for k, v in record.items() if k != "seal"}, sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
 
-# %% ../nbs/02_corpora.ipynb #a74a2242
-def _by_part(ids, n=2**22): return (ids[i:i + n] for i in range(0, len(ids), n))
-
+# %% ../nbs/02_corpora.ipynb #c8da98bf
 def save_prepared(
     prepared: PreparedCorpus,
     folder # an existing folder, where the files go
@@ -1266,7 +1270,7 @@ def save_prepared(
     "Write tokenizer, shards and corpus.json."
     if not (folder := Path(folder)).is_dir(): raise MissingCorpusError(f"{folder} isn't a folder; make it first.")
     if prepared.tokenizer is not None: prepared.tokenizer.save_pretrained(folder / "tokenizer")
-    if prepared.folder != folder:
+    if prepared.folder is None or prepared.folder.resolve() != folder.resolve(): # else they'd be cut under the map
         for split, t in prepared.splits.items(): _stored(_by_part(t.ids), folder, split)
     files = [p for s in prepared.splits for p in _shards_of(folder / f"{s}.bin")]
     files += sorted((folder / "tokenizer").glob("*"))

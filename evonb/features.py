@@ -725,28 +725,32 @@ def _check_sums(path):
             why = "missing" if name not in there else "not part of it" if name not in told else "altered"
             raise _damaged(path/name, f"it is {why}", path)
 
-# %% ../nbs/40_features.ipynb #5d9ee522
+# %% ../nbs/40_features.ipynb #b981a1d5
 def open_reading(
     path, # a KEY.zarr that `read` stored
     max_bytes: float = 1e12 # what its arrays may take if they were read whole
 ): # -> xarray Dataset; hidden states are read when they are asked for
     "A stored reading."
-    import xarray as xr
     import zarr
     path = Path(path)
     if not path.is_dir(): raise FileNotFoundError(f"There is no stored reading {path}.")
     with parsing(path, "Delete this folder; it will be read again."):
         _check_sums(path)
         check_arrays(zarr.open_group(path, mode="r", zarr_format=3), file_starts(path), path, max_bytes)
-        found = xr.open_zarr(path, consolidated=False, zarr_format=3, chunks=None)
-        for k in ("sums", "seal"): del found.attrs[k]
-        return texts_as_str(found, path, min(max_bytes, 4e9))
+        return _opened(path, min(max_bytes, 4e9))
+
+def _opened(path, max_bytes=4e9):
+    "As `open_reading`, of what was checked or has just been sealed: checksums of gigabytes take their time."
+    import xarray as xr
+    found = xr.open_zarr(path, consolidated=False, zarr_format=3, chunks=None)
+    for k in ("sums", "seal"): del found.attrs[k]
+    return texts_as_str(found, path, max_bytes)
 
 # %% ../nbs/40_features.ipynb #10ce7197
 def _damaged(path, why, folder):
     return DamagedFileError(f"{path} is damaged: {why}. Delete the folder {folder}; it will be read again.")
 
-# %% ../nbs/40_features.ipynb #7f97829f
+# %% ../nbs/40_features.ipynb #52962c90
 def _read_cached(reader, plan, cache, show, stop):
     "A stored reading, made if it isn't there."
     from filelock import FileLock
@@ -765,7 +769,7 @@ def _read_cached(reader, plan, cache, show, stop):
             _finish_store(done, folder/"data")
             os.replace(folder/"data", whole)
         shutil.rmtree(folder)
-    return open_reading(path)
+    return _opened(path)
 
 # %% ../nbs/40_features.ipynb #40c2ff05
 def token_surprisal(

@@ -552,11 +552,10 @@ def _left_padded(ids, n, device):
     mask = torch.tensor([[0] * (longest - len(i)) + [1] * len(i) for i in ids], device=device)
     return rows.repeat(n, 1), mask.repeat(n, 1)
 
-# %% ../nbs/28_fitness.ipynb #90708e82
+# %% ../nbs/28_fitness.ipynb #8d500d33
 @patch
-def _decode(self: Engine, ids, prompts, texts, where):
-    n, ends = len(texts), self._ends()
-    x, mask = _left_padded(ids, n, self.model.device)
+def _greedy(self: Engine, ids, prompts, n): # -> new token ids and texts, individuals outermost
+    ends, (x, mask) = self._ends(), _left_padded(ids, n, self.model.device)
     new, answers, cache = [[] for _ in range(len(x))], [None] * len(x), None
     position = (mask.cumsum(-1) - 1).clamp(min=0)
     while any(a is None for a in answers):
@@ -568,16 +567,25 @@ def _decode(self: Engine, ids, prompts, texts, where):
             new[i].append(token)
             answers[i] = self._finished(new[i], prompts[i % len(prompts)], ends)
         mask, position = F.pad(mask, (0, 1), value=1), position[:, -1:] + 1
+    return new, answers
+
+@patch
+def _decode(self: Engine, ids, prompts, texts, where):
+    _, answers = self._greedy(ids, prompts, len(texts))
     for i, answer in enumerate(answers): texts[i // len(prompts)][where[i % len(prompts)]] = answer
 
 # %% ../nbs/28_fitness.ipynb #ad9f0431
 def _reason(error): return f"{type(error).__name__}: {error}"
 
-# %% ../nbs/28_fitness.ipynb #c859007d
+# %% ../nbs/28_fitness.ipynb #6c1b66d2
 def _unfit(adapter, model):
     "Why an adapter can't be scored; empty if nothing speaks against it."
     try: check_modules(adapter, model)
     except InputError as e: return _reason(e)
+    return _not_finite(adapter)
+
+def _not_finite(adapter):
+    "Where an adapter's weights aren't numbers; empty if they all are."
     bad = [m for m in adapter.A if not (math.isfinite(adapter.scale[m]) and adapter.A[m].isfinite().all()
                                         and adapter.B[m].isfinite().all())]
     return f"its weights are NaN or infinite in {bad[0]} ({len(bad)} modules)" if bad else ""
@@ -694,13 +702,14 @@ def _hash(self: Engine):
     vocabulary = hashlib.sha256(text.encode()).hexdigest()
     return tensors_digest(self._state(), dict(config=config, vocabulary=[vocabulary, special]))
 
-# %% ../nbs/28_fitness.ipynb #22d0a7a5
+# %% ../nbs/28_fitness.ipynb #9ffc7ea8
 def _bits(
     t: torch.Tensor # of any dtype
 ) -> torch.Tensor: # (3,) of int64
     "Sums over a tensor's bits of which a changed or moved entry changes one, at the speed of memory."
     flat = t.detach().contiguous().reshape(-1).view(torch.uint8)
-    flat = flat.view(torch.int64) if flat.numel() % 8 == 0 else flat.to(torch.int64)
+    aligned = flat.numel() % 8 == flat.storage_offset() % 8 == 0
+    flat = flat.view(torch.int64) if aligned else flat.to(torch.int64)
     width = min(4096, max(1, flat.numel()))
     whole = flat[:flat.numel() // width * width].view(-1, width)
     rows, columns, rest = whole.sum(1), whole.sum(0), flat[whole.numel():] # each (n,)
@@ -850,13 +859,13 @@ def close(self: Pool):
     "End all workers."
     for worker in list(self._workers): self._end(worker)
 
-# %% ../nbs/28_fitness.ipynb #acbaf985
+# %% ../nbs/28_fitness.ipynb #e469479d
 @patch
 def check(self: Pool,
     choices: list, # of Choice
     prompts: list # of Prompt
 ):
-    "Refuse requests that no individual could answer; a worker that died while idle is replaced once."
+    "Refuse requests that no individual could answer; a worker that dies of them is replaced once."
     for _ in range(2):
         worker = self._idle({})
         try:
@@ -869,7 +878,7 @@ def check(self: Pool,
     raise InputError(f"A worker process died or took longer than {self.open_timeout:g} s when it was given the tasks, "
                      "twice. Score them with InProcess(open_engine()) to see why.")
 
-# %% ../nbs/28_fitness.ipynb #08eac1d9
+# %% ../nbs/28_fitness.ipynb #e18654bd
 @patch
 def answers(self: Pool,
     adapters: list, # of Adapter
@@ -885,15 +894,16 @@ def answers(self: Pool,
             self._deal(todo, busy, adapters, choices, prompts)
             self._collect(todo, busy, found)
     finally:
-        for conn in busy: self._end(next(w for w in self._workers if w[1] is conn)) # what they would still say is stale
+        for w in [w for w in self._workers if w[1] in busy]: self._end(w) # what they would still say is stale
     return found
 
-# %% ../nbs/28_fitness.ipynb #292b243c
+# %% ../nbs/28_fitness.ipynb #12eec487
 @patch
 def _idle(self: Pool, busy):
     "A worker with nothing to do, a new one if need be; None when all are at work."
-    for worker in self._workers:
-        if worker[1] not in busy: return worker
+    for worker in [w for w in self._workers if w[1] not in busy]:
+        if worker[0].is_alive(): return worker
+        self._end(worker) # it died while idle: nobody's fault
     if len(self._workers) == self.n_workers: return None
     self._opened(worker := self._start())
     return worker
@@ -967,7 +977,7 @@ class Cache:
         self._known.move_to_end(key)
         while self.folder is not None and len(self._known) > self.held: self._known.popitem(last=False)
 
-# %% ../nbs/28_fitness.ipynb #85c03cd5
+# %% ../nbs/28_fitness.ipynb #3f8e0edb
 @patch
 def get(self: Cache,
     key: str # of `score_key`
@@ -977,7 +987,7 @@ def get(self: Cache,
     if self.folder is None: return found
     try: found = unpack_score(*read_tensors(self._path(key))) if found is None else found
     except FileNotFoundError: return None
-    except (DamagedFileError, TypeError) as e: warnings.warn(f"{e} The score is computed again.", stacklevel=3)
+    except DamagedFileError as e: warnings.warn(f"{e} The score is computed again.", stacklevel=3)
     if found is not None: self._remember(key, found)
     return found
 

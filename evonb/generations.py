@@ -7,8 +7,8 @@ __all__ = ['ARMS', 'PRESETS', 'ModelConfig', 'EvolutionConfig', 'DevelopmentConf
            'Experiment', 'save_model', 'load_model', 'read_life', 'finished_life', 'take_part', 'n_trainable',
            'generation_folder', 'load_generation', 'evolve', 'gather_evolution', 'life_folder', 'known_loss',
            'choose_lr', 'develop', 'gather_development', 'bootstrap_means', 'bootstrap_interval', 'moments', 'describe',
-           'paired_difference', 'verdict', 'summarise', 'inherited_connectome', 'choose_device', 'experiment',
-           'develop_run']
+           'paired_difference', 'verdict', 'summarise', 'inherited_connectome', 'choose_device', 'developed_config',
+           'experiment', 'develop_run']
 
 # %% ../nbs/20_generations.ipynb #2342226c
 import hashlib
@@ -605,12 +605,12 @@ def develop(
                                  "stored. Add a lower rate with --lrs.")
     return read_dataset(exp.run.file("development.zarr.zip"))
 
-# %% ../nbs/20_generations.ipynb #aedc24be
+# %% ../nbs/20_generations.ipynb #d7e3caf5
 def _sweep(exp, arm):
     "Learning rate -> final validation losses of the sweep's seeds; NaN for those that failed or aren't raised yet."
     d = exp.config.development
-    lives = {lr: [read_life(life_folder(exp.run, arm, s, lr)) for s in range(d.sweep_seeds)] for lr in d.lrs}
-    return {lr: [float(x[0]["val_loss"][-1]) if x else math.nan for x in rows] for lr, rows in lives.items()}
+    found = {lr: [known_loss(exp.run, arm, s, lr) for s in range(d.sweep_seeds)] for lr in d.lrs}
+    return {lr: [math.nan if x is None else x for x in losses] for lr, losses in found.items()}
 
 # %% ../nbs/20_generations.ipynb #bbe1e16b
 def _all_there(exp, arm, lr):
@@ -836,27 +836,28 @@ def summarise(
     return dict(arms=arms, generations=_summarise_generations(exp.run), corpus=exp.corpus.info, ci=0.95,
                 n_seeds=exp.config.development.n_seeds, statement=_statement(arms))
 
-# %% ../nbs/20_generations.ipynb #cacabf66
+# %% ../nbs/20_generations.ipynb #db6f5873
 def _prepare_corpus(run, config, stop=None, show=False):
     "The run's tokens: made once, on the disk and whole or not at all, then read back memory-mapped."
-    if not run.file("corpus", "files.json").exists():
+    if not (known := run.file("corpus", "files.json").exists()):
         with writing_folder(run.file("corpus")) as t:
             made = prepare(config.corpus, Seeds(config.seed).child("corpus"), t, stop, show)
             made.check_window(1 + max(config.evolution.lifetime.context, config.development.lifetime.context))
             _check_unchanged(run, made)
             save_prepared(made, t)
-    return _check_text(run, open_prepared(check_folder(run.file("corpus"))))
+    corpus = open_prepared(check_folder(run.file("corpus")))
+    if known: _check_text(run, corpus) # what was just made has read its files just now
+    return corpus
 
-# %% ../nbs/20_generations.ipynb #6ee04244
+# %% ../nbs/20_generations.ipynb #1c95530d
 def _check_text(run, corpus):
-    "Refuse a file of the corpus that changed since the run began; one that is gone isn't needed. Returns the corpus."
+    "Refuse a file of the corpus that changed since the run began; one that is gone isn't needed."
     for f in corpus.info["provenance"].get("files", ()):
         path = Path(f["path"])
         if path.is_file() and (path.stat().st_size != f["n_bytes"] or file_sha256(path) != f["sha256"]):
             raise CorpusError(f"{path} has changed since {run.path} began with it (its size or SHA-256 differs). "
                               "Restore it, or begin another run; or move it away, for the run has its own copy of the "
                               "tokens.")
-    return corpus
 
 # %% ../nbs/20_generations.ipynb #2d464865
 def _check_unchanged(run, made):
@@ -963,13 +964,15 @@ def _followed(path, compute, stop):
     if ended == "failed": raise ProcessLostError("Process 0 failed; its own message says why.")
     return open_run(path)
 
-# %% ../nbs/20_generations.ipynb #a11fbc11
-def _developed_config(run, changes):
-    "A run's settings with what its development has become, and what is to change."
+# %% ../nbs/20_generations.ipynb #1d859ac1
+def developed_config(
+    run # a Run
+) -> ExperimentConfig:
+    "A run's settings with what its development has become."
     config = from_dict(ExperimentConfig, run.config)
     if (path := run.file("development.json")).exists():
         config.development = from_dict(DevelopmentConfig, read_json(path), "development.json")
-    return replace(config, development=replace(config.development, **(changes or {}))).check()
+    return config
 
 # %% ../nbs/20_generations.ipynb #63a14b04
 def experiment(
@@ -993,7 +996,7 @@ def experiment(
                              fleet, compute, group)
             return exp.work(stages)
 
-# %% ../nbs/20_generations.ipynb #5f5eb258
+# %% ../nbs/20_generations.ipynb #e5d5f374
 def develop_run(
     path, # an existing run whose evolution is over
     changes: dict | None = None, # fields of its DevelopmentConfig to replace
@@ -1007,7 +1010,8 @@ def develop_run(
     compute, group = _computing(device, compute, fleet)
     if group.rank: return _followed(path, compute, stop)
     with group.leading(), stoppable(stop) as request, reopen_run(path) as run:
-        config = _developed_config(run, changes)
+        config = developed_config(run)
+        config = replace(config, development=replace(config.development, **(changes or {}))).check()
         _check_shares(config, compute, group)
         exp = Experiment(run, _prepare_corpus(run, config, request, show), config, show, request, compute.device,
                          fleet, compute, group)

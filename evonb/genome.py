@@ -1167,7 +1167,7 @@ def keep_only(self: AdapterFiles,
         if path.stem not in names: path.unlink()
     for name in set(self._held) - names: self._drop(name)
 
-# %% ../nbs/22_genome.ipynb #958f9978
+# %% ../nbs/22_genome.ipynb #ffab8613
 class StoredSpace(AdapterSpace):
     "An adapter space whose genomes lie in files but while they are used."
     def __init__(self,
@@ -1178,20 +1178,15 @@ class StoredSpace(AdapterSpace):
         self.__dict__ |= vars(space)
         self.files = AdapterFiles(folder, held_bytes)
 
-    def digest(self, genome) -> str: return genome.digest()
-
     def kept(self, made, given, loaded): # a genome: one of those given, unchanged, or a file
         return next((g for g, a in zip(given, loaded) if a is made), None) or self.files.put(made)
 
-# %% ../nbs/22_genome.ipynb #91c57910
+# %% ../nbs/22_genome.ipynb #a04ef000
 @patch
 def combine(self: StoredSpace, genomes, weights):
     "As `AdapterSpace.combine`."
-    w = _checked_weights(weights, len(genomes))
-    live = [(g, x) for g, x in zip(genomes, w) if x != 0]
-    if len(live) == 1 and live[0][1] == 1: return live[0][0]
     loaded = [g.load() for g in genomes]
-    return self.kept(AdapterSpace.combine(self, loaded, w), genomes, loaded)
+    return self.kept(AdapterSpace.combine(self, loaded, weights), genomes, loaded)
 
 @patch
 def merge(self: StoredSpace, genomes, weights=None, name="linear", generator=None, **options):

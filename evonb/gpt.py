@@ -565,9 +565,9 @@ def _check_packed(file):
     if any(i.compress_type or i.file_size != i.compress_size for i in found):
         raise DamagedFileError(f"{file} is compressed, which torch's files aren't. Ask its author for safetensors.")
 
-# %% ../nbs/10_gpt.ipynb #bdbf607b
+# %% ../nbs/10_gpt.ipynb #c178626f
 def _read_pt(file):
-    if Path(file).is_file(): _check_packed(file)
+    _check_packed(file)
     try: found = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError as e: raise InputError(f"{file} isn't there.") from e
     except pickle.UnpicklingError as e:
@@ -619,15 +619,16 @@ def _check_state(state, model, file):
         raise InputError(f"{file} doesn't fit this model: {'; '.join(wrong[:4])}{more}. "
                          "Check that it is a GPT of Model connectomes and that the configuration is its own.")
 
-# %% ../nbs/10_gpt.ipynb #896f22e8
+# %% ../nbs/10_gpt.ipynb #e5ee799d
 def _read_config(file):
     given = expect(_read_json(file), dict, str(file))
     check_choice(given.get("model_type"), ("GenerationalPruning.GPT", GPTConfig.model_type), f"model_type in {file}")
-    names = ("vocab_size", "n_layer", "n_head", "n_embd", "block_size", "rope_base", "initializer_range", "dropout",
-             "bias", "pos_init", "bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings")
-    if missing := [n for n in ("vocab_size", "n_layer", "n_head", "n_embd") if n not in given]:
+    sizes = ("vocab_size", "n_layer", "n_head", "n_embd")
+    names = (*sizes, "block_size", "rope_base", "initializer_range", "dropout", "bias", "pos_init", "bos_token_id",
+             "eos_token_id", "pad_token_id", "tie_word_embeddings")
+    if missing := [n for n in sizes if n not in given]:
         raise InputError(f"{file} lacks {missing[0]}. Add it, or give the configuration as config=GPTConfig(...).")
-    for n in ("vocab_size", "n_layer", "n_head", "n_embd"):
+    for n in sizes:
         if check_positive(given[n], f"{n} in {file}") >= 2**31:
             raise InputError(f"{n} in {file} can't be right: 2^31 or more. Correct it.")
     with parsing(file, "Correct it."): return GPTConfig(**{n: given[n] for n in names if n in given})

@@ -7,7 +7,7 @@ __all__ = ['VIEWS', 'KINDS', 'JOBS', 'Life', 'life_label', 'life_arm', 'Search',
            'share_done', 'thinned', 'loss_figure', 'generations_figure', 'newborns_figure', 'search_figure',
            'layers_figure', 'Live', 'Monitor', 'Watch', 'watch']
 
-# %% ../nbs/58_monitor.ipynb #77b641b5
+# %% ../nbs/58_monitor.ipynb #48ec3f5a
 import atexit
 import datetime
 import hashlib
@@ -40,10 +40,10 @@ from evonb.core import (
     listening,
 )
 from .explorer import Control, Explorer, Reply, View, button, choice
-from .generations import DevelopmentConfig, ExperimentConfig
+from .generations import ExperimentConfig, developed_config
 from .population import with_rows
 from .population_plots import method_styles
-from .store import Run, is_locked, open_run, read_dataset, read_json
+from .store import Run, is_locked, open_run, read_dataset
 from .training import latest_checkpoint
 
 # %% ../nbs/58_monitor.ipynb #41a1f2cf
@@ -311,12 +311,10 @@ def read_stored(
     if picture.run.kind in _STORED: _STORED[picture.run.kind](picture)
     return picture
 
-# %% ../nbs/58_monitor.ipynb #9be1d649
+# %% ../nbs/58_monitor.ipynb #99b64cec
 def _connectome_work(picture):
     "Tokens learned from, and those in all."
-    config = from_dict(ExperimentConfig, picture.run.config)
-    if (path := picture.run.file("development.json")).exists():
-        config.development = from_dict(DevelopmentConfig, read_json(path), "development.json")
+    config = developed_config(picture.run)
     e, d = config.evolution, config.development
     n = dict(evolution=0 if config.connectome else e.n_generations,
              development=len(d.arms) * d.lifetimes_per_arm)

@@ -8,16 +8,15 @@ __all__ = ['BYTES_KEPT', 'UTILISATION', 'DEVICES', 'ALLOCATOR', 'KERNELS', 'RECO
            'connectome_bytes', 'checkpoint_bytes', 'Costs', 'Device', 'duration', 'Stage', 'Plan', 'find_device',
            'plan', 'plan_figure', 'shrink_to_fit', 'measure']
 
-# %% ../nbs/21_planning.ipynb #2af2cc71
+# %% ../nbs/21_planning.ipynb #8e5028a0
 import html
 import math
 import os
 import platform
 import tempfile
 import time
-import typing
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -500,18 +499,16 @@ def problems(self: Plan) -> list[str]: # sentences; empty when nothing speaks ag
                    "windows. Take fewer.")
     return out
 
-# %% ../nbs/21_planning.ipynb #225a4c29
+# %% ../nbs/21_planning.ipynb #d062eb89
 @patch
 def table(self: Plan,
     detail: bool = True # a row a stage; False: a row a part
 ): # -> pandas DataFrame
     "The plan in numbers: tokens, FLOPs, bytes, seconds."
     import pandas as pd
-    rows = list(self.stages) if detail else [self.total(p) for p in dict.fromkeys(s.part for s in self.stages)]
+    rows = [*self.stages, self.total()] if detail else self._summary()
     columns = ("part", "lifetimes", "tokens", "evaluated", "flops", "state", "activations", "disk", "seconds")
-    everything = self.total()
-    return pd.DataFrame([{n: getattr(s, n) for n in columns} for s in (*rows, everything)],
-                        index=[s.name for s in (*rows, everything)])
+    return pd.DataFrame([{n: getattr(s, n) for n in columns} for s in rows], index=[s.name for s in rows])
 
 # %% ../nbs/21_planning.ipynb #373b0d0f
 def _cells(s):
@@ -603,7 +600,7 @@ def _memory_of(device):
     if device != "cpu" or "SC_PHYS_PAGES" not in os.sysconf_names: return None
     return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
 
-# %% ../nbs/21_planning.ipynb #52869b4c
+# %% ../nbs/21_planning.ipynb #8cf7e298
 _clock = time.perf_counter # the repository's bench counts CPU time, as its machine is shared
 
 def _wait(device):
@@ -612,11 +609,7 @@ def _wait(device):
 def _best_speed(device, size=512):
     "FLOP/s of one matrix product: about the most that training could reach."
     a = torch.ones(size, size, device=device)
-    def once():
-        began = _clock()
-        a @ a
-        _wait(device)
-        return _clock() - began
+    def once(): return _seconds_of(lambda: a @ a, device)
     once()
     return 2 * size ** 3 / min(once() for _ in range(3))
 
@@ -689,10 +682,12 @@ def _half_pruned(gpt, evolution, device):
     left = (1 - evolution.prune_fraction) ** max(1, evolution.n_generations // 2)
     return prune(new_gpt(gpt, Seeds(1)).to(device), 1 - left, None, "matrix", evolution.exempt)
 
-# %% ../nbs/21_planning.ipynb #2ec91731
+# %% ../nbs/21_planning.ipynb #6e50bb47
+@dataclass
 class _TimedRun(Experiment):
     "A run that notes how long each newborn took."
-    took: typing.ClassVar[list] = []
+    took: list = field(default_factory=list) # s
+
     def raise_newborn(self, *args, **kwargs):
         began = _clock()
         try: return Experiment.raise_newborn(self, *args, **kwargs)
@@ -718,18 +713,13 @@ def _random_corpus(config, gpt):
     return PreparedCorpus(config.corpus, None, {s: Tokens(ids, 1, None) for s in SPLITS},
                           dict(name="random tokens", digest="", vocab_size=gpt.vocab_size))
 
-# %% ../nbs/21_planning.ipynb #fafa112f
-def _live_miniature(config, gpt, device):
+# %% ../nbs/21_planning.ipynb #5c2735ac
+def _live_miniature(small, gpt, device):
     "Seconds of each newborn, of evolution and of development, a miniature's."
-    small = _miniature(config, gpt)
     with tempfile.TemporaryDirectory() as folder, create_run(f"{folder}/run", {}) as run:
-        exp, took, times = _TimedRun(run, _random_corpus(small, gpt), small, show=False, device=device), [], []
-        exp.took = took
-        for stage in ("evolve", "develop"):
-            began = _clock()
-            exp.work((stage,))
-            times.append(_clock() - began)
-    return took, *times
+        exp = _TimedRun(run, _random_corpus(small, gpt), small, show=False, device=device)
+        times = [_seconds_of(partial(exp.work, (stage,)), device) for stage in ("evolve", "develop")]
+    return exp.took, *times
 
 def _save_time(model, device):
     "Seconds a byte of a checkpoint takes."
@@ -750,7 +740,7 @@ def _text_time(config):
     made = prepare(CorpusConfig("toy-english", n, min(config.corpus.vocab_size, 512)), Seeds(0))
     return (_clock() - began) / made.info["n_bytes"]
 
-# %% ../nbs/21_planning.ipynb #55719e70
+# %% ../nbs/21_planning.ipynb #cebb242f
 MINIATURE = 5_000_000 # the most weights of the model that a miniature is made with
 
 def _besides(config, gpt, rates, device):
@@ -758,8 +748,8 @@ def _besides(config, gpt, rates, device):
     gpt = GPTConfig(**{**gpt.to_dict(), "vocab_size": min(gpt.vocab_size, 8192)})
     gpt, _ = shrink_to_fit(gpt, 1, math.inf, 16 * MINIATURE + activation_bytes(gpt, gpt.block_size))
     config = replace(config, corpus=replace(config.corpus, vocab_size=gpt.vocab_size))
-    took, evolving, developing = _live_miniature(config, gpt, device)
-    small = _miniature(config, gpt).development
+    mini = _miniature(config, gpt)
+    (took, evolving, developing), small = _live_miniature(mini, gpt, device), mini.development
     look = gpt.block_size * token_flops(gpt, gpt.block_size, False) / rates["evaluating"] # s a window
     step = gpt.block_size * token_flops(gpt, gpt.block_size) / rates["dense"] + 3 * look
     test, first, later = small.n_seeds * small.test_windows * look, took[:2], took[2:]

@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'TaskResult', 'Outcome', 'margins', 'log_right', 'right_options', 'Objective', 'Individual',
-           'pack_individuals', 'unpack_individuals', 'register_method', 'MethodConfig', 'method_class', 'Method',
-           'Told', 'with_rows', 'stored_state', 'Evolution', 'history_of', 'stored_history', 'Result', 'evolve',
-           'GenomeConfig', 'expert_pairs', 'start_population', 'Genome', 'SuccessionConfig', 'Swarm', 'GenomePlus',
-           'SwarmConfig', 'ModelSwarms', 'released_shares', 'released_roulette', 'ReleasedConfig', 'GenomeReleased',
-           'ReleasedPlusConfig', 'GenomePlusReleased', 'oracle_report', 'BestExpert', 'mean_of', 'Uniform', 'Sum',
-           'GreedySoup', 'RandomConfig', 'RandomSearch', 'random_coefficients', 'VectorConfig', 'VectorMethod',
-           'losses', 'Replayed', 'CMAConfig', 'CMA', 'LoraHubConfig', 'LoraHub', 'DEConfig', 'DifferentialEvolution',
-           'pareto_front', 'ParetoConfig', 'Pareto', 'SkillLandscape', 'CoarseToFineConfig', 'structured_design',
-           'kernel', 'ItemSurrogate', 'expected_log_right', 'maximise', 'CoarseToFine', 'compare', 'best_so_far']
+           'pack_individuals', 'numbered', 'unpack_individuals', 'register_method', 'MethodConfig', 'method_class',
+           'Method', 'Told', 'with_rows', 'stored_state', 'Evolution', 'history_of', 'stored_history', 'Result',
+           'evolve', 'GenomeConfig', 'expert_pairs', 'start_population', 'Genome', 'SuccessionConfig', 'Swarm',
+           'GenomePlus', 'SwarmConfig', 'ModelSwarms', 'released_shares', 'released_roulette', 'ReleasedConfig',
+           'GenomeReleased', 'ReleasedPlusConfig', 'GenomePlusReleased', 'oracle_report', 'BestExpert', 'mean_of',
+           'Uniform', 'Sum', 'GreedySoup', 'RandomConfig', 'RandomSearch', 'random_coefficients', 'VectorConfig',
+           'VectorMethod', 'losses', 'Replayed', 'CMAConfig', 'CMA', 'LoraHubConfig', 'LoraHub', 'DEConfig',
+           'DifferentialEvolution', 'pareto_front', 'ParetoConfig', 'Pareto', 'SkillLandscape', 'CoarseToFineConfig',
+           'structured_design', 'kernel', 'ItemSurrogate', 'expected_log_right', 'maximise', 'CoarseToFine', 'compare',
+           'best_so_far']
 
 # %% ../nbs/30_population.ipynb #557d7827
 import dataclasses
@@ -204,24 +205,33 @@ def pack_individuals(
         rows.append({k: getattr(x, k) for k in _plain} | dict(lineage=to_dict(x.lineage), memory=list(x.memory)))
     return tensors, rows
 
-# %% ../nbs/30_population.ipynb #a0074653
+# %% ../nbs/30_population.ipynb #143656ca
+def numbered(
+    tensors, # "3|name" -> tensor
+    n: int # how many owners
+) -> list: # of n dicts: name -> tensor
+    "Tensors of a file by the number of whom they belong to."
+    own = [{} for _ in range(n)]
+    for name, t in tensors.items():
+        i, _, rest = name.partition("|")
+        own[int(i)][rest] = t
+    return own
+
+# %% ../nbs/30_population.ipynb #c15bcfd9
 def unpack_individuals(
     space, # what the genomes belong to
     tensors, # as `pack_individuals` gave them
     rows # as `pack_individuals` gave them
 ) -> list: # of Individual
     "The individuals again."
-    parts = [{} for _ in rows]
-    for name, t in tensors.items():
-        i, part, k = name.split("|", 2)
-        parts[int(i)].setdefault(part, {})[k] = t
-    return [_individual(space, *each) for each in zip(parts, rows, strict=True)]
+    return [_individual(space, *each) for each in zip(numbered(tensors, len(rows)), rows, strict=True)]
 
-# %% ../nbs/30_population.ipynb #a30db400
-def _individual(space, parts, row):
-    memory = {k: space.unpack(parts[f"memory.{k}"]) for k in row["memory"]}
-    kept = parts["margins"][""].numpy() if "margins" in parts else None
-    return Individual(space.unpack(parts["genome"]), from_dict(Lineage, row["lineage"]), memory=memory, margins=kept,
+# %% ../nbs/30_population.ipynb #74f70a11
+def _individual(space, tensors, row):
+    def part(p): return {k.removeprefix(f"{p}|"): t for k, t in tensors.items() if k.startswith(f"{p}|")}
+    memory = {k: space.unpack(part(f"memory.{k}")) for k in row["memory"]}
+    kept = tensors["margins|"].numpy() if "margins|" in tensors else None
+    return Individual(space.unpack(part("genome")), from_dict(Lineage, row["lineage"]), memory=memory, margins=kept,
                       **{k: row[k] for k in _plain})
 
 # %% ../nbs/30_population.ipynb #462a6ea9
@@ -527,7 +537,7 @@ def _whole_state(folder, meta):
         method=method | dict(individuals=rows), best=best_rows, places=places + best_places,
         sizes={n: len(about) for n, (_, about) in parts.items()})
 
-# %% ../nbs/30_population.ipynb #f40033d5
+# %% ../nbs/30_population.ipynb #5eba930d
 def _gathered(folder, runs, parts):
     "Individuals from their parts, numbered anew, and their places; `parts` keeps what was read."
     tensors, rows, places = {}, [], []
@@ -545,11 +555,7 @@ def _gathered(folder, runs, parts):
 def _read_part(path):
     "Tensors and plain values of each individual."
     tensors, meta = read_tensors(path)
-    own = [{} for _ in meta["individuals"]]
-    for name, t in tensors.items():
-        i, _, rest = name.partition("|")
-        own[int(i)][rest] = t
-    return own, meta["individuals"]
+    return numbered(tensors, len(meta["individuals"])), meta["individuals"]
 
 # %% ../nbs/30_population.ipynb #b7d6a6b8
 class Evolution:
@@ -1538,7 +1544,7 @@ def pareto_front(
     found = np.flatnonzero(np.isfinite(s).all(1) & ~dominated(s))
     return np.array([i for i in found if not (s[:i] == s[i]).all(1).any()], int)
 
-# %% ../nbs/30_population.ipynb #d76cafee
+# %% ../nbs/30_population.ipynb #f490a8f1
 @dataclass
 class ParetoConfig(VectorConfig):
     "NSGA-II's settings."
@@ -1555,6 +1561,7 @@ class Pareto(Replayed):
 
     def setup(self):
         self.optimiser, c = None, self.config # the optimiser is made when the number of tasks is known
+        self.known_front = [], 0, [] # tasks, how many of the members were compared, who of them is on the front
         if not c.low < c.high: raise InputError(f"low is {c.low:g}, but must be below high, {c.high:g}.")
 
     def vectors(self, points): return points.get("X") if hasattr(points, "get") else points # pymoo has a Population
@@ -1566,9 +1573,15 @@ class Pareto(Replayed):
         noise[0] = 0
         return np.clip(self.begin() + c.spread * noise, c.low, c.high)
 
-    def front(self):
+    def front(self): # who was dominated once stays so: only the front so far and those told since are compared
         tasks = sorted({t for x in self.members for t in x.scores})
-        return [self.members[i] for i in pareto_front([[x.scores.get(t, np.nan) for t in tasks] for x in self.members])]
+        known, n, front = self.known_front
+        if tasks != known: n, front = 0, []
+        if among := front + self.members[n:]:
+            found = pareto_front([[x.scores.get(t, np.nan) for t in tasks] for x in among])
+            front = [among[i] for i in found]
+        self.known_front = tasks, len(self.members), front
+        return front
 
 # %% ../nbs/30_population.ipynb #49a36900
 @patch

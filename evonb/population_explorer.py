@@ -70,7 +70,7 @@ def _read_history(folder):
     path = folder/"history.zarr.zip"
     return read_dataset(path) if path.is_file() else stored_history(folder)
 
-# %% ../nbs/56_population_explorer.ipynb #c02b34c3
+# %% ../nbs/56_population_explorer.ipynb #60ed4885
 def stored_genomes(
     folder # of an evolution
 ) -> dict: # id -> (n_groups, n_experts) coefficients, an Adapter or a StoredAdapter
@@ -78,20 +78,20 @@ def stored_genomes(
     path = Path(folder)/"method.safetensors"
     if not path.is_file(): return {}
     tensors, meta = stored_state(folder)
-    with parsing(path): return _genomes(tensors, meta, path.parent/"genomes")
+    with parsing(path): return _genomes(tensors, meta, AdapterFiles(path.parent/"genomes"))
 
-def _genomes(tensors, meta, folder):
+def _genomes(tensors, meta, files):
     parts = {}
     for name, t in tensors.items():
         *owner, part, key = name.split("|", 3 if name.startswith("best|") else 2)
         if part == "genome": parts.setdefault(tuple(owner), {})[key] = t
     ids = {(str(i),): r["digest"] for i, r in enumerate(meta["method"]["individuals"])}
     ids |= {("best", str(i)): r["digest"] for i, r in enumerate(meta["best"])}
-    return {ids[o]: _genome(p, folder) for o, p in parts.items()}
+    return {ids[o]: _genome(p, files) for o, p in parts.items()}
 
-# %% ../nbs/56_population_explorer.ipynb #eb4602d1
-def _genome(parts, folder): # an adapter says all about itself, so it needs no space; in a file, it is read when needed
-    if name := stored_name(parts): return StoredAdapter(AdapterFiles(folder), name)
+# %% ../nbs/56_population_explorer.ipynb #83479099
+def _genome(parts, files): # an adapter says all about itself, so it needs no space; in a file, it is read when needed
+    if name := stored_name(parts): return StoredAdapter(files, name)
     return parts["coefficients"].numpy() if "coefficients" in parts else AdapterSpace.unpack(None, parts)
 
 # %% ../nbs/56_population_explorer.ipynb #8daf985f

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['AGAIN', 'LONGEST_PAUSE', 'LOOPBACK', 'MAX_REPLY', 'PROBES', 'MAX_PROMPTS', 'MOST_APART', 'ServerError',
            'server_message', 'retry_pause', 'reply_choices', 'prompt_logprobs', 'servable', 'ServerBackend',
-           'default_adapters', 'Refused', 'error_body', 'Asked', 'asked', 'token_logprobs', 'continuations',
+           'default_adapters', 'received', 'Refused', 'error_body', 'Asked', 'asked', 'token_logprobs', 'continuations',
            'ModelServer', 'read_body', 'serve', 'served_by', 'check_served']
 
-# %% ../nbs/31_serving.ipynb #4846949c
+# %% ../nbs/31_serving.ipynb #c9bc3971
 import asyncio
 import hashlib
 import hmac
@@ -38,9 +38,9 @@ import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 
-from .core import EvonbError, InputError, Seeds, StopRequest, check_positive, stoppable
+from .core import EvonbError, InputError, Seeds, StopRequest, check_positive, parsing, stoppable
 from .experts import begin_token, cache_folder, open_base
-from .fitness import Backend, Engine, Row, _check_seconds, _left_padded, encode_choices
+from .fitness import Backend, Engine, Row, _check_seconds, _hashed, _not_finite, encode_choices
 from .genome import Adapter, check_modules, new_config, read_adapter, write_adapter
 from .store import read_json, write_json
 from .tasks import Prompt, ScoreError
@@ -123,13 +123,13 @@ def prompt_logprobs(
                           "the server ignores echo, or it adds tokens of its own.", 200)
     return np.array([0., *map(_logprob, values[1:n])])
 
-# %% ../nbs/31_serving.ipynb #a573181a
+# %% ../nbs/31_serving.ipynb #0558e506
 def _logprob(value):
     "A number of nats, 0 or less. NaN has many forms: JSON knows none, so servers write null."
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         raise ScoreError("the server's log-probabilities are NaN or infinite")
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value > 1e-2:
-        raise ServerError(f"The reply has {value!r} as a log-probability, but it must be 0 or less.", 200)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not -1e300 < value <= 1e-2:
+        raise ServerError(f"The reply has {value!r:.80} as a log-probability, but it must be 0 or less.", 200)
     return float(value)
 
 # %% ../nbs/31_serving.ipynb #06b36ea0
@@ -144,13 +144,6 @@ def servable(
     B = {m: F.pad(wide(t) * adapter.scale[m], (0, missing[m])) for m, t in adapter.B.items()} # (n_out, rank)
     config = new_config(dict.fromkeys(adapter.modules, rank), adapter.config.get("base_model_name_or_path") or "")
     return Adapter(A, B, dict.fromkeys(adapter.modules, 1.), config)
-
-# %% ../nbs/31_serving.ipynb #abcc1dee
-def _why_unfit(adapter):
-    "Why an individual needn't be sent; empty if nothing speaks against it. Its modules are the server's to judge."
-    bad = [m for m in adapter.A if not (math.isfinite(adapter.scale[m]) and adapter.A[m].isfinite().all()
-                                        and adapter.B[m].isfinite().all())]
-    return f"its weights are NaN or infinite in {bad[0]} ({len(bad)} modules)" if bad else ""
 
 # %% ../nbs/31_serving.ipynb #b26f7bbd
 class ServerBackend(Backend):
@@ -243,7 +236,16 @@ async def _together(work):
 # %% ../nbs/31_serving.ipynb #5f98313f
 MAX_REPLY = 1 << 28 # bytes
 
-# %% ../nbs/31_serving.ipynb #6402a788
+# %% ../nbs/31_serving.ipynb #32acf8ff
+def received(
+    content: bytes # of a reply
+): # what JSON says, else the text
+    "What a server sent."
+    text = content.decode(errors="replace")
+    try: return json.loads(text)
+    except (ValueError, RecursionError): return text
+
+# %% ../nbs/31_serving.ipynb #e1c6cb6e
 @patch
 async def _send(self: ServerBackend, path, body):
     "Status, headers and content of one try."
@@ -255,9 +257,7 @@ async def _send(self: ServerBackend, path, body):
                 parts.append(part)
                 if (size := size + len(part)) > MAX_REPLY:
                     raise ServerError(f"{self.url}{path} answered with more than {MAX_REPLY >> 20} MB.", 200)
-    content = b"".join(parts).decode(errors="replace")
-    try: return reply.status_code, reply.headers, json.loads(content)
-    except (ValueError, RecursionError): return reply.status_code, reply.headers, content
+    return reply.status_code, reply.headers, received(b"".join(parts))
 
 # %% ../nbs/31_serving.ipynb #1d79d7c5
 @patch
@@ -348,7 +348,7 @@ def digest(self: ServerBackend) -> str: # SHA-256 in hex
     if self._digest is None: self._digest = self._known_probe(self.known())
     return self._digest
 
-# %% ../nbs/31_serving.ipynb #c859384a
+# %% ../nbs/31_serving.ipynb #377bfbbe
 @patch
 def _known_probe(self: ServerBackend, seen):
     "The digest of an earlier probe that is the same but for rounding, else a new one."
@@ -356,16 +356,15 @@ def _known_probe(self: ServerBackend, seen):
     about = _hashed([seen["name"], seen["root"], seen["room"], vocabulary])
     path = self.folder/"probes.json"
     before = read_json(path) if path.exists() else {}
-    for digest, values in before.get(about, {}).items():
-        if _apart(values, seen["values"]) <= self.within: return digest
+    with parsing(path, "Delete it: then the server counts as one that wasn't met before."):
+        for digest, values in before.get(about, {}).items():
+            if _apart(values, seen["values"]) <= self.within: return digest
     made = _hashed([about, seen["values"]])
     self.folder.mkdir(parents=True, exist_ok=True)
     write_json(path, before | {about: before.get(about, {}) | {made: seen["values"]}})
     return made
 
-# %% ../nbs/31_serving.ipynb #e82a2904
-def _hashed(content): return hashlib.sha256(json.dumps(content).encode()).hexdigest()
-
+# %% ../nbs/31_serving.ipynb #1af17970
 def _apart(a, b):
     "The mean difference of two probes, nats a token; infinite when they aren't of the same tokens."
     if [len(x) for x in a] != [len(x) for x in b]: return math.inf
@@ -507,11 +506,11 @@ async def _answer(self: ServerBackend, model, choices, prompts):
     encoded, ids = self._encode(choices, prompts)
     return tuple(await _together([self._score(model, encoded), self._continue(model, prompts, ids)]))
 
-# %% ../nbs/31_serving.ipynb #47bca001
+# %% ../nbs/31_serving.ipynb #393260d0
 @patch
 async def _individual(self: ServerBackend, adapter, choices, prompts):
     "An individual's answers, or why it has none."
-    if why := _why_unfit(adapter): return why
+    if why := _not_finite(adapter): return why
     if not adapter.modules: return await self._base(choices, prompts)
     async with self._places:
         for last in (False, True):
@@ -704,19 +703,9 @@ def continuations(
     parts = [ids[i:i + size] for i in range(0, len(ids), size)]
     return [c for part in parts for c in _decoded(engine, part, Prompt("", max_tokens, stop))]
 
-# %% ../nbs/31_serving.ipynb #2ec1771c
+# %% ../nbs/31_serving.ipynb #dc5fdf04
 def _decoded(engine, ids, prompt):
-    ends, (x, mask) = engine._ends(), _left_padded([*map(tuple, ids)], 1, engine.model.device)
-    new, texts, cache, position = [[] for _ in ids], [None] * len(ids), None, (mask.cumsum(-1) - 1).clamp(min=0)
-    while any(t is None for t in texts):
-        out = engine.model(input_ids=x, attention_mask=mask, position_ids=position, past_key_values=cache,
-                           use_cache=True, logits_to_keep=1)
-        cache, x = out.past_key_values, out.logits[:, -1].argmax(-1, keepdim=True) # (n_prompts, 1)
-        for i, token in enumerate(x[:, 0].tolist()):
-            if texts[i] is not None: continue
-            new[i].append(token)
-            texts[i] = engine._finished(new[i], prompt, ends)
-        mask, position = F.pad(mask, (0, 1), value=1), position[:, -1:] + 1
+    ends, (new, texts) = engine._ends(), engine._greedy([*map(tuple, ids)], [prompt] * len(ids), 1)
     cut = [n[-1] in ends or t != engine.tokenizer.decode(n, skip_special_tokens=True) for n, t in zip(new, texts)]
     return [(n, t, "stop" if c else "length") for n, t, c in zip(new, texts, cut)]
 

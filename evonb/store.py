@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['replacing', 'write_json', 'read_json', 'tensors_digest', 'write_tensors', 'read_tensors', 'append', 'write_dataset',
-           'check_arrays', 'texts_as_str', 'file_starts', 'read_dataset', 'writing_folder', 'inside', 'check_folder',
-           'versions', 'Run', 'now', 'is_locked', 'locked', 'changed_settings', 'differences', 'create_run', 'writing',
-           'open_run', 'reopen_run', 'folder_size']
+           'too_large', 'check_arrays', 'texts_as_str', 'file_starts', 'read_dataset', 'writing_folder', 'inside',
+           'check_folder', 'versions', 'Run', 'now', 'is_locked', 'locked', 'changed_settings', 'differences',
+           'create_run', 'writing', 'open_run', 'reopen_run', 'folder_size']
 
 # %% ../nbs/04_store.ipynb #760b2170
 import datetime
@@ -236,12 +236,18 @@ def write_dataset(
             _zip_folder(folder, t)
         finally: _discard(folder)
 
-# %% ../nbs/04_store.ipynb #d0f81c5d
+# %% ../nbs/04_store.ipynb #b250aa6f
 _max_bytes = 4e9 # in memory, unless the caller allows more
 _codecs = {"bytes", "vlen-utf8", "zstd", "crc32c"} # what evonb writes
 
-def _too_large(path, what, n, max_bytes):
-    return InputError(f"{path} isn't read: {what} would take {human_bytes(n)}, more than max_bytes "
+def too_large(
+    path, # the file
+    what: str, # is too large
+    n: float, # bytes that it would take
+    max_bytes: float # the most
+) -> InputError: # to raise
+    "How the refusal to fill the memory is told."
+    return InputError(f"{path} isn't read: {what} may take {human_bytes(n)}, more than max_bytes "
                       f"({human_bytes(max_bytes)}). If the file is right, raise max_bytes.")
 
 # %% ../nbs/04_store.ipynb #ee116f11
@@ -253,13 +259,13 @@ def _inflated(data):
     if not size or len(data) < at + size: return None
     return int.from_bytes(data[at:at + size], "little") + (256 if size == 2 else 0)
 
-# %% ../nbs/04_store.ipynb #0a4514de
+# %% ../nbs/04_store.ipynb #9a8243e2
 def _check_array(a, name, path, max_bytes):
     "Refuse an array whose shape or chunks can't be held, or whose codecs aren't ours; returns its bytes."
     shape, chunks, item = tuple(a.shape), tuple(a.chunks), a.dtype.itemsize
     n_chunks, n_bytes = math.prod(-(-n // c) for n, c in zip(shape, chunks)), math.prod(shape) * item
     for what, n in ((f"{name} of shape {shape}", n_bytes), (f"a chunk {chunks} of {name}", math.prod(chunks) * item)):
-        if n > max_bytes: raise _too_large(path, what, n, max_bytes)
+        if n > max_bytes: raise too_large(path, what, n, max_bytes)
     if n_chunks > max(10_000, n_bytes / 2**14): raise _damaged(path, f"{name} claims {n_chunks:,} chunks")
     if other := {c["name"] for c in a.metadata.to_dict()["codecs"]} - _codecs:
         raise _damaged(path, f"{name} is packed by {min(other)!r}, which evonb doesn't use")
@@ -278,7 +284,7 @@ def _check_chunk(a, name, read, path, max_bytes):
         raise _damaged(path, f"a chunk of {name} says that it holds {told:,} texts, not {count:,}")
     return n
 
-# %% ../nbs/04_store.ipynb #2ad707bd
+# %% ../nbs/04_store.ipynb #05a9685b
 def check_arrays(
     group, # an open zarr group
     files: dict, # name inside the group -> a function that gives the file's first n bytes, or all
@@ -291,9 +297,9 @@ def check_arrays(
         total += _check_array(a, name, path, max_bytes)
         chunks = [read for k, read in files.items() if k.startswith(f"{name}/c")]
         for read in chunks: total += _check_chunk(a, name, read, path, max_bytes)
-        if total > max_bytes: raise _too_large(path, "all arrays together", total, max_bytes)
+        if total > max_bytes: raise too_large(path, "all arrays together", total, max_bytes)
 
-# %% ../nbs/04_store.ipynb #1adaf322
+# %% ../nbs/04_store.ipynb #828a155d
 def texts_as_str(
     dataset, # an xarray Dataset
     path, # for messages
@@ -305,7 +311,7 @@ def texts_as_str(
         if v.dtype.kind not in "OT": continue
         values = v.values.tolist()
         need = 4 * v.size * max(map(len, map(str, v.values.ravel().tolist())), default=0)
-        if need > max_bytes: raise _too_large(path, f"the texts of {k}", need, max_bytes)
+        if need > max_bytes: raise too_large(path, f"the texts of {k}", need, max_bytes)
         out[k] = v.copy(data=np.array(values, str))
     return dataset.assign(out)
 
@@ -320,18 +326,17 @@ def file_starts(
     found = [p for p in Path(folder).rglob("*") if p.is_file()]
     return {p.relative_to(folder).as_posix(): partial(_start, partial(open, p, "rb")) for p in found}
 
-# %% ../nbs/04_store.ipynb #70aa46ec
-def _check_archive(data, path):
+# %% ../nbs/04_store.ipynb #07e52c87
+def _check_archive(found, n_bytes, path): # what the archive lists, and its size
     "Our archives hold files as they are, inside of the archive."
-    with zipfile.ZipFile(io.BytesIO(data)) as z: found = z.infolist()
     if any(i.compress_type or i.file_size != i.compress_size for i in found):
         raise _damaged(path, "it is compressed, which evonb's data sets aren't")
     if any(".." in Path(i.filename).parts or i.filename.startswith("/") for i in found):
         raise _damaged(path, "it names a file outside of itself")
-    if len({i.filename for i in found}) < len(found) or sum(i.file_size for i in found) > len(data):
+    if len({i.filename for i in found}) < len(found) or sum(i.file_size for i in found) > n_bytes:
         raise _damaged(path, "its files overlap")
 
-# %% ../nbs/04_store.ipynb #8811fd98
+# %% ../nbs/04_store.ipynb #618f41b7
 def read_dataset(
     path, # the file
     max_bytes: float = _max_bytes # what it may take in memory
@@ -343,12 +348,12 @@ def read_dataset(
     data = Path(path).read_bytes()
     if not (end := _zip_tail(data)) or data[end:] != _digest(data[:end]).encode():
         raise _damaged(path, "it isn't a whole archive with its checksum")
-    with parsing(path): _check_archive(data, path)
-    with parsing(path), zarr.storage.ZipStore(path, mode="r") as store:
-        with zipfile.ZipFile(io.BytesIO(data)) as z:
-            files = {n: partial(_start, partial(z.open, n)) for n in z.namelist()}
+    with parsing(path), zipfile.ZipFile(io.BytesIO(data)) as z:
+        _check_archive(z.infolist(), len(data), path)
+        files = {n: partial(_start, partial(z.open, n)) for n in z.namelist()}
+        with zarr.storage.ZipStore(path, mode="r") as store:
             check_arrays(zarr.open_group(store, mode="r", zarr_format=3), files, path, max_bytes)
-        return texts_as_str(xr.open_zarr(store, consolidated=False, zarr_format=3).load(), path, max_bytes)
+            return texts_as_str(xr.open_zarr(store, consolidated=False, zarr_format=3).load(), path, max_bytes)
 
 # %% ../nbs/04_store.ipynb #8637247f
 @contextmanager
@@ -366,18 +371,18 @@ def writing_folder(
         if path.is_dir(): os.replace(path, path.parent / f".{path.name}.old.tmp")
     _discard(path.parent / f".{path.name}.old.tmp")
 
-# %% ../nbs/04_store.ipynb #a560c1ff
+# %% ../nbs/04_store.ipynb #1c3fd479
 def inside(
     folder, # that must not be left
     *names # of folders and, last, the file
 ) -> Path: # not necessarily there yet
     "A path inside a folder; one that climbs out, be it by a link, is refused."
-    path, what = Path(folder).joinpath(*map(str, names)), f"the folder {folder}"
-    with parsing(f"The name {names!r}", "Name a file inside the folder."): # holds a NUL, or is too long
+    path = Path(folder).joinpath(*map(str, names))
+    with parsing(f"The name {names!r}", "Name a file inside the folder."): # holds a NUL
         if path.resolve().is_relative_to(Path(folder).resolve()): return path
-    raise InputError(f"{path} lies outside {what}. Name a file inside of it.")
+    raise InputError(f"{path} lies outside the folder {folder}. Name a file inside of it.")
 
-# %% ../nbs/04_store.ipynb #54e78022
+# %% ../nbs/04_store.ipynb #1f121ace
 def check_folder(
     path # a folder that `writing_folder` filled
 ) -> Path: # the same folder
@@ -386,8 +391,7 @@ def check_folder(
     if not (path/"files.json").is_file(): raise _damaged(path, "it has no files.json", todo)
     for name, digest in read_json(path/"files.json").items():
         file = inside(path, name)
-        with parsing(file): there = file.is_file()
-        if not there: raise _damaged(file, "it is missing", todo)
+        if not os.path.isfile(file): raise _damaged(file, "it is missing", todo) # also of a name that is too long
         if file_sha256(file) != digest: raise _damaged(file, "its checksum doesn't match", todo)
     return path
 

@@ -9,7 +9,7 @@ __all__ = ['KINDS', 'NORMALISE', 'STYLES', 'Item', 'Choice', 'Prompt', 'ScoreErr
            'read_item', 'pair_item', 'read_pairs', 'clean_wikihow', 'hellaswag_item', 'read_mmlu', 'mix', 'by_group',
            'open_test', 'read_record', 'Paired', 'paired_bootstrap', 'skill_task']
 
-# %% ../nbs/26_tasks.ipynb #0ccbe7d3
+# %% ../nbs/26_tasks.ipynb #f612af8a
 import csv
 import dataclasses
 import hashlib
@@ -31,7 +31,6 @@ import numpy as np
 from fastcore.basics import patch
 
 from evonb.core import (
-    DamagedFileError,
     EvonbError,
     InputError,
     Seeds,
@@ -966,18 +965,15 @@ def open_test(
     opened._record = {**entry, "opened_before": before}
     return opened
 
-# %% ../nbs/26_tasks.ipynb #517dbdb8
+# %% ../nbs/26_tasks.ipynb #9db56b03
 def read_record(
     record # a file that `open_test` wrote, or none yet
 ) -> list: # of dict: time, run, individual, task, digest, n_items, opened_before
     "Who opened which test, in order."
     record = Path(record)
-    try:
+    with parsing(record, "Restore it from a copy; it says which tests are still unseen."):
         lines = record.read_text(encoding="utf-8").splitlines() if record.is_file() else []
         return [expect_fields(json.loads(line), f"{record}, line {i}", digest=str) for i, line in enumerate(lines, 1)]
-    except (ValueError, RecursionError) as e:
-        raise DamagedFileError(f"{record} isn't a record of opened tests any more ({e}). Restore it; it says which "
-                               "tests are still unseen.") from None
 
 # %% ../nbs/26_tasks.ipynb #62a41075
 def _note(record, entry) -> int: # how often this test was opened before

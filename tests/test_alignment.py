@@ -272,6 +272,32 @@ def test_a_path_is_opened_by_what_it_says(tmp_path):
     with pytest.raises(InputError, match="isn't of a kind"): open_data(str(tmp_path / "notes.txt"))
 
 
+def test_images_are_named_by_their_paths_and_regions_by_their_names(tmp_path):
+    import nibabel as nib
+    rng, affine, path = Seeds(0).numpy(), np.diag([2., 2, 2, 1]), tmp_path / "images.json"
+    run = nib.Nifti1Image(rng.random((3, 4, 2, 5), np.float32), affine)
+    run.header.set_xyzt_units("mm", "sec")
+    run.header["pixdim"][4] = 2
+    nib.save(run, tmp_path / "run.nii")
+    labels = np.ones((3, 4, 2), np.int16)
+    labels[1:] = 2
+    nib.save(nib.Nifti1Image(labels, affine), tmp_path / "atlas.nii")
+    (tmp_path / "events.tsv").write_text("onset\tword\n" + "".join(f"{i / 2}\tw{i}\n" for i in range(12)))
+    given = dict(images=["run.nii"], events=["events.tsv"], atlas="atlas.nii", labels={"1": "left", "2": "right"})
+    path.write_text(json.dumps(given))
+    assert open_data(str(path)).targets["roi"].tolist() == ["left", "right"] # not paths
+    path.write_text(json.dumps(given | dict(images=dict(left="run.nii", right="atlas.nii")))) # as hemispheres
+    assert alignment._image_arguments(path)["images"] == dict(left=tmp_path / "run.nii", right=tmp_path / "atlas.nii")
+    for changes, message in ((dict(events=["none.tsv"]), "none.tsv, as named by events in .*images.json"),
+                             (dict(mask="x" * 999), "no file .*x, as named by mask"),
+                             (dict(events=[["events.tsv"]]), "an item of events in .* must be a string"),
+                             (dict(images=dict(left=7, right="run.nii")), "images in .* is 7, but must be a string"),
+                             (dict(confound_columns=[{}]), "an item of confound_columns .* must be a string"),
+                             (dict(mask=7), "mask in .* must be a string or null"), (dict(masks="a"), "a key of")):
+        path.write_text(json.dumps(given | changes))
+        with pytest.raises((InputError, FileNotFoundError), match=message): open_data(str(path))
+
+
 def test_one_model_beside_untrained_ones(grown, tmp_path):
     found = candidates(config(grown, source="toy", untrained=2))
     assert [c.name for c in found] == ["toy/0", "untrained/0", "untrained/1"] and not found[0].fresh

@@ -375,6 +375,17 @@ def test_a_batch_of_scores_is_known_as_a_whole_or_not_at_all(tmp_path):
     assert left.get("a") is None and left.get("d").mean == 0.5
 
 
+def test_a_batch_of_more_scores_than_are_held_is_read_once(tmp_path, monkeypatch):
+    cache, read, files = RunCache(tmp_path), breeding.read_tensors, []
+    for i in range(30):
+        cache.put(f"score {i}", mean_score([1.0, i / 30]))
+    cache.keep()
+    again = RunCache(tmp_path, held=4)
+    monkeypatch.setattr(breeding, "read_tensors", lambda path: files.append(path) or read(path))
+    assert [again.get(f"score {i}").credit[1] for i in range(30)] == pytest.approx([i / 30 for i in range(30)])
+    assert len(files) == 1
+
+
 # adapters as individuals
 
 

@@ -126,10 +126,15 @@ def test_what_a_killed_actor_had_to_do_is_done_elsewhere(pool):
 
 
 @pytest.mark.faults
-def test_an_actor_that_the_cluster_takes_away_is_made_up_for(pool):
+def test_actors_that_the_cluster_takes_away_while_idle_are_made_up_for(pool, monkeypatch):
+    "Neither individuals nor their tasks are blamed, not even once."
     tasks, adapters = [pair_task()], population(llama(), 5)
-    pool._ready()
-    ray.kill(pool._workers[0].actor, no_restart=False)
+    monkeypatch.setattr(pool.wait(), "max_tries", 1)
+    for w in pool._workers:
+        ray.kill(w.actor, no_restart=False)
+        with pytest.raises(ray.exceptions.RayError):
+            while True:
+                ray.get(w.actor.opened.remote())
     for a, b in zip(expected(adapters, tasks), Fitness(pool, tasks)(adapters), strict=True):
         same(a, b)
 

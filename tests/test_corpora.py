@@ -475,10 +475,20 @@ def test_damaged_shards(tmp_path, data, message):
 
 @pytest.mark.parametrize("ids, message", [
     ([65_536], "uint16 holds 0 to 65535"), ([-1], "uint16 holds"), ([], "one row of integers"),
-    ([[1]], "one row of integers"), ([.5], "one row of integers")])
+    ([[1]], "one row of integers"), ([.5], "one row of integers"), (5, "one row of integers")])
 def test_ids_that_do_not_fit(tmp_path, ids, message):
     with pytest.raises(CorpusError, match=message): write_shard(tmp_path / "a.bin", ids)
     assert not (tmp_path / "a.bin").exists()
+
+
+def test_a_shard_that_changes_while_it_is_hashed_is_refused(tmp_path):
+    path = write_shard(tmp_path / "a.bin", np.arange(1_200_000) % 500)
+    def changed(n): # behind what was hashed by then, and of the same size
+        with open(path, "r+b") as f: f.seek(1024); f.write(b"\7\0")
+        os.utime(path, ns=(1, 1))
+    shards = corpora._Shards(1024)
+    shards.add(path, 512, changed)
+    with pytest.raises(CorpusError, match="a.bin changed while it was read"): shards.check_unchanged()
 
 
 def test_prepare_from_shards(tmp_path):
@@ -752,9 +762,19 @@ def test_a_row_of_several_shards(tmp_path, monkeypatch):
     with pytest.raises(IndexError): row[950]
     with pytest.raises(IndexError, match="step 1"): row[::2]
     from evonb.training import Windows, validation_windows
-    for a, b in ((row, ids),):
-        for x, y in zip(Windows(a, 64, 8, Seeds(0)).batch(3), Windows(b, 64, 8, Seeds(0)).batch(3)): assert x.equal(y)
-        assert validation_windows(a, 64, 5)[0].equal(validation_windows(b, 64, 5)[0])
+    for x, y in zip(Windows(row, 64, 8, Seeds(0)).batch(3), Windows(ids, 64, 8, Seeds(0)).batch(3)): assert x.equal(y)
+    assert validation_windows(row, 64, 5)[0].equal(validation_windows(ids, 64, 5)[0])
+
+
+def test_a_folder_is_saved_into_itself_by_another_name(tmp_path, monkeypatch):
+    "Rewriting the shards would cut the files that are mapped: a bus error, and nothing left of them."
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "made").mkdir()
+    made = prepare(small().config, Seeds(0), tmp_path / "made")
+    before = (tmp_path / "made" / "test.bin").stat()
+    assert open_prepared(save_prepared(made, "made")).sizes() == small().sizes()
+    after = (tmp_path / "made" / "test.bin").stat()
+    assert (after.st_mtime_ns, after.st_size) == (before.st_mtime_ns, before.st_size)
 
 
 def test_a_split_longer_than_a_shard_is_kept_and_checked(tmp_path, monkeypatch):

@@ -97,6 +97,16 @@ def test_a_corpus_file_that_changed_is_named_and_refused(tmp_path):
     assert done.state()["status"] == "complete" and done.file("development.zarr.zip").exists()
 
 
+def test_a_corpus_file_is_not_read_again_when_it_was_just_prepared(tmp_path, monkeypatch):
+    written(tmp_path / "a.txt")
+    checked, whole = [], generations.file_sha256
+    monkeypatch.setattr(generations, "file_sha256", lambda path: checked.append(path.name) or whole(path))
+    config = tiny(tmp_path / "a.txt")
+    for seen in ([], ["a.txt"]):
+        experiment(tmp_path / "run", config, True, stages=(), show=False, device="cpu")
+        assert checked == seen
+
+
 class Died(BaseException):
     "Nothing catches this."
 

@@ -632,12 +632,23 @@ def test_a_pool_says_what_it_cannot_do(pool):
         Pool(llama_engine, n_threads=0)
 
 
-def test_a_worker_that_died_while_idle_is_replaced(pool):
-    before = [e.value for e in Fitness(pool, [pair_task()])([BASE])]
+def test_workers_that_died_while_idle_are_replaced(pool):
+    "All of them, and no individual is blamed."
+    score = lambda: [e.value for e in Fitness(pool, [pair_task()])(population(llama(), 2)[:2])]
+    before = score()
+    assert len(pool.open()._workers) == 2
     for process, _ in pool._workers:
         process.kill()
         process.join()
-    assert [e.value for e in Fitness(pool, [pair_task()])([BASE])] == before
+    assert score() == before
+
+
+def test_what_a_new_worker_says_is_heard_while_another_is_at_work(pool, monkeypatch):
+    pool.open()._end(pool._workers[1])
+    monkeypatch.setattr(pool, "open_engine", partial(llama_engine, method="fast"))
+    with pytest.raises(InputError, match="couldn't open the base: InputError: method is 'fast'"):
+        pool.answers(population(llama(), 2)[:2], CHOICES[:1], [])
+    assert not pool._workers
 
 
 def test_individuals_are_adapters():
@@ -725,6 +736,14 @@ def test_a_cache_with_a_folder_holds_few_scores_and_finds_all(tmp_path):
         cache.put(f"{i:064d}", TaskScore(i / 10, 0.1, 1, np.array([i / 10])))
     assert len(cache) == 3
     assert [cache.get(f"{i:064d}").mean for i in range(10)] == [i / 10 for i in range(10)] and len(cache) == 3
+
+
+def test_a_tensor_that_begins_anywhere_in_its_memory_has_a_digest():
+    engine, whole = llama_engine(), torch.arange(9.0)
+    engine.model.register_buffer("part", whole[1:])
+    before = engine.digest()
+    whole[8] = 0.0
+    assert engine.digest() != before
 
 
 def test_the_base_is_hashed_again_only_when_it_changed(monkeypatch):

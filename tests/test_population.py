@@ -516,6 +516,24 @@ def test_the_front_is_stored(tmp_path):
     assert "front" not in evolve(make("genome"), two_tasks, 20, show=False).history
 
 
+def test_the_front_of_each_generation_is_that_of_all_and_compares_only_what_is_new(monkeypatch):
+    compared, whole = [], population.pareto_front
+
+    def counting(scores):
+        compared.append(len(scores))
+        return whole(scores)
+
+    monkeypatch.setattr(population, "pareto_front", counting)
+    method = make("pareto")
+    for _ in range(12):
+        asked = method.ask()
+        method.tell([Outcome(np.nan, reason="no memory") if i == 3 else e
+                     for i, e in enumerate(two_tasks([g for g, _ in asked]))])  # fmt: skip
+        everyone = whole([[x.scores.get(t, np.nan) for t in "ab"] for x in method.members])
+        assert [x.number for x in method.front()] == [method.members[i].number for i in everyone]
+    assert len(method.members) > 200 and max(compared) < 100
+
+
 def test_one_that_goes_back_is_a_child_of_its_own_best():
     rng = np.random.default_rng(0)
     drawn = lambda genomes: [Outcome(float(v)) for v in rng.random(len(genomes))]

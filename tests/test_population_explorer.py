@@ -7,10 +7,11 @@ import math
 import numpy as np
 import pytest
 
+from evonb import population_explorer
 from evonb import population_plots as pp
 from evonb.core import EvonbError, InputError, Seeds
 from evonb.explorer import Reply, packed
-from evonb.genome import AdapterSpace, distance, random_adapter
+from evonb.genome import AdapterFiles, AdapterSpace, StoredSpace, distance, random_adapter
 from evonb.operators import ArraySpace
 from evonb.plots import NothingToPlot
 from evonb.population import METHODS, Outcome, TaskResult, evolve
@@ -161,6 +162,19 @@ def test_adapters_are_compared_by_their_delta(tmp_path):
             wanted = np.linalg.norm(full(g) - full(found[best]))
             assert a["best_distance"][i] == pytest.approx(wanted, rel=1e-4, abs=1e-5)
     assert reply.content["distance"] == "distance of ΔW (Frobenius norm)" and a["score"].shape[1] == 0
+
+
+def test_adapters_in_files_share_one_bound_on_memory(tmp_path, monkeypatch):
+    experts = {n: random_adapter({"h.0": (6, 5)}, 2, Seeds(3).child(n)) for n in "abc"}
+    space = StoredSpace(AdapterSpace(experts), tmp_path / "genomes")
+    evolve(METHODS["genome"](space, None, Seeds(0)), lambda gs: [Outcome(g.load().norm()) for g in gs], 20, tmp_path,
+           show=False)  # fmt: skip
+    made = []
+    small = lambda folder: made.append(AdapterFiles(folder, experts["a"].nbytes)) or made[-1]  # noqa: E731
+    monkeypatch.setattr(population_explorer, "AdapterFiles", small)
+    found = stored_genomes(tmp_path)
+    assert len(found) > 5 and all(g.load().digest() == who for who, g in found.items())
+    assert len(made) == 1 and made[0]._size <= experts["a"].nbytes
 
 
 def test_standard_errors_are_those_of_the_items(complete):

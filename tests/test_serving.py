@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from evonb.breeding import BreedConfig, breed
 from evonb.cli import main
-from evonb.core import InputError, Seeds, StopRequest
+from evonb.core import DamagedFileError, InputError, Seeds, StopRequest
 from evonb.corpora import train_tokenizer
 from evonb.experts import save_base
 from evonb.fitness import Engine, Fitness, InProcess
@@ -41,7 +41,7 @@ from evonb.serving import (
     served_by,
     token_logprobs,
 )
-from evonb.store import read_dataset, read_json
+from evonb.store import read_dataset, read_json, write_json
 from evonb.tasks import Choice, Prompt, skill_task
 
 EVONB = str(Path(sys.executable).with_name("evonb"))  # the installed command
@@ -633,6 +633,10 @@ def positive(made):
     made["choices"][0]["logprobs"]["token_logprobs"][1] = 3.0
 
 
+def no_float(made):
+    made["choices"][0]["logprobs"]["token_logprobs"][1] = -10**400
+
+
 @pytest.mark.parametrize(
     "twist, message",
     [
@@ -650,6 +654,7 @@ def positive(made):
         (replied(generated_only), "log-probabilities of 1 tokens, but the prompt has"),
         (replied(another_count), "adds or drops"),
         (replied(positive), "3.0 as a log-probability"),
+        (replied(no_float), "-1000+ as a log-probability"),
         (always(200, b"\x1f\x8b rubbish", "completions"), "has no list of choices"),
     ],
 )
@@ -780,6 +785,16 @@ def test_a_bases_digest_follows_what_it_answers(fake, tmp_path):
     assert len({of_fake(fake, tmp_path).digest(), first}) == 1
 
 
+def test_what_was_known_of_servers_and_is_damaged_is_named(fake, tmp_path):
+    known = of_fake(fake, tmp_path)._known_probe
+    seen = of_fake(fake, tmp_path).known()
+    known(seen)
+    for wrong in (7, [], dict(a=7), dict(a=[7])):
+        write_json(tmp_path / "probes.json", {k: wrong for k in read_json(tmp_path / "probes.json")})
+        with pytest.raises(DamagedFileError, match="probes.json is damaged.* Delete it"):
+            known(seen)
+
+
 def test_requests_that_no_individual_could_answer_are_refused_before(fake, tmp_path):
     b = of_fake(fake, tmp_path)
     b.check(CHOICES, PROMPTS)
@@ -811,8 +826,9 @@ def test_settings_that_cannot_work_are_refused(options, message, tmp_path):
     assert "secret" not in str(e.value)
 
 
-def test_the_command_line_needs_an_address(capsys):
-    assert main(["population", "no/experts", "--server-model", "x", "--task", "skill:agreement"]) == 2
+@pytest.mark.parametrize("more", [[], ["--ray", "local"]])
+def test_the_command_line_needs_an_address(more, capsys):
+    assert main(["population", "no/experts", "--server-model", "x", "--task", "skill:agreement", *more]) == 2
     assert "go with --server URL" in capsys.readouterr().err
 
 

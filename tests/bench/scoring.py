@@ -5,7 +5,7 @@ import json
 import os
 import random
 import time
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
 
 import numpy as np
@@ -156,13 +156,12 @@ def forty_against_ten(opened, pairs, rank=8, n_threads=1):
 def or_reason(row):
     "A row that says why it is missing instead of failing."
 
+    @wraps(row)
     def run(pairs, n=1):
         try:
             return row(pairs, n)
         except Unavailable as e:
             return dict(ratio=float("nan"), skipped=str(e), aim="skipped")
-
-    run.__doc__ = row.__doc__
     return run
 
 
@@ -210,6 +209,6 @@ def forty_smol(pairs, n=1):
     return forty_against_ten(smol(), min(pairs, 5)) | dict(aim="at most 4.2")
 
 
-ROWS = {f.__name__: f for f in (scoring_small, scoring_small_two_threads, scoring_small_torch_linear, forty_small)}
-ROWS |= dict(scoring_smol=scoring_smol, scoring_smol_two_threads=scoring_smol_two_threads,
-             scoring_smol_torch_linear=scoring_smol_torch_linear, forty_smol=forty_smol)  # fmt: skip
+ROWS = {f.__name__: f for f in (scoring_small, scoring_small_two_threads, scoring_small_torch_linear, forty_small,
+                                scoring_smol, scoring_smol_two_threads, scoring_smol_torch_linear,
+                                forty_smol)}  # fmt: skip

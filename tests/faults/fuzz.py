@@ -899,6 +899,87 @@ def _():
     return make, read
 
 
+# --- servers: what a server answers, and what a server is asked -----------------------------------------------------
+
+
+def _backend(folder):
+    "A client of a server that answers every request with what stands in a file."
+    from evonb.corpora import load_tokenizer
+    from evonb.serving import ServerBackend, received
+
+    class OfFile(ServerBackend):
+        async def _send(self, path, body):
+            return 200, {}, received(self.file.read_bytes())
+    return OfFile("http://127.0.0.1:1", load_tokenizer(folder / "tokenizer"), adapters_folder=folder)
+
+
+def _answered(make, ask):
+    "A reader of a server's answer: make() is the answer, and ask(backend) is what asks for it."
+    def of_folder(folder):
+        _tokenizer(folder)
+        return written(folder, "answer.json", json.dumps(make()))
+
+    def read(path):
+        import asyncio
+
+        backend = _backend(path.parent)
+        backend.file = path
+        return asyncio.run(ask(backend))
+    return of_folder, read
+
+
+@reader("server's models", m.some_bytes, m.json_file, m.json_file)
+def _():
+    card = dict(id="base", object="model", root="base", parent=None, max_model_len=64)
+    return _answered(lambda: dict(object="list", data=[card, card | dict(id="a", parent="base")]), lambda b: b._card())
+
+
+@reader("server's log-probabilities", m.some_bytes, m.json_file, m.json_file)
+def _():
+    told = dict(tokens=["a", "b", "c"], token_logprobs=[None, -1.5, -2.0], top_logprobs=None, text_offset=[0, 1, 2])
+    choices = [dict(index=i, text="abc", logprobs=told, finish_reason="length") for i in (0, 1)]
+    return _answered(lambda: dict(choices=choices, usage=dict(prompt_tokens=6, total_tokens=6)),
+                     lambda b: b._logprobs("base", [(5, 6, 7), (5, 6, 8)], 0))
+
+
+@reader("server's texts", m.some_bytes, m.json_file, m.json_file)
+def _():
+    from evonb.fitness import Prompt
+
+    choices = [dict(index=i, text="abc. d", logprobs=None, finish_reason="stop") for i in (0, 1)]
+    return _answered(lambda: dict(choices=choices), lambda b: b._texts("base", Prompt("", 4, (".",)), [(5,), (6,)]))
+
+
+@reader("probes.json", m.some_bytes, m.json_file, m.sealed_json, m.sealed_json)
+def _():
+    seen = dict(name="base", root="base", room=64, values=[[0.0, -1.5], [0.0, -2.0, -3.0]])
+
+    def make(folder):
+        _tokenizer(folder)
+        _backend(folder)._known_probe(seen)
+        return folder / "probes.json"
+    return make, lambda path: _backend(path.parent)._known_probe(seen)
+
+
+@reader("server's request", m.some_bytes, m.json_file, m.json_file, m.json_file)
+def _():
+    wanted = dict(model="base", prompt=[[5, 6, 7], [5, 8]], max_tokens=4, temperature=0, stop=["."], echo=True,
+                  logprobs=1)  # fmt: skip
+
+    def make(folder):
+        _tokenizer(folder)
+        return written(folder, "request.json", json.dumps(wanted))
+
+    def read(path):
+        from evonb.corpora import load_tokenizer
+        from evonb.serving import asked, read_body
+
+        headers = {"Content-Length": str(path.stat().st_size)}
+        with path.open("rb") as f:
+            return asked(read_body(headers, f, 8 << 20), load_tokenizer(path.parent / "tokenizer"), 64, 260)
+    return make, read
+
+
 # --- running --------------------------------------------------------------------------------------------------------
 
 

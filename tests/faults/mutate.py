@@ -67,23 +67,23 @@ def header_number(data, r):
     return number(data, r, within=400)
 
 
-def text_number(data, r):
-    "A written number becomes a strange one."
-    found = list(re.finditer(rb"-?\d+(?:\.\d+)?", data))
+def _exchanged(data, r, pattern, other):
+    "A place that a pattern finds becomes other(all that it finds); something is put in where it finds none."
+    found = list(re.finditer(pattern, data))
     if not found:
         return insert(data, r)
     m = r.choice(found)
-    return data[: m.start()] + str(r.choice((*NUMBERS, *FLOATS))).encode() + data[m.end():]
+    return data[: m.start()] + other(found) + data[m.end():]
+
+
+def text_number(data, r):
+    "A written number becomes a strange one."
+    return _exchanged(data, r, rb"-?\d+(?:\.\d+)?", lambda found: str(r.choice((*NUMBERS, *FLOATS))).encode())
 
 
 def word(data, r):
     "A word or cell becomes another one."
-    found = list(re.finditer(rb"[^\s,\t\"<>{}:\[\]]+", data))
-    if not found:
-        return insert(data, r)
-    m = r.choice(found)
-    other = r.choice((r.choice(WORDS), r.choice(found)[0]))
-    return data[: m.start()] + other + data[m.end():]
+    return _exchanged(data, r, rb"[^\s,\t\"<>{}:\[\]]+", lambda found: r.choice((r.choice(WORDS), r.choice(found)[0])))
 
 
 def line(data, r):

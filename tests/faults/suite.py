@@ -7,7 +7,6 @@ import argparse
 import json
 import sys
 import tempfile
-from collections import Counter
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -33,14 +32,12 @@ def all_faults(sizes: dict, seed: int, names, other_process: bool) -> dict:
     found = kills.suite(names, seed, sizes["kills"], None, other_process, say, on_stage)
     with tempfile.TemporaryDirectory(prefix="evonb-writers-") as folder:
         writers = injected.writers(Path(folder), sizes["writers"], say)
-    by_fault, tried = {}, Counter()
+    by_fault = {}
     for stage in found["injected"].values():
         for name, f in stage.items():
-            tried[name] += f["tried"]
-            by_fault.setdefault(name, dict(tried=0, failures=[])).update({k: v for k, v in f.items() if k == "skipped"})
-            by_fault[name]["failures"] += f["failures"]
-    for name, n in tried.items():
-        by_fault[name]["tried"] = n
+            of_all = by_fault.setdefault(name, f | dict(tried=0, failures=[]))
+            of_all["tried"] += f["tried"]
+            of_all["failures"] += f["failures"]
     return found | dict(injected=by_fault | dict(two_writers=writers))
 
 
