@@ -14,7 +14,19 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "docs"))
 
-from maker import api, entries, execution, figures, links, pages, reach, serving, sources, writing  # noqa: E402
+from maker import (  # noqa: E402
+    api,
+    entries,
+    execution,
+    figures,
+    links,
+    measured,
+    pages,
+    reach,
+    serving,
+    sources,
+    writing,
+)
 
 code, prose = nbformat.v4.new_code_cell, nbformat.v4.new_markdown_cell
 CORE = '''"""What everything rests on"""
@@ -398,3 +410,51 @@ def test_the_small_site_is_built_and_a_broken_link_ends_it(project, text, said, 
     assert "<msup><mi>x</mi><mn>2</mn></msup>" in page and 'href="../../api/core.html#small.core.base"' in page
     reference = (front.parent / "api/core.html").read_text()
     assert "_modules/small/core.html#base" in reference and "../nbs/00_one.html#small.core.base" in reference
+
+
+# what was measured
+
+
+def bench_row(ratio, aim, reached, **more):
+    machine = dict(processor="Z80", cores=1, memory_gb=1, gpu=False, system="CP/M", python="3.11", torch="2")
+    return dict(ratio=ratio, aim=aim, reached=reached, what="a over b", part="training", machine=machine,
+                date="2026-01-02", **more)  # fmt: skip
+
+
+def test_what_was_measured_is_a_page(tmp_path):
+    rows = dict(fast=bench_row(2.0, "at least 1.3", True, low=1.9, high=2.1, first_s=1.0, second_s=2.0),
+                heavy=bench_row(0.73, "at most 0.6", False, why="kernels take it"),
+                grown=bench_row(1.02, "at most 1.1", True, is_exponent=True, seconds={"1": 0.5, "2": 1.0}),
+                ours=bench_row(0.9, "at most 0.6 s for ours", True))  # fmt: skip
+    (tmp_path / "bench.json").write_text(json.dumps(dict(rows=rows)))
+    page = measured.measured_page(tmp_path)
+    assert "<td>2 [1.9, 2.1]</td><td>at least 1.3</td><td>yes</td><td>1 against 2 s</td>" in page
+    assert "work^1.02" in page and "- **heavy** (0.73, aim at most 0.6): kernels take it" in page
+    assert page.count("<circle") == 2, "neither an exponent nor an aim of another kind is drawn"
+    assert "Z80, 1 cores" in page and "No fault suite has been kept yet" in page and "No fuzzing" in page
+
+
+def test_faults_are_counted_on_the_page(tmp_path):
+    stage = dict(kills=3, by_signal=dict(SIGKILL=3), by_moment=dict(time=3), comparisons=2, failures=["x"])
+    injected = dict(full_disk=dict(tried=2, failures=[]), read_only=dict(tried=0, failures=[], skipped="no <mounts>"))
+    total = dict(kills=3, comparisons=2, stopped=0, failures=1)
+    (tmp_path / "faults.json").write_text(json.dumps(dict(
+        total=total, seconds=9, seed=4, stages=dict(evolve=stage), injected=injected)))  # fmt: skip
+    reader = dict(inputs=10_000, slowest_s=0.5, grown_mb=3, faults=1)
+    (tmp_path / "fuzz.json").write_text(json.dumps(dict(
+        readers=dict(a=reader, b=reader), about=dict(seconds_per_input=5, bound_mb=400))))  # fmt: skip
+    page = measured.measured_page(tmp_path)
+    assert "3 kills in 9 s (seed 4); 2 runs" in page and "1 differed" in page
+    assert "<td>full disk</td><td>2</td><td>0</td><td></td>" in page and "no &lt;mounts&gt;" in page
+    assert "20,000 inputs to 2 readers: 2 crashed" in page
+
+
+def test_an_aim_is_met_or_missed():
+    sys.path.insert(0, str(ROOT / "tests" / "bench"))
+    from results import reached
+
+    for ratio, aim, met in ((1.3, "at least 1.3", True), (1.2, "at least 1.3", False), (0.6, "at most 0.6", True),
+                            (0.61, "at most 0.6", False), (1.2, "0.75 to 1.25", True), (0.7, "0.75 to 1.25", False),
+                            (9, "reported", None), (9, "at most 0.6 s for ours", None)):  # fmt: skip
+        assert reached(dict(ratio=ratio, aim=aim)) is met
+    assert reached(dict(ratio=9, aim="at most 0.6 s for ours", reached=1)) is True

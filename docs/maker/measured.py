@@ -6,6 +6,7 @@
 import html
 import json
 import math
+import re
 from pathlib import Path
 
 PARTS = dict(  # module of tests/bench -> heading
@@ -13,6 +14,7 @@ PARTS = dict(  # module of tests/bench -> heading
     merging="Merging adapters", encoding="Encoding models", features="Reading passages", wirings="Connectomes in files",
     planning_check="Plans against what was run", looking="Looking at a mask", tree="Looking at a family",
     imports="Importing")  # fmt: skip
+SIDES = {"least": "≥", "most": "≤", "exactly": "="}
 
 
 def rows_of(path: Path) -> dict:
@@ -64,7 +66,7 @@ def bench_table(rows: dict) -> str:
 
 def drawing(rows: dict) -> str:
     "Every ratio that has an aim, on a logarithmic axis: the quartiles as a line, the aim as a tick."
-    fits = lambda r: r.get("reached") is not None and r["ratio"] > 0 and not r.get("is_exponent")
+    fits = lambda r: aim(r) is not None and r["ratio"] > 0 and not r.get("is_exponent")
     shown = {n: r for n, r in rows.items() if fits(r)}
     if not shown:
         return ""
@@ -80,15 +82,17 @@ def drawing(rows: dict) -> str:
             f'same figures" viewBox="0 0 880 {tall}">{"".join(parts)}</svg>\n')
 
 
-def aim(row: dict) -> float:
-    return float(row["aim"].split()[-1])
+def aim(row: dict) -> float | None:
+    "The number that the ratio is held to; None where it isn't."
+    found = re.fullmatch(r"(?:.* )?([\d.]+)", row["aim"])
+    return float(found[1]) if found else None
 
 
 def mark(name: str, row: dict, place, y: int) -> str:
     "One row of the drawing."
     kind = "met" if row.get("reached") else "missed"
     low, high = place(row.get("low", row["ratio"])), place(row.get("high", row["ratio"]))
-    side = "≥" if "least" in row["aim"] else "≤" if "most" in row["aim"] else "to"
+    side = next((sign for word, sign in SIDES.items() if word in row["aim"]), "to")
     return (f'<text x="290" y="{y + 4}" text-anchor="end">{html.escape(name)}</text>'
             f'<line class="aim" x1="{place(aim(row)):.1f}" x2="{place(aim(row)):.1f}" y1="{y - 8}" y2="{y + 8}"/>'
             f'<text class="side" x="{place(aim(row)) + 3:.1f}" y="{y - 2}">{side}</text>'

@@ -93,12 +93,12 @@ def mask_first_paint(pairs, n=0):
         for path, text in zip(paths, (mask_page(signs), heatmap_page(signs))):
             path.write_text(text, encoding="utf-8")
         browser = playwright.chromium.launch(executable_path=found, args=ARGS)
-        took = np.array([[painted(browser, p) for p in paths] for _ in range(max(3, pairs // 2))])
+        took = np.array([[painted(browser, p) for p in paths] for _ in range(max(5, pairs // 2))])
         browser.close()
     low, mid, high = np.quantile(took[:, 0, 0] / took[:, 1, 0], [0.25, 0.5, 0.75])
     (ours, ours_opened), (theirs, theirs_opened) = np.median(took, 0)
     return dict(ratio=mid, low=low, high=high, first_s=ours, second_s=theirs, opened_first_s=ours_opened,
-                opened_second_s=theirs_opened, aim="at most 0.6 s for ours")
+                opened_second_s=theirs_opened, aim="at most 0.6 s for ours", reached=ours <= 0.6)
 
 
 def mask_payload(pairs=0, n=0):
@@ -107,7 +107,8 @@ def mask_payload(pairs=0, n=0):
     reply = explorer_of(signs).ask("mask")
     ours = sum(map(len, packed(reply))) + len(json.dumps(reply.content))
     theirs = len(heatmap(signs).to_json())
-    return dict(ratio=ours / theirs, bytes=ours, heatmap_bytes=theirs, aim="at most 0.6 MB for ours")
+    return dict(ratio=ours / theirs, bytes=ours, heatmap_bytes=theirs, aim="at most 0.6 MB for ours",
+                reached=ours <= 600_000)
 
 
 @cache
@@ -142,7 +143,8 @@ def next_slice(pairs=0, n=0):
         explorer._answer(dict(ask="mask", values=values))
         took.append(time.process_time() - began)
     middle = float(np.median(took))
-    return dict(ratio=max(took) / middle, first_s=max(took), second_s=middle, aim="slowest at most 0.2 s")
+    return dict(ratio=max(took) / middle, first_s=max(took), second_s=middle, aim="slowest at most 0.2 s",
+                reached=max(took) <= 0.2)  # fmt: skip
 
 
 ROWS = dict(mask_first_paint=mask_first_paint, mask_payload=mask_payload, next_slice=next_slice)

@@ -29,14 +29,15 @@ def _text(path):
 
 
 def reached(row):
-    "Whether a row's ratio meets its aim; None where the aim isn't a number."
-    aim = str(row.get("aim"))
+    "Whether a row's ratio meets its aim, unless it says itself; None where the aim isn't a number."
+    if "reached" in row:
+        return bool(row["reached"])
+    aim = str(row["aim"])
     if between := re.fullmatch(r"([\d.]+) to ([\d.]+)", aim):
-        return float(between[1]) <= row["ratio"] <= float(between[2])
-    found = re.fullmatch(r"at (least|most) ([\d.]+)", aim)
-    if not found or row.get("ratio") is None:
+        return bool(float(between[1]) <= row["ratio"] <= float(between[2]))
+    if not (found := re.fullmatch(r"at (least|most) ([\d.]+)", aim)):
         return None
-    return row["ratio"] >= float(found[2]) if found[1] == "least" else row["ratio"] <= float(found[2])
+    return bool(row["ratio"] >= float(found[2]) if found[1] == "least" else row["ratio"] <= float(found[2]))
 
 
 def stored(path):

@@ -124,17 +124,17 @@ def _both(pairs):
     "(n_pairs, ours and theirs, first picture and median frame) seconds, in alternating order."
     drags, took = (("canvas", zoom_ours), (".draglayer .nsewdrag", zoom_theirs)), []
     with browser_and_pages() as (browser, paths):
-        for k in range(max(3, pairs // 2)):
+        for k in range(max(5, pairs // 2)):
             order = (0, 1) if k % 2 == 0 else (1, 0)
             found = {i: measured(browser, paths[i], drags[i]) for i in order}
             took.append([found[0], found[1]])
     return np.array(took)
 
 
-def _row(took, **more):
+def _row(took, most, **more):
     low, mid, high = np.quantile(took[:, 0] / took[:, 1], [0.25, 0.5, 0.75])
     ours, theirs = np.median(took, 0)
-    return dict(ratio=mid, low=low, high=high, first_s=ours, second_s=theirs, **more)
+    return dict(ratio=mid, low=low, high=high, first_s=ours, second_s=theirs, reached=ours <= most, **more)
 
 
 def tree_first_drawing(pairs, n=0):
@@ -143,7 +143,7 @@ def tree_first_drawing(pairs, n=0):
         return skip
     took = _both(pairs)
     reply = PopulationExplorer(family()).ask("tree")
-    return _row(took[..., 0], frame=_row(took[..., 1]), bytes=sum(map(len, packed(reply))),
+    return _row(took[..., 0], 1.5, bytes=sum(map(len, packed(reply))),
                 plotly_bytes=len(family_tree(family(), n_rows=INDIVIDUALS).to_json()), aim="at most 1.5 s for ours")
 
 
@@ -151,7 +151,7 @@ def tree_pan_frame(pairs, n=0):
     "Time between frames while that family is dragged, enlarged twice: our canvas over plotly."
     if (skip := _without_browser()) is not None:
         return skip
-    return _row(_both(pairs)[..., 1], aim="at most 0.033 s for ours, 30 frames a second")
+    return _row(_both(pairs)[..., 1], 0.033, aim="at most 0.033 s for ours, 30 frames a second")
 
 
 ROWS = dict(tree_first_drawing=tree_first_drawing, tree_pan_frame=tree_pan_frame)
