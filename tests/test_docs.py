@@ -417,7 +417,7 @@ def test_the_small_site_is_built_and_a_broken_link_ends_it(project, text, said, 
 
 def bench_row(ratio, aim, reached, **more):
     machine = dict(processor="Z80", cores=1, memory_gb=1, gpu=False, system="CP/M", python="3.11", torch="2")
-    return dict(ratio=ratio, aim=aim, reached=reached, what="a over b", part="training", machine=machine,
+    return dict(ratio=ratio, aim=aim, reached=reached, what="a over `b`", part="training", machine=machine,
                 date="2026-01-02", **more)  # fmt: skip
 
 
@@ -425,11 +425,13 @@ def test_what_was_measured_is_a_page(tmp_path):
     rows = dict(fast=bench_row(2.0, "at least 1.3", True, low=1.9, high=2.1, first_s=1.0, second_s=2.0),
                 heavy=bench_row(0.73, "at most 0.6", False, why="kernels take it"),
                 grown=bench_row(1.02, "at most 1.1", True, is_exponent=True, seconds={"1": 0.5, "2": 1.0}),
-                ours=bench_row(0.9, "at most 0.6 s for ours", True))  # fmt: skip
+                ours=bench_row(0.9, "at most 0.6 s for ours", True, seconds=dict(core=0.1, gpt=2.0)))  # fmt: skip
     (tmp_path / "bench.json").write_text(json.dumps(dict(rows=rows)))
     page = measured.measured_page(tmp_path)
-    assert "<td>2 [1.9, 2.1]</td><td>at least 1.3</td><td>yes</td><td>1 against 2 s</td>" in page
+    assert "<td>2 [1.9, 2.1]</td><td>at least 1.3</td><td>yes</td><td>1 against 2\u00a0s</td>" in page
     assert "work^1.02" in page and "- **heavy** (0.73, aim at most 0.6): kernels take it" in page
+    assert "`ours`: gpt 2\u00a0s, core 0.1\u00a0s" in page
+    assert "<td>a over <code>b</code></td>" in page
     assert page.count("<circle") == 2, "neither an exponent nor an aim of another kind is drawn"
     assert "Z80, 1 cores" in page and "No fault suite has been kept yet" in page and "No fuzzing" in page
 

@@ -38,19 +38,24 @@ def ratio_of(row: dict) -> str:
 def took(row: dict) -> str:
     "What the two sides took, or the seconds at each size."
     if "first_tokens_per_s" in row:
-        return f"{row['first_tokens_per_s']:,.0f} against {row['second_tokens_per_s']:,.0f} tokens/s"
+        return f"{row['first_tokens_per_s']:,.0f} against {row['second_tokens_per_s']:,.0f}\u00a0tokens/s"
     if "first_s" in row:
-        return f"{short(row['first_s'])} against {short(row['second_s'])} s"
+        return f"{short(row['first_s'])} against {short(row['second_s'])}\u00a0s"
     if row.get("is_exponent"):
-        return ", ".join(f"{k}: {short(v)} s" for k, v in row.get("seconds", {}).items())
+        return ", ".join(f"{k}: {short(v)}\u00a0s" for k, v in row.get("seconds", {}).items())
     if "baseline_bytes" in row and isinstance(row.get("bytes"), (int, float)):
-        return f"{row['bytes'] / 1e6:,.2f} against {row['baseline_bytes'] / 1e6:,.2f} MB"
+        return f"{row['bytes'] / 1e6:,.2f} against {row['baseline_bytes'] / 1e6:,.2f}\u00a0MB"
     return ""
+
+
+def in_html(text: str) -> str:
+    "Text, with what stands between backticks as code."
+    return re.sub("`([^`]+)`", r"<code>\1</code>", html.escape(text))
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
     "A table of text, whatever is in it."
-    line = lambda cells, tag: "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"
+    line = lambda cells, tag: "<tr>" + "".join(f"<{tag}>{in_html(c)}</{tag}>" for c in cells) + "</tr>"
     body = "".join(line(r, "td") for r in rows)
     top = f"<thead>{line(head, 'th')}</thead>"
     return f'<div class="evonb-wide"><table class="table">{top}<tbody>{body}</tbody></table></div>'
@@ -61,7 +66,18 @@ def bench_table(rows: dict) -> str:
     says = {True: "yes", False: "no", None: ""}
     cells = [[name, row["what"], ratio_of(row), row.get("aim", ""), says[row.get("reached")], took(row)]
              for name, row in rows.items()]
-    return table(["row", "what over what", "ratio [quartiles]", "aim", "reached", "medians"], cells)
+    head = ["row", "what over what", "ratio [quartiles]", "aim", "reached", "medians"]
+    return "\n\n".join([table(head, cells), *(f"`{n}`: {each(r['seconds'])}" for n, r in rows.items() if parted(r))])
+
+
+def parted(row: dict) -> bool:
+    "Whether a row has the seconds of each part, beside its ratio."
+    return isinstance(row.get("seconds"), dict) and not row.get("is_exponent")
+
+
+def each(seconds: dict) -> str:
+    "The seconds of each part, the longest first."
+    return ", ".join(f"{k} {short(v)}\u00a0s" for k, v in sorted(seconds.items(), key=lambda x: -x[1]))
 
 
 def drawing(rows: dict) -> str:
@@ -78,8 +94,10 @@ def drawing(rows: dict) -> str:
              f'<text x="{place(10.0**k):.1f}" y="{tall - 8}" text-anchor="middle">{10.0**k:g}</text>'
              for k in range(low, high + 1)]
     parts += [mark(n, r, place, 16 + 22 * i) for i, (n, r) in enumerate(shown.items())]
-    return (f'<svg class="evonb-measured" role="img" aria-label="Every ratio with its aim; the tables below hold the '
-            f'same figures" viewBox="0 0 880 {tall}">{"".join(parts)}</svg>\n')
+    return (f'<div class="evonb-wide"><svg class="evonb-measured" role="img" aria-label="Every ratio with its aim; the '
+            f'tables below hold the same figures" viewBox="0 0 880 {tall}">{"".join(parts)}</svg></div>\n\n'
+            "Dots are ratios, the lines through them quartiles, and ticks aims, with the side of them that is aimed "
+            "at. An orange dot misses its aim. What is over what is told in the tables.")
 
 
 def aim(row: dict) -> float | None:
