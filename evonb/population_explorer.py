@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Evolutions', 'stored_genomes', 'genome_distance', 'run_evolutions', 'share_se', 'TaskFacts', 'family_arrays',
-           'family_reply', 'PopulationExplorer']
+           'family_reply', 'PopulationExplorer', 'methods_table']
 
 # %% ../nbs/56_population_explorer.ipynb #a20772d1
 import math
@@ -38,37 +38,36 @@ class Evolutions:
         spread: str = "mean distance of two individuals" # what the histories' diversity is, with its unit
     ):
         self.found, self.population, self.summary, self.name = found, population, summary, name
-        self.missing, self.spread = list(missing), spread
-        self._genomes = genomes or (lambda method, seed: {})
-        self.history, self.genomes = cache(self._history), cache(self._genomes)
+        self.missing, self.spread, self._read = list(missing), spread, {}
+        self.genomes = cache(genomes or (lambda method, seed: {}))
 
     def seeds(self, method) -> list: return list(self.found[method])
     def all(self) -> list: return [(m, s) for m in self.found for s in self.found[m]]
 
 # %% ../nbs/56_population_explorer.ipynb #6662d1cd
 @patch
-def _history(self: Evolutions, method, seed):
+def history(self: Evolutions,
+    method: str, # one of the methods
+    seed: int # one of that method's seeds
+): # -> xarray Dataset, read once
     "One evolution's history; an unknown one is refused by name."
     if method not in self.found:
         raise InputError(f"There is no evolution of {method!r}; there are: {', '.join(map(str, self.found))}.")
     if seed not in self.found[method]:
         raise InputError(f"There is no evolution of {method!r} with seed {seed!r}; its seeds are: "
                          f"{', '.join(map(str, self.found[method]))}.")
-    held = self.found[method][seed]
-    return held() if callable(held) else held
+    if (method, seed) not in self._read:
+        held = self.found[method][seed]
+        self._read[method, seed] = held() if callable(held) else held
+    return self._read[method, seed]
 
-# %% ../nbs/56_population_explorer.ipynb #3f2a3d5b
-def _evolution_folders(run):
-    "Method -> seed -> folder, of what has begun."
-    found = {}
-    for folder in sorted(run.path.glob("evolve/*/seed-*"), key=lambda p: (len(p.name), p.name)):
-        if any((folder/f).is_file() for f in ("history.zarr.zip", "method.safetensors")):
-            found.setdefault(folder.parent.name, {})[int(folder.name.removeprefix("seed-"))] = folder
-    return found
-
-def _read_history(folder):
-    path = folder/"history.zarr.zip"
-    return read_dataset(path) if path.is_file() else stored_history(folder)
+# %% ../nbs/56_population_explorer.ipynb #46058859
+@patch
+def extent(self: Evolutions) -> tuple: # most generations, most individuals
+    "How large the largest evolution is."
+    sizes = [(len(h["generation"]), int((h["digest"].values.astype(str) != "").sum()))
+             for h in (self.history(m, s) for m, s in self.all())]
+    return tuple(map(max, zip(*sizes)))
 
 # %% ../nbs/56_population_explorer.ipynb #60ed4885
 def stored_genomes(
@@ -77,22 +76,19 @@ def stored_genomes(
     "The genomes that an evolution keeps."
     path = Path(folder)/"method.safetensors"
     if not path.is_file(): return {}
-    tensors, meta = stored_state(folder)
-    with parsing(path): return _genomes(tensors, meta, AdapterFiles(path.parent/"genomes"))
-
-def _genomes(tensors, meta, files):
-    parts = {}
-    for name, t in tensors.items():
-        *owner, part, key = name.split("|", 3 if name.startswith("best|") else 2)
-        if part == "genome": parts.setdefault(tuple(owner), {})[key] = t
-    ids = {(str(i),): r["digest"] for i, r in enumerate(meta["method"]["individuals"])}
-    ids |= {("best", str(i)): r["digest"] for i, r in enumerate(meta["best"])}
-    return {ids[o]: _genome(p, files) for o, p in parts.items()}
-
-# %% ../nbs/56_population_explorer.ipynb #83479099
-def _genome(parts, files): # an adapter says all about itself, so it needs no space; in a file, it is read when needed
-    if name := stored_name(parts): return StoredAdapter(files, name)
-    return parts["coefficients"].numpy() if "coefficients" in parts else AdapterSpace.unpack(None, parts)
+    (tensors, meta), owned, found = stored_state(folder), {}, {}
+    with parsing(path):
+        files = AdapterFiles(path.parent/"genomes")
+        for name, t in tensors.items(): # NUMBER|genome|KEY of an individual, best|NUMBER|genome|KEY of one of the best
+            *owner, part, key = name.split("|", 3 if name.startswith("best|") else 2)
+            if part == "genome": owned.setdefault(tuple(owner), {})[key] = t
+        ids = {(str(i),): r["digest"] for i, r in enumerate(meta["method"]["individuals"])}
+        ids |= {("best", str(i)): r["digest"] for i, r in enumerate(meta["best"])}
+        for owner, parts in owned.items(): # an adapter says all about itself; in a file, it is read when needed
+            if name := stored_name(parts): found[ids[owner]] = StoredAdapter(files, name)
+            elif "coefficients" in parts: found[ids[owner]] = parts["coefficients"].numpy()
+            else: found[ids[owner]] = AdapterSpace.unpack(None, parts)
+    return found
 
 # %% ../nbs/56_population_explorer.ipynb #8daf985f
 def genome_distance(
@@ -102,42 +98,19 @@ def genome_distance(
     "The Euclidean distance of coefficients, or the Frobenius distance of ΔW."
     return float(np.linalg.norm(a - b)) if isinstance(a, np.ndarray) else distance(a, b)
 
-def _distance_unit(genomes):
-    if not genomes: return ""
-    coefficients = isinstance(next(iter(genomes.values())), np.ndarray)
-    return "distance of coefficients (Euclidean)" if coefficients else "distance of ΔW (Frobenius norm)"
-
-# %% ../nbs/56_population_explorer.ipynb #99b5d43d
-def _optional(read, path): return read(path) if path.is_file() else None
-
-# %% ../nbs/56_population_explorer.ipynb #4c3166ca
-def _wanted(config, found):
-    "The evolutions that a run is to have, by its settings, and hasn't begun."
-    methods = [m for m in config.get("methods") or [] if isinstance(m, str)]
-    return [(m, s) for m in methods for s in range(config.get("n_seeds") or 0) if s not in found.get(m, {})]
-
 # %% ../nbs/56_population_explorer.ipynb #e23faf1b
-def _said_missing(run, found, summary):
-    if summary is not None: return []
-    state, out = run.state(), []
-    out.append(f"The run is {state['status']}{': ' + state['stage'] if state['stage'] else ''}. The sealed test hasn't "
-               f"been opened, so there are no test scores and no ensembles yet. To go on: evonb population --resume "
-               f"--out {run.path}")
-    if wanted := _wanted(run.config, found):
-        out.append("Not begun: " + ", ".join(f"{m} with seed {s}" for m, s in wanted[:12])
-                   + (f" and {len(wanted) - 12} more" if len(wanted) > 12 else "") + ".")
+def _said_missing(run, found):
+    "What a run whose end hasn't come doesn't have, and how to go on."
+    state = run.state()
+    out = [f"The run is {state['status']}{': ' + state['stage'] if state['stage'] else ''}. The sealed test hasn't "
+           f"been opened, so there are no test scores and no ensembles yet. To go on: evonb population --resume "
+           f"--out {run.path}"]
+    methods = [m for m in run.config.get("methods") or [] if isinstance(m, str)]
+    absent = [f"{m} with seed {s}" for m in methods for s in range(run.config.get("n_seeds") or 0)
+             if s not in found.get(m, {})]
+    if absent: out.append("Not begun: " + ", ".join(absent[:12])
+                         + (f" and {len(absent) - 12} more" if len(absent) > 12 else "") + ".")
     return out
-
-# %% ../nbs/56_population_explorer.ipynb #6c8ba6c0
-def _check_population(run):
-    if run.kind == "population": return
-    makes = "evonb population EXPERTS --out FOLDER, where EXPERTS is a run of evonb experts"
-    breeds = f"Breed its experts: evonb population {run.path} --out FOLDER"
-    what = breeds if run.kind == "experts" else f"Make one: {makes}"
-    raise InputError(f"{run.path} is a run of kind {run.kind!r}, which holds no population. {what}.")
-
-# %% ../nbs/56_population_explorer.ipynb #c537df55
-_delta_spread = "mean distance of two individuals' ΔW<br>(Frobenius norm)"
 
 # %% ../nbs/56_population_explorer.ipynb #94cc5088
 def run_evolutions(
@@ -145,17 +118,44 @@ def run_evolutions(
 ) -> Evolutions:
     "What a run's folder holds, complete or not."
     run = run if isinstance(run, Run) else open_run(run)
-    _check_population(run)
-    folders, summary = _evolution_folders(run), _optional(read_json, run.path/"summary.json")
+    if run.kind != "population":
+        makes = "evonb population EXPERTS --out FOLDER, where EXPERTS is a run of evonb experts"
+        breeds = f"Breed its experts: evonb population {run.path} --out FOLDER"
+        what = breeds if run.kind == "experts" else f"Make one: {makes}"
+        raise InputError(f"{run.path} is a run of kind {run.kind!r}, which holds no population. {what}.")
+    folders = {} # method -> seed -> folder, of what has begun
+    for f in sorted(run.path.glob("evolve/*/seed-*"), key=lambda p: (len(p.name), p.name)):
+        if (f/"history.zarr.zip").is_file() or (f/"method.safetensors").is_file():
+            folders.setdefault(f.parent.name, {})[int(f.name.removeprefix("seed-"))] = f
+    told, scores = run.path/"summary.json", run.path/"population.zarr.zip"
+    summary = read_json(told) if told.is_file() else None
     if not folders:
         raise InputError(f"{run.path} holds no evolution yet ({run.state()['status']}): nothing has been scored. Wait "
                          f"for the first generation, or go on: evonb population --resume --out {run.path}.")
+    def read(folder):
+        ended = folder/"history.zarr.zip"
+        return read_dataset(ended) if ended.is_file() else stored_history(folder)
     order = [*by_test(summary or {}), *(run.config.get("methods") or []), *folders]
-    found = {m: {s: (lambda f=f: _read_history(f)) for s, f in folders[m].items()}
+    found = {m: {s: (lambda f=f: read(f)) for s, f in folders[m].items()}
              for m in dict.fromkeys(order) if m in folders}
-    return Evolutions(found, lambda m, s: stored_genomes(folders[m][s]),
-                      _optional(read_dataset, run.path/"population.zarr.zip"), summary, run.path.name,
-                      _said_missing(run, folders, summary), _delta_spread)
+    return Evolutions(found, lambda m, s: stored_genomes(folders[m][s]), read_dataset(scores) if scores.is_file() else None,
+                      summary, run.path.name, _said_missing(run, folders) if summary is None else [],
+                      "mean distance of two individuals' ΔW<br>(Frobenius norm)")
+
+# %% ../nbs/56_population_explorer.ipynb #a9105a9a
+@patch(cls_method=True)
+def of(cls: Evolutions,
+    source # a run of kind population (or its folder), a history as an xarray Dataset, or Evolutions
+) -> Evolutions:
+    "Whatever holds evolutions, in one form."
+    if isinstance(source, Evolutions): return source
+    if isinstance(source, (str, Path, Run)): return run_evolutions(source)
+    if hasattr(source, "data_vars"):
+        if "digest" in source: return cls({str(source.attrs.get("method", "evolution")): {0: source}})
+        raise InputError(f"This dataset is no history of an evolution: it has {', '.join(map(str, source.data_vars))}, "
+                         "but a history has digest, value, operator and parents. Give the run's folder, or a history.")
+    raise InputError(f"Got {type(source).__name__}, but a population is a run's folder, a history (an xarray Dataset) "
+                     "or Evolutions.")
 
 # %% ../nbs/56_population_explorer.ipynb #1f124d14
 def share_se(
@@ -179,23 +179,28 @@ class TaskFacts(NamedTuple):
 @patch
 def tasks(self: Evolutions, method, seed) -> list: # of TaskFacts
     "The tasks that an evolution selected on."
-    history = self.history(method, seed)
-    names = history["task"].values.tolist() if "score" in history else []
-    told = {t["name"]: t for t in (self.summary or {}).get("tasks", [])}
-    return [TaskFacts(n, self._chance_of(n, told.get(n, {})), _n_items(told.get(n, {}))) for n in names]
-
-# %% ../nbs/56_population_explorer.ipynb #c7bc5cd0
-def _n_items(told): return None if told.get("kind") == "perplexity" else told.get("n_validation")
-
-# %% ../nbs/56_population_explorer.ipynb #b9ca77db
-@patch
-def _chance_of(self: Evolutions, name, told):
-    if told.get("chance") is not None: return float(told["chance"])
-    if self.population is None or name not in self.population["task"].values: return math.nan
-    return float(self.population["chance"].sel(task=name))
+    history, facts = self.history(method, seed), []
+    listed = {t["name"]: t for t in (self.summary or {}).get("tasks", [])}
+    for name in history["task"].values.tolist() if "score" in history else []:
+        told, chance = listed.get(name, {}), math.nan
+        if told.get("chance") is not None: chance = float(told["chance"])
+        elif self.population is not None and name in self.population["task"].values:
+            chance = float(self.population["chance"].sel(task=name))
+        facts.append(TaskFacts(name, chance, None if told.get("kind") == "perplexity" else told.get("n_validation")))
+    return facts
 
 # %% ../nbs/56_population_explorer.ipynb #34ebd471
-def _is_mean(value, score): # (n,), (n, n_tasks)
+@patch
+def scores(self: Evolutions, method, seed) -> np.ndarray: # (n_individuals, n_tasks)
+    "Everyone's scores on the tasks that an evolution selected on."
+    history, facts = self.history(method, seed), self.tasks(method, seed)
+    if not facts: return np.zeros((len(pp.individuals(history).id), 0))
+    return np.stack([pp.task_values(history, t.name) for t in facts], 1)
+
+@patch
+def is_mean(self: Evolutions, method, seed) -> bool:
+    "Whether an evolution's fitness is the plain mean of its tasks' scores."
+    value, score = pp.individuals(self.history(method, seed)).value, self.scores(method, seed)
     ok = np.isfinite(value)
     return score.shape[1] > 0 and bool(np.allclose(value[ok], score[ok].mean(1), atol=1e-6))
 
@@ -203,68 +208,51 @@ def _is_mean(value, score): # (n,), (n, n_tasks)
 @patch
 def chance(self: Evolutions, method, seed) -> float: # nan where unknown
     "The fitness of a guess."
-    history, facts = self.history(method, seed), self.tasks(method, seed)
-    everyone = pp.individuals(history)
-    score = _scores(history, facts, len(everyone.id))
-    return float(np.mean([t.chance for t in facts])) if _is_mean(everyone.value, score) else math.nan
+    return float(np.mean([t.chance for t in self.tasks(method, seed)])) if self.is_mean(method, seed) else math.nan
 
-# %% ../nbs/56_population_explorer.ipynb #6865a999
-def _scores(history, facts, n): # (n_individuals, n_tasks)
-    return np.stack([pp.task_values(history, t.name) for t in facts], 1) if facts else np.zeros((n, 0))
+# %% ../nbs/56_population_explorer.ipynb #07807add
+@patch
+def describe(self: Evolutions, method, seed) -> str: # paragraphs
+    "What an evolution is and how it ended, after what the run says and what it lacks."
+    history = self.history(method, seed)
+    everyone, one_task = pp.individuals(history), len(self.tasks(method, seed)) < 2
+    n, failed = len(everyone.id), int(everyone.failed.sum())
+    out = f"{method}, seed {seed}: {n} individuals in {len(np.unique(everyone.generation))} generations"
+    out += f", {failed} of them failed." if failed else ", none failed."
+    if not everyone.failed.all():
+        best = pp.best_place(everyone)
+        out += (f" The best, #{best}, has fitness {everyone.value[best]:.3f}; it was made by {everyone.operator[best]} "
+                f"in generation {everyone.generation[best]}.")
+    if history.attrs.get("ended", "-") == "":
+        out += f" It is under way: {n} of {history.attrs.get('budget')} evaluations."
+    parts = [(self.summary or {}).get("statement", ""), *self.missing, out,
+             "Selection was on one task, so there are no views of two." if one_task else ""]
+    return "\n\n".join(filter(None, parts))
 
 # %% ../nbs/56_population_explorer.ipynb #1c3dc2b3
 def family_arrays(
     everyone: pp.Individuals, # of one evolution
     genomes: dict # id -> genome, of those that were kept
 ) -> dict: # name -> array
-    "Who came from whom: parents of place i are parent[start[i]:start[i + 1]]."
+    "Who came from whom: parents of place i are parent[start[i]:start[i + 1]]. Distances are nan where one isn't kept."
     edges, n = sorted(pp.family_edges(everyone), key=lambda e: e[1]), len(everyone.id)
     parent, child = np.array(edges, np.int32).reshape(-1, 2).T
     across, rank = pp.family_places(everyone)
-    styles, reasons = list(pp.operator_styles(everyone.operator)), _reasons(everyone)
+    styles, reasons = list(pp.operator_styles(everyone.operator)), ["", *dict.fromkeys(filter(None, everyone.reason))]
+    def distances(a, b):
+        known = [genome_distance(genomes[x], genomes[y]) if x in genomes and y in genomes else math.nan
+                 for x, y in zip(a, b)]
+        return np.array(known, np.float32)
+    best = [] if everyone.failed.all() else [everyone.id[pp.best_place(everyone)]] * n
     return dict(
         generation=everyone.generation.astype(np.int32), across=across.astype(np.float32), rank=rank.astype(np.int32),
         value=everyone.value.astype(np.float32),
         operator=np.array([styles.index(o) for o in everyone.operator], np.uint8),
         reason=np.array([reasons.index(r) for r in everyone.reason], np.int32),
         start=np.searchsorted(child, np.arange(n + 1)).astype(np.int32), parent=parent.astype(np.int32),
-        parent_distance=_distances(genomes, everyone.id[parent], everyone.id[child]),
-        kept=np.array([i in genomes for i in everyone.id], np.uint8))
-
-# %% ../nbs/56_population_explorer.ipynb #0ac63168
-def _reasons(everyone): return ["", *dict.fromkeys(r for r in everyone.reason if r)]
-
-# %% ../nbs/56_population_explorer.ipynb #18bd8836
-def _distances(genomes, a, b):
-    "Distances of pairs; nan where one of the two isn't kept."
-    known = [genome_distance(genomes[x], genomes[y]) if x in genomes and y in genomes else math.nan
-             for x, y in zip(a, b)]
-    return np.array(known, np.float32)
-
-# %% ../nbs/56_population_explorer.ipynb #c1c920ee
-def _outside(everyone):
-    "Parents that weren't scored before their child: place -> ids."
-    seen, out = set(), {}
-    for i, who in enumerate(everyone.id):
-        if absent := [p for p in everyone.parents[i] if p not in seen]: out[i] = absent
-        seen.add(who)
-    return out
-
-# %% ../nbs/56_population_explorer.ipynb #860c4f75
-def _best_distances(everyone, genomes):
-    best = None if everyone.failed.all() else pp.best_place(everyone)
-    if best is None: return np.full(len(everyone.id), np.nan, np.float32)
-    return _distances(genomes, everyone.id, [everyone.id[best]] * len(everyone.id))
-
-def _score_arrays(everyone, score, facts):
-    "Scores and standard errors, (n_individuals, n_tasks), and those of the fitness where it is their mean."
-    se = np.stack([share_se(score[:, j], t.n) for j, t in enumerate(facts)], 1) if facts else score
-    plain = _is_mean(everyone.value, score)
-    value_se = np.sqrt(np.square(se).sum(1)) / max(len(facts), 1) if plain else np.full(len(everyone.id), np.nan)
-    return dict(score=score.astype(np.float32), se=se.astype(np.float32), value_se=value_se.astype(np.float32))
-
-# %% ../nbs/56_population_explorer.ipynb #96f28004
-_kinds = {np.dtype(np.int32): "Int32", np.dtype(np.float32): "Float32", np.dtype(np.uint8): "Uint8"}
+        parent_distance=distances(everyone.id[parent], everyone.id[child]),
+        kept=np.array([i in genomes for i in everyone.id], np.uint8),
+        best_distance=distances(everyone.id, best) if best else np.full(n, np.nan, np.float32))
 
 # %% ../nbs/56_population_explorer.ipynb #07b6a12a
 def _short(names): # of each as many characters as tell them apart, and 8 at least
@@ -272,13 +260,6 @@ def _short(names): # of each as many characters as tell them apart, and 8 at lea
     different, n = len(set(names)), 8
     while n < 64 and len({x[:n] for x in names}) < different: n += 4
     return [x[:n] for x in names]
-
-# %% ../nbs/56_population_explorer.ipynb #00848b4c
-def _kept_text(genomes, everyone):
-    n, all_ = sum(i in genomes for i in set(everyone.id)), len(set(everyone.id))
-    if n == all_: return ""
-    if not n: return "This evolution keeps no individual's weights, so no distance of weights can be told."
-    return f"The weights of {n} of {all_} individuals are kept; of the others no distance can be told."
 
 # %% ../nbs/56_population_explorer.ipynb #6fba53e0
 def family_reply(
@@ -288,24 +269,33 @@ def family_reply(
 ) -> Reply: # of the kind "tree"
     "Everything that the tree shows and tells of one evolution."
     history, facts = evolutions.history(method, seed), evolutions.tasks(method, seed)
-    everyone, genomes = pp.individuals(history), evolutions.genomes(method, seed)
-    arrays = family_arrays(everyone, genomes) | dict(best_distance=_best_distances(everyone, genomes))
-    arrays |= _score_arrays(everyone, _scores(history, facts, len(everyone.id)), facts)
-    content = _family_content(everyone, facts) | dict(
-        method=method, seed=seed, arrays=[[k, _kinds[a.dtype]] for k, a in arrays.items()],
-        distance=_distance_unit(genomes), weights=_kept_text(genomes, everyone), chance=evolutions.chance(method, seed))
-    ids = "\n".join(_short(everyone.id)).encode()
-    return Reply(content, [*arrays.values(), ids], lambda: pp.family_tree(history))
-
-# %% ../nbs/56_population_explorer.ipynb #3f003c6e
-def _family_content(everyone, facts):
-    styles = pp.operator_styles(everyone.operator)
-    short = dict(zip(everyone.id, _short(everyone.id)))
-    return dict(
-        n=len(everyone.id), best=-1 if everyone.failed.all() else pp.best_place(everyone), reasons=_reasons(everyone),
+    everyone, genomes, score = pp.individuals(history), evolutions.genomes(method, seed), evolutions.scores(method, seed)
+    se = np.stack([share_se(score[:, j], t.n) for j, t in enumerate(facts)], 1) if facts else score
+    value_se = np.sqrt(np.square(se).sum(1)) / max(len(facts), 1) # of the fitness, where it is the scores' mean
+    if not evolutions.is_mean(method, seed): value_se = np.full(len(everyone.id), np.nan)
+    arrays = family_arrays(everyone, genomes) | dict(
+        score=score.astype(np.float32), se=se.astype(np.float32), value_se=value_se.astype(np.float32))
+    shown, seen, outside = _short(everyone.id), {}, {} # outside: parents that weren't scored before their child
+    short = dict(zip(everyone.id, shown))
+    for i, who in enumerate(everyone.id):
+        if absent := [short.get(p, p[:8]) for p in everyone.parents[i] if p not in seen]: outside[i] = absent
+        seen[who] = who in genomes
+    n_kept, weights, unit = sum(seen.values()), "", ""
+    if 0 < n_kept < len(seen):
+        weights = f"The weights of {n_kept} of {len(seen)} individuals are kept; of the others no distance can be told."
+    elif seen and not n_kept:
+        weights = "This evolution keeps no individual's weights, so no distance of weights can be told."
+    if genomes: unit = ("distance of coefficients (Euclidean)" if isinstance(next(iter(genomes.values())), np.ndarray)
+                        else "distance of ΔW (Frobenius norm)")
+    styles, kinds = pp.operator_styles(everyone.operator), dict(int32="Int32", float32="Float32", uint8="Uint8")
+    content = dict(
+        n=len(everyone.id), best=-1 if everyone.failed.all() else pp.best_place(everyone),
+        reasons=["", *dict.fromkeys(filter(None, everyone.reason))],
         operators=[dict(name=o, **s._asdict(), count=int((everyone.operator == o).sum())) for o, s in styles.items()],
-        tasks=[t._asdict() for t in facts], ramp=ramp,
-        outside={i: [short.get(p, p[:8]) for p in ps] for i, ps in _outside(everyone).items()})
+        tasks=[t._asdict() for t in facts], ramp=ramp, outside=outside, method=method, seed=seed,
+        arrays=[[k, kinds[a.dtype.name]] for k, a in arrays.items()], distance=unit, weights=weights,
+        chance=evolutions.chance(method, seed))
+    return Reply(content, [*arrays.values(), "\n".join(shown).encode()], lambda: pp.family_tree(history))
 
 # %% ../nbs/56_population_explorer.ipynb #a75aa0cd
 class PopulationExplorer(Explorer):
@@ -317,163 +307,89 @@ class PopulationExplorer(Explorer):
         method: str | None = None, # the one at first; None: the best one that has a family
         seed: int | None = None # the evolution at first; None: the method's first
     ):
-        self.evolutions = _evolutions(source)
-        method, seed = _first(self.evolutions, method, seed)
-        facts = self.evolutions.tasks(method, seed)
-        controls = _controls(self.evolutions, facts, method, seed)
-        views = _views(self.evolutions, facts)
-        super().__init__(f"Population: {self.evolutions.name}", controls, views, _subtitle)
+        self.evolutions = e = Evolutions.of(source)
+        if method is None:
+            fitting = [m for m in e.found if seed is None or seed in e.found[m]]
+            has_family = lambda m: any(pp.individuals(e.history(m, e.seeds(m)[0])).parents)
+            method = next(filter(has_family, fitting), next(iter(fitting or e.found)))
+        if seed is None and method in e.found: seed = e.seeds(method)[0]
+        facts = e.tasks(method, seed) # refuses what isn't there
+        subtitle = ("Choose a method and a seed. In the tree a click chooses an individual; with the keyboard, arrows "
+                    "walk from one to its parents, children and siblings, and Enter chooses.")
+        super().__init__(f"Population: {e.name}", _controls(e, facts, method, seed), _views(e, facts), subtitle)
         self.observe(self._follow, ["values", "clicked"])
         self._follow(None)
 
-# %% ../nbs/56_population_explorer.ipynb #94ca8a82
-_subtitle = ("Choose a method and a seed. In the tree a click chooses an individual; with the keyboard, arrows walk "
-             "from one to its parents, children and siblings, and Enter chooses.")
-
-# %% ../nbs/56_population_explorer.ipynb #b2c2b501
-def _evolutions(source):
-    if isinstance(source, Evolutions): return source
-    if isinstance(source, (str, Path, Run)): return run_evolutions(source)
-    if hasattr(source, "data_vars"):
-        if "digest" in source: return Evolutions({str(source.attrs.get("method", "evolution")): {0: source}})
-        raise InputError(f"This dataset is no history of an evolution: it has {', '.join(map(str, source.data_vars))}, "
-                         "but a history has digest, value, operator and parents. Give the run's folder, or a history.")
-    raise InputError(f"Got {type(source).__name__}, but a population is a run's folder, a history (an xarray Dataset) "
-                     "or Evolutions.")
-
-# %% ../nbs/56_population_explorer.ipynb #01164e10
-def _has_family(evolutions, method):
-    "Whether somebody in the method's first evolution has a parent."
-    return any(pp.individuals(evolutions.history(method, evolutions.seeds(method)[0])).parents)
-
-# %% ../nbs/56_population_explorer.ipynb #8c7ecd65
-def _first(evolutions, method, seed):
-    "The evolution shown at first."
-    if method is None:
-        fitting = [m for m in evolutions.found if seed is None or seed in evolutions.found[m]]
-        method = next((m for m in fitting if _has_family(evolutions, m)), next(iter(fitting or evolutions.found)))
-    if seed is None and method in evolutions.found: seed = evolutions.seeds(method)[0]
-    evolutions.history(method, seed) # refuses what isn't there
-    return method, seed
-
-# %% ../nbs/56_population_explorer.ipynb #46058859
-@patch
-def extent(self: Evolutions) -> tuple: # most generations, most individuals
-    "How large the largest evolution is."
-    sizes = [(len(h["generation"]), int((h["digest"].values.astype(str) != "").sum()))
-             for h in (self.history(m, s) for m, s in self.all())]
-    return tuple(map(max, zip(*sizes)))
-
-# %% ../nbs/56_population_explorer.ipynb #7b4e8675
-def _colours(facts):
-    named = {"operator": "operator", "fitness": "fitness"}
-    return [*named.items(), *((t.name, f"score on {t.name}") for t in facts if t.name not in named)]
-
-# %% ../nbs/56_population_explorer.ipynb #00dd6e5a
-def _seed_options(evolutions): return sorted({s for _, s in evolutions.all()})
-
 # %% ../nbs/56_population_explorer.ipynb #32d867b3
 def _controls(evolutions, facts, method, seed):
-    n_generations, n = evolutions.extent()
-    last = n_generations - 1
+    (n_generations, n), names = evolutions.extent(), [t.name for t in facts]
+    last, plain = n_generations - 1, ("operator", "fitness")
+    colours = [*((k, k) for k in plain), *((k, f"score on {k}") for k in names if k not in plain)]
     steps = [(-1, "the best"), *((i, f"#{i}") for i in range(n))]
     out = [choice("method", "Method", list(evolutions.found), method),
-           choice("seed", "Seed", _seed_options(evolutions), seed),
-           choice("colour", "Colour", _colours(facts)),
+           choice("seed", "Seed", sorted({s for _, s in evolutions.all()}), seed),
+           choice("colour", "Colour", colours),
            slider("until", "Generations shown up to", 0, last, value=last, play=True, local=True),
            choice("individual", "Individual", steps, -1, local=True)._replace(kind="slider")]
     if len(facts) < 2: return out
-    names = [t.name for t in facts]
     try: a, b = pp.opposed_tasks(evolutions.history(method, seed))
     except NothingToPlot: a, b = names[:2]
     return [*out, choice("task_x", "Task across", names, a), choice("task_y", "Task upwards", names, b)]
 
 # %% ../nbs/56_population_explorer.ipynb #94fb4e0b
-_who = dict(individual="key") # a click on a point of a figure chooses its individual
-
-_of = ("method", "seed")
-
-def _family_views():
-    return [
-        View("about", "text", "What this is", _of, width=2),
-        View("tree", "tree", "Family tree", _of, ("colour", "until", "individual"), dict(individual="number"), 2, 520,
-             "Individuals as marks, generation by generation, the best on top; lines lead from parents to children."),
-        View("fitness", "plotly", "Fitness", (*_of, "colour"), click=_who, height=500,
-             description="Fitness of every individual over the generations, with median, quartiles and the best.")]
-
-# %% ../nbs/56_population_explorer.ipynb #5ad4b368
-def _task_views(facts):
-    if len(facts) < 2: return []
-    return [View("pareto", "plotly", "Two tasks at once", (*_of, "task_x", "task_y"), click=_who, height=520,
-                 description="Everyone's scores on two tasks, and the front of those that nobody beats on both."),
-            View("profiles", "plotly", "Tasks side by side", _of, height=460,
-                 description="Parallel coordinates: each individual's scores over the tasks.")]
-
-# %% ../nbs/56_population_explorer.ipynb #39b68510
-def _run_views(evolutions):
-    voted = evolutions.population is not None and "ensemble_test" in evolutions.population
-    ensemble = View("ensemble", "plotly", "Ensembles", ("method",), description="Test accuracy by number of members.")
-    test = View("test", "plotly", "The sealed test", width=1 if voted else 2,
-                description="Each method's test score with its interval.")
-    methods = View("methods", "table", "All methods", ("method",), width=2, description="Test scores with intervals.")
-    return [ensemble] * voted + [test, methods] * (evolutions.summary is not None)
-
-# %% ../nbs/56_population_explorer.ipynb #995d2209
 def _views(evolutions, facts):
-    spread = View("diversity", "plotly", "Diversity", _of, description="Mean distance by generation.")
-    by_task = View("map", "plotly", "Individuals by task", _of, width=2, description="Scores by individual and task.")
-    return [*_family_views(), *_task_views(facts), spread, *[by_task] * bool(facts), *_run_views(evolutions)]
-
-# %% ../nbs/56_population_explorer.ipynb #e0652261
-@patch
-def _show_tree(self: PopulationExplorer, method, seed): return family_reply(self.evolutions, method, seed)
-
-# %% ../nbs/56_population_explorer.ipynb #3b6909a2
-@patch
-def _show_fitness(self: PopulationExplorer, method, seed, colour):
-    chance = self.evolutions.chance(method, seed)
-    return Reply.of_figure(pp.generations_figure(self.evolutions.history(method, seed), chance, colour))
-
-# %% ../nbs/56_population_explorer.ipynb #d9de969b
-@patch
-def _levels(self: PopulationExplorer, method, seed):
-    return {t.name: t.chance for t in self.evolutions.tasks(method, seed)}
-
-# %% ../nbs/56_population_explorer.ipynb #cc71ead0
-@patch
-def _show_profiles(self: PopulationExplorer, method, seed):
-    return Reply.of_figure(pp.task_profiles(self.evolutions.history(method, seed), self._levels(method, seed)))
-
-# %% ../nbs/56_population_explorer.ipynb #4a3fe12c
-@patch
-def _show_map(self: PopulationExplorer, method, seed):
-    return Reply.of_figure(pp.task_map(self.evolutions.history(method, seed), self._levels(method, seed)))
+    one, who = ("method", "seed"), dict(individual="key") # a click on a point of a figure chooses its individual
+    out = [
+        View("about", "text", "What this is", one, width=2),
+        View("tree", "tree", "Family tree", one, ("colour", "until", "individual"), dict(individual="number"), 2, 520,
+             "Individuals as marks, generation by generation, the best on top; lines lead from parents to children."),
+        View("fitness", "plotly", "Fitness", (*one, "colour"), click=who, height=500,
+             description="Fitness of every individual over the generations, with median, quartiles and the best.")]
+    if len(facts) > 1: out += [
+        View("pareto", "plotly", "Two tasks at once", (*one, "task_x", "task_y"), click=who, height=520,
+             description="Everyone's scores on two tasks, and the front of those that nobody beats on both."),
+        View("profiles", "plotly", "Tasks side by side", one, height=460,
+             description="Parallel coordinates: each individual's scores over the tasks.")]
+    out.append(View("diversity", "plotly", "Diversity", one, description="Mean distance by generation."))
+    if facts: out.append(
+        View("map", "plotly", "Individuals by task", one, width=2, description="Scores by individual and task."))
+    voted = evolutions.population is not None and "ensemble_test" in evolutions.population
+    if voted: out.append(
+        View("ensemble", "plotly", "Ensembles", ("method",), description="Test accuracy by number of members."))
+    if evolutions.summary is not None: out += [
+        View("test", "plotly", "The sealed test", width=1 if voted else 2,
+             description="Each method's test score with its interval."),
+        View("methods", "table", "All methods", ("method",), width=2, description="Test scores with intervals.")]
+    return out
 
 # %% ../nbs/56_population_explorer.ipynb #59159d98
 @patch
-def _show_pareto(self: PopulationExplorer, method, seed, task_x, task_y):
-    if task_x == task_y: raise InputError(f"Both axes show {task_x}. Choose two different tasks.")
-    history = self.evolutions.history(method, seed)
-    return Reply.of_figure(pp.pareto_view(history, (task_x, task_y), self._levels(method, seed)))
-
-@patch
-def _show_diversity(self: PopulationExplorer, method, seed):
-    histories = {s: self.evolutions.history(method, s) for s in self.evolutions.seeds(method)}
-    self.evolutions.history(method, seed)
-    return Reply.of_figure(pp.diversity_curve(histories, seed, self.evolutions.spread))
-
-# %% ../nbs/56_population_explorer.ipynb #b89ea411
-@patch
-def _show_ensemble(self: PopulationExplorer, method):
-    population = self.evolutions.population
-    votes = pp.of_method(population, method)["ensemble_test"].values if method in population["method"].values else []
-    if not np.isfinite(votes).any():
-        raise NothingToPlot(f"{method} has no population to vote: an ensemble needs two individuals or more.")
-    return Reply.of_figure(pp.ensemble_curves(population, method))
-
-@patch
-def _show_test(self: PopulationExplorer):
-    return Reply.of_figure(pp.final_scores(self.evolutions.summary, self.evolutions.population))
+def reply(self: PopulationExplorer, view: str, values: dict) -> Reply:
+    "What `view` draws."
+    e, method, seed = self.evolutions, values.get("method"), values.get("seed")
+    chances = lambda: {t.name: t.chance for t in e.tasks(method, seed)}
+    if view == "about": return Reply.of_text(e.describe(method, seed))
+    if view == "tree": return family_reply(e, method, seed)
+    if view == "fitness": fig = pp.generations_figure(e.history(method, seed), e.chance(method, seed), values["colour"])
+    elif view == "pareto":
+        axes = values["task_x"], values["task_y"]
+        if axes[0] == axes[1]: raise InputError(f"Both axes show {axes[0]}. Choose two different tasks.")
+        fig = pp.pareto_view(e.history(method, seed), axes, chances())
+    elif view == "profiles": fig = pp.task_profiles(e.history(method, seed), chances())
+    elif view == "map": fig = pp.task_map(e.history(method, seed), chances())
+    elif view == "diversity":
+        e.history(method, seed) # refuses a seed that this method hasn't
+        fig = pp.diversity_curve({s: e.history(method, s) for s in e.seeds(method)}, seed, e.spread)
+    elif view == "ensemble":
+        there = method in e.population["method"].values
+        votes = pp.of_method(e.population, method)["ensemble_test"].values if there else []
+        if not np.isfinite(votes).any():
+            raise NothingToPlot(f"{method} has no population to vote: an ensemble needs two individuals or more.")
+        fig = pp.ensemble_curves(e.population, method)
+    elif view == "test": fig = pp.final_scores(e.summary, e.population)
+    elif view == "methods": return methods_table(e.summary, method)
+    else: return Explorer.reply(self, view, values) # of a subclass
+    return Reply.of_figure(fig)
 
 # %% ../nbs/56_population_explorer.ipynb #b6d57f2b
 def _interval(v, spec=".3f"):
@@ -483,65 +399,34 @@ def _interval(v, spec=".3f"):
     told = all(e is not None and math.isfinite(e) for e in ends)
     return f"{v['mean']:{spec}}" + (f" [{ends[0]:{spec}}, {ends[1]:{spec}}]" if told else "")
 
-# %% ../nbs/56_population_explorer.ipynb #974c2dbd
-def _method_row(name, v, references, ci):
-    row = {"method": name, "validation": _interval({"mean": (v.get("validation") or {}).get("mean")}),
-           f"test [{ci}]": _interval(v.get("test"))}
-    versus = v.get("versus") or {}
-    row |= {f"minus {r}": _interval(versus.get(r), "+.3f") for r in references}
-    return row | {"individuals": f"{v.get('evaluations', math.nan):,.0f}", "failed": v.get("failed", "–"),
-                  "time": human_time(v["seconds"]) if v.get("seconds") is not None else "–"}
-
-# %% ../nbs/56_population_explorer.ipynb #7b17d28f
-@patch
-def _show_methods(self: PopulationExplorer, method):
-    summary = self.evolutions.summary
+def methods_table(
+    summary: dict, # of a population run
+    picked: str | None = None # the method that stands out
+) -> Reply: # of the kind "table"
+    "Each method's scores with their intervals."
     methods, ci = by_test(summary), f"{100 * summary['ci']:g} % interval"
-    references = list(dict.fromkeys(r for v in methods.values() for r in v.get("versus") or {}))
-    rows = [_method_row(m, v, references, ci) for m, v in methods.items()]
+    references, rows = list(dict.fromkeys(r for v in methods.values() for r in v.get("versus") or {})), []
+    for name, v in methods.items():
+        versus = {f"minus {r}": _interval((v.get("versus") or {}).get(r), "+.3f") for r in references}
+        rows.append({"method": name, "validation": _interval({"mean": (v.get("validation") or {}).get("mean")}),
+                     f"test [{ci}]": _interval(v.get("test")), **versus,
+                     "individuals": f"{v.get('evaluations', math.nan):,.0f}", "failed": v.get("failed", "–"),
+                     "time": human_time(v["seconds"]) if v.get("seconds") is not None else "–"})
     note = (f"Means over {summary['n_seeds']} seed(s). Brackets: {ci}; differences are paired. Selection saw "
             "validation only.")
-    return Reply.of_table(rows, note=note, picked=list(methods).index(method) if method in methods else None)
-
-# %% ../nbs/56_population_explorer.ipynb #07807add
-def _evolution_text(history, method, seed):
-    everyone, budget = pp.individuals(history), history.attrs.get("budget")
-    n, failed = len(everyone.id), int(everyone.failed.sum())
-    out = f"{method}, seed {seed}: {n} individuals in {len(np.unique(everyone.generation))} generations"
-    out += f", {failed} of them failed." if failed else ", none failed."
-    if not everyone.failed.all():
-        best = pp.best_place(everyone)
-        out += (f" The best, #{best}, has fitness {everyone.value[best]:.3f}; it was made by {everyone.operator[best]} "
-                f"in generation {everyone.generation[best]}.")
-    under_way = history.attrs.get("ended", "-") == ""
-    return out + (f" It is under way: {n} of {budget} evaluations." if under_way else "")
-
-# %% ../nbs/56_population_explorer.ipynb #7557d62d
-@patch
-def _show_about(self: PopulationExplorer, method, seed):
-    e = self.evolutions
-    one = len(e.tasks(method, seed)) < 2
-    parts = [(e.summary or {}).get("statement", ""), *e.missing, _evolution_text(e.history(method, seed), method, seed),
-             "Selection was on one task, so there are no views of two." if one else ""]
-    return Reply.of_text("\n\n".join(filter(None, parts)))
-
-# %% ../nbs/56_population_explorer.ipynb #0d0695da
-@patch
-def _place(self: PopulationExplorer, everyone):
-    "The place that is chosen; the best where there is no such place."
-    i = self.values["individual"]
-    if 0 <= i < len(everyone.id): return i
-    return None if everyone.failed.all() else pp.best_place(everyone)
+    return Reply.of_table(rows, note=note, picked=list(methods).index(picked) if picked in methods else None)
 
 # %% ../nbs/56_population_explorer.ipynb #078c9927
 @patch
 def _follow(self: PopulationExplorer, change):
     "Keep `individual` in step with the controls, and with a click that they haven't followed yet."
-    e = self.evolutions
-    if self.values["seed"] not in e.found[self.values["method"]]: return
-    everyone = pp.individuals(e.history(self.values["method"], self.values["seed"]))
-    number = self.clicked.get("number") if change is not None and change["name"] == "clicked" else None
-    place = number if isinstance(number, int) and 0 <= number < len(everyone.id) else self._place(everyone)
+    e, v = self.evolutions, self.values
+    if v["seed"] not in e.found[v["method"]]: return
+    everyone = pp.individuals(e.history(v["method"], v["seed"]))
+    place = self.clicked.get("number") if change is not None and change["name"] == "clicked" else None
+    if not isinstance(place, int) or not 0 <= place < len(everyone.id): place = v["individual"]
+    if not 0 <= place < len(everyone.id): # the best where there is no such place
+        place = None if everyone.failed.all() else pp.best_place(everyone)
     self.individual = "" if place is None else str(everyone.id[place])
 
 # %% ../nbs/56_population_explorer.ipynb #ca3385bb
