@@ -12,6 +12,7 @@ __all__ = ['MERGES', 'HELD_BYTES', 'Adapter', 'config_rank_scale', 'new_config',
 
 # %% ../nbs/22_genome.ipynb #cdcb6763
 import dataclasses
+import functools
 import hashlib
 import inspect
 import json
@@ -70,11 +71,13 @@ class Adapter:
                            "weights": f"{n:,}", "shapes": ", ".join(f"{k} ({v})" for k, v in shapes.items())})
 
 # %% ../nbs/22_genome.ipynb #8048502f
-def _wide(
-    t: torch.Tensor # any floating dtype
-) -> torch.Tensor: # float32 at least
-    "Half precisions are upcast for the algebra."
-    return t if t.dtype in (torch.float32, torch.float64) else t.float()
+def _wide(t): return t if t.dtype in (torch.float32, torch.float64) else t.float() # half precisions, for the algebra
+
+def _exacter(t): return t.double() if t.device.type != "mps" else t.float() # MPS has no double precision
+
+def _some(names, n=4):
+    names = list(names)
+    return ", ".join(map(str, names[:n])) + (f" and {len(names) - n} more" if len(names) > n else "") or "none"
 
 # %% ../nbs/22_genome.ipynb #70d8ff64
 @patch
@@ -86,11 +89,6 @@ def delta(self: Adapter,
         raise InputError(f"The adapter has no module {module!r}. It has: {_some(self.modules)}.")
     return self.scale[module] * (_wide(self.B[module]) @ _wide(self.A[module]))
 
-# %% ../nbs/22_genome.ipynb #a9a52d8e
-def _some(names, n=4):
-    names = list(names)
-    return ", ".join(map(str, names[:n])) + (f" and {len(names) - n} more" if len(names) > n else "") or "none"
-
 # %% ../nbs/22_genome.ipynb #fae04de0
 @patch
 def digest(self: Adapter) -> str: # SHA-256 in hex
@@ -98,7 +96,6 @@ def digest(self: Adapter) -> str: # SHA-256 in hex
     tensors = {f"A.{m}": t for m, t in self.A.items()} | {f"B.{m}": t for m, t in self.B.items()}
     return tensors_digest(tensors, {m: float(s) for m, s in self.scale.items()})
 
-# %% ../nbs/22_genome.ipynb #021cf9ec
 @patch
 def to(self: Adapter,
     device=None, # where the factors go
@@ -123,20 +120,16 @@ def nbytes(self: Adapter) -> int:
 def _of_pattern(patterns, module, default):
     "The value of the first pattern that fits the end of a module's name, as PEFT's get_pattern_key finds it."
     for p, value in (patterns or {}).items():
-        if re.match(rf"(.*\.)?({_quick(p)})$", module): return value
+        # It comes from outside and mustn't take long: at most three repetitions, none of a group.
+        bare = re.sub(r"\\.|\[[^\]]*\]", "x", p)
+        plain = len(re.findall(r"[*+{]", bare)) <= 3 and not re.search(r"\)[*+?{]", bare)
+        try: re.compile(p if plain else "")
+        except re.error: plain = False
+        if not plain:
+            raise InputError(f"The pattern {p!r} of rank_pattern or alpha_pattern isn't a plain regular expression. "
+                             "Name the modules instead.")
+        if re.match(rf"(.*\.)?({p})$", module): return value
     return default
-
-# %% ../nbs/22_genome.ipynb #d32d9bad
-def _quick(pattern):
-    "A regular expression from outside, if it can't take long: at most three repetitions, none of a group."
-    bare = re.sub(r"\\.|\[[^\]]*\]", "x", pattern)
-    if len(re.findall(r"[*+{]", bare)) <= 3 and not re.search(r"\)[*+?{]", bare):
-        try:
-            re.compile(pattern)
-            return pattern
-        except re.error: pass
-    raise InputError(f"The pattern {pattern!r} of rank_pattern or alpha_pattern isn't a plain regular expression. Name "
-                     "the modules instead.")
 
 # %% ../nbs/22_genome.ipynb #509e427d
 def config_rank_scale(
@@ -151,9 +144,6 @@ def config_rank_scale(
         raise InputError(f"lora_alpha (or alpha_pattern) gives {alpha!r:.60} for {module}, but must be a number.")
     return rank, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
-# %% ../nbs/22_genome.ipynb #bf001919
-def _exact(module): return "^" + re.escape(module)
-
 # %% ../nbs/22_genome.ipynb #90dd40e2
 def new_config(
     ranks: dict, # module name -> rank
@@ -162,14 +152,14 @@ def new_config(
     like: dict | None = None # a configuration whose other keys are kept
 ) -> dict: # what adapter_config.json holds
     "A configuration that PEFT reads as exactly these ranks and alphas."
-    alphas, like = alphas or ranks, like or {}
+    alphas, like, exact = alphas or ranks, like or {}, lambda module: "^" + re.escape(module)
     r, alpha = (Counter(v.values()).most_common(1)[0][0] if v else 1 for v in (ranks, alphas))
     return dict(task_type="CAUSAL_LM", lora_dropout=0.0, fan_in_fan_out=False, modules_to_save=None, bias="none",
                 use_dora=False) | like | dict(
         peft_type="LORA", base_model_name_or_path=base, r=r, lora_alpha=alpha, use_rslora=False, inference_mode=True,
         init_lora_weights=True, target_modules=sorted(ranks), exclude_modules=None, layers_to_transform=None,
-        layers_pattern=None, rank_pattern={_exact(m): n for m, n in ranks.items() if n != r},
-        alpha_pattern={_exact(m): a for m, a in alphas.items() if a != alpha})
+        layers_pattern=None, rank_pattern={exact(m): n for m, n in ranks.items() if n != r},
+        alpha_pattern={exact(m): a for m, a in alphas.items() if a != alpha})
 
 # %% ../nbs/22_genome.ipynb #cae30119
 _REFUSED = dict(
@@ -187,70 +177,58 @@ _REFUSED = dict(
     megatron_config="Its modules are Megatron's. Train without megatron_config",
 )
 
-# %% ../nbs/22_genome.ipynb #2257c9ec
-def _check_config(config, where):
-    "Refuse what is more than plain LoRA, naming the key and what to do."
-    if (kind := config.get("peft_type")) != "LORA":
-        raise InputError(f"{where} has peft_type {kind!r}, but only LORA can be read. Train a LoRA adapter.")
-    if (bias := config.get("bias", "none")) != "none":
-        raise InputError(f"{where} has bias={bias!r}: the base's biases were trained too. Train with bias='none'.")
-    for key, why in _REFUSED.items():
-        if config.get(key): raise InputError(f"{where} has {key}={config[key]!r}, which can't be read. {why}.")
-    init = str(config.get("init_lora_weights", True)).lower()
-    if init.startswith(("pissa", "olora", "corda", "loftq", "lora_ga")):
-        raise InputError(f"{where} has init_lora_weights={init!r}: training changed the base's own weights. Save it "
-                         "with PEFT's path_initial_model_for_weight_conversion, which makes plain LoRA of it.")
-
-# %% ../nbs/22_genome.ipynb #1751b49a
-_KEY = re.compile(r"base_model\.model\.(.+)\.lora_(A|B)\.weight")
-_FOREIGN = dict(lora_embedding="an adapted embedding", base_layer="an adapted embedding's own weights",
-                lora_magnitude="DoRA's magnitudes", bias="a bias")
-
-# %% ../nbs/22_genome.ipynb #9c964d51
-def _factor_name(key, where):
-    "Module and factor of a tensor's name in the file."
-    if m := _KEY.fullmatch(key): return m.groups()
-    what = next((w for part, w in _FOREIGN.items() if part in key), "a module saved whole, or another method's tensor")
-    raise InputError(f"{where} holds {key!r}: {what}, which is more than plain LoRA. Train adapters of linear modules "
-                     "only, without bias, DoRA and modules_to_save.")
-
 # %% ../nbs/22_genome.ipynb #f7684010
 def _read_config(path):
+    "adapter_config.json; what is more than plain LoRA is refused, naming the key and what to do."
     try: config = json.loads(path.read_text())
     except (ValueError, RecursionError) as e:
         raise DamagedFileError(f"{path} isn't whole JSON ({e}). Restore it from a copy.") from e
     if not isinstance(config, dict):
         raise DamagedFileError(f"{path} holds no JSON object. Restore it from a copy.")
     for key in ("rank_pattern", "alpha_pattern"): expect(config.get(key), dict | None, f"{key} in {path}")
-    _check_config(config, path)
+    if (kind := config.get("peft_type")) != "LORA":
+        raise InputError(f"{path} has peft_type {kind!r}, but only LORA can be read. Train a LoRA adapter.")
+    if (bias := config.get("bias", "none")) != "none":
+        raise InputError(f"{path} has bias={bias!r}: the base's biases were trained too. Train with bias='none'.")
+    for key, why in _REFUSED.items():
+        if config.get(key): raise InputError(f"{path} has {key}={config[key]!r}, which can't be read. {why}.")
+    init = str(config.get("init_lora_weights", True)).lower()
+    if init.startswith(("pissa", "olora", "corda", "loftq", "lora_ga")):
+        raise InputError(f"{path} has init_lora_weights={init!r}: training changed the base's own weights. Save it "
+                         "with PEFT's path_initial_model_for_weight_conversion, which makes plain LoRA of it.")
     return config
 
 # %% ../nbs/22_genome.ipynb #a1e29f02
-def _read_factors(path):
+_FOREIGN = dict(lora_embedding="an adapted embedding", base_layer="an adapted embedding's own weights",
+                lora_magnitude="DoRA's magnitudes", bias="a bias")
+
+def _read_factors(path, config):
+    "The file's A and B by module; each has its other half, and the rank that the configuration says."
     from safetensors import SafetensorError, safe_open
     factors = dict(A={}, B={})
     try:
         with safe_open(path, "pt") as f:
             for key in f.keys():
-                module, factor = _factor_name(key, path)
-                factors[factor][module] = f.get_tensor(key)
+                if not (named := re.fullmatch(r"base_model\.model\.(.+)\.lora_(A|B)\.weight", key)):
+                    what = next((w for part, w in _FOREIGN.items() if part in key),
+                                "a module saved whole, or another method's tensor")
+                    raise InputError(f"{path} holds {key!r}: {what}, which is more than plain LoRA. Train adapters of "
+                                     "linear modules only, without bias, DoRA and modules_to_save.")
+                factors[named[2]][named[1]] = f.get_tensor(key)
     except SafetensorError as e:
         raise DamagedFileError(f"{path} is damaged: it can't be read ({e}). Restore it from a copy.") from e
-    return factors["A"], factors["B"]
-
-# %% ../nbs/22_genome.ipynb #21090e45
-def _check_factors(A, B, config, where):
-    "Refuse factors that miss their other half or don't have the configured rank."
+    A, B = factors["A"], factors["B"]
     if alone := sorted(set(A) ^ set(B)):
-        raise InputError(f"{where} holds only one of the two factors of {_some(alone)}. Save the adapter again.")
+        raise InputError(f"{path.parent} holds only one of the two factors of {_some(alone)}. Save the adapter again.")
     for m in A:
         rank, _ = config_rank_scale(config, m)
         if A[m].ndim != 2 or B[m].ndim != 2:
-            raise InputError(f"{where}: the factors of {m} have {A[m].ndim} and {B[m].ndim} dimensions, but must be "
-                             "matrices. Adapt linear modules only (target_modules), no convolutions.")
+            raise InputError(f"{path.parent}: the factors of {m} have {A[m].ndim} and {B[m].ndim} dimensions, but must "
+                             "be matrices. Adapt linear modules only (target_modules), no convolutions.")
         if A[m].shape[0] != rank or B[m].shape[1] != rank:
-            raise InputError(f"{where}: the factors of {m} are {tuple(B[m].shape)} and {tuple(A[m].shape)}, but the "
-                             f"configuration gives rank {rank}. Correct r or rank_pattern in adapter_config.json.")
+            raise InputError(f"{path.parent}: the factors of {m} are {tuple(B[m].shape)} and {tuple(A[m].shape)}, but "
+                             f"the configuration gives rank {rank}. Correct r or rank_pattern in adapter_config.json.")
+    return A, B
 
 # %% ../nbs/22_genome.ipynb #03324f3a
 def read_adapter(
@@ -265,31 +243,20 @@ def read_adapter(
                          "as safetensors: save_pretrained(folder, safe_serialization=True).")
     for p in (weights, about):
         if not p.is_file(): raise FileNotFoundError(f"There is no {p.name} in {folder}. Give the folder PEFT saved to.")
-    config, (A, B) = _read_config(about), _read_factors(weights)
-    _check_factors(A, B, config, folder)
+    config = _read_config(about)
+    A, B = _read_factors(weights, config)
     return Adapter(A, B, {m: config_rank_scale(config, m)[1] for m in A}, config)
 
-# %% ../nbs/22_genome.ipynb #5fc3fb09
-def _fitting_config(adapter):
-    "The adapter's configuration if it says its ranks and scales, else one with the patterns that do."
-    says = {m: config_rank_scale(adapter.config, m) for m in adapter.modules}
-    if adapter.config.get("target_modules") and says == {m: (adapter.rank(m), adapter.scale[m]) for m in says}:
-        return adapter.config
-    ranks = {m: adapter.rank(m) for m in adapter.modules}
-    alphas = {m: n if adapter.scale[m] == 1 else adapter.scale[m] * n for m, n in ranks.items()}
-    return new_config(ranks, adapter.config.get("base_model_name_or_path") or "", alphas, adapter.config)
-
-# %% ../nbs/22_genome.ipynb #85474634
+# %% ../nbs/22_genome.ipynb #bec0ff48
 _OURS = {"adapter_config.json", "adapter_model.safetensors", "files.json", "README.md"}
 
-# %% ../nbs/22_genome.ipynb #bec0ff48
 def write_adapter(
     adapter: Adapter, # with at least one module
     folder # appears whole or not at all; an older adapter there is replaced
 ) -> Path: # the folder
     "Write an adapter as PEFT reads it, with checksums beside."
     from safetensors.torch import save_file
-    folder = Path(folder)
+    folder, config = Path(folder), adapter.config
     if not adapter.modules: raise InputError("The adapter has no module: it is the base itself, with nothing to write.")
     if folder.exists() and (not folder.is_dir() or (other := {p.name for p in folder.iterdir()} - _OURS)):
         what = f"other files ({_some(sorted(other))})" if folder.is_dir() else "not a folder"
@@ -298,7 +265,12 @@ def write_adapter(
     with writing_folder(folder) as t:
         save_file({k: v.detach().clone().contiguous() for k, v in keys.items()}, t/"adapter_model.safetensors",
                   dict(format="pt"))
-        (t/"adapter_config.json").write_text(json.dumps(_fitting_config(adapter), indent=2, sort_keys=True))
+        says = {m: config_rank_scale(config, m) for m in adapter.modules}
+        ranks = {m: adapter.rank(m) for m in adapter.modules}
+        if not config.get("target_modules") or says != {m: (n, adapter.scale[m]) for m, n in ranks.items()}:
+            alphas = {m: n if adapter.scale[m] == 1 else adapter.scale[m] * n for m, n in ranks.items()}
+            config = new_config(ranks, config.get("base_model_name_or_path") or "", alphas, config)
+        (t/"adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True))
     return folder
 
 # %% ../nbs/22_genome.ipynb #a636ecae
@@ -315,7 +287,9 @@ class Lineage:
     @classmethod
     def from_dict(cls, values: dict) -> "Lineage": return from_dict(cls, values, "lineage")
 
-# %% ../nbs/22_genome.ipynb #9232c43f
+# %% ../nbs/22_genome.ipynb #be53a3ad
+def _all_modules(adapters): return sorted({m for a in adapters for m in a.modules})
+
 def trained_on(
     adapter: Adapter
 ) -> str: # the digest of its base, as `evonb.experts` notes it; empty where it isn't known
@@ -341,25 +315,18 @@ def check_compatible(
     if len({bool(a.config.get("fan_in_fan_out")) for a in adapters if a.modules}) > 1:
         raise InputError("Some adapters have fan_in_fan_out and some not: their bases store weights differently. "
                          "Merge adapters of one base.")
-    for m in _all_modules(adapters): _check_module([a for a in adapters if m in a.A], m, on == "factors")
+    for m in _all_modules(adapters):
+        holders = [a for a in adapters if m in a.A]
+        if len(shapes := sorted({a.shape(m) for a in holders})) > 1:
+            raise InputError(f"{m} has the shapes {shapes} in the adapters. Merge adapters of one base model.")
+        for what, found in (("ranks", {a.rank(m) for a in holders}), ("scales", {a.scale[m] for a in holders})):
+            if on == "factors" and len(found) > 1:
+                raise InputError(f"{m} has the {what} {sorted(found)} in the adapters, so its factors can't be merged "
+                                 "apart. Merge on='delta', where ranks and scales may differ.")
     if on == "factors" and len({frozenset(a.modules) for a in adapters}) > 1:
         odd = sorted(set(_all_modules(adapters)) - set.intersection(*(set(a.modules) for a in adapters)))
         raise InputError(f"Not all adapters have the modules {_some(odd)}. Merge on='delta': there a missing one is 0.")
     return bases[0] if bases else ""
-
-# %% ../nbs/22_genome.ipynb #be53a3ad
-def _all_modules(adapters): return sorted({m for a in adapters for m in a.modules})
-
-# %% ../nbs/22_genome.ipynb #57131a52
-def _check_module(holders, module, alike):
-    "Shapes must be equal; on the factors, ranks and scales too."
-    if len(shapes := sorted({a.shape(module) for a in holders})) > 1:
-        raise InputError(f"{module} has the shapes {shapes} in the adapters. Merge adapters of one base model.")
-    if not alike: return
-    for what, found in (("ranks", {a.rank(module) for a in holders}), ("scales", {a.scale[module] for a in holders})):
-        if len(found) > 1:
-            raise InputError(f"{module} has the {what} {sorted(found)} in the adapters, so its factors can't be merged "
-                             "apart. Merge on='delta', where ranks and scales may differ.")
 
 # %% ../nbs/22_genome.ipynb #8f8813d1
 def _check_finite(adapters):
@@ -377,13 +344,13 @@ def linear_shapes(
 ) -> dict: # module name -> (n_out, n_in)
     "The linear modules that LoRA can adapt, under the names PEFT uses."
     skip = None if head or not hasattr(model, "get_output_embeddings") else model.get_output_embeddings()
-    return {n: s for n, m in model.named_modules() if m is not skip and (s := _linear_shape(m))}
-
-# %% ../nbs/22_genome.ipynb #93545fb7
-def _linear_shape(module):
-    "(n_out, n_in) of a Linear, or of transformers' Conv1D, which stores its weight transposed; None of other modules."
-    if isinstance(module, torch.nn.Linear): return tuple(module.weight.shape)
-    return tuple(module.weight.shape)[::-1] if type(module).__name__ == "Conv1D" and hasattr(module, "nf") else None
+    shapes = {}
+    for name, m in model.named_modules():
+        if m is skip: continue
+        if isinstance(m, torch.nn.Linear): shapes[name] = tuple(m.weight.shape)
+        # transformers' Conv1D stores its weight transposed
+        elif type(m).__name__ == "Conv1D" and hasattr(m, "nf"): shapes[name] = tuple(m.weight.shape)[::-1]
+    return shapes
 
 # %% ../nbs/22_genome.ipynb #50724b9d
 def check_modules(
@@ -435,59 +402,46 @@ def random_adapter(
         B[m] = torch.randn(n_out, rank, generator=g) * size / rank ** .5
     return Adapter(A, B, {m: 1. for m in A}, new_config({m: rank for m in A}, base))
 
-# %% ../nbs/22_genome.ipynb #f7e55615
-def _concatenated(adapters, weights, module):
-    "Factors (n_out, k) and (k, n_in) of sum_i w_i ΔW_i, k being the sum of ranks; None if nothing is left."
-    held = [(a, float(w)) for a, w in zip(adapters, weights) if module in a.A and w != 0]
-    if not held: return None
-    B = torch.cat([_wide(a.B[module]) * (w * a.scale[module]) for a, w in held], 1) # (n_out, k)
-    return B, torch.cat([_wide(a.A[module]) for a, _ in held]) # (k, n_in)
-
 # %% ../nbs/22_genome.ipynb #461ab194
-def _shared(U, S, Vh, rank):
+def _balanced(core, rank):
+    "The best approximation of a matrix (..., k, k) at a rank, as two factors of equal size."
+    U, S, Vh = torch.linalg.svd(core, full_matrices=False)
     root = S[..., :rank].sqrt()
     return U[..., :rank] * root[..., None, :], root[..., :, None] * Vh[..., :rank, :]
 
-# %% ../nbs/22_genome.ipynb #97ee8bd5
 def _recompressed(
-    B: torch.Tensor, # (..., n_out, k)
-    A: torch.Tensor, # (..., k, n_in)
-    rank: int # at most k
-) -> tuple: # (..., n_out, rank) and (..., rank, n_in)
-    "The best approximation of B @ A at a rank, by QR of the factors and an SVD of the k x k core."
-    Qb, Rb = torch.linalg.qr(B)
-    Qa, Ra = torch.linalg.qr(A.mT)
-    b, a = _shared(*torch.linalg.svd(Rb @ Ra.mT, full_matrices=False), rank)
-    return Qb @ b, a @ Qa.mT
-
-# %% ../nbs/22_genome.ipynb #911a728f
-def _dtype(adapters, module):
-    dtypes = [t[module].dtype for a in adapters if module in a.A for t in (a.A, a.B)]
-    out = dtypes[0]
-    for d in dtypes[1:]: out = torch.promote_types(out, d)
+    factors: dict, # module -> B (n_out, k), A (k, n_in)
+    rank: int # that no module exceeds afterwards
+) -> dict: # module -> B (n_out, r), A (r, n_in)
+    "The best approximation of each B @ A at a rank; modules of one shape go in one batch."
+    groups, out = {}, dict(factors)
+    for m, (B, A) in factors.items():
+        if A.shape[0] > rank: groups.setdefault((B.shape, A.shape, B.dtype, B.device), []).append(m)
+    for ms in groups.values():
+        B, A = (torch.stack([factors[m][i] for m in ms]) for i in (0, 1)) # (n_modules, n_out, k), (n_modules, k, n_in)
+        Qb, Rb = torch.linalg.qr(B)
+        Qa, Ra = torch.linalg.qr(A.mT)
+        b, a = _balanced(Rb @ Ra.mT, rank)
+        out |= {m: f for m, *f in zip(ms, Qb @ b, a @ Qa.mT)}
     return out
 
 # %% ../nbs/22_genome.ipynb #e5f281cb
 def _made(factors, adapters, scale=None):
     "An adapter of new factors (module -> B, A), in its parents' precision, under a configuration like the first's."
-    B, A = ({m: f[i].to(_dtype(adapters, m)) for m, f in factors.items()} for i in (0, 1))
+    A, B = {}, {}
+    for m, (b, a) in factors.items():
+        dtypes = [t[m].dtype for parent in adapters if m in parent.A for t in (parent.A, parent.B)]
+        B[m], A[m] = (t.to(functools.reduce(torch.promote_types, dtypes)) for t in (b, a))
     ranks, scale = {m: t.shape[0] for m, t in A.items()}, scale or {m: 1.0 for m in A}
     alphas = {m: n if scale[m] == 1 else scale[m] * n for m, n in ranks.items()}
-    return Adapter(A, B, dict(scale), _config_like(adapters, ranks, alphas))
-
-# %% ../nbs/22_genome.ipynb #520fc6b4
-_PLACES = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
-
-# %% ../nbs/22_genome.ipynb #277f27aa
-def _config_like(adapters, ranks, alphas):
-    "A configuration with new ranks and alphas; which modules are meant stays as it was written where it is the same."
     like = next((a for a in adapters if a.modules), adapters[0])
     base = next((n for a in adapters if (n := a.config.get("base_model_name_or_path"))), "")
     config = new_config(ranks, base, alphas, like.config)
-    if set(ranks) != set(like.modules) or not like.config.get("target_modules"): return config
-    return config | {k: like.config[k] for k in _PLACES if k in like.config}
+    if set(ranks) == set(like.modules) and like.config.get("target_modules"):
+        places = "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"
+        config |= {k: like.config[k] for k in places if k in like.config}
+    return Adapter(A, B, dict(scale), config)
 
-# %% ../nbs/22_genome.ipynb #402245f6
 def _checked_weights(weights, n):
     "One finite number per parent."
     try: w = np.asarray(weights, float)
@@ -509,19 +463,12 @@ def combine(
     each = weights if isinstance(weights, dict) else dict.fromkeys(modules, weights)
     if missing := sorted(set(modules) - set(each)): raise InputError(f"There are no weights for {_some(missing)}.")
     each = {m: _checked_weights(each[m], len(adapters)) for m in modules}
-    factors = {m: f for m in modules if (f := _concatenated(adapters, each[m], m))}
-    return _made(factors if rank is None else _recompressed_all(factors, rank), adapters)
-
-# %% ../nbs/22_genome.ipynb #211a6ce5
-def _recompressed_all(factors, rank):
-    "Recompress every module that has more than `rank`, those of one shape in one batch."
-    groups, out = {}, dict(factors)
-    for m, (B, A) in factors.items():
-        if A.shape[0] > rank: groups.setdefault((B.shape, A.shape, B.dtype, B.device), []).append(m)
-    for ms in groups.values():
-        Bs, As = _recompressed(*(torch.stack([factors[m][i] for m in ms]) for i in (0, 1)), rank)
-        out |= {m: (B, A) for m, B, A in zip(ms, Bs, As)}
-    return out
+    factors = {}
+    for m in modules:
+        if held := [(a, float(w)) for a, w in zip(adapters, each[m]) if m in a.A and w != 0]:
+            B = torch.cat([_wide(a.B[m]) * (w * a.scale[m]) for a, w in held], 1) # (n_out, k)
+            factors[m] = B, torch.cat([_wide(a.A[m]) for a, _ in held]) # (k, n_in)
+    return _made(factors if rank is None else _recompressed(factors, rank), adapters)
 
 # %% ../nbs/22_genome.ipynb #5d3fbc2e
 def compress(
@@ -533,23 +480,13 @@ def compress(
     if all(adapter.rank(m) <= rank for m in adapter.modules): return adapter
     return combine([adapter], [1.], rank)
 
-# %% ../nbs/22_genome.ipynb #b751b58c
-def _exacter(t): return t.double() if t.device.type != "mps" else t.float() # MPS has no double precision
-
-# %% ../nbs/22_genome.ipynb #3150132d
-def _module_gram(adapters, module):
-    "(n_adapters, n_adapters) inner products of one module's ΔWs."
-    owners = [i for i, a in enumerate(adapters) if module in a.A]
-    A = torch.cat([_exacter(adapters[i].A[module]) for i in owners]) # (k, n_in)
-    B = torch.cat([_exacter(adapters[i].B[module]) * adapters[i].scale[module] for i in owners], 1) # (n_out, k)
-    owner = [i for i in owners for _ in range(adapters[i].rank(module))]
-    return _summed_blocks(((A @ A.T) * (B.T @ B)).cpu().numpy(), owner, len(adapters))
-
 # %% ../nbs/22_genome.ipynb #906c42dc
-def _summed_blocks(P, owner, n):
-    "Sum a (k, k) matrix over the blocks of its owners: (n, n)."
-    E = np.eye(n)[:, owner] # (n, k)
-    return E @ P @ E.T
+def _stacked(adapters, module, precision=_wide):
+    "A (k, n_in), scaled B (n_out, k), and the adapter that each of the k columns belongs to."
+    held = [i for i, a in enumerate(adapters) if module in a.A]
+    A = torch.cat([precision(adapters[i].A[module]) for i in held]) # (k, n_in)
+    B = torch.cat([precision(adapters[i].B[module]) * adapters[i].scale[module] for i in held], 1) # (n_out, k)
+    return A, B, np.repeat(held, [adapters[i].rank(module) for i in held])
 
 # %% ../nbs/22_genome.ipynb #d3d79729
 def grams(
@@ -558,8 +495,12 @@ def grams(
 ) -> np.ndarray: # (n_modules, n_adapters, n_adapters), modules in alphabetic order
     "Inner products of the ΔWs, module by module, without forming one."
     check_compatible(adapters)
-    modules = _all_modules(adapters) if modules is None else modules
-    return np.array([_module_gram(adapters, m) for m in modules]).reshape(-1, len(adapters), len(adapters))
+    out = []
+    for m in _all_modules(adapters) if modules is None else modules:
+        A, B, owner = _stacked(adapters, m, _exacter)
+        E = np.eye(len(adapters))[:, owner] # (n_adapters, k), sums over each owner's columns
+        out.append(E @ ((A @ A.T) * (B.T @ B)).cpu().numpy() @ E.T)
+    return np.array(out).reshape(-1, len(adapters), len(adapters))
 
 # %% ../nbs/22_genome.ipynb #2b31bc91
 def _module_weights(weights, modules):
@@ -571,18 +512,10 @@ def _module_weights(weights, modules):
         raise InputError("A module's weight is negative or not finite. Give weights of 0 or more.")
     return w
 
-# %% ../nbs/22_genome.ipynb #5992da57
 def _weighted_gram(adapters, weights):
     "(n, n) inner products over all modules, each weighted."
     return np.tensordot(_module_weights(weights, _all_modules(adapters)), grams(adapters), 1)
 
-# %% ../nbs/22_genome.ipynb #fb7b4d99
-def _gram_distance(G):
-    "|a - b| of two from their inner products; what is below rounding of the norms is 0."
-    square = G[0, 0] + G[1, 1] - 2 * G[0, 1]
-    return float(np.sqrt(square)) if square > 1e-13 * (G[0, 0] + G[1, 1]) else 0.0
-
-# %% ../nbs/22_genome.ipynb #5ab7e9af
 def _gram_cosine(G):
     norms = np.sqrt(G[0, 0] * G[1, 1])
     return float(np.clip(G[0, 1] / norms, -1, 1)) if norms > 0 else float("nan")
@@ -594,7 +527,9 @@ def distance(
     weights: dict | None = None # module name -> weight of its squared distance; 1 where not named
 ) -> float: # 0 for the same ΔW, whatever its factors
     "The weighted Frobenius distance of two individuals' ΔW over all modules."
-    return _gram_distance(_weighted_gram([a.load(), b.load()], weights))
+    G = _weighted_gram([a.load(), b.load()], weights)
+    square = G[0, 0] + G[1, 1] - 2 * G[0, 1]
+    return float(np.sqrt(square)) if square > 1e-13 * (G[0, 0] + G[1, 1]) else 0.0 # below rounding it is 0
 
 # %% ../nbs/22_genome.ipynb #ed08d85f
 def similarity(
@@ -605,35 +540,10 @@ def similarity(
     "Genetic similarity: the cosine between two individuals' ΔW over all modules."
     return _gram_cosine(_weighted_gram([a.load(), b.load()], weights))
 
-# %% ../nbs/22_genome.ipynb #6a96e6fa
 @patch
 def norm(self: Adapter) -> float: # Frobenius norm over all modules
     "The length of ΔW."
     return float(np.sqrt(max(0., _weighted_gram([self], None)[0, 0])))
-
-# %% ../nbs/22_genome.ipynb #3fcb98ec
-class _OnDelta:
-    "Parents by their ΔW; full matrices are formed for elementwise merges only, one module at a time."
-    def __init__(self, adapters, rank=None): self.parents, self.rank = adapters, rank
-
-    def gram(self): return grams(self.parents)
-
-    def combine(self, c):
-        each = c if np.ndim(c) == 1 else dict(zip(_all_modules(self.parents), c))
-        return combine(self.parents, each, self.rank)
-
-    def elementwise(self, f):
-        largest = max((a.rank(m) for a in self.parents for m in a.modules), default=1)
-        made = {m: _truncated(f(self.stack(m)), self.rank or largest) for m in _all_modules(self.parents)}
-        return _made(made, self.parents)
-
-# %% ../nbs/22_genome.ipynb #1dcfe9af
-@patch
-def stack(self: _OnDelta, module):
-    "(n_parents, n_out, n_in) full ΔWs of one module; a parent without it has zeros."
-    found = {i: a.delta(module) for i, a in enumerate(self.parents) if module in a.A}
-    zero = torch.zeros_like(next(iter(found.values())))
-    return torch.stack([found.get(i, zero) for i in range(len(self.parents))])
 
 # %% ../nbs/22_genome.ipynb #1881f3cb
 def _truncated(
@@ -650,6 +560,27 @@ def _truncated(
     root = S.sqrt()
     B, A = U * root, rest / root.clamp_min(torch.finfo(M.dtype).tiny)[:, None]
     return tuple(t.to(D.dtype).contiguous() for t in ((A.T, B.T) if wide else (B, A)))
+
+# %% ../nbs/22_genome.ipynb #3fcb98ec
+class _OnDelta:
+    "Parents by their ΔW; full matrices are formed for elementwise merges only, one module at a time."
+    def __init__(self, adapters, rank=None): self.parents, self.rank = adapters, rank
+
+    def gram(self): return grams(self.parents)
+
+    def combine(self, c):
+        each = c if np.ndim(c) == 1 else dict(zip(_all_modules(self.parents), c))
+        return combine(self.parents, each, self.rank)
+
+    def elementwise(self, f):
+        largest = max((a.rank(m) for a in self.parents for m in a.modules), default=1)
+        made = {}
+        for m in _all_modules(self.parents):
+            found = {i: a.delta(m) for i, a in enumerate(self.parents) if m in a.A}
+            zero = torch.zeros_like(next(iter(found.values()))) # of a parent without the module
+            stack = torch.stack([found.get(i, zero) for i in range(len(self.parents))]) # (n_parents, n_out, n_in)
+            made[m] = _truncated(f(stack), self.rank or largest)
+        return _made(made, self.parents)
 
 # %% ../nbs/22_genome.ipynb #42660d74
 def _shares(x, weights): # (n, 1, ..., 1) beside (n, ...)
@@ -675,14 +606,10 @@ class _OnFactors:
 
     def elementwise(self, f): return self.made([f(self.stack(t)) for t in self.tensors])
 
-# %% ../nbs/22_genome.ipynb #5f6e45eb
-@patch
-def made(self: _OnFactors, tensors):
-    "An adapter of merged factors, under the parents' scales."
-    new = dict(zip(self.tensors, tensors))
-    first = self.parents[0]
-    merged = _made({m: (new["B", m], new["A", m]) for m in first.modules}, self.parents, first.scale)
-    return merged if self.rank is None else compress(merged, self.rank)
+    def made(self, tensors): # an adapter of merged factors, under the parents' scales
+        new, first = dict(zip(self.tensors, tensors)), self.parents[0]
+        merged = _made({m: (new["B", m], new["A", m]) for m in first.modules}, self.parents, first.scale)
+        return merged if self.rank is None else compress(merged, self.rank)
 
 # %% ../nbs/22_genome.ipynb #2ef11473
 @dataclass(frozen=True)
@@ -703,7 +630,6 @@ class Merge:
         parameters = inspect.signature(self.function).parameters
         return {k: p.default for k, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
 
-# %% ../nbs/22_genome.ipynb #7721af34
 MERGES: dict[str, Merge] = {} # by name
 
 # %% ../nbs/22_genome.ipynb #56e4e3da
@@ -718,7 +644,6 @@ def register_merge(
         return f
     return keep
 
-# %% ../nbs/22_genome.ipynb #a7403295
 def known_merge(
     name: str # as in MERGES
 ) -> Merge:
@@ -790,7 +715,6 @@ def __call__(self: Merge,
     parts = (_OnFactors if on == "factors" else _OnDelta)(adapters, rank)
     return self.run(parts, weights, generator, **options)
 
-# %% ../nbs/22_genome.ipynb #47a9115b
 def merge(
     adapters, # parents of one base
     name: str = "linear", # as in MERGES
@@ -809,13 +733,11 @@ def linear(parts, weights, *, scale=1.0):
     "The weighted mean of the parents."
     return scale * weights
 
-# %% ../nbs/22_genome.ipynb #fa071225
 @register_merge("combine", copies_give_parent=False, symmetric=True, signed=True, normalised=False)
 def task_arithmetic(parts, weights, *, scale=1.0):
     "The plain weighted sum (Ilharco et al. 2023, arXiv 2212.04089)."
     return scale * weights
 
-# %% ../nbs/22_genome.ipynb #38172bcb
 @register_merge("combine", copies_give_parent=True, symmetric=True)
 def uniform_soup(parts, weights, *, scale=1.0):
     "The plain mean, whatever the weights (Wortsman et al. 2022, arXiv 2203.05482)."
@@ -856,23 +778,20 @@ def spherical_mean(
         a = np.cos(length) * a + np.sin(length) / length * t
     return a
 
-# %% ../nbs/22_genome.ipynb #df6890a2
-def _slerp_coefficients(G, shares):
-    "One module's; a parent of length 0, or opposite parents, leave no arc, and the straight mean is taken."
-    norms = np.sqrt(np.diag(G))
-    if (norms[shares > 0] <= 0).any(): return shares
-    live = shares > 0
-    cosines = (G / np.outer(np.maximum(norms, 1e-300), np.maximum(norms, 1e-300)))[np.ix_(live, live)]
-    if shares[live] @ cosines @ shares[live] < 1e-9: return shares
-    out = np.zeros_like(shares)
-    out[live] = spherical_mean(cosines, shares[live])
-    return out
-
 # %% ../nbs/22_genome.ipynb #4cb8b3b4
 @register_merge("combine", copies_give_parent=True, symmetric=True)
 def slerp(parts, weights, *, scale=1.0):
-    "Spherical interpolation, module by module."
-    return scale * np.array([_slerp_coefficients(G, weights) for G in parts.gram()])
+    "Spherical interpolation, module by module; a parent of length 0, or opposite parents, leave the straight mean."
+    live, each = weights > 0, parts.gram() # (n_modules, n_parents, n_parents)
+    out = np.tile(weights, (len(each), 1))
+    for row, G in zip(out, each):
+        norms = np.sqrt(np.diag(G))
+        if (norms[live] <= 0).any(): continue
+        norms = np.maximum(norms, 1e-300)
+        cosines = (G / np.outer(norms, norms))[np.ix_(live, live)]
+        if weights[live] @ cosines @ weights[live] < 1e-9: continue
+        row[~live], row[live] = 0, spherical_mean(cosines, weights[live])
+    return scale * out
 
 # %% ../nbs/22_genome.ipynb #641e46de
 def largest(
@@ -900,24 +819,19 @@ def breadcrumbs(x, weights, generator=None, *, density=.85, outliers=.01, scale=
     return scale * (_shares(x, weights) * masked * largest(masked, density)).sum(0)
 
 # %% ../nbs/22_genome.ipynb #cd9b7ea7
-def _elected(x, shares):
-    "Which entries have the sign of the weighted sum at their place."
-    return (x.sign() == (shares * x).sum(0).sign()) & (x != 0)
+def _elected_mean(x, shares, voters, scale, released):
+    "The weighted mean of those entries of `x` that have the sign which the weighted sum of the voters elects."
+    if released: # PEFT: an unweighted sum elects, zero counts as positive, the mean is over how many agree
+        agree = x.sign() == torch.where(x.sum(0) >= 0, 1, -1)
+        return scale * ((shares * x * agree).sum(0) / agree.sum(0).clamp_min(1))
+    agree = shares * ((voters.sign() == (shares * voters).sum(0).sign()) & (voters != 0))
+    return scale * (agree * x).sum(0) / agree.sum(0).clamp_min(torch.finfo(x.dtype).tiny)
 
-# %% ../nbs/22_genome.ipynb #7b540d81
-def _released_ties(x, shares):
-    "PEFT's election (an unweighted sum, zero counts as positive) and mean (over the number of those that agree)."
-    agree = x.sign() == torch.where(x.sum(0) >= 0, 1, -1)
-    return (shares * x * agree).sum(0) / agree.sum(0).clamp_min(1)
-
-# %% ../nbs/22_genome.ipynb #88d54fc1
 @register_merge("elementwise", copies_give_parent={"density": 1.0}, symmetric=True)
 def ties(x, weights, generator=None, *, density=.2, scale=1.0, released=False):
     "Trim, elect signs, average those that agree."
-    x, shares = x * largest(x, density), _shares(x, weights)
-    if released: return scale * _released_ties(x, shares)
-    agree = shares * _elected(x, shares)
-    return scale * (agree * x).sum(0) / agree.sum(0).clamp_min(torch.finfo(x.dtype).tiny)
+    trimmed = x * largest(x, density)
+    return _elected_mean(trimmed, _shares(x, weights), trimmed, scale, released)
 
 # %% ../nbs/22_genome.ipynb #ce6c64c6
 def _dropped(x, density, generator, rescale):
@@ -925,7 +839,6 @@ def _dropped(x, density, generator, rescale):
     kept = torch.rand(x.shape, generator=generator, device=generator.device).to(x.device) < density
     return x * kept / (density if rescale else 1)
 
-# %% ../nbs/22_genome.ipynb #408e23f0
 @register_merge("elementwise", copies_give_parent={"density": 1.0}, symmetric={"density": 1.0}, random=True,
                 copies_in_mean={"density": .5})
 def dare_linear(x, weights, generator=None, *, density=.5, rescale=True, scale=1.0):
@@ -937,31 +850,21 @@ def dare_linear(x, weights, generator=None, *, density=.5, rescale=True, scale=1
                 copies_in_mean={"density": .5})
 def dare_ties(x, weights, generator=None, *, density=.5, rescale=True, scale=1.0, released=False):
     "Elect signs, then average those that agree, with entries dropped at random."
-    shares, dropped = _shares(x, weights), _dropped(x, density, generator, rescale)
-    if released: return scale * _released_ties(dropped, shares)
-    agree = shares * _elected(x, shares)
-    return scale * (agree * dropped).sum(0) / agree.sum(0).clamp_min(torch.finfo(x.dtype).tiny)
-
-# %% ../nbs/22_genome.ipynb #78cbc739
-def _to_unit(x):
-    "Each row from 0 to 1."
-    low, high = x.amin(1, keepdim=True), x.amax(1, keepdim=True)
-    return (x - low) / (high - low).clamp_min(torch.finfo(x.dtype).tiny)
+    return _elected_mean(_dropped(x, density, generator, rescale), _shares(x, weights), x, scale, released)
 
 # %% ../nbs/22_genome.ipynb #bb793f0b
 @register_merge("elementwise", copies_give_parent={"density": 1.0}, symmetric=True)
 def pcb(x, weights, generator=None, *, density=.1, scale=1.0):
     "Parameter competition balancing: exp(n · size²) · tanh(agreement) scores each entry."
+    tiny = torch.finfo(x.dtype).tiny
+    def to_unit(rows): # each from 0 to 1
+        low, high = rows.amin(1, keepdim=True), rows.amax(1, keepdim=True)
+        return (rows - low) / (high - low).clamp_min(tiny)
     flat = x.flatten(1) # (n_parents, n_entries)
-    score = torch.exp(len(flat) * _to_unit(flat.abs()) ** 2) * torch.tanh(flat * flat.sum(0))
-    balance = _to_unit(score).clamp_min(1e-12) * (score >= _cut(score, density)) * _shares(flat, weights)
-    merged = (balance * flat).sum(0) / balance.sum(0).clamp_min(torch.finfo(x.dtype).tiny)
-    return scale * merged.view_as(x[0])
-
-# %% ../nbs/22_genome.ipynb #ce4555d5
-def _cut(score, density):
-    "The lowest score in each row that stays."
-    return score.topk(max(1, round(density * score.shape[1])), dim=1).values[:, -1:]
+    score = torch.exp(len(flat) * to_unit(flat.abs()) ** 2) * torch.tanh(flat * flat.sum(0))
+    lowest = score.topk(max(1, round(density * score.shape[1])), dim=1).values[:, -1:] # that stays, in each row
+    balance = to_unit(score).clamp_min(1e-12) * (score >= lowest) * _shares(flat, weights)
+    return scale * ((balance * flat).sum(0) / balance.sum(0).clamp_min(tiny)).view_as(x[0])
 
 # %% ../nbs/22_genome.ipynb #f27e0179
 class AdapterSpace:
@@ -985,7 +888,6 @@ class AdapterSpace:
 
     def digest(self, genome: Adapter) -> str: return genome.digest()
 
-# %% ../nbs/22_genome.ipynb #770bc7e7
 def _checked_experts(experts, on="delta"):
     if not isinstance(experts, dict) or not experts:
         raise InputError("There are no experts. Give a dictionary, name -> Adapter, with at least one.")
@@ -1008,22 +910,11 @@ def combine(self: AdapterSpace,
     if self.on == "factors": return _OnFactors(list(genomes)).combine(w)
     return combine(list(genomes), w, self.rank)
 
-# %% ../nbs/22_genome.ipynb #fb6263a6
-def _perturbed(t, rate, scale, rng):
-    "Sparse Gaussian noise relative to a tensor's root mean square; drawn on the CPU, in the order of the entries."
-    hit = np.flatnonzero(rng.random(t.numel(), dtype=np.float32) < rate)
-    noise = torch.from_numpy(rng.standard_normal(len(hit), dtype=np.float32)).to(t.device)
-    wide = _wide(t).clone(memory_format=torch.contiguous_format).view(-1)
-    size = wide.square().mean().sqrt() if t.numel() else 0.
-    wide[torch.from_numpy(hit).to(t.device)] += (scale * size * noise).to(wide.dtype)
-    return wide.view(t.shape).to(t.dtype)
-
-# %% ../nbs/22_genome.ipynb #61bd336e
+# %% ../nbs/22_genome.ipynb #1409661f
 def _check_noise(rate, scale):
     if not 0 <= rate <= 1: raise InputError(f"rate is {rate!r}, but must be a probability from 0 to 1.")
     if not 0 <= scale < math.inf: raise InputError(f"scale is {scale!r}, but must be a finite number of 0 or more.")
 
-# %% ../nbs/22_genome.ipynb #1409661f
 @patch
 def perturb(self: AdapterSpace,
     genome: Adapter,
@@ -1031,10 +922,19 @@ def perturb(self: AdapterSpace,
     scale: float, # the noise's standard deviation, in units of its tensor's root mean square
     rng: np.random.Generator
 ) -> Adapter:
-    "Sparse Gaussian mutation of A and B."
+    "Sparse Gaussian mutation of A and B, drawn on the CPU in the order of the entries."
     _check_noise(rate, scale)
-    A, B = ({m: _perturbed(ts[m], rate, scale, rng) for m in sorted(ts)} for ts in (genome.A, genome.B))
-    return dataclasses.replace(genome, A=A, B=B)
+    made = dict(A=dict(genome.A), B=dict(genome.B))
+    for factor in made.values():
+        for m in sorted(factor):
+            t = factor[m]
+            hit = np.flatnonzero(rng.random(t.numel(), dtype=np.float32) < rate)
+            noise = torch.from_numpy(rng.standard_normal(len(hit), dtype=np.float32)).to(t.device)
+            wide = _wide(t).clone(memory_format=torch.contiguous_format).view(-1)
+            size = wide.square().mean().sqrt() if t.numel() else 0.
+            wide[torch.from_numpy(hit).to(t.device)] += (scale * size * noise).to(wide.dtype)
+            factor[m] = wide.view(t.shape).to(t.dtype)
+    return dataclasses.replace(genome, **made)
 
 # %% ../nbs/22_genome.ipynb #6c511fd1
 @patch
@@ -1049,13 +949,11 @@ def merge(self: AdapterSpace,
     rank = self.rank if self.on == "delta" else None
     return known_merge(name)(genomes, weights, self.on, rank, generator, **options)
 
-# %% ../nbs/22_genome.ipynb #fb51bc21
 @patch
 def distance(self: AdapterSpace, a: Adapter, b: Adapter, weights: dict | None = None) -> float:
     "The Frobenius distance of two genomes' ΔW, modules weighted."
     return distance(a, b, weights)
 
-# %% ../nbs/22_genome.ipynb #20ceedc2
 @patch
 def similarity(self: AdapterSpace, a: Adapter, b: Adapter, weights: dict | None = None) -> float:
     "The cosine of two genomes' ΔW, modules weighted."
@@ -1069,7 +967,6 @@ def pack(self: AdapterSpace, genome: Adapter) -> dict: # name -> tensor
     tensors = {f"{n}.{m}": t for n, ts in (("A", genome.A), ("B", genome.B)) for m, t in ts.items()}
     return tensors | {"about": torch.tensor(list(about), dtype=torch.uint8)}
 
-# %% ../nbs/22_genome.ipynb #0ce1b896
 @patch
 def unpack(self: AdapterSpace, tensors: dict) -> Adapter: # what `pack` made
     "The genome of its named tensors."
@@ -1121,7 +1018,6 @@ class StoredAdapter(LazyAdapter):
         super().__init__(lambda: files.get(name), name.partition("-")[0])
         self.name = name
 
-# %% ../nbs/22_genome.ipynb #5d071cfb
 @patch
 def put(self: AdapterFiles,
     adapter: Adapter
@@ -1151,12 +1047,8 @@ def _hold(self: AdapterFiles, name, adapter):
     self._held.setdefault(name, adapter)
     self._alive[name] = self._held[name]
     self._held.move_to_end(name)
-    while self._size > self.held_bytes: self._drop(next(iter(self._held)))
+    while self._size > self.held_bytes: self._size -= self._held.popitem(last=False)[1].nbytes
 
-@patch
-def _drop(self: AdapterFiles, name): self._size -= self._held.pop(name).nbytes
-
-# %% ../nbs/22_genome.ipynb #c070851e
 @patch
 def keep_only(self: AdapterFiles,
     names # of files
@@ -1165,7 +1057,7 @@ def keep_only(self: AdapterFiles,
     names = set(names)
     for path in self.folder.glob("*.safetensors"):
         if path.stem not in names: path.unlink()
-    for name in set(self._held) - names: self._drop(name)
+    for name in set(self._held) - names: self._size -= self._held.pop(name).nbytes
 
 # %% ../nbs/22_genome.ipynb #ffab8613
 class StoredSpace(AdapterSpace):
@@ -1226,7 +1118,6 @@ def unpack(self: StoredSpace, tensors: dict) -> StoredAdapter:
     raise DamagedFileError(f"{self.files.path(name)} is missing, an individual of a search. Restore it from a copy, or "
                            f"delete {self.files.folder.parent} and resume.")
 
-# %% ../nbs/22_genome.ipynb #714d2a0a
 @patch
 def tidy(self: StoredSpace,
     genomes # that are still needed
@@ -1242,7 +1133,6 @@ def layer_of(
     found = re.search(r"(?:^|\.)(\d+)(?=\.|$)", module)
     return f"layer {found[1]}" if found else "other"
 
-# %% ../nbs/22_genome.ipynb #f4cc1eb3
 def module_groups(
     modules, # names
     by: str # "expert": one group of all; "layer"; "module"
@@ -1250,11 +1140,9 @@ def module_groups(
     "Which modules share a coefficient."
     check_choice(by, ["expert", "layer", "module"], "by")
     groups, name = {}, dict(expert=lambda m: "all", layer=layer_of, module=lambda m: m)[by]
-    for m in sorted(modules, key=_by_number): groups.setdefault(name(m), []).append(m)
+    by_number = lambda m: [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in m.split(".")]
+    for m in sorted(modules, key=by_number): groups.setdefault(name(m), []).append(m)
     return groups
-
-# %% ../nbs/22_genome.ipynb #6ef3eff8
-def _by_number(module): return [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in module.split(".")]
 
 # %% ../nbs/22_genome.ipynb #fce073b8
 class CoefficientSpace:
@@ -1271,15 +1159,7 @@ class CoefficientSpace:
         self.shape = len(self.groups), len(self.names)
         self.size = self.shape[0] * self.shape[1]
         self._stacks = {m: _stacked(self._parents, m) for m in _all_modules(self._parents)}
-        self._grams, self._cores = None, None # made when first needed
-
-# %% ../nbs/22_genome.ipynb #bd3f23ba
-def _stacked(adapters, module):
-    "A (k, n_in), scaled B (n_out, k), and the expert that each of the k columns belongs to."
-    held = [i for i, a in enumerate(adapters) if module in a.A]
-    A = torch.cat([_wide(adapters[i].A[module]) for i in held]) # (k, n_in)
-    B = torch.cat([_wide(adapters[i].B[module]) * adapters[i].scale[module] for i in held], 1) # (n_out, k)
-    return A, B, np.repeat(held, [adapters[i].rank(module) for i in held])
+        self._grams, self._cores, self._digest = None, {}, None # made when first needed
 
 # %% ../nbs/22_genome.ipynb #926d2de8
 @patch
@@ -1292,7 +1172,6 @@ def check(self: CoefficientSpace, genome) -> np.ndarray: # (n_groups, n_experts)
     if not np.isfinite(c).all(): raise InputError("The genome has coefficients that are NaN or infinite.")
     return c
 
-# %% ../nbs/22_genome.ipynb #967d5809
 @patch
 def start(self: CoefficientSpace) -> list: # one genome per expert: that expert alone
     "The experts as genomes: 1 for itself, 0 for the others."
@@ -1305,45 +1184,22 @@ def adapter(self: CoefficientSpace,
 ) -> Adapter: # scale 1; the coefficients are folded into B
     "The adapter that a genome stands for; experts with coefficient 0 take no rank."
     c, factors = self.check(genome), {}
-    for row, modules in zip(c, self.groups.values()):
-        for m in modules:
-            if (f := self._realised(m, row)) is not None: factors[m] = f
-    if self.rank is not None: factors = self._truncated(factors, c)
+    for row, m in ((row, m) for row, modules in zip(c, self.groups.values()) for m in modules):
+        A, B, owner = self._stacks[m]
+        live = np.flatnonzero(row[owner]) # of the k columns
+        if not len(live): continue
+        weight = torch.tensor(row[owner], dtype=B.dtype, device=B.device) # (k,)
+        if self.rank is not None and len(live) > self.rank:
+            if m not in self._cores: self._cores[m] = *torch.linalg.qr(B), *torch.linalg.qr(A.T)
+            Qb, Rb, Qa, Ra = self._cores[m]
+            b, a = _balanced(Rb * weight @ Ra.T, self.rank)
+            factors[m] = Qb @ b, a @ Qa.T
+            continue
+        if len(live) < len(owner):
+            keep = torch.from_numpy(live).to(A.device)
+            A, B, weight = A[keep], B[:, keep], weight[keep]
+        factors[m] = B * weight, A
     return _made(factors, self._parents)
-
-# %% ../nbs/22_genome.ipynb #db66b664
-@patch
-def _realised(self: CoefficientSpace, module, row):
-    "Exact factors of one module: A of the experts that take part, B with their coefficients."
-    A, B, owner = self._stacks[module]
-    weight, live = row[owner], row[owner] != 0 # (k,)
-    if not live.any(): return None
-    if not live.all():
-        keep = torch.from_numpy(np.flatnonzero(live)).to(A.device)
-        A, B, weight = A[keep], B[:, keep], weight[live]
-    return B * torch.tensor(weight, dtype=B.dtype, device=B.device), A
-
-# %% ../nbs/22_genome.ipynb #28aade9f
-@patch
-def _truncated(self: CoefficientSpace, factors, c):
-    "Factors at the space's rank, from QRs done once."
-    if self._cores is None: self._cores = {m: _qr_both(A, B) for m, (A, B, _) in self._stacks.items()}
-    row = {m: r for r, ms in zip(c, self.groups.values()) for m in ms}
-    return {m: self._from_core(m, row[m]) if f[1].shape[0] > self.rank else f for m, f in factors.items()}
-
-# %% ../nbs/22_genome.ipynb #ccba8155
-def _qr_both(A, B):
-    Qb, Rb = torch.linalg.qr(B)
-    Qa, Ra = torch.linalg.qr(A.T)
-    return Qb, Rb, Qa, Ra
-
-# %% ../nbs/22_genome.ipynb #dc8942d1
-@patch
-def _from_core(self: CoefficientSpace, module, row):
-    Qb, Rb, Qa, Ra = self._cores[module]
-    weight = torch.tensor(row[self._stacks[module][2]], dtype=Rb.dtype, device=Rb.device) # (k,)
-    b, a = _shared(*torch.linalg.svd(Rb * weight @ Ra.T, full_matrices=False), self.rank)
-    return Qb @ b, a @ Qa.T
 
 # %% ../nbs/22_genome.ipynb #40364205
 @patch
@@ -1356,7 +1212,6 @@ def expert_grams(self: CoefficientSpace, weights: dict | None = None) -> np.ndar
     if weights is None: self._grams = G
     return G
 
-# %% ../nbs/22_genome.ipynb #600903d4
 @patch
 def inner(self: CoefficientSpace, genomes, weights: dict | None = None) -> np.ndarray: # (n_groups, n, n)
     "Inner products of genomes' ΔW within each group."
@@ -1370,7 +1225,6 @@ def distance(self: CoefficientSpace, a, b, weights: dict | None = None) -> float
     d = self.check(a) - self.check(b)
     return float(np.sqrt(max(0., self.inner([d], weights).sum())))
 
-# %% ../nbs/22_genome.ipynb #8b638f01
 @patch
 def similarity(self: CoefficientSpace, a, b, weights: dict | None = None) -> float:
     "The cosine of two genomes' ΔW, modules weighted; nan if one is zero."
@@ -1409,7 +1263,6 @@ class _OnCoefficients:
 
     def elementwise(self, f): return f(torch.tensor(np.array(self.parents))).numpy()
 
-# %% ../nbs/22_genome.ipynb #2c080aea
 @patch
 def merge(self: CoefficientSpace,
     genomes, # parents
@@ -1427,17 +1280,15 @@ def merge(self: CoefficientSpace,
 @patch
 def digest(self: CoefficientSpace, genome) -> str: # SHA-256 in hex
     "A checksum of the coefficients and of what they stand for: the experts, the groups and the rank."
-    if getattr(self, "_digest", None) is None:
+    if self._digest is None:
         self._digest = json.dumps([[a.digest() for a in self._parents], self.by, self.rank])
     return hashlib.sha256(self._digest.encode() + (self.check(genome) + 0.).tobytes()).hexdigest()
 
-# %% ../nbs/22_genome.ipynb #ea1c2202
 @patch
 def pack(self: CoefficientSpace, genome) -> dict: # name -> tensor
     "A genome as a named tensor."
     return dict(coefficients=torch.tensor(self.check(genome)))
 
-# %% ../nbs/22_genome.ipynb #d9bbe851
 @patch
 def unpack(self: CoefficientSpace, tensors: dict) -> np.ndarray:
     "The genome of its named tensor."
