@@ -488,7 +488,7 @@ def test_gifti_with_entities_other_files_or_a_bomb_is_refused(tmp_path):
     cases.append((head + body.replace('Dimensionality="1"', f'Dimensionality="{2**60}"'), "dimensions, not 1 to 6"))
     for content, why in cases:
         (tmp_path / "b.gii").write_text(content)
-        refused(InputError, why, brainmaps._open, tmp_path / "b.gii", 1e7)
+        refused(InputError, why, brainmaps.open_image, tmp_path / "b.gii", 1e7)
     for name in ("a.mgz", "a.img", "a.PAR", "a.mnc"):  # formats of nibabel that evonb doesn't read
         (tmp_path / name).write_bytes(b"x")
         refused(InputError, "an image's name ends in", brainmaps.read_volume, tmp_path / name)

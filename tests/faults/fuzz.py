@@ -853,18 +853,18 @@ def _():
         return folder / "a.dtseries.nii"
 
     def read(path):
-        from evonb.brainmaps import _signals
+        from evonb.brainmaps import run_signals
 
-        return _signals(path, str(path), dict(max_bytes=MAX_BYTES, atlas=None, mask=None, masker=None)).tr
+        return run_signals(path, str(path), max_bytes=MAX_BYTES).tr
     return make, read
 
 
 @reader("events.tsv", m.some_lines, m.some_bytes)
 def _():
     def read(path):
-        from evonb.brainmaps import _read_events
+        from evonb.brainmaps import read_events
 
-        return _read_events(path, "The events")
+        return read_events(path, "The events")
     rows = ["onset\tduration\tword", *(f"{i / 2}\t0.4\t{w}" for i, w in enumerate(WORDS))]
     return lambda f: written(f, "events.tsv", "\n".join(rows) + "\n"), read
 
@@ -872,9 +872,9 @@ def _():
 @reader("confounds.tsv", m.some_lines, m.some_bytes)
 def _():
     def read(path):
-        from evonb.brainmaps import _read_confounds
+        from evonb.brainmaps import read_confounds
 
-        return _read_confounds(path, None, 10, "The confounds")
+        return read_confounds(path, None, 10, "The confounds")
     rows = ["trans_x\trot_x", "n/a\t0", *(f"{i / 2}\t{-i}" for i in range(9))]
     return lambda f: written(f, "confounds.tsv", "\n".join(rows) + "\n"), read
 
