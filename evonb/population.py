@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['METHODS', 'TaskResult', 'Outcome', 'margins', 'log_right', 'right_options', 'Objective', 'Individual',
            'pack_individuals', 'numbered', 'unpack_individuals', 'register_method', 'MethodConfig', 'method_class',
-           'Method', 'Told', 'with_rows', 'stored_state', 'Evolution', 'history_of', 'stored_history', 'Result',
-           'evolve', 'GenomeConfig', 'expert_pairs', 'start_population', 'Genome', 'SuccessionConfig', 'Swarm',
-           'GenomePlus', 'SwarmConfig', 'ModelSwarms', 'released_shares', 'released_roulette', 'ReleasedConfig',
-           'GenomeReleased', 'ReleasedPlusConfig', 'GenomePlusReleased', 'oracle_report', 'BestExpert', 'mean_of',
-           'Uniform', 'Sum', 'GreedySoup', 'RandomConfig', 'RandomSearch', 'random_coefficients', 'VectorConfig',
-           'VectorMethod', 'losses', 'Replayed', 'CMAConfig', 'CMA', 'LoraHubConfig', 'LoraHub', 'DEConfig',
-           'DifferentialEvolution', 'pareto_front', 'ParetoConfig', 'Pareto', 'SkillLandscape', 'CoarseToFineConfig',
-           'structured_design', 'kernel', 'ItemSurrogate', 'expected_log_right', 'maximise', 'CoarseToFine', 'compare',
-           'best_so_far']
+           'Method', 'VectorConfig', 'VectorMethod', 'losses', 'Replayed', 'Told', 'with_rows', 'stored_state',
+           'Evolution', 'history_of', 'stored_history', 'Result', 'evolve', 'SkillLandscape', 'peak', 'GenomeConfig',
+           'expert_pairs', 'start_population', 'Genome', 'SuccessionConfig', 'Swarm', 'GenomePlus', 'SwarmConfig',
+           'ModelSwarms', 'released_shares', 'released_roulette', 'ReleasedConfig', 'GenomeReleased',
+           'ReleasedPlusConfig', 'GenomePlusReleased', 'oracle_report', 'BestExpert', 'mean_of', 'Uniform', 'Sum',
+           'GreedySoup', 'RandomConfig', 'RandomSearch', 'random_coefficients', 'CMAConfig', 'CMA', 'LoraHubConfig',
+           'LoraHub', 'DEConfig', 'DifferentialEvolution', 'pareto_front', 'ParetoConfig', 'Pareto',
+           'CoarseToFineConfig', 'structured_design', 'kernel', 'ItemSurrogate', 'expected_log_right', 'maximise',
+           'CoarseToFine', 'best_so_far', 'compare']
 
 # %% ../nbs/30_population.ipynb #557d7827
 import dataclasses
@@ -47,7 +47,6 @@ from evonb.core import (
     facts_html,
     from_dict,
     human_time,
-    listened,
     progress,
     parsing,
     stoppable,
@@ -80,7 +79,6 @@ class TaskResult:
     option_scores: np.ndarray | None = None # (n_items, most options), nan-padded
     credit: np.ndarray | None = None # (n_items,) in [0, 1]
 
-# %% ../nbs/30_population.ipynb #374aef5c
 @dataclass(frozen=True, eq=False)
 class Outcome:
     "An evaluation: one individual, scored on every task."
@@ -115,13 +113,6 @@ def right_options(
     found = {t.name: [i.answer for i in t.items("validation")] for t in tasks if t.kind in ("choice", "pairs")}
     return {k: np.array(v) for k, v in found.items() if all(isinstance(a, (int, np.integer)) for a in v)}
 
-# %% ../nbs/30_population.ipynb #f45f8e20
-def _answers_from_credit(score):
-    "With two options the right one follows from who scored higher and whether it earned credit; else None."
-    s, credit = np.asarray(score.option_scores, float), score.credit
-    if s.shape[1] != 2 or credit is None or np.isnan(s).any(): return None
-    return np.where(np.asarray(credit) >= .5, s.argmax(1), s.argmin(1)) # a tie has no margin either way
-
 # %% ../nbs/30_population.ipynb #ca8b3219
 @dataclass
 class Objective:
@@ -129,11 +120,13 @@ class Objective:
     answers: dict = field(default_factory=dict) # task -> (n_items,) right options
     weights: dict = field(default_factory=dict) # task -> weight; equal when empty
 
-    def task_margins(self, task, score):
+    def task_margins(self, task, score): # (n_items, most options - 1); None where the right options aren't known
         if getattr(score, "option_scores", None) is None: return None
-        answers = self.answers.get(task)
-        answers = _answers_from_credit(score) if answers is None else answers
-        return None if answers is None else margins(score.option_scores, answers)
+        s, credit, answers = np.asarray(score.option_scores, float), score.credit, self.answers.get(task)
+        if answers is None: # with two options the right one follows from who scored higher and whether it earned credit
+            if s.shape[1] != 2 or credit is None or np.isnan(s).any(): return None
+            answers = np.where(np.asarray(credit) >= .5, s.argmax(1), s.argmin(1)) # a tie has no margin either way
+        return margins(s, answers)
 
 # %% ../nbs/30_population.ipynb #84cb6edd
 @patch
@@ -146,7 +139,6 @@ def margins(self: Objective, outcome) -> tuple | None: # (n_items, most options 
     rows = [np.pad(m, ((0, 0), (0, width - m.shape[1])), constant_values=np.nan) for m in found.values()]
     return np.concatenate(rows), np.concatenate([np.full(len(m), share[t] / total / len(m)) for t, m in found.items()])
 
-# %% ../nbs/30_population.ipynb #991c126d
 @patch
 def smooth(self: Objective, outcome) -> float: # nan where there are no margins
     "The weighted mean log-probability of the right options."
@@ -170,6 +162,14 @@ class Individual:
     stale: int = 0 # moves since its own best improved
     margins: np.ndarray | None = None # (n_items, n_options - 1), for methods that read them
 
+    @property
+    def worth(self) -> float: # the value, and less than all others where scoring failed
+        return self.value if np.isfinite(self.value) else -math.inf
+
+    @property
+    def standing(self) -> tuple: # who is better: by value, then by the margins, then who came earlier
+        return self.worth, self.smooth if np.isfinite(self.smooth) else -math.inf, -self.number
+
 # %% ../nbs/30_population.ipynb #30d52528
 @patch
 def __repr__(self: Individual):
@@ -178,7 +178,6 @@ def __repr__(self: Individual):
     score = f"{self.value:.3f}" if np.isfinite(self.value) else f"failed: {self.reason}"
     return f"Individual({self.number}, {self.digest[:8]}, {score}, {made}, generation {self.lineage.generation})"
 
-# %% ../nbs/30_population.ipynb #81967d92
 @patch
 def _repr_html_(self: Individual):
     value = f"{self.value:.3f}" if np.isfinite(self.value) else f"failed: {self.reason}"
@@ -190,7 +189,6 @@ def _repr_html_(self: Individual):
 # %% ../nbs/30_population.ipynb #f7cae337
 _plain = ("digest", "number", "value", "smooth", "scores", "reason", "own_value", "stale")
 
-# %% ../nbs/30_population.ipynb #205ae9e3
 def pack_individuals(
     space, # what the genomes belong to
     individuals
@@ -224,15 +222,17 @@ def unpack_individuals(
     rows # as `pack_individuals` gave them
 ) -> list: # of Individual
     "The individuals again."
-    return [_individual(space, *each) for each in zip(numbered(tensors, len(rows)), rows, strict=True)]
-
-# %% ../nbs/30_population.ipynb #74f70a11
-def _individual(space, tensors, row):
-    def part(p): return {k.removeprefix(f"{p}|"): t for k, t in tensors.items() if k.startswith(f"{p}|")}
-    memory = {k: space.unpack(part(f"memory.{k}")) for k in row["memory"]}
-    kept = tensors["margins|"].numpy() if "margins|" in tensors else None
-    return Individual(space.unpack(part("genome")), from_dict(Lineage, row["lineage"]), memory=memory, margins=kept,
-                      **{k: row[k] for k in _plain})
+    out = []
+    for own, row in zip(numbered(tensors, len(rows)), rows, strict=True):
+        parts = {"genome": {}} | {f"memory.{k}": {} for k in row["memory"]}
+        for name, t in own.items():
+            part, _, rest = name.partition("|")
+            parts.setdefault(part, {})[rest] = t
+        memory = {k: space.unpack(parts[f"memory.{k}"]) for k in row["memory"]}
+        kept = parts["margins"][""].numpy() if "margins" in parts else None
+        out.append(Individual(space.unpack(parts["genome"]), from_dict(Lineage, row["lineage"]), memory=memory,
+                              margins=kept, **{k: row[k] for k in _plain}))
+    return out
 
 # %% ../nbs/30_population.ipynb #462a6ea9
 METHODS = {}
@@ -246,12 +246,10 @@ def register_method(
         return kind
     return known
 
-# %% ../nbs/30_population.ipynb #06beba72
 @dataclass
 class MethodConfig:
     "A method without settings."
 
-# %% ../nbs/30_population.ipynb #fbf3a50d
 def method_class(
     name: str # as in METHODS
 ):
@@ -279,29 +277,31 @@ class Method:
     def setup(self): "For subclasses: what a fresh method needs."
     def propose(self): raise NotImplementedError(f"{type(self).__name__} doesn't say how it proposes genomes.")
     def learn(self, told): self.members = self.members + told
+    def population(self) -> list: return self.last # who is alive: those told last, unless it keeps a population
+    def front(self) -> list: "The Pareto front, for methods that have one."; return []
+    def others(self) -> list: "For subclasses: individuals to keep beside the members."; return []
+    def extra(self) -> dict: "For subclasses: further plain values to store."; return {}
+    def restore_extra(self, values, others): "For subclasses: take up what `extra` and `others` gave."
 
 # %% ../nbs/30_population.ipynb #e966fd6f
 def _checked_config(method, config):
-    kind = method.config_class
+    "A method's settings; one outside the `limits` or `allowed` values of its class is refused before anything is scored."
+    kind, name = method.config_class, method.name
     if method.needs_vectors and method.space.size is None:
-        raise InputError(f"The method {method.name!r} works on vectors of coefficients, but the space's genomes are "
+        raise InputError(f"The method {name!r} works on vectors of coefficients, but the space's genomes are "
                          "whole adapters. Use a CoefficientSpace over the same experts.")
-    config = from_dict(kind, config or {}, method.name) if isinstance(config, dict | None) else config
+    config = from_dict(kind, config or {}, name) if isinstance(config, dict | None) else config
     if not isinstance(config, kind):
-        raise InputError(f"{method.name} takes its settings as {kind.__name__} or a dict, but got {config!r}.")
+        raise InputError(f"{name} takes its settings as {kind.__name__} or a dict, but got {config!r}.")
     size = getattr(config, "population_size", None)
     if size is not None and (isinstance(size, bool) or size < method.least):
-        raise InputError(f"population_size is {size!r}, but {method.name!r} needs at least {method.least} individuals.")
-    return _in_limits(config, method.name)
-
-# %% ../nbs/30_population.ipynb #328f593c
-def _in_limits(config, name):
-    "Refuse a setting outside the `limits` or the `allowed` values that its class names, before anything is scored."
+        raise InputError(f"population_size is {size!r}, but {name!r} needs at least {method.least} individuals.")
     for k, (low, high) in getattr(config, "limits", {}).items():
-        for v in [getattr(config, k)] if not isinstance(getattr(config, k), tuple) else getattr(config, k):
+        value = getattr(config, k)
+        for v in value if isinstance(value, tuple) else [value]:
             if v is not None and not low <= v <= high:
                 wanted = f"{low:g} or more" if high == math.inf else f"from {low:g} to {high:g}"
-                raise InputError(f"{k} of {name!r} is {getattr(config, k)!r}, but must be {wanted}.")
+                raise InputError(f"{k} of {name!r} is {value!r}, but must be {wanted}.")
     for k, known in getattr(config, "allowed", {}).items(): check_choice(getattr(config, k), known, f"{k} of {name!r}")
     return config
 
@@ -316,7 +316,6 @@ def rng(self: Method, *names) -> np.random.Generator:
     "A fresh generator for this generation and purpose."
     return self.stream(*names).numpy()
 
-# %% ../nbs/30_population.ipynb #cc054f4b
 @patch
 def new(self: Method, genome, parents=(), operator="") -> Individual:
     "An individual of this generation."
@@ -342,21 +341,24 @@ def tell(self: Method,
     if self.asked is None: raise InputError("Nothing was asked for. Call ask before tell.")
     if not 0 < len(evaluations) <= len(self.asked):
         raise InputError(f"Got {len(evaluations)} evaluations for {len(self.asked)} individuals. Tell one for each.")
-    for x, found in zip(self.asked, evaluations): self._attach(x, found)
+    for x, found in zip(self.asked, evaluations):
+        ok = np.isfinite(found.value)
+        x.value, x.smooth = float(found.value) if ok else math.nan, self.objective.smooth(found)
+        x.reason = found.reason or ("" if ok else "the fitness is not a finite number")
+        x.scores = {t: float(s.mean) for t, s in found.scores.items()} if ok else {}
+        if self.reads_margins and ok and (m := self.objective.margins(found)) is not None:
+            x.margins, self.item_weights = m
     told, self.asked = self.asked[:len(evaluations)], None
     if not self.members: usable([x.value for x in told], [x.reason for x in told])
     self.learn(told)
     self.last, self.generation = told, self.generation + 1
 
-# %% ../nbs/30_population.ipynb #43855640
+# %% ../nbs/30_population.ipynb #83164e6e
 @patch
-def _attach(self: Method, x, found):
-    x.value = float(found.value) if np.isfinite(found.value) else math.nan
-    x.reason = found.reason or ("" if np.isfinite(x.value) else "the fitness is not a finite number")
-    x.scores = {t: float(s.mean) for t, s in found.scores.items()} if np.isfinite(x.value) else {}
-    x.smooth = self.objective.smooth(found)
-    if self.reads_margins and np.isfinite(x.value) and (m := self.objective.margins(found)) is not None:
-        x.margins, self.item_weights = m
+def choose(self: Method, individuals) -> Individual:
+    "The best by validation; among equals the one with better margins, then the earlier."
+    usable([x.value for x in individuals], [x.reason for x in individuals])
+    return max(individuals, key=lambda x: x.standing)
 
 # %% ../nbs/30_population.ipynb #6a24fd7a
 @patch
@@ -371,15 +373,6 @@ def values(self: Method) -> dict: # plain values
     if self.asked is not None: raise InputError("Some individuals were asked for and not told. Tell them first.")
     return dict(generation=self.generation, n_asked=self.n_asked, n_members=len(self.members), extra=self.extra())
 
-# %% ../nbs/30_population.ipynb #6b660860
-@patch
-def others(self: Method) -> list: "For subclasses: individuals to keep beside the members."; return []
-
-# %% ../nbs/30_population.ipynb #30f16342
-@patch
-def extra(self: Method) -> dict: "For subclasses: further plain values."; return {}
-
-# %% ../nbs/30_population.ipynb #9ecf0ac3
 @patch
 def restore(self: Method, tensors, values):
     "Take up a state that `state` gave."
@@ -389,45 +382,65 @@ def restore(self: Method, tensors, values):
     self.last = [x for x in self.members if x.lineage.generation == self.generation - 1]
     self.restore_extra(values["extra"], others)
 
-# %% ../nbs/30_population.ipynb #05ae725a
+# %% ../nbs/30_population.ipynb #434d55da
+@dataclass
+class VectorConfig:
+    "What optimisers of vectors share."
+    start: str = "sum" # where the search begins: "sum", "uniform" or "zero"
+    objective: str = "value" # or "smooth": the log-probability of the right options, where there is one
+
+    allowed: typing.ClassVar = dict(start=("sum", "uniform", "zero"), objective=("value", "smooth"))
+
+class VectorMethod(Method):
+    "For optimisers of vectors."
+    config_class, needs_vectors = VectorConfig, True
+
+    def begin(self):
+        factor = dict(sum=1., uniform=1 / len(self.space.names), zero=0.)
+        return np.full(self.space.size, factor[self.config.start])
+
+    def genome(self, vector): return np.asarray(vector, float).reshape(self.space.shape) # (n_groups, n_experts)
+
+    def losses(self, told):
+        smooth = self.config.objective == "smooth" and all(np.isfinite(x.smooth) for x in told if np.isfinite(x.value))
+        return losses([x.smooth if smooth else x.value for x in told])
+
+def losses(
+    values # (n_individuals,) higher is better, nan where scoring failed
+) -> list: # lower is better, all finite
+    "Negated, with failures worse than all others."
+    v = -np.asarray(values, float)
+    worst = np.nanmax(v, initial=-np.inf)
+    return np.where(np.isfinite(v), v, worst + 1 if np.isfinite(worst) else 0.).tolist()
+
+# %% ../nbs/30_population.ipynb #5ad72cf7
+class Replayed(VectorMethod):
+    "An optimiser of another package, rebuilt by telling it everything again."
+    def setup(self): self.optimiser = self.make()
+
+    def propose(self): return [(self.genome(v), (), self.name) for v in self.ask_vectors()]
+
+    def learn(self, told):
+        if len(told) == len(self.waiting): self.tell_vectors(told)
+        self.members = self.members + told
+
+    def ask_vectors(self):
+        self.waiting = self.points()
+        return self.vectors(self.waiting)
+
 @patch
-def restore_extra(self: Method, values, others): "For subclasses: take up what `extra` and `others` gave."
-
-# %% ../nbs/30_population.ipynb #83164e6e
-@patch
-def choose(self: Method, individuals) -> Individual:
-    "The best by validation; among equals the one with better margins, then the earlier."
-    usable([x.value for x in individuals], [x.reason for x in individuals])
-    return max(individuals, key=lambda x: (_least(x.value), _least(x.smooth), -x.number))
-
-def _least(v): return v if np.isfinite(v) else -math.inf
-
-# %% ../nbs/30_population.ipynb #80dd348d
-def _row(x, evaluations):
-    "What the history keeps of one individual."
-    return dict(generation=x.lineage.generation, number=x.number, value=x.value, smooth=x.smooth, scores=x.scores,
-                failed=not np.isfinite(x.value), reason=x.reason, parents=list(x.lineage.parents),
-                operator=x.lineage.operator, seed=x.lineage.seed, digest=x.digest, evaluations=evaluations)
-
-# %% ../nbs/30_population.ipynb #beecbde4
-def _pack_outcome(i, found):
-    "A scored individual as tensors and plain values."
-    import torch
-    arrays, scores = {}, {}
-    for task, s in found.scores.items():
-        scores[task] = float(s.mean)
-        for part in ("option_scores", "credit"):
-            if (a := getattr(s, part, None)) is not None:
-                arrays[f"{i}|{part}|{task}"] = torch.tensor(np.asarray(a, float))
-    return arrays, dict(value=float(found.value), reason=found.reason, scores=scores)
-
-# %% ../nbs/30_population.ipynb #2dadad16
-def _unpack_outcome(i, tensors, row):
-    def of(task, part):
-        t = tensors.get(f"{i}|{part}|{task}")
-        return None if t is None else t.numpy()
-    scores = {t: TaskResult(m, of(t, "option_scores"), of(t, "credit")) for t, m in row["scores"].items()}
-    return Outcome(row["value"], scores, row["reason"])
+def restore_extra(self: Replayed, values, others):
+    "Ask and tell again, generation by generation, checking each point."
+    self.setup()
+    told, last, self.members = self.members, self.generation, []
+    for self.generation in range(last):
+        batch = [x for x in told if x.lineage.generation == self.generation]
+        again = self.ask_vectors()
+        if not all(np.array_equal(self.genome(v), x.genome) for v, x in zip(again, batch)):
+            raise InputError(f"{self.name} asks for other points than the stored run did. Resume with the versions of "
+                             "packages that the run was made with.")
+        self.learn(batch)
+    self.generation = last
 
 # %% ../nbs/30_population.ipynb #315464ec
 class Told:
@@ -455,16 +468,13 @@ def place(self: Told, individuals) -> list: # (part, index) of each
     moved = {known[x][0] if x in known else x: x for x in reversed(individuals) if not stays(x)}
     fresh = list(reversed(moved.values()))
     index = {at: i for i, at in enumerate(reversed(moved))}
-    if fresh: write_tensors(self.part(self.n_parts), *self.packed(fresh))
+    if fresh:
+        tensors, rows = pack_individuals(self.space, fresh)
+        write_tensors(self.part(self.n_parts), tensors, dict(individuals=rows))
     for x in dict.fromkeys(individuals):
         if not stays(x): self.places[x] = (self.n_parts, index[known[x][0] if x in known else x]), _now(x)
     if fresh: self.sizes[self.n_parts], self.n_parts = len(fresh), self.n_parts + 1
     return [self.places[x][0] for x in individuals]
-
-@patch
-def packed(self: Told, individuals):
-    tensors, rows = pack_individuals(self.space, individuals)
-    return tensors, dict(individuals=rows)
 
 # %% ../nbs/30_population.ipynb #c0463745
 def _runs(places):
@@ -514,35 +524,26 @@ def with_rows(
     lines = [json.loads(line) for line in data.splitlines()]
     return meta | {k: [r for line in lines for r in line[k]] for k in ("rows", "diversity")}
 
-# %% ../nbs/30_population.ipynb #cc634189
-def stored_state(
-    folder # of an evolution
-) -> tuple: # (name -> tensor, plain values)
-    "What an evolution's folder holds: individuals as `pack_individuals` gives them (the best under `best|`), and rows."
-    path = Path(folder)/"method.safetensors"
-    while True:
-        tensors, meta = read_tensors(path)
-        with parsing(path): meta = _checked_state(with_rows(folder, meta), path)
-        if "log" not in meta: return tensors, meta
-        try:
-            with parsing(path): return _whole_state(Path(folder), meta)
-        except FileNotFoundError: # a writer has gone on meanwhile, if the state is another one
-            if read_tensors(path)[1]["seconds"] == meta["seconds"]: raise
-
-def _whole_state(folder, meta):
-    parts, method = {}, meta["method"]
-    tensors, rows, places = _gathered(folder, method["individuals"], parts)
-    best, best_rows, best_places = _gathered(folder, meta["best"], parts)
-    return tensors | {f"best|{k}": t for k, t in best.items()}, meta | dict(
-        method=method | dict(individuals=rows), best=best_rows, places=places + best_places,
-        sizes={n: len(about) for n, (_, about) in parts.items()})
+# %% ../nbs/30_population.ipynb #99a7486f
+def _checked_state(meta, path):
+    "What an evolution stored beside its tensors, if its fields are what they must be."
+    expect_fields(meta, path, settings=dict, method=dict, rows=list, best=list, diversity=list, without_gain=int,
+                  seconds=float, ended=str)
+    for i, r in enumerate(meta["rows"]):
+        where = f"{path}, individual {i}"
+        expect_fields(r, where, generation=int, number=int, scores=dict, parents=list, digest=str, operator=str)
+        if not 0 <= r["generation"] < len(meta["rows"]) + len(meta["diversity"]):
+            raise DamagedFileError(f"{where} is damaged: its generation is {r['generation']}.")
+    return meta
 
 # %% ../nbs/30_population.ipynb #5eba930d
 def _gathered(folder, runs, parts):
     "Individuals from their parts, numbered anew, and their places; `parts` keeps what was read."
     tensors, rows, places = {}, [], []
     for part, first, n in runs:
-        if part not in parts: parts[part] = _read_part(folder/f"individuals-{part:06d}.safetensors")
+        if part not in parts: # tensors and plain values of each individual
+            stored, meta = read_tensors(folder/f"individuals-{part:06d}.safetensors")
+            parts[part] = numbered(stored, len(meta["individuals"])), meta["individuals"]
         own, about = parts[part]
         if not 0 <= first < first + n <= len(about):
             raise DamagedFileError(f"{folder} is damaged: part {part} has no {n} individuals from {first} on.")
@@ -552,10 +553,27 @@ def _gathered(folder, runs, parts):
             places.append((part, i))
     return tensors, rows, places
 
-def _read_part(path):
-    "Tensors and plain values of each individual."
-    tensors, meta = read_tensors(path)
-    return numbered(tensors, len(meta["individuals"])), meta["individuals"]
+# %% ../nbs/30_population.ipynb #cc634189
+def stored_state(
+    folder # of an evolution
+) -> tuple: # (name -> tensor, plain values)
+    "What an evolution's folder holds: individuals as `pack_individuals` gives them (the best under `best|`), and rows."
+    folder = Path(folder)
+    path = folder/"method.safetensors"
+    while True:
+        tensors, meta = read_tensors(path)
+        with parsing(path): meta = _checked_state(with_rows(folder, meta), path)
+        if "log" not in meta: return tensors, meta
+        try:
+            with parsing(path):
+                parts, method = {}, meta["method"]
+                tensors, rows, places = _gathered(folder, method["individuals"], parts)
+                best, best_rows, best_places = _gathered(folder, meta["best"], parts)
+                return tensors | {f"best|{k}": t for k, t in best.items()}, meta | dict(
+                    method=method | dict(individuals=rows), best=best_rows, places=places + best_places,
+                    sizes={n: len(about) for n, (_, about) in parts.items()})
+        except FileNotFoundError: # a writer has gone on meanwhile, if the state is another one
+            if read_tensors(path)[1]["seconds"] == meta["seconds"]: raise
 
 # %% ../nbs/30_population.ipynb #b7d6a6b8
 class Evolution:
@@ -566,18 +584,16 @@ class Evolution:
         self.folder = None if folder is None else Path(folder)
         self.chunk = math.inf if chunk is None else check_positive(chunk, "chunk")
         self.patience = patience if patience is None else check_positive(patience, "patience")
-        self.max_seconds, self.measure_diversity = _checked_seconds(max_seconds), measure_diversity
+        if max_seconds is not None and (not isinstance(max_seconds, (int, float)) or isinstance(max_seconds, bool)
+                                        or not max_seconds >= 0):
+            raise InputError(f"max_seconds is {max_seconds!r}, but must be a number of seconds, 0 or more, or None for "
+                             "no limit.")
+        self.max_seconds, self.measure_diversity = max_seconds, measure_diversity
         self.rows, self.best, self.diversity, self.without_gain = [], None, [], 0
         self.before, self.began, self.ended = 0., time.monotonic(), ""
         self.about = dict(space=[method.space.digest(g)[:12] for g in method.space.start()]) # evolved what, on what
         self.told = None if folder is None else Told(self.folder, method.space)
         method.budget = self.budget
-
-# %% ../nbs/30_population.ipynb #3c43035e
-def _checked_seconds(value):
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if value is None or (number and value >= 0): return value
-    raise InputError(f"max_seconds is {value!r}, but must be a number of seconds, 0 or more, or None for no limit.")
 
 # %% ../nbs/30_population.ipynb #af3cd1ec
 @patch(as_prop=True)
@@ -585,13 +601,11 @@ def seconds(self: Evolution) -> float:
     "Seconds worked, over all sessions of a resumed run."
     return self.before + time.monotonic() - self.began
 
-# %% ../nbs/30_population.ipynb #c8a8485e
 @patch(as_prop=True)
 def remaining(self: Evolution) -> int:
     "Evaluations left."
     return self.budget - len(self.rows)
 
-# %% ../nbs/30_population.ipynb #45350ec7
 @patch
 def settings(self: Evolution) -> dict:
     "What must be the same for a run to be resumed."
@@ -628,43 +642,21 @@ def resume(self: Evolution):
     if self.folder is None or not (self.folder/"method.safetensors").exists(): return
     tensors, meta = stored_state(self.folder)
     self.check_settings(meta["settings"])
-    with parsing(self.folder/"method.safetensors"): self._take_up(tensors, meta)
+    with parsing(self.folder/"method.safetensors"):
+        kept = {k.split("|", 1)[1]: t for k, t in tensors.items() if k.startswith("best|")}
+        self.best = next(iter(unpack_individuals(self.method.space, kept, meta["best"])), None)
+        self.method.restore({k: t for k, t in tensors.items() if not k.startswith("best|")}, meta["method"])
+        self.rows, self.diversity, self.without_gain = meta["rows"], meta["diversity"], meta["without_gain"]
+        self.before, self.ended = meta["seconds"], meta["ended"]
+        if "log" in meta: # what was stored needn't be stored again; what a kill left behind the last save goes
+            told, places, told_bytes = self.told, meta["places"], meta["log"]["bytes"]
+            individuals = self.method.members + self.method.others() + [self.best] * bool(self.best)
+            told.places.update({x: (at, _now(x)) for x, at in zip(individuals, places, strict=True)})
+            told.sizes, told.n_parts, told.n_bytes = meta["sizes"], meta["n_parts"], told_bytes
+            told.n_rows, told.n_generations = len(self.rows), len(self.diversity)
+            told.sum.update((self.folder/"rows.jsonl").read_bytes()[:told_bytes] if told_bytes else b"")
+            told.tidy(places, individuals)
     if self.ended not in ("", "time"): self.drop_unfinished() # left by a kill right after the last save
-
-# %% ../nbs/30_population.ipynb #fa99a190
-@patch
-def _take_up(self: Evolution, tensors, meta):
-    kept = {k.split("|", 1)[1]: t for k, t in tensors.items() if k.startswith("best|")}
-    self.best = next(iter(unpack_individuals(self.method.space, kept, meta["best"])), None)
-    self.method.restore({k: t for k, t in tensors.items() if not k.startswith("best|")}, meta["method"])
-    self.rows, self.diversity, self.without_gain = meta["rows"], meta["diversity"], meta["without_gain"]
-    self.before, self.ended = meta["seconds"], meta["ended"]
-    if "log" in meta: self._know(meta)
-
-# %% ../nbs/30_population.ipynb #fbd08edc
-@patch
-def _know(self: Evolution, meta):
-    "What was stored needn't be stored again; what a kill left behind the last save goes."
-    told, log = self.told, meta["log"]
-    individuals = self.method.members + self.method.others() + [self.best] * bool(self.best)
-    places = meta["places"]
-    told.places.update({x: (at, _now(x)) for x, at in zip(individuals, places, strict=True)})
-    told.sizes, told.n_parts, told.n_bytes = meta["sizes"], meta["n_parts"], log["bytes"]
-    told.n_rows, told.n_generations = len(self.rows), len(self.diversity)
-    told.sum.update((self.folder/"rows.jsonl").read_bytes()[:told.n_bytes] if told.n_bytes else b"")
-    told.tidy(places, individuals)
-
-# %% ../nbs/30_population.ipynb #99a7486f
-def _checked_state(meta, path):
-    "What an evolution stored beside its tensors, if its fields are what they must be."
-    expect_fields(meta, path, settings=dict, method=dict, rows=list, best=list, diversity=list, without_gain=int,
-                  seconds=float, ended=str)
-    for i, r in enumerate(meta["rows"]):
-        where = f"{path}, individual {i}"
-        expect_fields(r, where, generation=int, number=int, scores=dict, parents=list, digest=str, operator=str)
-        if not 0 <= r["generation"] < len(meta["rows"]) + len(meta["diversity"]):
-            raise DamagedFileError(f"{where} is damaged: its generation is {r['generation']}.")
-    return meta
 
 # %% ../nbs/30_population.ipynb #9eea5fff
 @patch
@@ -683,10 +675,17 @@ def check_settings(self: Evolution,
 def save_unfinished(self: Evolution, found):
     "Store what was scored of a generation that isn't told yet."
     if self.folder is None: return
-    packed = [_pack_outcome(i, e) for i, e in enumerate(found)]
-    arrays = {k: t for tensors, _ in packed for k, t in tensors.items()}
+    import torch
+    arrays, outcomes = {}, []
+    for i, e in enumerate(found):
+        for task, s in e.scores.items():
+            for part in ("option_scores", "credit"):
+                if (a := getattr(s, part, None)) is not None:
+                    arrays[f"{i}|{part}|{task}"] = torch.tensor(np.asarray(a, float))
+        scores = {task: float(s.mean) for task, s in e.scores.items()}
+        outcomes.append(dict(value=float(e.value), reason=e.reason, scores=scores))
     meta = dict(generation=self.method.generation, digests=[x.digest for x in self.method.asked[:len(found)]],
-                outcomes=[row for _, row in packed], seconds=self.seconds, settings=self.settings())
+                outcomes=outcomes, seconds=self.seconds, settings=self.settings())
     write_tensors(self.folder/"unfinished.safetensors", arrays, meta)
 
 # %% ../nbs/30_population.ipynb #4d2ea7ca
@@ -700,38 +699,33 @@ def unfinished(self: Evolution) -> list: # of Outcome, for the first individuals
     same = [x.digest for x in self.method.asked[:len(meta["digests"])]] == meta["digests"]
     if meta["generation"] != self.method.generation or not same: return [] # of a generation that was told since
     self.before = max(self.before, meta["seconds"])
-    with parsing(path): return [_unpack_outcome(i, tensors, row) for i, row in enumerate(meta["outcomes"])]
+    def stored(i, task, part): return tensors[k].numpy() if (k := f"{i}|{part}|{task}") in tensors else None
+    with parsing(path):
+        return [Outcome(row["value"], {t: TaskResult(m, stored(i, t, "option_scores"), stored(i, t, "credit"))
+                                       for t, m in row["scores"].items()}, row["reason"])
+                for i, row in enumerate(meta["outcomes"])]
 
 # %% ../nbs/30_population.ipynb #70fb39f7
 @patch
 def score(self: Evolution, genomes, bar, stop) -> list: # of evaluations, fewer when the time is up
     "Score a generation in chunks, storing after each."
     found = self.unfinished()[:len(genomes)]
-    while len(found) < len(genomes) and not self.out_of_time():
+    while len(found) < len(genomes) and not (self.max_seconds is not None and self.seconds >= self.max_seconds):
         if stop: raise Stopped(f"Stopped by {stop.reason} after {len(self.rows) + len(found)} evaluations"
                                + (f"; resume in {self.folder}." if self.folder else "; nothing was stored."))
         n = int(min(self.chunk, len(genomes) - len(found)))
-        found += self._evaluated(genomes[len(found):len(found) + n])
+        more = self.evaluate(genomes[len(found):len(found) + n])
+        more = list(more) if hasattr(more, "__iter__") else [more]
+        if len(more) != n:
+            raise InputError(f"evaluate gave {len(more)} evaluations for {n} genomes. Give one for each.")
+        if odd := [e for e in more if not all(hasattr(e, k) for k in ("value", "scores", "reason"))]:
+            raise InputError(f"evaluate gave {odd[0]!r} for a genome, but must give an evaluation: of a plain number "
+                             "make Outcome(number).")
+        found += more
         bar.update(n)
-        if listened(): self._announce(found)
+        self._announce(found)
         if len(found) < len(genomes): self.save_unfinished(found)
     return found
-
-@patch
-def _evaluated(self: Evolution, genomes):
-    "What `evaluate` gives, if it is one evaluation for each genome."
-    found = self.evaluate(genomes)
-    found = list(found) if hasattr(found, "__iter__") else [found]
-    if len(found) != len(genomes):
-        raise InputError(f"evaluate gave {len(found)} evaluations for {len(genomes)} genomes. Give one for each.")
-    if odd := [e for e in found if not (hasattr(e, "value") and hasattr(e, "scores") and hasattr(e, "reason"))]:
-        raise InputError(f"evaluate gave {odd[0]!r} for a genome, but must give an evaluation: of a plain number make "
-                         "Outcome(number).")
-    return found
-
-# %% ../nbs/30_population.ipynb #95900c90
-@patch
-def out_of_time(self: Evolution) -> bool: return self.max_seconds is not None and self.seconds >= self.max_seconds
 
 # %% ../nbs/30_population.ipynb #1fe85db8
 @patch
@@ -740,6 +734,12 @@ def _announce(self: Evolution, scored=()):
     announce("search", method=self.method.name, folder=self.folder, rows=self.rows, scored=len(scored),
              budget=self.budget, ended=self.ended)
 
+@patch
+def _end(self: Evolution, why, save=True):
+    self.ended = why
+    if save and self.method.asked is None: self.save()
+    return False
+
 # %% ../nbs/30_population.ipynb #32bb052c
 @patch
 def step(self: Evolution, bar, stop) -> bool: # whether to go on
@@ -747,50 +747,35 @@ def step(self: Evolution, bar, stop) -> bool: # whether to go on
     genomes = [g for g, _ in self.method.ask()][:self.remaining]
     if not genomes: return self._end("finished" if self.remaining else "budget")
     found = self.score(genomes, bar, stop)
-    if len(found) < len(genomes):
-        return self._end("time", save=False)
-    self._tell(found)
-    self._note(self.method.last)
+    if len(found) < len(genomes): return self._end("time", save=False)
+    try: self.method.tell(found)
+    except AllFailedError: # nothing of them is kept: what is resumed scores them again
+        self.drop_unfinished()
+        raise
+    self.note(self.method.last)
     bar.set_postfix(best=f"{self.best.value:.3f}", median=f"{np.nanmedian([r['value'] for r in self.rows]):.3f}")
-    if listened(): self._announce()
+    self._announce()
     if self.patience and self.without_gain >= self.patience: return self._end("patience")
     if not self.remaining: return self._end("budget")
     self.save()
     return True
 
-# %% ../nbs/30_population.ipynb #1477881c
-@patch
-def _tell(self: Evolution, found):
-    "When all have failed, nothing of them is kept: what is resumed scores them again."
-    try: self.method.tell(found)
-    except AllFailedError:
-        self.drop_unfinished()
-        raise
-
-# %% ../nbs/30_population.ipynb #074d2c62
-@patch
-def _end(self: Evolution, why, save=True):
-    self.ended = why
-    if save and self.method.asked is None: self.save()
-    return False
-
 # %% ../nbs/30_population.ipynb #3eae6b6d
 @patch
-def _note(self: Evolution, told):
+def note(self: Evolution, told):
     "Enter a told generation into the history."
-    self.rows += [_row(x, len(self.rows) + i + 1) for i, x in enumerate(told)]
+    for x in told:
+        born = x.lineage
+        self.rows.append(dict(
+            generation=born.generation, number=x.number, value=x.value, smooth=x.smooth, scores=x.scores,
+            failed=not np.isfinite(x.value), reason=x.reason, parents=list(born.parents), operator=born.operator,
+            seed=born.seed, digest=x.digest, evaluations=len(self.rows) + 1))
     before = -math.inf if self.best is None else self.best.value
     ok = [x for x in ([self.best] if self.best else []) + told if np.isfinite(x.value)]
-    if ok: self.best = max(ok, key=lambda x: (x.value, _least(x.smooth), -x.number))
+    if ok: self.best = max(ok, key=lambda x: x.standing)
     self.without_gain = 0 if ok and self.best.value > before else self.without_gain + 1
     genomes = [x.genome for x in self.method.population()]
     self.diversity.append(diversity(self.method.space, genomes) if self.measure_diversity else math.nan)
-
-# %% ../nbs/30_population.ipynb #da68b820
-@patch
-def population(self: Method) -> list: # of Individual
-    "The individuals alive: those told last, unless the method keeps a population."
-    return self.last
 
 # %% ../nbs/30_population.ipynb #c72874ae
 def history_of(
@@ -799,26 +784,38 @@ def history_of(
     front=(), # digests of those on the Pareto front; none: the method has no front
     **attrs # what to note beside
 ): # -> xarray Dataset (generation, individual[, task])
-    "Everything that was scored, in order."
+    "Everything that was scored, in order; and what is known of each generation."
     import xarray as xr
     n = rows[-1]["generation"] + 1 if rows else 0
     counts = np.bincount([r["generation"] for r in rows], minlength=n)
     shape, place = (n, int(counts.max(initial=0))), [(g, i) for g, c in enumerate(counts) for i in range(c)]
-    index = tuple(np.array(place, int).reshape(-1, 2).T)
+    index, data = tuple(np.array(place, int).reshape(-1, 2).T), {}
+    for k, empty in dict(value=np.nan, smooth=np.nan, failed=False, number=-1, reason="", parents="", operator="",
+                         digest="", seed=-1).items():
+        kind = object if isinstance(empty, str) else type(empty)
+        a = np.full(shape, empty, kind)
+        a[index] = [" ".join(r[k]) if k == "parents" else r[k] for r in rows]
+        data[k] = ("generation", "individual"), a.astype(str) if kind is object else a
+    values = [[] for _ in range(n)]
+    for r in rows: values[r["generation"]].append(r["value"])
+    top = [max((v for v in vs if np.isfinite(v)), default=-np.inf) for vs in values]
+    middle = [np.nanmedian(vs) if np.isfinite(vs).any() else np.nan for vs in values]
+    data |= dict(evaluations=("generation", np.cumsum(counts).astype(int)), # so far
+                 best=("generation", np.maximum.accumulate(np.array(top, float))), # so far
+                 median=("generation", np.array(middle, float)), diversity=("generation", np.array(spread, float)))
     tasks = sorted({t for r in rows for t in r["scores"]})
     score = np.full((*shape, len(tasks)), np.nan)
     score[index] = np.array([[r["scores"].get(t, np.nan) for t in tasks] for r in rows]).reshape(len(rows), len(tasks))
-    data = _columns(rows, shape, index) | _running(rows, n, spread)
-    coords = dict(generation=np.arange(n), individual=np.arange(shape[1]), task=np.array(tasks, dtype=str))
     if len(front): data["front"] = ("generation", "individual"), np.isin(data["digest"][1], list(front))
+    coords = dict(generation=np.arange(n), individual=np.arange(shape[1]), task=np.array(tasks, dtype=str))
     return xr.Dataset(data | dict(score=(("generation", "individual", "task"), score)), coords, attrs)
 
+# %% ../nbs/30_population.ipynb #7d9a150a
 @patch
 def on_front(self: Evolution) -> list: # of digests
     "Who is on the Pareto front, where the method has one."
     return [x.digest for x in self.method.front()]
 
-# %% ../nbs/30_population.ipynb #7d9a150a
 @patch
 def history(self: Evolution): # -> xarray Dataset (generation, individual[, task])
     "The history so far."
@@ -836,29 +833,6 @@ def stored_history(
         about = {k: meta["settings"][k] for k in ("method", "budget")}
         return history_of(meta["rows"], meta["diversity"], meta.get("front", ()), **about, ended=meta["ended"])
 
-# %% ../nbs/30_population.ipynb #ab42a07a
-def _columns(rows, shape, index):
-    fill = dict(value=np.nan, smooth=np.nan, failed=False, number=-1, reason="", parents="", operator="",
-                digest="", seed=-1)
-    out = {}
-    for k, empty in fill.items():
-        kind = object if isinstance(empty, str) else type(empty)
-        a = np.full(shape, empty, kind)
-        a[index] = [" ".join(r[k]) if k == "parents" else r[k] for r in rows]
-        out[k] = ("generation", "individual"), a.astype(str) if kind is object else a
-    return out
-
-# %% ../nbs/30_population.ipynb #a4a09c77
-def _running(rows, n, spread):
-    "Per generation: evaluations so far, the best and the median so far within it, and the population's diversity."
-    of = [[] for _ in range(n)]
-    for r in rows: of[r["generation"]].append(r["value"])
-    top = [max((v for v in vs if np.isfinite(v)), default=-np.inf) for vs in of]
-    middle = [np.nanmedian(vs) if np.isfinite(vs).any() else np.nan for vs in of]
-    return dict(evaluations=("generation", np.cumsum([len(vs) for vs in of]).astype(int)),
-                best=("generation", np.maximum.accumulate(np.array(top, float))),
-                median=("generation", np.array(middle, float)), diversity=("generation", np.array(spread, float)))
-
 # %% ../nbs/30_population.ipynb #10bb8beb
 @dataclass(eq=False)
 class Result:
@@ -872,20 +846,28 @@ class Result:
     ended: str # "budget", "patience", "time" or "finished"
     front: list = field(default_factory=list) # of Individual: the Pareto front, where the method has one
 
-# %% ../nbs/30_population.ipynb #c75524ec
 @patch
 def __repr__(self: Result):
     return (f"Result({self.method}: best validation {self.best.value:.3f} ({self.best.lineage.operator}, "
             f"{self.best.digest[:8]}) after {self.evaluations} evaluations in {human_time(self.seconds)}, "
             f"ended by {self.ended})")
 
-# %% ../nbs/30_population.ipynb #5b80b034
 @patch
 def _repr_html_(self: Result):
     rows = {"method": self.method, "best validation": f"{self.best.value:.3f}", "made by": self.best.lineage.operator,
             "digest": self.best.digest[:16], "evaluations": self.evaluations,
             "generations": self.history.sizes["generation"], "time": human_time(self.seconds), "ended by": self.ended}
     return facts_html(rows)
+
+# %% ../nbs/30_population.ipynb #30fcd60b
+@patch
+def result(self: Evolution) -> Result:
+    "What was found so far."
+    if self.best is None:
+        raise InputError("Nothing was scored within max_seconds. Give more time, and resume in the same folder.")
+    m = self.method
+    chosen = m.choose(m.members + [self.best]) if m.members else self.best
+    return Result(m.name, chosen, m.population(), self.history(), len(self.rows), self.seconds, self.ended, m.front())
 
 # %% ../nbs/30_population.ipynb #0e7e8327
 def evolve(
@@ -908,24 +890,83 @@ def evolve(
     run.about |= dict(tasks={t.name: t.digest("validation")[:12] for t in tasks or ()}, weights=dict(weights or {}))
     run.resume()
     with stoppable(stop) as stop, progress(budget, method.name, len(run.rows), show, "evaluation") as bar:
-        if listened(): run._announce()
+        run._announce()
         while run.ended in ("", "time") and run.step(bar, stop): pass
-        if listened(): run._announce()
+        run._announce()
     return run.result()
 
-# %% ../nbs/30_population.ipynb #30fcd60b
-@patch
-def result(self: Evolution) -> Result:
-    "What was found so far."
-    if self.best is None:
-        raise InputError("Nothing was scored within max_seconds. Give more time, and resume in the same folder.")
-    m = self.method
-    chosen = m.choose(m.members + [self.best]) if m.members else self.best
-    return Result(m.name, chosen, m.population(), self.history(), len(self.rows), self.seconds, self.ended, m.front())
+# %% ../nbs/30_population.ipynb #d0bdc065
+class SkillLandscape:
+    "Known truth: items of several skills, experts of which some are redundant and some harmful."
+    def __init__(self,
+        seed: int = 0,
+        n_experts: int = 10,
+        n_groups: int = 4, # groups of modules, each with its own coefficients
+        n_skills: int = 4, # that are tested
+        n_validation: int = 200, # items
+        n_test: int = 2000, # items
+        n_options: int = 2,
+        harm: float = .8, # how strongly experts of no tested skill push against the tested ones
+        width: int = 16 # of the hidden vector
+    ):
+        self.space = ArraySpace([f"expert {i}" for i in range(n_experts)], n_groups)
+        rng, self.n_skills, self.width = np.random.default_rng(seed), n_skills, width
+        self.skills = np.linalg.qr(rng.standard_normal((width, width)))[0][:n_skills] # (n_skills, width)
+        self.pushes = self.draw_experts(rng, n_experts, n_groups, harm) # (n_groups, n_experts, width)
+        sizes = dict(validation=n_validation, test=n_test)
+        self.items = {k: self.draw_items(rng, n, n_options) for k, n in sizes.items()}
 
-# %% ../nbs/30_population.ipynb #d5b751fc
+# %% ../nbs/30_population.ipynb #0274fe0c
 @patch
-def front(self: Method) -> list: "The Pareto front, for methods that have one."; return []
+def draw_experts(self: SkillLandscape, rng, n_experts, n_groups, harm):
+    "Pushes of each expert in each group: two thirds have a tested skill, some of them the same; the others harm."
+    useful = max(self.n_skills, 2 * n_experts // 3)
+    skill = np.where(np.arange(n_experts) < useful, np.arange(n_experts) % self.n_skills, -1)
+    against = -harm * rng.dirichlet(np.ones(self.n_skills), n_experts) @ self.skills # (n_experts, width)
+    aim = np.where((skill >= 0)[:, None], self.skills[skill], against)
+    where = rng.dirichlet(np.full(n_groups, 1.), n_experts) # (n_experts, n_groups) the groups in which it learned
+    noise = rng.standard_normal((n_groups, n_experts, self.width)) * .35 / np.sqrt(self.width)
+    return where.T[:, :, None] * aim * 2.2 + noise # (n_groups, n_experts, width)
+
+@patch
+def draw_items(self: SkillLandscape, rng, n, n_options):
+    "Directions (n, n_options - 1, width) that favour the right option over each other one, and offsets against it."
+    skill = rng.integers(self.n_skills, size=n)
+    spread = rng.standard_normal((n, n_options - 1, self.width)) * .6 / np.sqrt(self.width)
+    against = 1.1 + 1.5 * rng.standard_normal((n, n_options - 1))
+    return 2.5 * (self.skills[skill][:, None] + spread), against
+
+# %% ../nbs/30_population.ipynb #e2c4961c
+@patch
+def margins(self: SkillLandscape, genome, split="validation") -> np.ndarray: # (n_items, n_options - 1)
+    "The margins of the right options."
+    hidden = np.einsum("ge,gew->gw", genome, self.pushes) # (n_groups, width)
+    h = np.tanh(hidden).sum(0) - .12 * hidden.sum(0) * np.square(hidden).sum(0).mean()
+    q, against = self.items[split]
+    return q @ h - against
+
+@patch
+def accuracy(self: SkillLandscape, genome, split="test") -> float:
+    "The share of items whose right option leads."
+    return float((self.margins(genome, split) > 0).all(1).mean())
+
+@patch
+def __call__(self: SkillLandscape, genomes) -> list: # of Outcome, with option scores
+    "Evaluations on the validation items."
+    out = []
+    for g in genomes:
+        m = self.margins(g)
+        scores = np.c_[np.zeros(len(m)), -m] # the right option comes first
+        credit = (m > 0).all(1).astype(float)
+        out.append(Outcome(float(credit.mean()), {"skills": TaskResult(float(credit.mean()), scores, credit)}))
+    return out
+
+# %% ../nbs/30_population.ipynb #5e2ed64a
+def peak(
+    genomes # arrays of coefficients
+) -> list: # of Outcome
+    "Evaluations of the simplest landscape: 1 where every coefficient is 1, less the farther from there."
+    return [Outcome(float(np.exp(-np.square(g - 1).mean()))) for g in genomes]
 
 # %% ../nbs/30_population.ipynb #a09c67b7
 @dataclass
@@ -960,7 +1001,6 @@ def expert_pairs(
     order = np.concatenate([rng.permutation(len(pairs)) for _ in range(-(-n // len(pairs)))])
     return [pairs[i] for i in order[:n]]
 
-# %% ../nbs/30_population.ipynb #96d5e564
 def start_population(
     method, # a Method with a GenomeConfig
     n: int, # how many
@@ -983,9 +1023,10 @@ class Genome(Method):
     config_class, least = GenomeConfig, 2
 
     def propose(self):
-        if self.generation == 0: return start_population(self, self.config.population_size, self.config.start)
+        if self.generation == 0: return start_population(self, self.n_first(), self.config.start)
         return self.breed()
 
+    def n_first(self): return self.config.population_size
     def learn(self, told): self.members = self.survive(self.members + told)
     def population(self): return self.members
 
@@ -1007,7 +1048,6 @@ def mutant(self: Genome, x, rng, tries=20):
         if self.space.digest(genome) != x.digest: break
     return self.new(genome, [x], "mutation")
 
-# %% ../nbs/30_population.ipynb #f0032141
 @patch
 def children(self: Genome, rng) -> list: # of Individual
     "Merges of parents drawn by fitness."
@@ -1020,7 +1060,6 @@ def children(self: Genome, rng) -> list: # of Individual
         made.append(self.new(crossover(self.space, [x.genome for x in pair], rng, w, c.merge), pair, "crossover"))
     return made
 
-# %% ../nbs/30_population.ipynb #74783123
 @patch
 def survive(self: Genome, pool) -> list: # of Individual
     "Who lives on."
@@ -1041,7 +1080,6 @@ class SuccessionConfig(GenomeConfig):
     limits: typing.ClassVar = GenomeConfig.limits | dict(phi=(0, math.inf), step=(0, math.inf), decay=(0, 1),
                                                          least_step=(0, math.inf), restart=(1, math.inf))
 
-# %% ../nbs/30_population.ipynb #20ad73c7
 class Swarm(Genome):
     "What methods with succession share: velocities, own bests, the best and the worst seen."
     config_class = SuccessionConfig
@@ -1055,7 +1093,6 @@ class Swarm(Genome):
 
     def step_length(self): return decayed(self.config.step, self.moves, self.config.decay, self.config.least_step)
 
-# %% ../nbs/30_population.ipynb #1b5b98ce
 @patch
 def others(self: Swarm): return [self.best, self.worst] if self.best else []
 
@@ -1078,10 +1115,9 @@ def moved(self: Swarm, x, rng) -> Individual: # a new one, not yet scored
     place, velocity = succession(self.space, x.genome, velocity, own, self.best.genome, self.worst.genome,
                                  self.config.phi, rng, self.step_length())
     y = self.new(place, [x], "succession")
-    y.memory, y.own_value, y.stale = dict(velocity=velocity, own=own), _own_value(x), x.stale
+    y.memory, y.own_value = dict(velocity=velocity, own=own), x.own_value if "own" in x.memory else x.value
+    y.stale = x.stale
     return y
-
-def _own_value(x): return x.own_value if "own" in x.memory else x.value
 
 # %% ../nbs/30_population.ipynb #bc5dec84
 @patch
@@ -1099,24 +1135,23 @@ def arrive(self: Swarm, y, x) -> Individual: # y, or x where y failed
 # %% ../nbs/30_population.ipynb #502aa36c
 @patch
 def propose_moves(self: Swarm) -> list: # of Individual
-    rng = self.rng("move")
-    return [self.moved(_restarted(self.space, x), rng) for x in self.members]
+    "Everyone's move; those that are due begin it from their own best, at rest."
+    rng, made = self.rng("move"), []
+    for x in self.members:
+        if "start" in x.memory:
+            place, rest = x.memory["start"], self.space.combine([x.genome, x.genome], [1, -1])
+            x = dataclasses.replace(x, genome=place, digest=self.space.digest(place), stale=0,
+                                    memory=dict(own=x.memory["own"], velocity=rest))
+        made.append(self.moved(x, rng))
+    return made
 
-def _restarted(space, x):
-    "The same individual back at its own best and at rest, if it is due."
-    if "start" not in x.memory: return x
-    rest = space.combine([x.genome, x.genome], [1, -1])
-    return dataclasses.replace(x, genome=x.memory["start"], digest=space.digest(x.memory["start"]), stale=0,
-                               memory=dict(own=x.memory["own"], velocity=rest))
-
-# %% ../nbs/30_population.ipynb #bf9f503a
 @patch
 def learn_moves(self: Swarm, told):
     "The moved take their places; the best individual is never lost."
     before, self.moves = self.members, self.moves + 1
     now = [self.arrive(y, x) for y, x in zip(told, before)] + before[len(told):]
-    best = max(before, key=lambda x: _least(x.value))
-    if max(_least(x.value) for x in now) < best.value: now[int(np.argmin([_least(x.value) for x in now]))] = best
+    best = max(before, key=lambda x: x.worth)
+    if max(x.worth for x in now) < best.value: now[int(np.argmin([x.worth for x in now]))] = best
     self.members = now
 
 # %% ../nbs/30_population.ipynb #4199df31
@@ -1124,12 +1159,12 @@ def learn_moves(self: Swarm, told):
 class GenomePlus(Swarm):
     "GENOME+: moves by succession and rounds of breeding in turn."
     def is_move(self): return self.generation % 2 == 1
-    def propose(self): return self.propose_moves() if self.is_move() else Genome.propose(self)
+    def propose(self): return self.propose_moves() if self.is_move() else super().propose()
 
     def learn(self, told):
         self.remember(told)
         if self.is_move(): self.learn_moves(told)
-        else: Genome.learn(self, told)
+        else: super().learn(told)
 
 # %% ../nbs/30_population.ipynb #bace4ff5
 @dataclass
@@ -1145,7 +1180,7 @@ class ModelSwarms(Swarm):
     "Model Swarms: particles that only move."
     config_class = SwarmConfig
 
-    def propose(self): return Genome.propose(self) if self.generation == 0 else self.propose_moves()
+    def propose(self): return super().propose() if self.generation == 0 else self.propose_moves()
 
     def learn(self, told):
         self.remember(told)
@@ -1229,11 +1264,12 @@ class GenomePlusReleased(Swarm, GenomeReleased):
     "GENOME+ as its released code runs: stale fitness, no own best, one draw of coefficients, decay per individual."
     config_class = ReleasedPlusConfig
 
+    def n_first(self): return self.config.start_size
     def n_elite(self, pool): return round(self.config.elite * len(pool))
     def pick(self, rest, n): return released_roulette([x.value for x in rest], n, self.rng("survive"))
 
     def propose(self):
-        if self.generation == 0: return start_population(self, self.config.start_size, self.config.start)
+        if self.generation == 0: return Genome.propose(self)
         self.members = self.move_unscored(self.alive(self.members))
         return self.breed()
 
@@ -1270,7 +1306,6 @@ class BestExpert(Method):
     "Every expert once."
     def propose(self): return [] if self.generation else [(g, (), "expert") for g in self.space.start()]
 
-# %% ../nbs/30_population.ipynb #8efe0ebe
 def mean_of(
     space, # what the genomes belong to
     genomes # one or more
@@ -1278,14 +1313,12 @@ def mean_of(
     "Their mean."
     return space.combine(genomes, np.full(len(genomes), 1 / len(genomes)))
 
-# %% ../nbs/30_population.ipynb #580a3727
 @register_method("uniform")
 class Uniform(Method):
     "The mean of all experts' ΔW."
     def propose(self):
         return [] if self.generation else [(mean_of(self.space, self.space.start()), (), "mean")]
 
-# %% ../nbs/30_population.ipynb #fcdd1724
 @register_method("sum")
 class Sum(Method):
     "The sum of all experts' ΔW: task arithmetic with factor 1."
@@ -1297,22 +1330,16 @@ class Sum(Method):
 @register_method("greedy-soup")
 class GreedySoup(Method):
     "Experts, best first, each kept in the average if that doesn't get worse."
-    def order(self):
-        alone = [x for x in self.members if x.lineage.operator == "expert" and np.isfinite(x.value)]
-        return sorted(alone, key=lambda x: (-x.value, x.number))
-
-    def soup(self): # of Individual: what is in the average so far, and its fitness
-        order, tried = self.order(), [x for x in self.members if x.lineage.operator == "soup"]
-        kept, value = order[:1], order[0].value
-        for x, with_it in zip(order[1:], tried):
-            if with_it.value >= value: kept, value = kept + [x], with_it.value
-        return kept, order[1 + len(tried):]
-
     def propose(self):
         if self.generation == 0: return [(g, (), "expert") for g in self.space.start()]
-        kept, left = self.soup()
-        if not left: return []
-        parents = kept + left[:1]
+        alone = [x for x in self.members if x.lineage.operator == "expert" and np.isfinite(x.value)]
+        order = sorted(alone, key=lambda x: (-x.value, x.number))
+        tried = [x for x in self.members if x.lineage.operator == "soup"]
+        kept, value = order[:1], order[0].value # what is in the average so far, and its fitness
+        for x, with_it in zip(order[1:], tried):
+            if with_it.value >= value: kept, value = kept + [x], with_it.value
+        if len(tried) + 1 >= len(order): return []
+        parents = kept + [order[1 + len(tried)]]
         return [(mean_of(self.space, [x.genome for x in parents]), parents, "soup")]
 
 # %% ../nbs/30_population.ipynb #241c6b3a
@@ -1347,68 +1374,6 @@ def random_coefficients(
     elif config.distribution == "uniform": draws = rng.uniform(0, 1.5, size)
     else: draws = 1 + config.scale * rng.standard_normal(size)
     return np.broadcast_to(draws, (config.batch, *shape)).copy()
-
-# %% ../nbs/30_population.ipynb #434d55da
-@dataclass
-class VectorConfig:
-    "What optimisers of vectors share."
-    start: str = "sum" # where the search begins: "sum", "uniform" or "zero"
-    objective: str = "value" # or "smooth": the log-probability of the right options, where there is one
-
-    allowed: typing.ClassVar = dict(start=("sum", "uniform", "zero"), objective=("value", "smooth"))
-
-class VectorMethod(Method):
-    "For optimisers of vectors."
-    config_class, needs_vectors = VectorConfig, True
-
-    def begin(self):
-        factor = dict(sum=1., uniform=1 / len(self.space.names), zero=0.)
-        return np.full(self.space.size, factor[self.config.start])
-
-    def genome(self, vector): return np.asarray(vector, float).reshape(self.space.shape) # (n_groups, n_experts)
-
-    def losses(self, told):
-        smooth = self.config.objective == "smooth" and all(np.isfinite(x.smooth) for x in told if np.isfinite(x.value))
-        return losses([x.smooth if smooth else x.value for x in told])
-
-# %% ../nbs/30_population.ipynb #45b4cfdc
-def losses(
-    values # (n_individuals,) higher is better, nan where scoring failed
-) -> list: # lower is better, all finite
-    "Negated, with failures worse than all others."
-    v = -np.asarray(values, float)
-    worst = np.nanmax(v, initial=-np.inf)
-    return np.where(np.isfinite(v), v, worst + 1 if np.isfinite(worst) else 0.).tolist()
-
-# %% ../nbs/30_population.ipynb #5ad72cf7
-class Replayed(VectorMethod):
-    "An optimiser of another package, rebuilt by telling it everything again."
-    def setup(self): self.optimiser = self.make()
-
-    def propose(self): return [(self.genome(v), (), self.name) for v in self.ask_vectors()]
-
-    def learn(self, told):
-        if len(told) == len(self.waiting): self.tell_vectors(told)
-        self.members = self.members + told
-
-    def ask_vectors(self):
-        self.waiting = self.points()
-        return self.vectors(self.waiting)
-
-# %% ../nbs/30_population.ipynb #16ea1806
-@patch
-def restore_extra(self: Replayed, values, others):
-    "Ask and tell again, generation by generation, checking each point."
-    self.setup()
-    told, last, self.members = self.members, self.generation, []
-    for self.generation in range(last):
-        batch = [x for x in told if x.lineage.generation == self.generation]
-        again = self.ask_vectors()
-        if not all(np.array_equal(self.genome(v), x.genome) for v, x in zip(again, batch)):
-            raise InputError(f"{self.name} asks for other points than the stored run did. Resume with the versions of "
-                             "packages that the run was made with.")
-        self.learn(batch)
-    self.generation = last
 
 # %% ../nbs/30_population.ipynb #c9e5b34c
 @dataclass
@@ -1463,7 +1428,6 @@ class LoraHub(Replayed):
             penalty = self.config.penalty * float(np.abs(point.value).mean())
             with _as_nevergrad_asks(): self.optimiser.tell(point, loss + penalty)
 
-# %% ../nbs/30_population.ipynb #cafbbebc
 @contextmanager
 def _as_nevergrad_asks():
     "nevergrad asks its CMA-ES one point at a time, which cma warns of."
@@ -1472,7 +1436,6 @@ def _as_nevergrad_asks():
         warnings.simplefilter("ignore", cma.evolution_strategy.InjectionWarning)
         yield
 
-# %% ../nbs/30_population.ipynb #0750e9ed
 @patch
 def make(self: LoraHub):
     import nevergrad as ng
@@ -1516,7 +1479,6 @@ class DifferentialEvolution(VectorMethod):
 
     def population(self): return self.members
 
-# %% ../nbs/30_population.ipynb #0ef4dc0d
 @patch
 def trial(self: DifferentialEvolution, i, best, rng):
     "One trial vector for the i-th member."
@@ -1532,7 +1494,7 @@ def learn(self: DifferentialEvolution, told):
     "A trial replaces its member unless it is worse or failed."
     if self.generation == 0: self.members = told
     else:
-        better = [_least(y.value) >= _least(x.value) and np.isfinite(y.value) for x, y in zip(self.members, told)]
+        better = [y.worth >= x.worth and np.isfinite(y.value) for x, y in zip(self.members, told)]
         self.members = [y if b else x for x, y, b in zip(self.members, told, better)] + self.members[len(told):]
 
 # %% ../nbs/30_population.ipynb #dafda867
@@ -1583,7 +1545,6 @@ class Pareto(Replayed):
         self.known_front = tasks, len(self.members), front
         return front
 
-# %% ../nbs/30_population.ipynb #49a36900
 @patch
 def tell_vectors(self: Pareto, told):
     from pymoo.core.evaluator import Evaluator
@@ -1609,72 +1570,6 @@ def make(self: Pareto, first, n_tasks):
     optimiser.setup(Problem(n_var=n, n_obj=n_tasks, xl=np.full(n, c.low), xu=np.full(n, c.high)),
                     termination=NoTermination(), seed=self.seeds.child(self.name).integer() % 2**32, verbose=False)
     return optimiser
-
-# %% ../nbs/30_population.ipynb #d0bdc065
-class SkillLandscape:
-    "Known truth: items of several skills, experts of which some are redundant and some harmful."
-    def __init__(self,
-        seed: int = 0,
-        n_experts: int = 10,
-        n_groups: int = 4, # groups of modules, each with its own coefficients
-        n_skills: int = 4, # that are tested
-        n_validation: int = 200, # items
-        n_test: int = 2000, # items
-        n_options: int = 2,
-        harm: float = .8, # how strongly experts of no tested skill push against the tested ones
-        width: int = 16 # of the hidden vector
-    ):
-        self.space = ArraySpace([f"expert {i}" for i in range(n_experts)], n_groups)
-        rng, self.n_skills, self.width = np.random.default_rng(seed), n_skills, width
-        self.skills = np.linalg.qr(rng.standard_normal((width, width)))[0][:n_skills] # (n_skills, width)
-        self.pushes = self.draw_experts(rng, n_experts, n_groups, harm) # (n_groups, n_experts, width)
-        sizes = dict(validation=n_validation, test=n_test)
-        self.items = {k: self.draw_items(rng, n, n_options) for k, n in sizes.items()}
-
-# %% ../nbs/30_population.ipynb #0274fe0c
-@patch
-def draw_experts(self: SkillLandscape, rng, n_experts, n_groups, harm):
-    "Pushes of each expert in each group: two thirds have a tested skill, some of them the same; the others harm."
-    useful = max(self.n_skills, 2 * n_experts // 3)
-    skill = np.where(np.arange(n_experts) < useful, np.arange(n_experts) % self.n_skills, -1)
-    against = -harm * rng.dirichlet(np.ones(self.n_skills), n_experts) @ self.skills # (n_experts, width)
-    aim = np.where((skill >= 0)[:, None], self.skills[skill], against)
-    where = rng.dirichlet(np.full(n_groups, 1.), n_experts) # (n_experts, n_groups) the groups in which it learned
-    noise = rng.standard_normal((n_groups, n_experts, self.width)) * .35 / np.sqrt(self.width)
-    return where.T[:, :, None] * aim * 2.2 + noise # (n_groups, n_experts, width)
-
-@patch
-def draw_items(self: SkillLandscape, rng, n, n_options):
-    "Directions (n, n_options - 1, width) that favour the right option over each other one, and offsets against it."
-    skill = rng.integers(self.n_skills, size=n)
-    spread = rng.standard_normal((n, n_options - 1, self.width)) * .6 / np.sqrt(self.width)
-    against = 1.1 + 1.5 * rng.standard_normal((n, n_options - 1))
-    return 2.5 * (self.skills[skill][:, None] + spread), against
-
-# %% ../nbs/30_population.ipynb #e2c4961c
-@patch
-def margins(self: SkillLandscape, genome, split="validation") -> np.ndarray: # (n_items, n_options - 1)
-    "The margins of the right options."
-    hidden = np.einsum("ge,gew->gw", genome, self.pushes) # (n_groups, width)
-    h = np.tanh(hidden).sum(0) - .12 * hidden.sum(0) * np.square(hidden).sum(0).mean()
-    q, against = self.items[split]
-    return q @ h - against
-
-@patch
-def accuracy(self: SkillLandscape, genome, split="test") -> float:
-    "The share of items whose right option leads."
-    return float((self.margins(genome, split) > 0).all(1).mean())
-
-@patch
-def __call__(self: SkillLandscape, genomes) -> list: # of Outcome, with option scores
-    "Evaluations on the validation items."
-    out = []
-    for g in genomes:
-        m = self.margins(g)
-        scores = np.c_[np.zeros(len(m)), -m] # the right option comes first
-        credit = (m > 0).all(1).astype(float)
-        out.append(Outcome(float(credit.mean()), {"skills": TaskResult(float(credit.mean()), scores, credit)}))
-    return out
 
 # %% ../nbs/30_population.ipynb #c07360bc
 @dataclass
@@ -1800,24 +1695,21 @@ class CoarseToFine(VectorMethod):
 
     def propose(self):
         if self.generation == 0: return [(g, (), operator) for g, operator in structured_design(self.space.start())]
-        best, (surrogate, gain) = self.incumbent(), self.surrogate()
-        steps = self.steps(best, surrogate, gain)
-        return (steps + self.noisy(best, steps))[:self.batch()]
-
-    def batch(self): return max(self.config.batch, (self.budget or 0) // 40)
-
-    def incumbent(self): return max(self.usable_members(), key=lambda x: (self.quality(x), -x.number))
-    def usable_members(self): return [x for x in self.members if np.isfinite(x.value)]
-    def quality(self, x): return x.smooth if self.has_margins() else x.value
-    def has_margins(self): return all(x.margins is not None for x in self.usable_members())
+        known = [x for x in self.members if np.isfinite(x.value)]
+        by_margins = all(x.margins is not None for x in known)
+        best = max(known, key=lambda x: (x.smooth if by_margins else x.value, -x.number))
+        steps = self.steps(best, *self.surrogate(known, by_margins))
+        n, rng, base = max(self.config.batch, (self.budget or 0) // 40), self.rng(), steps[len(steps) // 2][0]
+        for _ in range(n - len(steps)): # copies of a step of middle size with random signs added
+            steps.append((base + self.config.noise * rng.choice([-1., 1.], self.space.shape), [best], "probe"))
+        return steps[:n]
 
 # %% ../nbs/30_population.ipynb #f6baea38
 @patch
-def surrogate(self: CoarseToFine) -> tuple: # an ItemSurrogate and the gain to maximise
+def surrogate(self: CoarseToFine, known, by_margins) -> tuple: # an ItemSurrogate and the gain to maximise
     "Fitted to everything known."
-    known = self.usable_members()
     X = np.array([x.genome.ravel() for x in known])
-    if not self.has_margins():
+    if not by_margins:
         return ItemSurrogate(X, np.array([[x.value] for x in known])), lambda y: (y[0], np.ones(1))
     live = ~np.isnan(known[0].margins)
     Y = np.array([np.where(live, x.margins, 0.).ravel() for x in known])
@@ -1834,14 +1726,6 @@ def steps(self: CoarseToFine, best, surrogate, gain) -> list: # of (genome, pare
              "coarse step" if coarse else "fine step") for b, coarse in boxes]
 
 @patch
-def noisy(self: CoarseToFine, best, steps) -> list: # of (genome, parents, operator)
-    "Copies of a step of middle size with random signs added."
-    rng, base = self.rng(), steps[len(steps) // 2][0]
-    n = max(0, self.batch() - len(steps))
-    return [(base + self.config.noise * rng.choice([-1., 1.], self.space.shape), [best], "probe") for _ in range(n)]
-
-# %% ../nbs/30_population.ipynb #5b63dc4d
-@patch
 def extra(self: CoarseToFine): return dict(item_weights=getattr(self, "item_weights", np.zeros(0)).tolist())
 
 @patch
@@ -1853,6 +1737,17 @@ def choose(self: CoarseToFine, individuals):
     known = [x for x in individuals if np.isfinite(x.value)] or individuals
     if not all(np.isfinite(x.smooth) for x in known): return Method.choose(self, individuals)
     return max(known, key=lambda x: (x.smooth, x.value, -x.number))
+
+# %% ../nbs/30_population.ipynb #9a2a7eea
+def best_so_far(
+    history, # of a Result
+    budget: int # evaluations
+) -> np.ndarray: # (budget,) nan before the first success; the last value after an early end
+    "The best value after each evaluation."
+    number, value = history.number.values.ravel(), history.value.values.ravel()
+    ordered = value[np.argsort(number, kind="stable")][(number < 0).sum():]
+    best = np.fmax.accumulate(np.r_[ordered, np.full(max(0, budget - len(ordered)), np.nan)])
+    return best[:budget]
 
 # %% ../nbs/30_population.ipynb #75c29db9
 def compare(
@@ -1866,6 +1761,7 @@ def compare(
     **options # of evolve
 ): # -> xarray Dataset (label, seed, evaluation), and (label, seed) -> Result
     "Run methods with several seeds at equal budgets."
+    import xarray as xr
     named = methods if isinstance(methods, dict) else {m: (m, None) for m in methods}
     for name, _ in named.values(): method_class(name)
     results = {}
@@ -1874,23 +1770,7 @@ def compare(
             where = None if folder is None else Path(folder)/label/str(s)
             method = METHODS[name](space, config, Seeds(s))
             results[label, s] = evolve(method, evaluate, budget, where, show=show, **options)
-    return _compared(results, list(named), list(seeds), budget), results
-
-# %% ../nbs/30_population.ipynb #9a2a7eea
-def best_so_far(
-    history, # of a Result
-    budget: int # evaluations
-) -> np.ndarray: # (budget,) nan before the first success; the last value after an early end
-    "The best value after each evaluation."
-    number, value = history.number.values.ravel(), history.value.values.ravel()
-    ordered = value[np.argsort(number, kind="stable")][(number < 0).sum():]
-    best = np.fmax.accumulate(np.r_[ordered, np.full(max(0, budget - len(ordered)), np.nan)])
-    return best[:budget]
-
-# %% ../nbs/30_population.ipynb #1f848f7e
-def _compared(results, labels, seeds, budget):
-    import xarray as xr
-    def table(f): return [[f(results[m, s]) for s in seeds] for m in labels]
+    def table(f): return [[f(results[label, s]) for s in seeds] for label in named]
     data = dict(best=(("label", "seed", "evaluation"), table(lambda r: best_so_far(r.history, budget))),
                 chosen=(("label", "seed"), table(lambda r: r.best.value)),
                 digest=(("label", "seed"), table(lambda r: r.best.digest)),
@@ -1898,4 +1778,5 @@ def _compared(results, labels, seeds, budget):
                 evaluations=(("label", "seed"), table(lambda r: r.evaluations)))
     if all(isinstance(r.best.genome, np.ndarray) for r in results.values()):
         data["genome"] = ("label", "seed", "group", "expert"), table(lambda r: r.best.genome)
-    return xr.Dataset(data, dict(label=labels, seed=seeds, evaluation=np.arange(1, budget + 1)))
+    coords = dict(label=list(named), seed=list(seeds), evaluation=np.arange(1, budget + 1))
+    return xr.Dataset(data, coords), results

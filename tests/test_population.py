@@ -679,7 +679,7 @@ def test_states_of_before_in_one_file_are_resumed(tmp_path, runs):
         run = Evolution(method, two_tasks, BUDGET, tmp_path, chunk=2)
         for _ in range(2):
             method.tell(two_tasks([g for g, _ in method.ask()]))
-            run._note(method.last)
+            run.note(method.last)
         return run
 
     run = told_some(make("genome+"))
