@@ -709,9 +709,9 @@ def _():
 @reader("Alice: numbers", m.some_lines, m.some_bytes)
 def _():
     def read(path):
-        from evonb.responses import _numbers
+        from evonb.responses import number_table
 
-        return _numbers(path).shape
+        return number_table(path).shape
     return lambda f: written(f, "s1-rate.txt", "".join(f"{i / 7:.4f} {i}\n" for i in range(20))), read
 
 
