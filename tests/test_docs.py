@@ -18,6 +18,7 @@ from maker import (  # noqa: E402
     api,
     entries,
     execution,
+    faces,
     figures,
     links,
     measured,
@@ -73,6 +74,55 @@ def project(tmp_path):
         file.parent.mkdir(exist_ok=True)
         file.write_text(text)
     (tmp_path / "settings.ini").write_text("[DEFAULT]\ntst_flags = slow\nversion = 1\n")
+    (tmp_path / "nbs").mkdir()
+    return sources.Project(tmp_path, "small")
+
+
+GPT = """"Models"
+from ..text.corpora import Corpus
+from ..core import base
+
+class GPT:
+    "A model."
+
+def train(gpt: GPT, corpus: Corpus): # -> loss
+    "Its loss."
+    from small.plots import draw
+    return draw
+"""
+LAZY = """def __getattr__(name):
+    from importlib import import_module
+    if name not in _where: raise AttributeError(name)
+    return getattr(import_module("." + _where[name], __name__), name)
+"""
+WINGS = {  # a library in folders: what each file holds
+    "__init__.py": '__version__ = "1"\n', "core.py": CORE, "_modidx.py": "d = {}\n", "cli.py": "def main(): pass\n",
+    "text/__init__.py": '"Text"\nfrom .corpora import Corpus\n',
+    "text/corpora.py": 'from ..core import base\n\nclass Corpus:\n    "Words."\n',
+    "training/__init__.py": '"Training <i>models</i>"\n_where = {"GPT": "gpt", "fit": "lifetime"}\n'
+                            f'__all__ = ["GPT", "fit"]\n{LAZY}',
+    "training/gpt.py": GPT, "training/alone.py": "y = 1\n",
+    "training/lifetime.py": '"""Lifetimes"""\nfrom . import gpt\nfrom .gpt import GPT\n'
+                            'from fastcore.basics import patch\n\ndef fit(): pass\n\n'
+                            '@patch\ndef grow(self: GPT): # -> older\n    "Grows."\n',
+    "evolution/__init__.py": '"Evolution"\n_names = dict(search=["Search"], methods="CMA")\n'
+                             '_where = {n: m for m, names in _names.items() for n in names}\n',
+    "evolution/search.py": "class Search: pass\n", "evolution/methods/__init__.py": '_of = {"cma": "CMA"}\n',
+    "evolution/methods/cma.py": "from ..search import Search\n\nclass CMA(Search): pass\n",
+    "plots/__init__.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .lines import draw\n",
+    "plots/lines.py": "from ..text import Corpus\n\ndef draw(): pass\n",
+    "widgets/__init__.py": "", "widgets/view.py": 'CODE = open("static/view.js")\n', "widgets/static/view.js": "1",
+    "widgets/static/more/deep.css": ""}  # fmt: skip
+
+
+@pytest.fixture
+def wings(tmp_path):
+    "A small library in folders, each with its face; some faces are lazy."
+    for name, text in WINGS.items():
+        file = tmp_path / "small" / name
+        file.parent.mkdir(exist_ok=True, parents=True)
+        file.write_text(text)
+    (tmp_path / "settings.ini").write_text("[DEFAULT]\nversion = 1\n")
     (tmp_path / "nbs").mkdir()
     return sources.Project(tmp_path, "small")
 
@@ -138,13 +188,14 @@ def test_imports_reach_through_modules():
 
 
 def test_every_form_of_import_and_mention_counts(project):
+    names = faces.Names.of(project)
     for text in ("from small.core import base", "import small.core as c", "from small import core",
                  "def f():\n    from small.core import base", "%time x\nfrom small.core import base",
                  "run(['python', '-c', 'import small.core'])"):
-        assert reach.used_by(text, "small") & set(project.modules()) == {"core"}, text
+        assert reach.used_by(text, names) & set(project.modules()) == {"core"}, text
     for text in ("!small demo", 'run(["small", "demo"])', "run('bin/small demo')"):
-        assert "cli" in reach.used_by(text, "small"), text
-    assert reach.used_by("from .core import base", "small", inside=True) >= {"core"}
+        assert "cli" in reach.used_by(text, names), text
+    assert reach.used_by("from .core import base", names, here="small") == {"core"}
 
 
 def test_the_key_reacts_to_the_notebook_and_to_what_it_reaches_only(project):
@@ -170,6 +221,171 @@ def test_what_modules_read_counts(project, file):
     path.write_text("new")
     assert key(project, "import small.core") != before[0]
     assert (key(project, "import small.alone") != before[1]) == (file in ("requirements.lock", "small/__init__.py"))
+
+
+# A library in folders -------------------------------------------------------------------------------------------
+
+def on_disk(project):
+    "Modules and faces as they lie there, found in another way than the scripts do."
+    found = subprocess.run(["find", project.package, "-name", "*.py"], cwd=project.root, capture_output=True, text=True)
+    names = {line.removesuffix(".py").replace("/", ".") for line in found.stdout.split() if "_modidx" not in line}
+    return {n.removesuffix(".__init__").partition(".")[2] for n in names}
+
+
+def test_every_module_and_face_on_disk_is_in_the_graph(wings):
+    assert set(reach.module_graph(wings)) == on_disk(wings)
+    file = wings.root / "small" / "training" / "deep" / "deeper.py"
+    file.parent.mkdir()
+    file.write_text("")
+    assert "training.deep.deeper" in reach.module_graph(wings)
+
+
+def test_evonbs_own_library_is_whole():
+    project = sources.Project(ROOT)
+    assert set(reach.module_graph(project)) == on_disk(project) and faces.problems(project) == []
+    told = {sources.module_of(sources.read_notebook(p)): p for p in sources.notebook_paths(project)}
+    assert set(project.modules()) == set(told) - {None}, "each module has its notebook, each notebook its module"
+    assert {p.relative_to(ROOT).as_posix() for p in project.static_files()} == {
+        p.relative_to(ROOT).as_posix() for p in (ROOT / "evonb").rglob("*")
+        if p.is_file() and p.suffix not in (".py", ".pyc")}, "what is no code lies in a folder static"
+    library = api.Library.of(project)
+    for _, made in writing.PICTURES.values():
+        assert not made or len(library.names.get(made, [])) == 1, f"no class {made}"
+
+
+@pytest.mark.parametrize("text, leads", [
+    ("from small.training import GPT", {"training", "training.gpt"}),
+    ("from small.training import fit", {"training", "training.lifetime"}),
+    ("from small.training.gpt import GPT", {"training.gpt"}),
+    ("import small.training.gpt", {"training.gpt"}),
+    ("from small import training", {"training", "training.gpt", "training.lifetime"}),
+    ("from small.training import *", {"training", "training.gpt", "training.lifetime"}),
+    ("import small.training as t", {"training", "training.gpt", "training.lifetime"}),
+    ("from small.training import gpt", {"training", "training.gpt"}),
+    ("run('python -c \"import small.training.gpt\"')", {"training.gpt"}),
+    ("small.training.GPT(1)", {"training", "training.gpt"}),
+    ("run('from small.training import (fit as f,\\n x)')", {"training", "training.lifetime"}),
+    ("from small.evolution import CMA", {"evolution", "evolution.methods", "evolution.methods.cma"}),
+    ("from small.evolution.methods import CMA", {"evolution.methods", "evolution.methods.cma"}),
+    ("from small.text import Corpus", {"text", "text.corpora"})])
+def test_names_lead_through_faces_to_their_modules(wings, text, leads):
+    assert reach.used_by(text, faces.Names.of(wings)) - {"training"} == leads - {"training"}
+    reached = reach.reached(leads, reach.module_graph(wings))
+    assert reached >= {".".join(m.split(".")[:n]) for m in leads for n in range(m.count(".") + 2)}, "faces above count"
+
+
+def test_relative_imports_of_every_level_and_those_in_functions_are_edges(wings):
+    graph = reach.module_graph(wings)
+    assert graph["training.gpt"] == {"text.corpora", "core", "plots", "plots.lines", "training"}
+    assert graph["evolution.methods.cma"] == {"evolution.methods", "evolution.search"}
+    assert graph["training"] == {""}, "what a lazy face offers isn't loaded with it"
+    assert graph["text"] == {"", "text.corpora"}, "what a face imports is"
+    assert graph["plots"] == {""}, "what only type checkers import isn't"
+
+
+def test_the_key_reacts_to_nested_modules_and_faces_and_their_static_files(wings):
+    text = "from small.training import GPT"
+    changes = {"training/gpt.py": True, "text/corpora.py": True, "plots/lines.py": True, "core.py": True,
+               "training/__init__.py": True, "plots/__init__.py": True, "training/alone.py": False,
+               "training/lifetime.py": False, "evolution/search.py": False, "widgets/static/view.js": False}
+    for name, counts in changes.items():
+        before, file = key(wings, text), wings.root / "small" / name
+        file.write_text(file.read_text() + "\n# changed\n")
+        assert (key(wings, text) != before) is counts, name
+    for name in ("view.js", "more/deep.css"):
+        before = key(wings, "import small.widgets.view")
+        (wings.root / "small" / "widgets" / "static" / name).write_text("2")
+        assert key(wings, "import small.widgets.view") != before, name
+
+
+def test_a_module_that_moves_changes_the_key(wings):
+    text, folder = "from small.training import GPT", wings.root / "small" / "training"
+    before = key(wings, text)
+    (folder / "gpt.py").rename(folder / "models.py")
+    face = (folder / "__init__.py").read_text()
+    (folder / "__init__.py").write_text(face.replace('"gpt"', '"models"'))
+    assert key(wings, text) != before and "training.models" in reach.used_by(text, faces.Names.of(wings))
+
+
+@pytest.mark.parametrize("file, text, said", [
+    ("training/__init__.py", '_where = {"GPT": "gpt", "GTP": "gpt"}', "'GTP' stands for small.training.gpt.GTP, which"),
+    ("training/__init__.py", '_where = {"GPT": "gtp"}', "'gtp' leads to no module"),
+    ("training/__init__.py", '_where = {"gpt": ["GPT", "GTP"]}', "'GTP' stands for small.training.gpt.GTP, which"),
+    ("training/__init__.py", "from .gpt import GTP", "'GTP' stands for small.training.gpt.GTP, which"),
+    ("training/__init__.py", "from .gtp import GPT", "imports small.training.gtp, which doesn't exist"),
+    ("training/__init__.py", "__all__ = ['GPT']", "__all__ names 'GPT', which it doesn't offer"),
+    ("evolution/__init__.py", '_where = {"methods": ["CMB"]}', "'CMB' stands for small.evolution.methods.CMB, which"),
+    ("training/lifetime.py", "def f():\n    from ..gpt import GPT", "lifetime.py: imports small.gpt, which"),
+    ("training/lifetime.py", "from small.training import GTP", "lifetime.py: imports small.training.GTP, which"),
+    ("loose/new.py", "", "loose/new.py is in a folder without __init__.py")])
+def test_faces_and_imports_that_lead_nowhere_are_named(wings, file, text, said):
+    assert faces.problems(wings) == []
+    path = wings.root / "small" / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text + "\n")
+    assert any(said in line for line in faces.problems(wings)), faces.problems(wings)
+    with pytest.raises(sources.BuildError, match="small/"):
+        writing.write_sources(wings, [])
+
+
+def test_a_module_hidden_by_a_folder_is_refused(wings):
+    (wings.root / "small" / "training.py").write_text("")
+    with pytest.raises(sources.BuildError, match="small.training is a module and a folder"):
+        faces.Names.of(wings)
+
+
+def test_faces_that_lead_to_each_other_end(wings):
+    (wings.root / "small" / "training" / "__init__.py").write_text("from ..text import a\n")
+    (wings.root / "small" / "text" / "__init__.py").write_text("from ..training import a\n")
+    assert len(faces.problems(wings)) > 0 and "text" in reach.used_by("import small.training", faces.Names.of(wings))
+
+
+def test_names_are_linked_by_every_way_to_say_them(wings):
+    from maker.sphinx_parts import resolved
+
+    library = api.Library.of(wings)
+    assert [d.full_name for d in library.by_owner["small.training.gpt"]] == [
+        "small.training.gpt.GPT", "small.training.gpt.train", "small.training.gpt.GPT.grow"]
+    objects = {d.full_name: 1 for found in library.by_owner.values() for d in found}
+    for name in ("GPT", "gpt.GPT", "training.gpt.GPT", "training.GPT", "small.training.GPT", "small.training.gpt.GPT"):
+        assert resolved(name, "small.text.corpora", objects, library.names) == "small.training.gpt.GPT", name
+    assert resolved("gpt.train", "small.training.lifetime", objects, library.names) == "small.training.gpt.train"
+
+
+def test_notebooks_are_listed_by_wing_and_the_reference_begins_with_faces(wings):
+    made = {"00_core": "core", "70_cli": "cli", "text/10_corpora": "text.corpora", "training/10_gpt": "training.gpt",
+            "training/20_lifetime": "training.lifetime", "evolution/10_search": "evolution.search",
+            "evolution/methods/10_cma": "evolution.methods.cma", "novel/1_new": None, "tutorials/1_story": None}
+    paths = [notebook(wings, name, *([code(f"#| default_exp {m}")] if m else [])) for name, m in made.items()]
+    pages_ = [writing.described(wings, p) for p in paths]
+    site = writing.Site(wings, api.Library.of(wings))
+    groups = writing.by_wing(pages_)
+    assert list(groups) == ["Foundations", "Text", "Training", "Evolution", "Novel", "Entry points"]
+    assert [p.stem for p in groups["Evolution"]] == ["10_search", "10_cma"]
+    writing.write_modules(site, pages_), writing.write_reference(site, pages_)
+    listed = (site.source / "modules.md").read_text()
+    assert all(f"]({p.name}.ipynb): what it holds" in listed for p in pages_ if not p.is_tutorial)
+    assert "## Training\n\nTraining \\<i\\>models" in listed and "\nnbs/training/10_gpt\n" in listed
+    reference = (site.source / "reference.md").read_text()
+    order = ("core", "text", "text.corpora", "training", "training.gpt", "training.lifetime", "evolution",
+             "evolution.search", "evolution.methods", "evolution.methods.cma", "cli")
+    places = [reference.index(f"](api/{n}.md)") for n in order]
+    assert places == sorted(places)
+    face = (site.source / "api" / "training.md").read_text()
+    assert "| `GPT` | A model. | `small.training.gpt.GPT` |" in face and "[small.training.gpt](training.gpt.md)" in face
+    names = writing.page_names(pages_)
+    assert "10_gpt" in names and "10_search" in names and names["training/10_gpt"] == "nbs/training/10_gpt"
+
+
+def test_notebooks_of_the_same_name_are_called_with_their_folder(wings):
+    pages_ = [writing.described(wings, notebook(wings, n)) for n in ("a/10_run", "b/10_run", "00_core")]
+    assert writing.page_names(pages_) == {n: f"nbs/{n}" for n in ("00_core", "a/10_run", "b/10_run")}
+
+
+def test_a_notebook_whose_module_isnt_there_ends_the_build(wings):
+    page_ = writing.described(wings, notebook(wings, "training/10_gpt", code("#| default_exp training.gtp")))
+    with pytest.raises(sources.BuildError, match="10_gpt.ipynb exports training.gtp, which isn't there"):
+        writing.write_reference(writing.Site(wings, api.Library.of(wings)), [page_])
 
 
 # Executing -------------------------------------------------------------------------------------------------------

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from .faces import Face, Names, absolute
+
 
 @dataclass(frozen=True)
 class Parameter:
@@ -93,9 +95,10 @@ def keyword_only_from(node) -> int | None:
 @dataclass
 class Module:
     "One module of the library."
-    name: str  # "connectome"
+    name: str  # "core", "training.gpt"
     package: str
     path: Path
+    names: Names | None = None  # leads through faces to where a name is defined
 
     @cached_property
     def source(self) -> str: return self.path.read_text(encoding="utf-8")
@@ -117,8 +120,10 @@ class Module:
         "Name -> the full name of the library's object that it was imported from."
         found = {}
         for node in ast.walk(self.tree):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{self.package}."):
-                found |= {a.asname or a.name: f"{node.module}.{a.name}" for a in node.names}
+            source = absolute(node, self.full_name.rpartition(".")[0]) if isinstance(node, ast.ImportFrom) else ""
+            if source == self.package or source.startswith(f"{self.package}."):
+                home = self.names.home if self.names else str
+                found |= {a.asname or a.name: home(f"{source}.{a.name}") for a in node.names}
         return found
 
     @cached_property
@@ -235,6 +240,12 @@ class Module:
                           self._parameters(node, 0 if kind == "staticmethod" else 1), self._returns(node))
 
 
+def endings(owner: str, name: str) -> list[str]:
+    "`prune`, `connectome.prune`, `connectomes.connectome.prune`: the ways to name one thing, without the package."
+    words = owner.split(".")[1:]
+    return [".".join([*words[n:], name]) for n in range(len(words), -1, -1)]
+
+
 def default_of(text: str) -> str | None:
     "A field's default as a reader wants it: `{}` for field(default_factory=dict)."
     empty = {"field(default_factory=dict)": "{}", "field(default_factory=list)": "[]"}
@@ -255,12 +266,15 @@ def first_line(node) -> int:
 
 @dataclass
 class Library:
-    "All modules, and where each name is."
+    "All modules, the faces above them, and where each name is."
     modules: dict[str, Module]
+    faces: dict[str, Face] = field(default_factory=dict)  # those that offer something or stand above modules
 
     @classmethod
     def of(cls, project):
-        return cls({n: Module(n, project.package, p) for n, p in project.modules().items()})
+        names = Names.of(project)
+        shown = {n: f for n, f in names.faces.items() if n or f.offers}
+        return cls({n: Module(n, project.package, p, names) for n, p in project.modules().items()}, shown)
 
     @cached_property
     def by_owner(self) -> dict[str, list[Definition]]:
@@ -278,8 +292,24 @@ class Library:
         found = {}
         for definitions in self.by_owner.values():
             for d in definitions:
-                found.setdefault(d.name, []).append(d.full_name)
+                for name in endings(d.owner, d.name):
+                    found.setdefault(name, []).append(d.full_name)
         for module in self.modules.values():
+            for name in endings(*module.full_name.rpartition(".")[::2]):
+                found.setdefault(name, []).append(module.full_name)
             for c in module.constants:
-                found.setdefault(c.name, []).append(f"{module.full_name}.{c.name}")
+                for name in endings(module.full_name, c.name):
+                    found.setdefault(name, []).append(f"{module.full_name}.{c.name}")
+        for face in self.faces.values():
+            for name, full in face.offers.items():
+                home = face.names.home(full)
+                found.setdefault(f"{face.full_name}.{name}", []).append(home)
+                found.setdefault(f"{face.full_name}.{name}".partition(".")[2], []).append(home)
         return {k: sorted(set(v)) for k, v in found.items()}
+
+    @cached_property
+    def says(self) -> dict[str, str]:
+        "Full name -> what it is, in its own words."
+        found = {d.full_name: d.doc for definitions in self.by_owner.values() for d in definitions}
+        found |= {f"{c.module}.{c.name}": c.says for m in self.modules.values() for c in m.constants}
+        return found | {m.full_name: m.doc for m in self.modules.values()}

@@ -4,6 +4,7 @@ import html
 import re
 
 from .api import Definition, Library, Module, Parameter
+from .faces import Face
 
 DIRECTIVES = {"function": "function", "class": "class", "property": "property", "method": "method",
               "classmethod": "method", "staticmethod": "method"}
@@ -119,6 +120,23 @@ def module_page(module: Module, library: Library, pages: dict[str, str]) -> str:
         parts += ["## Classes", *(with_methods(c, definitions, pages) for c in classes)]
     if functions:
         parts += ["## Functions", *(entry(f, where=told_where(f, pages)) for f in functions)]
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def face_page(face: Face, library: Library, pages: dict[str, str]) -> str:
+    "The reference of a folder: what a user imports from it, and its modules."
+    rows = []
+    for name, full in face.offers.items():
+        home = face.names.home(full)
+        says = in_table(docstring(first_sentence(library.says.get(home, ""))))
+        rows.append(f"| {code(name)} | {says} | {code(home)} |")
+    head = "```{rst-class} evonb-overview\n```\n\n| name | what it is | where |\n|---|---|---|\n"
+    below = [m for m in library.modules.values()
+             if m.full_name in pages and m.full_name.startswith(f"{face.full_name}.")]
+    modules = [f"- [{m.full_name}]({m.name}.md): {docstring(m.doc)}" for m in below]
+    offers = ["## What is imported from here", head + "\n".join(rows)] if rows else []
+    parts = [f"# {face.full_name}", f"```{{py:module}} {face.full_name}\n```", docstring(face.doc), *offers,
+             "## Modules", "\n".join(modules)]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 

@@ -16,7 +16,7 @@ TREE = re.compile(r"<!-- tree -->.*?<!-- /tree -->", re.S)
 
 def defined_in(text: str, module: Module) -> list[Definition]:
     "The module's definitions that an exported cell holds."
-    cell = Module(module.name, module.package, module.path)
+    cell = Module(module.name, module.package, module.path, module.names)
     cell.__dict__["source"] = text
     names = [d.name for d in cell.definitions]
     found = {d.name: d for d in module.definitions}

@@ -6,53 +6,67 @@ import json
 import re
 from pathlib import Path
 
+from .faces import Face, Names, absolute, statements
 from .sources import Project, is_run, without_directives
 
 FORMAT = 1  # raised when notebooks are executed in another way
 
 
-def imported(tree: ast.AST, package: str, inside: bool = False) -> set[str]:
-    "The package's modules that are imported anywhere in the tree; `inside`: the tree is one of them."
+def imported(tree: ast.AST, names: Names, here: str = "") -> set[str]:
+    "The library's parts that imports anywhere in the tree lead to; relative ones start from the package `here`."
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {a.name for a in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            base = package if inside and node.level else ""
-            source = ".".join(filter(None, [base, node.module]))
-            found |= {source, *(f"{source}.{a.name}" for a in node.names)}
-    return {name.split(".")[1] for name in found if name.startswith(f"{package}.")}
+        elif isinstance(node, ast.ImportFrom) and (source := absolute(node, here) if here or not node.level else ""):
+            found |= {f"{source}.{a.name}" for a in node.names}
+    return set().union(*(names.leads(full) for full in found if names.is_ours(full)))
 
 
-def mentioned(text: str, package: str) -> set[str]:
-    "Modules named in a text as `package.module` (for subprocesses), and the command line where the package is run."
-    found = set(re.findall(rf"\b{package}\.([a-z_]\w*)", text))
-    return found | ({"cli"} if re.search(rf"""(^\s*[!%].*|bin/|["'(\[]\s*){package}(\s|["'])""", text, re.M) else set())
+def mentioned(text: str, names: Names) -> set[str]:
+    "Parts named in a text as `package.module` (for subprocesses), and the command line where the package is run."
+    package = names.package
+    chosen = re.compile(rf"\bfrom\s+({package}(?:\.\w+)*)\s+import\s+(\([^)]*\)|[\w, ]+)")
+    found = {f"{m[1]}.{n}" for m in chosen.finditer(text) for n in re.findall(r"\w+", re.sub(r"\bas \w+", "", m[2]))}
+    found |= {m[0] for m in re.finditer(rf"\b{package}(\.[A-Za-z_]\w*)+", chosen.sub("", text))}
+    run = re.search(rf"""(^\s*[!%].*|bin/|["'(\[]\s*){package}(\s|["'])""", text, re.M)
+    return set().union(*(names.leads(full) for full in found)) | ({"cli"} if run else set())
 
 
-def used_by(text: str, package: str, inside: bool = False) -> set[str]:
-    "Modules that a piece of code uses. Lines for the shell or IPython count by what they mention."
+def used_by(text: str, names: Names, here: str = "") -> set[str]:
+    "Parts that a piece of code uses. Lines for the shell or IPython count by what they mention."
     plain = "\n".join("" if re.match(r"\s*[!%]", line) else line for line in text.splitlines())
     try:
-        return imported(ast.parse(plain), package, inside) | mentioned(text, package)
+        return imported(ast.parse(plain), names, here) | mentioned(text, names)
     except SyntaxError:
-        return mentioned(text, package)
+        return mentioned(text, names)
+
+
+def loaded_by(face: Face) -> set[str]:
+    "Parts that are imported with a face itself, before anyone asks for what it offers."
+    imports = [n for n in statements(face.tree.body, False) if isinstance(n, (ast.Import, ast.ImportFrom))]
+    return imported(ast.Module(imports, []), face.names, face.full_name)
 
 
 def module_graph(project: Project) -> dict[str, set[str]]:
-    "Module -> the modules that it imports anywhere, functions included."
-    modules = project.modules()
-    return {name: used_by(path.read_text(encoding="utf-8"), project.package, True) & set(modules) - {name}
-            for name, path in modules.items()}
+    "Part (module or face) -> the parts that it imports anywhere, functions included, and the faces above it."
+    names = Names.of(project)
+    graph = {}
+    for part, path in names.parts.items():
+        above = part.rpartition(".")[0]
+        uses = (loaded_by(names.faces[part]) if part in names.faces else
+                used_by(path.read_text(encoding="utf-8"), names, names.full(above)))
+        graph[part] = (uses | {above}) & set(names.parts) - {part}
+    return graph
 
 
 def reached(start: set[str], graph: dict[str, set[str]]) -> set[str]:
-    "All modules that these lead to."
+    "All parts that these lead to."
     found, waiting = set(), [m for m in start if m in graph]
     while waiting:
-        if (module := waiting.pop()) not in found:
-            found.add(module)
-            waiting += graph[module]
+        if (part := waiting.pop()) not in found:
+            found.add(part)
+            waiting += graph[part]
     return found
 
 
@@ -61,25 +75,23 @@ def code_cells(nb, skipped: tuple = ()) -> list[str]:
     return [without_directives(c.source) for c in nb.cells if c.cell_type == "code" and is_run(c.source, skipped)]
 
 
-def data_files(project: Project, modules: set[str]) -> list[Path]:
+def data_files(project: Project, files: list[Path]) -> list[Path]:
     "Files that these modules read beside code: static ones where one says so, data by its name."
-    root = project.root
-    texts = [project.modules()[m].read_text(encoding="utf-8") for m in sorted(modules)]
+    texts = [p.read_text(encoding="utf-8") for p in files]
     everything = [p.read_text(encoding="utf-8") for p in project.modules().values()]
-    static = (root / project.package / "static").glob("*") if any(re.search(r"\bstatic\b", t) for t in texts) else []
-    data = [p for p in (root / "data").glob("*.json")
+    static = project.static_files() if any(re.search(r"\bstatic\b", t) for t in texts) else []
+    data = [p for p in (project.root / "data").rglob("*.json")
             if any(p.name in t for t in texts) or not any(p.name in t for t in everything)]
     return sorted([*static, *data])
 
 
 def dependencies(project: Project, nb, graph: dict | None = None, skipped: tuple = ()) -> list[Path]:
     "Every file that the notebook's outputs depend on, beside itself."
-    uses = set().union(*(used_by(text, project.package) for text in code_cells(nb, skipped)))
-    modules = reached(uses, module_graph(project) if graph is None else graph)
-    files = [project.modules()[m] for m in sorted(modules)]
-    first = project.root / project.package / "__init__.py"
-    lock = project.root / "requirements.lock"
-    return [p for p in (lock, first, *files, *data_files(project, modules)) if p.is_file()]
+    names = Names.of(project)
+    uses = set().union(*(used_by(text, names) for text in code_cells(nb, skipped)))
+    parts = reached(uses | {""}, module_graph(project) if graph is None else graph)
+    files = [names.parts[m] for m in sorted(parts)]
+    return [p for p in (project.root / "requirements.lock", *files, *data_files(project, files)) if p.is_file()]
 
 
 def cache_key(project: Project, nb, graph: dict | None = None, skipped: tuple = ()) -> str:

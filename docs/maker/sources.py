@@ -33,9 +33,32 @@ class Project:
         return self.out / "part" if self.part else self.out
 
     def modules(self) -> dict[str, Path]:
-        "Name -> file of the library's modules, without nbdev's index."
-        files = sorted((self.root / self.package).glob("*.py"))
-        return {p.stem: p for p in files if p.stem not in ("__init__", "_modidx")}
+        "Name below the package (`core`, `training.gpt`) -> file of each module, without faces and nbdev's index."
+        found = {dotted(p.relative_to(self.library).with_suffix("")): p for p in self._python_files()
+                 if p.name != "__init__.py" and p != self.library / "_modidx.py"}
+        return dict(sorted(found.items()))
+
+    def faces(self) -> dict[str, Path]:
+        "Name below the package (`training`; the package itself is ``) -> each `__init__`."
+        found = {dotted(p.relative_to(self.library).parent): p for p in self._python_files() if p.name == "__init__.py"}
+        return dict(sorted(found.items()))
+
+    def static_files(self) -> list[Path]:
+        "What lies in a folder `static`, anywhere in the package."
+        found = (p for p in self.library.rglob("*") if "static" in p.relative_to(self.library).parts[:-1])
+        return sorted(p for p in found if p.is_file() and p.suffix not in (".py", ".pyc"))
+
+    @property
+    def library(self) -> Path: return self.root / self.package
+
+    def _python_files(self) -> list[Path]:
+        return [p for p in self.library.rglob("*.py")
+                if not any(part[0] == "." or part == "__pycache__" for part in p.relative_to(self.library).parts)]
+
+
+def dotted(path: Path) -> str:
+    "`training/gpt` -> `training.gpt`."
+    return ".".join(path.parts)
 
 
 def directives(text: str) -> dict[str, str]:

@@ -86,8 +86,9 @@ def is_parameter(node) -> bool:
 
 def resolved(name: str, here: str, objects, names: dict[str, list[str]], called: bool = False) -> str | None:
     "The full name that a short one stands for, seen from a module; None where it may be something else."
-    package = here.split(".")[0] if here else "evonb"
-    for full in (name, f"{package}.{name}", f"{here}.{name}"):
+    package, *below = here.split(".") if here else ["evonb"]
+    around = [".".join([package, *below[:n]]) for n in range(len(below), 0, -1)]  # its module first, then its folder
+    for full in (name, f"{package}.{name}", *(f"{place}.{name}" for place in around)):
         if full in objects and "." in full:
             return full
     distinct = called or "." in name or "_" in name or name[:1].isupper()
@@ -97,7 +98,7 @@ def resolved(name: str, here: str, objects, names: dict[str, list[str]], called:
 
 def find_source(app, module: str):
     "Source and places for viewcode, patched methods under their class, without importing anything."
-    found = app.config.evonb_library.modules.get(module.rpartition(".")[2])
+    found = app.config.evonb_library.modules.get(module.partition(".")[2])
     if found is None or found.full_name != module:
         return None
     tags = {d.name: ("class" if d.kind == "class" else "def", d.line, d.end)

@@ -8,14 +8,16 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import nbformat
 
 from .api import Library
-from .entries import docstring, module_page
+from .entries import docstring, face_page, module_page
 from .execution import Cache, kept, with_outputs
+from .faces import Face, problems
 from .figures import Figures, script_of, title_of_figure
 from .links import broken
 from .measured import measured_page
@@ -24,11 +26,12 @@ from .sources import BuildError, Project, module_of, read_notebook, title_of
 
 LAYERS = (("Foundations", 0), ("One lifetime", 10), ("Generations", 20), ("Populations", 22), ("Alignment", 38),
           ("Looking", 50), ("Entry points", 60))
-PICTURES = dict(  # screenshots of the README -> what they show, and where it is made
-    connectome=("The connectome explorer: each weight a point, through the generations", "55_connectome_explorer"),
-    population=("The population explorer: every individual, its parents and its scores", "56_population_explorer"),
-    alignment=("The alignment explorer: scores by layer, and the map on the cortex", "57_alignment_explorer"),
-    monitor=("The live monitor: training as it runs, with a stop button that leaves a resumable run", "58_monitor"),
+WINGS = ("text", "training", "evolution", "tasks", "connectomes", "populations", "alignment", "plots", "widgets")
+PICTURES = dict(  # screenshots of the README -> what they show, and the class that makes it
+    connectome=("The connectome explorer: each weight a point, through the generations", "ConnectomeExplorer"),
+    population=("The population explorer: every individual, its parents and its scores", "PopulationExplorer"),
+    alignment=("The alignment explorer: scores by layer, and the map on the cortex", "AlignmentExplorer"),
+    monitor=("The live monitor: training as it runs, with a stop button that leaves a resumable run", "Monitor"),
     site=("This site: every notebook run, every figure alive, no network", ""))
 
 
@@ -46,7 +49,15 @@ class Page:
     def stem(self) -> str: return self.path.stem
 
     @property
-    def is_tutorial(self) -> bool: return self.path.parent.name == "tutorials"
+    def folder(self) -> str:
+        "Where below nbs it is: `training`, `evolution/methods`, or nothing."
+        return "/".join(self.name.split("/")[1:-1])
+
+    @property
+    def wing(self) -> str: return self.folder.split("/")[0]
+
+    @property
+    def is_tutorial(self) -> bool: return self.wing == "tutorials"
 
     @property
     def number(self) -> int: return int((re.match(r"\d+", self.stem) or ["-1"])[0])
@@ -119,18 +130,35 @@ def toctree(pages: list[str], caption: str = "") -> str:
 
 def layer_of(number: int) -> str:
     "The layer of a notebook by its number."
-    return [name for name, first in LAYERS if first <= number][-1]
+    return [name for name, first in LAYERS if first <= max(number, 0)][-1]
+
+
+def place_of(page: Page) -> tuple:
+    "Where a page stands in the order to read in: what looks and starts things comes after every wing."
+    names = [name for name, _ in LAYERS]
+    wing = WINGS.index(page.wing) if page.wing in WINGS else len(WINGS)
+    layer = names.index(layer_of(page.number)) if not page.wing else 0
+    half = 1 if page.wing else 0 if layer < names.index("Looking") else 2
+    return half, layer, wing, page.wing, page.folder, page.number, page.stem
+
+
+def by_wing(pages: list[Page]) -> dict[str, list[Page]]:
+    "Heading -> the notebooks of a wing, or of a layer where they stand in no folder; lowest first."
+    found = {}
+    for page in sorted((p for p in pages if p.stem != "index" and not p.is_tutorial), key=place_of):
+        found.setdefault(page.wing.capitalize() or layer_of(page.number), []).append(page)
+    return found
 
 
 def write_modules(site: Site, pages: list[Page]):
-    "The modules, layer by layer, lowest first."
+    "One line a notebook, wing by wing, lowest first."
     parts = ["# Modules", "Each module is a notebook. Imports go only to lower layers, so this is also an order to "
              "read them in."]
-    for layer, _ in LAYERS:
-        found = [p for p in pages if p.number >= 0 and not p.is_tutorial and layer_of(p.number) == layer]
-        if found:
-            parts += [f"## {layer}", listing(found), toctree([p.name for p in found], layer)]
-    site.write("modules.md", "\n\n".join(parts) + "\n")
+    for title, found in by_wing(pages).items():
+        face = site.library.faces.get(found[0].wing)
+        said = docstring(face.doc) if face and found[0].wing else ""
+        parts += [f"## {title}", said, listing(found), toctree([p.name for p in found], title)]
+    site.write("modules.md", "\n\n".join(filter(None, parts)) + "\n")
 
 
 def write_tutorials(site: Site, pages: list[Page]):
@@ -142,26 +170,54 @@ def write_tutorials(site: Site, pages: list[Page]):
 
 
 def write_reference(site: Site, pages: list[Page]):
-    "A page a module, and their list."
+    "A page a face and a page a module, and their list: wing by wing, what a user imports first."
     project, library = site.project, site.library
     told = {f"{project.package}.{p.module}": f"../{p.name}.html" for p in pages if p.module}
-    modules = [m for m in library.modules.values() if m.full_name in told]
-    for module in modules:
-        site.write(f"api/{module.name}.md", module_page(module, library, told))
-    order = {p.module: p.number for p in pages if p.module}
-    modules.sort(key=lambda m: order[m.name])
-    rows = [f"- [{m.full_name}](api/{m.name}.md): {docstring(m.doc)}" for m in modules]
+    for page in pages:
+        if page.module and page.module not in library.modules:
+            raise BuildError(f"{page.name}.ipynb exports {page.module}, which isn't there: run `make export`.")
+    for name, module in library.modules.items():
+        if module.full_name in told:
+            site.write(f"api/{name}.md", module_page(module, library, told))
+    for name, face in faces_of(library, told).items():
+        site.write(f"api/{name or project.package}.md", face_page(face, library, told))
     text = ("What every module offers, with shapes and units. Each entry leads to its source and to the notebook that "
             "tells, shows and tests it.")
-    parts = ["# Reference", text, "\n".join(rows), toctree([f"api/{m.name}" for m in modules])]
+    parts = ["# Reference", text]
+    for title, found in reference_groups(library, pages, told).items():
+        rows = [f"- [{x.full_name}](api/{x.name or project.package}.md): {docstring(x.doc)}" for x in found]
+        parts += [f"## {title}", "\n".join(rows),
+                  toctree([f"api/{x.name or project.package}" for x in found], title)]
     site.write("reference.md", "\n\n".join(parts) + "\n")
+
+
+def faces_of(library: Library, told: dict[str, str]) -> dict[str, Face]:
+    "The faces above the modules that are told of."
+    return {n: f for n, f in library.faces.items() if any(full.startswith(f"{f.full_name}.") for full in told)}
+
+
+def reference_groups(library: Library, pages: list[Page], told: dict[str, str]) -> dict[str, list]:
+    "Heading -> faces and modules, each folder's face before its modules."
+    faces, groups = faces_of(library, told), {}
+    if "" in faces:
+        groups["The package"] = [faces.pop("")]
+    for title, found in by_wing(pages).items():
+        shown = []
+        for module in dict.fromkeys(p.module for p in found if p.module):
+            above = [".".join(module.split(".")[:n]) for n in range(1, module.count(".") + 1)]
+            shown += [faces.pop(name) for name in above if name in faces]
+            shown.append(library.modules[module])
+        if shown:
+            groups[title] = shown
+    return groups
 
 
 def pictures(site: Site, pages: list[Page]) -> list[tuple[str, str, str]]:
     "The screenshots that exist: (file, what it shows, page it leads to)."
-    known = {p.stem: p.name for p in pages}
-    return [(f"nbs/images/{name}.png", text, known.get(stem, ""))
-            for name, (text, stem) in PICTURES.items() if (site.project.notebooks / "images" / f"{name}.png").is_file()]
+    known = {f"{site.project.package}.{p.module}": p.name for p in pages if p.module}
+    made = {cls: next(iter(site.library.names.get(cls, [])), "").rpartition(".")[0] for _, cls in PICTURES.values()}
+    return [(f"nbs/images/{name}.png", text, known.get(made[cls], ""))
+            for name, (text, cls) in PICTURES.items() if (site.project.notebooks / "images" / f"{name}.png").is_file()]
 
 
 def picture_html(file: str, text: str, page: str) -> str:
@@ -196,7 +252,8 @@ def write_gallery(site: Site, pages: list[Page]):
     parts = ["---\nhtml_theme.sidebar_secondary.remove: true\n---", "# Gallery",
              "Every figure and explorer of these pages, each leading to the place where it is made.",
              picture_grid("Explorers", site, pages)]
-    for page in sorted(pages, key=lambda p: (not p.is_tutorial, not 50 <= p.number < 60, p.stem)):
+    looking = lambda p: p.wing in ("plots", "widgets") or not p.wing and 50 <= p.number < 60  # noqa: E731
+    for page in sorted(pages, key=lambda p: (not p.is_tutorial, not looking(p), place_of(p))):
         cards = [thumbnail(page, name, figure) for name, figure in page.figures.items()]
         if cards:
             parts.append(f"## {page.title}\n\n" + f'<div class="evonb-cards">{"".join(cards)}</div>')
@@ -232,13 +289,20 @@ def version_of(project: Project) -> str:
     return settings.get("DEFAULT", "version", fallback="")
 
 
+def page_names(pages: list[Page]) -> dict[str, str]:
+    "What a notebook may be called in prose -> its page: its name, where no other has it, and its path below nbs."
+    stems = Counter(p.stem for p in pages)
+    alone = {p.stem: p.name for p in pages if stems[p.stem] == 1}
+    return alone | {f"{p.folder}/{p.stem}": p.name for p in pages if p.folder}
+
+
 def write_known(site: Site, pages: list[Page]) -> Path:
     "What conf.py must know of the pages."
     package = site.project.package
     modules = {p.name: f"{package}.{p.module}" for p in pages if p.module}
     modules |= {f"api/{p.module}": f"{package}.{p.module}" for p in pages if p.module}
-    known = dict(package=package, version=version_of(site.project), modules=modules,
-                 pages={p.stem: p.name for p in pages})
+    modules |= {f"api/{n or package}": f.full_name for n, f in site.library.faces.items()}
+    known = dict(package=package, version=version_of(site.project), modules=modules, pages=page_names(pages))
     path = site.project.made / "known.json"
     path.write_text(json.dumps(known, indent=1, sort_keys=True), encoding="utf-8")
     return path
@@ -246,6 +310,8 @@ def write_known(site: Site, pages: list[Page]) -> Path:
 
 def write_sources(project: Project, paths: list[Path], stale: bool = False) -> tuple[list[Page], Path]:
     "All that Sphinx reads."
+    if found := problems(project):
+        raise BuildError("\n".join(found))
     site = Site(project, Library.of(project))
     pages = [described(project, p) for p in paths]
     write_notebooks(site, pages, stale)
