@@ -39,6 +39,7 @@ class BrainPart(Part):
     "Brain scores of one data set."
     radius: float = 12. # mm around a region's coordinates that are coloured on the cortex
     volume_radius: float = 6. # and in the volume, as the run's own maps have it
+    made: dict = field(default_factory=dict, init=False, repr=False, compare=False) # what `kept` keeps
 
     def __post_init__(self):
         try: self.ds = ap.with_beyond(self.ds)
@@ -63,17 +64,19 @@ class BrainPart(Part):
 
     def of(self, arm): return np.flatnonzero(self.ds["arm"].values == arm) # its models
 
-    @cached_property
-    def _made(self): return {}
-
     def kept(self, name, make):
         "What takes time is made once."
-        if name not in self._made: self._made[name] = make()
-        return self._made[name]
+        if name not in self.made: self.made[name] = make()
+        return self.made[name]
 
     def scores(self, name): # (n_models, n_layers, n_targets)
         in_order = lambda: self.ds[name].transpose("model", "layer", "target").values.astype(float)
         return self.kept(name, in_order)
+
+    def describe(self) -> str: # in few words
+        n, n_people = len(self.models), len(np.unique(self.ds["subject"].values))
+        return (f"{self.name}: {n} model{'s' * (n > 1)}, {len(self.layers)} layers, {len(self.regions)} regions, "
+                f"{n_people} {'people' if n_people > 1 else 'person'}")
 
 # %% ../nbs/57_alignment_explorer.ipynb #c1400f41
 @patch
@@ -85,42 +88,33 @@ def chosen(self: BrainPart, arm, seed): # -> rows of the models that are meant
     return [i for i in self.of(arm) if seed == "mean" or self.ds["seed"].values[i] == seed]
 
 # %% ../nbs/57_alignment_explorer.ipynb #ac82f8a0
-@patch(as_prop=True)
-def _placed(self: BrainPart): return self.kept("placed", lambda: _place(self.ds))
-
-@patch(as_prop=True)
-def places(self: BrainPart): # DataFrame of roi, x, y, z (mm), n (people); its index is the place's number
-    "Where the regions are."
-    return self._placed[0]
-
-@patch(as_prop=True)
-def lost(self: BrainPart): return self._placed[2] # names of regions without a position
-
-# %% ../nbs/57_alignment_explorer.ipynb #3c598f89
-def _place(ds):
-    "The places, which of them each target is at (-1 for none), and the regions that have none."
+@patch
+def placed(self: BrainPart): # -> places, (n_targets,) number of the place where each target is, regions without one
+    "Where the regions are: a DataFrame of roi, x, y, z (mm), n (people) with a row a place; -1 is no place."
     import pandas as pd
-    table = pd.DataFrame({k: ds[k].values for k in ("roi", "subject", "x", "y", "z")})
-    there = table[["x", "y", "z"]].notna().all(axis=1)
-    if not there.any(): raise NothingToPlot("No region has coordinates x, y, z: there is no map.")
-    groups = table[there].groupby(["roi", "x", "y", "z"], sort=False)
-    at = np.full(len(table), -1)
-    at[there] = groups.ngroup()
-    lost = sorted(set(table["roi"]) - set(table["roi"][there]))
-    return groups["subject"].nunique().rename("n").reset_index(), at, lost
+    if "placed" not in self.made:
+        table = pd.DataFrame({k: self.ds[k].values for k in ("roi", "subject", "x", "y", "z")})
+        there = table[["x", "y", "z"]].notna().all(axis=1)
+        if not there.any(): raise NothingToPlot("No region has coordinates x, y, z: there is no map.")
+        groups, at = table[there].groupby(["roi", "x", "y", "z"], sort=False), np.full(len(table), -1)
+        at[there] = groups.ngroup()
+        lost = sorted(set(table["roi"]) - set(table["roi"][there]))
+        self.made["placed"] = groups["subject"].nunique().rename("n").reset_index(), at, lost
+    return self.made["placed"]
+
+@patch(as_prop=True)
+def places(self: BrainPart): return self.placed()[0]
 
 # %% ../nbs/57_alignment_explorer.ipynb #de4ef79c
 @patch
 def place_scores(self: BrainPart, measures=None, rows=None): # -> (n_measures, n_rows, n_layers, n_places) float32
     "The mean over people and an arm's seeds at each place; all that a map can show."
-    at, n = self._placed[1], len(self.places)
-    out = [[self._one_row(m, self.chosen(*r), at, n) for r in rows or self.rows] for m in measures or self.measures]
-    return np.array(out, np.float32)
-
-@patch
-def _one_row(self: BrainPart, measure, models, at, n):
-    v = ap.mean_over(self.scores(measure)[models], 0) # (n_layers, n_targets)
-    return np.stack([ap.mean_over(v[:, at == p], 1) for p in range(n)], 1)
+    (places, at, _), rows, out = self.placed(), rows or self.rows, []
+    for measure in measures or self.measures:
+        for models in [self.chosen(*r) for r in rows]:
+            v = ap.mean_over(self.scores(measure)[models], 0) # (n_layers, n_targets)
+            out.append(np.stack([ap.mean_over(v[:, at == p], 1) for p in range(len(places))], 1))
+    return np.array(out, np.float32).reshape(-1, len(rows), *out[0].shape) # (n_measures, n_rows, n_layers, n_places)
 
 # %% ../nbs/57_alignment_explorer.ipynb #5ca5ddcf
 @patch
@@ -140,8 +134,9 @@ _most = 1_000_000 # numbers that go to a page at once: 4 MB before they are pack
 
 @patch(as_prop=True)
 def wide(self: BrainPart): # too many numbers to send all at once
-    n = len(self.measures) * len(self.rows) * len(self.layers) * self.ds.sizes["target"]
-    return n > _most and len(self.measures) * len(self.rows) * len(self.layers) * len(self.places) > _most
+    n = len(self.measures) * len(self.rows) * len(self.layers) # at each place
+    try: return n * self.ds.sizes["target"] > _most and n * len(self.places) > _most
+    except NothingToPlot: return False # no region has a place
 
 # %% ../nbs/57_alignment_explorer.ipynb #c9258049
 def cortex_arrays() -> list[np.ndarray]: # faces, shades (left, right); then each surface's positions (left, right)
@@ -157,10 +152,11 @@ def map_content(self: BrainPart, measures, rows, scores) -> dict:
     "What the numbers of a map are."
     means = np.array([s == "mean" for _, s in rows])
     ranges = [[ap.colour_scale(s[means == one])[:2] for one in (True, False)] for s in scores] # of means, of seeds
-    lost = f"no position: {', '.join(self.lost)}" if self.lost else ""
+    lost = self.placed()[2]
     told = [dict(key=m, short=ap.measures[m].short, unit=ap.measures[m].axis, digits=ap.measures[m].digits, range=r)
             for m, r in zip(measures, ranges)]
-    return dict(measures=told, rows=[list(r) for r in rows], layers=self.layers, missing=lost,
+    return dict(measures=told, rows=[list(r) for r in rows], layers=self.layers,
+                missing=f"no position: {', '.join(lost)}" if lost else "",
                 places=self.places.to_dict("records"),
                 note=illustrative_label if self.ds.attrs.get("illustrative") else "")
 
@@ -171,51 +167,38 @@ def map_reply(self: BrainPart, kind, measures=None, rows=None) -> Reply: # kind:
     measures, rows = measures or self.measures, rows or self.rows
     scores = self.place_scores(measures, rows)
     content = self.map_content(measures, rows, scores)
-    if kind == "volume": return _volume_reply(content, scores, self.voxel_places())
+    if kind == "volume":
+        template, voxels = ap.mni_template(), self.voxel_places()
+        content |= dict(shape=list(template.greys.shape), origin=template.affine[:3, 3].tolist(),
+                        step=np.diag(template.affine)[:3].tolist(), source=template.source)
+        return Reply(content, [scores, template.greys, voxels])
     (faces, *shades), positions = cortex_arrays()
     content |= dict(vertices=len(shades[0]), surfaces=list(_surfaces))
     return Reply(content, [scores, faces, *shades, *self.vertex_places(), *positions])
 
-# %% ../nbs/57_alignment_explorer.ipynb #0dee8369
-def _volume_reply(content, scores, voxels):
-    template = ap.mni_template()
-    about = dict(shape=list(template.greys.shape), origin=template.affine[:3, 3].tolist(),
-                 step=np.diag(template.affine)[:3].tolist(), source=template.source)
-    return Reply(content | about, [scores, template.greys, voxels])
-
-# %% ../nbs/57_alignment_explorer.ipynb #501db8ca
-def _tests(v): # v: (n,) p or q
-    "One p as it is; of several, how many are below 0.05."
-    v = v[np.isfinite(v)]
-    if not v.size: return ""
-    return f"{v[0]:.3g}" if v.size == 1 else f"{(v < .05).sum()} of {v.size}"
-
-# %% ../nbs/57_alignment_explorer.ipynb #812a309b
-@patch
-def _score_text(self: BrainPart, v, keep, digits): # v: (n_models, n_targets) of a region
-    "Mean and 95 % interval, over people when there are three or more, else over seeds."
-    people = self.ds["subject"].values[keep]
-    over_people = len(np.unique(people)) > 2
-    i = ap.cluster_interval(ap.mean_over(v, 0), people) if over_people else ap.seed_interval(ap.mean_over(v, -1))
-    ends = f"{i.low:.{digits}f} to {i.high:.{digits}f}" if np.isfinite(i.low) else ""
-    return f"{i.mean:.{digits}f}" if np.isfinite(i.mean) else "not measured", ends
-
 # %% ../nbs/57_alignment_explorer.ipynb #0229b8c1
+_of_several = "; p and q: how many of the people's and seeds' tests are below 0.05"
+
 @patch
 def region_row(self: BrainPart, region, measure, models, layer) -> dict:
-    "A region's score, ceiling, nuisances and tests."
+    "A region's score with its 95 % interval (over people when there are three or more, else over seeds) and tests."
     keep, m, at = self.ds["roi"].values == region, ap.measures[measure], self.layers.index(layer)
-    pick = lambda name: self.scores(name)[models, at][:, keep]
+    pick = lambda name: self.scores(name)[models, at][:, keep] # (n_models, n_targets)
     mean = lambda name: float(ap.mean_over(self.ds[name].values[keep], 0)) if name in self.ds else np.nan
-    p = "p" if measure == "gain" or "p_r" not in self.ds else "p_r"
-    known = lambda v: f"{v:.3f}" if np.isfinite(v) else "unknown"
-    score, ends = self._score_text(pick(measure), keep, m.digits)
-    return {"region": region, m.short: score, "95 % CI": ends, "ceiling r": known(mean("ceiling")),
-            "nuisances r": known(mean("r_confounds")),
-            f"p of {'ΔR²' if p == 'p' else 'r'}": _tests(pick(p)) if p in self.ds else "",
-            "q of ΔR²": _tests(pick("q")) if "q" in self.ds else ""}
-
-_of_several = "; p and q: how many of the people's and seeds' tests are below 0.05"
+    known = lambda v, digits, other: f"{v:.{digits}f}" if np.isfinite(v) else other
+    def tests(name): # one p as it is; of several, how many are below 0.05
+        v = pick(name)[np.isfinite(pick(name))] if name in self.ds else np.array([])
+        if not v.size: return ""
+        return f"{v[0]:.3g}" if v.size == 1 else f"{(v < .05).sum()} of {v.size}"
+    people, v, p = self.ds["subject"].values[keep], pick(measure), "p" if measure == "gain" else "p_r"
+    if p not in self.ds: p = "p"
+    over_people = len(np.unique(people)) > 2
+    i = ap.cluster_interval(ap.mean_over(v, 0), people) if over_people else ap.seed_interval(ap.mean_over(v, -1))
+    ends = f"{i.low:.{m.digits}f} to {i.high:.{m.digits}f}" if np.isfinite(i.low) else ""
+    return {"region": region, m.short: known(i.mean, m.digits, "not measured"), "95 % CI": ends,
+            "ceiling r": known(mean("ceiling"), 3, "unknown"),
+            "nuisances r": known(mean("r_confounds"), 3, "unknown"),
+            f"p of {'ΔR²' if p == 'p' else 'r'}": tests(p), "q of ΔR²": tests("q")}
 
 # %% ../nbs/57_alignment_explorer.ipynb #53532551
 @patch
@@ -244,6 +227,11 @@ class ReadingPart(Part):
     @property
     def measures(self): return [m for m in ap.reading_measures if m in self.ds and np.isfinite(self.ds[m].values).any()]
 
+    def describe(self) -> str: # in few words
+        n, n_words = len(self.models), self.ds.sizes.get("word", 0)
+        return f"{self.name}: {n} model{'s' * (n > 1)}, {n_words:,} words, {len(self.stories)} stories"
+
+# %% ../nbs/57_alignment_explorer.ipynb #fd8d0dfb
 @dataclass
 class Found:
     "What can be shown, and what is to be said about it."
@@ -255,6 +243,15 @@ class Found:
 
     @property
     def parts(self): return [*self.brain.values(), *self.reading.values()]
+
+    def add(self, name, ds):
+        "Add a dataset by its name."
+        dims = set(getattr(ds, "dims", ()))
+        if {"model", "layer", "target"} <= dims: self.brain[name] = BrainPart(name, ds)
+        elif {"model", "story"} <= dims: self.reading[name] = ReadingPart(name, ds)
+        else:
+            raise InputError(f"{name} is {type(ds).__name__} with the dimensions {sorted(map(str, dims))}, but must be "
+                             "a dataset of brain scores (model, layer, target) or of reading times (model, story).")
 
 # %% ../nbs/57_alignment_explorer.ipynb #1908b0ce
 def _finish_command(run):
@@ -283,36 +280,32 @@ def scored_so_far(run: Run): # -> xarray Dataset like a brain.zarr.zip, with one
                             target=[f"target {i}" for i in range(n)], roi=("target", ["all regions so far"] * n),
                             subject=("target", ["everyone"] * n), **{k: ("target", np.full(n, np.nan)) for k in "xyz"})
 
-# %% ../nbs/57_alignment_explorer.ipynb #8ec491dc
-def _told_half(run, ds):
-    state = run.state()
-    done = f"Scored so far: {', '.join(ds.model.values.tolist())}. " if ds is not None else "No model is scored yet. "
-    return (f"{run.path} is half-written ({state['status']}): neither brain.zarr.zip nor reading.zarr.zip is there. "
-            f"{done}Finish it: {_finish_command(run)}")
-
 # %% ../nbs/57_alignment_explorer.ipynb #7018af35
-def _read_part(found, run, name):
-    "Add what an alignment run holds."
-    summary = read_json(run.file("summary.json")) if run.file("summary.json").exists() else None
-    files = {k: run.file(f"{k}.zarr.zip") for k in ("brain", "reading")}
-    if files["brain"].exists(): found.brain[name] = BrainPart(name, read_dataset(files["brain"]), summary)
-    if files["reading"].exists(): found.reading[name] = ReadingPart(name, read_dataset(files["reading"]), summary)
-    if not any(f.exists() for f in files.values()):
-        ds = scored_so_far(run)
-        if ds is not None: found.brain[name] = BrainPart(name, ds)
-        found.told.append(_told_half(run, ds))
-    elif summary is None:
-        found.told.append(f"{run.path} has no summary.json, so intervals are the figures' own. "
-                          f"Finish it: {_finish_command(run)}")
-    else: found.told += [summary["statement"], "; ".join(summary["facts"])]
-
-# %% ../nbs/57_alignment_explorer.ipynb #b27d2052
-def _add_run(found, run):
+@patch
+def read(self: Found,
+    run: Run # of kind alignment
+):
+    "Add what an alignment run holds; of what can't be shown, say why."
     name = str(run.config.get("data", run.path.name))
-    name = name if name not in found.brain | found.reading else run.path.name
-    try: _read_part(found, run, name)
-    except EvonbError as e: found.told.append(f"{name} can't be shown: {e}")
-    found.source = found.source or str(run.config.get("source", ""))
+    if name in self.brain | self.reading: name = run.path.name
+    self.source = self.source or str(run.config.get("source", ""))
+    summary, brain, reading = (run.file(f) for f in ("summary.json", "brain.zarr.zip", "reading.zarr.zip"))
+    try:
+        summary = read_json(summary) if summary.exists() else None
+        if brain.exists(): self.brain[name] = BrainPart(name, read_dataset(brain), summary)
+        if reading.exists(): self.reading[name] = ReadingPart(name, read_dataset(reading), summary)
+        if not brain.exists() and not reading.exists():
+            ds, done = scored_so_far(run), "No model is scored yet. "
+            if ds is not None:
+                self.brain[name] = BrainPart(name, ds)
+                done = f"Scored so far: {', '.join(ds.model.values.tolist())}. "
+            self.told.append(f"{run.path} is half-written ({run.state()['status']}): neither brain.zarr.zip nor "
+                             f"reading.zarr.zip is there. {done}Finish it: {_finish_command(run)}")
+        elif summary is None:
+            self.told.append(f"{run.path} has no summary.json, so intervals are the figures' own. "
+                             f"Finish it: {_finish_command(run)}")
+        else: self.told += [summary["statement"], "; ".join(summary["facts"])]
+    except EvonbError as e: self.told.append(f"{name} can't be shown: {e}")
 
 # %% ../nbs/57_alignment_explorer.ipynb #b09aea4c
 def alignments_within(
@@ -321,30 +314,13 @@ def alignments_within(
     "Where a run's models were scored."
     return [p.parent for p in sorted((Path(path)/"alignment").glob("*/run.json"))]
 
-# %% ../nbs/57_alignment_explorer.ipynb #79ea60ca
-def _alignments(path):
-    "The alignment runs in a folder: itself, or those inside of it."
-    run = open_run(path) if (path/"run.json").is_file() or not (path/"alignment").is_dir() else None
-    if run is not None and run.kind == "alignment": return [run]
-    if inside := alignments_within(path): return [open_run(p) for p in inside]
-    what = f"a run of kind {run.kind!r}" if run is not None else "a folder"
-    source = str(path) if run is None or run.kind == "connectome" else "RUN_OR_BASE"
-    raise InputError(f"{path} is {what} without an alignment. Make one with: evonb align {shlex.quote(source)} --data "
-                     "alice (brain; or tuckute2024), or --data natural-stories (reading times).")
-
-# %% ../nbs/57_alignment_explorer.ipynb #e66de910
-def _in_memory(found, sources):
-    "Add datasets by their names."
-    for name, ds in sources.items():
-        dims = set(getattr(ds, "dims", ()))
-        if {"model", "layer", "target"} <= dims: found.brain[name] = BrainPart(name, ds)
-        elif {"model", "story"} <= dims: found.reading[name] = ReadingPart(name, ds)
-        else:
-            raise InputError(f"{name} is {type(ds).__name__} with the dimensions {sorted(map(str, dims))}, but must be "
-                             "a dataset of brain scores (model, layer, target) or of reading times (model, story).")
-    return found
-
 # %% ../nbs/57_alignment_explorer.ipynb #cf3a7d68
+def alignments_within(
+    path # a run's folder
+) -> list[Path]: # folders of alignment runs
+    "Where a run's models were scored."
+    return [p.parent for p in sorted((Path(path)/"alignment").glob("*/run.json"))]
+
 def find_alignments(
     source # an alignment run, a run with alignments inside, its path; or a dataset, a list or dict of datasets
 ) -> Found:
@@ -352,26 +328,40 @@ def find_alignments(
     found = Found()
     if isinstance(source, (str, Path, Run)):
         path = source.path if isinstance(source, Run) else Path(source)
+        run = open_run(path) if (path/"run.json").is_file() or not (path/"alignment").is_dir() else None
+        runs = [run] if run is not None and run.kind == "alignment" else list(map(open_run, alignments_within(path)))
+        if not runs:
+            what = f"a run of kind {run.kind!r}" if run is not None else "a folder"
+            made = shlex.quote(str(path) if run is None or run.kind == "connectome" else "RUN_OR_BASE")
+            raise InputError(f"{path} is {what} without an alignment. Make one with: evonb align {made} --data alice "
+                             "(brain; or tuckute2024), or --data natural-stories (reading times).")
         found.place = str(path)
-        for run in _alignments(path): _add_run(found, run)
+        for run in runs: found.read(run)
         return found
-    if isinstance(source, dict): return _in_memory(found, source)
-    several = source if isinstance(source, (list, tuple)) else [source]
-    named = [str(getattr(d, "attrs", {}).get("data", getattr(d, "attrs", {}).get("name", "data"))) for d in several]
-    kind = ["brain" if "layer" in getattr(d, "dims", ()) else "reading" for d in several]
-    return _in_memory(found, {n if named.count(n) == 1 else f"{n}, {k} {i + 1}": d
-                              for i, (n, k, d) in enumerate(zip(named, kind, several))})
+    if not isinstance(source, dict):
+        several = source if isinstance(source, (list, tuple)) else [source]
+        named = [str(getattr(d, "attrs", {}).get("data", getattr(d, "attrs", {}).get("name", "data"))) for d in several]
+        kind = ["brain" if "layer" in getattr(d, "dims", ()) else "reading" for d in several]
+        source = {n if named.count(n) == 1 else f"{n}, {k} {i + 1}": d
+                  for i, (n, k, d) in enumerate(zip(named, kind, several))}
+    for name, ds in source.items(): found.add(name, ds)
+    return found
 
-# %% ../nbs/57_alignment_explorer.ipynb #36af35b2
-def _union(parts, get): return list(dict.fromkeys(v for p in parts.values() for v in get(p)))
-
-def _first_layer(part):
-    "Where the reference scores best, or the first arm."
-    if part.summary: return part.summary["arms"][part.summary["reference"]]["layer"]
-    v = part.scores("gain" if "gain" in part.measures else "r")[part.of(part.rows[0][0])]
-    return part.layers[int(np.nanargmax(ap.mean_over(ap.mean_over(v, 2), 0)))]
+# %% ../nbs/57_alignment_explorer.ipynb #f2862130
+@patch
+def about(self: Found) -> str: # paragraphs
+    "What is here, what isn't, and how to get it."
+    where = shlex.quote(self.source) if self.source else "RUN_OR_BASE"
+    notes = [n for p in self.parts for n in json.loads(p.ds.attrs.get("notes", "[]"))]
+    lack = lambda what, data: f"No {what} are here. Make them: evonb align {where} --data {data}"
+    told = [*self.told, "" if self.brain else lack("brain scores", "alice"),
+            "" if self.reading else lack("reading times", "natural-stories"),
+            "Notes on the data: " + " ".join(dict.fromkeys(notes)) if notes else ""]
+    return "\n\n".join(filter(None, told))
 
 # %% ../nbs/57_alignment_explorer.ipynb #bcf31b6f
+def _union(parts, get): return list(dict.fromkeys(v for p in parts.values() for v in get(p)))
+
 _measure_names = dict(r_beyond="Δr beyond nuisances", r="r", gain="ΔR² beyond nuisances")
 _looks = ("lateral", "medial", "dorsal", "ventral")
 
@@ -380,23 +370,25 @@ def _brain_controls(parts):
     names = [(m, _measure_names[m]) for m in _union(parts, lambda p: p.measures)]
     single = sorted(set(_union(parts, lambda p: [s for _, s in p.rows])) - {"mean"})
     seeds = [("mean", "mean over seeds"), *((s, f"seed {s}") for s in single)]
+    if first.summary: layer = first.summary["arms"][first.summary["reference"]]["layer"]
+    else: # where the first arm scores best
+        v = first.scores("gain" if "gain" in first.measures else "r")[first.of(first.rows[0][0])]
+        layer = first.layers[int(np.nanargmax(ap.mean_over(ap.mean_over(v, 2), 0)))]
+    scales = [("all", "one scale for all layers"), ("shown", "scale of what is shown")]
     return [*([choice("brain", "Brain data", list(parts))] if len(parts) > 1 else []),
             choice("measure", "Brain score", names),
             choice("arm", "Arm", _union(parts, lambda p: [a for a, _ in p.rows])), choice("seed", "Seed", seeds),
-            slider("layer", "Layer", sorted(_union(parts, lambda p: p.layers)), value=_first_layer(first), play=True),
+            slider("layer", "Layer", sorted(_union(parts, lambda p: p.layers)), value=layer, play=True),
             choice("region", "Region", [("", "all regions"), *((r, r) for r in _union(parts, lambda p: p.regions))]),
-            toggle("best", "Arms and regions at the layer chosen on other folds", True), *_map_controls()]
-
-def _map_controls(): # the page alone looks at them
-    scales = [("all", "one scale for all layers"), ("shown", "scale of what is shown")]
-    return [slider("threshold", "Show from", 0, 95, 5, unit="% of the scale", local=True),
+            toggle("best", "Arms and regions at the layer chosen on other folds", True),
+            slider("threshold", "Show from", 0, 95, 5, unit="% of the scale", local=True),
             choice("scale", "Colours", scales, local=True), choice("surface", "Surface", _surfaces, local=True),
             choice("look", "Seen from", [(k, f"{k} side") for k in _looks], local=True)]
 
 # %% ../nbs/57_alignment_explorer.ipynb #9aaa7cfc
 def _brain_views(parts):
     pick = ("brain",) * (len(parts) > 1)
-    wide = ("measure", "arm", "seed") * any(p.wide for p in parts.values() if _has_places(p))
+    wide = ("measure", "arm", "seed") * any(p.wide for p in parts.values())
     shown = tuple(n for n in ("measure", "arm", "seed", "layer", "region", "threshold", "scale") if n not in wide)
     return [View("layers", "layers", "Brain score by layer", needs=(*pick, "measure", "region"), uses=("layer", "arm"),
                  click=dict(layer="layer", arm="arm"),
@@ -412,10 +404,6 @@ def _brain_views(parts):
                  click=dict(region="key"), description="Score, ceiling and tests of each region."),
             View("arms", "plotly", "Arms", needs=(*pick, "measure", "layer", "best"),
                  description="Mean brain score of each arm with interval, ceiling and null.")]
-
-def _has_places(part):
-    try: return len(part.places) > 0
-    except NothingToPlot: return False
 
 # %% ../nbs/57_alignment_explorer.ipynb #26c21e8a
 _reading_names = dict(gain="Δ log-likelihood", pearson="Pearson r", spearman="Spearman ρ")
@@ -436,27 +424,6 @@ def _reading_views(parts):
             View("stories", "plotly", "Story by story", needs=(*pick, "score"), click=dict(story="key"),
                  description="How well each arm's surprisal predicts reading times in each story.")]
 
-# %% ../nbs/57_alignment_explorer.ipynb #7e7d92a4
-def _size(part):
-    "A data set in few words."
-    ds, n = part.ds, len(part.models)
-    models = f"{part.name}: {n} model{'s' * (n > 1)}"
-    if isinstance(part, ReadingPart): return f"{models}, {ds.sizes.get('word', 0):,} words, {len(part.stories)} stories"
-    n = len(np.unique(ds["subject"].values))
-    return f"{models}, {len(part.layers)} layers, {len(part.regions)} regions, {n} {'people' if n > 1 else 'person'}"
-
-# %% ../nbs/57_alignment_explorer.ipynb #f2862130
-def _about(found):
-    "What is here, what isn't, and how to get it."
-    where = shlex.quote(found.source) if found.source else "RUN_OR_BASE"
-    notes = [n for p in found.parts for n in json.loads(p.ds.attrs.get("notes", "[]"))]
-    lack = lambda there, what, data: ("" if there else
-                                      f"No {what} are here. Make them: evonb align {where} --data {data}")
-    told = [*found.told, lack(found.brain, "brain scores", "alice"),
-            lack(found.reading, "reading times", "natural-stories"),
-            "Notes on the data: " + " ".join(dict.fromkeys(notes)) if notes else ""]
-    return "\n\n".join(filter(None, told))
-
 # %% ../nbs/57_alignment_explorer.ipynb #d88f0924
 class AlignmentExplorer(Explorer):
     "How human-like models are: layers, cortex, slices, regions, reading times."
@@ -465,88 +432,54 @@ class AlignmentExplorer(Explorer):
         title: str = "" # empty: the source's name
     ):
         self.found = found = find_alignments(source)
-        self.told, self.drawn = _about(found), {}
-        controls = [*(_brain_controls(found.brain) if found.brain else []),
-                    *(_reading_controls(found.reading) if found.reading else [])]
-        views = [*(_brain_views(found.brain) if found.brain else []),
-                 *(_reading_views(found.reading) if found.reading else [])]
+        self.told, self.drawn, controls, views = found.about(), {}, [], []
+        if found.brain: controls, views = _brain_controls(found.brain), _brain_views(found.brain)
+        if found.reading:
+            controls, views = controls + _reading_controls(found.reading), views + _reading_views(found.reading)
         views.append(View("about", "text", "What is here", width=1 if len(views) % 2 else 2))
         name = title or (f"Alignment of {Path(found.place).name}" if found.place else "Alignment")
-        super().__init__(name, controls, views, " · ".join(map(_size, found.parts)))
+        super().__init__(name, controls, views, " · ".join(p.describe() for p in found.parts))
 
-# %% ../nbs/57_alignment_explorer.ipynb #280b5546
-@patch
-def brain_part(self: AlignmentExplorer, values) -> BrainPart:
-    "The brain data set that is meant."
-    return self.found.brain[values["brain"]] if "brain" in values else next(iter(self.found.brain.values()))
+    def brain_part(self, values) -> BrainPart:
+        "The brain data set that is meant."
+        return self.found.brain[values["brain"]] if "brain" in values else next(iter(self.found.brain.values()))
 
-@patch
-def reading_part(self: AlignmentExplorer, values) -> ReadingPart:
-    "The reading data set that is meant."
-    return self.found.reading[values["reading"]] if "reading" in values else next(iter(self.found.reading.values()))
-
-# %% ../nbs/57_alignment_explorer.ipynb #25231258
-@patch
-def _brain_layers(self: AlignmentExplorer, v):
-    fig = ap.layer_scores(self.brain_part(v).ds, v["measure"], v["region"] or None)
-    return fig.update_layout(height=410) # as high as the cortex beside it
-
-def _at(part, v):
-    "The layer of arms and regions: chosen on the other folds where that is wanted and stored."
-    if not v["best"]: return check_choice(v["layer"], part.layers, f"layer of {part.name}")
-    return "best"
-
-@patch
-def _brain_arms(self: AlignmentExplorer, v):
-    part, layer = self.brain_part(v), _at(self.brain_part(v), v)
-    told = part.summary if layer == "best" else None
-    if told and not all(v["measure"] in a for a in told["arms"].values()): told = None # it lacks the measure
-    return ap.arm_scores(part.ds, v["measure"], layer, versus=part.rows[0][0], summary=told)
-
-@patch
-def _brain_rois(self: AlignmentExplorer, v):
-    return ap.roi_scores(self.brain_part(v).ds, v["measure"], _at(self.brain_part(v), v))
-
-# %% ../nbs/57_alignment_explorer.ipynb #3550b63c
-@patch
-def _reading_fit(self: AlignmentExplorer, v):
-    dots = 1500 if not v["story"] else 400
-    return ap.reading_fit(self.reading_part(v).ds, v["model"], n_dots=dots, story=v["story"] or None)
-
-@patch
-def _reading_arms(self: AlignmentExplorer, v):
-    part = self.reading_part(v)
-    return ap.reading_arms(part.ds, v["score"], versus=part.ds["arm"].values.tolist()[0], summary=part.summary)
-
-@patch
-def _reading_stories(self: AlignmentExplorer, v): return ap.story_scores(self.reading_part(v).ds, v["score"])
+    def reading_part(self, values) -> ReadingPart:
+        "The reading data set that is meant."
+        return self.found.reading[values["reading"]] if "reading" in values else next(iter(self.found.reading.values()))
 
 # %% ../nbs/57_alignment_explorer.ipynb #986265df
-_figures = dict(layers="_brain_layers", arms="_brain_arms", rois="_brain_rois", fit="_reading_fit",
-                reading_arms="_reading_arms", stories="_reading_stories")
-
 @patch
-def _map_reply(self: AlignmentExplorer, kind, v):
-    part = self.brain_part(v)
-    few = dict(measures=[v["measure"]], rows=[(v["arm"], v["seed"])]) if "measure" in v else {}
-    if few: part.chosen(v["arm"], v["seed"])
-    return part.map_reply(kind, **few)
+def _draw(self: AlignmentExplorer, view, v):
+    "The figure of a view, drawn anew."
+    if view in ("fit", "reading_arms", "stories"):
+        part, story = self.reading_part(v), v.get("story") or None
+        if view == "fit": return ap.reading_fit(part.ds, v["model"], n_dots=400 if story else 1500, story=story)
+        if view == "stories": return ap.story_scores(part.ds, v["score"])
+        return ap.reading_arms(part.ds, v["score"], versus=part.ds["arm"].values.tolist()[0], summary=part.summary)
+    part, measure = self.brain_part(v), v["measure"]
+    if view == "layers": # as high as the cortex beside it
+        return ap.layer_scores(part.ds, measure, v["region"] or None).update_layout(height=410)
+    layer = "best" if v["best"] else check_choice(v["layer"], part.layers, f"layer of {part.name}")
+    if view == "rois": return ap.roi_scores(part.ds, measure, layer)
+    told = part.summary if v["best"] else None
+    if told and not all(measure in a for a in told["arms"].values()): told = None # it lacks the measure
+    return ap.arm_scores(part.ds, measure, layer, versus=part.rows[0][0], summary=told)
 
 @patch
 def reply(self: AlignmentExplorer, view: str, values: dict) -> Reply:
     "What `view` draws."
     if view == "about": return Reply.of_text(self.told or "Everything that was stored is shown.")
-    if view in ("map", "slices"): return self._map_reply("surface" if view == "map" else "volume", values)
+    if view in ("map", "slices"):
+        part, few = self.brain_part(values), {}
+        if "measure" in values:
+            few = dict(measures=[values["measure"]], rows=[(values["arm"], values["seed"])])
+            part.chosen(values["arm"], values["seed"])
+        return part.map_reply("surface" if view == "map" else "volume", **few)
     if view == "regions":
         return self.brain_part(values).region_table(*(values[k] for k in ("measure", "arm", "seed", "layer")))
-    return self._drawn(view, values)
-
-@patch
-def _drawn(self: AlignmentExplorer, view, values):
-    "A figure's reply; the latest are kept, as the layer moves while figures of the best layer stay."
-    told = {k: v for k, v in values.items() if not (k == "layer" and values.get("best"))}
-    key = (view, *told.items())
-    if key not in self.drawn: self.drawn[key] = Reply.of_figure(getattr(self, _figures[view])(values))
+    key = (view, *((k, v) for k, v in values.items() if k != "layer" or not values.get("best")))
+    if key not in self.drawn: self.drawn[key] = Reply.of_figure(self._draw(view, values))
     while len(self.drawn) > 32: del self.drawn[next(iter(self.drawn))]
     return self.drawn[key]
 
@@ -565,27 +498,6 @@ def map_values(self: AlignmentExplorer, **values): # -> (n_places,) float32, and
     scale = ap.colour_scale(scores if v["scale"] == "shown" else all_scores[alike])
     return np.where(np.abs(scores) >= v["threshold"] / 100 * scale.high, scores, np.nan), scale
 
-# %% ../nbs/57_alignment_explorer.ipynb #196dcccc
-@patch
-def _map_figure(self: AlignmentExplorer, v):
-    part, (scores, scale), m = self.brain_part(v), self.map_values(**v), ap.measures[v["measure"]]
-    told, names = np.r_[scores, np.nan], [*part.places.roi, ""]
-    numbers = part.vertex_places()
-    maps = make_surfaces(*(told[n] for n in numbers), m.short, illustrative=bool(part.ds.attrs.get("illustrative")))
-    return ap.surface_map(maps, f"Brain map of {ap.label(v['arm'])}, layer {v['layer']}", m.axis,
-                          [[names[i] for i in n] for n in numbers], v["surface"], (v["look"],), scale)
-
-# %% ../nbs/57_alignment_explorer.ipynb #d07db05b
-@patch
-def _slices_figure(self: AlignmentExplorer, v):
-    part, (scores, scale), m = self.brain_part(v), self.map_values(**v), ap.measures[v["measure"]]
-    volume = roi_volume(part.places.assign(value=scores), radius=part.volume_radius, name=m.short,
-                        illustrative=bool(part.ds.attrs.get("illustrative")))
-    names = part.places.roi.tolist()
-    place = names.index(v["region"]) if v["region"] in names else int(np.argmax(np.nan_to_num(np.abs(scores))))
-    point = part.places.loc[place, ["x", "y", "z"]].tolist()
-    return ap.volume_slices(volume, point, f"{ap.label(v['arm'])}, layer {v['layer']}", m.axis, m.digits, scale)
-
 # %% ../nbs/57_alignment_explorer.ipynb #601f884a
 @patch
 def figure(self: AlignmentExplorer,
@@ -593,6 +505,18 @@ def figure(self: AlignmentExplorer,
     **values # of controls, other than they stand now
 ): # -> go.Figure
     "The plain plotly figure of a view; the map and the slices as they stand, with threshold and scale."
-    if view in ("map", "slices") and view in self.views:
-        return getattr(self, f"_{view}_figure")(self._checked(values))
-    return Explorer.figure(self, view, **values)
+    if view not in ("map", "slices") or view not in self.views: return Explorer.figure(self, view, **values)
+    v = self._checked(values)
+    part, (scores, scale), m = self.brain_part(v), self.map_values(**v), ap.measures[v["measure"]]
+    title, illustrative = f"{ap.label(v['arm'])}, layer {v['layer']}", bool(part.ds.attrs.get("illustrative"))
+    if view == "map":
+        told, names, numbers = np.r_[scores, np.nan], [*part.places.roi, ""], part.vertex_places()
+        maps = make_surfaces(*(told[n] for n in numbers), m.short, illustrative=illustrative)
+        return ap.surface_map(maps, f"Brain map of {title}", m.axis, [[names[i] for i in n] for n in numbers],
+                              v["surface"], (v["look"],), scale)
+    volume = roi_volume(part.places.assign(value=scores), radius=part.volume_radius, name=m.short,
+                        illustrative=illustrative)
+    names = part.places.roi.tolist()
+    place = names.index(v["region"]) if v["region"] in names else int(np.argmax(np.nan_to_num(np.abs(scores))))
+    point = part.places.loc[place, ["x", "y", "z"]].tolist()
+    return ap.volume_slices(volume, point, title, m.axis, m.digits, scale)
