@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['TEXT_SUFFIXES', 'DOCUMENTED', 'SPLITS', 'FRACTIONS', 'END', 'MAX_VOCAB', 'TOKENIZER_BYTES', 'MissingCorpusError',
-           'ShardError', 'MissingExtraError', 'registry', 'verify', 'dataset_path', 'Corpus', 'utf8_len', 'read_text',
-           'read_jsonl', 'expand', 'known_corpora', 'read_files', 'cut_blocks', 'limit', 'is_prose', 'paragraphs',
-           'docstrings', 'gc_paused', 'python_docs', 'read_hf', 'load_corpus', 'check_fractions', 'deal',
-           'split_corpus', 'train_tokenizer', 'load_tokenizer', 'ShardWriter', 'write_shard', 'read_shard', 'Row',
-           'read_row', 'Tokens', 'encode', 'CorpusConfig', 'PreparedCorpus', 'prepare', 'save_prepared',
-           'open_prepared']
+           'ShardError', 'MissingExtraError', 'registry', 'verify', 'dataset_file', 'dataset_path', 'Corpus',
+           'utf8_len', 'read_text', 'read_jsonl', 'expand', 'known_corpora', 'read_files', 'pieces', 'cut_blocks',
+           'limit', 'is_prose', 'paragraphs', 'docstrings', 'gc_paused', 'python_docs', 'read_hf', 'load_corpus',
+           'check_fractions', 'tied_sources', 'deal', 'split_corpus', 'check_vocab_size', 'train_tokenizer',
+           'load_tokenizer', 'ShardWriter', 'write_shard', 'read_shard', 'Row', 'read_row', 'Tokens', 'encode',
+           'CorpusConfig', 'PreparedCorpus', 'prepare', 'save_prepared', 'open_prepared']
 
 # %% ../nbs/02_corpora.ipynb #4e758758
 import ast
@@ -32,6 +32,7 @@ from array import array
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import chain, repeat
 from pathlib import Path
 
 import numpy as np
@@ -98,28 +99,30 @@ def verify(
     _verified.add(known)
     return path
 
-# %% ../nbs/02_corpora.ipynb #bc760bf4
-def _download(name, entry, file) -> Path:
+# %% ../nbs/02_corpora.ipynb #57110603
+def dataset_file(
+    name: str, # a name of the registry
+    file: str # one of its files
+) -> Path: # the file, its checksum verified
+    "Where one file of a data set is; it is downloaded if it has an address and isn't there yet."
+    if (entry := registry().get(name)) is None:
+        raise MissingCorpusError(f"no data set is called {name!r}; the registry has: {', '.join(sorted(registry()))}.")
+    known = entry["files"][check_choice(file, entry["files"], f"{name}'s file")]
+    data, url, inside = os.environ.get("EVONB_DATA"), known["url"], Path(entry["folder"]) / file
+    if data and (path := Path(data) / inside).is_file(): return verify(path, known["sha256"])
+    if not url:
+        where = f"it isn't in EVONB_DATA ({data})" if data else "EVONB_DATA isn't set"
+        raise MissingCorpusError(f"{name}: {entry['folder']}/{file} has no address to download from, and {where}. "
+                                 f"Set EVONB_DATA to a folder that holds it. {entry['how']}")
     import pooch
-    known = entry["files"][file]
-    path = Path(pooch.os_cache("evonb")) / entry["folder"] / file
-    if path.is_file(): return path
-    try: pooch.retrieve(known["url"], f"sha256:{known['sha256']}", fname=path.name, path=path.parent)
+    path = Path(pooch.os_cache("evonb")) / inside
+    try:
+        if not path.is_file(): pooch.retrieve(url, f"sha256:{known['sha256']}", fname=path.name, path=path.parent)
     except OSError as e:
-        raise MissingCorpusError(f"{name}: {known['url']} can't be had ({e}). Try again, or set EVONB_DATA to a folder "
+        raise MissingCorpusError(f"{name}: {url} can't be had ({e}). Try again, or set EVONB_DATA to a folder "
                                  f"that holds {entry['folder']}/{file}.") from e
-    except ValueError as e:
-        raise DamagedFileError(f"{name}: what {known['url']} gave isn't what was published ({e}).") from e
-    return path
-
-# %% ../nbs/02_corpora.ipynb #d00fef15
-def _locate(name, entry, file) -> Path:
-    data = os.environ.get("EVONB_DATA")
-    if data and (path := Path(data) / entry["folder"] / file).is_file(): return path
-    if entry["files"][file]["url"]: return _download(name, entry, file)
-    where = f"it isn't in EVONB_DATA ({data})" if data else "EVONB_DATA isn't set"
-    raise MissingCorpusError(f"{name}: {entry['folder']}/{file} has no address to download from, and {where}. "
-                             f"Set EVONB_DATA to a folder that holds it. {entry['how']}")
+    except ValueError as e: raise DamagedFileError(f"{name}: what {url} gave isn't what was published ({e}).") from e
+    return verify(path, known["sha256"])
 
 # %% ../nbs/02_corpora.ipynb #6e79816a
 def dataset_path(
@@ -129,7 +132,7 @@ def dataset_path(
     entry = registry().get(name)
     if entry is None:
         raise MissingCorpusError(f"no data set is called {name!r}; the registry has: {', '.join(sorted(registry()))}.")
-    paths = {file: verify(_locate(name, entry, file), known["sha256"]) for file, known in entry["files"].items()}
+    paths = {file: dataset_file(name, file) for file in entry["files"]}
     if len(paths) == 1: return next(iter(paths.values()))
     roots = {path.parents[len(Path(file).parts) - 1] for file, path in paths.items()}
     if len(roots) == 1: return roots.pop()
@@ -186,24 +189,22 @@ def _repr_html_(self: Corpus):
     return _html_table(repr(self), rows)
 
 # %% ../nbs/02_corpora.ipynb #664969fe
-def _binary(path, at):
+def _bad_byte(path, byte, at): # a NUL, or what can't be UTF-8
+    if byte: return CorpusError(f"{path} isn't UTF-8: byte 0x{byte:02x} at offset {at}. Convert it, for example with "
+                                "iconv -t UTF-8.")
     return CorpusError(f"{path} is binary: a NUL byte at offset {at}. Give text in UTF-8, .jsonl, or token shards that "
                        "end in .bin.")
-
-def _not_utf8(path, byte, at):
-    return CorpusError(f"{path} isn't UTF-8: byte 0x{byte:02x} at offset {at}. Convert it, for example with "
-                       "iconv -t UTF-8.")
 
 # %% ../nbs/02_corpora.ipynb #415370bd
 def read_text(
     path # a file in UTF-8
 ) -> str:
     "A text file, with its line ends as they are."
-    data = Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf")
+    data = Path(path).read_bytes().removeprefix(codecs.BOM_UTF8)
     skipped = Path(path).stat().st_size - len(data)
-    if (at := data.find(0)) >= 0: raise _binary(path, at + skipped)
+    if (at := data.find(0)) >= 0: raise _bad_byte(path, 0, at + skipped)
     try: return data.decode()
-    except UnicodeDecodeError as e: raise _not_utf8(path, data[e.start], e.start + skipped) from None
+    except UnicodeDecodeError as e: raise _bad_byte(path, data[e.start], e.start + skipped) from None
 
 # %% ../nbs/02_corpora.ipynb #1577a484
 def _json_text(line, where) -> str:
@@ -227,9 +228,12 @@ def read_jsonl(
 TEXT_SUFFIXES = (".txt", ".text", ".md", ".jsonl") # what a folder is searched for; a glob takes what it names
 
 def expand(
-    source # a file, a folder (searched through) or a glob
-) -> list: # of Path, sorted
-    "The files that a path or glob names; none is an error."
+    source # a file, a folder (searched through), a glob, or a list of those
+) -> list: # of Path, those of a folder or glob sorted
+    "The files that a source names; none is an error."
+    if isinstance(source, (list, tuple)):
+        if paths := [p for s in source for p in expand(s)]: return paths
+        raise MissingCorpusError("the list of paths is empty; give at least one file, folder or glob.")
     path = Path(source)
     if path.is_file(): return [path]
     if path.is_dir(): found = [p for p in path.rglob("*") if p.suffix.lower() in (*TEXT_SUFFIXES, ".bin")]
@@ -245,44 +249,56 @@ def known_corpora() -> list: # names
     "The built-in corpora, and the texts of the registry."
     return ["toy-english", "python-docs", *sorted(n for n, e in registry().items() if e.get("kind") == "text")]
 
-# %% ../nbs/02_corpora.ipynb #99858c0b
-def _read_file(path) -> tuple: # documents, what is recorded of the file
-    documents = read_jsonl(path) if path.suffix.lower() == ".jsonl" else [read_text(path)]
-    return [d for d in documents if d], dict(path=str(path), n_bytes=path.stat().st_size, sha256=file_sha256(path))
-
-# %% ../nbs/02_corpora.ipynb #ed01e627
-def _check_text(paths):
-    if shards := [p for p in paths if p.suffix == ".bin"]:
-        raise CorpusError(f"{shards[0]} is a token shard, which has no text. Use prepare with shards alone.")
-
-def _tell_empty(name, paths):
-    return f"{name} is empty: {len(paths)} file(s) without any text, the first is {paths[0]}."
-
 # %% ../nbs/02_corpora.ipynb #e8f7d0ad
 def read_files(
     paths: list, # of Path
     name: str # of the corpus
 ) -> Corpus:
     "All files as one corpus, in this order; its info has each file's size and SHA-256."
-    _check_text(paths)
-    read = [_read_file(p) for p in paths]
-    corpus = Corpus(name, [d for documents, _ in read for d in documents],
-                    [str(p) for p, (documents, _) in zip(paths, read) for _ in documents],
-                    dict(files=[record for _, record in read]))
+    if shards := [p for p in paths if p.suffix == ".bin"]:
+        raise CorpusError(f"{shards[0]} is a token shard, which has no text. Use prepare with shards alone.")
+    corpus = Corpus(name, [], [], dict(files=[]))
+    for path in paths:
+        documents = read_jsonl(path) if path.suffix.lower() == ".jsonl" else [read_text(path)]
+        corpus.documents += filter(None, documents)
+        corpus.sources += [str(path) for d in documents if d]
+        corpus.info["files"].append(dict(path=str(path), n_bytes=path.stat().st_size, sha256=file_sha256(path)))
     if any(d.strip() for d in corpus.documents): return corpus
-    raise CorpusError(_tell_empty(name, paths))
+    raise CorpusError(f"{name} is empty: {len(paths)} file(s) without any text, the first is {paths[0]}.")
 
-# %% ../nbs/02_corpora.ipynb #62037a85
-def _word_pieces(line, block_bytes):
-    for word in re.findall(r"\S+\s*|\s+", line):
-        step = len(word) if utf8_len(word) <= block_bytes else block_bytes // 4 # a character has up to 4 bytes
-        yield from (word[i:i + step] for i in range(0, len(word), step))
-
-# %% ../nbs/02_corpora.ipynb #cd65d281
-def _pieces(document, block_bytes):
-    for line in document.splitlines(keepends=True):
-        if utf8_len(line) <= block_bytes: yield line
-        else: yield from _word_pieces(line, block_bytes)
+# %% ../nbs/02_corpora.ipynb #17faacd8
+def pieces(
+    chunks: typing.Iterable, # of str: a document, cut anywhere
+    block_bytes: int # the most that a block holds, in UTF-8
+) -> typing.Iterator[str]: # none is longer than a block
+    "A document's lines; of a line that is longer than a block its words, of such a word its parts."
+    parts = lambda text, n: (text[i:i + n] for i in range(0, len(text), n))
+    step = block_bytes // 4 # a character has up to 4 bytes
+    held, long_line, long_word, after_space = "", False, False, False # the last line, or what isn't out of it yet
+    for chunk in chain(chunks, [None]):
+        *lines, held = (held + (chunk or "")).splitlines(keepends=True) or [""]
+        for text, complete in chain(zip(lines, repeat(True)), [(held, chunk is None)]):
+            if not long_line and utf8_len(text) <= block_bytes:
+                held = text
+                if complete and text: yield text
+                continue
+            long_line = True
+            if long_word: # it may end here, which only what follows its space tells
+                n = re.match(r"\s*" if after_space else r"\S*\s*", text).end()
+                if n < len(text) or complete:
+                    yield from parts(text[:n], step)
+                    text, long_word = text[n:], False
+            if not long_word:
+                words = re.findall(r"\S+\s*|\s+", text)
+                text = "" if complete else words.pop() # may go on
+                for word in words: yield from parts(word, len(word) if utf8_len(word) <= block_bytes else step)
+                long_word = utf8_len(text) > block_bytes
+            if long_word: # something is always held back, for the line may end there
+                n = (len(text) - 1) // step * step
+                yield from parts(text[:n], step)
+                if n: after_space = text[n - 1].isspace()
+                text = text[n:]
+            held, long_line = text, not complete
 
 # %% ../nbs/02_corpora.ipynb #8a5b3ae6
 def _assembled(pieces, block_bytes):
@@ -301,7 +317,7 @@ def cut_blocks(
 ) -> list: # of str
     "Cut a document into blocks that join to the document."
     check_positive(block_bytes, "block_bytes", least=16)
-    return list(_assembled(_pieces(document, block_bytes), block_bytes))
+    return list(_assembled(pieces([document], block_bytes), block_bytes))
 
 # %% ../nbs/02_corpora.ipynb #6e8e9e4d
 def limit(
@@ -339,55 +355,39 @@ def paragraphs(
     "The paragraphs of prose in a text."
     return filter(is_prose, (" ".join(p.split()) for p in re.split(r"\n[ \t]*\n", text)))
 
-# %% ../nbs/02_corpora.ipynb #3bbd9f97
-_DOCUMENTABLE = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-
-def _definitions(node):
-    "What may have a docstring, in the file's order; expressions aren't entered, which halves the time."
-    if isinstance(node, _DOCUMENTABLE): yield node
-    for part in ("body", "handlers", "orelse", "finalbody"):
-        for child in getattr(node, part, ()): yield from _definitions(child)
-
 # %% ../nbs/02_corpora.ipynb #1fdf59ce
 def docstrings(
     path # a Python file, which is parsed and never run
 ) -> str: # all docstrings, a blank line between them
-    "The docstrings of a module, its classes and functions."
+    "The docstrings of a module, its classes and functions, in the file's order."
     with warnings.catch_warnings():
         warnings.simplefilter("ignore") # SyntaxWarning about other people's escapes
-        try: tree = ast.parse(Path(path).read_bytes())
+        try: todo, found = [ast.parse(Path(path).read_bytes())], []
         except (SyntaxError, ValueError): return "" # files of templates or for other versions of Python
-    return "\n\n".join(filter(None, map(ast.get_docstring, _definitions(tree))))
+    while todo: # expressions aren't entered, which halves the time
+        node = todo.pop()
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            found.append(ast.get_docstring(node))
+        for part in ("finalbody", "orelse", "handlers", "body"): todo += reversed(getattr(node, part, ()))
+    return "\n\n".join(filter(None, found))
 
 # %% ../nbs/02_corpora.ipynb #1b09bcc5
 _SKIP = {"site-packages", "dist-packages", "test", "tests", "idle_test", "lib2to3", "__pycache__"}
 DOCUMENTED = ("numpy", "xarray", "nibabel", "pandas") # packages whose docstrings are read; evonb needs them all
-
-def _modules(label, folder):
-    for path in sorted(Path(folder).rglob("*.py")):
-        inside = path.relative_to(folder)
-        if not _SKIP & set(inside.parts): yield f"{label}/{inside.as_posix()}", docstrings(path)
 
 # %% ../nbs/02_corpora.ipynb #53898579
 def _python_docs():
     "Pairs of source and raw text, in a fixed order."
     from pydoc_data.topics import topics
     yield from ((f"topics/{name}", topics[name]) for name in sorted(topics))
-    yield from _modules("python", sysconfig.get_path("stdlib"))
-    for package in DOCUMENTED:
-        root = importlib.metadata.distribution(package).locate_file(package)
-        yield from _modules(package, root)
+    root = lambda package: importlib.metadata.distribution(package).locate_file(package)
+    for label, folder in (("python", sysconfig.get_path("stdlib")), *((p, root(p)) for p in DOCUMENTED)):
+        for path in sorted(Path(folder).rglob("*.py")):
+            inside = path.relative_to(folder)
+            if not _SKIP & set(inside.parts): yield f"{label}/{inside.as_posix()}", docstrings(path)
     known = {d.metadata["Name"].lower(): d for d in importlib.metadata.distributions()}
     for name in sorted(known.keys() - {"evonb"}):
         yield f"metadata/{name}", known[name].metadata.get_payload() or known[name].metadata.get("Description") or ""
-
-# %% ../nbs/02_corpora.ipynb #16d7e043
-def _distinct_prose():
-    seen = set()
-    for source, text in _python_docs():
-        new = [p for p in dict.fromkeys(paragraphs(text)) if p not in seen]
-        seen.update(new)
-        if new: yield source, "\n".join(new) + "\n"
 
 # %% ../nbs/02_corpora.ipynb #26e51126
 @contextmanager
@@ -402,7 +402,12 @@ def gc_paused():
 # %% ../nbs/02_corpora.ipynb #30a25287
 @lru_cache(2)
 def _python_docs_limited(n_bytes):
-    with gc_paused(): return limit(_distinct_prose(), n_bytes)
+    def distinct(seen):
+        for source, text in _python_docs():
+            new = [p for p in dict.fromkeys(paragraphs(text)) if p not in seen]
+            seen.update(new)
+            if new: yield source, "\n".join(new) + "\n"
+    with gc_paused(): return limit(distinct(set()), n_bytes)
 
 def python_docs(
     n_bytes: int | None = None # the most to collect; None collects all, which takes some seconds
@@ -412,22 +417,18 @@ def python_docs(
     versions = {name: importlib.metadata.version(name) for name in DOCUMENTED}
     return Corpus("python-docs", list(documents), list(sources), dict(python=platform.python_version(), **versions))
 
-# %% ../nbs/02_corpora.ipynb #7119c05b
-def _hf_load(datasets, name, streaming):
-    parts = name.split("/")
-    load = lambda *args: datasets.load_dataset(*args, split="train", streaming=streaming)
-    if len(parts) == 3: return load("/".join(parts[:2]), parts[2])
-    try: return load(name)
-    except FileNotFoundError: # no such data set, says `datasets`
-        if len(parts) != 2: raise
-        return load(*parts)
-
 # %% ../nbs/02_corpora.ipynb #bef62d68
 def _hf_texts(name, n_bytes): # pairs of source and text, one after the other, and what is recorded
     try: import datasets
     except ImportError:
         raise MissingExtraError(f'hf:{name} needs the package datasets: pip install "evonb[datasets]"') from None
-    try: rows = iter(_hf_load(datasets, name, n_bytes is not None))
+    load = lambda *args: iter(datasets.load_dataset(*args, split="train", streaming=n_bytes is not None))
+    parts = name.split("/")
+    try:
+        try: rows = load("/".join(parts[:2]), parts[2]) if len(parts) == 3 else load(name)
+        except FileNotFoundError: # no such data set, says `datasets`
+            if len(parts) != 2: raise
+            rows = load(*parts)
     except (OSError, ValueError) as e:
         raise MissingCorpusError(f"hf:{name} can't be loaded ({type(e).__name__}: {e}).") from e
     texts = ((f"hf:{name}", _json_text(json.dumps(row), f"hf:{name}, row {i}")) for i, row in enumerate(rows))
@@ -443,18 +444,6 @@ def read_hf(
     if not documents: raise CorpusError(f"hf:{name} is empty.")
     return Corpus(f"hf:{name}", documents, sources, info)
 
-# %% ../nbs/02_corpora.ipynb #9318b587
-def _paths_of(source) -> list:
-    paths = [p for s in (source if isinstance(source, (list, tuple)) else [source]) for p in expand(s)]
-    if paths: return paths
-    raise MissingCorpusError("the list of paths is empty; give at least one file, folder or glob.")
-
-def _read_paths(source, n_bytes) -> Corpus:
-    paths = _paths_of(source)
-    corpus = read_files(paths, str(source) if isinstance(source, (str, Path)) else f"{len(paths)} files")
-    corpus.documents, corpus.sources = limit(zip(corpus.sources, corpus.documents), n_bytes)
-    return corpus
-
 # %% ../nbs/02_corpora.ipynb #939b03ab
 def load_corpus(
     source, # a name, the path of a file or folder, a glob, a list of those, or hf:NAME[/CONFIG]
@@ -469,11 +458,11 @@ def load_corpus(
         return Corpus("toy-english", documents, ["toy-english"] * len(documents), dict(seeds=to_dict(seeds)))
     if source == "python-docs": return python_docs(n_bytes)
     if isinstance(source, str) and source.startswith("hf:"): return read_hf(source[3:], n_bytes)
-    if isinstance(source, str) and source in known_corpora():
-        corpus = _read_paths(dataset_path(source), n_bytes)
-        corpus.name = source
-        return corpus
-    return _read_paths(source, n_bytes)
+    known = isinstance(source, str) and source in known_corpora()
+    paths = expand(dataset_path(source) if known else source)
+    corpus = read_files(paths, str(source) if isinstance(source, (str, Path)) else f"{len(paths)} files")
+    corpus.documents, corpus.sources = limit(zip(corpus.sources, corpus.documents), n_bytes)
+    return corpus
 
 # %% ../nbs/02_corpora.ipynb #4a7d4b37
 SPLITS = ("evolution", "development", "validation", "test")
@@ -494,7 +483,11 @@ def _numbered(values) -> np.ndarray: # (n,) int64: equal values have the same nu
     numbers = {}
     return np.fromiter((numbers.setdefault(v, len(numbers)) for v in values), np.int64)
 
-def _tied_sources(keys, sources) -> np.ndarray: # (n_blocks,) the number of the tied sources that a block is from
+def tied_sources(
+    keys, # (n_blocks,) what a block holds, or a digest of it
+    sources # (n_blocks,) what the block came from
+) -> np.ndarray: # (n_blocks,) int64, the number of the tied sources that a block is from
+    "Number the sources; those that share a block have one number."
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
     keys, sources = _numbered(keys), _numbered(sources)
@@ -511,16 +504,6 @@ def _members(groups):
     rank[by_first] = np.arange(len(first))
     return np.argsort(rank[inverse.reshape(-1)], kind="stable"), counts[by_first]
 
-# %% ../nbs/02_corpora.ipynb #33d3d181
-def _fill(sizes, fractions):
-    "Give each thing to the split that is filled least, measured against its fraction, one after the other."
-    got, into = [0] * len(fractions), np.empty(len(sizes), np.int8)
-    for start in range(0, len(sizes), 2**16):
-        for i, n in enumerate(sizes[start:start + 2**16].tolist(), start):
-            into[i] = k = min(range(len(fractions)), key=lambda k: got[k] / fractions[k])
-            got[k] += n
-    return into
-
 # %% ../nbs/02_corpora.ipynb #1bada56e
 def deal(
     groups: list, # one hashable per block; blocks of one group stay together
@@ -536,7 +519,12 @@ def _deal(groups, sizes, fractions, rng) -> list: # of (n,) int64, as `deal`
     ends = np.cumsum(counts)
     weights = np.add.reduceat(sizes[members], ends - counts) if len(counts) else sizes # (n_groups,)
     order = rng.permutation(len(counts))
-    into = np.repeat(_fill(weights[order], fractions), counts[order]) # (n_blocks,) in the order of the groups
+    got, into = [0] * len(fractions), np.empty(len(order), np.int8)
+    for start in range(0, len(order), 2**16): # in parts, as a list of numbers is larger than an array
+        for i, n in enumerate(weights[order[start:start + 2**16]].tolist(), start):
+            into[i] = k = min(range(len(fractions)), key=lambda k: got[k] / fractions[k])
+            got[k] += n
+    into = np.repeat(into, counts[order]) # (n_blocks,) in the order of the groups
     start = np.cumsum(counts[order]) - counts[order]
     blocks = members[np.repeat((ends - counts)[order] - start, counts[order]) + np.arange(len(members))]
     dealt = [blocks[into == k] for k in range(len(fractions))]
@@ -546,7 +534,7 @@ def _deal(groups, sizes, fractions, rng) -> list: # of (n,) int64, as `deal`
 def _deal_splits(name, keys, sizes, sources, seeds, fractions, split_by) -> dict: # split -> (n,) indices of blocks
     fractions = check_fractions(fractions)
     check_choice(split_by, ("block", "source"), "split_by")
-    groups = _numbered(keys) if split_by == "block" else _tied_sources(keys, sources)
+    groups = _numbered(keys) if split_by == "block" else tied_sources(keys, sources)
     dealt = _deal(groups, np.asarray(sizes, np.int64), fractions, seeds.child("corpus", "split").numpy())
     for split, d in zip(SPLITS, dealt):
         if not len(d):
@@ -575,16 +563,12 @@ def split_corpus(
 END = "<|endoftext|>"
 MAX_VOCAB = 2**16 # token ids are stored as uint16
 
-# %% ../nbs/02_corpora.ipynb #9817ed8a
-def _wrap(**backend):
-    from transformers import PreTrainedTokenizerFast
-    return PreTrainedTokenizerFast(bos_token=END, eos_token=END, unk_token=END, clean_up_tokenization_spaces=False,
-                                   **backend)
-
-# %% ../nbs/02_corpora.ipynb #3f4aa749
-def _check_vocab_size(n):
-    if n > MAX_VOCAB:
-        raise CorpusError(f"a vocabulary of {n} doesn't fit into uint16 token ids; at most {MAX_VOCAB} are possible.")
+def check_vocab_size(
+    n: int # entries
+) -> int: # the same
+    "Refuse a vocabulary whose ids don't fit into uint16."
+    if n <= MAX_VOCAB: return n
+    raise CorpusError(f"a vocabulary of {n} doesn't fit into uint16 token ids; at most {MAX_VOCAB} are possible.")
 
 # %% ../nbs/02_corpora.ipynb #9ac83671
 def train_tokenizer(
@@ -593,7 +577,8 @@ def train_tokenizer(
 ): # -> transformers.PreTrainedTokenizerFast
     "Train byte-level BPE; a vocabulary that the text can't fill is an error."
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    _check_vocab_size(check_positive(vocab_size, "vocab_size", least=257))
+    from transformers import PreTrainedTokenizerFast
+    check_vocab_size(check_positive(vocab_size, "vocab_size", least=257))
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
@@ -603,46 +588,35 @@ def train_tokenizer(
     if (n := backend.get_vocab_size()) < vocab_size:
         raise CorpusError(f"vocab_size is {vocab_size}, but this corpus supports {n} entries: no pair of tokens is "
                           f"left that comes twice. Set vocab_size to {n} or less, or give more text.")
-    return _wrap(tokenizer_object=backend)
-
-# %% ../nbs/02_corpora.ipynb #e66e6980
-def _read_tokenizer(path):
-    from transformers import PreTrainedTokenizerFast
-    if path.is_dir(): return PreTrainedTokenizerFast.from_pretrained(str(path), local_files_only=True)
-    return PreTrainedTokenizerFast(tokenizer_file=str(path), clean_up_tokenization_spaces=False)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token=END, eos_token=END, unk_token=END,
+                                   clean_up_tokenization_spaces=False)
 
 # %% ../nbs/02_corpora.ipynb #4268f8ed
 def load_tokenizer(
     path # a folder with tokenizer.json, or that file
 ): # -> transformers.PreTrainedTokenizerFast
     "A tokenizer from the disk; without a token for the end it takes <|endoftext|>, if it knows that."
+    from transformers import PreTrainedTokenizerFast
     path = Path(path)
     if not (path / "tokenizer.json" if path.is_dir() else path).is_file():
         raise MissingCorpusError(f"{path} isn't a tokenizer: give a tokenizer.json, or a folder that holds one.")
-    try: tokenizer = _read_tokenizer(path)
+    try:
+        if path.is_dir(): tokenizer = PreTrainedTokenizerFast.from_pretrained(str(path), local_files_only=True)
+        else: tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(path), clean_up_tokenization_spaces=False)
     except BaseException as e: # tokenizers raises bare Exception for a malformed file, or panics
         if not isinstance(e, Exception) and not panicked(e): raise
         raise CorpusError(f"{path} isn't a tokenizer that can be read ({type(e).__name__}: {e}).") from e
     if tokenizer.eos_token_id is None and END not in tokenizer.get_vocab():
         raise CorpusError(f"{path} names no token for the end of a text and doesn't know {END}; add one as eos_token.")
     if tokenizer.eos_token_id is None: tokenizer.add_special_tokens(dict(bos_token=END, eos_token=END, unk_token=END))
-    _check_vocab_size(len(tokenizer))
+    check_vocab_size(len(tokenizer))
     return tokenizer
 
 # %% ../nbs/02_corpora.ipynb #45ac1147
 _MAGIC, _VERSION, _HEADER = 20240520, 1, 256
-
-def _shard_ids(ids) -> np.ndarray: # (n_tokens,) little-endian uint16
-    ids = np.asarray(ids)
-    if ids.ndim != 1 or not len(ids) or ids.dtype.kind not in "iu":
-        raise CorpusError(f"a shard holds one row of integers, but got shape {ids.shape} of {ids.dtype}.")
-    if ids.min() < 0 or ids.max() >= MAX_VOCAB:
-        raise CorpusError(f"token ids go from {ids.min()} to {ids.max()}, but uint16 holds 0 to {MAX_VOCAB - 1}.")
-    return ids.astype("<u2", copy=False)
-
-# %% ../nbs/02_corpora.ipynb #cfe5506c
 _MOST = 2**31 - 1 # tokens: the header's count is an int32
 
+# %% ../nbs/02_corpora.ipynb #cfe5506c
 class ShardWriter:
     "A row of tokens that grows on the disk: one shard, and further ones (NAME.1.bin, ...) where it is longer."
     def __init__(self,
@@ -650,21 +624,24 @@ class ShardWriter:
     ):
         self.path, self.file, self.n_tokens, self.paths = Path(path), None, 0, []
 
-    def _next(self):
-        name = f"{self.path.stem}.{len(self.paths)}{self.path.suffix}" if self.paths else self.path.name
-        self.paths.append(self.path.with_name(name))
-        self.file, self.here = open(self.paths[-1], "wb"), 0
-        self.file.write(bytes(4 * _HEADER))
-
 # %% ../nbs/02_corpora.ipynb #2f8aa067
 @patch
 def add(self: ShardWriter,
     ids # (n_tokens,) integers from 0 to 65,535
 ):
     "Append tokens."
-    ids = _shard_ids(ids)
+    ids = np.asarray(ids)
+    if ids.ndim != 1 or not len(ids) or ids.dtype.kind not in "iu":
+        raise CorpusError(f"a shard holds one row of integers, but got shape {ids.shape} of {ids.dtype}.")
+    if ids.min() < 0 or ids.max() >= MAX_VOCAB:
+        raise CorpusError(f"token ids go from {ids.min()} to {ids.max()}, but uint16 holds 0 to {MAX_VOCAB - 1}.")
+    ids = ids.astype("<u2", copy=False)
     while len(ids):
-        if self.file is None: self._next()
+        if self.file is None: # the next shard; its header is written when its length is known
+            name = f"{self.path.stem}.{len(self.paths)}{self.path.suffix}" if self.paths else self.path.name
+            self.paths.append(self.path.with_name(name))
+            self.file, self.here = open(self.paths[-1], "wb"), 0
+            self.file.write(bytes(4 * _HEADER))
         part, ids = ids[:_MOST - self.here], ids[_MOST - self.here:]
         self.file.write(part.tobytes())
         self.here += len(part)
@@ -682,22 +659,24 @@ def close(self: ShardWriter) -> list: # the files
     return self.paths
 
 # %% ../nbs/02_corpora.ipynb #04878f90
-def _by_part(ids, n=2**22): return (ids[i:i + n] for i in range(0, len(ids), n))
-
 def write_shard(
     path, # the file to write
     ids # (n_tokens,) integers from 0 to 65,535
 ) -> Path:
     "Write tokens as one llm.c shard."
     ids, writer = np.asarray(ids), ShardWriter(path)
-    if not ids.ndim or not len(ids): _shard_ids(ids) # says what is wrong
+    if not ids.ndim or not len(ids): writer.add(ids) # says what is wrong
     if len(ids) > _MOST: raise CorpusError(f"{len(ids)} tokens are too many for one shard; write several.")
-    for part in _by_part(ids): writer.add(part)
+    for i in range(0, len(ids), 2**22): writer.add(ids[i:i + 2**22])
     writer.close()
     return Path(path)
 
-# %% ../nbs/02_corpora.ipynb #d2c04eff
-def _check_shard(path) -> int: # the number of tokens
+# %% ../nbs/02_corpora.ipynb #89475b4c
+def read_shard(
+    path # an llm.c token shard
+) -> np.memmap: # (n_tokens,) uint16, read-only
+    "Memory-map the tokens of a shard, after checking its header against its size."
+    if not (path := Path(path)).is_file(): raise MissingCorpusError(f"{path} doesn't exist; give a token shard (.bin).")
     size = path.stat().st_size
     if size < 4 * _HEADER: raise ShardError(f"{path} has {size} bytes, too few for a token shard's header of 1024.")
     magic, version, n = (int(v) for v in np.fromfile(path, "<i4", 3))
@@ -709,15 +688,7 @@ def _check_shard(path) -> int: # the number of tokens
     if size != (expected := 4 * _HEADER + 2 * n):
         what = "is truncated" if size < expected else "has trailing bytes"
         raise ShardError(f"{path} {what}: {n} tokens take {expected} bytes, but it has {size}.")
-    return n
-
-# %% ../nbs/02_corpora.ipynb #89475b4c
-def read_shard(
-    path # an llm.c token shard
-) -> np.memmap: # (n_tokens,) uint16, read-only
-    "Memory-map the tokens of a shard, after checking its header against its size."
-    if not (path := Path(path)).is_file(): raise MissingCorpusError(f"{path} doesn't exist; give a token shard (.bin).")
-    return np.memmap(path, "<u2", "r", 4 * _HEADER, (_check_shard(path),))
+    return np.memmap(path, "<u2", "r", 4 * _HEADER, (n,))
 
 # %% ../nbs/02_corpora.ipynb #702fc44f
 class Row:
@@ -731,24 +702,21 @@ class Row:
 
     def __len__(self): return int(self.ends[-1])
 
-    def __getitem__(self, key): return self._slice(key) if isinstance(key, slice) else self._one(int(key))
-
     def __array__(self, dtype=None, copy=None): return np.concatenate(self.parts).astype(dtype or self.dtype)
 
 # %% ../nbs/02_corpora.ipynb #675f566d
 @patch
-def _one(self: Row, i):
-    i = i + len(self) if i < 0 else i
-    if not 0 <= i < len(self): raise IndexError(f"token {i} of a row of {len(self)}")
-    k = int(np.searchsorted(self.ends, i, "right"))
-    return self.parts[k][i - self.ends[k]]
-
-@patch
-def _slice(self: Row, key):
+def __getitem__(self: Row, key):
+    "A token, or a slice of them."
+    begins = self.ends - [len(p) for p in self.parts]
+    if not isinstance(key, slice):
+        i = int(key) + len(self) if key < 0 else int(key)
+        if not 0 <= i < len(self): raise IndexError(f"token {i} of a row of {len(self)}")
+        k = int(np.searchsorted(self.ends, i, "right"))
+        return self.parts[k][i - begins[k]]
     start, stop, step = key.indices(len(self))
     if step != 1: raise IndexError(f"a row of shards has slices of step 1, not {step}.")
     first, last = (int(k) for k in np.searchsorted(self.ends, (start, max(start, stop - 1)), "right"))
-    begins = self.ends - [len(p) for p in self.parts]
     if first >= len(self.parts): return self.parts[-1][:0]
     found = [self.parts[k][max(0, start - begins[k]):max(0, stop - begins[k])] for k in range(first, last + 1)]
     return found[0] if len(found) == 1 else np.concatenate(found)
@@ -776,22 +744,19 @@ class Tokens:
 
     def __len__(self): return len(self.ids)
 
-# %% ../nbs/02_corpora.ipynb #62357b0b
-@patch(as_prop=True)
-def bytes_per_token(self: Tokens) -> float | None:
-    "How much text a token stands for; None when the text isn't known."
-    return None if self.n_bytes is None else self.n_bytes / len(self)
+    @property
+    def bytes_per_token(self) -> float | None:
+        "How much text a token stands for; None when the text isn't known."
+        return None if self.n_bytes is None else self.n_bytes / len(self)
 
-# %% ../nbs/02_corpora.ipynb #668e4d95
-@patch
-def __repr__(self: Tokens):
-    text = "text unknown"
-    if self.n_bytes is not None: text = f"{human_bytes(self.n_bytes)}, {self.bytes_per_token:.2f} bytes each"
-    return f"Tokens({human_count(len(self))} in {human_count(self.n_documents)} blocks, {text})"
+    def __repr__(self):
+        text = "text unknown"
+        if self.n_bytes is not None: text = f"{human_bytes(self.n_bytes)}, {self.bytes_per_token:.2f} bytes each"
+        return f"Tokens({human_count(len(self))} in {human_count(self.n_documents)} blocks, {text})"
 
 # %% ../nbs/02_corpora.ipynb #86442745
 def _encoded(batches, tokenizer): # of lists of str; yields (n_tokens,) uint16
-    _check_vocab_size(len(tokenizer))
+    check_vocab_size(len(tokenizer))
     if (end := tokenizer.eos_token_id) is None: raise CorpusError("the tokenizer has no eos_token; set one.")
     for batch in batches:
         rows = tokenizer.backend_tokenizer.encode_batch_fast(batch, add_special_tokens=False)
@@ -858,62 +823,6 @@ def check_window(
                               f"takes {n_tokens}. Give more text, a larger fraction for {split} or a shorter window.")
     return self
 
-# %% ../nbs/02_corpora.ipynb #deeb1184
-class _Cutter:
-    "The pieces of a document that comes chunk by chunk: the same as `_pieces` gives of the whole."
-    def __init__(self, block_bytes):
-        self.block_bytes, self.held = block_bytes, "" # the last line, or what isn't out of it yet
-        self.long_line, self.long_word, self.after_space = False, False, False
-
-    def feed(self, chunk): # yields pieces
-        *lines, held = (self.held + chunk).splitlines(keepends=True) or [""]
-        for line in lines: yield from self._rest(line)
-        self.held = held
-        if self.long_line or utf8_len(held) > self.block_bytes: yield from self._begun()
-
-    def _rest(self, line): # the rest of a line, which is complete with it
-        if not self.long_line: yield from _pieces(line, self.block_bytes)
-        else: yield from self._words(line, True)
-        self.long_line = self.long_word = False
-
-# %% ../nbs/02_corpora.ipynb #56432ea4
-@patch
-def _words(self: _Cutter, text, complete):
-    "Pieces of a long line's text; without `complete` its last word is held back as far as it may go on."
-    if self.long_word:
-        n = re.match(r"\s*" if self.after_space else r"\S*\s*", text).end()
-        if n == len(text) and not complete: yield from self._parts(text); return
-        step = self.block_bytes // 4
-        yield from (text[i:min(i + step, n)] for i in range(0, n, step))
-        text, self.long_word = text[n:], False
-    last = 0
-    if not complete: *_, last = [0, *(m.start() for m in re.finditer(r"\S+\s*|\s+", text))]
-    yield from _word_pieces(text[:last] if not complete else text, self.block_bytes)
-    self.held = text[last:] if not complete else ""
-    if not complete and utf8_len(self.held) > self.block_bytes: yield from self._parts(self.held)
-
-@patch
-def _parts(self: _Cutter, text):
-    "Parts of a word that is longer than a block; something is always held back, for a line may end there."
-    step, self.long_word = self.block_bytes // 4, True
-    n = (len(text) - 1) // step * step
-    yield from (text[i:i + step] for i in range(0, n, step))
-    if n: self.after_space = text[n - 1].isspace()
-    self.held = text[n:]
-
-@patch
-def _begun(self: _Cutter):
-    "What can go out of a line that is longer than a block and isn't complete."
-    self.long_line, text = True, self.held
-    yield from self._words(text, False)
-
-# %% ../nbs/02_corpora.ipynb #b9b75ee3
-def _streamed_pieces(chunks, block_bytes):
-    "Pieces of a document in chunks."
-    cutter = _Cutter(block_bytes)
-    for chunk in chunks: yield from cutter.feed(chunk)
-    yield from cutter._rest(cutter.held)
-
 # %% ../nbs/02_corpora.ipynb #f59e4f39
 _CHUNK = 2**20 # bytes read at once
 
@@ -923,48 +832,54 @@ def _file_bytes(path, hasher, tick): # yields offset and bytes
     with open(path, "rb") as f:
         while data := f.read(_CHUNK):
             hasher.update(data)
-            if (zero := data.find(0)) >= 0: raise _binary(path, at + zero)
+            if (zero := data.find(0)) >= 0: raise _bad_byte(path, 0, at + zero)
             mark = 3 * (at == 0 and data.startswith(codecs.BOM_UTF8))
             if data[mark:]: yield at + mark, data[mark:]
             at += len(data)
             tick(len(data))
 
-def _n_text(path): # bytes of a file without its byte order mark
-    with open(path, "rb") as f: return path.stat().st_size - 3 * (f.read(3) == codecs.BOM_UTF8)
-
 # %% ../nbs/02_corpora.ipynb #b9284c38
 def _text_chunks(path, hasher, tick): # yields str
     "A text file by the megabyte."
-    decoder, end = codecs.getincrementaldecoder("utf-8")(), 0
-    def decoded(data, at, final=False):
-        at -= len(decoder.getstate()[0]) # bytes of a character that isn't complete
-        try: return decoder.decode(data, final)
-        except UnicodeDecodeError as e: raise _not_utf8(path, e.object[e.start], at + e.start) from None
-    for at, data in _file_bytes(path, hasher, tick):
-        yield decoded(data, at)
-        end = at + len(data)
-    decoded(b"", end, True)
+    held, start = b"", 0 # bytes of a character that isn't complete, and where they are
+    for at, data in chain(_file_bytes(path, hasher, tick), [(0, b"")]): # which ends the last character
+        held, start = held + data, start if held else at
+        try: text, n = codecs.utf_8_decode(held, "strict", not data)
+        except UnicodeDecodeError as e: raise _bad_byte(path, held[e.start], start + e.start) from None
+        if text: yield text
+        held, start = held[n:], start + n
 
 # %% ../nbs/02_corpora.ipynb #377d5534
-def _lines(path, hasher, tick): # yields offset and bytes of each line
-    held, start = bytearray(), 0
-    for at, data in _file_bytes(path, hasher, tick):
+def _jsonl_texts(path, hasher, tick): # yields str
+    "The key `text` of each line."
+    held, start, i = bytearray(), 0, 0 # a line that isn't complete, where it is, how many were before
+    for at, data in chain(_file_bytes(path, hasher, tick), [(0, b"\n")]): # which ends the last line
         start = start if held else at
         held += data
         if b"\n" not in data: continue
         *lines, rest = bytes(held).split(b"\n")
-        for line in lines: yield start, line; start += len(line) + 1
+        for line in lines:
+            i += 1
+            try: text = line.decode()
+            except UnicodeDecodeError as e: raise _bad_byte(path, line[e.start], start + e.start) from None
+            if text.strip() and (text := _json_text(text, f"{path}, line {i}")): yield text
+            start += len(line) + 1
         held = bytearray(rest)
-    yield start, bytes(held)
 
-def _jsonl_texts(path, hasher, tick): # yields str
-    "The key `text` of each line."
-    for i, (at, line) in enumerate(_lines(path, hasher, tick), 1):
-        try: line = line.decode()
-        except UnicodeDecodeError as e: raise _not_utf8(path, e.object[e.start], at + e.start) from None
-        if line.strip() and (text := _json_text(line, f"{path}, line {i}")): yield text
+# %% ../nbs/02_corpora.ipynb #71fad8b2
+def _file_documents(paths, files, tick): # yields source, bytes and chunks; what is recorded of a file goes to `files`
+    for path in paths:
+        hasher, size = hashlib.sha256(), path.stat().st_size
+        if path.suffix.lower() == ".jsonl":
+            for text in _jsonl_texts(path, hasher, tick): yield str(path), utf8_len(text), [text]
+        else:
+            with open(path, "rb") as f: mark = 3 * (f.read(3) == codecs.BOM_UTF8)
+            chunks = _text_chunks(path, hasher, tick)
+            yield str(path), size - mark, chunks
+            for _ in chunks: pass # what nobody took is read for its checksum
+        files.append(dict(path=str(path), n_bytes=size, sha256=hasher.hexdigest()))
 
-# %% ../nbs/02_corpora.ipynb #a1a9eb4f
+# %% ../nbs/02_corpora.ipynb #0fa811ba
 @dataclass
 class _Stream:
     "A text that is read once, from its beginning."
@@ -974,56 +889,40 @@ class _Stream:
     endless: bool = False # whether to stop reading where a limit is reached
     empty: str | None = None # what is wrong when there is nothing but space; None: nothing
 
-# %% ../nbs/02_corpora.ipynb #71fad8b2
-def _file_documents(paths, files, tick):
-    for path in paths:
-        hasher, size = hashlib.sha256(), path.stat().st_size
-        if path.suffix.lower() == ".jsonl":
-            for text in _jsonl_texts(path, hasher, tick): yield str(path), utf8_len(text), [text]
-        else:
-            chunks = _text_chunks(path, hasher, tick)
-            yield str(path), _n_text(path), chunks
-            for _ in chunks: pass # what nobody took is read for its checksum
-        files.append(dict(path=str(path), n_bytes=size, sha256=hasher.hexdigest()))
-
-def _stream_files(paths, name, tick) -> _Stream:
-    _check_text(paths)
-    files = []
-    return _Stream(name, _file_documents(paths, files, tick), dict(files=files), empty=_tell_empty(name, paths))
-
 # %% ../nbs/02_corpora.ipynb #cfc29210
-def _told(pairs, tick): # of source and text
-    for source, text in pairs:
-        tick(n := utf8_len(text))
-        yield source, n, [text]
-
 def _open_stream(config, seeds, tick) -> _Stream:
     "The text of any source; what Python makes itself (toy-english, python-docs) fits into memory."
     source, n_bytes = config.source, config.n_bytes
+    def told(pairs): # of source and text
+        for source, text in pairs:
+            tick(n := utf8_len(text))
+            yield source, n, [text]
     if source.startswith("hf:"):
         texts, info = _hf_texts(source[3:], n_bytes)
-        return _Stream(source, _told(texts, tick), info, True, f"{source} is empty.")
+        return _Stream(source, told(texts), info, True, f"{source} is empty.")
     if source in ("toy-english", "python-docs"):
         corpus = load_corpus(source, n_bytes, seeds)
-        return _Stream(corpus.name, _told(zip(corpus.sources, corpus.documents), tick), corpus.info)
-    return _stream_files(_paths_of(dataset_path(source) if source in known_corpora() else source), source, tick)
+        return _Stream(corpus.name, told(zip(corpus.sources, corpus.documents)), corpus.info)
+    paths, files = expand(dataset_path(source) if source in known_corpora() else source), []
+    if shards := [p for p in paths if p.suffix == ".bin"]:
+        raise CorpusError(f"{shards[0]} is a token shard, which has no text. Use prepare with shards alone.")
+    return _Stream(source, _file_documents(paths, files, tick), dict(files=files), empty=
+                   f"{source} is empty: {len(paths)} file(s) without any text, the first is {paths[0]}.")
 
 # %% ../nbs/02_corpora.ipynb #be0040bb
-def _cut(chunks, n_bytes):
-    "The beginning of a document, as `limit` cuts it."
-    left = n_bytes
-    for piece in _streamed_pieces(chunks, n_bytes):
-        if (left := left - utf8_len(piece)) < 0: return
-        yield piece
-
-def _limited(stream, n_bytes): # yields source, bytes and chunks; bytes are None where a document is cut
-    "What `limit` keeps."
+@patch
+def limited(self: _Stream, n_bytes): # yields source, bytes and chunks; bytes are None where a document is cut
+    "The documents that `limit` keeps."
+    def cut(chunks, left): # the beginning of a document, as `limit` cuts it
+        for piece in pieces(chunks, left):
+            if (left := left - utf8_len(piece)) < 0: return
+            yield piece
     left = math.inf if n_bytes is None else n_bytes
-    for source, n, chunks in stream.documents:
+    for source, n, chunks in self.documents:
         if n and n <= left: yield source, n, chunks
-        elif n and left >= 16: yield source, None, _cut(chunks, left)
+        elif n and left >= 16: yield source, None, cut(chunks, left)
         left = max(0, left - n)
-        if not left and stream.endless: return
+        if not left and self.endless: return
 
 # %% ../nbs/02_corpora.ipynb #16bcb729
 class _Spool:
@@ -1033,36 +932,30 @@ class _Spool:
         self.sizes, self.sources, self.names, self.keys = array("q"), array("q"), {}, bytearray()
         self.n_bytes, self.n_documents, self.hasher, self.any = 0, 0, hashlib.sha256(), False
 
-    def add(self, data, source): # a block's bytes, what they came from
-        self.file.write(data)
-        self.n_bytes += len(data)
-        self.sizes.append(len(data))
-        self.sources.append(self.names.setdefault(source, len(self.names)))
-        self.keys += hashlib.blake2b(data, digest_size=16).digest()
-
     def close(self): self.file.close()
 
 # %% ../nbs/02_corpora.ipynb #904d779a
 @patch
 def add_document(self: _Spool, source, n, chunks, block_bytes):
     "Append a document's blocks; `n` is its size, None where only reading it tells."
-    start = self.n_bytes
+    start, number = self.n_bytes, self.names.setdefault(source, len(self.names))
     if n is not None: self.hasher.update(b"%d:" % n)
-    for block in _assembled(_streamed_pieces(chunks, block_bytes), block_bytes):
+    for block in _assembled(pieces(chunks, block_bytes), block_bytes):
         self.any = self.any or not block.isspace()
-        self.add(data := block.encode(), source)
+        self.file.write(data := block.encode())
+        self.n_bytes += len(data)
+        self.sizes.append(len(data))
+        self.sources.append(number)
+        self.keys += hashlib.blake2b(data, digest_size=16).digest()
         if n is not None: self.hasher.update(data)
-    if n is None: self._hash_from(start)
+    if n is None: # now it is known
+        self.hasher.update(b"%d:" % (self.n_bytes - start))
+        self.file.seek(start)
+        while data := self.file.read(_CHUNK): self.hasher.update(data)
     elif self.n_bytes - start != n:
         raise CorpusError(f"{source} changed while it was read: {n} bytes were there, {self.n_bytes - start} came. "
                           "Prepare again when nothing writes to it.")
     self.n_documents += 1
-
-@patch
-def _hash_from(self: _Spool, start):
-    self.hasher.update(b"%d:" % (self.n_bytes - start))
-    self.file.seek(start)
-    while data := self.file.read(_CHUNK): self.hasher.update(data)
 
 # %% ../nbs/02_corpora.ipynb #6e6c25c6
 @patch
@@ -1093,32 +986,7 @@ class _Watch:
                                             "it was kept, and preparing begins anew.")
             yield tick
 
-# %% ../nbs/02_corpora.ipynb #6ab34581
-def _spooled(config, seeds, folder, watch) -> tuple: # a _Spool and the _Stream it was filled from
-    total = None
-    if not (config.source in known_corpora() or config.source.startswith("hf:")):
-        total = sum(p.stat().st_size for p in _paths_of(config.source))
-    spool = _Spool(folder)
-    with watch.bar(total, "reading text") as tick:
-        stream = _open_stream(config, seeds, tick)
-        for source, n, chunks in _limited(stream, config.n_bytes):
-            spool.add_document(source, n, chunks, config.block_bytes)
-    if stream.empty and not (spool.any or stream.endless and spool.n_documents): raise CorpusError(stream.empty)
-    return spool, stream
-
 # %% ../nbs/02_corpora.ipynb #e5d0b763
-TOKENIZER_BYTES = 2**30 # the most text that a tokenizer is trained on
-
-def _trained(config, spool, indices, watch) -> tuple: # tokenizer, what is recorded of its training
-    if config.tokenizer is not None: return load_tokenizer(config.tokenizer), {}
-    seen = np.cumsum(np.asarray(spool.sizes)[indices]) # (n_blocks,)
-    n = max(1, int(np.searchsorted(seen, TOKENIZER_BYTES, "right")))
-    with watch.bar(int(seen[n - 1]), "training the tokenizer") as tick:
-        texts = (t for batch in spool.read(indices[:n], tick) for t in batch)
-        tokenizer = train_tokenizer(texts, config.vocab_size)
-    return tokenizer, dict(tokenizer_bytes=int(seen[n - 1])) if n < len(indices) else {}
-
-# %% ../nbs/02_corpora.ipynb #1c76c404
 def _stored(rows, folder, split): # of (n_tokens,) uint16; -> one row, in memory or in a folder
     if folder is None: return np.concatenate(list(rows))
     writer = ShardWriter(folder / f"{split}.bin")
@@ -1127,32 +995,36 @@ def _stored(rows, folder, split): # of (n_tokens,) uint16; -> one row, in memory
     finally: writer.close()
     return read_row(writer.path)
 
-def _prepared(config, tokenizer, splits, vocab_size, folder, **info) -> PreparedCorpus:
-    prepared = PreparedCorpus(config, tokenizer, splits, dict(info, vocab_size=vocab_size), folder)
-    prepared.info["splits"] = prepared.sizes()
-    return prepared
+# %% ../nbs/02_corpora.ipynb #1c76c404
+TOKENIZER_BYTES = 2**30 # the most text that a tokenizer is trained on
 
 # %% ../nbs/02_corpora.ipynb #0a84fd3c
-def _prepare_text(config, seeds, folder, watch) -> PreparedCorpus:
+def _prepare_text(config, seeds, folder, watch) -> tuple: # tokenizer, splits, what is recorded
     check_positive(config.block_bytes, "block_bytes", least=16)
     if config.n_bytes is not None: check_positive(config.n_bytes, "n_bytes", least=16)
-    spool, stream = _spooled(config, seeds, folder, watch)
-    with closing(spool):
+    from_files, info = not (config.source in known_corpora() or config.source.startswith("hf:")), {}
+    total = sum(p.stat().st_size for p in expand(config.source)) if from_files else None
+    with closing(_Spool(folder)) as spool:
+        with watch.bar(total, "reading text") as tick:
+            stream = _open_stream(config, seeds, tick)
+            for document in stream.limited(config.n_bytes): spool.add_document(*document, config.block_bytes)
+        if stream.empty and not (spool.any or stream.endless and spool.n_documents): raise CorpusError(stream.empty)
         keys, sizes, sources = np.frombuffer(spool.keys, "S16"), np.asarray(spool.sizes), np.asarray(spool.sources)
         dealt = _deal_splits(stream.name, keys, sizes, sources, seeds, config.fractions, config.split_by)
-        tokenizer, more = _trained(config, spool, dealt["evolution"], watch)
+        if config.tokenizer is not None: tokenizer = load_tokenizer(config.tokenizer)
+        else:
+            seen = np.cumsum(sizes[dealt["evolution"]]) # (n_blocks,) bytes
+            n = max(1, int(np.searchsorted(seen, TOKENIZER_BYTES, "right")))
+            if n < len(seen): info["tokenizer_bytes"] = int(seen[n - 1])
+            with watch.bar(int(seen[n - 1]), "training the tokenizer") as tick:
+                texts = (t for batch in spool.read(dealt["evolution"][:n], tick) for t in batch)
+                tokenizer = train_tokenizer(texts, config.vocab_size)
         with watch.bar(spool.n_bytes, "tokenizing") as tick:
             splits = {s: Tokens(_stored(_encoded(spool.read(d, tick), tokenizer), folder, s), len(d),
                                 int(sizes[d].sum())) for s, d in dealt.items()}
-    return _prepared(config, tokenizer, splits, len(tokenizer), folder, name=stream.name,
-                     digest=spool.hasher.hexdigest(), seeds=to_dict(seeds), provenance=stream.info,
-                     n_documents=spool.n_documents, n_bytes=spool.n_bytes, **more)
-
-# %% ../nbs/02_corpora.ipynb #62fe1240
-def _shard_paths(source) -> list:
-    if source in known_corpora() or source.startswith("hf:"): return []
-    paths = expand(source)
-    return paths if all(p.suffix == ".bin" for p in paths) else []
+    return tokenizer, splits, dict(name=stream.name, digest=spool.hasher.hexdigest(), seeds=to_dict(seeds),
+                                   provenance=stream.info, n_documents=spool.n_documents, n_bytes=spool.n_bytes,
+                                   **info, vocab_size=len(tokenizer))
 
 # %% ../nbs/02_corpora.ipynb #b700c90e
 class _Shards:
@@ -1163,7 +1035,7 @@ class _Shards:
 
     def add(self, path, vocab_size, tick):
         before = path.stat()
-        n, hasher, top, width = _check_shard(path), hashlib.sha256(), 0, 2 * self.step
+        n, hasher, top, width = len(read_shard(path)), hashlib.sha256(), 0, 2 * self.step
         with open(path, "rb") as f:
             hasher.update(f.read(4 * _HEADER))
             while data := f.read(width * max(1, _CHUNK // width)):
@@ -1172,7 +1044,9 @@ class _Shards:
                 for i in range(0, len(data), width):
                     self.keys += hashlib.blake2b(data[i:i + width], digest_size=16).digest()
                 tick(len(data))
-        _check_top(path, top, vocab_size)
+        if top >= vocab_size:
+            raise CorpusError(f"{path} holds the token id {top}, but the vocabulary has {vocab_size} entries. Set "
+                              "vocab_size to that of the tokenizer that made the shards, or give that tokenizer.")
         starts = range(0, n, self.step)
         self.starts.extend(starts)
         self.sizes.extend(min(self.step, n - i) for i in starts)
@@ -1181,28 +1055,20 @@ class _Shards:
         self.files.append(dict(path=str(path), n_bytes=before.st_size, sha256=hasher.hexdigest()))
         self.stats.append((before.st_size, before.st_mtime_ns))
 
-# %% ../nbs/02_corpora.ipynb #08669a34
-def _check_top(path, top, vocab_size):
-    if top >= vocab_size:
-        raise CorpusError(f"{path} holds the token id {top}, but the vocabulary has {vocab_size} entries. Set "
-                          "vocab_size to that of the tokenizer that made the shards, or give that tokenizer.")
+    def close(self):
+        for f in self.open.values(): f.close()
 
 # %% ../nbs/02_corpora.ipynb #66e25f5a
-@patch
-def _file(self: _Shards, k): # at most 64 are open at once
-    if k not in self.open:
-        if len(self.open) == 64: self.open.pop(next(iter(self.open))).close()
-        self.open[k] = open(self.paths[k], "rb")
-    return self.open[k]
-
 @patch
 def read(self: _Shards, indices, tick): # (n,) blocks; yields (n_tokens,) uint16, about a megabyte each
     "Blocks in any order."
     batch, held = [], 0
     for i in indices:
-        file = self._file(self.sources[i])
-        file.seek(4 * _HEADER + 2 * self.starts[i])
-        batch.append(file.read(2 * self.sizes[i]))
+        if (k := self.sources[i]) not in self.open:
+            if len(self.open) == 64: self.open.pop(next(iter(self.open))).close() # so many are open at once
+            self.open[k] = open(self.paths[k], "rb")
+        self.open[k].seek(4 * _HEADER + 2 * self.starts[i])
+        batch.append(self.open[k].read(2 * self.sizes[i]))
         held += len(batch[-1])
         if held >= _CHUNK: yield np.frombuffer(b"".join(batch), "<u2"); tick(held); batch, held = [], 0
     if batch: yield np.frombuffer(b"".join(batch), "<u2"); tick(held)
@@ -1214,31 +1080,24 @@ def check_unchanged(self: _Shards):
         if (path.stat().st_size, path.stat().st_mtime_ns) != before:
             raise CorpusError(f"{path} changed while it was read. Prepare again when nothing writes to it.")
 
-@patch
-def close(self: _Shards):
-    for f in self.open.values(): f.close()
-
 # %% ../nbs/02_corpora.ipynb #7440c547
-def _scanned(config, paths, vocab_size, watch) -> _Shards:
-    shards = _Shards(check_positive(config.block_bytes, "block_bytes", least=16) // 4)
-    with watch.bar(sum(p.stat().st_size for p in paths), "reading shards") as tick:
-        for p in paths: shards.add(p, vocab_size, tick)
-    return shards
-
-def _prepare_shards(config, seeds, paths, folder, watch) -> PreparedCorpus:
+def _prepare_shards(config, seeds, paths, folder, watch) -> tuple: # tokenizer, splits, what is recorded
     if config.n_bytes is not None:
         raise CorpusError(f"n_bytes is {config.n_bytes}, but the text of token shards isn't known; give fewer shards.")
     tokenizer = None if config.tokenizer is None else load_tokenizer(config.tokenizer)
     vocab_size = config.vocab_size if tokenizer is None else len(tokenizer)
-    with closing(_scanned(config, paths, vocab_size, watch)) as shards:
+    with closing(_Shards(check_positive(config.block_bytes, "block_bytes", least=16) // 4)) as shards:
+        with watch.bar(sum(p.stat().st_size for p in paths), "reading shards") as tick:
+            for p in paths: shards.add(p, vocab_size, tick)
         dealt = _deal_splits(config.source, np.frombuffer(shards.keys, "S16"), np.asarray(shards.sizes),
                              np.asarray(shards.sources), seeds, config.fractions, config.split_by)
         with watch.bar(2 * sum(shards.sizes), "dealing shards") as tick:
             splits = {s: Tokens(_stored(shards.read(d, tick), folder, s), len(d), None) for s, d in dealt.items()}
         shards.check_unchanged()
     digest = hashlib.sha256("".join(f["sha256"] for f in shards.files).encode()).hexdigest()
-    return _prepared(config, tokenizer, splits, vocab_size, folder, name=config.source, digest=digest,
-                     seeds=to_dict(seeds), provenance=dict(files=shards.files), n_documents=len(paths), n_bytes=None)
+    return tokenizer, splits, dict(name=config.source, digest=digest, seeds=to_dict(seeds),
+                                   provenance=dict(files=shards.files), n_documents=len(paths), n_bytes=None,
+                                   vocab_size=vocab_size)
 
 # %% ../nbs/02_corpora.ipynb #a7d18e5b
 def prepare(
@@ -1250,12 +1109,16 @@ def prepare(
 ) -> PreparedCorpus:
     "Load, split, train the tokenizer on the evolution split, and tokenize."
     check_fractions(config.fractions)
-    _check_vocab_size(config.vocab_size)
-    paths, watch = _shard_paths(config.source), _Watch(stop, show)
+    check_vocab_size(config.vocab_size)
+    named = config.source in known_corpora() or config.source.startswith("hf:")
+    paths, watch = [] if named else expand(config.source), _Watch(stop, show)
     folder = None if folder is None else Path(folder)
     if folder is not None and not folder.is_dir(): raise MissingCorpusError(f"{folder} isn't a folder; make it first.")
-    return (_prepare_shards(config, seeds, paths, folder, watch) if paths
-            else _prepare_text(config, seeds, folder, watch))
+    if paths and all(p.suffix == ".bin" for p in paths): made = _prepare_shards(config, seeds, paths, folder, watch)
+    else: made = _prepare_text(config, seeds, folder, watch)
+    prepared = PreparedCorpus(config, *made, folder)
+    prepared.info["splits"] = prepared.sizes()
+    return prepared
 
 # %% ../nbs/02_corpora.ipynb #259a7fc8
 def _seal(record) -> str:
@@ -1271,7 +1134,8 @@ def save_prepared(
     if not (folder := Path(folder)).is_dir(): raise MissingCorpusError(f"{folder} isn't a folder; make it first.")
     if prepared.tokenizer is not None: prepared.tokenizer.save_pretrained(folder / "tokenizer")
     if prepared.folder is None or prepared.folder.resolve() != folder.resolve(): # else they'd be cut under the map
-        for split, t in prepared.splits.items(): _stored(_by_part(t.ids), folder, split)
+        for split, t in prepared.splits.items():
+            _stored((t.ids[i:i + 2**22] for i in range(0, len(t), 2**22)), folder, split)
     files = [p for s in prepared.splits for p in _shards_of(folder / f"{s}.bin")]
     files += sorted((folder / "tokenizer").glob("*"))
     record = dict(format="evonb corpus", version=1, config=to_dict(prepared.config), info=prepared.info,
@@ -1298,17 +1162,6 @@ def _read_record(path) -> dict:
         expect_fields(sizes, f"{path}, splits.{s}", n_documents=int, n_bytes=int | None)
     return record
 
-# %% ../nbs/02_corpora.ipynb #bef1d99f
-def _check_files(folder, files):
-    for name, sha256 in files.items():
-        path = folder / name
-        if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
-            raise DamagedFileError(f"{folder / 'corpus.json'} names a file outside of its folder: {name!r}.")
-        if not os.path.isfile(path): raise DamagedFileError(f"{path} is missing. Prepare the corpus again.")
-        if file_sha256(path) != sha256:
-            raise DamagedFileError(f"{path} is truncated or altered: its SHA-256 isn't the one in corpus.json. Prepare "
-                                   "the corpus again.")
-
 # %% ../nbs/02_corpora.ipynb #b0486cdc
 def open_prepared(
     folder # what `save_prepared` wrote
@@ -1316,7 +1169,14 @@ def open_prepared(
     "Open a prepared corpus after verifying each file."
     folder = Path(folder)
     record = _read_record(folder / "corpus.json")
-    _check_files(folder, record["files"])
+    for name, sha256 in record["files"].items():
+        path = folder / name
+        if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
+            raise DamagedFileError(f"{folder / 'corpus.json'} names a file outside of its folder: {name!r}.")
+        if not os.path.isfile(path): raise DamagedFileError(f"{path} is missing. Prepare the corpus again.")
+        if file_sha256(path) != sha256:
+            raise DamagedFileError(f"{path} is truncated or altered: its SHA-256 isn't the one in corpus.json. Prepare "
+                                   "the corpus again.")
     tokenizer = load_tokenizer(folder / "tokenizer") if (folder / "tokenizer").is_dir() else None
     with parsing(folder / "corpus.json", "Prepare the corpus again."):
         splits = {check_choice(s, SPLITS, "split"): Tokens(read_row(folder / f"{s}.bin"), **sizes)

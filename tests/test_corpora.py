@@ -5,6 +5,7 @@ import hashlib
 import http.server
 import json
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -36,6 +37,7 @@ from evonb.corpora import (
     load_corpus,
     load_tokenizer,
     open_prepared,
+    pieces,
     prepare,
     read_row,
     read_shard,
@@ -304,7 +306,7 @@ def test_ties_against_networkx(seed):
     import networkx
     edges = np.random.default_rng(seed).integers(0, 200, (200, 2)).tolist() # (n_edges, 2) block and source
     graph = networkx.Graph((("block", b), ("source", s)) for b, s in edges)
-    groups = corpora._tied_sources([b for b, _ in edges], [s for _, s in edges])
+    groups = corpora.tied_sources([b for b, _ in edges], [s for _, s in edges])
     components = {node: i for i, c in enumerate(networkx.connected_components(graph)) for node in c}
     expected = [components["source", s] for _, s in edges]
     assert len(set(zip(groups, expected))) == len(set(groups)) == len(set(expected))
@@ -617,12 +619,21 @@ PARTS += ["\u2028", "\x85", "\x1c", "\r", "\n", "\r\n", " ", "\t"]
 WILD = st.lists(st.sampled_from(PARTS), max_size=60).map("".join)
 
 
+def plain_pieces(document, block_bytes):
+    "Of a document that is there as a whole."
+    for line in document.splitlines(keepends=True):
+        words = [line] if len(line.encode()) <= block_bytes else re.findall(r"\S+\s*|\s+", line)
+        for word in words:
+            step = len(word) if len(word.encode()) <= block_bytes else block_bytes // 4
+            yield from (word[i:i + step] for i in range(0, len(word), step))
+
+
 @given(WILD, st.integers(1, 90), st.sampled_from([16, 20, 32, 100]))
 @settings(max_examples=400, deadline=None)
 def test_pieces_of_chunks_are_those_of_the_whole(text, step, block_bytes):
     chunks = [text[i:i + step] for i in range(0, len(text), step)]
-    streamed = list(corpora._streamed_pieces(chunks, block_bytes))
-    assert streamed == list(corpora._pieces(text, block_bytes))
+    expected = list(plain_pieces(text, block_bytes))
+    assert list(pieces(chunks, block_bytes)) == list(pieces([text], block_bytes)) == expected
 
 
 def plain_deal(groups, sizes, fractions, rng):
@@ -650,7 +661,7 @@ def whole(config, seeds):
     corpus = load_corpus(config.source, config.n_bytes, seeds)
     cut = [(b, s) for d, s in zip(corpus.documents, corpus.sources) for b in cut_blocks(d, config.block_bytes)]
     texts, sizes = [b for b, _ in cut], [len(b.encode()) for b, _ in cut]
-    groups = texts if config.split_by == "block" else corpora._tied_sources(texts, [s for _, s in cut]).tolist()
+    groups = texts if config.split_by == "block" else corpora.tied_sources(texts, [s for _, s in cut]).tolist()
     dealt = plain_deal(groups, sizes, config.fractions, seeds.child("corpus", "split").numpy())
     splits = {s: [texts[i] for i in d] for s, d in zip(SPLITS, dealt)}
     tokenizer = train_tokenizer(splits["evolution"], config.vocab_size)
@@ -713,10 +724,14 @@ def test_a_data_set_is_streamed_and_no_further_than_its_limit(monkeypatch):
 
 
 def test_a_file_that_grows_while_it_is_read_is_refused(tmp_path, monkeypatch):
-    (tmp_path / "a.txt").write_text("line of text\n" * 500)
-    monkeypatch.setattr(corpora, "_n_text", lambda path: path.stat().st_size - 13)
-    with pytest.raises(CorpusError, match="a.txt changed while it was read"):
-        prepare(CorpusConfig(str(tmp_path / "a.txt")), Seeds(0))
+    path = tmp_path / "a.txt"
+    path.write_text("line of text\n" * 500)
+    class Growing(StopRequest): # is asked after each megabyte
+        def __bool__(self):
+            if path.stat().st_size == 6500: path.write_text("line of text\n" * 501)
+            return False
+    with pytest.raises(CorpusError, match="a.txt changed while it was read: 6500 bytes were there, 6513 came"):
+        prepare(CorpusConfig(str(path)), Seeds(0), stop=Growing())
     write_shard(tmp_path / "a.bin", np.arange(5000) % 300)
     real = corpora._Shards.read
     def writing(self, *args):
