@@ -2,13 +2,19 @@
 
 import base64
 import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 import zlib
+from pathlib import Path
 
 import numpy as np
 import plotly.graph_objects as go
 import pytest
 
+from evonb import explorer
 from evonb.core import InputError
 from evonb.explorer import Control, Explorer, Reply, View, button, choice, packed, slider, toggle
 
@@ -209,3 +215,35 @@ def test_the_spec_is_what_json_can_hold(sums):
     assert [c["name"] for c in layout["controls"]] == ["a", "b", "c", "shade", "stop"]
     assert Control(*layout["controls"][4].values()).kind == "button"
     assert repr(sums) == "Sums('Sums', a=0, b=10, c=False, shade=0.0)"
+
+
+def copied(folder, static=True):
+    "A package `copied` whose explorer lies deeper than evonb's, with or without the folder `static` beside it."
+    source = re.sub(r"^from \.+", "from evonb.", Path(explorer.__file__).read_text(encoding="utf-8"), flags=re.M)
+    made = folder / "copied" / "widgets"
+    made.mkdir(parents=True)
+    for p in (made.parent, made):
+        (p / "__init__.py").touch()
+    (made / "explorer.py").write_text(source, encoding="utf-8")
+    if static:
+        shutil.copytree(Path(explorer.__file__).parent / "static", made / "static")
+    code = "from copied.widgets.explorer import page_code; print(page_code('js') + page_code('css'))"
+    path = os.pathsep.join([str(folder), *filter(None, sys.path)])
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8",
+                          env=os.environ | {"PYTHONPATH": path}, timeout=300)
+
+
+def test_the_page_s_code_is_found_wherever_the_module_lies(tmp_path):
+    script = explorer.page_code("js")
+    runtime, tree = ((Path(explorer.__file__).parent / "static" / f"{name}.js").read_text(encoding="utf-8")
+                     for name in ("runtime", "tree"))  # fmt: skip
+    assert script.startswith(runtime) and tree in script and "evonb" in explorer.page_code("css")
+    made = copied(tmp_path)
+    assert made.returncode == 0, made.stderr
+    assert made.stdout == script + explorer.page_code("css") + "\n"
+
+
+def test_a_package_without_its_static_files_says_so(tmp_path):
+    made = copied(tmp_path, static=False)
+    assert made.returncode and "FileNotFoundError: An explorer's page needs runtime.js, but " in made.stderr
+    assert "install it anew" in made.stderr and os.path.join("copied", "widgets", "static") in made.stderr

@@ -140,7 +140,7 @@ def next_slice(pairs=0, n=0):
     explorer, took = ConnectomeExplorer(paper_run()[1]), []
     for values in slider_moves():
         began = time.process_time()
-        explorer._answer(dict(ask="mask", values=values))
+        packed(explorer.ask("mask", **values))
         took.append(time.process_time() - began)
     middle = float(np.median(took))
     return dict(ratio=max(took) / middle, first_s=max(took), second_s=middle, aim="slowest at most 0.2 s",
