@@ -38,7 +38,7 @@ from evonb.core import (
 )
 from .corpora import MissingExtraError, open_prepared
 from .experts import open_base
-from .fitness import Backend, Engine, InProcess, _check_seconds, pack_adapter, unpack_adapter
+from .fitness import Backend, Engine, InProcess, check_seconds, pack_adapter, unpack_adapter
 from .generations import Experiment, known_loss, life_folder, read_life
 from .store import Run
 from .training import latest_checkpoint
@@ -240,7 +240,7 @@ class RayPool(Backend):
         max_tries: int = 3, # how often an individual's worker may die before it counts as failed
         n_gpus: float = 0 # GPUs that each actor takes up
     ):
-        for name in ("timeout", "open_timeout"): _check_seconds(locals()[name], name)
+        for name in ("timeout", "open_timeout"): check_seconds(locals()[name], name)
         for name in ("n_threads", "max_tries"): check_positive(locals()[name], name)
         if n_workers is not None: check_positive(n_workers, "n_workers")
         self.open_engine, self.wanted, self.timeout, self.n_threads = open_engine, n_workers, timeout, n_threads
@@ -630,7 +630,7 @@ class RayFleet:
         stop_timeout: float = 300. # seconds that workers may take to write their checkpoints when stopped
     ):
         self.n_threads, self.max_tries = check_positive(n_threads, "n_threads"), check_positive(max_tries, "max_tries")
-        for name in ("lock_timeout", "stop_timeout"): _check_seconds(locals()[name], name)
+        for name in ("lock_timeout", "stop_timeout"): check_seconds(locals()[name], name)
         self.lock_timeout, self.stop_timeout = lock_timeout, stop_timeout
 
 # %% ../nbs/33_cluster.ipynb #5acf569c

@@ -40,7 +40,7 @@ from fastcore.basics import patch
 
 from .core import EvonbError, InputError, Seeds, StopRequest, check_positive, parsing, stoppable
 from .experts import begin_token, cache_folder, open_base
-from .fitness import Backend, Engine, Row, _check_seconds, _hashed, _not_finite, encode_choices
+from .fitness import Backend, Engine, Row, check_seconds, content_digest, encode_choices, not_finite
 from .genome import Adapter, check_modules, new_config, read_adapter, write_adapter
 from .store import read_json, write_json
 from .tasks import Prompt, ScoreError
@@ -170,8 +170,8 @@ class ServerBackend(Backend):
         self.folder = Path(adapters_folder or default_adapters()).absolute()
         self.adapters_at, self.keep, self.within = adapters_at or str(self.folder), keep, within
         for name in ("concurrency", "max_loaded", "batch"): setattr(self, name, check_positive(locals()[name], name))
-        self.retries, self.timeout = check_positive(retries, "retries", least=0), _check_seconds(timeout, "timeout")
-        self.backoff, self._rng = _check_seconds(backoff, "backoff"), Seeds(seed).child("retries").numpy()
+        self.retries, self.timeout = check_positive(retries, "retries", least=0), check_seconds(timeout, "timeout")
+        self.backoff, self._rng = check_seconds(backoff, "backoff"), Seeds(seed).child("retries").numpy()
         self._names, self._session = itertools.count(), secrets.token_hex(4)
         self._alone, self._known, self._encoded, self._digest = threading.Lock(), None, {}, None
 
@@ -353,13 +353,13 @@ def digest(self: ServerBackend) -> str: # SHA-256 in hex
 def _known_probe(self: ServerBackend, seen):
     "The digest of an earlier probe that is the same but for rounding, else a new one."
     vocabulary = hashlib.sha256(self.tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
-    about = _hashed([seen["name"], seen["root"], seen["room"], vocabulary])
+    about = content_digest([seen["name"], seen["root"], seen["room"], vocabulary])
     path = self.folder/"probes.json"
     before = read_json(path) if path.exists() else {}
     with parsing(path, "Delete it: then the server counts as one that wasn't met before."):
         for digest, values in before.get(about, {}).items():
             if _apart(values, seen["values"]) <= self.within: return digest
-    made = _hashed([about, seen["values"]])
+    made = content_digest([about, seen["values"]])
     self.folder.mkdir(parents=True, exist_ok=True)
     write_json(path, before | {about: before.get(about, {}) | {made: seen["values"]}})
     return made
@@ -510,7 +510,7 @@ async def _answer(self: ServerBackend, model, choices, prompts):
 @patch
 async def _individual(self: ServerBackend, adapter, choices, prompts):
     "An individual's answers, or why it has none."
-    if why := _not_finite(adapter): return why
+    if why := not_finite(adapter): return why
     if not adapter.modules: return await self._base(choices, prompts)
     async with self._places:
         for last in (False, True):
@@ -675,7 +675,7 @@ def token_logprobs(
         take = max(1, engine.max_tokens // len(rows[0]))
         some, rows = rows[:take], rows[take:]
         tree = engine.packing == "tree"
-        x = (engine._tree_hidden(some, 1) if tree else engine._padded_logits(some, 1))[0] # (n_rows * length, ...)
+        x = engine.run_rows(some, 1, "tree" if tree else "padded")[0] # (n_rows * length, ...)
         queries = [(i * len(some[0]) + node, *rest) for i, r in enumerate(some) for node, *rest in r.queries]
         for j in range(0, len(queries), engine.head_rows):
             part = queries[j:j + engine.head_rows]
@@ -705,7 +705,7 @@ def continuations(
 
 # %% ../nbs/31_serving.ipynb #dc5fdf04
 def _decoded(engine, ids, prompt):
-    ends, (new, texts) = engine._ends(), engine._greedy([*map(tuple, ids)], [prompt] * len(ids), 1)
+    ends, (new, texts) = engine.end_ids(), engine.greedy([*map(tuple, ids)], [prompt] * len(ids), 1)
     cut = [n[-1] in ends or t != engine.tokenizer.decode(n, skip_special_tokens=True) for n, t in zip(new, texts)]
     return [(n, t, "stop" if c else "length") for n, t, c in zip(new, texts, cut)]
 
