@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'NORMALISE', 'STYLES', 'Item', 'Choice', 'Prompt', 'ScoreError', 'SealedTestError', 'SealedTestWarning',
-           'TaskScore', 'mean_score', 'Grading', 'option_lengths', 'choice_credit', 'normalise_text', 'parse_number',
-           'Task', 'check_item', 'stratified', 'draw_splits', 'solved', 'make_task', 'TaskFileError', 'read_rows',
-           'read_item', 'pair_item', 'read_pairs', 'clean_wikihow', 'hellaswag_item', 'read_mmlu', 'mix', 'by_group',
-           'open_test', 'read_record', 'Paired', 'paired_bootstrap', 'skill_task']
+           'TaskScore', 'mean_score', 'Grading', 'option_lengths', 'choice_credit', 'score_texts', 'normalise_text',
+           'parse_number', 'score_answers', 'Task', 'check_item', 'stratified', 'draw_splits', 'solved', 'make_task',
+           'TaskFileError', 'read_rows', 'read_item', 'pair_item', 'read_pairs', 'clean_wikihow', 'hellaswag_item',
+           'read_mmlu', 'mix', 'by_group', 'open_test', 'read_record', 'Paired', 'paired_bootstrap', 'skill_task']
 
 # %% ../nbs/26_tasks.ipynb #f612af8a
 import csv
@@ -162,27 +162,12 @@ def choice_credit(
     right = tied[np.arange(len(scores)), np.asarray(answers, int)]
     return right / tied.sum(1)
 
-# %% ../nbs/26_tasks.ipynb #c405b269
-def _checked_scores(sums, counts, items) -> None:
-    for what, rows in (("log-likelihoods", sums), ("token counts", counts)):
-        for i, (row, item) in enumerate(zip(rows, items)):
-            if len(row) != len(item.options):
-                raise InputError(f"item {i} has {len(row)} {what}, but {len(item.options)} options. Give one "
-                                 "an option, in the order of the request.")
-    for i, row in enumerate(sums):
-        if bad := [float(v) for v in row if math.isnan(v) or v == math.inf]:
-            raise ScoreError(f"item {i} has the log-likelihood {bad[0]}: the individual can't be scored.")
-
-# %% ../nbs/26_tasks.ipynb #dd7815b3
-def _score_choices(grading, items, sums, counts) -> TaskScore:
-    by_token = grading.normalise == "tokens"
-    lengths = _padded(counts) if by_token else option_lengths(items, grading.normalise)
-    scores = _padded(sums) / lengths
-    credit = choice_credit(scores, [item.answer for item in items], grading.tolerance)
-    return mean_score(credit, option_scores=scores)
-
 # %% ../nbs/26_tasks.ipynb #296cba41
-def _score_texts(items, sums) -> TaskScore:
+def score_texts(
+    items: list, # of Item, whose only option is the text
+    sums: list # per item (1,), the text's log-likelihood in nats
+) -> TaskScore:
+    "Minus bits per byte of texts."
     nats = np.array([row[0] for row in sums]) # (n_items,)
     size = np.array([len(item.options[0].encode()) for item in items])
     bits = nats / math.log(2)
@@ -214,15 +199,23 @@ def parse_number(
     return None if bottom and not int(bottom) else Fraction(top) / int(bottom or 1)
 
 # %% ../nbs/26_tasks.ipynb #a19a2e38
-def _score_exact(grading, items, texts) -> TaskScore:
-    got = [normalise_text(t) for t in texts]
-    credit = [g != "" and g == normalise_text(item.answer) for g, item in zip(got, items)]
-    return mean_score(credit, texts=list(texts), unparseable=sum(g == "" for g in got))
-
-def _score_numeric(grading, items, texts) -> TaskScore:
-    got, wanted = [parse_number(t) for t in texts], [parse_number(item.answer) for item in items]
-    credit = [g is not None and abs(g - w) <= grading.tolerance * abs(w) for g, w in zip(got, wanted)]
-    return mean_score(credit, texts=list(texts), unparseable=sum(g is None for g in got))
+def score_answers(
+    items: list, # of Item
+    texts: list, # per item what was generated
+    kind: str = "exact", # or "numeric"
+    tolerance: float = 0., # relative error of a number that still is right
+    grader: typing.Callable | None = None # (item, text) -> credit, or None where there is nothing to grade
+) -> TaskScore:
+    "The share of generated answers that match, or the credit that a grader gives them."
+    if grader: credit = [grader(item, text) for item, text in zip(items, texts)]
+    elif kind == "exact":
+        got = [normalise_text(t) for t in texts]
+        credit = [g == normalise_text(item.answer) if g else None for g, item in zip(got, items)]
+    else:
+        got, wanted = [parse_number(t) for t in texts], [parse_number(item.answer) for item in items]
+        credit = [None if g is None else abs(g - w) <= tolerance * abs(w) for g, w in zip(got, wanted)]
+    unparseable = sum(c is None for c in credit)
+    return mean_score([0. if c is None else c for c in credit], texts=list(texts), unparseable=unparseable)
 
 # %% ../nbs/26_tasks.ipynb #0a90ef7d
 class Task:
@@ -255,22 +248,20 @@ def check_item(
 ) -> Item:
     "Refuse an item that can't be asked or graded."
     def wrong(what): raise InputError(f"{where}: {what}")
+    answer, n_options = item.answer, len(item.options)
     if not all(isinstance(t, str) for t in (item.prompt, item.group, *item.options, *item.contexts)):
         wrong("prompt, options and group must be strings.")
-    if kind in ("exact", "numeric"): return _check_expected(item, kind, wrong)
+    if kind in ("exact", "numeric"):
+        if not isinstance(answer, str): wrong(f"answer is {answer!r}, but must be the expected text.")
+        if kind == "numeric" and parse_number(answer) is None: wrong(f"answer {answer!r} holds no number.")
+        if kind == "exact" and not normalise_text(answer): wrong(f"answer is {answer!r}: nothing can match.")
+        return item
     least = 1 if kind == "perplexity" else 2
-    if len(item.options) < least: wrong(f"{len(item.options)} options, but at least {least} are needed.")
+    if n_options < least: wrong(f"{n_options} options, but at least {least} are needed.")
     if "" in item.options: wrong("an option is empty.")
-    if item.contexts and len(item.contexts) != len(item.options): wrong("contexts must be one an option.")
-    if isinstance(item.answer, bool) or not isinstance(item.answer, int) or not 0 <= item.answer < len(item.options):
-        wrong(f"answer is {item.answer!r}, but must be the index of one of {len(item.options)} options (from 0).")
-    return item
-
-# %% ../nbs/26_tasks.ipynb #cd5da29d
-def _check_expected(item, kind, wrong) -> Item:
-    if not isinstance(item.answer, str): wrong(f"answer is {item.answer!r}, but must be the expected text.")
-    if kind == "numeric" and parse_number(item.answer) is None: wrong(f"answer {item.answer!r} holds no number.")
-    if kind == "exact" and not normalise_text(item.answer): wrong(f"answer is {item.answer!r}: nothing can match.")
+    if item.contexts and len(item.contexts) != n_options: wrong("contexts must be one an option.")
+    if isinstance(answer, bool) or not isinstance(answer, int) or not 0 <= answer < n_options:
+        wrong(f"answer is {answer!r}, but must be the index of one of {n_options} options (from 0).")
     return item
 
 # %% ../nbs/26_tasks.ipynb #b1d329a2
@@ -330,15 +321,6 @@ def digest(
         self._digests[split] = hashlib.sha256(content.encode()).hexdigest()
     return self._digests[split]
 
-# %% ../nbs/26_tasks.ipynb #6c830208
-@patch
-def _choices(self: Task, item) -> list: # of Choice
-    before, glue = self.preambles.get(item.group, ""), self.grading.delimiter if self.kind == "choice" else ""
-    options = tuple(glue + o for o in item.options)
-    if item.contexts: return [Choice(before + c, (o,), True) for c, o in zip(item.contexts, options)]
-    absolute = self.kind == "perplexity" or self.grading.normalise != "none"
-    return [Choice(before + item.prompt, options, absolute)]
-
 # %% ../nbs/26_tasks.ipynb #d7946b0b
 @patch
 def requests(
@@ -346,17 +328,15 @@ def requests(
     split: str = "validation"
 ) -> list: # of Choice or of Prompt
     "What to ask a model; one request an item, or one an option where each option has a context of its own."
-    items = self._get(split)
-    if self.kind not in ("exact", "numeric"): return [c for item in items for c in self._choices(item)]
-    g = self.grading
-    return [Prompt(self.preambles.get(i.group, "") + i.prompt, g.max_new_tokens, g.stop) for i in items]
-
-# %% ../nbs/26_tasks.ipynb #bccdc529
-def _regroup(items, outputs) -> tuple: # sums, counts: an array for each item
-    outputs = iter(outputs)
-    rows = [[next(outputs) for _ in range(len(item.contexts) or 1)] for item in items]
-    join = lambda row, part: np.concatenate([np.asarray(output[part], float).reshape(-1) for output in row])
-    return [join(r, 0) for r in rows], [join(r, 1) for r in rows]
+    g, found = self.grading, []
+    absolute = self.kind == "perplexity" or g.normalise != "none"
+    for item in self._get(split):
+        before = self.preambles.get(item.group, "")
+        options = tuple((g.delimiter if self.kind == "choice" else "") + o for o in item.options)
+        if self.kind in ("exact", "numeric"): found.append(Prompt(before + item.prompt, g.max_new_tokens, g.stop))
+        elif item.contexts: found += [Choice(before + c, (o,), True) for c, o in zip(item.contexts, options)]
+        else: found.append(Choice(before + item.prompt, options, absolute))
+    return found
 
 # %% ../nbs/26_tasks.ipynb #c7e411d6
 @patch
@@ -366,26 +346,29 @@ def grade(
     outputs: list # for each Choice (log-likelihoods in nats, token counts), each (n_options,); for each Prompt a string
 ) -> TaskScore:
     "The score that outputs earn, in the order of `requests`."
-    items = self._get(split)
+    items, grading = self._get(split), self.grading
     expected = sum(len(item.contexts) or 1 for item in items)
     if len(outputs) != expected:
         raise InputError(f"{self.name} has {expected} requests in {split}, but {len(outputs)} outputs came.")
-    if self.kind in ("exact", "numeric"): return self._grade_texts(items, outputs)
-    sums, counts = _regroup(items, outputs)
-    _checked_scores(sums, counts, items)
-    return _score_texts(items, sums) if self.kind == "perplexity" else _score_choices(self.grading, items, sums, counts)
-
-# %% ../nbs/26_tasks.ipynb #2bae7bc9
-@patch
-def _grade_texts(self: Task, items, texts) -> TaskScore:
-    if self.grader: return self._grade_elsewhere(items, texts)
-    return (_score_exact if self.kind == "exact" else _score_numeric)(self.grading, items, texts)
-
-@patch
-def _grade_elsewhere(self: Task, items, texts) -> TaskScore:
-    credit = [self.grader(item, text) for item, text in zip(items, texts)]
-    lost = sum(c is None for c in credit)
-    return mean_score([0. if c is None else c for c in credit], texts=list(texts), unparseable=lost)
+    if self.kind in ("exact", "numeric"):
+        return score_answers(items, outputs, self.kind, grading.tolerance, self.grader)
+    outputs = iter(outputs)
+    own = [[next(outputs) for _ in range(len(item.contexts) or 1)] for item in items]
+    sums, counts = ([np.concatenate([np.asarray(o[part], float).reshape(-1) for o in row]) for row in own]
+                    for part in (0, 1)) # an array for each item
+    for what, rows in (("log-likelihoods", sums), ("token counts", counts)):
+        for i, (row, item) in enumerate(zip(rows, items)):
+            if len(row) != len(item.options):
+                raise InputError(f"item {i} has {len(row)} {what}, but {len(item.options)} options. Give one "
+                                 "an option, in the order of the request.")
+    for i, row in enumerate(sums):
+        if bad := [float(v) for v in row if math.isnan(v) or v == math.inf]:
+            raise ScoreError(f"item {i} has the log-likelihood {bad[0]}: the individual can't be scored.")
+    if self.kind == "perplexity": return score_texts(items, sums)
+    lengths = _padded(counts) if grading.normalise == "tokens" else option_lengths(items, grading.normalise)
+    scores = _padded(sums) / lengths
+    credit = choice_credit(scores, [item.answer for item in items], grading.tolerance)
+    return mean_score(credit, option_scores=scores)
 
 # %% ../nbs/26_tasks.ipynb #221745c8
 def stratified(
@@ -400,8 +383,6 @@ def stratified(
     return [items[i] for i in sorted(order, key=place.get)]
 
 # %% ../nbs/26_tasks.ipynb #56f51a28
-def _key(item) -> tuple: return item.prompt, tuple(sorted(item.options)), item.contexts
-
 def _enough(items, n, what, name) -> list:
     if n in (None, "all"): return items
     if len(items) < check_positive(n, f"n_{what}", least=0):
@@ -424,15 +405,12 @@ def draw_splits(
         raise InputError(f"{name} has the split {unknown[0]!r}, but splits are train, validation and test.")
     if not given or given.keys() == {"test"}: raise InputError(f"{name} has no items for validation.")
     if "" in given and len(given) > 1: raise InputError(f"{name}: some items have a split and some don't.")
-    return _deal(given, seeds.child("splits", name), n_validation, n_test, n_train, name)
-
-# %% ../nbs/26_tasks.ipynb #547536e3
-def _deal(given, seeds, n_validation, n_test, n_train, name) -> tuple:
-    dropped = []
+    key, dropped = lambda i: (i.prompt, tuple(sorted(i.options)), i.contexts), []
     def without(items, others):
-        known = {_key(o) for o in others}
-        dropped.extend(i for i in items if _key(i) in known)
-        return [i for i in items if _key(i) not in known]
+        known = {key(o) for o in others}
+        dropped.extend(i for i in items if key(i) in known)
+        return [i for i in items if key(i) not in known]
+    seeds = seeds.child("splits", name)
     order = {s: stratified(items, seeds.child(s).numpy()) for s, items in given.items()}
     source = next(s for s in ("validation", "", "train") if s in given) # where validation items come from
     published = "test" in given
@@ -458,18 +436,6 @@ def solved(
     answer = lambda i: i.options[i.answer] if kind == "choice" else i.answer
     return "".join(f"{i.prompt}{grading.delimiter}{answer(i)}{grading.separator}" for i in items)
 
-# %% ../nbs/26_tasks.ipynb #5a01da32
-def _draw_examples(train, groups, shots, seeds, name) -> dict: # group -> list of Item
-    found = {}
-    for group in groups:
-        own = [i for i in train if i.group == group]
-        own = own if len(own) >= shots else train
-        if len(own) < shots:
-            raise InputError(f"{name} has {len(own)} train items, but {shots} shots were asked for. Give train items "
-                             "or set n_train.")
-        found[group] = [own[j] for j in seeds.child("shots", name, group).numpy().permutation(len(own))[:shots]]
-    return found
-
 # %% ../nbs/26_tasks.ipynb #05f7ba74
 def make_task(
     name: str,
@@ -491,7 +457,15 @@ def make_task(
     splits, copies = draw_splits(given, seeds, n_validation, n_test, n_train, name)
     groups = sorted({i.group for items in splits.values() for i in items})
     if check_positive(shots, "shots", least=0) and examples is None:
-        examples = _draw_examples(splits["train"], groups, shots, seeds, name)
+        examples = {}
+        for group in groups: # its own train items, or those of all groups
+            own = [i for i in splits["train"] if i.group == group]
+            own = own if len(own) >= shots else splits["train"]
+            if len(own) < shots:
+                raise InputError(f"{name} has {len(own)} train items, but {shots} shots were asked for. Give train "
+                                 "items or set n_train.")
+            drawn = seeds.child("shots", name, group).numpy().permutation(len(own))[:shots]
+            examples[group] = [own[j] for j in drawn]
     shown = {g: solved((examples or {}).get(g, [])[:shots], grading, kind) if shots else "" for g in groups}
     preambles = {g: heading(g) + shown[g] for g in groups if heading(g) + shown[g]}
     return Task(name, kind, splits, grading, preambles, {"shots": shots, **(info or {}), "copies_dropped": copies})
@@ -537,19 +511,6 @@ def _text(row, key, where, default=None) -> str:
     if not isinstance(value, str): raise TaskFileError(f"{where}: {key} is {value!r}, but must be a string.")
     return value
 
-# %% ../nbs/26_tasks.ipynb #286cbbcc
-def _options(row, where) -> tuple: # options, index of the right one
-    options, answer = row["options"], row["answer"]
-    if not isinstance(options, list) or not all(isinstance(o, str) for o in options):
-        raise TaskFileError(f"{where}: options is {options!r}, but must be a list of strings.")
-    if len(options) < 2 or "" in options: raise TaskFileError(f"{where}: options must be two or more, none empty.")
-    if copies := [o for o in options if options.count(o) > 1]:
-        raise TaskFileError(f"{where}: the option {copies[0]!r} is there twice; which one is right can't be decided.")
-    if isinstance(answer, str) and answer in options: return tuple(options), options.index(answer)
-    if type(answer) is int and 0 <= answer < len(options): return tuple(options), answer
-    raise TaskFileError(f"{where}: answer is {answer!r}, but must be one of the options or an index from 0 to "
-                        f"{len(options) - 1}.")
-
 # %% ../nbs/26_tasks.ipynb #20573e48
 def read_item(
     row: dict, # with the keys of its kind
@@ -557,10 +518,24 @@ def read_item(
     where: str # how messages name the row
 ) -> Item:
     "The item of one JSON object."
+    def refuse(what): raise TaskFileError(f"{where}: {what}")
     group = _text(row, "group", where, "")
-    if kind == "pairs": return _own_pair(*(_text(row, key, where) for key in _KEYS["pairs"]), group, where)
+    if kind == "pairs":
+        good, bad = (_text(row, key, where) for key in _KEYS["pairs"])
+        if good == bad: refuse(f"both sentences are {good!r}, so neither is right.")
+        return pair_item(good, bad, group, where)
     if kind == "perplexity": item = Item("", (_text(row, "text", where),), 0, group)
-    elif kind == "choice": item = Item(_text(row, "prompt", where), *_options(row, where), group)
+    elif kind == "choice":
+        prompt, options, answer = _text(row, "prompt", where), row["options"], row["answer"]
+        if not isinstance(options, list) or not all(isinstance(o, str) for o in options):
+            refuse(f"options is {options!r}, but must be a list of strings.")
+        if len(options) < 2 or "" in options: refuse("options must be two or more, none empty.")
+        if copies := [o for o in options if options.count(o) > 1]:
+            refuse(f"the option {copies[0]!r} is there twice; which one is right can't be decided.")
+        if isinstance(answer, str) and answer in options: answer = options.index(answer)
+        if type(answer) is not int or not 0 <= answer < len(options):
+            refuse(f"answer is {answer!r}, but must be one of the options or an index from 0 to {len(options) - 1}.")
+        item = Item(prompt, tuple(options), answer, group)
     else:
         answer = row["answer"]
         answer = str(answer) if kind == "numeric" and type(answer) in (int, float) else _text(row, "answer", where)
@@ -595,11 +570,6 @@ def pair_item(
     first = hashlib.sha256(f"{good}\n{bad}".encode()).digest()[0] % 2
     return Item("", (bad, good) if first else (good, bad), first, group)
 
-# %% ../nbs/26_tasks.ipynb #9d04f310
-def _own_pair(good, bad, group, where) -> Item:
-    if good == bad: raise TaskFileError(f"{where}: both sentences are {good!r}, so neither is right.")
-    return pair_item(good, bad, group, where)
-
 # %% ../nbs/26_tasks.ipynb #b77956f8
 def _pair_files(source) -> list: # of Path
     if source == "blimp": source = dataset_path("blimp")
@@ -628,7 +598,9 @@ def from_pairs(
     **options # of `make_task`: seeds, n_validation, n_train, normalise, ...
 ) -> Task:
     "A task of minimal pairs."
-    if isinstance(source, (list, tuple)) and source and isinstance(source[0], dict): items = _pairs_of(source)
+    if isinstance(source, (list, tuple)) and source and isinstance(source[0], dict):
+        rows = [(f"pair {i}", _with_keys(r, _KEYS["pairs"], f"pair {i}")) for i, r in enumerate(source)]
+        items = [pair_item(*(_text(r, key, w) for key in _KEYS["pairs"]), _text(r, "UID", w, ""), w) for w, r in rows]
     else: items = [item for path in _pair_files(source) for item in read_pairs(path)]
     if paradigms is not None:
         known = sorted({i.group for i in items})
@@ -636,11 +608,6 @@ def from_pairs(
         items = [i for i in items if i.group in wanted]
     name = name or ("pairs" if isinstance(source, (list, tuple)) else Path(source).stem)
     return make_task(name, "pairs", {"": items}, **options)
-
-# %% ../nbs/26_tasks.ipynb #81bda2dd
-def _pairs_of(rows) -> list:
-    rows = [(f"pair {i}", _with_keys(r, _KEYS["pairs"], f"pair {i}")) for i, r in enumerate(rows)]
-    return [pair_item(*(_text(r, key, w) for key in _KEYS["pairs"]), _text(r, "UID", w, ""), w) for w, r in rows]
 
 # %% ../nbs/26_tasks.ipynb #d8004d6d
 STYLES = {"lm-eval": "characters", "connectome": "tokens"} # style of HellaSwag -> what its scores are divided by
@@ -694,30 +661,24 @@ def from_hellaswag(
     options = {"normalise": scale, **options}
     return make_task(name, "choice", given, info=dict(style=style, path=str(path)), **options)
 
-# %% ../nbs/26_tasks.ipynb #00d5d786
-def _mmlu_prompt(question, options, style) -> str:
-    if style == "connectome": return f"Question: {question}\n\nAnswer:"
-    listed = "".join(f"{letter}. {option}\n" for letter, option in zip("ABCD", options))
-    return f"{question.strip()}\n{listed}Answer:"
-
-def _mmlu_heading(subject):
-    return f"The following are multiple choice questions (with answers) about {subject.replace('_', ' ')}.\n\n"
-
 # %% ../nbs/26_tasks.ipynb #386b9a04
 def read_mmlu(
     path, # SUBJECT_test.csv or the like
     style: str # "lm-eval" or "connectome"
 ) -> list: # of Item, whose group is the subject
     "A file of MMLU."
-    subject = re.sub("_(dev|val|test)$", "", Path(path).stem)
-    items = []
+    subject, items = re.sub("_(dev|val|test)$", "", Path(path).stem), []
     with parsing(path): rows = list(csv.reader(io.StringIO(read_text(path), newline=""), strict=True))
     for i, row in enumerate(rows, 1):
         if len(row) != 6 or row[5] not in tuple("ABCD"):
             raise TaskFileError(f"{path}, record {i} has {len(row)} fields and ends with {row[-1:]!r}, but must be a "
                                 "question, four options and one of the letters A to D.")
-        options = tuple("ABCD") if style == "lm-eval" else tuple(row[1:5])
-        items.append(Item(_mmlu_prompt(row[0], row[1:5], style), options, "ABCD".index(row[5]), subject))
+        question, *options, letter = row
+        if style == "connectome": prompt = f"Question: {question}\n\nAnswer:"
+        else:
+            listed = "".join(f"{letter}. {option}\n" for letter, option in zip("ABCD", options))
+            prompt, options = f"{question.strip()}\n{listed}Answer:", "ABCD"
+        items.append(Item(prompt, tuple(options), "ABCD".index(letter), subject))
     return items
 
 # %% ../nbs/26_tasks.ipynb #7b69c772
@@ -733,30 +694,26 @@ def from_mmlu(
 ) -> Task:
     "MMLU from its published files."
     check_choice(style, STYLES, "style")
-    given = {s: _mmlu_split(Path(folder), s, style, subjects) for s in ("dev", "val", "test")}
-    shots = (5 if style == "lm-eval" else 0) if shots is None else shots
-    examples = {}
-    for item in given["dev"]: examples.setdefault(item.group, []).append(item)
-    _check_examples(examples, given, shots)
-    options = {"normalise": "none" if style == "lm-eval" else "tokens", **options}
-    return make_task(name, "choice", dict(train=given["dev"], validation=given["val"], test=given["test"]), shots=shots,
-                     examples=examples, heading=_mmlu_heading if style == "lm-eval" else lambda g: "",
-                     info=dict(style=style, folder=str(folder)), **options)
-
-# %% ../nbs/26_tasks.ipynb #5f84360d
-def _mmlu_split(folder, split, style, subjects) -> list: # of Item
-    files = {f.stem.removesuffix(f"_{split}"): f for f in sorted((folder / split).glob(f"*_{split}.csv"))}
-    if not files:
-        raise MissingCorpusError(f"{folder / split} has no files SUBJECT_{split}.csv. Give the folder of MMLU's "
-                                 "published data, with dev, val and test.")
-    chosen = files if subjects is None else [check_choice(s, files, "subject") for s in subjects]
-    return [item for s in chosen for item in read_mmlu(files[s], style)]
-
-# %% ../nbs/26_tasks.ipynb #6a1059cb
-def _check_examples(examples, given, shots):
-    for group in {i.group for s in ("val", "test") for i in given[s]}:
+    published = style == "lm-eval"
+    if shots is None: shots = 5 if published else 0
+    given, examples = {}, {}
+    for split, use in dict(dev="train", val="validation", test="test").items():
+        place = Path(folder) / split
+        files = {f.stem.removesuffix(f"_{split}"): f for f in sorted(place.glob(f"*_{split}.csv"))}
+        if not files:
+            raise MissingCorpusError(f"{place} has no files SUBJECT_{split}.csv. Give the folder of MMLU's "
+                                     "published data, with dev, val and test.")
+        chosen = files if subjects is None else [check_choice(s, files, "subject") for s in subjects]
+        given[use] = [item for s in chosen for item in read_mmlu(files[s], style)]
+    for item in given["train"]: examples.setdefault(item.group, []).append(item)
+    for group in {i.group for s in ("validation", "test") for i in given[s]}:
         if (n := len(examples.get(group, []))) < shots:
             raise InputError(f"{group} has {n} items in dev, but {shots} shots were asked for. Ask for fewer.")
+    heading = "The following are multiple choice questions (with answers) about {}.\n\n" if published else ""
+    options = {"normalise": "none" if published else "tokens", **options}
+    return make_task(name, "choice", given, shots=shots, examples=examples,
+                     heading=lambda subject: heading.format(subject.replace("_", " ")),
+                     info=dict(style=style, folder=str(folder)), **options)
 
 # %% ../nbs/26_tasks.ipynb #977c624d
 def _lm_eval_task(name, include_path):
@@ -772,8 +729,11 @@ def _lm_eval_task(name, include_path):
         raise InputError(f"{name} is a group of tasks. Load them one by one, and mix them with mix().")
     return next(iter(manager.load(name)["tasks"].values()))
 
-# %% ../nbs/26_tasks.ipynb #024f8038
-def _lm_eval_choice(task, doc, context) -> Item:
+# %% ../nbs/26_tasks.ipynb #7aaa6979
+def _lm_eval_item(task, doc, shots) -> Item:
+    context = task.fewshot_context(doc, shots)
+    if task.OUTPUT_TYPE == "loglikelihood_rolling": return Item("", (str(task.doc_to_target(doc)),), 0)
+    if task.OUTPUT_TYPE != "multiple_choice": return Item(context, (), str(task.doc_to_target(doc)))
     options = tuple(map(str, task.doc_to_choice(doc)))
     answer = task.doc_to_text(doc) if task.multiple_input else task.doc_to_target(doc)
     if isinstance(answer, list):
@@ -781,13 +741,6 @@ def _lm_eval_choice(task, doc, context) -> Item:
     answer = options.index(answer) if isinstance(answer, str) and answer in options else int(answer)
     if not task.multiple_input: return Item(context, options, answer)
     return Item("", (str(task.doc_to_target(doc)),) * len(options), answer, "", tuple(context))
-
-# %% ../nbs/26_tasks.ipynb #7aaa6979
-def _lm_eval_item(task, doc, shots) -> Item:
-    context = task.fewshot_context(doc, shots)
-    if task.OUTPUT_TYPE == "multiple_choice": return _lm_eval_choice(task, doc, context)
-    if task.OUTPUT_TYPE == "loglikelihood_rolling": return Item("", (str(task.doc_to_target(doc)),), 0)
-    return Item(context, (), str(task.doc_to_target(doc)))
 
 # %% ../nbs/26_tasks.ipynb #dafc6793
 def _lm_eval_grader(task, docs, metric, filter_name):
@@ -800,13 +753,12 @@ def _lm_eval_grader(task, docs, metric, filter_name):
         instance = Instance("generate_until", doc, (item.prompt, {}), 0, ("", 0, 1), resps=[text])
         chain.apply([instance])
         answer = instance.filtered_resps[chain.name]
-        return None if answer in ("[invalid]", "", []) else _credit(task.process_results(doc, [answer])[metric], metric)
+        if answer in ("[invalid]", "", []): return None
+        value = task.process_results(doc, [answer])[metric]
+        if isinstance(value, (int, float, np.number, np.bool_)) and 0 <= value <= 1: return float(value)
+        raise InputError(f"{metric} gives {value!r} for one item, which isn't credit from 0 to 1. Choose another "
+                         "metric.")
     return grade
-
-# %% ../nbs/26_tasks.ipynb #16fdadb6
-def _credit(value, metric) -> float:
-    if isinstance(value, (int, float, np.number, np.bool_)) and 0 <= value <= 1: return float(value)
-    raise InputError(f"{metric} gives {value!r} for one item, which isn't credit from 0 to 1. Choose another metric.")
 
 # %% ../nbs/26_tasks.ipynb #aa43177a
 def _lm_eval_splits(task, shots) -> tuple: # split -> list of Item, (prompt, answer) -> the package's document
@@ -837,6 +789,7 @@ def from_lm_eval(
     **options # of `make_task`: n_validation, n_test, ...
 ) -> Task:
     "A task of lm-evaluation-harness (0.4)."
+    from importlib.metadata import version
     task, seeds = _lm_eval_task(name, include_path), seeds or Seeds(0)
     kind = _LM_EVAL.get(task.OUTPUT_TYPE)
     if kind is None: raise InputError(f"{name} is of type {task.OUTPUT_TYPE}; those known are {', '.join(_LM_EVAL)}.")
@@ -846,19 +799,14 @@ def from_lm_eval(
     known = task.config.generation_kwargs or {}
     grading = dict(normalise=normalise, delimiter=task.config.target_delimiter)
     if kind == "exact":
-        grading.update(max_new_tokens=known.get("max_gen_toks", 256), stop=_stops(known.get("until", [])))
-    info = _lm_eval_info(task, shots, metric, filter_name)
+        until = known.get("until", [])
+        until = (until,) if isinstance(until, str) else tuple(until)
+        grading.update(max_new_tokens=known.get("max_gen_toks", 256), stop=until)
+    config = json.dumps([task.dump_config(), shots, metric, filter_name], sort_keys=True, default=str)
+    info = dict(lm_eval=f"{version('lm_eval')} {config}")
     made = make_task(task.task_name, kind, given, seeds, info=info, **{**grading, **options})
     if kind == "exact": made.grader = _lm_eval_grader(task, docs, metric, filter_name)
     return made
-
-# %% ../nbs/26_tasks.ipynb #8cd49303
-def _stops(until) -> tuple: return (until,) if isinstance(until, str) else tuple(until)
-
-def _lm_eval_info(task, shots, *graded_by) -> dict:
-    from importlib.metadata import version
-    config = json.dumps([task.dump_config(), shots, *graded_by], sort_keys=True, default=str)
-    return dict(lm_eval=f"{version('lm_eval')} {config}")
 
 # %% ../nbs/26_tasks.ipynb #00b9a238
 def mix(
@@ -874,15 +822,13 @@ def mix(
     splits = {}
     for task in tasks:
         for split, items in task._splits.items():
-            splits.setdefault(split, []).extend(_grouped(task, item) for item in items)
+            for item in items: # what stood before it moves into it
+                before = task.preambles.get(item.group, "")
+                contexts = tuple(before + c for c in item.contexts)
+                moved = dataclasses.replace(item, prompt=before + item.prompt, contexts=contexts, group=task.name)
+                splits.setdefault(split, []).append(moved)
     return Task(name or "+".join(t.name for t in tasks), tasks[0].kind, splits, tasks[0].grading,
                 info=dict(parts={t.name: t.digest() for t in tasks}))
-
-# %% ../nbs/26_tasks.ipynb #c03f5204
-def _grouped(task, item) -> Item:
-    before = task.preambles.get(item.group, "")
-    return dataclasses.replace(item, prompt=before + item.prompt, contexts=tuple(before + c for c in item.contexts),
-                               group=task.name)
 
 # %% ../nbs/26_tasks.ipynb #f816c9f9
 def by_group(
@@ -890,19 +836,23 @@ def by_group(
     split: str, # that was scored
     score: TaskScore # of this task on this split
 ) -> dict: # group -> TaskScore
-    "A score for each group."
+    "A score for each group, by the rules of the whole: texts weighted by their bytes, unparseable answers counted."
     items = task._get(split)
     groups = np.array([item.group for item in items])
     if score.credit is None or len(groups) != len(score.credit):
         raise InputError(f"{task.name} has {len(groups)} items in {split}, but the score covers {score.n}.")
-    return {str(g): _score_of(task, items, score, np.flatnonzero(groups == g)) for g in sorted(set(groups))}
-
-def _score_of(task, items, score, at) -> TaskScore:
-    "A part of a score, by the same rules as the whole: texts are weighted by their bytes, unparseable answers counted."
-    items, credit = [items[i] for i in at], score.credit[at]
-    if task.kind in ("exact", "numeric"): return task._grade_texts(items, [score.texts[i] for i in at])
-    if task.kind != "perplexity": return mean_score(credit, option_scores=score.option_scores[at])
-    return _score_texts(items, [[c * math.log(2) * len(i.options[0].encode())] for c, i in zip(credit, items)])
+    found = {}
+    for g in sorted(set(groups)):
+        at = np.flatnonzero(groups == g)
+        own, credit = [items[i] for i in at], score.credit[at]
+        if task.kind in ("exact", "numeric"):
+            texts = [score.texts[i] for i in at]
+            found[str(g)] = score_answers(own, texts, task.kind, task.grading.tolerance, task.grader)
+        elif task.kind == "perplexity":
+            nats = [[c * math.log(2) * len(i.options[0].encode())] for c, i in zip(credit, own)]
+            found[str(g)] = score_texts(own, nats)
+        else: found[str(g)] = mean_score(credit, option_scores=score.option_scores[at])
+    return found
 
 # %% ../nbs/26_tasks.ipynb #563576e6
 @patch
@@ -916,19 +866,17 @@ def subset(
     "A smaller task; its test split stays sealed."
     known = sorted({i.group for items in self._splits.values() for i in items})
     wanted = known if groups is None else [check_choice(g, known, "group") for g in groups]
-    sizes = dict(validation=n_validation, test=n_test)
     splits = {s: [i for i in items if i.group in wanted] for s, items in self._splits.items()}
-    splits = {s: items if sizes.get(s) is None else _enough(_in_turns(items), sizes[s], s, self.name)
-              for s, items in splits.items()}
+    for s, n in dict(validation=n_validation, test=n_test).items():
+        if n is None or s not in splits: continue
+        items = splits[s] # each group in its order, spread evenly: the first n hold every group in its share
+        size, seen, share = Counter(i.group for i in items), Counter(), []
+        for i in items:
+            share.append((seen[i.group] + .5) / size[i.group])
+            seen[i.group] += 1
+        in_turns = [items[j] for j in sorted(range(len(items)), key=share.__getitem__)]
+        splits[s] = _enough(in_turns, n, s, self.name)
     return Task(name or self.name, self.kind, splits, self.grading, self.preambles, self.info, self.grader)
-
-def _in_turns(items) -> list:
-    "The same items, each group in its order, spread evenly: the first n hold every group in its share."
-    size, seen, share = Counter(i.group for i in items), Counter(), []
-    for i in items:
-        share.append((seen[i.group] + .5) / size[i.group])
-        seen[i.group] += 1
-    return [items[j] for j in sorted(range(len(items)), key=share.__getitem__)]
 
 # %% ../nbs/26_tasks.ipynb #501759c1
 @patch
@@ -951,13 +899,18 @@ def open_test(
     run: str | None = None # the name of the folder that holds the record unless given
 ) -> Task: # the same task with its test split open
     "Open the sealed test split, and note it."
+    from filelock import FileLock
     if not task.n("test"): raise InputError(f"{task.name} has no test items. Make it with n_test.")
     if not isinstance(individual, str) or not individual:
         raise InputError(f"individual is {individual!r}, but must name who is tested.")
     record = Path(record).absolute()
     entry = dict(time=datetime.now(UTC).isoformat(), run=run or record.parent.name, individual=individual,
                  task=task.name, digest=task.digest("test"), n_items=task.n("test"))
-    before = _note(record, entry)
+    record.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{record}.lock"):
+        before = sum(e["digest"] == entry["digest"] for e in read_record(record)) # how often it was opened already
+        line = json.dumps({**entry, "opened_before": before}) + "\n"
+        with replacing(record) as t: t.write_bytes((record.read_bytes() if record.is_file() else b"") + line.encode())
     if before:
         warnings.warn(f"The test split of {task.name} was opened {before} time(s) before (see {record}). Choosing "
                       "among individuals by these scores is selection on the test.", SealedTestWarning, stacklevel=2)
@@ -974,16 +927,6 @@ def read_record(
     with parsing(record, "Restore it from a copy; it says which tests are still unseen."):
         lines = record.read_text(encoding="utf-8").splitlines() if record.is_file() else []
         return [expect_fields(json.loads(line), f"{record}, line {i}", digest=str) for i, line in enumerate(lines, 1)]
-
-# %% ../nbs/26_tasks.ipynb #62a41075
-def _note(record, entry) -> int: # how often this test was opened before
-    from filelock import FileLock
-    record.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{record}.lock"):
-        before = sum(e["digest"] == entry["digest"] for e in read_record(record))
-        line = json.dumps({**entry, "opened_before": before}) + "\n"
-        with replacing(record) as t: t.write_bytes((record.read_bytes() if record.is_file() else b"") + line.encode())
-    return before
 
 # %% ../nbs/26_tasks.ipynb #ad6cc517
 @dataclass(frozen=True)
