@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['TokenizedPassage', 'token_words', 'tokenize', 'Window', 'windows', 'ReadConfig', 'Reader', 'open_reader',
-           'exact_linear', 'log_losses', 'word_enders', 'Plan', 'make_plan', 'Block', 'make_blocks', 'Progress',
-           'batches', 'read_block', 'read', 'read_key', 'open_reading', 'token_surprisal', 'welch', 'select_units',
-           'localize', 'read_langloc', 'nonword', 'toy_langloc']
+           'exact_linear', 'log_losses', 'word_enders', 'Plan', 'pooled_tokens', 'make_plan', 'Block', 'make_blocks',
+           'Progress', 'batches', 'read_block', 'item_surprisal', 'read', 'plan_key', 'read_key', 'seal_store',
+           'open_reading', 'token_surprisal', 'welch', 'n_asked_units', 'select_units', 'localize', 'read_langloc',
+           'nonword', 'toy_langloc']
 
 # %% ../nbs/40_features.ipynb #a6df95a3
 import hashlib
@@ -17,7 +18,6 @@ import os
 import re
 import shutil
 from collections import Counter
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -73,17 +73,13 @@ def token_words(
         if touched: word[t], holder[touched] = touched[0], t
         elif not text[a:b].strip() and a < len(text): word[t] = owner[a]
         spanning += len(touched) > 1
-    _check_cover(passage, word, holder)
-    return word, holder, spanning
-
-# %% ../nbs/40_features.ipynb #acd3a92f
-def _check_cover(passage, word, holder):
     if (lost := np.flatnonzero(holder < 0)).size:
         raise InputError(f"Word {lost[0]} of {passage.name!r}, {passage.words[lost[0]]!r}, has no token: the tokenizer "
                          "drops its characters. Leave this word out, or use another tokenizer.")
     if (np.diff(word[word >= 0]) < 0).any():
         raise InputError(f"The tokenizer gives the tokens of {passage.name!r} in another order than the text's, so "
                          "they can't be added up to words. Use another tokenizer.")
+    return word, holder, spanning
 
 # %% ../nbs/40_features.ipynb #ac176a08
 def tokenize(
@@ -187,27 +183,6 @@ class Reader:
     def max_tokens(self): # of one forward pass; on the CPU what fits into its caches is faster than what is large
         return self.config.max_tokens or (512 if self.base.device.type == "cpu" else 8192)
 
-# %% ../nbs/40_features.ipynb #262fd2bb
-def _model_context(base, asked):
-    config = base.model.config.get_text_config()
-    most = getattr(config, "max_position_embeddings", None)
-    if asked is None and most is None:
-        raise InputError(f"{base.name} doesn't tell how long a text it can read. Give the context in tokens.")
-    if asked is not None and most is not None and asked > most:
-        raise InputError(f"context is {asked}, but {base.name} can read {most} tokens at once. Give at most {most}.")
-    return most if asked is None else asked
-
-# %% ../nbs/40_features.ipynb #62003602
-def _working_head(model, full, last):
-    "The head, if it gives the model's logits from the last hidden state."
-    head = model.get_output_embeddings()
-    changed = getattr(model.config.get_text_config(), "final_logit_softcapping", None) is not None
-    trunk = getattr(model, model.base_model_prefix, None)
-    if head is None or changed or trunk in (None, model): return None
-    own = head(last)
-    same = own.shape == full.shape and (own - full).abs().max() <= 1e-4 * full.abs().max()
-    return head if same else None
-
 # %% ../nbs/40_features.ipynb #0213f372
 @torch.inference_mode()
 def open_reader(
@@ -220,10 +195,19 @@ def open_reader(
     ids = torch.zeros((1, 2), dtype=torch.long, device=base.device)
     out = base.model(input_ids=ids, output_hidden_states=True, use_cache=False)
     last, n_layers = out.hidden_states[-1], len(out.hidden_states) - 1
-    head = _working_head(base.model, out.logits, last)
-    linear = fast_linear(base.model)
-    reader = Reader(base, config, _model_context(base, config.context), n_layers, last.shape[-1], out.logits.shape[-1],
-                    head, begin, linear)
+    about, head = base.model.config.get_text_config(), base.model.get_output_embeddings()
+    trunk = getattr(base.model, base.model.base_model_prefix, None)
+    if getattr(about, "final_logit_softcapping", None) is not None or trunk in (None, base.model): head = None
+    if head is not None: # whether it gives the model's logits from the last hidden state
+        own, full = head(last), out.logits
+        if not (own.shape == full.shape and (own - full).abs().max() <= 1e-4 * full.abs().max()): head = None
+    linear, most = fast_linear(base.model), getattr(about, "max_position_embeddings", None)
+    context = most if config.context is None else config.context
+    if context is None:
+        raise InputError(f"{base.name} doesn't tell how long a text it can read. Give the context in tokens.")
+    if most is not None and context > most:
+        raise InputError(f"context is {context}, but {base.name} can read {most} tokens at once. Give at most {most}.")
+    reader = Reader(base, config, context, n_layers, last.shape[-1], out.logits.shape[-1], head, begin, linear)
     if bad := [k for k in reader.layers if k > n_layers]:
         raise InputError(f"Layer {bad[0]} doesn't exist: {base.name} has the layers 0 (embeddings) to {n_layers}.")
     return reader
@@ -244,34 +228,6 @@ def exact_linear(
     y = product(w.contiguous(), p.contiguous(), bias)
     for w, p in rest: y.add_(product(w.contiguous(), p.contiguous()))
     return y
-
-# %% ../nbs/40_features.ipynb #7d997889
-@contextmanager
-def _ready(reader):
-    "While inside, the model multiplies matrices in this machine's best way."
-    model, forwards = reader.base.model, {}
-    if reader.linear == "onednn":
-        linears = ((n, m) for n, m in model.named_modules() if type(m) is torch.nn.Linear)
-        forwards = {n: partial(exact_linear, m.weight, m.bias) for n, m in linears}
-    with torch.inference_mode(), patched(model, forwards): yield
-
-# %% ../nbs/40_features.ipynb #b6aa1c8b
-def _inputs(reader, batch, texts):
-    "Ids and mask of windows side by side, each (n_windows, longest), padded on the right; no mask without padding."
-    rows = [([reader.begin] if w.begin else []) + texts[w.passage].ids[w.start:w.stop].tolist() for w in batch]
-    n = max(map(len, rows))
-    ids = torch.tensor([r + [0] * (n - len(r)) for r in rows], device=reader.base.device)
-    mask = torch.tensor([[1] * len(r) + [0] * (n - len(r)) for r in rows], device=reader.base.device)
-    return ids, None if mask.all() else mask
-
-# %% ../nbs/40_features.ipynb #929cb71a
-def _forward(reader, ids, mask):
-    "Hidden states of all layers if any is wanted, and for each position what logits are made of."
-    model, wants = reader.base.model, bool(reader.layers)
-    run = model if reader.head is None else getattr(model, model.base_model_prefix)
-    out = run(input_ids=ids, attention_mask=mask, use_cache=False, output_hidden_states=wants, return_dict=True)
-    x = out.logits if reader.head is None else out.last_hidden_state
-    return out.hidden_states, x.flatten(0, 1) # (n_windows * longest, n_vocab or n_features)
 
 # %% ../nbs/40_features.ipynb #0dc05c83
 _HEAD_BYTES = 2**26 # of logits that are held at once
@@ -296,26 +252,19 @@ def log_losses(
 # %% ../nbs/40_features.ipynb #b039dc3c
 _SPACES = [c for c in map(chr, range(0x3001)) if c.isspace()] # the last one is the ideographic space
 
-def _byte_letters():
-    "How byte-level tokenizers write white space."
-    from tokenizers import pre_tokenizers
-    pre = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    return tuple(pre.pre_tokenize_str(c)[0][0] for c in _SPACES)
-
-# %% ../nbs/40_features.ipynb #6a609cb7
-def _space_marks(tokenizer):
-    "What tokens that begin with white space begin with; empty if the tokenizer doesn't mark them."
-    backend = json.loads(tokenizer.backend_tokenizer.to_str())
-    parts = json.dumps([backend.get(k) for k in ("normalizer", "pre_tokenizer", "decoder")], ensure_ascii=False)
-    if '"ByteLevel"' in parts: return _byte_letters()
-    return ("▁", *(f"<0x{ord(c):02X}>" for c in _SPACES if ord(c) < 128)) if "▁" in parts else ()
-
-# %% ../nbs/40_features.ipynb #3013cdd6
 def word_enders(
     tokenizer # a fast one of transformers
 ) -> np.ndarray: # ids of the tokens that end the word before them, sorted
     "Tokens that begin with white space, and those that end a text."
-    marks, added, vocab = _space_marks(tokenizer), tokenizer.get_added_vocab(), tokenizer.get_vocab()
+    from tokenizers import pre_tokenizers
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    parts = json.dumps([backend.get(k) for k in ("normalizer", "pre_tokenizer", "decoder")], ensure_ascii=False)
+    marks = () # what tokens that begin with white space begin with; empty if the tokenizer doesn't mark them
+    if '"ByteLevel"' in parts:
+        letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        marks = tuple(letters.pre_tokenize_str(c)[0][0] for c in _SPACES)
+    elif "▁" in parts: marks = ("▁", *(f"<0x{ord(c):02X}>" for c in _SPACES if ord(c) < 128))
+    added, vocab = tokenizer.get_added_vocab(), tokenizer.get_vocab()
     marked = {i for t, i in vocab.items() if t.startswith(marks) and t not in added} # an empty tuple fits none
     if not marked:
         raise InputError("correction is for tokenizers that write a word with the space before it (byte-level BPE, "
@@ -338,7 +287,12 @@ class Plan:
     def n_items(self): return int(self.items[-1])
 
 # %% ../nbs/40_features.ipynb #112791a1
-def _pooled(text, level, pool, n_items):
+def pooled_tokens(
+    text: TokenizedPassage,
+    level: str, # as in ReadConfig
+    pool: str, # as in ReadConfig
+    n_items: int # of the text
+) -> tuple: # item, token and weight, each (n,), sorted by token
     "Which token goes with which weight into which item of its text."
     tokens = np.arange(len(text.ids))
     item = np.zeros_like(tokens) if level == "passage" else text.word
@@ -362,36 +316,26 @@ def make_plan(
     passages: list # of Passage, with a name each
 ) -> Plan:
     "Tokenise, cut into windows, and say where everything goes."
-    passages, config = _checked_passages(passages), reader.config
-    texts = tokenize(reader.base.tokenizer, passages)
-    for p, t in zip(passages, texts, strict=True): _check_ids(p, t, reader)
-    cuts = [windows(len(t.ids), reader.context, config.begin, i) for i, t in enumerate(texts)]
-    counts = [len(p.spans) if config.level == "word" else 1 for p in passages]
-    items = np.cumsum([0, *counts])
-    pool = [_pooled(t, config.level, config.pool, n) for t, n in zip(texts, counts, strict=True)]
-    pool = [(item + first, *rest) for (item, *rest), first in zip(pool, items, strict=False)]
-    return Plan(passages, texts, list(itertools.chain(*cuts)), np.cumsum([0] + [len(t.ids) + 1 for t in texts]), items,
-                pool)
-
-# %% ../nbs/40_features.ipynb #f582d19f
-def _checked_passages(passages):
-    if isinstance(passages, Passage): passages = [passages]
-    passages = list(passages)
+    passages, config = [passages] if isinstance(passages, Passage) else list(passages), reader.config
     if not passages: raise InputError("There is no passage to read. Give at least one.")
     if bad := [p for p in passages if not isinstance(p, Passage)]:
         raise InputError(f"{bad[0]!r} is no Passage. Make one with split_words, join_words or locate_words.")
-    names = [p.name for p in passages]
-    if twice := next((n for n, k in Counter(names).items() if k > 1), None):
+    if twice := next((n for n, k in Counter(p.name for p in passages).items() if k > 1), None):
         raise InputError(f"Two passages are called {twice!r}. Give each a name of its own.")
-    return passages
-
-# %% ../nbs/40_features.ipynb #4e0ee3fe
-def _check_ids(passage, text, reader):
-    if not len(text.ids):
-        raise InputError(f"The passage {passage.name!r} gives no token. Leave it out, or use another tokenizer.")
-    if text.ids.max() >= reader.n_vocab:
-        raise InputError(f"{passage.name!r} gives the token {text.ids.max()}, but {reader.base.name} knows "
-                         f"{reader.n_vocab}. Open the model with the tokenizer that it was trained with.")
+    texts = tokenize(reader.base.tokenizer, passages)
+    for p, t in zip(passages, texts, strict=True):
+        if not len(t.ids):
+            raise InputError(f"The passage {p.name!r} gives no token. Leave it out, or use another tokenizer.")
+        if t.ids.max() >= reader.n_vocab:
+            raise InputError(f"{p.name!r} gives the token {t.ids.max()}, but {reader.base.name} knows "
+                             f"{reader.n_vocab}. Open the model with the tokenizer that it was trained with.")
+    cuts = [windows(len(t.ids), reader.context, config.begin, i) for i, t in enumerate(texts)]
+    counts = [len(p.spans) if config.level == "word" else 1 for p in passages]
+    items = np.cumsum([0, *counts])
+    pool = [pooled_tokens(t, config.level, config.pool, n) for t, n in zip(texts, counts, strict=True)]
+    pool = [(item + first, *rest) for (item, *rest), first in zip(pool, items, strict=False)]
+    return Plan(passages, texts, list(itertools.chain(*cuts)), np.cumsum([0] + [len(t.ids) + 1 for t in texts]), items,
+                pool)
 
 # %% ../nbs/40_features.ipynb #f9bec455
 _BLOCK_BYTES = 2**27 # of hidden states that are held at once
@@ -401,15 +345,6 @@ class Block:
     "Neighbouring windows that are read and stored together."
     windows: slice # of all windows
     items: slice # of all items: those that end in these windows
-
-# %% ../nbs/40_features.ipynb #d50d758d
-def _finished(plan, i):
-    "How many items end with window i or before, and whether none goes on behind it."
-    w = plan.windows[i]
-    item, token, _ = plan.pool[w.passage]
-    j = np.searchsorted(token, w.stop)
-    if j == len(item): return int(plan.items[w.passage + 1]), True
-    return int(item[j]), j == 0 or item[j - 1] < item[j]
 
 # %% ../nbs/40_features.ipynb #e9724182
 def make_blocks(
@@ -421,7 +356,11 @@ def make_blocks(
     row, begun, items, tokens, out = 4 * max(1, len(reader.layers)) * reader.n_features, 0, 0, 0, []
     for i, w in enumerate(plan.windows):
         tokens += w.stop - w.first
-        (n, clean), last = _finished(plan, i), i + 1 == len(plan.windows)
+        item, token, _ = plan.pool[w.passage]
+        j = int(np.searchsorted(token, w.stop)) # items before it end with this window
+        n = int(plan.items[w.passage + 1] if j == len(item) else item[j])
+        clean = j in (0, len(item)) or item[j - 1] < item[j] # none goes on behind it
+        last = i + 1 == len(plan.windows)
         full = tokens * row >= most_bytes or tokens >= 64 * reader.max_tokens
         if not last and not (full and clean): continue
         out.append(Block(slice(begun, i + 1), slice(items, n)))
@@ -451,9 +390,9 @@ def batches(
         yield rest[:take]
         rest = rest[take:]
 
-# %% ../nbs/40_features.ipynb #46297c78
-def _places(reader, plan, batch, longest):
-    "For each scored token of a batch its position there, its id and its slot; a text's end is scored for correction."
+# %% ../nbs/40_features.ipynb #e6b4c4b2
+def _score(reader, plan, batch, x, longest, enders, found):
+    "Surprisal of a batch's tokens into their slots; a text's end is scored, too, for correction."
     position, target, slot = [], [], []
     for row, w in enumerate(batch):
         text, ends = plan.texts[w.passage], reader.config.correction and w.stop == len(plan.texts[w.passage].ids)
@@ -463,12 +402,7 @@ def _places(reader, plan, batch, longest):
         position.append(row * longest + column)
         target.append(np.append(text.ids, 0)[token])
         slot.append(plan.slots[w.passage] + token)
-    return tuple(map(np.concatenate, (position, target, slot)))
-
-# %% ../nbs/40_features.ipynb #e6b4c4b2
-def _score(reader, plan, batch, x, longest, enders, found):
-    "Surprisal of a batch's tokens into their slots."
-    position, target, slot = _places(reader, plan, batch, longest)
+    position, target, slot = map(np.concatenate, (position, target, slot))
     to = lambda a: torch.from_numpy(a).to(x.device)
     found.surprisal[slot], found.ending[slot] = log_losses(reader.head, x[to(position)], to(target), reader.n_vocab,
                                                            None if enders is None else to(enders))
@@ -498,38 +432,31 @@ def read_block(
     stop: StopRequest | None = None # looked at before every batch
 ) -> torch.Tensor: # (n_layers, n_items, n_features) float32
     "Read the windows of a block."
-    n = block.items.stop - block.items.start
-    into = torch.zeros((len(reader.layers), n, reader.n_features), device=reader.base.device)
+    n, model, device = block.items.stop - block.items.start, reader.base.model, reader.base.device
+    run = model if reader.head is None else getattr(model, model.base_model_prefix)
+    into = torch.zeros((len(reader.layers), n, reader.n_features), device=device)
     for batch in batches(plan.windows[block.windows], reader.max_tokens):
         if stop: raise Stopped(stop.reason)
-        ids, mask = _inputs(reader, batch, plan.texts)
-        hidden, x = _forward(reader, ids, mask)
-        _score(reader, plan, batch, x, ids.shape[1], enders, found)
-        if n: _pool(reader, plan, batch, hidden, ids.shape[1], block.items, into)
+        rows = [([reader.begin] if w.begin else []) + plan.texts[w.passage].ids[w.start:w.stop].tolist() for w in batch]
+        longest = max(map(len, rows))
+        ids = torch.tensor([r + [0] * (longest - len(r)) for r in rows], device=device) # padded on the right
+        mask = torch.tensor([[1] * len(r) + [0] * (longest - len(r)) for r in rows], device=device)
+        out = run(input_ids=ids, attention_mask=None if mask.all() else mask, use_cache=False,
+                  output_hidden_states=bool(reader.layers), return_dict=True)
+        x = out.logits if reader.head is None else out.last_hidden_state
+        _score(reader, plan, batch, x.flatten(0, 1), longest, enders, found) # (n_windows * longest, ...)
+        if n: _pool(reader, plan, batch, out.hidden_states, longest, block.items, into)
     found.done = block.windows.stop
     return into
 
-# %% ../nbs/40_features.ipynb #6e5dc188
-def _edges(text):
-    "Words that have tokens of their own, and the first token and the one behind the last of each."
-    at = np.flatnonzero(text.word >= 0)
-    words, first = np.unique(text.word[at], return_index=True)
-    behind = np.append(first[1:], len(at)) - 1 # the last of each among those in words
-    return words, at[first], at[behind] + 1
-
-# %% ../nbs/40_features.ipynb #4df999e5
-def _corrected(plan, i, found, marked):
-    "What each word of text i gains behind it and loses before it (nats), and how many boundaries aren't marked."
-    text, a = plan.texts[i], plan.slots[i]
-    words, first, behind = _edges(text)
-    cost = np.where(np.append(marked[text.ids], True), found.ending[a:a + len(text.ids) + 1], 0) # by token, and the end
-    out = np.zeros(len(plan.passages[i].spans))
-    out[words] = cost[behind] - np.where(first > 0, cost[first], 0)
-    return out, int((~marked[text.ids[first[first > 0]]]).sum())
-
 # %% ../nbs/40_features.ipynb #aecb6930
-def _item_surprisal(reader, plan, found, enders):
-    "Surprisal (nats) and number of tokens of each item, and how many boundaries between words aren't marked."
+def item_surprisal(
+    reader: Reader,
+    plan: Plan,
+    found: Progress, # of all windows
+    enders: np.ndarray | None = None # of `word_enders`; None: nothing is corrected
+) -> tuple: # surprisal (nats) and number of tokens, each (n_items,); how many boundaries between words aren't marked
+    "Tokens added up to words or passages, corrected for where words end if that is asked for."
     total, count, unmarked = np.zeros(plan.n_items), np.zeros(plan.n_items, np.int64), 0
     marked = np.zeros(reader.n_vocab, bool)
     if enders is not None: marked[enders] = True
@@ -540,9 +467,15 @@ def _item_surprisal(reader, plan, found, enders):
         np.add.at(total[a:b], item[own], nats[own])
         np.add.at(count[a:b], item[own], 1)
         if enders is None: continue
-        gain, n = _corrected(plan, i, found, marked)
+        at = np.flatnonzero(text.word >= 0)
+        words, edge = np.unique(text.word[at], return_index=True) # words that have tokens of their own
+        first, behind = at[edge], at[np.append(edge[1:], len(at)) - 1] + 1
+        ending = found.ending[plan.slots[i]:plan.slots[i + 1]] # by token, and the end
+        cost = np.where(np.append(marked[text.ids], True), ending, 0)
+        gain = np.zeros(b - a)
+        gain[words] = cost[behind] - np.where(first > 0, cost[first], 0) # gains behind it, loses before it
         total[a:b] += gain
-        unmarked += n
+        unmarked += int((~marked[text.ids[first[first > 0]]]).sum())
     return total, count, unmarked
 
 # %% ../nbs/40_features.ipynb #40fc81a3
@@ -566,7 +499,7 @@ def _about(reader, plan, unmarked):
 def _dataset(reader, plan, found, enders): # -> xarray Dataset without hidden states
     "What was read, item by item."
     import xarray as xr
-    total, count, unmarked = _item_surprisal(reader, plan, found, enders)
+    total, count, unmarked = item_surprisal(reader, plan, found, enders)
     if reader.config.units == "bits": total = total / math.log(2)
     sizes, words = np.diff(plan.items), reader.config.level == "word"
     coords = dict(passage=("item", np.repeat([p.name for p in plan.passages], sizes)))
@@ -582,24 +515,32 @@ def _run(reader, plan, keep, found, show=None, stop=None, kept="nothing was kept
     enders = word_enders(reader.base.tokenizer) if reader.config.correction else None
     blocks = make_blocks(reader, plan)
     show = len(plan.windows) > 1 if show is None else show
-    n, label = len(plan.windows), "reading"
-    with stoppable(stop) as request, _ready(reader), progress(n, label, found.done, show, "window") as bar:
+    n, label, model, forwards = len(plan.windows), "reading", reader.base.model, {}
+    if reader.linear == "onednn":
+        linears = ((n, m) for n, m in model.named_modules() if type(m) is torch.nn.Linear)
+        forwards = {n: partial(exact_linear, m.weight, m.bias) for n, m in linears}
+    with (stoppable(stop) as request, torch.inference_mode(), patched(model, forwards),
+          progress(n, label, found.done, show, "window") as bar):
         for block in blocks:
             if block.windows.stop <= found.done: continue
             try: keep(block.items, read_block(reader, plan, block, found, enders, request))
             except Stopped as e: raise Stopped(f"Stopped by {e} after {found.done} of {n} windows; {kept}.") from None
             bar.update(block.windows.stop - block.windows.start)
             announce("reading", done=found.done, windows=n)
-    _check_numbers(reader, plan, found)
-    return _dataset(reader, plan, found, enders)
-
-# %% ../nbs/40_features.ipynb #1c2e833c
-def _check_numbers(reader, plan, found):
     scored = np.ones(len(found.surprisal), bool)
     scored[plan.slots[1:] - 1] = False # where texts end
     if reader.config.begin == "none": scored[plan.slots[:-1]] = False
     if np.isnan(found.surprisal[scored]).any():
         raise InputError(f"{reader.base.name} gives logits that are NaN. Look at the model's weights.")
+    return _dataset(reader, plan, found, enders)
+
+# %% ../nbs/40_features.ipynb #38cb8d3a
+def _put(array, items, states): # an array of NumPy or zarr
+    if not states.numel(): return
+    fits = torch.finfo(getattr(torch, str(array.dtype))).max
+    if (most := float(states.abs().max())) > fits:
+        raise InputError(f"A hidden state is {most:.3g}, which dtype {array.dtype} can't hold. Use dtype='float32'.")
+    array[:, items] = states.cpu().numpy().astype(array.dtype)
 
 # %% ../nbs/40_features.ipynb #3a5310e8
 def read(
@@ -619,16 +560,12 @@ def read(
     out = _run(reader, plan, partial(_put, hidden), found, show, stop)
     return out.assign(hidden=(("layer", "item", "feature"), hidden)) if reader.layers else out
 
-# %% ../nbs/40_features.ipynb #38cb8d3a
-def _put(array, items, states): # an array of NumPy or zarr
-    if not states.numel(): return
-    fits = torch.finfo(getattr(torch, str(array.dtype))).max
-    if (most := float(states.abs().max())) > fits:
-        raise InputError(f"A hidden state is {most:.3g}, which dtype {array.dtype} can't hold. Use dtype='float32'.")
-    array[:, items] = states.cpu().numpy().astype(array.dtype)
-
 # %% ../nbs/40_features.ipynb #01e73587
-def _key(reader, plan):
+def plan_key(
+    reader: Reader,
+    plan: Plan
+) -> str: # hexadecimal
+    "What a reading that was planned is known by in a cache."
     texts = [[p.name, p.text, hashlib.sha256(p.spans.tobytes()).hexdigest()] for p in plan.passages]
     about = dict(format=2, digest=reader.base.digest, model=type(reader.base.model).__name__, begin=reader.begin,
                  context=reader.context, config=to_dict(reader.config), texts=texts)
@@ -642,41 +579,30 @@ def read_key(
 ) -> str: # hexadecimal
     "What a reading is known by in a cache."
     reader = open_reader(base, config or ReadConfig())
-    return _key(reader, make_plan(reader, passages))
-
-# %% ../nbs/40_features.ipynb #98c68645
-def _new_store(reader, plan, folder):
-    "An empty zarr store with room for the hidden states."
-    import zarr
-    group, n = zarr.create_group(folder, zarr_format=3), plan.n_items
-    if not reader.layers: return
-    per_chunk = max(1, min(n, 2**22 // (4 * reader.n_features))) # items of a chunk of about 4 MB
-    group.create_array("hidden", shape=(len(reader.layers), n, reader.n_features), dtype=reader.config.dtype,
-                       chunks=(1, per_chunk, reader.n_features), fill_value=np.nan,
-                       compressors=[zarr.codecs.ZstdCodec(level=1), zarr.codecs.Crc32cCodec()],
-                       dimension_names=("layer", "item", "feature"))
-
-# %% ../nbs/40_features.ipynb #664f98d9
-def _is_whole(folder, n_items):
-    "Whether the first items of a store are all there; what is missing reads as nan."
-    import zarr
-    try: group = zarr.open_group(folder, mode="r", zarr_format=3)
-    except (OSError, ValueError): return False
-    layers = range(group["hidden"].shape[0]) if "hidden" in group else ()
-    return not any(np.isnan(group["hidden"][k, :n_items]).any() for k in layers)
+    return plan_key(reader, make_plan(reader, passages))
 
 # %% ../nbs/40_features.ipynb #e912b1a4
 def _saved_progress(reader, plan, folder):
     "How far an interrupted reading came; a fresh store where there is none that can be gone on with."
+    import zarr
     try:
         found, meta = read_tensors(folder/"progress.safetensors")
-        if _is_whole(folder/"data", meta["n_items"]):
+        try: group = zarr.open_group(folder/"data", mode="r", zarr_format=3)
+        except (OSError, ValueError) as e: raise FileNotFoundError(folder/"data") from e
+        layers = range(group["hidden"].shape[0]) if "hidden" in group else ()
+        if not any(np.isnan(group["hidden"][k, :meta["n_items"]]).any() for k in layers): # missing chunks read as nan
             for p in (folder/"data").rglob("*.partial"): p.unlink() # what zarr was writing when a kill came
             return Progress(found["surprisal"].numpy(), found["ending"].numpy(), meta["done"])
     except (FileNotFoundError, DamagedFileError): pass
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    _new_store(reader, plan, folder/"data")
+    group, n = zarr.create_group(folder/"data", zarr_format=3), plan.n_items
+    if reader.layers:
+        per_chunk = max(1, min(n, 2**22 // (4 * reader.n_features))) # items of a chunk of about 4 MB
+        group.create_array("hidden", shape=(len(reader.layers), n, reader.n_features), dtype=reader.config.dtype,
+                           chunks=(1, per_chunk, reader.n_features), fill_value=np.nan,
+                           compressors=[zarr.codecs.ZstdCodec(level=1), zarr.codecs.Crc32cCodec()],
+                           dimension_names=("layer", "item", "feature"))
     return Progress.fresh(plan.slots[-1])
 
 # %% ../nbs/40_features.ipynb #ced1c146
@@ -703,9 +629,11 @@ def _finish_store(dataset, folder):
         if left.is_dir() and left.name != "hidden": shutil.rmtree(left)
     text = {k: v.astype(object) for k, v in dataset.variables.items() if v.dtype.kind == "U"}
     dataset.assign(text).to_zarr(folder, mode="a", zarr_format=3, consolidated=False)
-    _seal_store(folder)
+    seal_store(folder)
 
-def _seal_store(folder):
+def seal_store(
+    folder # a store
+):
     "Note the checksum of each file of a store in its zarr.json, and of that in itself."
     path = Path(folder)/"zarr.json"
     about = json.loads(path.read_bytes())
@@ -713,48 +641,39 @@ def _seal_store(folder):
     about["attributes"]["seal"] = _seal(about)
     path.write_text(json.dumps(about, indent=1))
 
-# %% ../nbs/40_features.ipynb #be194263
-def _check_sums(path):
-    "Compare every file of a stored reading with its checksum: a flipped bit is found before anything is read."
-    if not (path/"zarr.json").is_file(): raise _damaged(path/"zarr.json", "it is missing", path)
-    about = json.loads((path/"zarr.json").read_bytes())
-    if about["attributes"]["seal"] != _seal(about): raise _damaged(path/"zarr.json", "it isn't what was written", path)
-    told, there = about["attributes"]["sums"], _sums(path)
-    for name in sorted(told.keys() | there.keys()):
-        if told.get(name) != there.get(name):
-            why = "missing" if name not in there else "not part of it" if name not in told else "altered"
-            raise _damaged(path/name, f"it is {why}", path)
-
 # %% ../nbs/40_features.ipynb #b981a1d5
 def open_reading(
     path, # a KEY.zarr that `read` stored
-    max_bytes: float = 1e12 # what its arrays may take if they were read whole
+    max_bytes: float = 1e12, # what its arrays may take if they were read whole
+    sealed: bool = False # it has just been checked or written: checksums of gigabytes take their time
 ): # -> xarray Dataset; hidden states are read when they are asked for
-    "A stored reading."
+    "A stored reading. Every file is compared with its checksum before anything is read."
+    import xarray as xr
     import zarr
     path = Path(path)
     if not path.is_dir(): raise FileNotFoundError(f"There is no stored reading {path}.")
+    def damaged(file, why):
+        return DamagedFileError(f"{file} is damaged: {why}. Delete the folder {path}; it will be read again.")
     with parsing(path, "Delete this folder; it will be read again."):
-        _check_sums(path)
-        check_arrays(zarr.open_group(path, mode="r", zarr_format=3), file_starts(path), path, max_bytes)
-        return _opened(path, min(max_bytes, 4e9))
-
-def _opened(path, max_bytes=4e9):
-    "As `open_reading`, of what was checked or has just been sealed: checksums of gigabytes take their time."
-    import xarray as xr
-    found = xr.open_zarr(path, consolidated=False, zarr_format=3, chunks=None)
-    for k in ("sums", "seal"): del found.attrs[k]
-    return texts_as_str(found, path, max_bytes)
-
-# %% ../nbs/40_features.ipynb #10ce7197
-def _damaged(path, why, folder):
-    return DamagedFileError(f"{path} is damaged: {why}. Delete the folder {folder}; it will be read again.")
+        if not sealed:
+            if not (path/"zarr.json").is_file(): raise damaged(path/"zarr.json", "it is missing")
+            about = json.loads((path/"zarr.json").read_bytes())
+            if about["attributes"]["seal"] != _seal(about): raise damaged(path/"zarr.json", "it isn't what was written")
+            told, there = about["attributes"]["sums"], _sums(path)
+            for name in sorted(told.keys() | there.keys()):
+                if told.get(name) != there.get(name):
+                    why = "missing" if name not in there else "not part of it" if name not in told else "altered"
+                    raise damaged(path/name, f"it is {why}")
+            check_arrays(zarr.open_group(path, mode="r", zarr_format=3), file_starts(path), path, max_bytes)
+        found = xr.open_zarr(path, consolidated=False, zarr_format=3, chunks=None)
+        for k in ("sums", "seal"): del found.attrs[k]
+        return texts_as_str(found, path, min(max_bytes, 4e9))
 
 # %% ../nbs/40_features.ipynb #52962c90
 def _read_cached(reader, plan, cache, show, stop):
     "A stored reading, made if it isn't there."
     from filelock import FileLock
-    path = cache/f"{_key(reader, plan)}.zarr"
+    path = cache/f"{plan_key(reader, plan)}.zarr"
     folder = path.with_suffix(".partial")
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
@@ -769,7 +688,7 @@ def _read_cached(reader, plan, cache, show, stop):
             _finish_store(done, folder/"data")
             os.replace(folder/"data", whole)
         shutil.rmtree(folder)
-    return _opened(path)
+    return open_reading(path, sealed=True)
 
 # %% ../nbs/40_features.ipynb #40c2ff05
 def token_surprisal(
@@ -798,29 +717,23 @@ def welch(
 ) -> tuple: # t and two-sided p, each (...)
     "Welch's t-test of two means; of two constants t is 0 if they are equal, otherwise infinite."
     from scipy.stats import t as student
-    (m1, v1, n1), (m2, v2, n2) = map(_mean_error, (first, second))
+    def mean_error(x): # mean, its squared standard error, and the number of samples; a constant has exactly no error
+        x = np.asarray(x, np.float64)
+        fixed = x.max(0) == x.min(0)
+        return np.where(fixed, x[0], x.mean(0)), np.where(fixed, 0., x.var(0, ddof=1) / len(x)), len(x)
+    (m1, v1, n1), (m2, v2, n2) = map(mean_error, (first, second))
     with np.errstate(divide="ignore", invalid="ignore"):
         t = np.where(m1 == m2, 0., (m1 - m2) / np.sqrt(v1 + v2))
         df = (v1 + v2) ** 2 / (v1 ** 2 / (n1 - 1) + v2 ** 2 / (n2 - 1)) # Welch-Satterthwaite
     p = 2 * student.sf(np.abs(t), np.where(np.isfinite(df), df, 1.))
     return t, np.where(t == 0, 1., p)
 
-# %% ../nbs/40_features.ipynb #198f100b
-def _mean_error(x): # mean, its squared standard error, and the number of samples; a constant has exactly no error
-    x = np.asarray(x, np.float64)
-    fixed = x.max(0) == x.min(0)
-    return np.where(fixed, x[0], x.mean(0)), np.where(fixed, 0., x.var(0, ddof=1) / len(x)), len(x)
-
-# %% ../nbs/40_features.ipynb #e2a81f97
-def _checked_stimuli(texts, what):
-    if isinstance(texts, str): raise InputError(f"{what} is one string, but must be a list of texts.")
-    texts = list(texts)
-    if not texts: raise InputError(f"The set of {what} is empty. A localiser compares sentences with nonwords.")
-    if len(texts) < 2: raise InputError(f"There is one text in {what}, but a variance needs at least 2. Give more.")
-    return [split_words(f"{what} {i}", t) for i, t in enumerate(texts)]
-
 # %% ../nbs/40_features.ipynb #b070aa48
-def _n_asked(top, n_units):
+def n_asked_units(
+    top, # a share of all units (0.01) or their number (100)
+    n_units: int # that there are
+) -> int: # at least 1
+    "How many units are asked for."
     if isinstance(top, (float, np.floating)): return max(1, int(check_fraction(top, "top") * n_units))
     if check_positive(top, "top") > n_units: raise InputError(f"top is {top}, but there are {n_units} units.")
     return int(top)
@@ -833,7 +746,7 @@ def select_units(
     alpha: float | None = 0.05 # largest q of a selected unit; None: significance isn't asked for
 ) -> np.ndarray: # bool, in the shape of t
     "The units with the largest t; of equal ones the first. Only those that respond more to sentences."
-    asked, out = _n_asked(top, t.size), np.zeros(t.size, bool)
+    asked, out = n_asked_units(top, t.size), np.zeros(t.size, bool)
     best = np.argsort(-t.ravel(), kind="stable")[:asked]
     out[best] = (t.ravel()[best] > 0) & ((q.ravel()[best] <= alpha) if alpha is not None else True)
     if not out.any():
@@ -857,7 +770,13 @@ def localize(
     "Units that respond more to sentences than to nonwords."
     import xarray as xr
     from scipy.stats import false_discovery_control
-    sets = [_checked_stimuli(s, w) for s, w in ((sentences, "sentences"), (nonwords, "nonwords"))]
+    sets = []
+    for what, texts in dict(sentences=sentences, nonwords=nonwords).items():
+        if isinstance(texts, str): raise InputError(f"{what} is one string, but must be a list of texts.")
+        texts = list(texts)
+        if not texts: raise InputError(f"The set of {what} is empty. A localiser compares sentences with nonwords.")
+        if len(texts) < 2: raise InputError(f"There is one text in {what}, but a variance needs at least 2. Give more.")
+        sets.append([split_words(f"{what} {i}", t) for i, t in enumerate(texts)])
     if layers is None: layers = tuple(range(1, open_reader(base, ReadConfig(layers="none")).n_layers + 1))
     found = read(base, sets[0] + sets[1], ReadConfig(level="passage", pool=pool, layers=layers), **options)
     x = found.hidden.values # (n_layers, n_texts, n_features)
@@ -870,16 +789,7 @@ def localize(
     return xr.Dataset(dict(t=(dims, t), p=(dims, p), q=(dims, q), selected=(dims, select_units(t, q, top, alpha))),
                       dict(layer=found.layer.values), dict(
         base=base.name, digest=base.digest, n_sentences=len(sets[0]), n_nonwords=len(sets[1]), pool=pool, top=top,
-        n_asked=_n_asked(top, t.size), alpha=np.nan if alpha is None else alpha, absolute=int(absolute)))
-
-# %% ../nbs/40_features.ipynb #f8aa8ba6
-def _langloc_row(row, where, lower):
-    words = [row.get(f"stim{i}") for i in range(2, 14)]
-    if None in words or row.get("stim14") not in ("S", "N"):
-        raise InputError(f"{where} must have twelve words, stim2 to stim13, and the condition S or N as stim14. It has "
-                         f"{row}.")
-    text = " ".join(w.strip() for w in words)
-    return row["stim14"], text.lower() if lower else text
+        n_asked=n_asked_units(top, t.size), alpha=np.nan if alpha is None else alpha, absolute=int(absolute)))
 
 # %% ../nbs/40_features.ipynb #fd2745ea
 def read_langloc(
@@ -895,14 +805,17 @@ def read_langloc(
     for file in files:
         with parsing(file), open(file, encoding="utf-8-sig", newline="") as f:
             for i, row in enumerate(csv.DictReader(f)):
-                kind, text = _langloc_row(row, f"{file.name}, row {i + 1},", lower)
-                found[kind].append(text)
+                words, kind = [row.get(f"stim{k}") for k in range(2, 14)], row.get("stim14")
+                if None in words or kind not in found:
+                    raise InputError(f"{file.name}, row {i + 1}, must have twelve words, stim2 to stim13, and the "
+                                     f"condition S or N as stim14. It has {row}.")
+                text = " ".join(w.strip() for w in words)
+                found[kind].append(text.lower() if lower else text)
     return found["S"], found["N"]
 
 # %% ../nbs/40_features.ipynb #cc196e55
 _LETTERS = ("aeiou", "bcdfghjklmnpqrstvwxyz")
 
-# %% ../nbs/40_features.ipynb #0cf4903d
 def nonword(
     word: str,
     rng: np.random.Generator, # decides the letters
@@ -910,16 +823,15 @@ def nonword(
 ) -> str:
     "A word's letters exchanged, each for another vowel or consonant; what isn't an English letter stays."
     for _ in range(100):
-        new = "".join(_exchanged(c, rng) for c in word)
+        new = ""
+        for c in word:
+            kind = next((k for k in _LETTERS if c.lower() in k), None)
+            if kind is None: new += c
+            else:
+                other = kind[rng.integers(len(kind))]
+                new += other.upper() if c.isupper() else other
         if new.lower().strip(".,!?") not in known: return new
     raise InputError(f"Every exchange of the letters of {word!r} gives a known word. Leave it out.")
-
-# %% ../nbs/40_features.ipynb #fe4d6b58
-def _exchanged(c, rng):
-    kind = next((k for k in _LETTERS if c.lower() in k), None)
-    if kind is None: return c
-    new = kind[rng.integers(len(kind))]
-    return new.upper() if c.isupper() else new
 
 # %% ../nbs/40_features.ipynb #9213279c
 def toy_langloc(

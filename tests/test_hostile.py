@@ -388,7 +388,7 @@ def test_a_stored_reading_that_claims_a_huge_shape_is_refused(tmp_path):
     path = fuzz._reading(tmp_path)
     meta = json.loads((path / "hidden" / "zarr.json").read_text())
     (path / "hidden" / "zarr.json").write_text(json.dumps(meta | dict(shape=[2, 10**15, 4])))
-    features._seal_store(path)
+    features.seal_store(path)
     refused(EvonbError, "more than max_bytes|chunks", open_reading, path)
 
 

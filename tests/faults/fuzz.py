@@ -752,22 +752,22 @@ def _():
 def _reading(folder):
     import xarray as xr
 
-    from evonb.features import _seal_store
+    from evonb.features import seal_store
 
     path = folder / "KEY.zarr"
     ds = xr.Dataset(dict(hidden=(("layer", "item", "feature"), np.zeros((2, 3, 4), "f4") + 1),
                          surprisal=("item", np.arange(3.0))), dict(item=np.array(["a", "b", "c"], object)))
     ds.to_zarr(path, zarr_format=3, consolidated=False)
-    _seal_store(path)
+    seal_store(path)
     return path
 
 
 def _read_reading(path):
-    from evonb.features import _seal_store, open_reading
+    from evonb.features import open_reading, seal_store
 
     folder = next(p for p in path.parents if p.suffix == ".zarr")
     try:  # the checksums that the store should have, made anew
-        _seal_store(folder)
+        seal_store(folder)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
     return repr(open_reading(folder, MAX_BYTES))
