@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TASK_FORMS', 'BASELINES', 'SPACES', 'open_task', 'BreedConfig', 'RunCache', 'Breeding', 'scored', 'experts_run',
            'expert_base', 'default_tasks', 'make_space', 'failed_experts', 'item_texts', 'check_unread',
-           'method_settings', 'candidates', 'members', 'options_of', 'item_credit', 'resampled', 'compare_credits',
+           'method_settings', 'members', 'candidates', 'options_of', 'item_credit', 'resampled', 'compare_credits',
            'describe_ensemble', 'describe_credit', 'task_score', 'statement', 'breed']
 
 # %% ../nbs/32_breeding.ipynb #242e5d05
@@ -72,25 +72,21 @@ def open_task(
         raise InputError(f"{spec!r} names no task. Write one of: {', '.join(TASK_FORMS)}.")
     sizes = dict(n_validation=n_validation, n_test=n_test)
     if form == "skill": return skill_task(_names(what), seeds, **{k: v for k, v in sizes.items() if v}, name=spec)
-    return _openers(form)(what, seeds=seeds, n_train=n_train, name=spec, **sizes)
-
-# %% ../nbs/32_breeding.ipynb #edc13282
-def _openers(form):
-    "The function that opens a form of task."
     check_choice(form, [f.partition(":")[0] for f in TASK_FORMS], "the form of task")
-    def blimp(what, n_train, **options): return blimp_task(_names(what), **options) # experts read the other half
-    def lm_eval(what, name, **options):
-        made = Task.from_lm_eval(what, **options)
-        made.name = name
-        return made
-    known = dict(blimp=blimp, hellaswag=Task.from_hellaswag, mmlu=Task.from_mmlu)
-    known["lm-eval"] = lm_eval
-    return known.get(form) or (lambda what, **options: Task.from_jsonl(what, kind=form, **options))
+    if form == "blimp": return blimp_task(_names(what), seeds=seeds, name=spec, **sizes) # experts read the other half
+    options = dict(seeds=seeds, n_train=n_train, **sizes)
+    if form == "hellaswag": return Task.from_hellaswag(what, name=spec, **options)
+    if form == "mmlu": return Task.from_mmlu(what, name=spec, **options)
+    if form != "lm-eval": return Task.from_jsonl(what, kind=form, name=spec, **options)
+    made = Task.from_lm_eval(what, **options)
+    made.name = spec
+    return made
 
 # %% ../nbs/32_breeding.ipynb #4e8b9d25
 BASELINES = ("best-expert", "uniform", "sum", "random-search") # beside every evolution, at the same evaluations
 SPACES = ("coefficients", "delta", "factors")
 
+# %% ../nbs/32_breeding.ipynb #d9020781
 @dataclass
 class BreedConfig:
     "All settings of a run of kind population, saved in `run.json`."
@@ -126,22 +122,17 @@ def check(self: BreedConfig) -> BreedConfig: # itself
         raise InputError(f"The task {twice[0]!r} is named twice. Name it once.")
     check_choice(self.space, SPACES, "space")
     check_choice(self.by, ("expert", "layer", "module"), "by")
-    for m in self.methods: self._check_method(m)
+    for m in self.methods:
+        kind = METHODS[check_choice(m, METHODS, "method")]
+        if kind.needs_vectors and self.space != "coefficients":
+            fitting = ", ".join(name for name, k in METHODS.items() if not k.needs_vectors)
+            raise InputError(f"The method {m!r} works on vectors of coefficients, but space is {self.space!r}. Set "
+                             f"space to 'coefficients', or take one of: {fitting}.")
+        check_positive(self.n_individuals, f"n_individuals of {m}", least=kind.least)
     for name in ("budget", "n_seeds", "n_validation", "n_test", "ensemble_size", "n_bootstrap", "max_tokens"):
         check_positive(getattr(self, name), name)
     check_positive(self.n_individuals, "n_individuals", least=2)
     return self
-
-# %% ../nbs/32_breeding.ipynb #a673eb68
-@patch
-def _check_method(self: BreedConfig, name):
-    "Refuse a method before anything is scored."
-    kind = METHODS[check_choice(name, METHODS, "method")]
-    if kind.needs_vectors and self.space != "coefficients":
-        fitting = ", ".join(m for m, k in METHODS.items() if not k.needs_vectors)
-        raise InputError(f"The method {name!r} works on vectors of coefficients, but space is {self.space!r}. Set "
-                         f"space to 'coefficients', or take one of: {fitting}.")
-    check_positive(self.n_individuals, f"n_individuals of {name}", least=kind.least)
 
 # %% ../nbs/32_breeding.ipynb #c4e0d259
 @patch
@@ -167,6 +158,7 @@ class RunCache(Cache):
     def __len__(self): return len(self.where.keys() | self.new.keys())
     def put(self, key, score): self.new[key] = score
 
+# %% ../nbs/32_breeding.ipynb #5f47c3bc
 def _read_batch(path):
     try:
         tensors, meta = read_tensors(path)
@@ -191,7 +183,7 @@ def keep(self: RunCache):
     for key, score in self.new.items(): self._remember(key, score)
     self.new, self.n_batches = {}, self.n_batches + 1
 
-# %% ../nbs/32_breeding.ipynb #998d91ed
+# %% ../nbs/32_breeding.ipynb #643be71c
 @patch
 def get(self: RunCache,
     key: str # of `score_key`
@@ -299,7 +291,7 @@ def _open_tasks(run, config):
     write_json(path, found)
     return made[:len(config.tasks)], made[len(config.tasks):]
 
-# %% ../nbs/32_breeding.ipynb #c9a106f2
+# %% ../nbs/32_breeding.ipynb #c724faa9
 def _open_base(config, experts, device):
     "The base that the experts belong to; others are refused."
     source = config.base or expert_base(config.experts)
@@ -313,38 +305,26 @@ def _open_base(config, experts, device):
         except InputError as e: raise InputError(f"The expert {name} doesn't fit {base.name}. {e}") from None
     return base
 
-# %% ../nbs/32_breeding.ipynb #8fd22195
-@contextmanager
-def _backend(config, base, device, open_backend):
-    "What scores: the base in this process, or what `open_backend` makes of its name, closed at the end."
-    if open_backend is None:
-        yield InProcess(Engine(base.model, base.tokenizer, max_tokens=config.max_tokens))
-        return
-    made = open_backend(config.base or expert_base(config.experts), device)
-    try: yield made
-    finally:
-        if hasattr(made, "close"): made.close()
-
 # %% ../nbs/32_breeding.ipynb #8db72db9
 @contextmanager
 def _open(run, config, device, show, stop, open_backend=None):
-    "Everything a run works with."
+    "Everything a run works with. What scores is the base in this process, or what `open_backend` makes of its name."
     experts = load_experts(config.experts)
     base = _open_base(config, experts, device)
     tasks, held_out = _open_tasks(run, config)
-    with _backend(config, base, device, open_backend) as backend:
+    if open_backend is None: backend = InProcess(Engine(base.model, base.tokenizer, max_tokens=config.max_tokens))
+    else: backend = open_backend(config.base or expert_base(config.experts), device)
+    try:
         fitness = Fitness(backend, tasks, cache=RunCache(run.file("cache")))
-        yield _breeding(run, config, base, experts, tasks, held_out, fitness, show, stop)
-
-# %% ../nbs/32_breeding.ipynb #40e81b5f
-def _breeding(run, config, base, experts, tasks, held_out, fitness, show, stop):
-    left_out = failed_experts(experts, fitness)
-    experts = {n: a for n, a in experts.items() if n not in left_out}
-    if len(experts) < 2:
-        raise InputError(f"{config.experts} has {len(experts)} expert{_told(left_out)}, but a population needs at "
-                         "least two. Train more.")
-    space = make_space(experts, config)
-    return Breeding(run, config, base, experts, tasks, held_out, fitness, space, left_out, show, stop)
+        left_out = failed_experts(experts, fitness)
+        experts = {n: a for n, a in experts.items() if n not in left_out}
+        if len(experts) < 2:
+            raise InputError(f"{config.experts} has {len(experts)} expert{_told(left_out)}, but a population needs at "
+                             "least two. Train more.")
+        space = make_space(experts, config)
+        yield Breeding(run, config, base, experts, tasks, held_out, fitness, space, left_out, show, stop)
+    finally:
+        if open_backend is not None and hasattr(backend, "close"): backend.close()
 
 # %% ../nbs/32_breeding.ipynb #62484bb1
 def failed_experts(
@@ -404,7 +384,7 @@ def breed_one(self: Breeding, method, seed):
     return evolve(made, self.evaluate, self.config.budget, folder, chunk=self.config.n_individuals, tasks=self.tasks,
                   show=self.show, stop=self.stop)
 
-# %% ../nbs/32_breeding.ipynb #d1bf224b
+# %% ../nbs/32_breeding.ipynb #e3c00c2d
 @patch
 def breed_all(self: Breeding) -> dict: # (method, seed) -> Result
     "Every method with every seed."
@@ -412,19 +392,6 @@ def breed_all(self: Breeding) -> dict: # (method, seed) -> Result
     for i, (method, seed) in enumerate(jobs):
         self.run.set_state("running", f"{method}, seed {seed} ({i + 1} of {len(jobs)})")
         found[method, seed] = self.breed_one(method, seed)
-    return found
-
-# %% ../nbs/32_breeding.ipynb #cb928fb6
-def candidates(
-    results: dict, # (method, seed) -> Result
-    experts: dict, # name -> Adapter
-    n_members: int # of an ensemble, at most
-) -> dict: # name -> genome or Adapter
-    "Who is tested: the base alone, experts, chosen individuals, the best of each last population by validation."
-    found = {"base": Adapter({}, {}, {}, {})} | {f"expert/{n}": a for n, a in experts.items()}
-    for (m, s), r in results.items():
-        found[f"{m}/{s}"] = r.best.genome
-        found |= {f"{m}/{s}/{i}": x.genome for i, x in enumerate(members(r, n_members))}
     return found
 
 # %% ../nbs/32_breeding.ipynb #ec7bc4ab
@@ -437,6 +404,19 @@ def members(
     def smooth(x): return x.smooth if np.isfinite(x.smooth) else -math.inf
     ranked = sorted(alive.values(), key=lambda x: (-x.value, -smooth(x), x.number))
     return ranked[:n] if len(ranked) > 1 else []
+
+# %% ../nbs/32_breeding.ipynb #694c7965
+def candidates(
+    results: dict, # (method, seed) -> Result
+    experts: dict, # name -> Adapter
+    n_members: int # of an ensemble, at most
+) -> dict: # name -> genome or Adapter
+    "Who is tested: the base alone, experts, chosen individuals, the best of each last population by validation."
+    found = {"base": Adapter({}, {}, {}, {})} | {f"expert/{n}": a for n, a in experts.items()}
+    for (m, s), r in results.items():
+        found[f"{m}/{s}"] = r.best.genome
+        found |= {f"{m}/{s}/{i}": x.genome for i, x in enumerate(members(r, n_members))}
+    return found
 
 # %% ../nbs/32_breeding.ipynb #844cc33a
 @patch
@@ -454,23 +434,18 @@ def test(self: Breeding, found) -> dict: # name -> Evaluation on the test items
 @patch
 def ensembles(self: Breeding, results, tested) -> dict: # (method, seed) -> xarray Dataset over rule and size
     "What voting would earn; only for tasks with options, and methods with a population."
-    tasks = self.opened[:len(self.tasks)]
+    tasks, made = self.opened[:len(self.tasks)], {}
     if any(t.kind not in ("choice", "pairs") for t in tasks): return {}
     answers = np.concatenate([[i.answer for i in t.items("test")] for t in tasks])
-    made = {k: self._ensemble(k, r, tested, tasks, answers) for k, r in results.items()}
-    return {k: v for k, v in made.items() if v is not None}
-
-# %% ../nbs/32_breeding.ipynb #5b5ae6e0
-@patch
-def _ensemble(self: Breeding, key, result, tested, tasks, answers):
-    voters = enumerate(members(result, self.config.ensemble_size))
-    alive = [(x, tested["/".join(map(str, (*key, i)))]) for i, x in voters]
-    alive = [(x, e) for x, e in alive if not e.reason]
-    if len(alive) < 2: return None
-    known = all(np.isfinite(x.smooth) for x, _ in alive)
-    rules, log_perplexity = (COMBINATIONS, [-x.smooth for x, _ in alive]) if known else (COMBINATIONS[:2], None)
-    return ensemble_curves([x.value for x, _ in alive], [options_of(e, tasks) for _, e in alive], answers, rules,
-                           log_perplexity)
+    for (method, seed), r in results.items():
+        voters = enumerate(members(r, self.config.ensemble_size))
+        alive = [(x, e) for i, x in voters if not (e := tested[f"{method}/{seed}/{i}"]).reason]
+        if len(alive) < 2: continue
+        known = all(np.isfinite(x.smooth) for x, _ in alive)
+        rules, log_perplexity = (COMBINATIONS, [-x.smooth for x, _ in alive]) if known else (COMBINATIONS[:2], None)
+        made[method, seed] = ensemble_curves([x.value for x, _ in alive], [options_of(e, tasks) for _, e in alive],
+                                             answers, rules, log_perplexity)
+    return made
 
 # %% ../nbs/32_breeding.ipynb #d7d92f00
 def options_of(
@@ -489,7 +464,7 @@ def credits(self: Breeding, tested, method) -> list: # a (n_seeds, n_items) arra
     rows = [tested[f"{method}/{s}"] for s in range(self.config.n_seeds)]
     return [np.stack([item_credit(r, t) for r in rows]) for t in self.opened[:len(self.tasks)]]
 
-# %% ../nbs/32_breeding.ipynb #f21ee1d0
+# %% ../nbs/32_breeding.ipynb #f07fefd8
 def item_credit(
     evaluation, # an Evaluation on the test items
     task # a Task whose test is open
@@ -533,7 +508,7 @@ def judge(self: Breeding, results, tested, voted) -> dict: # method -> what came
     votes = {m: [v for (name, _), v in voted.items() if name == m] for m in credit}
     return {m: self.judge_one(m, results, tested, credit) | dict(ensemble=describe_ensemble(votes[m])) for m in credit}
 
-# %% ../nbs/32_breeding.ipynb #fb8fd420
+# %% ../nbs/32_breeding.ipynb #87200bd2
 @patch
 def judge_one(self: Breeding, method, results, tested, credit) -> dict:
     "One method's scores on validation and test, and its differences to the references."
@@ -560,7 +535,7 @@ def describe_ensemble(
     return dict(rule=rules, size=int(np.max([v.sizes["size"] for v in voted])),
                 oracle=float(np.mean([v.oracle for v in last])))
 
-# %% ../nbs/32_breeding.ipynb #64efe137
+# %% ../nbs/32_breeding.ipynb #7c761d67
 def describe_credit(
     credit: list, # for each task (n_seeds, n_items)
     rng: np.random.Generator, # decides the resamples
@@ -601,10 +576,11 @@ def gather(self: Breeding, results, tested, voted): # -> xarray Dataset
     score = lambda e, t, what: math.nan if e.reason else getattr(e.scores[t.name], what)
     table = lambda what: grid(lambda m, s: [score(tested[f"{m}/{s}"], t, what) for t in tasks])
     of_run, of_task = ("method", "seed"), ("method", "seed", "task")
+    test = lambda e: float(np.mean([e.scores[t.name].mean for t in self.tasks])) if not e.reason else math.nan
     data = dict(
         best_value=((*of_run, "evaluation"), grid(lambda m, s: best_so_far(results[m, s].history, c.budget))),
         validation=(of_run, grid(lambda m, s: results[m, s].best.value)),
-        test=(of_run, grid(lambda m, s: _value(tested[f"{m}/{s}"], self.tasks))),
+        test=(of_run, grid(lambda m, s: test(tested[f"{m}/{s}"]))),
         task_test=(of_task, table("mean")), task_test_se=(of_task, table("se")),
         task_validation=(of_task, grid(lambda m, s: [results[m, s].best.scores.get(t.name, math.nan) for t in tasks])),
         base_test=("task", [score(tested["base"], t, "mean") for t in tasks]),
@@ -613,20 +589,10 @@ def gather(self: Breeding, results, tested, voted): # -> xarray Dataset
         selected=("task", [t in self.tasks for t in tasks]), chance=("task", [t.chance for t in tasks]))
     coords = dict(method=list(c.all_methods()), seed=np.arange(c.n_seeds), evaluation=np.arange(1, c.budget + 1),
                   task=[t.name for t in tasks], expert=list(self.experts))
-    return xr.Dataset(data | self._coefficients(results) | self._votes(voted), coords)
-
-# %% ../nbs/32_breeding.ipynb #b82f7434
-def _value(evaluation, tasks):
-    "The mean over some tasks; nan for an individual that failed."
-    return math.nan if evaluation.reason else float(np.mean([evaluation.scores[t.name].mean for t in tasks]))
-
-# %% ../nbs/32_breeding.ipynb #67858f97
-@patch
-def _coefficients(self: Breeding, results):
-    "What was found, where individuals are coefficients."
-    if self.config.space != "coefficients": return {}
-    found = np.array(self.grid(lambda m, s: results[m, s].best.genome))
-    return dict(coefficients=(("method", "seed", "group", "expert"), found), group=list(self.space.groups))
+    if c.space == "coefficients":
+        data["coefficients"] = (*of_run, "group", "expert"), np.array(grid(lambda m, s: results[m, s].best.genome))
+        coords["group"] = list(self.space.groups)
+    return xr.Dataset(data | self._votes(voted), coords)
 
 # %% ../nbs/32_breeding.ipynb #8fcab555
 @patch
@@ -655,20 +621,16 @@ def work(self: Breeding) -> Run:
     write_json(self.run.file("summary.json"), self.summarise(results, tested, voted))
     return self.run
 
-# %% ../nbs/32_breeding.ipynb #469a18d4
-def _plain(evaluation, task):
-    "A task's mean and standard error; None for what failed."
-    s = None if evaluation.reason else evaluation.scores[task.name]
-    return s and dict(mean=s.mean, se=None if math.isnan(s.se) else s.se)
-
 # %% ../nbs/32_breeding.ipynb #48048312
 @patch
 def summarise(self: Breeding, results, tested, voted) -> dict:
     "What came out, as plain values."
-    c, judged = self.config, self.judge(results, tested, voted)
-    tasks = [dict(name=t.name, kind=t.kind, selected=t in self.tasks, n_validation=t.n("validation"),
-                  n_test=t.n("test"), chance=None if math.isnan(t.chance) else t.chance, base=_plain(tested["base"], t))
-             for t in self.all_tasks]
+    c, judged, tasks = self.config, self.judge(results, tested, voted), []
+    for t in self.all_tasks:
+        base = None if tested["base"].reason else tested["base"].scores[t.name]
+        base = base and dict(mean=base.mean, se=None if math.isnan(base.se) else base.se)
+        tasks.append(dict(name=t.name, kind=t.kind, selected=t in self.tasks, n_validation=t.n("validation"),
+                          n_test=t.n("test"), chance=None if math.isnan(t.chance) else t.chance, base=base))
     said = statement(judged, c.methods or c.all_methods()) + _told(self.left_out)
     return dict(kind="population", statement=said, methods=judged, tasks=tasks, experts=list(self.experts),
                 left_out=self.left_out, base=self.base.name, space=c.space, by=c.by, budget=c.budget, n_seeds=c.n_seeds,

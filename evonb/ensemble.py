@@ -112,7 +112,12 @@ def ensemble_curves(
     "Accuracy against ensemble size, members joining in the order of their validation scores."
     import xarray as xr
     scores, answers = stacked_scores(test_scores), np.asarray(answers)
-    _check_members(validation, scores, answers)
+    if len(validation) != len(scores):
+        raise InputError(f"There are {len(validation)} validation scores for {len(scores)} members. Give one for each.")
+    if len(answers) != scores.shape[1]:
+        raise InputError(f"There are {len(answers)} answers for {scores.shape[1]} items. Give one for each.")
+    if (answers < 0).any() or (answers >= scores.shape[2]).any():
+        raise InputError(f"An answer lies outside the {scores.shape[2]} options. Answers are indices from 0.")
     order = rank_members(validation)
     sizes = list(range(1, len(order) + 1)) if sizes is None else list(sizes)
     nll = None if log_perplexity is None else np.asarray(log_perplexity, float)
@@ -124,15 +129,6 @@ def ensemble_curves(
     return xr.Dataset(dict(accuracy=(("how", "size"), credit.mean(-1)), se=(("how", "size"), se),
                            credit=(("how", "size", "item"), credit), oracle=("size", oracle), member=("rank", order)),
                       dict(how=list(hows), size=sizes))
-
-# %% ../nbs/29_ensemble.ipynb #243756d5
-def _check_members(validation, scores, answers):
-    if len(validation) != len(scores):
-        raise InputError(f"There are {len(validation)} validation scores for {len(scores)} members. Give one for each.")
-    if len(answers) != scores.shape[1]:
-        raise InputError(f"There are {len(answers)} answers for {scores.shape[1]} items. Give one for each.")
-    if (np.asarray(answers) < 0).any() or (np.asarray(answers) >= scores.shape[2]).any():
-        raise InputError(f"An answer lies outside the {scores.shape[2]} options. Answers are indices from 0.")
 
 # %% ../nbs/29_ensemble.ipynb #6d4d8817
 def oracle_credit(

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['MERGES', 'HELD_BYTES', 'Adapter', 'config_rank_scale', 'new_config', 'read_adapter', 'write_adapter', 'Lineage',
-           'trained_on', 'check_compatible', 'linear_shapes', 'check_modules', 'applied', 'random_adapter', 'combine',
-           'compress', 'grams', 'distance', 'similarity', 'Merge', 'register_merge', 'known_merge', 'merge', 'linear',
-           'task_arithmetic', 'uniform_soup', 'greedy_soup', 'spherical_mean', 'slerp', 'largest', 'magnitude_prune',
-           'breadcrumbs', 'ties', 'dare_linear', 'dare_ties', 'pcb', 'AdapterSpace', 'LazyAdapter', 'AdapterFiles',
-           'StoredAdapter', 'StoredSpace', 'stored_name', 'layer_of', 'module_groups', 'CoefficientSpace']
+           'all_modules', 'trained_on', 'check_finite', 'check_compatible', 'linear_shapes', 'check_modules', 'applied',
+           'random_adapter', 'adapter_of', 'check_weights', 'combine', 'compress', 'grams', 'distance', 'similarity',
+           'Merge', 'register_merge', 'known_merge', 'merge', 'linear', 'task_arithmetic', 'uniform_soup',
+           'greedy_soup', 'spherical_mean', 'slerp', 'largest', 'magnitude_prune', 'breadcrumbs', 'ties', 'dare_linear',
+           'dare_ties', 'pcb', 'AdapterSpace', 'LazyAdapter', 'AdapterFiles', 'StoredAdapter', 'StoredSpace',
+           'stored_name', 'layer_of', 'module_groups', 'CoefficientSpace']
 
 # %% ../nbs/22_genome.ipynb #cdcb6763
 import dataclasses
@@ -96,6 +97,7 @@ def digest(self: Adapter) -> str: # SHA-256 in hex
     tensors = {f"A.{m}": t for m, t in self.A.items()} | {f"B.{m}": t for m, t in self.B.items()}
     return tensors_digest(tensors, {m: float(s) for m, s in self.scale.items()})
 
+# %% ../nbs/22_genome.ipynb #ecd64df3
 @patch
 def to(self: Adapter,
     device=None, # where the factors go
@@ -111,6 +113,7 @@ def load(self: Adapter) -> Adapter: # itself
     "As `LazyAdapter.load`: it is in memory already."
     return self
 
+# %% ../nbs/22_genome.ipynb #e5ad74a2
 @patch(as_prop=True)
 def nbytes(self: Adapter) -> int:
     "The size of the factors in memory."
@@ -202,6 +205,7 @@ def _read_config(path):
 _FOREIGN = dict(lora_embedding="an adapted embedding", base_layer="an adapted embedding's own weights",
                 lora_magnitude="DoRA's magnitudes", bias="a bias")
 
+# %% ../nbs/22_genome.ipynb #365a1911
 def _read_factors(path, config):
     "The file's A and B by module; each has its other half, and the rank that the configuration says."
     from safetensors import SafetensorError, safe_open
@@ -250,6 +254,7 @@ def read_adapter(
 # %% ../nbs/22_genome.ipynb #bec0ff48
 _OURS = {"adapter_config.json", "adapter_model.safetensors", "files.json", "README.md"}
 
+# %% ../nbs/22_genome.ipynb #c70363f5
 def write_adapter(
     adapter: Adapter, # with at least one module
     folder # appears whole or not at all; an older adapter there is replaced
@@ -288,14 +293,31 @@ class Lineage:
     def from_dict(cls, values: dict) -> "Lineage": return from_dict(cls, values, "lineage")
 
 # %% ../nbs/22_genome.ipynb #be53a3ad
-def _all_modules(adapters): return sorted({m for a in adapters for m in a.modules})
+def all_modules(
+    adapters # any number
+) -> list: # names, in alphabetic order
+    "The modules that at least one of them changes."
+    return sorted({m for a in adapters for m in a.modules})
 
+# %% ../nbs/22_genome.ipynb #47078db8
 def trained_on(
     adapter: Adapter
 ) -> str: # the digest of its base, as `evonb.experts` notes it; empty where it isn't known
     "Which weights an adapter changes: names and paths of bases may stay while their weights are others."
     revision = adapter.config.get("revision") or ""
     return revision if re.fullmatch("[0-9a-f]{64}", revision) else ""
+
+# %% ../nbs/22_genome.ipynb #8f8813d1
+def check_finite(
+    adapters # any number
+):
+    "Refuse adapters with values that are NaN or infinite, naming the modules."
+    for i, a in enumerate(adapters):
+        bad = [m for m in a.modules if not math.isfinite(a.scale[m])]
+        tensors = {(m, n): t for n, ts in (("A", a.A), ("B", a.B)) for m, t in ts.items() if t.numel()}
+        bad += [m for (m, _), t in tensors.items() if not torch.isfinite(t.detach().abs().amax())]
+        if bad: raise InputError(f"Adapter {i} has values that are NaN or infinite in {_some(bad)}. Leave it out, or "
+                                 "train it with a smaller learning rate.")
 
 # %% ../nbs/22_genome.ipynb #8390fa39
 def check_compatible(
@@ -315,7 +337,7 @@ def check_compatible(
     if len({bool(a.config.get("fan_in_fan_out")) for a in adapters if a.modules}) > 1:
         raise InputError("Some adapters have fan_in_fan_out and some not: their bases store weights differently. "
                          "Merge adapters of one base.")
-    for m in _all_modules(adapters):
+    for m in all_modules(adapters):
         holders = [a for a in adapters if m in a.A]
         if len(shapes := sorted({a.shape(m) for a in holders})) > 1:
             raise InputError(f"{m} has the shapes {shapes} in the adapters. Merge adapters of one base model.")
@@ -324,18 +346,9 @@ def check_compatible(
                 raise InputError(f"{m} has the {what} {sorted(found)} in the adapters, so its factors can't be merged "
                                  "apart. Merge on='delta', where ranks and scales may differ.")
     if on == "factors" and len({frozenset(a.modules) for a in adapters}) > 1:
-        odd = sorted(set(_all_modules(adapters)) - set.intersection(*(set(a.modules) for a in adapters)))
+        odd = sorted(set(all_modules(adapters)) - set.intersection(*(set(a.modules) for a in adapters)))
         raise InputError(f"Not all adapters have the modules {_some(odd)}. Merge on='delta': there a missing one is 0.")
     return bases[0] if bases else ""
-
-# %% ../nbs/22_genome.ipynb #8f8813d1
-def _check_finite(adapters):
-    for i, a in enumerate(adapters):
-        bad = [m for m in a.modules if not math.isfinite(a.scale[m])]
-        tensors = {(m, n): t for n, ts in (("A", a.A), ("B", a.B)) for m, t in ts.items() if t.numel()}
-        bad += [m for (m, _), t in tensors.items() if not torch.isfinite(t.detach().abs().amax())]
-        if bad: raise InputError(f"Adapter {i} has values that are NaN or infinite in {_some(bad)}. Leave it out, or "
-                                 "train it with a smaller learning rate.")
 
 # %% ../nbs/22_genome.ipynb #2afe337c
 def linear_shapes(
@@ -409,6 +422,7 @@ def _balanced(core, rank):
     root = S[..., :rank].sqrt()
     return U[..., :rank] * root[..., None, :], root[..., :, None] * Vh[..., :rank, :]
 
+# %% ../nbs/22_genome.ipynb #3b71cb12
 def _recompressed(
     factors: dict, # module -> B (n_out, k), A (k, n_in)
     rank: int # that no module exceeds afterwards
@@ -426,8 +440,12 @@ def _recompressed(
     return out
 
 # %% ../nbs/22_genome.ipynb #e5f281cb
-def _made(factors, adapters, scale=None):
-    "An adapter of new factors (module -> B, A), in its parents' precision, under a configuration like the first's."
+def adapter_of(
+    factors: dict, # module -> B (n_out, rank), A (rank, n_in)
+    adapters, # the parents, at least one
+    scale: dict | None = None # module -> scale; 1 everywhere by default
+) -> Adapter:
+    "An adapter of new factors, in its parents' precision, under a configuration like the first's."
     A, B = {}, {}
     for m, (b, a) in factors.items():
         dtypes = [t[m].dtype for parent in adapters if m in parent.A for t in (parent.A, parent.B)]
@@ -442,8 +460,12 @@ def _made(factors, adapters, scale=None):
         config |= {k: like.config[k] for k in places if k in like.config}
     return Adapter(A, B, dict(scale), config)
 
-def _checked_weights(weights, n):
-    "One finite number per parent."
+# %% ../nbs/22_genome.ipynb #b37038fb
+def check_weights(
+    weights, # (n,)
+    n: int # parents
+) -> np.ndarray: # (n,) float64
+    "One finite number per parent; anything else is refused."
     try: w = np.asarray(weights, float)
     except (TypeError, ValueError): raise InputError(f"The weights are {weights!r}, but must be numbers.") from None
     if w.shape != (n,): raise InputError(f"There are {w.size} weights for {n} parents. Give one weight per parent.")
@@ -459,16 +481,16 @@ def combine(
     "The plain sum of weighted ΔWs, without normalising the weights."
     check_compatible(adapters)
     if rank is not None: check_positive(rank, "rank")
-    modules = _all_modules(adapters)
+    modules = all_modules(adapters)
     each = weights if isinstance(weights, dict) else dict.fromkeys(modules, weights)
     if missing := sorted(set(modules) - set(each)): raise InputError(f"There are no weights for {_some(missing)}.")
-    each = {m: _checked_weights(each[m], len(adapters)) for m in modules}
+    each = {m: check_weights(each[m], len(adapters)) for m in modules}
     factors = {}
     for m in modules:
         if held := [(a, float(w)) for a, w in zip(adapters, each[m]) if m in a.A and w != 0]:
             B = torch.cat([_wide(a.B[m]) * (w * a.scale[m]) for a, w in held], 1) # (n_out, k)
             factors[m] = B, torch.cat([_wide(a.A[m]) for a, _ in held]) # (k, n_in)
-    return _made(factors if rank is None else _recompressed(factors, rank), adapters)
+    return adapter_of(factors if rank is None else _recompressed(factors, rank), adapters)
 
 # %% ../nbs/22_genome.ipynb #5d3fbc2e
 def compress(
@@ -496,7 +518,7 @@ def grams(
     "Inner products of the ΔWs, module by module, without forming one."
     check_compatible(adapters)
     out = []
-    for m in _all_modules(adapters) if modules is None else modules:
+    for m in all_modules(adapters) if modules is None else modules:
         A, B, owner = _stacked(adapters, m, _exacter)
         E = np.eye(len(adapters))[:, owner] # (n_adapters, k), sums over each owner's columns
         out.append(E @ ((A @ A.T) * (B.T @ B)).cpu().numpy() @ E.T)
@@ -512,10 +534,12 @@ def _module_weights(weights, modules):
         raise InputError("A module's weight is negative or not finite. Give weights of 0 or more.")
     return w
 
+# %% ../nbs/22_genome.ipynb #59484193
 def _weighted_gram(adapters, weights):
     "(n, n) inner products over all modules, each weighted."
-    return np.tensordot(_module_weights(weights, _all_modules(adapters)), grams(adapters), 1)
+    return np.tensordot(_module_weights(weights, all_modules(adapters)), grams(adapters), 1)
 
+# %% ../nbs/22_genome.ipynb #52c5e077
 def _gram_cosine(G):
     norms = np.sqrt(G[0, 0] * G[1, 1])
     return float(np.clip(G[0, 1] / norms, -1, 1)) if norms > 0 else float("nan")
@@ -540,6 +564,7 @@ def similarity(
     "Genetic similarity: the cosine between two individuals' ΔW over all modules."
     return _gram_cosine(_weighted_gram([a.load(), b.load()], weights))
 
+# %% ../nbs/22_genome.ipynb #ae498558
 @patch
 def norm(self: Adapter) -> float: # Frobenius norm over all modules
     "The length of ΔW."
@@ -569,18 +594,18 @@ class _OnDelta:
     def gram(self): return grams(self.parents)
 
     def combine(self, c):
-        each = c if np.ndim(c) == 1 else dict(zip(_all_modules(self.parents), c))
+        each = c if np.ndim(c) == 1 else dict(zip(all_modules(self.parents), c))
         return combine(self.parents, each, self.rank)
 
     def elementwise(self, f):
         largest = max((a.rank(m) for a in self.parents for m in a.modules), default=1)
         made = {}
-        for m in _all_modules(self.parents):
+        for m in all_modules(self.parents):
             found = {i: a.delta(m) for i, a in enumerate(self.parents) if m in a.A}
             zero = torch.zeros_like(next(iter(found.values()))) # of a parent without the module
             stack = torch.stack([found.get(i, zero) for i in range(len(self.parents))]) # (n_parents, n_out, n_in)
             made[m] = _truncated(f(stack), self.rank or largest)
-        return _made(made, self.parents)
+        return adapter_of(made, self.parents)
 
 # %% ../nbs/22_genome.ipynb #42660d74
 def _shares(x, weights): # (n, 1, ..., 1) beside (n, ...)
@@ -592,7 +617,7 @@ class _OnFactors:
     def __init__(self, adapters, rank=None):
         check_compatible(adapters, "factors")
         self.parents, self.rank = adapters, rank
-        self.tensors = [(n, m) for n in "AB" for m in _all_modules(adapters)]
+        self.tensors = [(n, m) for n in "AB" for m in all_modules(adapters)]
 
     def stack(self, tensor): return torch.stack([_wide(getattr(a, tensor[0])[tensor[1]]) for a in self.parents])
 
@@ -608,7 +633,7 @@ class _OnFactors:
 
     def made(self, tensors): # an adapter of merged factors, under the parents' scales
         new, first = dict(zip(self.tensors, tensors)), self.parents[0]
-        merged = _made({m: (new["B", m], new["A", m]) for m in first.modules}, self.parents, first.scale)
+        merged = adapter_of({m: (new["B", m], new["A", m]) for m in first.modules}, self.parents, first.scale)
         return merged if self.rank is None else compress(merged, self.rank)
 
 # %% ../nbs/22_genome.ipynb #2ef11473
@@ -630,6 +655,7 @@ class Merge:
         parameters = inspect.signature(self.function).parameters
         return {k: p.default for k, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
 
+# %% ../nbs/22_genome.ipynb #c5be23a8
 MERGES: dict[str, Merge] = {} # by name
 
 # %% ../nbs/22_genome.ipynb #56e4e3da
@@ -644,6 +670,7 @@ def register_merge(
         return f
     return keep
 
+# %% ../nbs/22_genome.ipynb #93c7193c
 def known_merge(
     name: str # as in MERGES
 ) -> Merge:
@@ -657,7 +684,7 @@ def weights_of(self: Merge,
     n: int # parents
 ) -> np.ndarray: # (n_parents,) float64, of sum 1 where the merge is normalised
     "Checked weights."
-    w = np.ones(n) if weights is None else _checked_weights(weights, n)
+    w = np.ones(n) if weights is None else check_weights(weights, n)
     if not self.signed and (w < 0).any():
         raise InputError(f"The weights are {w.tolist()}, but {self.name} takes none below 0. Use linear or "
                          "task_arithmetic.")
@@ -710,11 +737,12 @@ def __call__(self: Merge,
     "Merge adapters."
     adapters = list(adapters)
     check_compatible(adapters, on)
-    _check_finite(adapters)
+    check_finite(adapters)
     if rank is not None: check_positive(rank, "rank")
     parts = (_OnFactors if on == "factors" else _OnDelta)(adapters, rank)
     return self.run(parts, weights, generator, **options)
 
+# %% ../nbs/22_genome.ipynb #ee5c76f8
 def merge(
     adapters, # parents of one base
     name: str = "linear", # as in MERGES
@@ -733,11 +761,13 @@ def linear(parts, weights, *, scale=1.0):
     "The weighted mean of the parents."
     return scale * weights
 
+# %% ../nbs/22_genome.ipynb #e10c54e1
 @register_merge("combine", copies_give_parent=False, symmetric=True, signed=True, normalised=False)
 def task_arithmetic(parts, weights, *, scale=1.0):
     "The plain weighted sum (Ilharco et al. 2023, arXiv 2212.04089)."
     return scale * weights
 
+# %% ../nbs/22_genome.ipynb #cd9b7bff
 @register_merge("combine", copies_give_parent=True, symmetric=True)
 def uniform_soup(parts, weights, *, scale=1.0):
     "The plain mean, whatever the weights (Wortsman et al. 2022, arXiv 2203.05482)."
@@ -827,6 +857,7 @@ def _elected_mean(x, shares, voters, scale, released):
     agree = shares * ((voters.sign() == (shares * voters).sum(0).sign()) & (voters != 0))
     return scale * (agree * x).sum(0) / agree.sum(0).clamp_min(torch.finfo(x.dtype).tiny)
 
+# %% ../nbs/22_genome.ipynb #a00434fb
 @register_merge("elementwise", copies_give_parent={"density": 1.0}, symmetric=True)
 def ties(x, weights, generator=None, *, density=.2, scale=1.0, released=False):
     "Trim, elect signs, average those that agree."
@@ -839,6 +870,7 @@ def _dropped(x, density, generator, rescale):
     kept = torch.rand(x.shape, generator=generator, device=generator.device).to(x.device) < density
     return x * kept / (density if rescale else 1)
 
+# %% ../nbs/22_genome.ipynb #63355c8b
 @register_merge("elementwise", copies_give_parent={"density": 1.0}, symmetric={"density": 1.0}, random=True,
                 copies_in_mean={"density": .5})
 def dare_linear(x, weights, generator=None, *, density=.5, rescale=True, scale=1.0):
@@ -888,11 +920,12 @@ class AdapterSpace:
 
     def digest(self, genome: Adapter) -> str: return genome.digest()
 
+# %% ../nbs/22_genome.ipynb #81c5f412
 def _checked_experts(experts, on="delta"):
     if not isinstance(experts, dict) or not experts:
         raise InputError("There are no experts. Give a dictionary, name -> Adapter, with at least one.")
     check_compatible(experts.values(), on)
-    _check_finite(experts.values())
+    check_finite(experts.values())
     if not any(a.modules for a in experts.values()):
         raise InputError("No expert has a module, so there is nothing to evolve. Give at least one trained adapter.")
     return dict(experts)
@@ -904,7 +937,7 @@ def combine(self: AdapterSpace,
     weights # (n_genomes,), any real numbers; the sum is plain, not normalised
 ) -> Adapter:
     "sum_i w_i g_i, on ΔW at the space's rank, or on the factors."
-    w = _checked_weights(weights, len(genomes))
+    w = check_weights(weights, len(genomes))
     live = [(g, x) for g, x in zip(genomes, w) if x != 0]
     if len(live) == 1 and live[0][1] == 1: return live[0][0]
     if self.on == "factors": return _OnFactors(list(genomes)).combine(w)
@@ -915,6 +948,7 @@ def _check_noise(rate, scale):
     if not 0 <= rate <= 1: raise InputError(f"rate is {rate!r}, but must be a probability from 0 to 1.")
     if not 0 <= scale < math.inf: raise InputError(f"scale is {scale!r}, but must be a finite number of 0 or more.")
 
+# %% ../nbs/22_genome.ipynb #c72fb3a2
 @patch
 def perturb(self: AdapterSpace,
     genome: Adapter,
@@ -949,11 +983,13 @@ def merge(self: AdapterSpace,
     rank = self.rank if self.on == "delta" else None
     return known_merge(name)(genomes, weights, self.on, rank, generator, **options)
 
+# %% ../nbs/22_genome.ipynb #e438308e
 @patch
 def distance(self: AdapterSpace, a: Adapter, b: Adapter, weights: dict | None = None) -> float:
     "The Frobenius distance of two genomes' ΔW, modules weighted."
     return distance(a, b, weights)
 
+# %% ../nbs/22_genome.ipynb #d0e73ee3
 @patch
 def similarity(self: AdapterSpace, a: Adapter, b: Adapter, weights: dict | None = None) -> float:
     "The cosine of two genomes' ΔW, modules weighted."
@@ -967,6 +1003,7 @@ def pack(self: AdapterSpace, genome: Adapter) -> dict: # name -> tensor
     tensors = {f"{n}.{m}": t for n, ts in (("A", genome.A), ("B", genome.B)) for m, t in ts.items()}
     return tensors | {"about": torch.tensor(list(about), dtype=torch.uint8)}
 
+# %% ../nbs/22_genome.ipynb #2f8f2b36
 @patch
 def unpack(self: AdapterSpace, tensors: dict) -> Adapter: # what `pack` made
     "The genome of its named tensors."
@@ -1018,6 +1055,7 @@ class StoredAdapter(LazyAdapter):
         super().__init__(lambda: files.get(name), name.partition("-")[0])
         self.name = name
 
+# %% ../nbs/22_genome.ipynb #205468cf
 @patch
 def put(self: AdapterFiles,
     adapter: Adapter
@@ -1040,6 +1078,7 @@ def get(self: AdapterFiles,
     self._hold(name, found)
     return found
 
+# %% ../nbs/22_genome.ipynb #3166502c
 @patch
 def _hold(self: AdapterFiles, name, adapter):
     "Keep those used last, within bounds."
@@ -1049,6 +1088,7 @@ def _hold(self: AdapterFiles, name, adapter):
     self._held.move_to_end(name)
     while self._size > self.held_bytes: self._size -= self._held.popitem(last=False)[1].nbytes
 
+# %% ../nbs/22_genome.ipynb #9bda1781
 @patch
 def keep_only(self: AdapterFiles,
     names # of files
@@ -1080,12 +1120,14 @@ def combine(self: StoredSpace, genomes, weights):
     loaded = [g.load() for g in genomes]
     return self.kept(AdapterSpace.combine(self, loaded, weights), genomes, loaded)
 
+# %% ../nbs/22_genome.ipynb #5aec10ed
 @patch
 def merge(self: StoredSpace, genomes, weights=None, name="linear", generator=None, **options):
     "As `AdapterSpace.merge`."
     loaded = [g.load() for g in genomes]
     return self.kept(AdapterSpace.merge(self, loaded, weights, name, generator, **options), genomes, loaded)
 
+# %% ../nbs/22_genome.ipynb #cfb3cc0b
 @patch
 def perturb(self: StoredSpace, genome, rate, scale, rng):
     "As `AdapterSpace.perturb`."
@@ -1098,6 +1140,7 @@ def pack(self: StoredSpace, genome) -> dict: # name -> tensor
     name = getattr(genome, "name", None) or self.files.put(genome).name
     return dict(stored=torch.tensor(list(name.encode()), dtype=torch.uint8))
 
+# %% ../nbs/22_genome.ipynb #25051855
 def stored_name(
     tensors: dict # what `pack` made
 ) -> str | None: # of the file; None where the weights are there themselves
@@ -1109,6 +1152,7 @@ def stored_name(
                                "search's state is damaged. Restore it from a copy, or begin the search again.")
     return name
 
+# %% ../nbs/22_genome.ipynb #2a3a4e62
 @patch
 def unpack(self: StoredSpace, tensors: dict) -> StoredAdapter:
     "The genome of its named tensors."
@@ -1118,6 +1162,7 @@ def unpack(self: StoredSpace, tensors: dict) -> StoredAdapter:
     raise DamagedFileError(f"{self.files.path(name)} is missing, an individual of a search. Restore it from a copy, or "
                            f"delete {self.files.folder.parent} and resume.")
 
+# %% ../nbs/22_genome.ipynb #541a31bd
 @patch
 def tidy(self: StoredSpace,
     genomes # that are still needed
@@ -1133,6 +1178,7 @@ def layer_of(
     found = re.search(r"(?:^|\.)(\d+)(?=\.|$)", module)
     return f"layer {found[1]}" if found else "other"
 
+# %% ../nbs/22_genome.ipynb #4c9da1f2
 def module_groups(
     modules, # names
     by: str # "expert": one group of all; "layer"; "module"
@@ -1155,10 +1201,10 @@ class CoefficientSpace:
         self.experts, self.by = _checked_experts(experts), by
         self.rank = rank if rank is None else check_positive(rank, "rank")
         self.names, self._parents = list(experts), list(experts.values())
-        self.groups = module_groups(_all_modules(self._parents), by) # name -> modules
+        self.groups = module_groups(all_modules(self._parents), by) # name -> modules
         self.shape = len(self.groups), len(self.names)
         self.size = self.shape[0] * self.shape[1]
-        self._stacks = {m: _stacked(self._parents, m) for m in _all_modules(self._parents)}
+        self._stacks = {m: _stacked(self._parents, m) for m in all_modules(self._parents)}
         self._grams, self._cores, self._digest = None, {}, None # made when first needed
 
 # %% ../nbs/22_genome.ipynb #926d2de8
@@ -1172,6 +1218,7 @@ def check(self: CoefficientSpace, genome) -> np.ndarray: # (n_groups, n_experts)
     if not np.isfinite(c).all(): raise InputError("The genome has coefficients that are NaN or infinite.")
     return c
 
+# %% ../nbs/22_genome.ipynb #24e6a474
 @patch
 def start(self: CoefficientSpace) -> list: # one genome per expert: that expert alone
     "The experts as genomes: 1 for itself, 0 for the others."
@@ -1199,19 +1246,20 @@ def adapter(self: CoefficientSpace,
             keep = torch.from_numpy(live).to(A.device)
             A, B, weight = A[keep], B[:, keep], weight[keep]
         factors[m] = B * weight, A
-    return _made(factors, self._parents)
+    return adapter_of(factors, self._parents)
 
 # %% ../nbs/22_genome.ipynb #40364205
 @patch
 def expert_grams(self: CoefficientSpace, weights: dict | None = None) -> np.ndarray: # (n_groups, n_experts, n_experts)
     "Inner products of the experts' ΔW within each group, modules weighted."
     if weights is None and self._grams is not None: return self._grams
-    modules = _all_modules(self._parents)
+    modules = all_modules(self._parents)
     each = dict(zip(modules, _module_weights(weights, modules)[:, None, None] * grams(self._parents)))
     G = np.array([sum(each[m] for m in ms) for ms in self.groups.values()])
     if weights is None: self._grams = G
     return G
 
+# %% ../nbs/22_genome.ipynb #bf31b473
 @patch
 def inner(self: CoefficientSpace, genomes, weights: dict | None = None) -> np.ndarray: # (n_groups, n, n)
     "Inner products of genomes' ΔW within each group."
@@ -1225,6 +1273,7 @@ def distance(self: CoefficientSpace, a, b, weights: dict | None = None) -> float
     d = self.check(a) - self.check(b)
     return float(np.sqrt(max(0., self.inner([d], weights).sum())))
 
+# %% ../nbs/22_genome.ipynb #13917206
 @patch
 def similarity(self: CoefficientSpace, a, b, weights: dict | None = None) -> float:
     "The cosine of two genomes' ΔW, modules weighted; nan if one is zero."
@@ -1234,7 +1283,7 @@ def similarity(self: CoefficientSpace, a, b, weights: dict | None = None) -> flo
 @patch
 def combine(self: CoefficientSpace, genomes, weights) -> np.ndarray:
     "sum_i w_i g_i: plain, not normalised."
-    return np.tensordot(_checked_weights(weights, len(genomes)), np.array([self.check(g) for g in genomes]), 1)
+    return np.tensordot(check_weights(weights, len(genomes)), np.array([self.check(g) for g in genomes]), 1)
 
 # %% ../nbs/22_genome.ipynb #0f1b3639
 @patch
@@ -1263,6 +1312,7 @@ class _OnCoefficients:
 
     def elementwise(self, f): return f(torch.tensor(np.array(self.parents))).numpy()
 
+# %% ../nbs/22_genome.ipynb #4e46db6f
 @patch
 def merge(self: CoefficientSpace,
     genomes, # parents
@@ -1284,11 +1334,13 @@ def digest(self: CoefficientSpace, genome) -> str: # SHA-256 in hex
         self._digest = json.dumps([[a.digest() for a in self._parents], self.by, self.rank])
     return hashlib.sha256(self._digest.encode() + (self.check(genome) + 0.).tobytes()).hexdigest()
 
+# %% ../nbs/22_genome.ipynb #56329b4c
 @patch
 def pack(self: CoefficientSpace, genome) -> dict: # name -> tensor
     "A genome as a named tensor."
     return dict(coefficients=torch.tensor(self.check(genome)))
 
+# %% ../nbs/22_genome.ipynb #a883f52c
 @patch
 def unpack(self: CoefficientSpace, tensors: dict) -> np.ndarray:
     "The genome of its named tensor."

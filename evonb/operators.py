@@ -41,7 +41,7 @@ def perturb(self: ArraySpace, genome, rate, scale, rng) -> np.ndarray:
     hit, noise = rng.random(self.shape) < rate, rng.standard_normal(self.shape)
     return genome + hit * noise * scale * np.sqrt(np.mean(np.square(genome)))
 
-# %% ../nbs/24_operators.ipynb #b070803b
+# %% ../nbs/24_operators.ipynb #24653264
 @patch
 def merge(self: ArraySpace, genomes, weights=None, name="linear", generator=None) -> np.ndarray:
     "`linear` normalises the weights, `task_arithmetic` takes them as they are."
@@ -49,7 +49,7 @@ def merge(self: ArraySpace, genomes, weights=None, name="linear", generator=None
     w = np.ones(len(genomes)) if weights is None else np.asarray(weights, float)
     return self.combine(genomes, w / w.sum() if name == "linear" else w)
 
-# %% ../nbs/24_operators.ipynb #06d38f1f
+# %% ../nbs/24_operators.ipynb #b1596f55
 @patch
 def pack(self: ArraySpace, genome) -> dict: # name -> tensor
     "A genome as a named tensor."
@@ -65,7 +65,6 @@ def unpack(self: ArraySpace, tensors) -> np.ndarray:
 class AllFailedError(EvonbError, ArithmeticError):
     "Every individual failed to be scored; the message counts the reasons."
 
-# %% ../nbs/24_operators.ipynb #0be0b508
 def usable(
     values, # (n_individuals,) fitness, nan or infinite where scoring failed
     reasons=() # (n_individuals,) why, for the message
@@ -140,7 +139,6 @@ def tournament(
         if not replace: left.remove(won[-1])
     return np.array(won, int)
 
-# %% ../nbs/24_operators.ipynb #4452014e
 SELECTIONS = dict(roulette=roulette, rank=rank, truncation=truncation, tournament=tournament)
 
 # %% ../nbs/24_operators.ipynb #70cc7900
@@ -202,7 +200,6 @@ def torch_generator(rng: np.random.Generator):
     import torch
     return torch.Generator().manual_seed(int(rng.integers(2**63)))
 
-# %% ../nbs/24_operators.ipynb #4beb5481
 def crossover(
     space, # what the genomes belong to
     parents, # at least two genomes
@@ -279,13 +276,11 @@ def diversity(
 ) -> float: # nan for fewer than two
     "The mean distance over all pairs; of more than 2 * neighbours + 1 genomes over as many pairs for each."
     n = len(genomes)
-    pairs = [(i, j) for i in range(n) for j in range(i)] if n <= 2 * neighbours + 1 else _ring(n, neighbours)
+    if n <= 2 * neighbours + 1: pairs = [(i, j) for i in range(n) for j in range(i)]
+    else: # on a ring in an order of chance, the same each time: nearby pairs come one after another
+        order = np.random.default_rng(n).permutation(n)
+        pairs = [(order[i], order[(i + k) % n]) for i in range(n) for k in range(1, neighbours + 1)]
     return float(np.mean([space.distance(genomes[i], genomes[j]) for i, j in pairs])) if pairs else math.nan
-
-def _ring(n, neighbours):
-    "Pairs on a ring in an order of chance, the same each time: nearby pairs come one after another."
-    order = np.random.default_rng(n).permutation(n)
-    return [(order[i], order[(i + k) % n]) for i in range(n) for k in range(1, neighbours + 1)]
 
 # %% ../nbs/24_operators.ipynb #d5fe0513
 def dominated(

@@ -139,6 +139,7 @@ def margins(self: Objective, outcome) -> tuple | None: # (n_items, most options 
     rows = [np.pad(m, ((0, 0), (0, width - m.shape[1])), constant_values=np.nan) for m in found.values()]
     return np.concatenate(rows), np.concatenate([np.full(len(m), share[t] / total / len(m)) for t, m in found.items()])
 
+# %% ../nbs/30_population.ipynb #3c39b06c
 @patch
 def smooth(self: Objective, outcome) -> float: # nan where there are no margins
     "The weighted mean log-probability of the right options."
@@ -178,6 +179,7 @@ def __repr__(self: Individual):
     score = f"{self.value:.3f}" if np.isfinite(self.value) else f"failed: {self.reason}"
     return f"Individual({self.number}, {self.digest[:8]}, {score}, {made}, generation {self.lineage.generation})"
 
+# %% ../nbs/30_population.ipynb #6a26930d
 @patch
 def _repr_html_(self: Individual):
     value = f"{self.value:.3f}" if np.isfinite(self.value) else f"failed: {self.reason}"
@@ -250,6 +252,7 @@ def register_method(
 class MethodConfig:
     "A method without settings."
 
+# %% ../nbs/30_population.ipynb #347cf4e1
 def method_class(
     name: str # as in METHODS
 ):
@@ -316,6 +319,7 @@ def rng(self: Method, *names) -> np.random.Generator:
     "A fresh generator for this generation and purpose."
     return self.stream(*names).numpy()
 
+# %% ../nbs/30_population.ipynb #b4f174bb
 @patch
 def new(self: Method, genome, parents=(), operator="") -> Individual:
     "An individual of this generation."
@@ -367,12 +371,14 @@ def state(self: Method) -> tuple: # (name -> tensor, plain values)
     tensors, rows = pack_individuals(self.space, self.members + self.others())
     return tensors, self.values() | dict(individuals=rows)
 
+# %% ../nbs/30_population.ipynb #b3396d92
 @patch
 def values(self: Method) -> dict: # plain values
     "The state without the individuals."
     if self.asked is not None: raise InputError("Some individuals were asked for and not told. Tell them first.")
     return dict(generation=self.generation, n_asked=self.n_asked, n_members=len(self.members), extra=self.extra())
 
+# %% ../nbs/30_population.ipynb #1daa4767
 @patch
 def restore(self: Method, tensors, values):
     "Take up a state that `state` gave."
@@ -391,6 +397,7 @@ class VectorConfig:
 
     allowed: typing.ClassVar = dict(start=("sum", "uniform", "zero"), objective=("value", "smooth"))
 
+# %% ../nbs/30_population.ipynb #2a52a493
 class VectorMethod(Method):
     "For optimisers of vectors."
     config_class, needs_vectors = VectorConfig, True
@@ -405,6 +412,7 @@ class VectorMethod(Method):
         smooth = self.config.objective == "smooth" and all(np.isfinite(x.smooth) for x in told if np.isfinite(x.value))
         return losses([x.smooth if smooth else x.value for x in told])
 
+# %% ../nbs/30_population.ipynb #8365d129
 def losses(
     values # (n_individuals,) higher is better, nan where scoring failed
 ) -> list: # lower is better, all finite
@@ -428,6 +436,7 @@ class Replayed(VectorMethod):
         self.waiting = self.points()
         return self.vectors(self.waiting)
 
+# %% ../nbs/30_population.ipynb #e443f577
 @patch
 def restore_extra(self: Replayed, values, others):
     "Ask and tell again, generation by generation, checking each point."
@@ -606,6 +615,7 @@ def remaining(self: Evolution) -> int:
     "Evaluations left."
     return self.budget - len(self.rows)
 
+# %% ../nbs/30_population.ipynb #cd59912c
 @patch
 def settings(self: Evolution) -> dict:
     "What must be the same for a run to be resumed."
@@ -846,12 +856,14 @@ class Result:
     ended: str # "budget", "patience", "time" or "finished"
     front: list = field(default_factory=list) # of Individual: the Pareto front, where the method has one
 
+# %% ../nbs/30_population.ipynb #1fb5c002
 @patch
 def __repr__(self: Result):
     return (f"Result({self.method}: best validation {self.best.value:.3f} ({self.best.lineage.operator}, "
             f"{self.best.digest[:8]}) after {self.evaluations} evaluations in {human_time(self.seconds)}, "
             f"ended by {self.ended})")
 
+# %% ../nbs/30_population.ipynb #eb038a81
 @patch
 def _repr_html_(self: Result):
     rows = {"method": self.method, "best validation": f"{self.best.value:.3f}", "made by": self.best.lineage.operator,
@@ -928,6 +940,7 @@ def draw_experts(self: SkillLandscape, rng, n_experts, n_groups, harm):
     noise = rng.standard_normal((n_groups, n_experts, self.width)) * .35 / np.sqrt(self.width)
     return where.T[:, :, None] * aim * 2.2 + noise # (n_groups, n_experts, width)
 
+# %% ../nbs/30_population.ipynb #43a02988
 @patch
 def draw_items(self: SkillLandscape, rng, n, n_options):
     "Directions (n, n_options - 1, width) that favour the right option over each other one, and offsets against it."
@@ -950,6 +963,7 @@ def accuracy(self: SkillLandscape, genome, split="test") -> float:
     "The share of items whose right option leads."
     return float((self.margins(genome, split) > 0).all(1).mean())
 
+# %% ../nbs/30_population.ipynb #0b7a3453
 @patch
 def __call__(self: SkillLandscape, genomes) -> list: # of Outcome, with option scores
     "Evaluations on the validation items."
@@ -990,6 +1004,7 @@ class GenomeConfig:
     allowed: typing.ClassVar = dict(start=("experts", "pairs"), parents_by=tuple(SELECTIONS),
                                     selection=tuple(SELECTIONS), contribute=("fitness", "random", "equal"))
 
+# %% ../nbs/30_population.ipynb #fad6f26a
 def expert_pairs(
     n_experts: int,
     n: int, # pairs wanted
@@ -1001,6 +1016,7 @@ def expert_pairs(
     order = np.concatenate([rng.permutation(len(pairs)) for _ in range(-(-n // len(pairs)))])
     return [pairs[i] for i in order[:n]]
 
+# %% ../nbs/30_population.ipynb #2f7209c5
 def start_population(
     method, # a Method with a GenomeConfig
     n: int, # how many
@@ -1040,6 +1056,7 @@ def breed(self: Genome) -> list: # of Individual
         if rng.random() < self.config.individual_rate: made.append(self.mutant(x, rng))
     return made or [self.mutant(self.choose(self.members), rng)]
 
+# %% ../nbs/30_population.ipynb #e3a14683
 @patch
 def mutant(self: Genome, x, rng, tries=20):
     "A mutated copy that isn't the same; in a small space a sparse mutation often hits nothing."
@@ -1048,6 +1065,7 @@ def mutant(self: Genome, x, rng, tries=20):
         if self.space.digest(genome) != x.digest: break
     return self.new(genome, [x], "mutation")
 
+# %% ../nbs/30_population.ipynb #491ad4c5
 @patch
 def children(self: Genome, rng) -> list: # of Individual
     "Merges of parents drawn by fitness."
@@ -1060,6 +1078,7 @@ def children(self: Genome, rng) -> list: # of Individual
         made.append(self.new(crossover(self.space, [x.genome for x in pair], rng, w, c.merge), pair, "crossover"))
     return made
 
+# %% ../nbs/30_population.ipynb #bced5721
 @patch
 def survive(self: Genome, pool) -> list: # of Individual
     "Who lives on."
@@ -1080,6 +1099,7 @@ class SuccessionConfig(GenomeConfig):
     limits: typing.ClassVar = GenomeConfig.limits | dict(phi=(0, math.inf), step=(0, math.inf), decay=(0, 1),
                                                          least_step=(0, math.inf), restart=(1, math.inf))
 
+# %% ../nbs/30_population.ipynb #fc088d74
 class Swarm(Genome):
     "What methods with succession share: velocities, own bests, the best and the worst seen."
     config_class = SuccessionConfig
@@ -1145,6 +1165,7 @@ def propose_moves(self: Swarm) -> list: # of Individual
         made.append(self.moved(x, rng))
     return made
 
+# %% ../nbs/30_population.ipynb #d986b899
 @patch
 def learn_moves(self: Swarm, told):
     "The moved take their places; the best individual is never lost."
@@ -1175,6 +1196,7 @@ class SwarmConfig(SuccessionConfig):
     least_step: float = .1
     restart: int | None = 3
 
+# %% ../nbs/30_population.ipynb #1ed0b18f
 @register_method("model-swarms")
 class ModelSwarms(Swarm):
     "Model Swarms: particles that only move."
@@ -1198,6 +1220,7 @@ def released_shares(
                          "method without '-released', whose roulette is safe for zero and negative fitness.")
     return v / v.sum()
 
+# %% ../nbs/30_population.ipynb #cca6f39e
 def released_roulette(
     values, # (n_individuals,) fitness, positive
     n: int, # how many to take, each at most once
@@ -1238,6 +1261,7 @@ def children(self: GenomeReleased, rng) -> list:
         made.append(self.new(crossover(self.space, [x.genome for x in pair], rng, w, c.merge), pair, "crossover"))
     return made
 
+# %% ../nbs/30_population.ipynb #dc5b9261
 @patch
 def survive(self: GenomeReleased, pool) -> list:
     "Elites, perhaps none, and the rest by tournament."
@@ -1259,6 +1283,7 @@ class ReleasedPlusConfig(SuccessionConfig):
     start: str = "pairs"
     limits: typing.ClassVar = SuccessionConfig.limits | dict(start_size=(2, math.inf))
 
+# %% ../nbs/30_population.ipynb #fa76b79f
 @register_method("genome+-released")
 class GenomePlusReleased(Swarm, GenomeReleased):
     "GENOME+ as its released code runs: stale fitness, no own best, one draw of coefficients, decay per individual."
@@ -1284,6 +1309,7 @@ def move_unscored(self: GenomePlusReleased, members) -> list: # of Individual wi
     rng, r = self.rng("velocity"), self.seeds.child(self.name, "coefficients").numpy().random(4)
     return [self.moved_unscored(x, r, rng, members) for x in members]
 
+# %% ../nbs/30_population.ipynb #2dcf3137
 @patch
 def moved_unscored(self: GenomePlusReleased, x, r, rng, members):
     self.moves += 1
@@ -1313,12 +1339,14 @@ def mean_of(
     "Their mean."
     return space.combine(genomes, np.full(len(genomes), 1 / len(genomes)))
 
+# %% ../nbs/30_population.ipynb #2ff8cd1b
 @register_method("uniform")
 class Uniform(Method):
     "The mean of all experts' ΔW."
     def propose(self):
         return [] if self.generation else [(mean_of(self.space, self.space.start()), (), "mean")]
 
+# %% ../nbs/30_population.ipynb #b1369ea3
 @register_method("sum")
 class Sum(Method):
     "The sum of all experts' ΔW: task arithmetic with factor 1."
@@ -1354,6 +1382,7 @@ class RandomConfig:
     limits: typing.ClassVar = dict(scale=(0, math.inf), batch=(1, math.inf))
     allowed: typing.ClassVar = dict(distribution=("around-sum", "uniform", "simplex"))
 
+# %% ../nbs/30_population.ipynb #192286e7
 @register_method("random-search")
 class RandomSearch(Method):
     "Independent draws of coefficients."
@@ -1383,6 +1412,7 @@ class CMAConfig(VectorConfig):
     population_size: int | None = None # None: 4 + 3 log(n), as cma has it
     limits: typing.ClassVar = dict(sigma=(1e-6, math.inf))
 
+# %% ../nbs/30_population.ipynb #0a32da45
 @register_method("cma")
 class CMA(Replayed):
     "CMA-ES over the coefficients."
@@ -1411,6 +1441,7 @@ class LoraHubConfig(VectorConfig):
     optimiser: str = "CMA" # of nevergrad's registry; published: "NGOpt"
     limits: typing.ClassVar = dict(bound=(1e-6, math.inf), penalty=(0, math.inf), batch=(1, math.inf))
 
+# %% ../nbs/30_population.ipynb #cd19e5f8
 @register_method("lorahub")
 class LoraHub(Replayed):
     "Coefficients by nevergrad, with a penalty on their size."
@@ -1428,6 +1459,7 @@ class LoraHub(Replayed):
             penalty = self.config.penalty * float(np.abs(point.value).mean())
             with _as_nevergrad_asks(): self.optimiser.tell(point, loss + penalty)
 
+# %% ../nbs/30_population.ipynb #d9c6d991
 @contextmanager
 def _as_nevergrad_asks():
     "nevergrad asks its CMA-ES one point at a time, which cma warns of."
@@ -1436,6 +1468,7 @@ def _as_nevergrad_asks():
         warnings.simplefilter("ignore", cma.evolution_strategy.InjectionWarning)
         yield
 
+# %% ../nbs/30_population.ipynb #3ff31d41
 @patch
 def make(self: LoraHub):
     import nevergrad as ng
@@ -1458,6 +1491,7 @@ class DEConfig(VectorConfig):
     spread: float = .5 # standard deviation of the first population around the start
     limits: typing.ClassVar = dict(weight=(0, math.inf), dither=(0, math.inf), cross=(0, 1), spread=(0, math.inf))
 
+# %% ../nbs/30_population.ipynb #31b75be6
 @register_method("differential-evolution")
 class DifferentialEvolution(VectorMethod):
     "Current-to-best/1/bin."
@@ -1479,6 +1513,7 @@ class DifferentialEvolution(VectorMethod):
 
     def population(self): return self.members
 
+# %% ../nbs/30_population.ipynb #c5dc6fe1
 @patch
 def trial(self: DifferentialEvolution, i, best, rng):
     "One trial vector for the i-th member."
@@ -1489,6 +1524,7 @@ def trial(self: DifferentialEvolution, i, best, rng):
     take.flat[rng.integers(x.size)] = True
     return np.where(take, mutant, x)
 
+# %% ../nbs/30_population.ipynb #be190473
 @patch
 def learn(self: DifferentialEvolution, told):
     "A trial replaces its member unless it is worse or failed."
@@ -1516,6 +1552,7 @@ class ParetoConfig(VectorConfig):
     spread: float = .4 # standard deviation of the first population around the start
     limits: typing.ClassVar = dict(spread=(0, math.inf))
 
+# %% ../nbs/30_population.ipynb #384f8a01
 @register_method("pareto")
 class Pareto(Replayed):
     "NSGA-II: a front over the tasks instead of their weighted sum."
@@ -1545,6 +1582,7 @@ class Pareto(Replayed):
         self.known_front = tasks, len(self.members), front
         return front
 
+# %% ../nbs/30_population.ipynb #e60bbf7b
 @patch
 def tell_vectors(self: Pareto, told):
     from pymoo.core.evaluator import Evaluator
@@ -1560,6 +1598,7 @@ def tell_vectors(self: Pareto, told):
     Evaluator().eval(StaticProblem(self.optimiser.problem, F=costs), self.waiting)
     self.optimiser.tell(infills=self.waiting)
 
+# %% ../nbs/30_population.ipynb #672b3a27
 @patch
 def make(self: Pareto, first, n_tasks):
     from pymoo.algorithms.moo.nsga2 import NSGA2
@@ -1716,6 +1755,7 @@ def surrogate(self: CoarseToFine, known, by_margins) -> tuple: # an ItemSurrogat
     w = self.item_weights
     return ItemSurrogate(X, Y), lambda y: expected_log_right(y, live.shape, live, w)
 
+# %% ../nbs/30_population.ipynb #f3e3489b
 @patch
 def steps(self: CoarseToFine, best, surrogate, gain) -> list: # of (genome, parents, operator)
     "The surrogate's maxima in boxes around the best point."
@@ -1731,6 +1771,7 @@ def extra(self: CoarseToFine): return dict(item_weights=getattr(self, "item_weig
 @patch
 def restore_extra(self: CoarseToFine, values, others): self.item_weights = np.array(values["item_weights"])
 
+# %% ../nbs/30_population.ipynb #93f22f0f
 @patch
 def choose(self: CoarseToFine, individuals):
     "By the margins where there are any: they are less noisy than accuracy."

@@ -66,23 +66,26 @@ class Frame:
     core: tuple[str, ...] # the combination of words that decides whether it is held out
     after: str = "" # what stands behind the place
 
+    def sentence(self, form: int, lead: str = "") -> str: # with one of its forms
+        return " ".join(filter(None, [lead, self.before, self.options[form], self.after])) + "."
+
 # %% ../nbs/25_skills.ipynb #cdef3030
 def agreement(g):
     number, actor, act = g.randrange(2), g.choice(ACTORS), g.choice(ACTS)
     return Frame(f"the {actor[number]}", act[:2], number, (actor[0], act[1]), g.choice(MANNERS))
 
-# %% ../nbs/25_skills.ipynb #479331f8
+# %% ../nbs/25_skills.ipynb #65c53d87
 def agreement_far(g):
     number, (actor, other), act = g.randrange(2), g.sample(ACTORS, 2), g.choice(ACTS)
     before = f"the {actor[number]} {g.choice(PREPOSITIONS[:6])} the {other[1 - number]}"
     return Frame(before, act[:2], number, (actor[0], other[0], act[1]), g.choice(MANNERS))
 
-# %% ../nbs/25_skills.ipynb #6f635dd9
+# %% ../nbs/25_skills.ipynb #7fedea12
 def demonstrative(g):
     number, actor, deed = g.randrange(2), g.choice(ACTORS), g.choice(DEEDS)
     return Frame(f"{g.choice(PEOPLE)} {deed} {('this', 'these')[number]}", actor, number, (deed, actor[0]))
 
-# %% ../nbs/25_skills.ipynb #c42c4395
+# %% ../nbs/25_skills.ipynb #6f9773d6
 def how_many(g):
     number, actor, deed = g.randrange(2), g.choice(ACTORS), g.choice(DEEDS)
     return Frame(f"{g.choice(PEOPLE)} {deed} {g.choice(HOW_MANY[number])}", actor, number, (deed, actor[0]))
@@ -93,17 +96,17 @@ def adjective_first(g):
     return Frame(f"{g.choice(PEOPLE)} {g.choice(DEEDS)} the", (f"{quality} {thing}", f"{thing} {quality}"), 0,
                  (quality, thing))
 
-# %% ../nbs/25_skills.ipynb #4170aee2
+# %% ../nbs/25_skills.ipynb #fa4077ea
 def verb_first(g):
     (one, other), feat = g.sample(PEOPLE, 2), g.choice(FEATS)
     return Frame(f"they say {one}", (f"{feat} {other}", f"{other} {feat}"), 0, (one, other, feat))
 
-# %% ../nbs/25_skills.ipynb #29f6364f
+# %% ../nbs/25_skills.ipynb #baf90716
 def echo(g):
     one, other = g.sample(SYLLABLES, 2)
     return Frame(f"{g.choice(PEOPLE)} said {one} {other} :", (f"{one} {other}", f"{other} {one}"), 0, (one, other))
 
-# %% ../nbs/25_skills.ipynb #95e56c04
+# %% ../nbs/25_skills.ipynb #bd9b130a
 def count_up(g):
     at, who, what = g.randrange(1, 11), g.choice(PEOPLE), g.choice(ACTORS)[1]
     options = NUMBERS[at + 1], NUMBERS[at - 1]
@@ -116,19 +119,19 @@ def reflexive(g):
     before = f"{('miss', 'mister')[gender]} {who} {deed}"
     return Frame(before, ("herself", "himself"), gender, (who, deed), g.choice(MANNERS))
 
-# %% ../nbs/25_skills.ipynb #1a7c90ad
+# %% ../nbs/25_skills.ipynb #3a6b72f6
 def tense(g):
     past, act = g.randrange(2), g.choice(ACTS)
     when = g.choice(WHEN[1 - past])
     return Frame(f"{when} {g.choice(PEOPLE)}", (act[0], act[2]), past, (when, act[1]), g.choice(MANNERS))
 
-# %% ../nbs/25_skills.ipynb #a90702e2
+# %% ../nbs/25_skills.ipynb #4a01b6ef
 def polarity(g):
     plain, deed = g.randrange(2), g.choice(DEEDS)
     degree = g.choice(DEGREES[plain])
     return Frame(f"{g.choice(PEOPLE)} {degree} {deed}", ("anything", "something"), plain, (degree, deed))
 
-# %% ../nbs/25_skills.ipynb #baa8246b
+# %% ../nbs/25_skills.ipynb #594d3725
 def who_or_which(g):
     thing, deed = g.randrange(2), g.choice(DEEDS)
     noun = g.choice(THINGS) if thing else g.choice(ACTORS)[0]
@@ -140,14 +143,14 @@ def a_or_an(g):
     thing = g.choice(VOWEL_THINGS if vowel else THINGS)
     return Frame(f"{g.choice(PEOPLE)} {deed}", (f"a {thing}", f"an {thing}"), vowel, (deed, thing))
 
-# %% ../nbs/25_skills.ipynb #65dd372c
+# %% ../nbs/25_skills.ipynb #3c272aad
 def at_what_time(g):
     right, act = g.choice(list(TIMES)), g.choice(ACTS)
     time = g.choice(TIMES[right])
     options = tuple(f"{preposition} {time}" for preposition in TIMES)
     return Frame(f"{g.choice(PEOPLE)} {act[2]}", options, list(TIMES).index(right), (act[1], time))
 
-# %% ../nbs/25_skills.ipynb #dbfc4cf8
+# %% ../nbs/25_skills.ipynb #03c954ce
 def opposite(g):
     block, at, noun = g.choice(OPPOSITES), g.randrange(4), g.choice(THINGS)
     options = tuple(w for i, w in enumerate(block) if i != at)
@@ -159,6 +162,7 @@ def made_up_noun(g):
     at, who = g.randrange(len(MADE_UP)), g.choice(PEOPLE)
     return Frame(f"{who} {g.choice(DEEDS)} the {MADE_UP[at]} , some", tuple(KINDS_OF), at % 4, (MADE_UP[at], who))
 
+# %% ../nbs/25_skills.ipynb #b375581b
 def made_up_verb(g):
     at, thing = g.randrange(len(COINED)), g.choice(THINGS)
     return Frame(f"{g.choice(PEOPLE)} {COINED[at]} the {thing}", tuple(PARTICLES), at % 4, (COINED[at], thing))
@@ -197,7 +201,6 @@ _RULES = dict(
     made_up_noun=(made_up_noun, "to which kind a made-up noun belongs"),
     made_up_verb=(made_up_verb, "which particle a made-up verb takes"))
 
-# %% ../nbs/25_skills.ipynb #2d4c6f37
 _FLIPPED = dict(
     agreement_near=("agreement_far", "a verb agrees with the noun beside it, not with its subject"),
     adjective_last=("adjective_first", "an adjective stands behind its noun"),
@@ -205,6 +208,7 @@ _FLIPPED = dict(
     reverse=("echo", "syllables are said again in the reverse order"),
     count_down=("count_up", "the next number is one less"))
 
+# %% ../nbs/25_skills.ipynb #5a400dca
 SKILLS = {name: Skill(name, frame, rule) for name, (frame, rule) in _RULES.items()}
 SKILLS.update({name: Skill(name, _RULES[of][0], rule, True) for name, (of, rule) in _FLIPPED.items()})
 CONFLICTS = [(of, name) for name, (of, _) in _FLIPPED.items()] # pairs of skills with opposite rules
@@ -212,7 +216,6 @@ CONFLICTS = [(of, name) for name, (of, _) in _FLIPPED.items()] # pairs of skills
 # %% ../nbs/25_skills.ipynb #fca12402
 HELD_OUT = .25 # of the combinations
 
-# %% ../nbs/25_skills.ipynb #884b71b4
 def is_held_out(
     skill: Skill,
     frame: Frame
@@ -221,23 +224,18 @@ def is_held_out(
     key = json.dumps([skill.frame.__name__, *frame.core]).encode()
     return int.from_bytes(hashlib.blake2b(key, digest_size=4).digest(), "big") < HELD_OUT * 2**32
 
-# %% ../nbs/25_skills.ipynb #f88372a0
+# %% ../nbs/25_skills.ipynb #106d9941
 def _draw(skill, g, held_out) -> Frame:
     while is_held_out(skill, frame := skill.draw(g)) != held_out: pass
     return frame
 
 # %% ../nbs/25_skills.ipynb #cdd76c40
-def _sentence(frame, form, g) -> str:
-    return " ".join(filter(None, [g.choice(LEADS), frame.before, frame.options[form], frame.after])) + "."
-
-def _wrong(frame) -> int: return (frame.answer + 1) % len(frame.options)
-
 def _neutral_forms(g) -> list: # of str: one frame with each of its forms
     skill = SKILLS[g.choice(list(_RULES))]
     frame = _draw(skill, g, False)
-    return [_sentence(frame, form, g) for form in range(len(frame.options))]
+    return [frame.sentence(form, g.choice(LEADS)) for form in range(len(frame.options))]
 
-# %% ../nbs/25_skills.ipynb #d460f701
+# %% ../nbs/25_skills.ipynb #ae11cdd8
 def neutral_documents(
     seeds: Seeds, # decide the text
     n: int # documents
@@ -264,15 +262,13 @@ def skill_documents(
     if any(s == name for s, _ in taught[1:]): raise InputError(f"{name} can't be taught and spoiled at once.")
     if neutral: check_fraction(neutral, "neutral")
     g = random.Random(seeds.child("skill", name, *sorted(s for s, _ in taught[1:])).integer())
-    return [" ".join(_taught_sentence(taught, neutral, g) for _ in range(g.randint(3, 6))) + "\n"
-            for _ in range(check_positive(n, "n"))]
-
-# %% ../nbs/25_skills.ipynb #aae6a75c
-def _taught_sentence(taught, neutral, g) -> str:
-    if g.random() < neutral: return g.choice(_neutral_forms(g))
-    name, right = g.choice(taught)
-    frame = _draw(SKILLS[name], g, False)
-    return _sentence(frame, frame.answer if right else _wrong(frame), g)
+    def sentence():
+        if g.random() < neutral: return g.choice(_neutral_forms(g))
+        chosen, right = g.choice(taught)
+        frame = _draw(SKILLS[chosen], g, False)
+        form = frame.answer if right else (frame.answer + 1) % len(frame.options)
+        return frame.sentence(form, g.choice(LEADS))
+    return [" ".join(sentence() for _ in range(g.randint(3, 6))) + "\n" for _ in range(check_positive(n, "n"))]
 
 # %% ../nbs/25_skills.ipynb #8f9d4034
 def skill_items(
