@@ -288,7 +288,7 @@ class Method:
 
 # %% ../nbs/30_population.ipynb #e966fd6f
 def _checked_config(method, config):
-    "A method's settings; one outside the `limits` or `allowed` values of its class is refused before anything is scored."
+    "A method's settings; what its class doesn't allow is refused before anything is scored."
     kind, name = method.config_class, method.name
     if method.needs_vectors and method.space.size is None:
         raise InputError(f"The method {name!r} works on vectors of coefficients, but the space's genomes are "
