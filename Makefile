@@ -93,7 +93,7 @@ check-layers:
 
 check-style:
 	@echo "== 4/6 style"
-	@.venv/bin/ruff check evonb tests docs .ci
+	@.venv/bin/ruff check evonb tests docs .ci setup.py
 
 test-notebooks:
 	@echo "== 5/6 every notebook runs"

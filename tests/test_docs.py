@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 import urllib.request
@@ -251,6 +252,25 @@ def test_evonbs_own_library_is_whole():
     library = api.Library.of(project)
     for _, made in writing.PICTURES.values():
         assert not made or len(library.names.get(made, [])) == 1, f"no class {made}"
+
+
+def shown_imports(path):
+    "The imports of evonb that a file of the project holds or shows: full names of modules and what is taken from them."
+    text = path.read_text()
+    if path.suffix == ".ipynb":
+        text = "\n".join(c.source for c in sources.read_notebook(path).cells)
+    for found in re.finditer(r"^\s*from (evonb(?:\.\w+)*) import (\([^)]*\)|[^\n#;]+)", text, re.M):
+        names_ = re.sub(r"\bas \w+|#.*", "", found[2])
+        yield from (f"{found[1]}.{n}" for n in re.findall(r"\w+", names_))
+    yield from re.findall(r"^\s*import (evonb(?:\.\w+)+)", text, re.M)
+
+
+@pytest.mark.parametrize("folder", ["docs", "nbs", "tests", ".ci", ""], ids=lambda f: f or "texts")
+def test_every_import_of_evonb_that_the_project_shows_exists(folder):
+    names = faces.Names.of(sources.Project(ROOT))
+    files = (ROOT / folder).rglob("*") if folder else [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+    files = [p for p in files if p.suffix in (".py", ".md", ".ipynb") and p.is_file() and p != Path(__file__)]
+    assert [f"{p.relative_to(ROOT)}: {n}" for p in files for n in shown_imports(p) if not names.is_there(n)] == []
 
 
 @pytest.mark.parametrize("text, leads", [

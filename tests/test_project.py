@@ -21,8 +21,10 @@ from packaging.version import Version
 ROOT = Path(__file__).resolve().parents[1]
 CI = ROOT / ".ci"
 NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
-GENERATED = sorted(p for p in (ROOT / "evonb").glob("*.py") if p.name != "_modidx.py")
-PROJECT = ("settings.ini", "pyproject.toml", "requirements.lock", "README.md", "LICENSE", ".ci", "nbs", "evonb", "data")
+LIBRARY = sorted(p for p in (ROOT / "evonb").rglob("*.py") if p.name != "_modidx.py")
+FACES = [p for p in LIBRARY if p.name == "__init__.py"]
+PROJECT = ("settings.ini", "pyproject.toml", "setup.py", "requirements.lock", "README.md", "LICENSE", ".ci", "nbs",
+           "evonb", "data")
 SKIPPED_FOLDERS = (".git", ".venv", "runs", "build", "dist", "_docs", "_proc", "__pycache__", ".ipynb_checkpoints",
                    "_cache", ".egg-info", ".hypothesis")  # ends of names
 
@@ -131,17 +133,46 @@ def test_committed_notebooks_are_clean(path):
 
 # What is generated matches the notebooks -------------------------------------------------------------------------
 
+def a_notebook(title, module=None, code="", more=""):
+    "A notebook that exports a cell."
+    nb = clean_notebook()
+    nb["cells"][0]["source"] = [f"# {title}\n", "\n", "> what it holds\n", "\n", more]
+    texts = [f"#| default_exp {module}", f"#| export\n{code}"] if module else []
+    nb["cells"] += [dict(cell_type="code", id=f"e{n}", metadata={}, source=t.splitlines(keepends=True), outputs=[],
+                         execution_count=None) for n, t in enumerate(texts)]
+    return nb
+
+
+LAZY = """"Training"
+_where = {"GPT": "gpt"}
+def __getattr__(name):
+    from importlib import import_module
+    return getattr(import_module("." + _where[name], __name__), name)
+"""
+SMALL = {  # notebook below nbs -> title, module, code
+    "00_core": ("core", "core", "def base(): return 1"),
+    "training/10_gpt": ("gpt", "training.gpt", "from evonb.core import base\nclass GPT: x = base()"),
+    "evolution/methods/10_cma": ("cma", "evolution.methods.cma",
+                                 "from evonb.training.gpt import GPT\nclass CMA: x = GPT"),
+    "index": ("evonb", None, "", "<!-- tree -->\n\n<!-- /tree -->\n\n## Status"),
+    "tutorials/01_story": ("story",)}
+
+
 @pytest.fixture(scope="module")
 def small_project(tmp_path_factory):
-    "A small project of the same shape, exported."
+    "A small project of the same shape, with modules in folders and a face of two lines, exported."
     root = tmp_path_factory.mktemp("project")
-    for name in ("settings.ini", "pyproject.toml", ".ci"):
+    for name in ("settings.ini", "pyproject.toml", "setup.py", "LICENSE", ".ci"):
         (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, root / name)
-    for folder in ("nbs/tutorials", "evonb"):
-        (root / folder).mkdir(parents=True)
-    for name in ("00_core.ipynb", "index.ipynb"):
-        shutil.copy(ROOT / "nbs" / name, root / "nbs" / name)
-    (root / "nbs" / "tutorials" / "01_story.ipynb").write_text(json.dumps(clean_notebook()))
+    for name, parts in SMALL.items():
+        path = root / "nbs" / f"{name}.ipynb"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(a_notebook(*parts)))
+    (root / "evonb" / "training" / "static").mkdir(parents=True)
+    (root / "evonb" / "training" / "__init__.py").write_text(LAZY)
+    (root / "evonb" / "training" / "static" / "view.js").write_text("1")
+    (root / "evonb" / "__init__.py").write_text('"evonb"\n__version__ = "0"\nfrom evonb.core import base\n')
+    shutil.copytree(ROOT / "data", root / "data")
     assert run(".ci/export.py", "write", cwd=root) == (0, "")
     return root
 
@@ -177,19 +208,57 @@ def test_a_module_edited_by_hand_is_named(project):
     assert "evonb/core.py: differs" in said and "by_hand" in said and "README.md" not in said
 
 
-def test_a_module_without_notebook_is_named(project):
-    (project / "evonb" / "orphan.py").write_text("x = 1\n")
-    assert "evonb/orphan.py: no notebook exports it" in stale(project)
+@pytest.mark.parametrize("place", ["orphan.py", "training/orphan.py", "evolution/methods/orphan.py"])
+def test_a_module_without_notebook_is_named(project, place):
+    (project / "evonb" / place).write_text("x = 1\n")
+    assert f"evonb/{place}: no notebook exports it" in stale(project)
 
 
-def test_a_changed_notebook_is_named_with_all_it_makes(project):
-    path = project / "nbs" / "00_core.ipynb"
+def test_faces_are_kept_whole_and_those_that_lack_are_made(project):
+    face = project / "evonb" / "training" / "__init__.py"
+    assert face.read_text() == LAZY and (project / "evonb" / "evolution" / "methods" / "__init__.py").read_text() == ""
+    first = (project / "evonb" / "__init__.py").read_text()
+    version = pyproject()["project"]["version"]
+    assert first == f'"evonb"\n__version__ = "{version}"\nfrom evonb.core import base\n'
+    done = "import evonb; from evonb.training import GPT; from evonb.evolution.methods.cma import CMA; print(CMA.x.x)"
+    assert run("-c", done, cwd=project, PYTHONPATH=str(project)) == (0, "1\n")
+    face.write_text(LAZY + "# by hand\n")
+    assert run(".ci/export.py", "write", cwd=project) == run(".ci/export.py", "check", cwd=project) == (0, "")
+    assert face.read_text() == LAZY + "# by hand\n"
+    face.unlink()
+    assert "evonb/training/__init__.py: missing, though its folder holds modules" in stale(project)
+
+
+def test_a_face_that_a_notebook_exports_is_no_hand_written_one(project):
+    path = project / "nbs" / "training" / "00_face.ipynb"
+    path.write_text(json.dumps(a_notebook("face", "training.__init__", "y = 1")))
+    assert "evonb/training/__init__.py: differs" in stale(project)
+    assert run(".ci/export.py", "write", cwd=project) == (0, "")
+    assert project / "evonb" / "training" / "__init__.py" not in export.faces(project)
+    path.write_text(json.dumps(a_notebook("face", "training.__init__", "y = 2")))
+    assert "evonb/training/__init__.py: differs" in stale(project)
+
+
+def test_a_module_that_moves_leaves_nothing_behind_unseen(project):
+    old = project / "nbs" / "training" / "10_gpt.ipynb"
+    (project / "nbs" / "text").mkdir()
+    old.rename(project / "nbs" / "text" / "10_gpt.ipynb")
+    path = project / "nbs" / "text" / "10_gpt.ipynb"
+    path.write_text(path.read_text().replace("training.gpt", "text.gpt"))
+    said = stale(project)
+    assert "evonb/training/gpt.py: no notebook exports it" in said and "evonb/text/gpt.py: missing, though a" in said
+    assert "evonb/text/__init__.py: missing, though its folder holds modules" in said
+
+
+@pytest.mark.parametrize("name, module", [("00_core", "core"), ("evolution/methods/10_cma", "evolution/methods/cma")])
+def test_a_changed_notebook_is_named_with_all_it_makes(project, name, module):
+    path = project / "nbs" / f"{name}.ipynb"
     nb = json.loads(path.read_text())
     nb["cells"].append(dict(cell_type="code", id="new1", metadata={}, outputs=[], execution_count=None,
                             source=["#| export\n", "def newcomer(): return 1"]))
     path.write_text(json.dumps(nb))
     said = stale(project)
-    assert "evonb/core.py: differs" in said and "evonb/_modidx.py: differs" in said
+    assert f"evonb/{module}.py: differs" in said and "evonb/_modidx.py: differs" in said
 
 
 def test_a_stale_readme_is_named(project):
@@ -213,7 +282,25 @@ def test_a_new_notebook_makes_the_readme_stale_and_needs_a_title(project):
 def test_the_tree_has_one_line_a_notebook():
     text = export.tree(ROOT)
     for path in NOTEBOOKS:
-        assert [path.name in line for line in text.splitlines()].count(True) == 1, path.name
+        name = path.relative_to(ROOT / "nbs").parts[-1]
+        same = sum(p.name == name for p in NOTEBOOKS)
+        assert [f"── {name} " in line for line in text.splitlines()].count(True) == same, path.name
+
+
+def test_a_readme_without_the_trees_markers_has_no_tree_and_still_needs_titles(project):
+    path = project / "nbs" / "index.ipynb"
+    assert "10_cma.ipynb" in (project / "README.md").read_text()
+    text = path.read_text()
+    path.write_text(text.replace("<!-- tree -->", "").replace("<!-- /tree -->", ""))
+    assert run(".ci/export.py", "write", cwd=project) == run(".ci/export.py", "check", cwd=project) == (0, "")
+    readme = (project / "README.md").read_text()
+    assert "10_cma.ipynb" not in readme and "## Status" in readme and "from nbs/index.ipynb" in readme
+    other = project / "nbs" / "tutorials" / "02_more.ipynb"
+    other.write_text(json.dumps(a_notebook("more")).replace("# more", "more"))
+    assert "02_more.ipynb: must open with a title" in run(".ci/export.py", "check", cwd=project)[1]
+    other.unlink()
+    path.write_text(text.replace("<!-- /tree -->", ""))
+    assert "once each, in this order, or neither" in run(".ci/export.py", "write", cwd=project)[1]
 
 
 def test_prose_stays_and_code_is_fenced_without_directives():
@@ -273,16 +360,62 @@ def test_settings_and_pyproject_agree():
     assert f'__version__ = "{project["version"]}"' in (ROOT / "evonb" / "__init__.py").read_text()
 
 
+LISTING = """
+import sys, distutils.core
+dist = distutils.core.run_setup("setup.py", ["-q"], "commandline")
+build = dist.get_command_obj("build_py")
+build.ensure_finalized()
+print(*build.get_outputs(include_bytecode=False), sep="\\n")
+"""
+
+
+def on_disk(root):
+    "What a wheel must hold, by its name there: modules, what lies in folders `static`, and data."
+    library = [p for p in (root / "evonb").rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+    found = {p.relative_to(root).as_posix() for p in library if p.suffix == ".py" or "static" in p.parts}
+    return found | {f"evonb/data/{p.name}" for p in (root / "data").glob("*.json")}
+
+
+def in_wheel(root):
+    "What a wheel of this project would hold, as setuptools lists it without building."
+    code, said = run("-W", "ignore", "-c", "import setuptools\n" + LISTING, cwd=root)
+    assert code == 0, said
+    return {Path(line).as_posix().partition("/lib/")[2] for line in said.splitlines() if "/lib/" in line}
+
+
+def copy_of_the_project(to):
+    "The project without what nobody ships."
+    for name in PROJECT:
+        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, to / name)
+    return to
+
+
+def test_every_module_and_static_file_on_disk_is_in_the_wheels_list(tmp_path):
+    assert in_wheel(copy_of_the_project(tmp_path)) == on_disk(ROOT)
+
+
+def test_modules_and_static_files_in_folders_are_in_the_wheels_list(project):
+    assert {"evonb/training/static/view.js", "evonb/evolution/methods/cma.py", "evonb/training/__init__.py"} <= (
+        in_wheel(project))
+    deep = project / "evonb" / "training" / "static" / "more" / "deep.css"
+    deep.parent.mkdir()
+    deep.write_text("")
+    assert in_wheel(project) == on_disk(project)
+    (project / "evonb" / "loose").mkdir()
+    (project / "evonb" / "loose" / "new.py").write_text("")  # no face: setuptools passes it by
+    assert on_disk(project) - in_wheel(project) == {"evonb/loose/new.py"}
+
+
 def test_a_wheel_holds_every_module_and_the_dataset_registry(tmp_path):
     copy = tmp_path / "copy"
     copy.mkdir()
-    for name in PROJECT:
-        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, copy / name)
+    copy_of_the_project(copy)
     options = ("--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", tmp_path)
     code, said = run("-m", "pip", "wheel", *options, ".", cwd=copy)
     assert code == 0, said
     names = set(zipfile.ZipFile(next(tmp_path.glob("evonb-*.whl"))).namelist())
-    assert {"evonb/data/datasets.json", *(f"evonb/{p.name}" for p in GENERATED)} <= names
+    assert on_disk(ROOT) <= names
+    assert {n for n in names if n.endswith((".py", ".js", ".css", ".json"))} == on_disk(ROOT)
 
 
 # Imports and sizes -----------------------------------------------------------------------------------------------
@@ -294,11 +427,52 @@ def test_core_imports_nothing_heavy():
 
 
 def test_the_library_does_without_the_development_tools():
-    modules = [f"evonb.{p.stem}" for p in GENERATED if p.stem != "__init__"]
+    modules = [".".join(p.relative_to(ROOT).with_suffix("").parts) for p in LIBRARY if p not in FACES]
     script = f"import sys, importlib\nfor m in ('nbdev', 'execnb', 'ghapi', 'pytest'): sys.modules[m] = None\n" \
              f"for m in {modules}: importlib.import_module(m)"
     code, said = run("-c", script, HF_HUB_OFFLINE="1")
     assert code == 0, said
+
+
+def test_no_module_escapes_the_checks():
+    "Found in another way than the checks find them: by setuptools, and by what Python itself would import."
+    import pkgutil
+
+    import evonb
+
+    bench = importlib.util.spec_from_file_location("bench_imports", ROOT / "tests" / "bench" / "imports.py")
+    measured = importlib.util.module_from_spec(bench)
+    bench.loader.exec_module(measured)
+    files = {Path(folder) / n for folder, _, names in os.walk(ROOT / "evonb") for n in names if n.endswith(".py")}
+    assert files == {*LIBRARY, ROOT / "evonb" / "_modidx.py"}
+    walked = {m.name for m in pkgutil.walk_packages(evonb.__path__, "evonb.") if "_modidx" not in m.name}
+    here = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for p in LIBRARY} - {"evonb"}
+    assert walked - {"evonb.data"} == here
+    faces = {".".join(p.parent.relative_to(ROOT).parts) for p in FACES}
+    assert {f"evonb.{m}" for m in measured.MODULES} == here - faces
+
+
+def test_the_style_of_generated_code_is_excused_in_folders_too():
+    text = "# %% a\nimport os\nx = 1\nimport sys\n" + f"y = {'1 + ' * 60}1\n"
+    for name in ("evonb/core.py", "evonb/training/gpt.py", "evonb/evolution/methods/cma.py"):
+        command = [Path(sys.executable).with_name("ruff"), "check", f"--stdin-filename={name}", "-"]
+        done = subprocess.run(command, cwd=ROOT, input=text, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("path", FACES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_a_face_is_short(path):
+    assert len(path.read_text().splitlines()) <= 40
+
+
+def test_faces_load_nothing_and_offer_what_they_say():
+    names = [".".join(p.parent.relative_to(ROOT).parts) for p in FACES]
+    script = f"""import importlib, sys
+faces = [importlib.import_module(n) for n in {names}]
+modules = [m for m in sys.modules if m.split(".")[0] == "evonb" and m not in {names} and m != "evonb.core"]
+print(modules, [m for m in ("torch", "transformers", "pandas", "plotly", "xarray") if m in sys.modules])
+print([f"{{f.__name__}}.{{n}}" for f in faces for n in getattr(f, "__all__", []) if not hasattr(f, n)])"""
+    assert run("-c", script, HF_HUB_OFFLINE="1") == (0, "[] []\n[]\n")
 
 
 def bodies(path):
@@ -309,7 +483,7 @@ def bodies(path):
             yield node.name, node.end_lineno - first.lineno + 1
 
 
-@pytest.mark.parametrize("path", [*GENERATED, *sorted(CI.glob("*.py")), *sorted((ROOT / "docs").rglob("*.py")),
+@pytest.mark.parametrize("path", [*LIBRARY, *sorted(CI.rglob("*.py")), *sorted((ROOT / "docs").rglob("*.py")),
                                   *sorted((ROOT / "tests").rglob("*.py"))],
                          ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_function_bodies_are_short(path):

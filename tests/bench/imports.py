@@ -1,16 +1,18 @@
 """Seconds to import `evonb` and each of its modules in a fresh interpreter (`python -X importtime`)."""
 
 import os
-import pkgutil
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 
 import evonb
 
-MODULES = [m.name for m in pkgutil.iter_modules(evonb.__path__) if not m.name.startswith("_") and m.name != "data"]
+HERE = Path(evonb.__file__).parent
+MODULES = sorted(".".join(p.relative_to(HERE).with_suffix("").parts)  # core, training.gpt
+                 for p in HERE.rglob("*.py") if not p.name.startswith("_"))
 
 
 def seconds(module):
