@@ -287,7 +287,7 @@ def test_images_are_named_by_their_paths_and_regions_by_their_names(tmp_path):
     path.write_text(json.dumps(given))
     assert open_data(str(path)).targets["roi"].tolist() == ["left", "right"] # not paths
     path.write_text(json.dumps(given | dict(images=dict(left="run.nii", right="atlas.nii")))) # as hemispheres
-    assert alignment._image_arguments(path)["images"] == dict(left=tmp_path / "run.nii", right=tmp_path / "atlas.nii")
+    assert alignment.image_arguments(path)["images"] == dict(left=tmp_path / "run.nii", right=tmp_path / "atlas.nii")
     for changes, message in ((dict(events=["none.tsv"]), "none.tsv, as named by events in .*images.json"),
                              (dict(mask="x" * 999), "no file .*x, as named by mask"),
                              (dict(events=[["events.tsv"]]), "an item of events in .* must be a string"),

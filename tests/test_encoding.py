@@ -11,7 +11,6 @@ from sklearn.linear_model import LinearRegression, Ridge, RidgeCV
 from evonb.core import InputError, from_dict, to_dict
 from evonb.encoding import (
     RidgeConfig,
-    _inner,
     across_subject_ceiling,
     autocorrelated_baseline,
     banded,
@@ -20,6 +19,7 @@ from evonb.encoding import (
     fdr,
     linear_cka,
     make_folds,
+    make_inner_folds,
     normalised,
     p_values,
     partition,
@@ -120,7 +120,7 @@ def test_penalties_are_those_of_refitting_every_inner_fold(p, trim, with_confoun
     config = RidgeConfig(alphas=(0.1, 1, 10, 100, 1000), n_folds=3, inner_folds=3, trim=trim, search="full")
     found = encode(X, Y, None, config, confounds=C)
     for i, (train, _) in enumerate(make_folds(150, None, config)):
-        error = inner_errors(X, Y, C, train, _inner(train, np.zeros(150, int), config, i), config.alphas)
+        error = inner_errors(X, Y, C, train, make_inner_folds(train, np.zeros(150, int), config, i), config.alphas)
         assert np.array_equal(np.array(config.alphas)[error.argmin(0)], found.alpha.values[i])
 
 
