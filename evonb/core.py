@@ -308,13 +308,6 @@ class StopRequest:
     def __bool__(self): return self.reason is not None
     def set(self, reason="on request"): self.reason = reason
 
-# %% ../nbs/00_core.ipynb #a2bef01c
-def _on_signal(request, before):
-    def handler(number, frame):
-        if request and callable(before[number]): return before[number](number, frame)
-        request.set(signal.Signals(number).name)
-    return handler
-
 # %% ../nbs/00_core.ipynb #8c59c122
 @contextmanager
 def stoppable(
@@ -323,9 +316,12 @@ def stoppable(
     "While inside, SIGINT and SIGTERM set the request that is yielded; what was there before comes back after."
     request = StopRequest() if request is None else request
     before = {}
+    def on_signal(number, frame): # the second one does what it did before
+        if request and callable(before[number]): return before[number](number, frame)
+        request.set(signal.Signals(number).name)
     if threading.current_thread() is threading.main_thread():
         before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
-        for n in before: signal.signal(n, _on_signal(request, before))
+        for n in before: signal.signal(n, on_signal)
     try: yield request
     finally:
         for n, h in before.items(): signal.signal(n, h)

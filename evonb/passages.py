@@ -50,21 +50,15 @@ def _checked_spans(name, text, spans):
     if spans.ndim != 2 or spans.shape[1] != 2 or spans.dtype.kind not in "iu":
         raise InputError(f"The spans of {name!r} have the shape {spans.shape} and type {spans.dtype}, but must be "
                          "whole numbers (n_words, 2): where each word begins and ends.")
-    spans = spans.astype(np.int64)
-    for i, why in _span_faults(text, spans):
-        raise InputError(f"Word {i} of {name!r} has the span {spans[i].tolist()}, {why}.")
+    spans, end, why = spans.astype(np.int64), 0, None
+    for i, (a, b) in enumerate(spans.tolist()):
+        if not 0 <= a < b <= len(text): why = f"but must lie in the text of {len(text)} characters and not be empty"
+        elif a < end: why = f"but the word before it ends at {end}: spans must be in order and not overlap"
+        elif text[a:b].isspace(): why = "which holds nothing but white space"
+        if why: raise InputError(f"Word {i} of {name!r} has the span {[a, b]}, {why}.")
+        end = b
     spans.setflags(write=False)
     return spans
-
-# %% ../nbs/38_passages.ipynb #2590b03f
-def _span_faults(text, spans):
-    "The first fault of each word's span, as the word's number and a reason."
-    end = 0
-    for i, (a, b) in enumerate(spans.tolist()):
-        if not 0 <= a < b <= len(text): yield i, f"but must lie in the text of {len(text)} characters and not be empty"
-        elif a < end: yield i, f"but the word before it ends at {end}: spans must be in order and not overlap"
-        elif text[a:b].isspace(): yield i, "which holds nothing but white space"
-        end = b
 
 # %% ../nbs/38_passages.ipynb #ed2ae9ef
 def split_words(

@@ -117,20 +117,16 @@ PRONOUNS = ("he she it".split(), "they we".split())
 # %% ../nbs/01_toy_english.ipynb #eeb55c91
 HELD_OUT_EVERY = 5 # the fifth, tenth, ... word of each list is held out
 
-def _nouns(words, animate):
-    return [Noun(w, _IRREGULAR["plural"].get(w) or add_s(w), animate, i % HELD_OUT_EVERY == HELD_OUT_EVERY - 1)
-            for i, w in enumerate(words)]
-
-def _verbs(words, transitive):
-    return [Verb(w, add_s(w), _IRREGULAR["past"].get(w) or add_ed(w), transitive,
-                 i % HELD_OUT_EVERY == HELD_OUT_EVERY - 1) for i, w in enumerate(words)]
-
-# %% ../nbs/01_toy_english.ipynb #b2da986a
 @lru_cache(1)
 def toy_lexicon() -> dict: # nouns: list of Noun, verbs: list of Verb
     "All nouns and verbs, most frequent first within each kind."
-    return dict(nouns=_nouns(_ANIMATE, True) + _nouns(_INANIMATE, False),
-                verbs=_verbs(_INTRANSITIVE, False) + _verbs(_TRANSITIVE, True))
+    held_out = lambda i: i % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
+    plural, past = _IRREGULAR["plural"], _IRREGULAR["past"]
+    nouns = [Noun(w, plural.get(w) or add_s(w), animate, held_out(i))
+             for words, animate in ((_ANIMATE, True), (_INANIMATE, False)) for i, w in enumerate(words)]
+    verbs = [Verb(w, add_s(w), past.get(w) or add_ed(w), transitive, held_out(i))
+             for words, transitive in ((_INTRANSITIVE, False), (_TRANSITIVE, True)) for i, w in enumerate(words)]
+    return dict(nouns=nouns, verbs=verbs)
 
 # %% ../nbs/01_toy_english.ipynb #9c9649c7
 def zipf_table(
@@ -341,7 +337,6 @@ def _present(g, number): # good, bad, what follows
     return verb[number], verb[1 - number], tail
 
 def _the(g, number, kind="animate"): return g.phrase(number, kind, "the")
-def _transitive(g, form): return g.pick(g.words["transitive"])[form]
 
 # %% ../nbs/01_toy_english.ipynb #ead8017d
 def agreement_simple(g, n): return _the(g, n), *_present(g, n)
@@ -350,10 +345,10 @@ def agreement_across_pp(g, n):
     return [*_the(g, n), g.pick(PREPOSITIONS), *_the(g, 1 - n, "noun")], *_present(g, n)
 
 def agreement_across_subject_relative(g, n):
-    return [*_the(g, n), "that", _transitive(g, 2), *_the(g, 1 - n, "noun")], *_present(g, n)
+    return [*_the(g, n), "that", g.pick(g.words["transitive"])[2], *_the(g, 1 - n, "noun")], *_present(g, n)
 
 def agreement_across_object_relative(g, n):
-    return [*_the(g, n), "that", *_the(g, 1 - n), _transitive(g, 2)], *_present(g, n)
+    return [*_the(g, n), "that", *_the(g, 1 - n), g.pick(g.words["transitive"])[2]], *_present(g, n)
 
 # %% ../nbs/01_toy_english.ipynb #473f103f
 def relative_verb_agreement(g, n):
@@ -371,8 +366,8 @@ def agreement_coordination(g, n):
 _DEMONSTRATIVE = (("this", "that"), ("these", "those"))
 
 def _noun_after(g, n, between):
-    noun = g.pick(g.words["noun"])
-    return [*_the(g, g.number()), _transitive(g, 2), g.pick(_DEMONSTRATIVE[n]), *between], noun[n], noun[1 - n], []
+    noun, the = g.pick(g.words["noun"]), _the(g, g.number())
+    return [*the, g.pick(g.words["transitive"])[2], g.pick(_DEMONSTRATIVE[n]), *between], noun[n], noun[1 - n], []
 
 def determiner_noun(g, n): return _noun_after(g, n, [])
 def determiner_noun_adjective(g, n): return _noun_after(g, n, [g.pick(ADJECTIVES)])
@@ -393,17 +388,6 @@ def _pair(phenomenon, before, good, bad, after) -> dict:
                 UID=phenomenon, phenomenon=phenomenon, simple_LM_method=True, one_prefix_method=True,
                 two_prefix_method=False, lexically_identical=False)
 
-# %% ../nbs/01_toy_english.ipynb #670541b9
-def _pairs_of(phenomenon, n, seeds) -> list:
-    grammar, found = Grammar(seeds.child("pairs", phenomenon), held_out=True), {}
-    for attempt in range(100 * n):
-        if len(found) == n: break
-        pair = _pair(phenomenon, *PHENOMENA[phenomenon](grammar, attempt % 2))
-        found.setdefault(pair["sentence_good"], pair)
-    if len(found) < n:
-        raise InputError(f"{phenomenon} has no {n} different pairs; {len(found)} were found. Ask for fewer.")
-    return [dict(pair, pairID=str(i)) for i, pair in enumerate(found.values())]
-
 # %% ../nbs/01_toy_english.ipynb #32bce201
 def minimal_pairs(
     n: int = 100, # different pairs of each phenomenon
@@ -412,6 +396,15 @@ def minimal_pairs(
 ) -> list[dict]: # sentence_good, sentence_bad, phenomenon and BLiMP's other keys
     "Minimal pairs over held-out nouns and verbs, so that none was ever in the text in its construction."
     check_positive(n, "n")
-    names = list(PHENOMENA if phenomena is None else phenomena)
+    names, pairs = list(PHENOMENA if phenomena is None else phenomena), []
     for name in names: check_choice(name, PHENOMENA, "phenomenon")
-    return [pair for name in names for pair in _pairs_of(name, n, seeds)]
+    for name in names:
+        grammar, found = Grammar(seeds.child("pairs", name), held_out=True), {}
+        for attempt in range(100 * n):
+            if len(found) == n: break
+            pair = _pair(name, *PHENOMENA[name](grammar, attempt % 2))
+            found.setdefault(pair["sentence_good"], pair)
+        if len(found) < n:
+            raise InputError(f"{name} has no {n} different pairs; {len(found)} were found. Ask for fewer.")
+        pairs += [dict(pair, pairID=str(i)) for i, pair in enumerate(found.values())]
+    return pairs
