@@ -18,12 +18,6 @@ from pathlib import Path
 
 from .core import EvonbError, InputError, Stopped, from_dict, human_bytes, human_count, human_time, to_dict
 
-# %% ../nbs/60_cli.ipynb #21af3da4
-def _value(text):
-    "A setting's value: JSON where it is JSON, else the text itself."
-    try: return json.loads(text)
-    except ValueError: return text
-
 # %% ../nbs/60_cli.ipynb #7bdb9d1a
 def with_settings(
     config, # an ExperimentConfig
@@ -39,7 +33,8 @@ def with_settings(
         if not eq or not isinstance(place, dict) or last not in place:
             raise InputError(f"--set {text!r} names no setting. Write it like evolution.n_generations=6; "
                              "run.json lists them all.")
-        place[last] = _value(value)
+        try: place[last] = json.loads(value)
+        except ValueError: place[last] = value # what isn't JSON is the text itself
     return from_dict(type(config), values)
 
 # %% ../nbs/60_cli.ipynb #e23295c0
@@ -80,11 +75,6 @@ def default_out(
     return Path("runs")/(f"{preset}-{slug}" if slug else preset)
 
 # %% ../nbs/60_cli.ipynb #d70b5dff
-def _loss_cell(x):
-    "mean ± sd [low, high]"
-    sd = f" ± {x['sd']:.3f}" if x["sd"] is not None else ""
-    return f"{x['mean']:.3f}{sd} [{x['low']:.3f}, {x['high']:.3f}]"
-
 def _interval_cell(x, spec="+.3f"):
     "mean [low, high] p"
     if x is None: return ""
@@ -98,71 +88,53 @@ def _columns(rows):
     lines = ["  ".join(f"{c:<{w}}" for c, w in zip(r, widths)).rstrip() for r in rows]
     return [lines[0], "-" * (sum(widths) + 2 * len(widths) - 2), *lines[1:]]
 
-# %% ../nbs/60_cli.ipynb #4a11346a
-def _generation_row(x):
-    density = (f"{x['born_density']:.1%}", f"{x['density']:.1%}")
-    return (str(x["generation"]), *density, f"{x['val_loss']:.3f}", human_time(x["seconds"]))
-
-def _arm_row(name, a):
-    return (name, _loss_cell(a["val_loss"]), _loss_cell(a["test_loss"]), _interval_cell(a["difference"]),
-            f"{a['lr']:g}", human_count(a["n_live"]))
-
-# %% ../nbs/60_cli.ipynb #13b9fb3b
-def _edge_note(arms):
-    "A warning where the chosen rate is the lowest or highest that was tried."
-    edge = [name for name, a in arms.items() if a.get("lr_at_edge")]
-    return [f"lr at the edge of those tried for: {', '.join(edge)}; a better one may lie beyond (--lrs)"] * bool(edge)
-
 # %% ../nbs/60_cli.ipynb #a9c32fdf
 def connectome_table(
     summary: dict # of a run of kind connectome
 ) -> str: # lines
-    "Generations and arms."
-    out = []
-    if g := summary["generations"]:
-        head = ("generation", "lived at density", "left density", "val loss", "time")
-        out += _columns([head, *map(_generation_row, g)]) + [""]
-    if arms := summary["arms"]:
-        n = max(a["val_loss"]["n"] for a in arms.values())
-        head = ("arm", "validation loss [95 % CI]", "test loss [95 % CI]", "validation: minus connectome's", "lr",
-                "live weights")
-        body = [_arm_row(*x) for x in sorted(arms.items(), key=lambda x: x[1]["val_loss"]["mean"])]
+    "Generations and arms, and a warning where the chosen rate is the lowest or highest that was tried."
+    out, arms = [], summary["arms"]
+    if summary["generations"]:
+        rows = [("generation", "lived at density", "left density", "val loss", "time")]
+        rows += [(str(g["generation"]), f"{g['born_density']:.1%}", f"{g['density']:.1%}", f"{g['val_loss']:.3f}",
+                  human_time(g["seconds"])) for g in summary["generations"]]
+        out += _columns(rows) + [""]
+    if arms:
+        def loss(x): # mean ± sd [low, high]
+            sd = f" ± {x['sd']:.3f}" if x["sd"] is not None else ""
+            return f"{x['mean']:.3f}{sd} [{x['low']:.3f}, {x['high']:.3f}]"
+        rows = [("arm", "validation loss [95 % CI]", "test loss [95 % CI]", "validation: minus connectome's", "lr",
+                 "live weights")]
+        rows += [(name, loss(a["val_loss"]), loss(a["test_loss"]), _interval_cell(a["difference"]), f"{a['lr']:g}",
+                  human_count(a["n_live"])) for name, a in sorted(arms.items(), key=lambda x: x[1]["val_loss"]["mean"])]
+        n, edge = max(a["val_loss"]["n"] for a in arms.values()), [m for m, a in arms.items() if a.get("lr_at_edge")]
         out += [f"Losses in nats/token: mean ± sd over {n} seeds [95 % bootstrap interval over seeds and windows, too "
-                "narrow with few seeds]; p: paired t-test over seeds"]
-        out += _columns([head, *body]) + _edge_note(arms) + ["", summary["statement"]]
+                "narrow with few seeds]; p: paired t-test over seeds", *_columns(rows)]
+        if edge: out += [f"lr at the edge of those tried for: {', '.join(edge)}; a better one may lie beyond (--lrs)"]
+        out += ["", summary["statement"]]
     return "\n".join(out)
-
-# %% ../nbs/60_cli.ipynb #c3a38dc5
-def _score_cell(x): return f"{x['mean']:.3f}" + ("" if x["se"] is None else f" ± {x['se']:.3f}")
-
-def _method_row(name, m):
-    sd = "" if m["validation"]["sd"] is None else f" ± {m['validation']['sd']:.3f}"
-    versus = [_interval_cell(m["versus"].get(r)) for r in ("best-expert", "random-search")]
-    return (name, f"{m['validation']['mean']:.3f}{sd}", _score_cell(m["test"]), *versus, f"{m['evaluations']:g}",
-            human_time(m["seconds"]))
 
 # %% ../nbs/60_cli.ipynb #ad44ea8f
 def population_table(
     summary: dict # of a run of kind population
 ) -> str: # lines
     "Methods, what they found, and the statement."
-    head = ("method", "validation", "sealed test", "minus best expert", "minus random search", "evaluations", "time")
-    rows = sorted(summary["methods"].items(), key=lambda x: -x[1]["validation"]["mean"])
-    carried = [t["name"] for t in summary["tasks"] if not t["selected"]]
+    methods = sorted(summary["methods"].items(), key=lambda x: -x[1]["validation"]["mean"])
+    score = lambda x: f"{x['mean']:.3f}" + ("" if x["se"] is None else f" ± {x['se']:.3f}")
+    rows = [("method", "validation", "sealed test", "minus best expert", "minus random search", "evaluations", "time")]
+    for name, m in methods:
+        sd = "" if m["validation"]["sd"] is None else f" ± {m['validation']['sd']:.3f}"
+        versus = [_interval_cell(m["versus"].get(r)) for r in ("best-expert", "random-search")]
+        rows.append((name, f"{m['validation']['mean']:.3f}{sd}", score(m["test"]), *versus, f"{m['evaluations']:g}",
+                     human_time(m["seconds"])))
     out = [f"{summary['n_seeds']} evolutions a method, {summary['budget']} evaluations each. Validation: mean ± sd "
            "over evolutions; test: mean ± standard error over evolutions and items; differences with 95 % bootstrap "
-           "intervals"]
-    out += _columns([head, *(_method_row(*r) for r in rows)])
-    alone = [t for t in summary["tasks"] if t.get("base")]
-    out += ["", *(f"the base alone on {t['name']}: {_score_cell(t['base'])}" for t in alone)]
-    if carried:
-        out += ["", "Tasks that nothing was selected on, mean ± standard error:", *_columns(_carried(rows, carried))]
+           "intervals", *_columns(rows), ""]
+    out += [f"the base alone on {t['name']}: {score(t['base'])}" for t in summary["tasks"] if t.get("base")]
+    if carried := [t["name"] for t in summary["tasks"] if not t["selected"]]:
+        rows = [("method", *carried), *((m, *(score(x["by_task"][t]) for t in carried)) for m, x in methods)]
+        out += ["", "Tasks that nothing was selected on, mean ± standard error:", *_columns(rows)]
     return "\n".join([*out, "", summary["statement"]])
-
-# %% ../nbs/60_cli.ipynb #1859a023
-def _carried(rows, names):
-    "What came along on held-out tasks, a row a method."
-    return [("method", *names), *((m, *(_score_cell(x["by_task"][n]) for n in names)) for m, x in rows)]
 
 # %% ../nbs/60_cli.ipynb #9b511fef
 def experts_table(
@@ -175,16 +147,10 @@ def experts_table(
     return "\n".join(["Loss on held-out texts of each expert's own kind, nats/token",
                       *_columns([head, *(row(*e) for e in summary["experts"].items())])])
 
-# %% ../nbs/60_cli.ipynb #b81eb848
+# %% ../nbs/60_cli.ipynb #86b10bfd
 _measures = dict(brain=dict(r=("r", ".3f"), r_beyond=("r beyond nuisances", "+.3f"), gain=("gain in R²", "+.4f")),
                  reading=dict(pearson=("Pearson r", ".3f"), gain=("gain, nats/word", "+.4f")))
 
-def _aligned_row(name, a, measures):
-    layer = [str(a["layer"])] if "layer" in a else []
-    cells = [_interval_cell(a[m], spec) for m, (_, spec) in measures.items()]
-    return (name, str(a["n_seeds"]), *layer, *cells, *(_interval_cell(a[v], "+.4f") for v in ("difference", "learned")))
-
-# %% ../nbs/60_cli.ipynb #86b10bfd
 def alignment_table(
     summary: dict # of a run of kind alignment
 ) -> str: # lines
@@ -192,11 +158,13 @@ def alignment_table(
     reference, some = summary["reference"], next(iter(summary["arms"].values()))
     measures = {m: v for m, v in _measures[summary["modality"]].items() if m in some}
     layer = ["layer"] * (summary["modality"] == "brain")
-    titles = [title for title, _ in measures.values()]
-    head = ("arm", "models", *layer, *titles, f"gain minus {reference}'s", "gain minus untrained")
-    rows = sorted(summary["arms"].items(), key=lambda x: -x[1]["gain"]["mean"])
-    return "\n".join([*summary["facts"], *_columns([head, *(_aligned_row(n, a, measures) for n, a in rows)]), "",
-                      *summary["notes"], "", summary["statement"]])
+    rows = [("arm", "models", *layer, *(title for title, _ in measures.values()), f"gain minus {reference}'s",
+             "gain minus untrained")]
+    for name, a in sorted(summary["arms"].items(), key=lambda x: -x[1]["gain"]["mean"]):
+        rows.append((name, str(a["n_seeds"]), *([str(a["layer"])] if "layer" in a else []),
+                     *(_interval_cell(a[m], spec) for m, (_, spec) in measures.items()),
+                     *(_interval_cell(a[v], "+.4f") for v in ("difference", "learned"))))
+    return "\n".join([*summary["facts"], *_columns(rows), "", *summary["notes"], "", summary["statement"]])
 
 # %% ../nbs/60_cli.ipynb #85a0e13b
 def results_table(
@@ -299,16 +267,14 @@ def population(
         _finish(breed(out, config, args.resume, device=args.device, open_backend=open_backend))
 
 # %% ../nbs/60_cli.ipynb #f6cc62be
-def _scorer(args):
-    "Where individuals are scored, for `breed`; None is this process."
-    if args.server is None and args.server_model is None and args.server_adapters is None: return None
-    if args.server is None: raise InputError("--server-model and --server-adapters go with --server URL.")
-    from evonb.serving import served_by
-    return served_by(args.server, args.server_model, args.server_adapters)
-
 def _scorers(args, config):
-    "The same while a cluster is there, if --ray names one. -> a context manager"
-    by_server = _scorer(args)
+    "Where individuals are scored, for `breed`: on a cluster, by a server, or (None) in this process. -> a context manager"
+    by_server = None
+    if args.server is not None:
+        from evonb.serving import served_by
+        by_server = served_by(args.server, args.server_model, args.server_adapters)
+    elif args.server_model is not None or args.server_adapters is not None:
+        raise InputError("--server-model and --server-adapters go with --server URL.")
     if args.ray is None: return nullcontext(by_server)
     if by_server: raise InputError("Individuals are scored either on a cluster (--ray) or by a server (--server). "
                                    "Name one of the two.")
@@ -365,13 +331,6 @@ def _plan_device(args, config):
         if args.device is None: raise
         raise InputError(f"{e} Or one of these by its data sheet: {', '.join(DEVICES)}.") from None
 
-def _plan_json(made, price):
-    "All rows of a plan, its sums, notes and problems."
-    costs = {} if price is None else dict(cost=made.cost(price))
-    return dict(devices=made.devices, device=made.device.name, assumption=made.device.assumption,
-                stages=json.loads(made.table().to_json(orient="index")), kept=made.kept,
-                device_hours=made.device_hours, **costs, notes=made.notes, problems=made.problems())
-
 # %% ../nbs/60_cli.ipynb #baa85af5
 def plan(
     args # what `parser` made of the command line
@@ -383,7 +342,13 @@ def plan(
     if args.html:
         page = "<!doctype html><html lang='en'><meta charset='utf-8'><title>Plan of a run</title>" + made._repr_html_()
         Path(args.html).write_text(page, encoding="utf-8")
-    if args.json: return print(json.dumps(_plan_json(made, args.price), indent=1))
+    if args.json:
+        rows, costs = json.loads(made.table().to_json(orient="index")), {}
+        if args.price is not None: costs["cost"] = made.cost(args.price)
+        return print(json.dumps(dict(
+            devices=made.devices, device=made.device.name, assumption=made.device.assumption, stages=rows,
+            kept=made.kept, device_hours=made.device_hours, **costs, notes=made.notes, problems=made.problems()),
+            indent=1))
     print(made.text())
     if args.price is not None: print(f"Cost at {args.price:g} a device-hour: {made.cost(args.price):,.2f}")
     if args.html: print(f"page: {Path(args.html).resolve()}")
@@ -574,17 +539,6 @@ def parser() -> argparse.ArgumentParser: # its `run_command` is the function of 
     p.add_argument("--json", action="store_true", help="as JSON")
     return top
 
-# %% ../nbs/60_cli.ipynb #dbb90ce6
-def _followed(args):
-    "The exit code of a process that another one led; None for one that does the command itself."
-    if os.environ.get("WORLD_SIZE", "1") in ("", "1"): return None
-    if args.command not in ("demo", "evolve", "develop"):
-        raise InputError(f"evonb {args.command} works in one process, but {os.environ['WORLD_SIZE']} were launched "
-                         "together. Start it without accelerate or torchrun.")
-    if os.environ.get("RANK", "0") == "0": return None
-    from evonb.generations import take_part
-    return dict(done=0, stopped=130, failed=2)[take_part(args.device)]
-
 # %% ../nbs/60_cli.ipynb #b39be283
 def main(
     argv: list[str] | None = None # the arguments; None takes the process's own
@@ -592,7 +546,13 @@ def main(
     "Run a command."
     args = parser().parse_args(argv)
     try:
-        if (code := _followed(args)) is not None: return code
+        if os.environ.get("WORLD_SIZE", "1") not in ("", "1"): # several processes were launched together
+            if args.command not in ("demo", "evolve", "develop"):
+                raise InputError(f"evonb {args.command} works in one process, but {os.environ['WORLD_SIZE']} were "
+                                 "launched together. Start it without accelerate or torchrun.")
+            if os.environ.get("RANK", "0") != "0": # another one leads
+                from evonb.generations import take_part
+                return dict(done=0, stopped=130, failed=2)[take_part(args.device)]
         args.run_command(args)
     except (Stopped, KeyboardInterrupt) as e:
         print(f"evonb: {str(e) or 'interrupted'}\nThe same command with --resume goes on.", file=sys.stderr)
