@@ -268,7 +268,7 @@ def population(
 
 # %% ../nbs/60_cli.ipynb #f6cc62be
 def _scorers(args, config):
-    "Where individuals are scored, for `breed`: on a cluster, by a server, or (None) in this process. -> a context manager"
+    "Where individuals are scored: on a cluster, by a server, or (None) in this process. -> a context manager"
     by_server = None
     if args.server is not None:
         from evonb.serving import served_by

@@ -138,8 +138,9 @@ def run_evolutions(
     order = [*by_test(summary or {}), *(run.config.get("methods") or []), *folders]
     found = {m: {s: (lambda f=f: read(f)) for s, f in folders[m].items()}
              for m in dict.fromkeys(order) if m in folders}
-    return Evolutions(found, lambda m, s: stored_genomes(folders[m][s]), read_dataset(scores) if scores.is_file() else None,
-                      summary, run.path.name, _said_missing(run, folders) if summary is None else [],
+    return Evolutions(found, lambda m, s: stored_genomes(folders[m][s]),
+                      read_dataset(scores) if scores.is_file() else None, summary, run.path.name,
+                      _said_missing(run, folders) if summary is None else [],
                       "mean distance of two individuals' ΔW<br>(Frobenius norm)")
 
 # %% ../nbs/56_population_explorer.ipynb #a9105a9a
@@ -269,7 +270,8 @@ def family_reply(
 ) -> Reply: # of the kind "tree"
     "Everything that the tree shows and tells of one evolution."
     history, facts = evolutions.history(method, seed), evolutions.tasks(method, seed)
-    everyone, genomes, score = pp.individuals(history), evolutions.genomes(method, seed), evolutions.scores(method, seed)
+    everyone, genomes = pp.individuals(history), evolutions.genomes(method, seed)
+    score = evolutions.scores(method, seed) # (n_individuals, n_tasks)
     se = np.stack([share_se(score[:, j], t.n) for j, t in enumerate(facts)], 1) if facts else score
     value_se = np.sqrt(np.square(se).sum(1)) / max(len(facts), 1) # of the fitness, where it is the scores' mean
     if not evolutions.is_mean(method, seed): value_se = np.full(len(everyone.id), np.nan)
