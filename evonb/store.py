@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['replacing', 'content_digest', 'write_json', 'read_json', 'tensors_digest', 'write_tensors', 'read_tensors', 'append',
            'write_dataset', 'too_large', 'check_arrays', 'texts_as_str', 'file_starts', 'read_dataset',
-           'writing_folder', 'inside', 'check_folder', 'versions', 'Run', 'now', 'is_locked', 'locked',
+           'writing_folder', 'inside', 'check_folder', 'versions', 'now', 'Run', 'is_locked', 'locked',
            'changed_settings', 'differences', 'create_run', 'writing', 'open_run', 'reopen_run', 'folder_size']
 
 # %% ../nbs/04_store.ipynb #760b2170
@@ -364,6 +364,11 @@ def versions() -> dict: # name -> version
     return dict(python=platform.python_version(), **found, machine=platform.machine(), system=platform.system(),
                 cores=os.cpu_count())
 
+# %% ../nbs/04_store.ipynb #12e8cd41
+def now() -> str: # ISO 8601, UTC, to the second
+    "The time as runs and logs state it."
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
 # %% ../nbs/04_store.ipynb #14908e92
 class Run:
     "A run folder. Make one with `create_run`, open one with `open_run`; read its parts at any time."
@@ -388,11 +393,6 @@ def file(self: Run,
     "A path inside the run; one that climbs out is refused."
     return inside(self.path, *names)
 
-# %% ../nbs/04_store.ipynb #12e8cd41
-def now() -> str: # ISO 8601, UTC, to the second
-    "The time as runs and logs state it."
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
 # %% ../nbs/04_store.ipynb #70fb8f52
 @patch
 def log(self: Run,
@@ -407,6 +407,17 @@ def log(self: Run,
         if n and f.read(1) != b"\n": line = "\n" + line # a kill cut off the last line
         f.write(line.encode())
 
+# %% ../nbs/04_store.ipynb #a61e4253
+@patch
+def events(self: Run) -> list[dict]:
+    "The lines of the log; one that a kill cut off is left out."
+    path, found = self.path/"log.jsonl", []
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []:
+        try: event = json.loads(line)
+        except (ValueError, RecursionError): continue
+        if isinstance(event, dict) and isinstance(event.get("event"), str): found.append(event)
+    return found
+
 # %% ../nbs/04_store.ipynb #8946b366
 @patch
 def set_state(self: Run,
@@ -418,17 +429,6 @@ def set_state(self: Run,
     write_json(self.path/"state.json", dict(status=status, stage=stage, message=message, updated=now(),
                                            pid=os.getpid(), host=socket.gethostname()))
     announce("state", run=self, status=status, stage=stage, message=message)
-
-# %% ../nbs/04_store.ipynb #a61e4253
-@patch
-def events(self: Run) -> list[dict]:
-    "The lines of the log; one that a kill cut off is left out."
-    path, found = self.path/"log.jsonl", []
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []:
-        try: event = json.loads(line)
-        except (ValueError, RecursionError): continue
-        if isinstance(event, dict) and isinstance(event.get("event"), str): found.append(event)
-    return found
 
 # %% ../nbs/04_store.ipynb #26b1b482
 def is_locked(
