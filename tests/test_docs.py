@@ -648,6 +648,33 @@ def test_the_small_site_is_built_and_a_broken_link_ends_it(project, text, said, 
     assert "_modules/small/core.html#base" in reference and "../nbs/00_one.html#small.core.base" in reference
 
 
+@pytest.mark.skipif(importlib.util.find_spec("sphinx") is None, reason="Sphinx isn't installed (extra `docs`)")
+def test_a_small_site_of_a_library_in_folders_is_built(wings):
+    for name in ("CHANGELOG.md", "CONTRIBUTING.md"):
+        (wings.root / name).write_text("# Text\n")
+    made = {"00_core": "core", "text/10_corpora": "text.corpora", "training/10_gpt": "training.gpt",
+            "training/20_lifetime": "training.lifetime", "evolution/10_search": "evolution.search",
+            "evolution/methods/10_cma": "evolution.methods.cma", "plots/10_lines": "plots.lines"}
+    said = "See `training.GPT`, `10_gpt`, `evolution.CMA` and [this](../training/20_lifetime.ipynb)."
+    paths = [notebook(wings, "index", prose("No tree.")),
+             notebook(wings, "tutorials/1_evolve_a_connectome", prose(said))]
+    paths += [notebook(wings, n, code(f"#| default_exp {m}"), code("#| export\n" + WINGS[m.replace(".", "/") + ".py"]))
+              for n, m in made.items()]
+    cache = execution.Cache.of(wings)
+    for path in paths:
+        execution.keep(cache, path, (nb := sources.read_notebook(path)), nb)
+    html = writing.build(wings, paths).parent
+    page = (html / "nbs/tutorials/1_evolve_a_connectome.html").read_text()
+    for target in ("api/training.gpt.html#small.training.gpt.GPT", "nbs/training/10_gpt.html",
+                   "api/evolution.methods.cma.html#small.evolution.methods.cma.CMA"):
+        assert f'href="../../{target}"' in page or f'href="../{target.removeprefix("nbs/")}"' in page, target
+    reference = (html / "api/training.gpt.html").read_text()
+    assert "../_modules/small/training/gpt.html#GPT" in reference and "small.training.gpt.GPT.grow" in reference
+    assert "../nbs/training/10_gpt.html#small.training.gpt.GPT" in reference
+    assert 'href="training.gpt.html#small.training.gpt.GPT"' in (html / "api/training.html").read_text()
+    assert 'id="small.evolution.methods.cma.CMA"' in (html / "nbs/evolution/methods/10_cma.html").read_text()
+
+
 # what was measured
 
 
