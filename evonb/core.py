@@ -7,13 +7,14 @@ __all__ = ['EvonbError', 'InputError', 'CorpusError', 'ConnectomeError', 'StoreE
            'RunExistsError', 'RunBusyError', 'NonFiniteLossError', 'ProcessLostError', 'Stopped', 'check_fraction',
            'check_positive', 'check_choice', 'Seeds', 'to_dict', 'expect', 'expect_fields', 'panicked', 'parsing',
            'from_dict', 'can_draw', 'progress', 'listened', 'listening', 'announce', 'StopRequest', 'stoppable',
-           'file_sha256', 'human_count', 'human_bytes', 'human_time', 'facts_html']
+           'file_sha256', 'cache_folder', 'human_count', 'human_bytes', 'human_time', 'facts_html']
 
 # %% ../nbs/00_core.ipynb #917cb114
 import dataclasses
 import hashlib
 import html
 import json
+import os
 import signal
 import sys
 import threading
@@ -23,6 +24,7 @@ import warnings
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from fastcore.basics import patch
@@ -332,6 +334,13 @@ def file_sha256(
 ) -> str: # hexadecimal
     "The SHA-256 of a file's bytes."
     with open(path, "rb") as f: return hashlib.file_digest(f, "sha256").hexdigest()
+
+# %% ../nbs/00_core.ipynb #08bc7569
+def cache_folder() -> Path:
+    "Where what can be made again is kept: `EVONB_CACHE`, else the user's cache folder."
+    if folder := os.environ.get("EVONB_CACHE"): return Path(folder)
+    import pooch
+    return Path(pooch.os_cache("evonb"))
 
 # %% ../nbs/00_core.ipynb #38fa9abb
 def human_count(

@@ -35,6 +35,7 @@ from fastcore.basics import patch
 from .core import DamagedFileError, InputError, Stopped, check_choice, check_positive, expect_fields, parsing
 from .experts import begin_token
 from .genome import HELD_BYTES, Adapter, LazyAdapter, check_modules
+from .gpt import fast_products
 from .store import read_tensors, tensors_digest, write_tensors
 from .tasks import Prompt, TaskScore
 
@@ -255,9 +256,7 @@ def fast_linear(
 ) -> str: # "onednn" or "torch"
     "How this machine multiplies this model's matrices best; the same answer every time."
     p = next(model.parameters())
-    able = p.device.type == "cpu" and p.dtype == torch.float32 and torch.backends.mkldnn.is_available()
-    wide = "AVX512" in torch.backends.cpu.get_cpu_capability().upper()
-    return "onednn" if able and wide and hasattr(torch.ops.mkldnn, "_linear_pointwise") else "torch"
+    return fast_products() if p.device.type == "cpu" and p.dtype == torch.float32 else "torch"
 
 # %% ../nbs/28_fitness.ipynb #fb30211f
 class Engine:

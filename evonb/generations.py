@@ -300,7 +300,7 @@ def raise_newborn(self: Experiment,
         life = Lifetime(newborn, ids, val, config, seeds, connectome, folder, keep_step, self.compute, self.group)
         life.restore()
         self.run.log("lifetime", folder=str(folder.relative_to(self.run.path)), from_step=life.step, device=self.device,
-                     processes=self.group.size)
+                     **life.conditions())
         with self.group.together():
             self._call(life, split)
             life.live(label, self.show, self.stop)

@@ -502,6 +502,15 @@ def latest_checkpoint(
     "The newest checkpoint of a lifetime."
     return next(reversed(_checkpoints(folder)), None)
 
+# %% ../nbs/14_training.ipynb #bd71b5ef
+@patch
+def conditions(self: Lifetime) -> dict: # threads, version of torch, processes, and what multiplies
+    "What the last bits of a lifetime depend on, beside its settings and the processor."
+    from evonb.gpt import fast_products
+    products = fast_products() if self.device.type == "cpu" else "torch"
+    return dict(threads=torch.get_num_threads(), torch=str(torch.__version__), processes=self.world.size,
+                products=products)
+
 # %% ../nbs/14_training.ipynb #a20a23b0
 @patch
 def state(self: Lifetime) -> tuple[dict, dict]: # tensors by name, and what is known of them
@@ -511,9 +520,8 @@ def state(self: Lifetime) -> tuple[dict, dict]: # tensors by name, and what is k
     tensors |= {f"curve.{k}": torch.tensor(v, dtype=torch.float64) for k, v in curves.items()}
     if self.connectome: tensors |= {f"connectome.{k}": t for k, t in self.connectome.planes().items()}
     about = dict(step=self.step, seconds=self.seconds, config=to_dict(self.config), seeds=self.seeds.to_dict(),
-                 threads=torch.get_num_threads(), torch=str(torch.__version__), model=self.model.config.to_dict(),
-                 connectome=self.connectome and self.connectome.about(), processes=self.world.size)
-    return tensors, about
+                 model=self.model.config.to_dict(), connectome=self.connectome and self.connectome.about())
+    return tensors, about | self.conditions()
 
 # %% ../nbs/14_training.ipynb #61b72413
 @patch
@@ -548,8 +556,8 @@ def restore(self: Lifetime) -> bool: # whether there was a checkpoint
     if not path: return False
     tensors, about = load_checkpoint(path)
     self._check_same(path, tensors, about)
-    here = dict(threads=torch.get_num_threads(), torch=str(torch.__version__), processes=self.world.size)
-    if other := differences({k: about.get(k, 1) for k in here}, here):
+    here = self.conditions()
+    if other := differences(here | dict(processes=1) | {k: about[k] for k in here if k in about}, here):
         warnings.warn(f"Resuming under other conditions ({'; '.join(other)}): the last bits may differ.", stacklevel=2)
     self.model.load_state_dict(_part(tensors, "model."))
     self._go_on(tensors, about)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("EVONB_PRODUCTS", "onednn")  # where there is AVX-512; not measured, so the same in every process
 ROOT = Path(__file__).resolve().parents[1]
 
 

@@ -690,14 +690,33 @@ def test_what_was_measured_is_a_page(tmp_path):
                 heavy=bench_row(0.73, "at most 0.6", False, why="kernels take it"),
                 grown=bench_row(1.02, "at most 1.1", True, is_exponent=True, seconds={"1": 0.5, "2": 1.0}),
                 ours=bench_row(0.9, "at most 0.6 s for ours", True, seconds=dict(core=0.1, gpt=2.0)))  # fmt: skip
-    (tmp_path / "bench.json").write_text(json.dumps(dict(rows=rows)))
+    (tmp_path / "bench.json").write_text(json.dumps(dict(rows={name: [row] for name, row in rows.items()})))
     page = measured.measured_page(tmp_path)
-    assert "<td>2 [1.9, 2.1]</td><td>at least 1.3</td><td>yes</td><td>1 against 2\u00a0s</td>" in page
-    assert "work^1.02" in page and "- **heavy** (0.73, aim at most 0.6): kernels take it" in page
+    assert "<td>Z80</td><td>2 [1.9, 2.1]</td><td>at least 1.3</td><td>yes</td><td>1 against 2\u00a0s</td>" in page
+    assert "work^1.02" in page and "- **heavy** on Z80 (0.73, aim at most 0.6): kernels take it" in page
     assert "`ours`: gpt 2\u00a0s, core 0.1\u00a0s" in page
     assert "<td>a over <code>b</code></td>" in page
     assert page.count("<circle") == 2, "neither an exponent nor an aim of another kind is drawn"
     assert "Z80, 1 cores" in page and "No fault suite has been kept yet" in page and "No fuzzing" in page
+
+
+def test_a_processor_has_its_own_row_beside_another_ones(tmp_path, monkeypatch):
+    sys.path.insert(0, str(ROOT / "tests" / "bench"))
+    import results
+
+    path, machine = tmp_path / "bench.json", bench_row(1.0, "", True)["machine"]
+    for processor, ratio in (("Z80", 2.0), ("6502", 0.9), ("Z80", 1.5)):
+        monkeypatch.setattr(results, "machine", lambda p=processor: machine | dict(processor=p))
+        row = dict(ratio=ratio, aim="at least 1.3", what="a over b", part="training", seconds=dict(core=ratio))
+        results.keep(path, dict(fast=row, gone=row), ["fast"])
+    kept = results.stored(path)
+    assert list(kept) == ["fast"]
+    assert [(r["machine"]["processor"], r["ratio"], r["reached"]) for r in kept["fast"]] == [
+        ("6502", 0.9, False), ("Z80", 1.5, True)]
+    page = measured.measured_page(tmp_path)
+    assert page.count("<circle") == 2 and ">fast on 6502</text>" in page and "`fast` on Z80: core 1.5" in page
+    assert "<td>6502</td><td>0.9</td>" in page and "- **fast** on 6502 (0.9" in page
+    assert "seen on an Intel Xeon with AVX-512 and AMX, two cores" in page
 
 
 def test_faults_are_counted_on_the_page(tmp_path):

@@ -25,6 +25,7 @@ from evonb.gpt import (
     rotary_frequencies,
 )
 
+BY_ONEDNN = gpt.fast_products() == "onednn"
 CONFIG = dict(vocab_size=97, n_layer=3, n_head=2, n_embd=24, block_size=32)
 
 
@@ -144,7 +145,7 @@ def double_gradients(f, *given):
     return y, torch.autograd.grad(y.square().sum(), exact)
 
 
-@pytest.mark.skipif(not gpt._has_onednn(), reason="needs a CPU with AVX-512")
+@pytest.mark.skipif(not BY_ONEDNN, reason="needs a CPU with AVX-512, and EVONB_PRODUCTS=onednn")
 @pytest.mark.parametrize("before", [None, "norm", "gelu"])
 @pytest.mark.parametrize("n_in, n_out", [(24, 72), (96, 24)])
 def test_products_by_onednn_are_those_of_float64(before, n_in, n_out):
@@ -164,7 +165,7 @@ def test_products_by_onednn_are_those_of_float64(before, n_in, n_out):
 def test_a_layer_that_is_replaced_hooked_or_switched_off_is_called_as_it_is():
     x, layer = torch.randn(300, 24, generator=torch.Generator().manual_seed(2)), torch.nn.Linear(24, 24, bias=False)
     by_onednn = lambda m, x=x: type(multiply(m, x).grad_fn).__name__ == "ProductBackward"
-    assert by_onednn(layer) is gpt._has_onednn()
+    assert by_onednn(layer) is BY_ONEDNN
     with torch.backends.mkldnn.flags(enabled=False):
         assert not by_onednn(layer)
     seen = []
@@ -174,6 +175,72 @@ def test_a_layer_that_is_replaced_hooked_or_switched_off_is_called_as_it_is():
     assert not by_onednn(torch.nn.Sequential(layer)) and not by_onednn(layer, x[:200]) # too few to pay
     with torch.no_grad():
         assert torch.equal(multiply(layer, x), layer(x))
+
+
+@pytest.fixture
+def choosing(tmp_path, monkeypatch):
+    "Nothing is chosen yet, on a machine that could take either; counts the measurements, whose result it gives."
+    measured, speeds = [], dict(torch=100.0, onednn=200.0)
+    monkeypatch.delenv("EVONB_PRODUCTS", raising=False)
+    monkeypatch.setenv("EVONB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(gpt, "_has_onednn", lambda: True)
+    monkeypatch.setattr(gpt, "product_speeds", lambda: measured.append(1) or {64: speeds, 128: dict(torch=1, onednn=2)})
+    gpt.fast_products.cache_clear()
+    yield measured, speeds
+    gpt.fast_products.cache_clear()
+
+
+def asked_anew():
+    gpt.fast_products.cache_clear()
+    return gpt.fast_products()
+
+
+@pytest.mark.parametrize("speed, faster", [(200, "onednn"), (120, "onednn"), (119, "torch"), (60, "torch")])
+def test_what_multiplies_is_measured_once_and_kept(choosing, speed, faster):
+    measured, speeds = choosing
+    speeds["onednn"] = speed
+    assert gpt.fast_products() == faster and measured == [1]
+    speeds["onednn"] = 320 - speed  # as a busy machine might see it
+    assert gpt.fast_products() == asked_anew() == faster and measured == [1]
+
+
+def test_another_processor_or_torch_chooses_for_itself(choosing, monkeypatch):
+    measured, speeds = choosing
+    assert gpt.fast_products() == "onednn"
+    monkeypatch.setattr(gpt, "_kind_of_cpu", lambda: "another")
+    speeds["onednn"] = 80
+    assert asked_anew() == "torch" and measured == [1, 1]
+
+
+def test_the_environment_overrules_the_measurement(choosing, monkeypatch, tmp_path):
+    for said in ("torch", "onednn"):
+        monkeypatch.setenv("EVONB_PRODUCTS", said)
+        assert asked_anew() == said
+    assert choosing[0] == [] and not (tmp_path / "cache").exists()
+    monkeypatch.setenv("EVONB_PRODUCTS", "mkl")
+    with pytest.raises(InputError, match="EVONB_PRODUCTS.*onednn, torch"):
+        asked_anew()
+    monkeypatch.setattr(gpt, "_has_onednn", lambda: False)
+    assert asked_anew() == "torch"
+
+
+def test_a_choice_that_cannot_be_kept_is_told_of(choosing, tmp_path):
+    (tmp_path / "cache").write_text("a file")
+    with pytest.warns(UserWarning, match="measured again in each process"):
+        assert gpt.fast_products() == "onednn"
+
+
+def test_products_are_timed_on_one_core_and_the_threads_given_back():
+    if not gpt._has_onednn():
+        pytest.skip("needs a CPU with AVX-512")
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        speeds = gpt.product_speeds((8, 16), 32, seconds=0)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert list(speeds) == [8, 16] and all(min(s.values()) > 0 for s in speeds.values())
 
 
 def test_a_model_learns_the_same_with_and_without_onednn(sharp):
@@ -202,7 +269,7 @@ def test_the_gradient_of_the_head_is_taken_once():
     x, w = (torch.randn(n, 8, generator=g).requires_grad_() for n in (300, 11))
     nats = head_loss(x, w, torch.zeros(300, dtype=torch.long))
     nats.backward(retain_graph=True)
-    if gpt._has_onednn():
+    if BY_ONEDNN:
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):
             nats.backward()
 

@@ -1,4 +1,4 @@
-"""What benchmarks found is kept in docs/results, row by row, each with where and when it was measured."""
+"""What benchmarks found is kept in docs/results, row by row and processor by processor, with where and when it was."""
 
 import datetime
 import json
@@ -14,13 +14,15 @@ def machine():
     "What figures are measured on."
     import torch
 
+    from evonb.gpt import fast_products
+
     cpu = re.search(r"^model name\s*: (.+)$", _text("/proc/cpuinfo"), re.M)
     memory = re.search(r"^MemTotal:\s+(\d+) kB$", _text("/proc/meminfo"), re.M)
     return dict(
         processor=cpu[1] if cpu else platform.processor() or platform.machine(), cores=os.cpu_count(),
         memory_gb=round(int(memory[1]) / 2**20) if memory else None, gpu=torch.cuda.is_available(),
         threads=torch.get_num_threads(), torch=str(torch.__version__), python=platform.python_version(),
-        system=platform.system(), load=round(os.getloadavg()[0], 1),
+        system=platform.system(), load=round(os.getloadavg()[0], 1), products=fast_products(),
     )  # fmt: skip
 
 
@@ -41,14 +43,17 @@ def reached(row):
 
 
 def stored(path):
-    "The rows of a file; none where there is no file."
+    "By name the rows of a file, one a processor; none where there is no file."
     return json.loads(path.read_text())["rows"] if path.is_file() else {}
 
 
 def keep(path, found, order):
-    "Put rows into a file beside those that are there, in this order; a row that no longer exists goes."
+    "Put rows into a file in this order, in place of those of the same processor; a row that no longer exists goes."
     here = dict(machine=machine(), date=datetime.date.today().isoformat())
-    rows = stored(path) | {name: dict(row, reached=reached(row), **here) for name, row in found.items()}
+    rows = stored(path)
+    for name, row in found.items():
+        others = [r for r in rows.get(name, []) if r["machine"]["processor"] != here["machine"]["processor"]]
+        rows[name] = [*others, dict(row, reached=reached(row), **here)]
     rows = {name: rows[name] for name in order if name in rows}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(dict(rows=rows), indent=1, default=float) + "\n")
