@@ -7,8 +7,8 @@ NB_WORKERS ?= 2
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help install models demo test lab pictures docs docs-serve faults bench export clean-notebooks lint \
-        check-export check-notebooks check-layers check-style test-notebooks test-python
+.PHONY: help install models demo test test-portable lab pictures docs docs-serve faults bench export clean-notebooks \
+        lint check-export check-notebooks check-layers check-style test-notebooks test-python test-portable-short
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -24,7 +24,7 @@ models: install ## fetch SmolLM2-135M-Instruct (93 MB) into .venv/models, for `-
 demo: install ## evolve a small connectome, compare it with its controls; prints a table and the path of a page
 	@.venv/bin/evonb demo $(ARGS)
 
-test: install ## all checks and tests, in order: export, notebooks, layers, style, notebooks run, pytest
+test: install ## all checks and tests: export, notebooks, layers, style, notebooks run, pytest, an old processor
 	@$(MAKE) --no-print-directory models || echo "== SmolLM2 can't be fetched now; the tests that need it are skipped"
 	@.ci/browser >/dev/null || { test -z "$$CI" && echo "== the tests in a browser are skipped"; }
 	@$(MAKE) --no-print-directory check-export
@@ -33,6 +33,10 @@ test: install ## all checks and tests, in order: export, notebooks, layers, styl
 	@$(MAKE) --no-print-directory check-style
 	@$(MAKE) --no-print-directory test-notebooks
 	@$(MAKE) --no-print-directory test-python
+	@$(MAKE) --no-print-directory test-portable-short
+
+test-portable: install ## what rests on numerics, by the instructions of other processors; hours (ARGS="--no-browser -- -x")
+	@$(PY) .ci/portable.py $(ARGS)
 
 lab: install ## JupyterLab, opened where to start (this machine only, with a token)
 	@$(PY) -m jupyterlab --ip=127.0.0.1 --ServerApp.root_dir='$(CURDIR)' \
@@ -80,25 +84,29 @@ docs faults test-notebooks test-python: export HF_HUB_OFFLINE = 1
 docs faults test-notebooks test-python: export TOKENIZERS_PARALLELISM = false
 
 check-export:
-	@echo "== 1/6 what is generated matches the notebooks"
+	@echo "== 1/7 what is generated matches the notebooks"
 	@$(PY) .ci/export.py check
 
 check-notebooks:
-	@echo "== 2/6 notebooks are clean"
+	@echo "== 2/7 notebooks are clean"
 	@$(PY) .ci/notebooks.py check
 
 check-layers:
-	@echo "== 3/6 imports go to lower layers only"
+	@echo "== 3/7 imports go to lower layers only"
 	@.venv/bin/lint-imports --no-logo
 
 check-style:
-	@echo "== 4/6 style"
+	@echo "== 4/7 style"
 	@.venv/bin/ruff check evonb tests docs .ci setup.py
 
 test-notebooks:
-	@echo "== 5/6 every notebook runs"
+	@echo "== 5/7 every notebook runs"
 	@$(PY) docs/build.py execute --workers $(NB_WORKERS)
 
 test-python:
-	@echo "== 6/6 pytest"
+	@echo "== 6/7 pytest"
 	@$(PY) -m pytest $(PYTEST_ARGS)
+
+test-portable-short:
+	@echo "== 7/7 training, by the instructions of an old processor"
+	@$(PY) .ci/portable.py --short

@@ -190,13 +190,13 @@ def product_speeds(
 
 # %% ../nbs/10_gpt.ipynb #e3b33459
 def _kind_of_cpu():
-    "What a choice belongs to: processor, version of torch, and the instructions that were asked for."
-    told = Path("/proc/cpuinfo")
-    lines = dict(re.findall(r"^(model name|cpu family|model)\s*: (.+)$", told.read_text(), re.M)) if told.is_file() else {}
-    asked = [f"{k}={os.environ[k]}" for k in ("ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA")
-             if k in os.environ]
-    return "; ".join([*(lines.values() or [platform.processor() or platform.machine()]), f"torch {torch.__version__}",
-                      *asked])
+    "What a choice belongs to: processor, version of torch, and which instructions it was told to use."
+    file, known = Path("/proc/cpuinfo"), {}
+    if file.is_file(): known = dict(re.findall(r"^(model name|cpu family|model)\s*: (.+)$", file.read_text(), re.M))
+    told = [f"{k}={os.environ[k]}" for k in ("ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA")
+            if k in os.environ]
+    name = [f"{k} {v}" for k, v in sorted(known.items())] or [platform.processor() or platform.machine()]
+    return "; ".join([*name, f"torch {torch.__version__}", *told])
 
 # %% ../nbs/10_gpt.ipynb #e982452c
 def _faster_products():
@@ -204,7 +204,7 @@ def _faster_products():
 
 @cache
 def fast_products() -> str: # "onednn" or "torch"
-    "What multiplies float32 matrices faster on this CPU: `EVONB_PRODUCTS`, else what was measured here before, else now."
+    "What multiplies float32 matrices faster on this CPU: `EVONB_PRODUCTS`, else what was or is measured here."
     from filelock import FileLock
     if not _has_onednn(): return "torch"
     if given := os.environ.get("EVONB_PRODUCTS"): return check_choice(given, ("onednn", "torch"), "EVONB_PRODUCTS")

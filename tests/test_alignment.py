@@ -39,6 +39,8 @@ from evonb.report import write_report
 from evonb.responses import Responses, toy_brain
 from evonb.store import RunExistsError, open_run, read_dataset, read_json
 
+pytestmark = pytest.mark.numerics
+
 
 @pytest.fixture(scope="module")
 def grown(tmp_path_factory):

@@ -16,6 +16,8 @@ from evonb.corpora import Corpus, MissingExtraError
 from evonb.passages import join_words
 from evonb.store import read_dataset, write_dataset
 
+pytestmark = pytest.mark.numerics
+
 QUICK = b.BehaviorConfig(n_bootstrap=100, n_splits=40)
 
 

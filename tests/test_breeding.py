@@ -50,7 +50,7 @@ TOY = ToyConfig(
 )  # fmt: skip
 QUICK = ExpertConfig(rank=2, steps=12, warmup=2, batch_size=6, lr=1e-2, held_out=8)
 SKILLS = dict(agreement="skill:agreement", count="skill:count_up", tense="skill:tense")
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.numerics, pytest.mark.usefixtures("one_thread")]
 
 
 @pytest.fixture(scope="module")

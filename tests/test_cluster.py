@@ -30,7 +30,8 @@ from evonb.generations import develop_run, experiment, life_folder  # noqa: E402
 from evonb.store import open_run, read_dataset, read_json, write_json  # noqa: E402
 from evonb.tasks import Item, Task  # noqa: E402
 
-pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore::ResourceWarning")]
+pytestmark = [pytest.mark.numerics, pytest.mark.usefixtures("one_thread"),
+              pytest.mark.filterwarnings("ignore::ResourceWarning")]
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,8 @@ from evonb.core import ConnectomeError, DamagedFileError, InputError, Seeds
 from evonb.gpt import GPTConfig, n_parameters, new_gpt
 from evonb.store import read_tensors, write_tensors
 
+pytestmark = pytest.mark.numerics
+
 CONFIG = GPTConfig(vocab_size=40, n_layer=2, n_head=2, n_embd=16, block_size=16)
 fast = settings(max_examples=40, deadline=None, derandomize=True)
 

@@ -676,7 +676,13 @@ def test_a_small_site_of_a_library_in_folders_is_built(wings):
     assert 'id="small.evolution.methods.cma.CMA"' in (html / "nbs/evolution/methods/10_cma.html").read_text()
 
 
-# what was measured
+# what is promised, and what was measured
+
+
+def test_every_promise_names_a_test_that_there_is():
+    promised = re.findall(r"`(test_\w+)`", (ROOT / "docs" / "pages" / "reproducible.md").read_text())
+    texts = "".join(p.read_text() for p in (ROOT / "tests").rglob("test_*.py"))
+    assert len(promised) > 20 and not [name for name in promised if f"def {name}(" not in texts]
 
 
 def bench_row(ratio, aim, reached, **more):

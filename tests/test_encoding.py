@@ -31,6 +31,8 @@ from evonb.encoding import (
     split_half_ceiling,
 )
 
+pytestmark = pytest.mark.numerics
+
 
 @pytest.fixture(autouse=True)
 def one_thread():

@@ -14,6 +14,8 @@ from evonb.ensemble import (
     text_vote_credit,
 )
 
+pytestmark = pytest.mark.numerics
+
 RNG = np.random.default_rng(0)
 SCORES = RNG.standard_normal((5, 40, 3))
 ANSWERS = RNG.integers(3, size=40)

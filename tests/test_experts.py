@@ -53,6 +53,8 @@ from evonb.skills import neutral_documents, skill_documents
 from evonb.store import open_run, read_dataset, read_json
 from evonb.training import LifetimeConfig, lr_factor
 
+pytestmark = pytest.mark.numerics
+
 TOY = ToyConfig(
     n_documents=600, vocab_size=448, block_size=128, model=ModelConfig(2, 2, 32),
     lifetime=LifetimeConfig(steps=40, batch_size=16, context=32, lr=8e-3, warmup=5, eval_every=40, eval_windows=16,

@@ -50,6 +50,8 @@ from evonb.gpt import GPTConfig, new_gpt
 from evonb.passages import Passage, character_words, join_words, locate_words, split_words
 from evonb.toy_english import toy_documents
 
+pytestmark = pytest.mark.numerics
+
 END = "<|endoftext|>"
 RARE = "“Quotes,” — it's 'odd'… naïve café über 你好 世界 🦉 don't cannot (and) so-called.\n\nNew.\t"
 CORPUS = toy_documents(30_000) + [RARE] * 3

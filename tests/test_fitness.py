@@ -34,6 +34,8 @@ from evonb.genome import Adapter, AdapterSpace, StoredSpace, linear_shapes, rand
 from evonb.gpt import GPTConfig, fast_products, new_gpt
 from evonb.tasks import Choice, Grading, Item, Prompt, SealedTestError, SealedTestWarning, Task, TaskScore, open_test
 
+pytestmark = pytest.mark.numerics
+
 WORDS = ("the a cat dog cats dogs sees see sleeps sleep big small red green that who near house tree and runs run to "
          "be or not is are was were of in under over with it").split()  # fmt: skip
 BASE = Adapter({}, {}, {}, {})

@@ -52,6 +52,8 @@ from evonb.gpt import GPTConfig, new_gpt
 from evonb.store import open_run, read_dataset, read_json, read_tensors
 from evonb.training import LifetimeConfig, validation_windows, window_losses
 
+pytestmark = pytest.mark.numerics
+
 LIFE = LifetimeConfig(
     steps=24, batch_size=8, context=16, lr=4e-3, warmup=4, eval_every=8, eval_windows=24, checkpoint_every=6
 )

@@ -35,6 +35,8 @@ from evonb.genome import (
 )
 from evonb.gpt import GPTConfig, new_gpt
 
+pytestmark = pytest.mark.numerics
+
 SHAPES = {"h.0.fc": (6, 8), "h.0.proj": (9, 5), "h.1.fc": (6, 8), "h.1.proj": (9, 5)}
 IDS = torch.arange(10)[None] % 7
 

@@ -25,6 +25,8 @@ from evonb.gpt import (
     rotary_frequencies,
 )
 
+pytestmark = pytest.mark.numerics
+
 BY_ONEDNN = gpt.fast_products() == "onednn"
 CONFIG = dict(vocab_size=97, n_layer=3, n_head=2, n_embd=24, block_size=32)
 

@@ -23,6 +23,8 @@ from evonb.operators import (
     usable,
 )
 
+pytestmark = pytest.mark.numerics
+
 
 @pytest.mark.parametrize("method", SELECTIONS)
 def test_selection_is_deterministic_and_never_takes_failures(method):

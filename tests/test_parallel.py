@@ -29,7 +29,7 @@ from evonb.parallel import World, buckets, share
 from evonb.store import open_run, read_dataset, read_json
 from evonb.training import Compute, Lifetime, LifetimeConfig, Windows, latest_checkpoint
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.numerics, pytest.mark.usefixtures("one_thread")]
 LIFE = LifetimeConfig(steps=8, batch_size=7, micro_batch_size=None, context=16, lr=4e-3, warmup=2, eval_every=4,
                       eval_windows=9, checkpoint_every=3)
 CONFIG = ExperimentConfig(

@@ -45,6 +45,8 @@ from evonb.planning import (
 from evonb.store import folder_size
 from evonb.training import Lifetime, LifetimeConfig, Optimizers, latest_checkpoint, state_bytes
 
+pytestmark = pytest.mark.numerics
+
 LIFE = LifetimeConfig(
     steps=10, batch_size=8, micro_batch_size=4, context=16, lr=4e-3, warmup=2, eval_every=4, eval_windows=12,
     checkpoint_every=5

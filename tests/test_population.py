@@ -33,6 +33,8 @@ from evonb.population import (
 from evonb.store import read_dataset
 from evonb.tasks import skill_task
 
+pytestmark = pytest.mark.numerics
+
 SPACE = ArraySpace([f"e{i}" for i in range(4)], 2)
 SEARCHES = sorted(set(METHODS) - {"best-expert", "uniform", "sum", "greedy-soup"})
 BUDGET = 50

@@ -30,6 +30,8 @@ from evonb.responses import (
 )
 from evonb.scans import convolved, delayed, to_scans
 
+pytestmark = pytest.mark.numerics
+
 # --- the class ------------------------------------------------------------------------------------------------------
 
 

@@ -17,6 +17,8 @@ from evonb.scans import (
     to_scans,
 )
 
+pytestmark = pytest.mark.numerics
+
 TR, N_SCANS, N_WORDS = 1.5, 60, 170
 rng = Seeds(5).child("test scans").numpy()
 ONSETS = np.sort(rng.uniform(0, N_SCANS * TR - 8, N_WORDS))

@@ -53,7 +53,7 @@ TOKENIZER = train_tokenizer(TEXTS, 300)
 CHOICES = [Choice(i.prompt, tuple(" " + o for o in i.options), True) for i in TASK.items("validation")[:8]]
 CHOICES += [Choice("", ("The cat sees", "the cats see it"), True), Choice("The dog  ", ("is", "are not"), False)]
 PROMPTS = [Prompt(TEXTS[0][:12], 6), Prompt(TEXTS[1], 5, (" ", "e")), Prompt("", 4, ()), Prompt(TEXTS[2], 6)]
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.numerics, pytest.mark.usefixtures("one_thread")]
 
 
 def tiny(seed=0):

@@ -35,6 +35,8 @@ from evonb.tasks import (
 )
 from evonb.toy_english import minimal_pairs
 
+pytestmark = pytest.mark.numerics
+
 
 def written(path, rows):
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -24,6 +24,8 @@ from evonb.training import (
     window_losses,
 )
 
+pytestmark = pytest.mark.numerics
+
 CONFIG = GPTConfig(vocab_size=40, n_layer=2, n_head=2, n_embd=16, block_size=16)
 IDS = np.random.default_rng(0).integers(0, 40, 5000).astype(np.uint16)
 LIFE = LifetimeConfig(steps=12, batch_size=8, context=16, lr=1e-2, warmup=3, eval_every=4, eval_windows=8,

@@ -15,8 +15,8 @@ PARTS = dict(  # module of tests/bench -> heading
     planning_check="Plans against what was run", looking="Looking at a mask", tree="Looking at a family",
     imports="Importing")  # fmt: skip
 ELSEWHERE = dict(  # part -> what was seen on other processors, without the rows of a whole `make bench`
-    training="The gain is this processor's, not every one's. On another it was found to be absent: seen on an Intel Xeon "
-    "with AVX-512 and AMX, two cores, training makes 1.07 (3 layers of width 64), 1.14 (4 x 128) and 0.97 (6 x "
+    training="The gain is this processor's, not every one's. On another it was found to be absent: seen on an Intel "
+    "Xeon with AVX-512 and AMX, two cores, training makes 1.07 (3 layers of width 64), 1.14 (4 x 128) and 0.97 (6 x "
     "384) times the tokens of the plain masked loop at 25 % density, and 1.01 of the dense one. oneDNN, which "
     "multiplied there, was behind MKL: 66 against 74 GFLOP/s on one core. Since then the two are timed on the machine "
     "at hand and the faster is taken (the `products` of a row's machine), which those ratios don't have yet.")

@@ -262,6 +262,9 @@ def write_gallery(site: Site, pages: list[Page]):
 
 def write_project(site: Site, pages: list[Page]):
     "The project's own texts, pictures and figures."
+    for page in (site.docs / "pages").glob("*.md"):
+        if page.name != "index.md":
+            site.write(page.name, page.read_text(encoding="utf-8"))
     for name in ("CHANGELOG", "CONTRIBUTING"):
         site.write(f"{name.lower()}.md", (site.project.root / f"{name}.md").read_text(encoding="utf-8"))
     for picture in sorted((site.project.notebooks / "images").glob("*.png")):
