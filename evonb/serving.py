@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['AGAIN', 'LONGEST_PAUSE', 'LOOPBACK', 'MAX_REPLY', 'PROBES', 'MAX_PROMPTS', 'MOST_APART', 'ServerError',
            'server_message', 'retry_pause', 'reply_choices', 'prompt_logprobs', 'servable', 'ServerBackend',
-           'default_adapters', 'received', 'Refused', 'error_body', 'Asked', 'asked', 'token_logprobs', 'continuations',
-           'ModelServer', 'read_body', 'serve', 'served_by', 'check_served']
+           'default_adapters', 'server_address', 'together', 'received', 'server_error', 'probes_apart', 'Refused',
+           'error_body', 'Asked', 'asked', 'prompt_ids', 'token_logprobs', 'continuations', 'ModelServer', 'read_body',
+           'serve', 'served_by', 'check_served']
 
 # %% ../nbs/31_serving.ipynb #c9bc3971
 import asyncio
@@ -79,17 +80,13 @@ def retry_pause(
     backoff: float = .5 # seconds of the first pause
 ) -> float: # seconds
     "How long to wait before the next try."
-    told = _retry_after(retry_after)
-    wait = backoff * 2**attempt * rng.uniform(.5, 1.5) if told is None else told
+    wait = None
+    if retry_after is not None and re.fullmatch(r"\d{1,9}", retry_after.strip()): wait = float(retry_after)
+    elif retry_after is not None:
+        try: wait = parsedate_to_datetime(retry_after).timestamp() - time.time()
+        except (TypeError, ValueError, OverflowError): pass # it says neither seconds nor a date
+    if wait is None: wait = backoff * 2**attempt * rng.uniform(.5, 1.5)
     return float(min(max(wait, 0), LONGEST_PAUSE))
-
-# %% ../nbs/31_serving.ipynb #9706a87b
-def _retry_after(text):
-    "Seconds, from a number or a date; None where it says neither."
-    if text is None: return None
-    if re.fullmatch(r"\d{1,9}", text.strip()): return float(text)
-    try: return parsedate_to_datetime(text).timestamp() - time.time()
-    except (TypeError, ValueError, OverflowError): return None
 
 # %% ../nbs/31_serving.ipynb #6106e01d
 def reply_choices(
@@ -121,16 +118,12 @@ def prompt_logprobs(
     if not n <= len(values) <= n + n_new:
         raise ServerError(f"The reply has log-probabilities of {len(values)} tokens, but the prompt has {n}. Either "
                           "the server ignores echo, or it adds tokens of its own.", 200)
-    return np.array([0., *map(_logprob, values[1:n])])
-
-# %% ../nbs/31_serving.ipynb #0558e506
-def _logprob(value):
-    "A number of nats, 0 or less. NaN has many forms: JSON knows none, so servers write null."
-    if value is None or (isinstance(value, float) and not math.isfinite(value)):
-        raise ScoreError("the server's log-probabilities are NaN or infinite")
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not -1e300 < value <= 1e-2:
-        raise ServerError(f"The reply has {value!r:.80} as a log-probability, but it must be 0 or less.", 200)
-    return float(value)
+    for v in values[1:n]:
+        if v is None or (isinstance(v, float) and not math.isfinite(v)): # JSON knows no NaN, so servers write null
+            raise ScoreError("the server's log-probabilities are NaN or infinite")
+        if isinstance(v, bool) or not isinstance(v, (int, float)) or not -1e300 < v <= 1e-2:
+            raise ServerError(f"The reply has {v!r:.80} as a log-probability, but it must be 0 or less.", 200)
+    return np.array([0., *map(float, values[1:n])])
 
 # %% ../nbs/31_serving.ipynb #06b36ea0
 def servable(
@@ -165,7 +158,7 @@ class ServerBackend(Backend):
         within: float = .05, # nats a token that two probes of the same base may differ by
         keep: bool = False # leave individuals' folders
     ):
-        self.url, self.tokenizer, self.wanted_model = _check_url(url), tokenizer, model
+        self.url, self.tokenizer, self.wanted_model = server_address(url), tokenizer, model
         self._token = token or os.environ.get("EVONB_SERVER_TOKEN") or os.environ.get("OPENAI_API_KEY") or ""
         self.folder = Path(adapters_folder or default_adapters()).absolute()
         self.adapters_at, self.keep, self.within = adapters_at or str(self.folder), keep, within
@@ -186,7 +179,10 @@ def default_adapters() -> Path:
     return cache_folder()/"adapters"
 
 # %% ../nbs/31_serving.ipynb #437172d5
-def _check_url(url):
+def server_address(
+    url: str # as a user gives it
+) -> str: # without /v1 and without a slash at its end
+    "Refuse what is no address of a server, and one that holds a password."
     parts = urlsplit(str(url))
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise InputError(f"{url!r} is no address of a server. Write it like http://127.0.0.1:8000.")
@@ -199,32 +195,31 @@ def _check_url(url):
 @patch
 def _run(self: ServerBackend, work): # an async function without arguments
     "Do async work from ordinary code, with a client open."
-    started = []
+    import httpx
+    headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
+    local = urlsplit(self.url).hostname in LOOPBACK # never through a proxy
+    limits, started = httpx.Limits(max_connections=self.concurrency), []
+    async def with_client():
+        started.append((asyncio.get_running_loop(), asyncio.current_task()))
+        self._slots, self._places = asyncio.Semaphore(self.concurrency), asyncio.Semaphore(self.max_loaded)
+        async with httpx.AsyncClient(headers=headers, timeout=self.timeout, limits=limits,
+                                     trust_env=not local) as client:
+            self._client = client
+            return await work()
     with self._alone, ThreadPoolExecutor(1) as pool:
-        future = pool.submit(asyncio.run, self._inside(work, started))
+        future = pool.submit(asyncio.run, with_client())
         try: return future.result()
         except BaseException:
             for loop, job in started if not future.done() else (): loop.call_soon_threadsafe(job.cancel)
             raise
 
-# %% ../nbs/31_serving.ipynb #2ecdae54
-@patch
-async def _inside(self: ServerBackend, work, started):
-    import httpx
-    started.append((asyncio.get_running_loop(), asyncio.current_task()))
-    headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
-    local = urlsplit(self.url).hostname in LOOPBACK # never through a proxy
-    limits = httpx.Limits(max_connections=self.concurrency)
-    self._slots, self._places = asyncio.Semaphore(self.concurrency), asyncio.Semaphore(self.max_loaded)
-    async with httpx.AsyncClient(headers=headers, timeout=self.timeout, limits=limits, trust_env=not local) as client:
-        self._client = client
-        return await work()
-
 # %% ../nbs/31_serving.ipynb #19b9652c
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 # %% ../nbs/31_serving.ipynb #cfc9516e
-async def _together(work):
+async def together(
+    work # coroutines
+) -> list: # what each gave
     "Several at once; when one fails the others are cancelled and waited for."
     jobs = [asyncio.ensure_future(w) for w in work]
     try: return await asyncio.gather(*jobs)
@@ -244,6 +239,25 @@ def received(
     text = content.decode(errors="replace")
     try: return json.loads(text)
     except (ValueError, RecursionError): return text
+
+# %% ../nbs/31_serving.ipynb #e520d269
+_token_hint = " Give the server's token: token=..., or the environment variable EVONB_SERVER_TOKEN."
+_HINTS = {401: _token_hint, 403: _token_hint, 404: " Is it the address of an OpenAI-compatible server?"}
+
+# %% ../nbs/31_serving.ipynb #0ea22424
+def server_error(
+    address: str, # with the endpoint
+    status: int | None, # of HTTP; None: there was no answer
+    said, # by the server, or why there is no answer
+    tries: int = 1 # how often it was asked
+) -> ServerError:
+    "The error that names all of it."
+    tried = f" ({tries} tries)" if tries > 1 else ""
+    if status is None:
+        return ServerError(f"{address}: {said}{tried}. Is the server running and ready there, and is it fast "
+                           "enough for this timeout?")
+    hint = _HINTS.get(status, "")
+    return ServerError(f"{address} answered {status}: {server_message(said)}{tried}.{hint}", status)
 
 # %% ../nbs/31_serving.ipynb #e1c6cb6e
 @patch
@@ -274,22 +288,7 @@ async def _ask(self: ServerBackend, path, body=None, again=AGAIN):
         if status == 200: return said, attempt
         if attempt == self.retries or status not in (None, *again): break
         await asyncio.sleep(retry_pause(attempt, retry_after, self._rng, self.backoff))
-    raise self._error(path, status, said, attempt + 1)
-
-# %% ../nbs/31_serving.ipynb #0ea22424
-@patch
-def _error(self: ServerBackend, path, status, said, tries):
-    "The error that names all of it."
-    tried = f" ({tries} tries)" if tries > 1 else ""
-    if status is None:
-        return ServerError(f"{self.url}{path}: {said}{tried}. Is the server running and ready there, and is it fast "
-                           "enough for this timeout?")
-    hint = _HINTS.get(status, "")
-    return ServerError(f"{self.url}{path} answered {status}: {server_message(said)}{tried}.{hint}", status)
-
-# %% ../nbs/31_serving.ipynb #e520d269
-_token_hint = " Give the server's token: token=..., or the environment variable EVONB_SERVER_TOKEN."
-_HINTS = {401: _token_hint, 403: _token_hint, 404: " Is it the address of an OpenAI-compatible server?"}
+    raise server_error(self.url + path, status, said, attempt + 1)
 
 # %% ../nbs/31_serving.ipynb #b333a18b
 @patch
@@ -311,7 +310,10 @@ PROBES = ("The cats that the dog sees are in the garden.", "1 2 3 4 5 6 7", "She
           "def add(a, b):\n    return a + b\n") # their log-probabilities tell one base from another
 
 @patch
-def _probe_ids(self: ServerBackend, room):
+def probe_ids(self: ServerBackend,
+    room: int # tokens that the server's context has
+) -> list: # of tuples of token ids
+    "The probe's texts as they are sent."
     found = self.tokenizer(list(PROBES), add_special_tokens=False)["input_ids"]
     return [(begin_token(self.tokenizer), *ids)[:max(2, min(32, room - 1))] for ids in found]
 
@@ -322,7 +324,7 @@ async def _meet(self: ServerBackend):
     card = await self._card()
     room = card.get("max_model_len")
     room = room if isinstance(room, int) and not isinstance(room, bool) and room > 1 else None
-    probe = self._probe_ids(room or 32)
+    probe = self.probe_ids(room or 32)
     refused = []
     for n_new in (0, 1):
         try: values = await self._logprobs(card["id"], probe, n_new, ())
@@ -358,15 +360,18 @@ def _known_probe(self: ServerBackend, seen):
     before = read_json(path) if path.exists() else {}
     with parsing(path, "Delete it: then the server counts as one that wasn't met before."):
         for digest, values in before.get(about, {}).items():
-            if _apart(values, seen["values"]) <= self.within: return digest
+            if probes_apart(values, seen["values"]) <= self.within: return digest
     made = content_digest([about, seen["values"]])
     self.folder.mkdir(parents=True, exist_ok=True)
     write_json(path, before | {about: before.get(about, {}) | {made: seen["values"]}})
     return made
 
 # %% ../nbs/31_serving.ipynb #1af17970
-def _apart(a, b):
-    "The mean difference of two probes, nats a token; infinite when they aren't of the same tokens."
+def probes_apart(
+    a: list, # per text its tokens' log-probabilities in nats
+    b: list # of another probe
+) -> float: # nats a token
+    "The mean difference of two probes; infinite when they aren't of the same tokens."
     if [len(x) for x in a] != [len(x) for x in b]: return math.inf
     return float(np.abs(np.concatenate(a) - np.concatenate(b)).mean())
 
@@ -379,16 +384,13 @@ async def _logprobs(self: ServerBackend, model, sequences, n_new, again=AGAIN):
     reply, _ = await self._ask("/v1/completions", body, again)
     try:
         choices = reply_choices(reply, len(sequences))
-        _check_usage(reply, sum(map(len, sequences)))
+        usage, n = reply.get("usage"), sum(map(len, sequences))
+        counted = usage.get("prompt_tokens") if isinstance(usage, dict) else None
+        if isinstance(counted, int) and counted != n:
+            raise ServerError(f"The server counted {counted} prompt tokens, but {n} were sent: it adds or drops some.",
+                              200)
         return [prompt_logprobs(c, len(s), n_new) for c, s in zip(choices, sequences, strict=True)]
     except ServerError as e: raise ServerError(f"{self.url}/v1/completions: {e}", e.status) from e
-
-# %% ../nbs/31_serving.ipynb #2cafa854
-def _check_usage(reply, n):
-    usage = reply.get("usage")
-    counted = usage.get("prompt_tokens") if isinstance(usage, dict) else None
-    if isinstance(counted, int) and counted != n:
-        raise ServerError(f"The server counted {counted} prompt tokens, but {n} were sent: it adds or drops some.", 200)
 
 # %% ../nbs/31_serving.ipynb #d6c56107
 @patch
@@ -396,7 +398,7 @@ async def _score(self: ServerBackend, model, encoded):
     "Log-likelihoods (nats) and token counts of each choice's options."
     unique = sorted({s.ids for options in encoded for s in options})
     parts = [unique[i:i + self.batch] for i in range(0, len(unique), self.batch)]
-    found = await _together([self._logprobs(model, part, self._known["n_new"]) for part in parts])
+    found = await together([self._logprobs(model, part, self._known["n_new"]) for part in parts])
     values = dict(zip(unique, itertools.chain(*found), strict=True))
     return [(np.array([values[s.ids][s.start:].sum() for s in options]),
              np.array([len(s.ids) - s.start for s in options])) for options in encoded]
@@ -408,21 +410,19 @@ async def _continue(self: ServerBackend, model, prompts, ids):
     alike = {}
     for i, p in enumerate(prompts): alike.setdefault((p.max_new_tokens, p.stop), []).append(i)
     parts = [group[i:i + self.batch] for group in alike.values() for i in range(0, len(group), self.batch)]
-    found = await _together([self._texts(model, prompts[part[0]], [ids[i] for i in part]) for part in parts])
+    async def texts_of(part):
+        like = prompts[part[0]]
+        stop = [s for s in like.stop if s]
+        body = dict(model=model, prompt=[list(ids[i]) for i in part], max_tokens=like.max_new_tokens, temperature=0)
+        reply, _ = await self._ask("/v1/completions", body | (dict(stop=stop) if stop else {}))
+        try: texts = [c.get("text") for c in reply_choices(reply, len(part))]
+        except ServerError as e: raise ServerError(f"{self.url}/v1/completions: {e}", e.status) from e
+        if not all(isinstance(t, str) for t in texts):
+            raise ServerError(f"{self.url}/v1/completions: a choice has no text.", 200)
+        return [t[:min([t.index(s) for s in stop if s in t], default=len(t))] for t in texts]
+    found = await together([texts_of(part) for part in parts])
     texts = dict(zip(itertools.chain(*parts), itertools.chain(*found), strict=True))
     return [texts[i] for i in range(len(prompts))]
-
-# %% ../nbs/31_serving.ipynb #294eecec
-@patch
-async def _texts(self: ServerBackend, model, like, ids):
-    stop = [s for s in like.stop if s]
-    body = dict(model=model, prompt=[list(i) for i in ids], max_tokens=like.max_new_tokens, temperature=0)
-    reply, _ = await self._ask("/v1/completions", body | (dict(stop=stop) if stop else {}))
-    try: texts = [c.get("text") for c in reply_choices(reply, len(ids))]
-    except ServerError as e: raise ServerError(f"{self.url}/v1/completions: {e}", e.status) from e
-    if not all(isinstance(t, str) for t in texts):
-        raise ServerError(f"{self.url}/v1/completions: a choice has no text.", 200)
-    return [t[:min([t.index(s) for s in stop if s in t], default=len(t))] for t in texts]
 
 # %% ../nbs/31_serving.ipynb #f9cad6f5
 @patch
@@ -453,6 +453,16 @@ def _encode(self: ServerBackend, choices, prompts):
         self._encoded = {key: (encode_choices(self.tokenizer, choices), ids)}
     return self._encoded[key]
 
+# %% ../nbs/31_serving.ipynb #f6b12d27
+_NO_LORA = (" Either the server can't load adapters (start vLLM with VLLM_ALLOW_RUNTIME_LORA_UPDATING=True and "
+            "--enable-lora), or it can't read the folder (it must see it, under adapters_at where its path differs).")
+
+# %% ../nbs/31_serving.ipynb #be52c5a1
+_OF_INDIVIDUAL = (400, 404, 413, 422, 500) # statuses that may be this individual's fault; others are the server's state
+
+class _Unfit(EvonbError):
+    "The server doesn't take this individual."
+
 # %% ../nbs/31_serving.ipynb #d1a8c291
 @patch
 @asynccontextmanager
@@ -464,54 +474,36 @@ async def _loaded(self: ServerBackend, adapter):
     try:
         if not (self.folder/folder).exists():
             await asyncio.to_thread(write_adapter, servable(adapter), self.folder/folder)
-        await self._load(name, f"{self.adapters_at}/{folder}")
+        body = dict(lora_name=name, lora_path=f"{self.adapters_at}/{folder}")
+        try: await self._ask("/v1/load_lora_adapter", body, (429, 502, 503, 504))
+        except ServerError as e:
+            if e.status in (404, 405, 501): raise ServerError(f"{e}{_NO_LORA}") from e
+            if e.status != 400 or "already been loaded" not in str(e): # that is a lost reply
+                raise _Unfit(str(e)) if e.status in _OF_INDIVIDUAL else e from None
         try: yield name
-        finally: await self._unload(name)
+        finally: # a server that won't let go of it is warned about, since its memory fills
+            try:
+                async with asyncio.timeout(min(self.timeout, 30)): # someone may wait who interrupted the work
+                    await self._ask("/v1/unload_lora_adapter", dict(lora_name=name))
+            except (ServerError, TimeoutError) as e:
+                if getattr(e, "status", None) != 404: warnings.warn(f"{name} may still be loaded: {e}", stacklevel=2)
     finally:
         if not self.keep: shutil.rmtree(self.folder/folder, ignore_errors=True)
-
-# %% ../nbs/31_serving.ipynb #f6b12d27
-_NO_LORA = (" Either the server can't load adapters (start vLLM with VLLM_ALLOW_RUNTIME_LORA_UPDATING=True and "
-            "--enable-lora), or it can't read the folder (it must see it, under adapters_at where its path differs).")
-
-# %% ../nbs/31_serving.ipynb #cef17908
-@patch
-async def _load(self: ServerBackend, name, path):
-    body = dict(lora_name=name, lora_path=path)
-    try: await self._ask("/v1/load_lora_adapter", body, (429, 502, 503, 504))
-    except ServerError as e:
-        if e.status == 400 and "already been loaded" in str(e): return # a lost reply
-        if e.status in (404, 405, 501): raise ServerError(f"{e}{_NO_LORA}") from e
-        raise _Unfit(str(e)) if e.status in _OF_INDIVIDUAL else e from None
-
-# %% ../nbs/31_serving.ipynb #be52c5a1
-_OF_INDIVIDUAL = (400, 404, 413, 422, 500) # statuses that may be this individual's fault; others are the server's state
-
-class _Unfit(EvonbError):
-    "The server doesn't take this individual."
-
-# %% ../nbs/31_serving.ipynb #313fc665
-@patch
-async def _unload(self: ServerBackend, name):
-    "Take an individual away; a server that won't is warned about, since its memory fills."
-    try:
-        async with asyncio.timeout(min(self.timeout, 30)): # someone may wait who interrupted the work
-            await self._ask("/v1/unload_lora_adapter", dict(lora_name=name))
-    except (ServerError, TimeoutError) as e:
-        if getattr(e, "status", None) != 404: warnings.warn(f"{name} may still be loaded: {e}", stacklevel=2)
 
 # %% ../nbs/31_serving.ipynb #ee3ab734
 @patch
 async def _answer(self: ServerBackend, model, choices, prompts):
     encoded, ids = self._encode(choices, prompts)
-    return tuple(await _together([self._score(model, encoded), self._continue(model, prompts, ids)]))
+    return tuple(await together([self._score(model, encoded), self._continue(model, prompts, ids)]))
 
 # %% ../nbs/31_serving.ipynb #393260d0
 @patch
 async def _individual(self: ServerBackend, adapter, choices, prompts):
     "An individual's answers, or why it has none."
     if why := not_finite(adapter): return why
-    if not adapter.modules: return await self._base(choices, prompts)
+    if not adapter.modules:
+        try: return await self._answer(self._known["name"], choices, prompts)
+        except ScoreError as e: return f"ScoreError: {e}"
     async with self._places:
         for last in (False, True):
             try:
@@ -520,12 +512,6 @@ async def _individual(self: ServerBackend, adapter, choices, prompts):
             except ServerError as e:
                 if e.status not in _OF_INDIVIDUAL: raise
                 if last or e.status != 404: return f"ServerError: {e}" # 404: a server that restarted has forgotten it
-
-# %% ../nbs/31_serving.ipynb #307256c6
-@patch
-async def _base(self: ServerBackend, choices, prompts):
-    try: return await self._answer(self._known["name"], choices, prompts)
-    except ScoreError as e: return f"ScoreError: {e}"
 
 # %% ../nbs/31_serving.ipynb #8f922b65
 @patch
@@ -537,7 +523,7 @@ def answers(self: ServerBackend,
     "What the served model answers as each individual, `max_loaded` of them at a time."
     self.known()
     self._encode(choices, prompts)
-    return self._run(lambda: _together([self._individual(a, choices, prompts) for a in adapters]))
+    return self._run(lambda: together([self._individual(a, choices, prompts) for a in adapters]))
 
 # %% ../nbs/31_serving.ipynb #3f7def9a
 class Refused(EvonbError):
@@ -570,15 +556,6 @@ _KNOWN = ("model", "prompt", "max_tokens", "temperature", "stop", "echo", "logpr
 _ONLY = dict(n=1, best_of=1, stream=False, suffix="", presence_penalty=0, frequency_penalty=0, logit_bias={},
              stream_options=None) # the only value of these that changes nothing
 
-# %% ../nbs/31_serving.ipynb #9ce69cf7
-def _check_fields(body):
-    for key, value in body.items():
-        if key in _ONLY:
-            if value is not None and value != _ONLY[key]:
-                raise Refused(400, f"{key} is {value!r:.80}, but this server does only {_ONLY[key]!r}. Leave it out.")
-        elif key not in _KNOWN:
-            raise Refused(400, f"The field {key[:80]!r} isn't known. Known are: {', '.join((*_KNOWN, *_ONLY))}.")
-
 # %% ../nbs/31_serving.ipynb #f10ee31c
 def _whole(body, key, default, least, most):
     "A whole number among a body's fields."
@@ -588,21 +565,6 @@ def _whole(body, key, default, least, most):
         raise Refused(400, f"{key} is {value!r:.80}, but must be a whole number from {least} to {most}.")
     return value
 
-# %% ../nbs/31_serving.ipynb #ed30e5b6
-def _stops(value):
-    "Stop strings, given as one or several."
-    found = [value] if isinstance(value, str) else [] if value is None else value
-    fits = isinstance(found, list) and len(found) <= 16
-    if not fits or not all(isinstance(s, str) and 0 < len(s) <= 200 for s in found):
-        raise Refused(400, "stop must be a string or at most 16 strings, none empty or longer than 200 characters.")
-    return tuple(found)
-
-# %% ../nbs/31_serving.ipynb #9d124b20
-def _check_greedy(temperature):
-    if temperature is None or isinstance(temperature, bool) or temperature != 0:
-        raise Refused(400, f"temperature is {temperature!r:.40} (its default is 1), but this server decodes greedily. "
-                           "Set temperature to 0.")
-
 # %% ../nbs/31_serving.ipynb #44cfa747
 def asked(
     body: dict, # a request's JSON
@@ -611,56 +573,58 @@ def asked(
     n_vocab: int # token ids are below it
 ) -> Asked:
     "What a request wants, or why it can't have it."
-    _check_fields(body)
-    max_tokens = _whole(body, "max_tokens", 16, 0, context)
-    if max_tokens: _check_greedy(body.get("temperature"))
+    for key, value in body.items():
+        if key in _ONLY:
+            if value is not None and value != _ONLY[key]:
+                raise Refused(400, f"{key} is {value!r:.80}, but this server does only {_ONLY[key]!r}. Leave it out.")
+        elif key not in _KNOWN:
+            raise Refused(400, f"The field {key[:80]!r} isn't known. Known are: {', '.join((*_KNOWN, *_ONLY))}.")
+    max_tokens, temperature = _whole(body, "max_tokens", 16, 0, context), body.get("temperature")
+    if max_tokens and (temperature is None or isinstance(temperature, bool) or temperature != 0):
+        raise Refused(400, f"temperature is {temperature!r:.40} (its default is 1), but this server decodes greedily. "
+                           "Set temperature to 0.")
     if not isinstance(echo := body.get("echo") or False, bool): raise Refused(400, "echo must be true or false.")
     if not max_tokens and not echo: raise Refused(400, "max_tokens is 0 without echo: nothing is asked.")
-    ids = _prompt_ids(body.get("prompt"), tokenizer, context, n_vocab)
+    ids = prompt_ids(body.get("prompt"), tokenizer, context, n_vocab)
     if (n := max(map(len, ids))) + max(0, max_tokens - 1) > context:
         raise Refused(400, f"A prompt of {n} tokens and max_tokens {max_tokens} don't fit into this model's context of "
                            f"{context} tokens.")
-    return Asked(ids, max_tokens, _stops(body.get("stop")), echo, _whole(body, "logprobs", None, 0, 5))
+    stop = body.get("stop")
+    stop = [stop] if isinstance(stop, str) else [] if stop is None else stop
+    fits = isinstance(stop, list) and len(stop) <= 16
+    if not fits or not all(isinstance(s, str) and 0 < len(s) <= 200 for s in stop):
+        raise Refused(400, "stop must be a string or at most 16 strings, none empty or longer than 200 characters.")
+    return Asked(ids, max_tokens, tuple(stop), echo, _whole(body, "logprobs", None, 0, 5))
 
 # %% ../nbs/31_serving.ipynb #36362779
 MAX_PROMPTS = 256 # in one request
 
-def _prompt_ids(prompt, tokenizer, context, n_vocab):
+def prompt_ids(
+    prompt, # of a request
+    tokenizer, # of the served base
+    context: int, # tokens
+    n_vocab: int # token ids are below it
+) -> list: # of lists of token ids
+    "The tokens of a request's prompts, or why they can't be asked."
     many = isinstance(prompt, list) and prompt and isinstance(prompt[0], (str, list))
-    prompts = prompt if many else [prompt]
+    prompts, found = prompt if many else [prompt], []
     if len(prompts) > MAX_PROMPTS:
         raise Refused(400, f"There are {len(prompts)} prompts, but at most {MAX_PROMPTS} are taken.")
-    return [_ids_of(p, tokenizer, context, n_vocab) for p in prompts]
-
-# %% ../nbs/31_serving.ipynb #daf3ad3b
-def _ids_of(prompt, tokenizer, context, n_vocab):
-    if isinstance(prompt, str): return _text_ids(prompt, tokenizer, context)
-    if not isinstance(prompt, list) or not prompt:
-        raise Refused(400, "prompt must be a text, a list of token ids, or a list of either; none may be missing or "
-                           "empty.")
-    if not all(isinstance(t, int) and not isinstance(t, bool) and 0 <= t < n_vocab for t in prompt):
-        raise Refused(400, f"prompt has token ids that aren't whole numbers from 0 to {n_vocab - 1}. Is it another "
-                           "model's tokenizer?")
-    return prompt
-
-# %% ../nbs/31_serving.ipynb #bfc8f5ce
-def _text_ids(text, tokenizer, context):
-    if len(text) > 200 * context: raise Refused(400, f"The prompt has {len(text)} characters, far over the context.")
-    try: text.encode()
-    except UnicodeEncodeError: raise Refused(400, "The prompt isn't valid Unicode: half a surrogate pair.") from None
-    return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] or [begin_token(tokenizer)]
-
-# %% ../nbs/31_serving.ipynb #f6da83ba
-def _rows(engine, sequences):
-    "Sequences in rows; a query is (node, token, sequence, position)."
-    rows = []
-    room = min(engine.row_tokens, engine.max_tokens, engine.context) if engine.packing == "tree" else 0
-    for i in sorted(range(len(sequences)), key=lambda i: sequences[i]):
-        ids = tuple(sequences[i])
-        if not rows or len(rows[-1]) + rows[-1].n_new([ids[:-1]]) > room: rows.append(Row())
-        path = rows[-1].add(ids[:-1])
-        rows[-1].queries += [(path[j - 1], ids[j], i, j) for j in range(1, len(ids))]
-    return sorted(filter(len, rows), key=len, reverse=True)
+    for p in prompts:
+        if isinstance(p, str):
+            if len(p) > 200 * context: raise Refused(400, f"The prompt has {len(p)} characters, far over the context.")
+            try: p.encode()
+            except UnicodeEncodeError:
+                raise Refused(400, "The prompt isn't valid Unicode: half a surrogate pair.") from None
+            p = tokenizer(p, add_special_tokens=False, verbose=False)["input_ids"] or [begin_token(tokenizer)]
+        elif not isinstance(p, list) or not p:
+            raise Refused(400, "prompt must be a text, a list of token ids, or a list of either; none may be missing "
+                               "or empty.")
+        elif not all(isinstance(t, int) and not isinstance(t, bool) and 0 <= t < n_vocab for t in p):
+            raise Refused(400, f"prompt has token ids that aren't whole numbers from 0 to {n_vocab - 1}. Is it another "
+                               "model's tokenizer?")
+        found.append(p)
+    return found
 
 # %% ../nbs/31_serving.ipynb #4cbcf20d
 @torch.inference_mode()
@@ -670,25 +634,28 @@ def token_logprobs(
     k: int # likeliest alternatives told
 ) -> list: # per sequence a list per token: (nats, [(token id, nats), ...]); None for the first
     "The log-probability of every token after the first."
-    found, rows = [[None] * len(s) for s in sequences], _rows(engine, sequences)
+    tree, found, rows = engine.packing == "tree", [[None] * len(s) for s in sequences], []
+    room = min(engine.row_tokens, engine.max_tokens, engine.context) if tree else 0
+    for i in sorted(range(len(sequences)), key=lambda i: sequences[i]):
+        ids = tuple(sequences[i])
+        if not rows or len(rows[-1]) + rows[-1].n_new([ids[:-1]]) > room: rows.append(Row())
+        path = rows[-1].add(ids[:-1])
+        rows[-1].queries += [(path[j - 1], ids[j], i, j) for j in range(1, len(ids))] # node, token, sequence, position
+    rows = sorted(filter(len, rows), key=len, reverse=True)
     while rows:
         take = max(1, engine.max_tokens // len(rows[0]))
         some, rows = rows[:take], rows[take:]
-        tree = engine.packing == "tree"
-        x = engine.run_rows(some, 1, "tree" if tree else "padded")[0] # (n_rows * length, ...)
+        x = engine.run_rows(some, 1, engine.packing)[0] # (n_rows * length, ...)
         queries = [(i * len(some[0]) + node, *rest) for i, r in enumerate(some) for node, *rest in r.queries]
         for j in range(0, len(queries), engine.head_rows):
-            part = queries[j:j + engine.head_rows]
-            h = x[torch.tensor([q[0] for q in part], device=x.device)]
-            _read_logprobs((engine.head(h) if tree else h).float().log_softmax(-1), part, k, found)
+            nodes, tokens, *where = zip(*queries[j:j + engine.head_rows])
+            h = x[torch.tensor(nodes, device=x.device)]
+            logp = (engine.head(h) if tree else h).float().log_softmax(-1) # (n_queries, n_vocab)
+            own = logp.gather(1, torch.tensor(tokens, device=x.device)[:, None])[:, 0].tolist()
+            values, ids = (t.tolist() for t in logp.topk(k, -1))
+            for s, place, nats, t, v in zip(*where, own, ids, values, strict=True):
+                found[s][place] = nats, list(zip(t, v))
     return found
-
-# %% ../nbs/31_serving.ipynb #4cae113f
-def _read_logprobs(logp, queries, k, found): # logp: (n_queries, n_vocab)
-    tokens = torch.tensor([q[1] for q in queries], device=logp.device)
-    own, top = logp.gather(1, tokens[:, None])[:, 0].tolist(), logp.topk(k, -1)
-    values, ids = top.values.tolist(), top.indices.tolist()
-    for (_, _, i, j), x, t, v in zip(queries, own, ids, values, strict=True): found[i][j] = x, list(zip(t, v))
 
 # %% ../nbs/31_serving.ipynb #ea9c2f38
 @torch.inference_mode()
@@ -699,15 +666,13 @@ def continuations(
     stop: tuple = () # strings
 ) -> list: # of (token ids, text, "stop" or "length")
     "Continue each prompt greedily."
-    size = max(1, engine.max_tokens // (max(map(len, ids)) + max_tokens))
-    parts = [ids[i:i + size] for i in range(0, len(ids), size)]
-    return [c for part in parts for c in _decoded(engine, part, Prompt("", max_tokens, stop))]
-
-# %% ../nbs/31_serving.ipynb #dc5fdf04
-def _decoded(engine, ids, prompt):
-    ends, (new, texts) = engine.end_ids(), engine.greedy([*map(tuple, ids)], [prompt] * len(ids), 1)
-    cut = [n[-1] in ends or t != engine.tokenizer.decode(n, skip_special_tokens=True) for n, t in zip(new, texts)]
-    return [(n, t, "stop" if c else "length") for n, t, c in zip(new, texts, cut)]
+    size, ends, found = max(1, engine.max_tokens // (max(map(len, ids)) + max_tokens)), engine.end_ids(), []
+    for i in range(0, len(ids), size):
+        part = [tuple(s) for s in ids[i:i + size]]
+        for new, text in zip(*engine.greedy(part, [Prompt("", max_tokens, stop)] * len(part), 1)):
+            cut = new[-1] in ends or text != engine.tokenizer.decode(new, skip_special_tokens=True)
+            found.append((new, text, "stop" if cut else "length"))
+    return found
 
 # %% ../nbs/31_serving.ipynb #50dabcb5
 class ModelServer:
@@ -725,7 +690,10 @@ class ModelServer:
         self.engine, self.name = engine, name
         self.folder = Path(adapters_folder or default_adapters()).absolute()
         self.given = bool(token or os.environ.get("EVONB_SERVER_TOKEN"))
-        self.token = _check_token(token or os.environ.get("EVONB_SERVER_TOKEN") or secrets.token_urlsafe(24))
+        self.token = token or os.environ.get("EVONB_SERVER_TOKEN") or secrets.token_urlsafe(24)
+        if not re.fullmatch(r"[!-~]{16,200}", self.token):
+            raise InputError("The server's token must have 16 to 200 printable ASCII characters without spaces. Leave "
+                             "it out for a random one.")
         self.port = check_positive(port, "port", least=0)
         self.max_loaded, self.max_body = check_positive(max_loaded, "max_loaded"), check_positive(max_body, "max_body")
         self.max_connections = check_positive(max_connections, "max_connections")
@@ -736,13 +704,6 @@ class ModelServer:
     @property
     def url(self): return f"http://127.0.0.1:{self.port}"
     def __repr__(self): return f"ModelServer({self.name!r} at {self.url}, {len(self.loaded)} adapters)"
-
-# %% ../nbs/31_serving.ipynb #e44a259a
-def _check_token(token):
-    if not re.fullmatch(r"[!-~]{16,200}", token):
-        raise InputError("The server's token must have 16 to 200 printable ASCII characters without spaces. Leave it "
-                         "out for a random one.")
-    return token
 
 # %% ../nbs/31_serving.ipynb #aff7ee5b
 @patch
@@ -803,48 +764,36 @@ def completions(self: ModelServer, body) -> dict:
     adapter = served.get(model) if isinstance(model, str) else None
     if adapter is None: raise Refused(404, f"The model {model!r:.150} does not exist. Served are: {', '.join(served)}.")
     a = asked(body, self.engine.tokenizer, self.engine.context, self._n_vocab)
-    with self._computing: new, scores = self._compute(adapter, a)
+    longest, n_tokens = max(map(len, a.ids)) + a.max_tokens, sum(map(len, a.ids)) + a.max_tokens * len(a.ids)
+    with self._computing:
+        for _ in self.engine.groups([adapter], n_tokens, longest): # one group
+            new = [([], "", "length")] * len(a.ids)
+            if a.max_tokens: new = continuations(self.engine, a.ids, a.max_tokens, a.stop)
+            whole = [[*i, *t] for i, (t, *_) in zip(a.ids, new)]
+            scores = [None] * len(whole) if a.logprobs is None else token_logprobs(self.engine, whole, a.logprobs)
     choices = [self._choice(i, a, *x) for i, x in enumerate(zip(a.ids, new, scores, strict=True))]
     n, n_new = sum(map(len, a.ids)), sum(len(t) for t, *_ in new)
     return dict(id=f"cmpl-{secrets.token_hex(8)}", object="text_completion", created=int(time.time()), model=model,
                 choices=choices, usage=dict(prompt_tokens=n, completion_tokens=n_new, total_tokens=n + n_new))
 
-# %% ../nbs/31_serving.ipynb #45a5219d
-@patch
-def _compute(self: ModelServer, adapter, a):
-    "Continuations and scores, the model being the base with this adapter."
-    longest = max(map(len, a.ids)) + a.max_tokens
-    n_tokens = sum(map(len, a.ids)) + a.max_tokens * len(a.ids)
-    for _ in self.engine.groups([adapter], n_tokens, longest): # one group
-        new = [([], "", "length")] * len(a.ids)
-        if a.max_tokens: new = continuations(self.engine, a.ids, a.max_tokens, a.stop)
-        whole = [[*i, *t] for i, (t, *_) in zip(a.ids, new)]
-        scores = [None] * len(whole) if a.logprobs is None else token_logprobs(self.engine, whole, a.logprobs)
-    return new, scores
-
 # %% ../nbs/31_serving.ipynb #27377173
 @patch
 def _choice(self: ModelServer, index, a, ids, new, scores):
+    "One prompt's part of a reply."
     tokens, text, reason = new
-    skip = 0 if a.echo else len(ids)
-    told = None if scores is None else _logprobs_object([*ids, *tokens][skip:], scores[skip:], self._word)
-    text = self.engine.tokenizer.decode(ids) + text if a.echo else text
+    told, skip = None, 0 if a.echo else len(ids)
+    if a.echo: text = self.engine.tokenizer.decode(ids) + text
+    if scores is not None:
+        words, scores = [self._word(t) for t in [*ids, *tokens][skip:]], scores[skip:]
+        finite, top = lambda x: x if math.isfinite(x) else None, [] # JSON has no NaN
+        for s in scores:
+            top.append(s and {})
+            for t, v in s[1] if s else (): # parts of a character read alike: the likeliest keeps the mark, as in vLLM
+                word = self._word(t)
+                top[-1][f"token_id:{t}" if word in top[-1] else word] = finite(v)
+        told = dict(tokens=words, token_logprobs=[s and finite(s[0]) for s in scores], top_logprobs=top,
+                    text_offset=[0, *itertools.accumulate(map(len, words[:-1]))])
     return dict(index=index, text=text, logprobs=told, finish_reason=reason)
-
-# %% ../nbs/31_serving.ipynb #7e6db168
-def _logprobs_object(ids, scores, decode):
-    words = [decode(t) for t in ids]
-    finite = lambda x: x if math.isfinite(x) else None # JSON has no NaN
-    return dict(tokens=words, token_logprobs=[s and finite(s[0]) for s in scores],
-                top_logprobs=[s and _by_word(s[1], decode, finite) for s in scores],
-                text_offset=[0, *itertools.accumulate(map(len, words[:-1]))])
-
-# %% ../nbs/31_serving.ipynb #be007e8d
-def _by_word(top, decode, finite):
-    "Parts of a character all read as the same mark; the likeliest keeps it, others go by their number, as in vLLM."
-    found = {}
-    for t, v in top: found[f"token_id:{t}" if decode(t) in found else decode(t)] = finite(v)
-    return found
 
 # %% ../nbs/31_serving.ipynb #e253d00e
 _ROUTES = {("GET", "/health"): None, ("GET", "/v1/models"): ModelServer.models,
@@ -879,19 +828,17 @@ def read_body(
     most: int # bytes
 ) -> dict:
     "A request's JSON object, or why there is none."
+    def refuse(constant): raise ValueError(constant) # NaN and infinities are no JSON
     if headers.get("Transfer-Encoding"): raise Refused(411, "Send the body whole, with Content-Length.")
     length = headers.get("Content-Length") or ""
     if not re.fullmatch(r"\d{1,18}", length): raise Refused(411, "Content-Length is missing or not a number.")
     if int(length) > most: raise Refused(413, f"The body has {length} bytes, but at most {most} are taken.")
     data = stream.read(int(length))
     if len(data) < int(length): raise Refused(400, "The body ended before its Content-Length.")
-    try: body = json.loads(data, parse_constant=_no_constant)
+    try: body = json.loads(data, parse_constant=refuse)
     except (ValueError, RecursionError): raise Refused(400, "The body isn't JSON.") from None
     if not isinstance(body, dict): raise Refused(400, "The body must be a JSON object.")
     return body
-
-# %% ../nbs/31_serving.ipynb #da7f5f77
-def _no_constant(name): raise ValueError(name)
 
 # %% ../nbs/31_serving.ipynb #1f90aec6
 class _Handler(BaseHTTPRequestHandler):
@@ -1034,6 +981,6 @@ def check_served(
     for ids in seen["probe"]:
         logp = base.model(torch.tensor([ids], device=base.device)).logits[0].float().log_softmax(-1)
         here.append([0., *logp[:-1].gather(1, torch.tensor(ids[1:], device=base.device)[:, None])[:, 0].tolist()])
-    if (apart := _apart(here, seen["values"])) > MOST_APART:
+    if (apart := probes_apart(here, seen["values"])) > MOST_APART:
         raise InputError(f"{backend.url} serves {seen['name']!r}, but that isn't {base.name}: their log-probabilities "
                          f"differ by {apart:.2g} nats a token. Serve the base that the experts were trained on.")

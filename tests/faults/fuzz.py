@@ -947,7 +947,8 @@ def _():
     from evonb.fitness import Prompt
 
     choices = [dict(index=i, text="abc. d", logprobs=None, finish_reason="stop") for i in (0, 1)]
-    return _answered(lambda: dict(choices=choices), lambda b: b._texts("base", Prompt("", 4, (".",)), [(5,), (6,)]))
+    prompts = [Prompt("", 4, (".",))] * 2
+    return _answered(lambda: dict(choices=choices), lambda b: b._continue("base", prompts, [(5,), (6,)]))
 
 
 @reader("probes.json", m.some_bytes, m.json_file, m.sealed_json, m.sealed_json)
