@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['data_forms', 'AlignConfig', 'command_of', 'Candidate', 'source_run', 'grown', 'candidates', 'fresh_base',
-           'open_candidate', 'open_data', 'Alignment', 'slug', 'scores_name', 'scored_model', 'choose_layers',
-           'chosen_scores', 'ceilings', 'interval', 'contrast', 'reference_arm', 'verdict', 'statement', 'region_table',
-           'score_table', 'default_place', 'align_run', 'told_of', 'data_digest']
+           'open_candidate', 'open_data', 'image_arguments', 'Alignment', 'slug', 'scores_name', 'scored_model',
+           'choose_layers', 'chosen_scores', 'ceilings', 'interval', 'contrast', 'reference_arm', 'verdict',
+           'statement', 'region_table', 'score_table', 'default_place', 'data_digest', 'told_of', 'align_run']
 
 # %% ../nbs/48_alignment.ipynb #4730feaf
 import hashlib
@@ -139,14 +139,13 @@ def grown(
     there = read_json(path)["arms"] if path.exists() else {}
     if not there: raise InputError(f"{run.path} has raised no newborn yet. Resume it, or run evonb develop {run.path}.")
     for a in arms: check_choice(a, there, f"arm of {run.path}")
-    return [Candidate(a, s, f"{run.path}::{a}/{s}") for a in arms or there for s in _seeds(run, a, there[a]["lr"])]
-
-# %% ../nbs/48_alignment.ipynb #3f84e8de
-def _seeds(run, arm, lr):
-    "The seeds of an arm whose model is stored."
-    folders = run.file("development", arm).glob("seed-*")
-    found = sorted(int(p.name.removeprefix("seed-")) for p in folders)
-    return [s for s in found if (life_folder(run, arm, s, lr)/"model").is_dir()]
+    found = []
+    for arm in arms or there:
+        folders = run.file("development", arm).glob("seed-*")
+        for seed in sorted(int(p.name.removeprefix("seed-")) for p in folders):
+            if (life_folder(run, arm, seed, there[arm]["lr"])/"model").is_dir():
+                found.append(Candidate(arm, seed, f"{run.path}::{arm}/{seed}"))
+    return found
 
 # %% ../nbs/48_alignment.ipynb #5cabf2b8
 def candidates(
@@ -196,15 +195,11 @@ def open_data(
     known = {"natural-stories": natural_stories, "futrell2018": futrell2018, "alice": alice, "tuckute2024": tuckute2024,
              "toy-reading": lambda: toy_reading(seeds)[0], "toy-brain": lambda: toy_brain(seeds)[0]}
     if name in known: return known[name]()
-    if Path(name).exists(): return _open_path(Path(name))
-    raise InputError(f"{name!r} is no data set and no file. Give one of: {', '.join(data_forms)}.")
-
-# %% ../nbs/48_alignment.ipynb #cb38d86e
-def _open_path(path):
-    "By what the file says of itself."
+    path = Path(name) # by what the file says of itself
+    if not path.exists(): raise InputError(f"{name!r} is no data set and no file. Give one of: {', '.join(data_forms)}.")
     if path.is_dir(): return alice(path)
     if path.suffix == ".nc": return futrell2018(path)
-    if path.suffix == ".json": return image_responses(**_image_arguments(path))
+    if path.suffix == ".json": return image_responses(**image_arguments(path))
     if path.suffix not in (".csv", ".tsv"):
         raise InputError(f"{path} isn't of a kind that is known. Give a folder as Alice's, a .nc assembly, a .csv or "
                          ".tsv table, or a .json that names images and events.")
@@ -219,7 +214,9 @@ _image_kinds = dict(tr=float | None, subject=str, name=str, resample=bool, max_b
                     confound_columns=list | None, images=str | list | dict, events=str | list, atlas=str | None,
                     labels=str | dict | None, mask=str | None, confounds=str | list | None)
 
-def _image_arguments(path):
+def image_arguments(
+    path: Path # a .json file
+) -> dict:
     "What `image_responses` takes, from a JSON file; paths in it are relative to it."
     try: given = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as e:
@@ -293,16 +290,12 @@ def encoding_arguments(self: Alignment) -> dict:
 @patch
 def score_layer(self: Alignment, values): # values: (n_items, n_features); -> xarray Dataset over fold and target
     "Encoding scores of one layer with their null; the permutations are the same for every model and layer."
+    import xarray as xr
     c, data = self.config, self.data
     X = self.raw.high_passed(design(data, values, how=c.how, delays=c.delays))
     null = permutation_null(X, data.data, n_permutations=c.n_permutations, seed=c.seed,
                             block=c.block if data.kind == "series" else 1, **self.given)
-    return _layer_dataset(encode(X, data.data, **self.given), null)
-
-# %% ../nbs/48_alignment.ipynb #d3675415
-def _layer_dataset(scores, null):
-    "What is kept of a layer."
-    import xarray as xr
+    scores = encode(X, data.data, **self.given)
     keep = dict(r_fold=scores.r, gain_fold=scores.gain, p=null.p_gain, p_r=null.p, null_r=null.r.mean("target"),
                 null_gain=null.gain.mean("target"), r_confounds_fold=scores.r_confounds,
                 r_confounds=scores.r_confounds_mean, r2_confounds=scores.r2_confounds_mean)
@@ -418,14 +411,20 @@ def gather_brain(self: Alignment, made): # made: a dataset each model; -> xarray
     import xarray as xr
     names = [c.name for c in self.models]
     ds = xr.concat(made, xr.DataArray(names, dims="model", name="model"), join="outer")
-    ds = ds.assign(r=ds.r_fold.mean("fold"), gain=ds.gain_fold.mean("fold"), q=_false_discovery(ds.p),
+    p = ds.p.transpose("model", "layer", ...)
+    q = p.copy(data=np.stack([[fdr(layer) for layer in model] for model in p.values]))
+    ds = ds.assign(r=ds.r_fold.mean("fold"), gain=ds.gain_fold.mean("fold"), q=q,
                    r_best=(("model", "target"), [chosen_scores(m, "r_fold").values.mean(0) for m in made]),
                    gain_best=(("model", "target"), [chosen_scores(m, "gain_fold").values.mean(0) for m in made]),
                    best_layer=("model", [int(m.gain_fold.mean(("fold", "target")).idxmax()) for m in made]))
     alone = ("r_confounds", "r2_confounds", "r_confounds_fold") # no model is in them
     beside = {k: made[0][k].isel(layer=0, drop=True) for k in alone}
     if self.given["confounds"] is None: beside = {k: v * np.nan for k, v in beside.items()}
-    beside |= dict(ceiling=("target", ceilings(self.data))) | _bands(ds)
+    beside["ceiling"] = ("target", ceilings(self.data))
+    for what, prefix in (("null_r", "null"), ("null_gain", "gain_null")): # of scores averaged over targets
+        ends = ds[what].quantile([.025, .975], "permutation")
+        beside |= {f"{prefix}_mean": ds[what].mean("permutation"), f"{prefix}_low": ends.isel(quantile=0, drop=True),
+                   f"{prefix}_high": ends.isel(quantile=1, drop=True)}
     ds = ds.assign(beside).drop_vars(("null_r", "null_gain"))
     t = self.data.targets
     ds = ds.assign_coords(target=t.target.tolist(), **self.coordinates(),
@@ -438,21 +437,6 @@ def gather_brain(self: Alignment, made): # made: a dataset each model; -> xarray
 def coordinates(self: Alignment) -> dict:
     "Arm and seed of each model."
     return dict(arm=("model", [c.arm for c in self.models]), seed=("model", [c.seed for c in self.models]))
-
-# %% ../nbs/48_alignment.ipynb #d7bd6e33
-def _false_discovery(p):
-    "q of each model's p, layer by layer over its targets."
-    p = p.transpose("model", "layer", ...)
-    return p.copy(data=np.stack([[fdr(layer) for layer in model] for model in p.values]))
-
-def _bands(ds):
-    "The null's mean and 95 % band of scores averaged over targets."
-    out = {}
-    for what, prefix in (("null_r", "null"), ("null_gain", "gain_null")):
-        ends = ds[what].quantile([.025, .975], "permutation")
-        out |= {f"{prefix}_mean": ds[what].mean("permutation"), f"{prefix}_low": ends.isel(quantile=0, drop=True),
-                f"{prefix}_high": ends.isel(quantile=1, drop=True)}
-    return out
 
 # %% ../nbs/48_alignment.ipynb #bd64e90f
 def ceilings(
@@ -499,13 +483,11 @@ def contrast(
     gaps = ((draw(len(a)) @ a - draw(len(b)) @ b) * draw(a.shape[1])).sum(1)
     of_models = stats.ttest_ind(a.mean(1), b.mean(1), equal_var=False).pvalue if min(len(a), len(b)) > 1 else None
     of_items = stats.ttest_1samp(a.mean(0) - b.mean(0), 0).pvalue if a.shape[1] > 1 else None
-    told = dict(p_models=_finite(of_models), p_items=_finite(of_items))
+    told = {k: float(p) if p is not None and np.isfinite(p) else None
+            for k, p in dict(p_models=of_models, p_items=of_items).items()}
     low, high = np.quantile(gaps, [.025, .975])
     return dict(mean=float(a.mean() - b.mean()), low=float(low), high=float(high),
                 p=max((p for p in told.values() if p is not None), default=None)) | told
-
-# %% ../nbs/48_alignment.ipynb #5328b95e
-def _finite(x): return float(x) if x is not None and np.isfinite(x) else None
 
 # %% ../nbs/48_alignment.ipynb #c6aafa93
 @patch
@@ -683,6 +665,24 @@ def work(self: Alignment) -> Run:
     write_json(self.run.file("summary.json"), self.summarise(ds))
     return self.run
 
+# %% ../nbs/48_alignment.ipynb #fb2e7c22
+def data_digest(
+    data # ReadingTimes or Responses
+) -> str: # hexadecimal
+    "A content hash of texts and measurements."
+    h = hashlib.sha256()
+    for p in data.passages: h.update(f"{p.name}\0{p.text}\0".encode() + p.spans.tobytes())
+    h.update(np.ascontiguousarray(data.data if isinstance(data, Responses) else data.time).tobytes())
+    return h.hexdigest()
+
+# %% ../nbs/48_alignment.ipynb #39a7e84f
+def told_of(
+    run: Run # of kind alignment
+) -> list | None: # names of the models; None where nothing was summed up yet
+    "The models that a run's summary tells of: when the scored run has raised more since, they are scored too."
+    path = run.file("summary.json")
+    return read_json(path)["models"] if path.exists() else None
+
 # %% ../nbs/48_alignment.ipynb #36d41877
 def align_run(
     path, # the run's folder
@@ -699,34 +699,11 @@ def align_run(
     device, models = choose_device(device), candidates(config)
     data = open_data(config.data, Seeds(config.seed).child("data")) if data is None else data
     with stoppable(stop) as request, create_run(path, to_dict(config), "alignment", resume) as run:
-        _check_same_data(run, data)
+        known, found = run.file("data.json"), dict(name=data.name, digest=data_digest(data))
+        if known.exists() and (then := read_json(known)) != found:
+            raise InputError(f"{run.path} began with other data ({then['name']}, digest {then['digest'][:12]}) than "
+                             f"{data.name} as it is now. Restore it, or choose another --out.")
+        write_json(known, found)
         if told_of(run) == [c.name for c in models]: return run
         clean = data.cleaned() if isinstance(data, Responses) else data
         return Alignment(run, config, clean, data, models, device, show, request, cache).work()
-
-# %% ../nbs/48_alignment.ipynb #39a7e84f
-def told_of(
-    run: Run # of kind alignment
-) -> list | None: # names of the models; None where nothing was summed up yet
-    "The models that a run's summary tells of: when the scored run has raised more since, they are scored too."
-    path = run.file("summary.json")
-    return read_json(path)["models"] if path.exists() else None
-
-# %% ../nbs/48_alignment.ipynb #fb2e7c22
-def data_digest(
-    data # ReadingTimes or Responses
-) -> str: # hexadecimal
-    "A content hash of texts and measurements."
-    h = hashlib.sha256()
-    for p in data.passages: h.update(f"{p.name}\0{p.text}\0".encode() + p.spans.tobytes())
-    h.update(np.ascontiguousarray(data.data if isinstance(data, Responses) else data.time).tobytes())
-    return h.hexdigest()
-
-def _check_same_data(run, data):
-    "A resumed run goes on with the data it began with."
-    path, found = run.file("data.json"), dict(name=data.name, digest=data_digest(data))
-    if path.exists() and read_json(path) != found:
-        then = read_json(path)
-        raise InputError(f"{run.path} began with other data ({then['name']}, digest {then['digest'][:12]}) than "
-                         f"{data.name} as it is now. Restore it, or choose another --out.")
-    write_json(path, found)
