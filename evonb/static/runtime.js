@@ -205,6 +205,7 @@ function makeHost(view, explorer) {
   const section = make("section", { class: `evonb-view${view.width > 1 ? " evonb-wide" : ""}`,
                                     data: { view: view.name, state: "loading" } });
   section.setAttribute("aria-label", view.title);
+  let redrawing = 0;
   section.append(make("p", { class: "evonb-view-title", textContent: view.title }), alert, picture, note);
   return {
     root: picture, section, view, height: view.height,
@@ -218,6 +219,11 @@ function makeHost(view, explorer) {
       picture.hidden = state === "error" || state === "empty";
       if (state === "empty") note.textContent = message;
       else if (alert.textContent !== message) alert.textContent = message;
+    },
+    /** While what is shown is drawn again (another size, another look), its section says `data-redrawing`. */
+    async redrawn(done) {
+      section.dataset.redrawing = ++redrawing;
+      try { await done; } finally { if (!(section.dataset.redrawing = --redrawing)) delete section.dataset.redrawing; }
     },
     click(detail) {
       explorer.click({ view: view.name, ...detail });
@@ -299,7 +305,7 @@ function runView(host, painter, link, cache) {
       const style = JSON.stringify(pick(view.uses));
       if (style !== styled && host.section.dataset.state === "ready") {
         styled = style;
-        painter.restyle?.(host.values());
+        host.redrawn(painter.restyle?.(host.values()));
       }
     },
     again() { shown = null; self.update(); },
@@ -361,8 +367,8 @@ kinds.plotly = (host) => {
       await paint();
       if (!div.evonbBound) bind();
     },
-    restyle() { if (figure) paint(); },
-    resize() { if (figure) Plotly.Plots.resize(div); },
+    restyle() { return figure && paint(); },
+    resize() { return figure && Plotly.Plots.resize(div); },
     destroy() { Plotly?.purge(div); },
   };
 };
@@ -478,14 +484,14 @@ function mount(root, link) {
     const dark = isDark(root);
     if (box.classList.contains("evonb-dark") === dark) return;
     box.classList.toggle("evonb-dark", dark);
-    views.forEach((v) => { if (v.host.section.dataset.state === "ready") v.painter.restyle?.(link.values()); });
+    views.forEach((v) => { if (v.host.section.dataset.state === "ready") v.host.redrawn(v.painter.restyle?.(link.values())); });
   };
   link.onPush((name, reply) => views.find((v) => v.host.view.name === name)?.push(reply),
               () => { cache.clear(); views.forEach((v) => v.again()); });
   const forget = link.onValues(update), unwatch = watchTheme(dress);
   const sizes = new ResizeObserver(() => { // its first call comes when the explorer is in the page: only then its colours are known
     dress();
-    views.forEach((v) => { if (v.host.root.clientWidth) v.painter.resize?.(); });
+    views.forEach((v) => { if (v.host.root.clientWidth) v.host.redrawn(v.painter.resize?.()); });
   });
   sizes.observe(box);
   box.classList.toggle("evonb-dark", isDark(root));

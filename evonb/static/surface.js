@@ -289,11 +289,11 @@ kinds.surface = (host) => {
       await paint();
       if (!div.evonbBound) bind();
     },
-    restyle() { drawing = drawing.then(paint).catch((error) => host.say(error.message)); },
+    restyle() { return drawing = drawing.then(paint).catch((error) => host.say(error.message)); },
     resize() {
-      if (!picked) return;
-      if (div.layout.height === height()) Plotly.Plots.resize(div);
-      else Plotly.relayout(div, { height: height(), autosize: true });
+      if (!picked) return undefined;
+      if (div.layout.height === height()) return Plotly.Plots.resize(div);
+      return Plotly.relayout(div, { height: height(), autosize: true });
     },
     destroy() { Plotly?.purge(div); },
   };
@@ -328,8 +328,7 @@ kinds.layers = (host) => {
       await mark();
     },
     restyle() {
-      if (dark !== host.dark()) inner.restyle();
-      if (Plotly) mark();
+      return Promise.all([dark !== host.dark() && inner.restyle(), Plotly && mark()]);
     },
   };
 };

@@ -113,6 +113,12 @@ def run_more():
 
 
 @pytest.fixture
+def run_until():
+    "`run_until(page, code, said)`: runs code until it prints this; for what a click or a control sends to Python."
+    return notebook.run_until
+
+
+@pytest.fixture
 def offline_page(watched, tmp_path):
     "`offline_page(path_or_html, **context_options) -> page`: a page from disk with the network cut."
     def make(path_or_html, **options):

@@ -5,6 +5,26 @@ import time
 from .waiting import SECONDS, save, waiting
 
 KIND = "e => e.tagName === 'INPUT' ? e.type : e.tagName.toLowerCase()"
+# A view is at rest when, for three frames, it shows what was asked, nothing is drawn again, and it hasn't moved.
+AT_REST = """async (e, ms) => {
+  const end = performance.now() + ms;
+  for (let calm = 0, before = ''; calm < 3;) {
+    await new Promise(requestAnimationFrame);
+    const {state, redrawing} = e.dataset, now = JSON.stringify(e.getBoundingClientRect());
+    const busy = e.getAttribute('aria-busy') === 'true' || !state || state === 'loading' || redrawing;
+    calm = busy || now !== before ? 0 : calm + 1;
+    before = now;
+    if (performance.now() > end) throw new Error('evonb: out of time');
+  }
+}"""
+# Where a point of a figure is on the page; `find` gives its place in the axes' own numbers.
+SPOT = """(e, argument) => { const [x, y] = (FIND)(e, argument), {xaxis, yaxis} = e._fullLayout;
+  const box = e.getBoundingClientRect();
+  return [box.x + xaxis._offset + xaxis.c2p(x), box.y + yaxis._offset + yaxis.c2p(y)]; }"""
+HOVERED = """(e, argument) => { const [x, y] = (FIND)(e, argument);
+  return (e._hoverdata ?? []).some(p => Math.abs(p.xaxis.c2p(x) - p.xaxis.d2p(p.x)) < 3
+                                     && Math.abs(p.yaxis.c2p(y) - p.yaxis.d2p(p.y)) < 3); }"""
+AGAIN = 2  # seconds after which the mouse is moved again
 FEW_STEPS = 40  # key presses; on longer sliders the last of them
 PLOT = """e => ({x: e.layout.xaxis?.title?.text ?? '', y: e.layout.yaxis?.title?.text ?? '',
   data: e._fullData.map(t => ({type: t.type, name: t.name, visible: t.visible,
@@ -109,17 +129,10 @@ class ExplorerDriver:
         return self
 
     def _settle(self, view: str):
-        done = """async e => { for (let calm = 0; calm < 3;) {
-          await new Promise(requestAnimationFrame);
-          calm = e.getAttribute('aria-busy') !== 'true' && !['loading', null].includes(e.dataset.state ?? null)
-            ? calm + 1 : 0;
-          if (performance.now() > e._evonbUntil) throw new Error('evonb: out of time'); } return true; }"""
         section = self.view(view)
         with waiting(self.page, f"view {view} to be ready"):
             section.wait_for(state="attached")
-            until = f"e => {{ e._evonbUntil = performance.now() + {SECONDS * 1000}; }}"
-            section.evaluate(until)
-            self._out_of_time(lambda: section.evaluate(done))
+            self._out_of_time(lambda: section.evaluate(AT_REST, SECONDS * 1000))
 
     @staticmethod
     def _out_of_time(action):
@@ -148,6 +161,39 @@ class ExplorerDriver:
         button = self.root.locator(f'button[data-control="{name}"]')
         (button if button.count() else self.root.get_by_role("button", name=name, exact=True)).first.click()
         return self
+
+    def point(self, name: str, place, arrived):
+        """Moves the mouse over a view until the page says that it is there; returns where that is.
+
+        `place()` gives the coordinates in the page, `arrived()` whether the page has seen the mouse there. What moves
+        meanwhile (a page that is still being laid out, a figure that is drawn again) is followed.
+        """
+        end = time.monotonic() + SECONDS
+        while time.monotonic() < end:
+            self._settle(name)
+            x, y = place()
+            self.page.mouse.move(x - 2, y)  # where the mouse is already, it isn't moved
+            self.page.mouse.move(x, y)
+            again = time.monotonic() + AGAIN
+            while time.monotonic() < min(again, end):
+                if arrived():
+                    return x, y
+                self.page.wait_for_timeout(20)
+        raise AssertionError(f"view {name} didn't see the mouse at {place()} within {SECONDS:.0f} s")
+
+    def click(self, name: str, place, arrived):
+        "Clicks where `point` brings the mouse."
+        self.point(name, place, arrived)
+        self.page.mouse.down()
+        self.page.mouse.up()
+        return self
+
+    def click_plot(self, name: str, find: str, argument=None):
+        "Clicks the point of a figure that a script `(e, argument) => [x, y]` finds, once it is hovered."
+        plot = self.view(name).locator(".js-plotly-plot").first
+        plot.evaluate("e => e.scrollIntoView({block: 'center'})")
+        return self.click(name, lambda: plot.evaluate(SPOT.replace("FIND", find), argument),
+                          lambda: plot.evaluate(HOVERED.replace("FIND", find), argument))
 
     def canvas(self, name: str) -> dict:
         "What the canvas of a view says of itself (its dataset)."

@@ -1,5 +1,7 @@
 """Running a notebook in the page of JupyterLab or Notebook 7, and reading what its cells gave."""
 
+import time
+
 from .waiting import RUN_SECONDS, SECONDS, waiting
 
 # Clicking the menu instead fails while the kernel isn't connected. Done means: every cell ran, or one raised.
@@ -97,3 +99,11 @@ def run_code(page, code: str, seconds: float = RUN_SECONDS) -> str:
     cell = outputs(page)[at]
     assert_ran([cell])
     return printed(cell).strip()
+
+
+def run_until(page, code: str, said: str, seconds: float = SECONDS) -> str:
+    "Runs code until it prints this: what was done in the page is on its way to Python."
+    end = time.monotonic() + seconds
+    while (printed_now := run_code(page, code)) != said:
+        assert time.monotonic() < end, f"{code} still printed {printed_now!r} after {seconds:.0f} s, not {said!r}"
+    return printed_now

@@ -1,7 +1,5 @@
 """The alignment explorer in a real JupyterLab and in a page without Python: what it shows is what NumPy says."""
 
-import json
-
 import numpy as np
 import pytest
 
@@ -18,6 +16,7 @@ seen = AlignmentExplorer([brain, reading]).set(measure="gain", layer=2)
     "seen",
 ]
 CANVAS = ".evonb-volume"
+FRAMES = "async () => { for (let i = 0; i < 4; i++) await new Promise(requestAnimationFrame); }"
 
 
 @pytest.fixture(scope="module")
@@ -72,25 +71,17 @@ def numbers(made, threshold=0, **values):
 
 def click_point(shown, view, name, x):
     "A real click on a curve's point."
-    spot = (
-        shown.view(view)
-        .locator(".js-plotly-plot")
-        .evaluate(
-            """(e, [name, x]) => { const {xaxis, yaxis} = e._fullLayout;
+    shown.click_plot(
+        view,
+        """(e, [name, x]) => {
       const trace = e._fullData.find(t => t.name === name && t.mode === 'lines+markers');
-      const y = trace.y[Array.from(trace.x).indexOf(x)];
-      e.scrollIntoView({block: 'center'}); const box = e.getBoundingClientRect();
-      return [box.x + xaxis._offset + xaxis.l2p(x), box.y + yaxis._offset + yaxis.l2p(y)]; }""",
-            [name, x],
-        )
+      return [x, trace.y[Array.from(trace.x).indexOf(x)]]; }""",
+        [name, x],
     )
-    shown.page.mouse.move(*spot)
-    shown.page.wait_for_timeout(200)
-    shown.page.mouse.click(*spot)
 
 
 def test_a_clicked_layer_is_on_the_map_and_comes_back_to_python(
-    notebook_page, run_more, explorer, made, assert_accessible, screenshot
+    notebook_page, run_more, run_until, explorer, made, assert_accessible, screenshot
 ):
     page = notebook_page(CELLS, viewport={"width": 1300, "height": 3900})
     shown = explorer(page).ready()
@@ -104,13 +95,11 @@ def test_a_clicked_layer_is_on_the_map_and_comes_back_to_python(
     drawn = meshes(shown)
     assert {m["scene"] for m in drawn} == {"scene", "scene2"} and all(np.isclose(m["high"], scale.high) for m in drawn)
     assert np.allclose(np.sort(np.unique([v for m in drawn for v in m["values"]])), np.sort(scores), rtol=1e-5)
-    told = json.loads(
-        run_more(
-            page,
-            "v, c = seen.values, seen.clicked; print(json.dumps([v['layer'], v['arm'], c['view'], c['layer']]))",
-        )
+    run_until(
+        page,
+        "v, c = seen.values, seen.clicked; print(v['layer'], v['arm'], c.get('view'), c.get('layer'))",
+        "3 dense layers 3",
     )
-    assert told == [3, "dense", "layers", 3]
     run_more(page, "seen.set(layer=4, arm='random')")
     shown.until("layer", 4)
     shown.view("map").locator(".evonb-surface[data-layer='4'][data-arm='random']").wait_for()
@@ -149,11 +138,12 @@ def test_hover_names_the_region_and_its_value(offline_page, explorer, made, stor
     places = next(iter(made.found.brain.values())).places.roi.tolist()
     surface = shown.view("map").locator(".evonb-surface")
     surface.scroll_into_view_if_needed()
+    shown.ready("map")
     box, seen = surface.bounding_box(), {}
     for fy in (0.42, 0.5, 0.58, 0.66, 0.74, 0.34):
         for fx in np.linspace(0.08, 0.42, 12):
             page.mouse.move(box["x"] + fx * box["width"], box["y"] + fy * box["height"])
-            page.wait_for_timeout(60)
+            page.evaluate(FRAMES)  # the scene looks what is under the mouse when it draws
             told = cortex(shown)
             if told["hovered"]:
                 seen[told["hovered"]] = float(told["hoveredValue"])

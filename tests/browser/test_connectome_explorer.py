@@ -46,6 +46,17 @@ def at(seen, row, column):
             box["y"] + (row + 0.5 - float(d["top"])) * float(d["scaleY"]))
 
 
+def pointed(seen, row, column):
+    "Whether the canvas says that the mouse is over this weight."
+    d = seen.canvas("mask")
+    return (d.get("row"), d.get("column")) == (str(row), str(column))
+
+
+def hover(seen, row, column):
+    "Brings the mouse to the middle of a weight, until the canvas knows it."
+    return seen.point("mask", lambda: at(seen, row, column), lambda: pointed(seen, row, column))
+
+
 def signs_drawn(seen, cells):
     "The signs that pixels say: 0 where there is none."
     names = {POSITIVE: 1, NEGATIVE: -1}
@@ -81,9 +92,7 @@ def check_hover(seen, page, signs):
     "Hovering says row, column and sign."
     words = {1: "positive", -1: "negative", 0: "no wire"}
     for row, column in some_cells(signs, 1, 1):
-        page.mouse.move(*at(seen, row, column))
-        page.wait_for_function("([e, r, c]) => e.dataset.row == r && e.dataset.column == c",
-                               arg=[mask(seen).element_handle(), int(row), int(column)])
+        hover(seen, row, column)
         d = seen.canvas("mask")
         assert int(d["sign"]) == signs[row, column]
         told = f"row {row} (hidden unit {row}), column {column} (residual dimension {column}): {words[int(d['sign'])]}"
@@ -91,7 +100,7 @@ def check_hover(seen, page, signs):
         assert seen.view("mask").locator(".evonb-tip").inner_text().replace("\n", " ") == told
 
 
-def test_the_mask_in_jupyterlab(notebook_page, run_more, explorer, run, connectomes, assert_accessible, screenshot):
+def test_the_mask_in_jupyterlab(notebook_page, run_until, explorer, run, connectomes, assert_accessible, screenshot):
     page = notebook_page(CELLS, viewport=dict(width=1300, height=2700))  # so that the picture shows all of it
     seen = explorer(page).ready()
     check_mask(seen, connectomes[3].signs[NAME].numpy())
@@ -101,9 +110,9 @@ def test_the_mask_in_jupyterlab(notebook_page, run_more, explorer, run, connecto
     check_mask(seen, signs)
     check_hover(seen, page, signs)
     row, column = map(int, np.argwhere(signs == -1)[7])
-    page.mouse.click(*at(seen, row, column))
-    clicked = json.loads(run_more(page, "import json; print(json.dumps(e.clicked))"))
-    assert clicked == dict(view="mask", row=row, column=column, sign=-1, matrix=NAME, generation=1)
+    seen.click("mask", lambda: at(seen, row, column), lambda: pointed(seen, row, column))
+    wanted = dict(view="mask", row=row, column=column, sign=-1, matrix=NAME, generation=1)
+    run_until(page, "import json; print(json.dumps(e.clicked, sort_keys=True))", json.dumps(wanted, sort_keys=True))
     seen.set("compare", "generation 0").ready()
     check_difference(seen, connectomes[1], connectomes[0])
     assert f"{int(compare(connectomes[0], connectomes[1]).sel(matrix=NAME).died):,}" in seen.text("differences")
@@ -116,13 +125,12 @@ def test_the_mask_in_jupyterlab(notebook_page, run_more, explorer, run, connecto
     seen.screenshot("connectome_explorer_lab")
 
 
-def test_a_selection_comes_back_as_arrays(notebook_page, run_more, explorer, connectomes):
+def test_a_selection_comes_back_as_arrays(notebook_page, run_until, explorer, connectomes):
     page = notebook_page(CELLS)
     seen = explorer(page).ready()
     signs = connectomes[3].signs[NAME].numpy()
-    seen.view("mask").locator("canvas").first.hover()  # waits until nothing moves any more
+    hover(seen, 10, 4)
     page.keyboard.down("Shift")
-    page.mouse.move(*at(seen, 10, 4))
     page.mouse.down()
     page.mouse.move(*at(seen, 20, 12), steps=3)
     page.mouse.up()
@@ -131,22 +139,17 @@ def test_a_selection_comes_back_as_arrays(notebook_page, run_more, explorer, con
     assert seen.canvas("mask")["selection"] == "10:20,4:12"
     live, positive = np.count_nonzero(part), (part > 0).sum()
     assert f"{live} of 99 weights live" in seen.note("mask") and f"{positive} of them positive" in seen.note("mask")
-    told = json.loads(run_more(page, "import json; print(json.dumps("
-                                     "[e.selection, e.selection_arrays()['signs'].tolist()]))"))
-    assert told[0]["rows"] == [10, 20] and told[0]["live"] == live and told[1] == part.tolist()
+    run_until(page, "s = e.selection or {}; print(s.get('rows'), s.get('live'))", f"[10, 20] {live}")
+    run_until(page, "print(e.selection_arrays()['signs'].tolist())", str(part.tolist()))
 
 
-def test_a_click_on_a_figure_moves_the_controls(notebook_page, run_more, explorer):
+def test_a_click_on_a_figure_moves_the_controls(notebook_page, run_until, explorer):
     page = notebook_page(CELLS)
     seen = explorer(page).ready()
-    cell = """e => { const {xaxis: x, yaxis: y} = e._fullLayout, box = e.getBoundingClientRect();
-      return [box.x + x._offset + x.l2p(1), box.y + y._offset + y.l2p(2)]; }"""
-    plot = seen.view("layers").locator(".js-plotly-plot")
-    plot.hover()  # scrolls there and waits until nothing moves any more
-    page.mouse.click(*plot.evaluate(cell))
+    seen.click_plot("layers", "() => [1, 2]")
     page.wait_for_function("e => e.dataset.generation === 'generation 1'", arg=mask(seen).element_handle())
     seen.ready()
-    assert run_more(page, "print(e.values['generation'], e.values['layer'])").split() == ["1", "2"]
+    run_until(page, "print(e.values['generation'], e.values['layer'])", "1 2")
 
 
 def test_too_large_and_pushed_replies(notebook_page, run_more, explorer):
@@ -185,8 +188,7 @@ def test_the_page_from_disk_keeps_its_controls(stored_page, explorer, connectome
 def test_parts_of_rows_are_named(stored_page, explorer, connectomes):
     page = stored_page()
     seen = explorer(page).set("matrix", "attn.c_attn").ready()
-    page.mouse.move(*at(seen, 32 + 17, 5))  # 32 wide, 4 heads of 8
-    page.wait_for_function("e => e.dataset.row === '49'", arg=mask(seen).element_handle())
+    hover(seen, 32 + 17, 5)  # 32 wide, 4 heads of 8
     assert seen.note("mask").startswith("row 49 (head 2 key dimension 1), column 5 (residual dimension 5): ")
 
 
@@ -221,8 +223,7 @@ def test_zoom_pan_and_the_keyboard(stored_page, explorer, connectomes):
     assert int(seen.canvas("mask")["selectedLive"]) == np.count_nonzero(signs[r0:r0 + 2, c0:c0 + 2])
     page.keyboard.press("Escape")
     assert "selection" not in seen.canvas("mask")
-    x, y = at(seen, r0, c0)
-    page.mouse.move(x, y)
+    x, y = hover(seen, r0, c0)
     page.mouse.down()
     page.mouse.move(x - 140, y - 56, steps=4)
     page.mouse.up()
@@ -280,7 +281,7 @@ def test_the_selection_is_saved_as_png_and_csv(stored_page, explorer, connectome
         found[int(r["row"]), int(r["column"])] = int(r["sign"])
     assert name.endswith(".csv") and len(rows) == np.count_nonzero(signs) and (found == signs).all()
     seen.press("Select by dragging (also: drag with Shift, or Shift and the arrow keys)")
-    page.mouse.move(*at(seen, 30, 8))
+    hover(seen, 30, 8)
     page.mouse.down()
     page.mouse.move(*at(seen, 61, 23), steps=3)
     page.mouse.up()

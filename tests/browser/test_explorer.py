@@ -72,31 +72,29 @@ def check_words(shown):
     assert shown.page.title() != "666"
 
 
-def test_in_jupyterlab(notebook_page, run_more, explorer, assert_accessible, screenshot):
+def test_in_jupyterlab(notebook_page, run_more, run_until, explorer, assert_accessible, screenshot):
     page = notebook_page(CELLS)
     shown = explorer(page)
     check_moving(shown)
     check_words(shown)
-    said = run_more(page, "print(lines.values['slope'], sorted(set(lines.asked)))")
-    assert said.strip() == "3 ['line', 'table', 'text']"
+    run_until(page, "print(lines.values['slope'], sorted(set(lines.asked)))", "3 ['line', 'table', 'text']")
     shown.press("add")
     shown.view("text").get_by_text("pressed add").wait_for()
     run_more(page, "lines.set(slope=5)")
-    shown.ready()
+    shown.until("slope", 5).ready()
     assert shown.plot("line")["data"][0]["y"] == [0, 5, 10, 15]
     assert_accessible(page, ".evonb-explorer")
     screenshot(shown.root, "explorer-lab")
 
 
-def test_a_click_in_a_figure_comes_back_and_moves_a_control(notebook_page, run_more, explorer):
+def test_a_click_in_a_figure_comes_back_and_moves_a_control(notebook_page, run_until, explorer):
     page = notebook_page(CELLS)
     shown = explorer(page).ready()
     shown.view("line").locator(".js-plotly-plot").evaluate(
         "e => e.emit('plotly_click', {points: [{x: 2, y: 2, curveNumber: 0, pointNumber: 2, data: {name: 'a'}}]})")
     shown.ready()
     assert shown.plot("line")["data"][0]["y"] == [0, 2, 4, 6]
-    said = run_more(page, "print(lines.clicked['view'], lines.clicked['x'], lines.values['slope'])")
-    assert said.strip() == "line 2 2"
+    run_until(page, "print(lines.clicked['view'], lines.clicked['x'], lines.values['slope'])", "line 2 2")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

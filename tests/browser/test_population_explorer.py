@@ -78,6 +78,16 @@ def point(page, shown, i):
     return box["x"] + x, box["y"] + y
 
 
+def hover(page, shown, i):
+    "Brings the mouse to individual i, until the canvas knows it."
+    shown.point("tree", lambda: point(page, shown, i), lambda: told(shown)["hovered"] == str(i))
+
+
+def click(page, shown, i):
+    "Clicks individual i."
+    shown.click("tree", lambda: point(page, shown, i), lambda: told(shown)["hovered"] == str(i))
+
+
 def told(shown):
     return shown.canvas("tree")
 
@@ -117,10 +127,10 @@ def check_controls(page, shown, run, everyone, parents):
     assert f"validation score on agreement: {np.nanmin(values):.3f}" in text and f"{np.nanmax(values):.3f}" in text
 
 
-def check_click(page, shown, run_more, run, everyone, parents):
+def check_click(page, shown, run_until, run, everyone, parents):
     "A click chooses: parents and distances on the page, the id in Python."
     child = with_two_parents(everyone, parents)
-    page.mouse.click(*point(page, shown, child))
+    click(page, shown, child)
     wait_for(page, shown, chosen=child, parents=" ".join(map(str, parents[child])))
     text, genomes = shown.text("tree"), stored_genomes(run / "evolve" / "genome+" / "seed-0")
     for p in parents[child]:
@@ -128,9 +138,9 @@ def check_click(page, shown, run_more, run, everyone, parents):
         ids = everyone.id[child], everyone.id[p]
         if all(i in genomes for i in ids):
             assert f"{np.linalg.norm(genomes[ids[0]] - genomes[ids[1]]):.3f}" in text
-    assert run_more(page, "print(explorer.individual)") == everyone.id[child]
-    assert run_more(page, "c = clicks[-1]; print(c['view'], c['number'], c['operator'], c['parents'])") == (
-        f"tree {child} crossover {parents[child]}")  # fmt: skip
+    run_until(page, "print(explorer.individual)", everyone.id[child])
+    run_until(page, "c = clicks[-1]; print(c['view'], c['number'], c['operator'], c['parents'])",
+              f"tree {child} crossover {parents[child]}")  # fmt: skip
 
 
 def check_other_evolutions(page, shown, run):
@@ -150,7 +160,7 @@ def check_other_evolutions(page, shown, run):
     assert int(told(shown)["edges"]) == sum(map(len, family_of(run, seed=1)[1]))
 
 
-def test_in_a_notebook(notebook_page, run_more, explorer, assert_accessible, screenshot, lab):
+def test_in_a_notebook(notebook_page, run_more, run_until, explorer, assert_accessible, screenshot, lab):
     run = make_run(lab.root / "population-run")
     page = notebook_page(CELLS)
     shown = explorer(page).ready()
@@ -158,7 +168,7 @@ def test_in_a_notebook(notebook_page, run_more, explorer, assert_accessible, scr
     check_first(page, shown, everyone, parents)
     check_controls(page, shown, run, everyone, parents)
     screenshot(shown.root, "population_notebook")
-    check_click(page, shown, run_more, run, everyone, parents)
+    check_click(page, shown, run_until, run, everyone, parents)
     run_more(page, "explorer.choose(5); print('done')")  # and Python chooses too
     wait_for(page, shown, chosen=5)
     assert f"#5 {everyone.id[5][:8]}" in shown.text("tree")
@@ -179,7 +189,7 @@ def test_walking_by_keyboard(offline_page, explorer, tmp_path):
     children = [[c for c, ps in enumerate(parents) if i in ps] for i in range(len(everyone.id))]
     value = np.where(everyone.failed, -np.inf, everyone.value)
     at = with_two_parents(everyone, parents)
-    page.mouse.click(*point(page, shown, at))
+    click(page, shown, at)
     wait_for(page, shown, chosen=at)
     canvas = canvas_of(shown)
     canvas.focus()
@@ -197,7 +207,7 @@ def test_walking_by_keyboard(offline_page, explorer, tmp_path):
     canvas.press("Home")
     wait_for(page, shown, hovered=pp.best_place(everyone))
     founder = next(i for i, p in enumerate(parents) if not p and children[i])
-    page.mouse.click(*point(page, shown, founder))
+    click(page, shown, founder)
     wait_for(page, shown, chosen=founder)
     canvas.press("Escape")
     canvas.press("ArrowLeft")
@@ -221,8 +231,7 @@ def test_hover_zoom_and_pan(offline_page, explorer, tmp_path):
     shown = explorer(page).ready("tree")
     everyone, _ = family_of(run)
     failed = int(np.flatnonzero(everyone.failed)[0])
-    page.mouse.move(*point(page, shown, failed))
-    wait_for(page, shown, hovered=failed)
+    hover(page, shown, failed)
     tip = shown.view("tree").locator(".evonb-tip").inner_text()
     assert f"failed: the loss is {EVIL}" in tip and f"generation {everyone.generation[failed]}" in tip
     shown.root.get_by_label("Zoom into the tree").click()
@@ -287,19 +296,15 @@ def test_a_click_on_a_point_of_a_figure_chooses_its_individual(offline_page, exp
     everyone = pp.individuals(history)
     i = int(np.nanargmin(everyone.value))
     name = label(str(everyone.operator[i]))
-    shown.view("fitness").scroll_into_view_if_needed()
-    place = shown.view("fitness").locator(".js-plotly-plot").first.evaluate(
+    shown.click_plot(
+        "fitness",
         """(e, [name, i]) => {
-        const of = t => Array.from(t.customdata ?? []), {xaxis: x, yaxis: y} = e._fullLayout;
+        const of = t => Array.from(t.customdata ?? []);
         const t = e._fullData.findIndex(t => t.name === name && of(t).includes(i));
-        const d = e.calcdata[t], k = of(e._fullData[t]).indexOf(i);
-        const box = e.getBoundingClientRect();
-        return [box.x + x._offset + x.d2p(d[k].x), box.y + y._offset + y.d2p(d[k].y)]; }""", [name, i])  # fmt: skip
-    page.mouse.move(place[0] - 2, place[1])
-    page.mouse.move(*place)
-    page.wait_for_selector(".hoverlayer .hovertext")
-    page.mouse.down()
-    page.mouse.up()
+        const d = e.calcdata[t][of(e._fullData[t]).indexOf(i)];
+        return [d.x, d.y]; }""",
+        [name, i],
+    )
     wait_for(page, shown, chosen=i)
 
 
