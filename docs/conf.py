@@ -43,10 +43,10 @@ nitpick_ignore_regex = [("py:.*", r"(?!evonb\.).*")]
 # The look.
 html_theme = "pydata_sphinx_theme"
 html_title = "evonb"
-html_static_path = [str(here / "static")]
+html_static_path = [str(here / "static"), str(here.parent / "evonb" / "static" / "figure.js")]
 templates_path = [str(here / "templates")]
 html_css_files = ["site.css"]
-html_js_files = ["site.js"]
+html_js_files = ["figure.js", "site.js"]  # figure.js: how every figure of evonb is drawn
 html_show_sourcelink = False
 html_copy_source = False
 html_math_renderer = "mathml"

@@ -584,7 +584,8 @@ def plan_figure(
     stages = [s for s in plan.stages if any(v for _, v in parts(s))]
     fig = go.Figure(layout=dict(height=120 + 24 * len(stages), barmode="stack", xaxis_title=unit,
                                 title=f"{by.capitalize()} by stage, {plan.devices} x {html.escape(plan.device.name)}",
-                                paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", font_color="#767676"))
+                                paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", font_color="#767676",
+                                modebar_remove=["sendChartToCloud"])) # plotly's button that uploads the data
     colours = ("#0072B2", "#E69F00")
     for i, (name, _) in enumerate(parts(stages[0]) if stages else []):
         fig.add_bar(y=[html.escape(s.name) for s in stages], x=[parts(s)[i][1] for s in stages], name=name,

@@ -578,8 +578,7 @@ for (const div of plots) {
   div.textContent = "";
   spec.layout.font = {...spec.layout.font, color: ink()};
   if (innerWidth < 600) spec.layout.dragmode = false;
-  Plotly.newPlot(div, spec.data, spec.layout,
-                 {responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d"]});
+  drawPlotly(div, spec, {responsive: true, modeBarButtonsToRemove: ["lasso2d", "select2d"]});
 }
 scheme.addEventListener("change", () => plots.forEach(div => Plotly.relayout(div, {"font.color": ink()})));
 """
@@ -626,7 +625,8 @@ def report_html(
     return (f"<!DOCTYPE html>\n<html lang='en'><head>{_head}<title>{esc(run.path.resolve().name)}: evonb report</title>"
             f"</head>\n<body>{_header(run)}<main><nav aria-label='Contents'>{contents}</nav>{_noscript}\n"
             + "\n".join(parts) + f"</main><footer>Written by evonb, {now()}. This page holds all it shows and needs no "
-            f"network.</footer>\n<script id='plotly'>{get_plotlyjs()}</script><script>{_js}</script></body></html>\n")
+            f"network.</footer>\n<script id='plotly'>{get_plotlyjs()}</script><script>{plots.figure_script()}{_js}</script>"
+            "</body></html>\n")
 
 # %% ../nbs/54_report.ipynb #ffad437a
 def write_report(

@@ -276,6 +276,7 @@ def test_a_plan_is_shown_as_text_table_and_figure():
     for by in ("time", "memory", "disk", "flops"):
         fig = plan_figure(p, by)
         assert fig.layout.xaxis.title.text and "<script>" not in fig.layout.title.text
+        assert fig.layout.modebar.remove == ("sendChartToCloud",)  # what a plan says stays here, too
     x = sum(plan_figure(p, "time").data[0].x)
     assert x == pytest.approx(p.total().seconds / 3600)
     json.dumps(plan_figure(p, "memory").to_plotly_json()["layout"], default=str)

@@ -66,7 +66,7 @@ async function drawFigure(box) {
   const layout = thumb ? small(copy.layout ?? {}, box.clientHeight || 190) : dressed(copy.layout ?? {});
   const data = thumb ? copy.data.map(withoutScale) : copy.data;
   const frames = thumb ? undefined : copy.frames;
-  await Plotly.react(div, { data, layout, frames, config: { displaylogo: false, responsive: !thumb, staticPlot: thumb } });
+  await drawPlotly(div, { data, layout, frames }, { responsive: !thumb, staticPlot: thumb });
   box.dataset.drawn = "yes";
 }
 

@@ -353,7 +353,7 @@ kinds.plotly = (host) => {
   let Plotly, figure;
   const paint = async () => {
     const layout = dressLayout(figure.layout, host.dark());
-    await Plotly.react(div, figure.data, layout, { responsive: false, displaylogo: false });
+    await drawPlotly(div, { data: figure.data, layout }, { responsive: false });
   };
   const bind = () => {
     div.evonbBound = true;

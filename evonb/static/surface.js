@@ -223,8 +223,8 @@ kinds.surface = (host) => {
     const values = host.values();
     picked = mapPick(reply.content, reply.arrays[0], values);
     const { data, layout, above } = surfaceFigure(geometry, picked, values, host.dark(), height());
-    await Plotly.react(div, data, layout, { displaylogo: false, responsive: false, scrollZoom: false,
-                                            modeBarButtonsToRemove: ["tableRotation", "resetCameraLastSave3d"] });
+    await drawPlotly(div, { data, layout }, { responsive: false, scrollZoom: false,
+                                              modeBarButtonsToRemove: ["tableRotation", "resetCameraLastSave3d"] });
     bar.show(picked);
     foot.show(reply.content);
     mapMark(div, values, picked, { above, surface: values.surface, look: values.look, regions: picked.scores

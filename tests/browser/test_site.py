@@ -81,6 +81,8 @@ def test_a_figure_is_drawn_and_its_legend_hides_a_line(open_page, screenshot):
     plot = drawn(page, 1)
     before = plot.evaluate(LINES)
     assert plot.locator("svg.main-svg path.js-line").count() > 1 and before > 1
+    buttons = plot.locator(".modebar-btn").evaluate_all("all => all.map(e => e.dataset.title)")
+    assert len(buttons) > 5 and "Share chart..." not in buttons  # nothing uploads a figure's data
     plot.locator(".legendtoggle").first.click()
     page.wait_for_function(f"([e, n]) => ({LINES})(e) < n", arg=[plot.element_handle(), before])
     screenshot(page.locator(".evonb-figure").nth(1), "site_figure")

@@ -1,0 +1,79 @@
+"""A figure's data stay where they are: nothing that evonb shows has plotly's button that uploads them."""
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import plotly.graph_objects as go
+
+from evonb import plots, report
+from evonb.core import Seeds
+from evonb.explorer import Explorer, Reply, View
+from evonb.store import open_run
+
+ROOT = Path(__file__).resolve().parents[1]
+DRAWS = re.compile(r"\bPlotly\s*\.\s*(?:newPlot|react|plot|_doPlot)\b")
+# plotly's own ways to write a page, an image or a figure on a server
+WRITES = re.compile(r"\bwrite_html\b|\bplotly\.offline\.plot\b|\bpio\.|\bplotly\.io\b|\bchart_studio\b|fig\w*\.to_html")
+
+
+def sources(*patterns):
+    "Our files that may write a page or draw in one, with their text; notebooks as their code."
+    for pattern in patterns:
+        for path in sorted(ROOT.glob(pattern)):
+            text = path.read_text(encoding="utf-8")
+            if path.suffix == ".ipynb":
+                cells = json.loads(text)["cells"]
+                text = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
+            yield path.relative_to(ROOT).as_posix(), text
+
+
+EVERYWHERE = ("evonb/*.py", "evonb/static/*.js", "nbs/**/*.ipynb", "docs/**/*.py", "docs/static/*.js", ".ci/*.py")
+
+
+def test_one_script_draws_every_figure():
+    drawing = [name for name, text in sources(*EVERYWHERE) if DRAWS.search(text)]
+    assert drawing == ["evonb/static/figure.js"]
+    script = plots.figure_script()
+    assert script == (ROOT / drawing[0]).read_text(encoding="utf-8")
+    assert re.search(r"\{ \.\.\.config, \.\.\.figureConfig \}", script)  # a caller can't bring the button back
+    assert "showSendToCloud: false" in script and 'plotlyServerURL: ""' in script
+
+
+def test_no_page_is_written_by_plotly():
+    assert [name for name, text in sources(*EVERYWHERE) if WRITES.search(text)] == []
+
+
+class One(Explorer):
+    "A figure that isn't of our making, in an explorer."
+
+    def __init__(self):
+        super().__init__("One", [], [View("a", "plotly", "A")])
+
+    def reply(self, view, values):
+        return Reply.of_figure(go.Figure(go.Scatter(y=[1, 2])))
+
+
+def test_every_page_with_plotly_holds_the_script(tmp_path):
+    run = open_run(report.example_run(tmp_path / "run", Seeds(1)))
+    pages = dict(page=One().to_html(), fragment=One().fragment(), widget=One._esm, report=report.report_html(run))
+    for name, page in pages.items():
+        assert str(page).count(plots.figure_script()) == 1, name
+    conf = (ROOT / "docs" / "conf.py").read_text(encoding="utf-8")
+    assert 'html_js_files = ["figure.js", "site.js"]' in conf
+
+
+def begin_figures():
+    "Our modules in which a figure begins."
+    for path in sorted((ROOT / "evonb").glob("*.py")):
+        calls = (n.func for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.Call))
+        if any(re.fullmatch(r".*\bFigure(Widget)?|px\.\w+", ast.unparse(c)) for c in calls):
+            yield path.stem
+
+
+def test_every_figure_begins_without_the_button():
+    # `plots.figure` is where the look comes from; monitor, population_plots and report copy such a figure or its look
+    # (the browser tests count their buttons), and `plan_figure`, which stands below plots, has its own test
+    assert set(begin_figures()) == {"monitor", "planning", "plots", "population_plots", "report"}
+    assert plots.figure("any").layout.template.layout.modebar.remove == ("sendChartToCloud",)
