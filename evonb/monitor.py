@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['VIEWS', 'KINDS', 'JOBS', 'Life', 'life_label', 'life_arm', 'Search', 'Picture', 'read_curves', 'read_stored',
-           'share_done', 'thinned', 'loss_figure', 'generations_figure', 'newborns_figure', 'search_figure',
-           'layers_figure', 'Live', 'Monitor', 'Watch', 'watch']
+           'work_done', 'share_done', 'thinned', 'loss_figure', 'generations_figure', 'newborns_figure',
+           'search_figure', 'layers_figure', 'Live', 'Monitor', 'Watch', 'watch']
 
 # %% ../nbs/58_monitor.ipynb #48ec3f5a
 import atexit
@@ -147,15 +147,6 @@ class Picture:
     over: set = field(default_factory=set) # models that are over
     stored: dict = field(default_factory=dict) # file -> when it was read, so that it isn't read again
 
-# %% ../nbs/58_monitor.ipynb #38dc17ec
-@patch
-def hear(self: Picture,
-    kind: str, # of the announcement
-    values: dict # what is known
-):
-    "Take up an announcement."
-    if (method := getattr(self, f"_hear_{kind}", None)) is not None: method(values)
-
 # %% ../nbs/58_monitor.ipynb #10728a2f
 @patch
 def key(self: Picture, folder, label) -> str:
@@ -165,54 +156,41 @@ def key(self: Picture, folder, label) -> str:
     folder = Path(folder).resolve()
     return folder.relative_to(root).as_posix() if root and folder.is_relative_to(root) else label
 
-# %% ../nbs/58_monitor.ipynb #a89a13c1
+# %% ../nbs/58_monitor.ipynb #38dc17ec
 @patch
-def _hear_state(self: Picture, v):
-    "A run's state: at the first, take up what its folder holds."
-    self.stage = v["stage"] or self.stage
-    if self.run is None or self.run.path != v["run"].path:
-        self.run = v["run"]
-        read_stored(self)
-
-@patch
-def _hear_step(self: Picture, v):
-    self.now = self.key(v["folder"], v["label"])
-    label = v["label"] if self.now == v["label"] else life_label(self.now)
-    self.lives.setdefault(self.now, Life(label)).hear(v)
-
-# %% ../nbs/58_monitor.ipynb #88d21716
-@patch
-def _hear_generation(self: Picture, v):
-    if v["status"] == "pruned": self.density[v["generation"]] = v["density"]
-
-@patch
-def _hear_newborn(self: Picture, v):
-    key = self.key(v["folder"], "")
-    if v["status"] == "failed": self.lives.setdefault(key, Life(life_label(key))).ended = "failed"
-
-# %% ../nbs/58_monitor.ipynb #35cde76c
-@patch
-def _hear_search(self: Picture, v):
-    folder = v["folder"] and Path(v["folder"])
-    named = folder is not None and folder.name.startswith("seed-")
-    self.now = f"{folder.parent.name}, seed {folder.name.removeprefix('seed-')}" if named else v["method"]
-    self.searches.setdefault(self.now, Search(self.now, v["method"], v["budget"])).hear(v)
-
-@patch
-def _hear_model(self: Picture, v):
-    self.models, self.now = list(v["models"]), v["model"]
-    self.stage = f"model {v['model']} ({self.models.index(v['model']) + 1} of {len(self.models)})"
-    if v["status"] == "finished": self.over.add(v["model"])
-
-# %% ../nbs/58_monitor.ipynb #ed0ce619
-@patch
-def _hear_layer(self: Picture, v):
-    self.layers.setdefault(v["model"], {})[v["layer"]] = v["score"]
-    self.n_layers[v["model"]] = len(v["layers"])
-
-@patch
-def _hear_reading(self: Picture, v):
-    self.stage = self.stage.split(":")[0] + f": {v['done']} of {v['windows']} windows read"
+def hear(self: Picture,
+    kind: str, # of the announcement
+    values: dict # what is known
+):
+    "Take up an announcement."
+    v = values
+    match kind:
+        case "state": # at the first, take up what the run's folder holds
+            self.stage = v["stage"] or self.stage
+            if self.run is None or self.run.path != v["run"].path:
+                self.run = v["run"]
+                read_stored(self)
+        case "step":
+            self.now = self.key(v["folder"], v["label"])
+            label = v["label"] if self.now == v["label"] else life_label(self.now)
+            self.lives.setdefault(self.now, Life(label)).hear(v)
+        case "generation" if v["status"] == "pruned": self.density[v["generation"]] = v["density"]
+        case "newborn":
+            key = self.key(v["folder"], "")
+            if v["status"] == "failed": self.lives.setdefault(key, Life(life_label(key))).ended = "failed"
+        case "search":
+            folder = v["folder"] and Path(v["folder"])
+            named = folder is not None and folder.name.startswith("seed-")
+            self.now = f"{folder.parent.name}, seed {folder.name.removeprefix('seed-')}" if named else v["method"]
+            self.searches.setdefault(self.now, Search(self.now, v["method"], v["budget"])).hear(v)
+        case "model":
+            self.models, self.now = list(v["models"]), v["model"]
+            self.stage = f"model {v['model']} ({self.models.index(v['model']) + 1} of {len(self.models)})"
+            if v["status"] == "finished": self.over.add(v["model"])
+        case "layer":
+            self.layers.setdefault(v["model"], {})[v["layer"]] = v["score"]
+            self.n_layers[v["model"]] = len(v["layers"])
+        case "reading": self.stage = self.stage.split(":")[0] + f": {v['done']} of {v['windows']} windows read"
 
 # %% ../nbs/58_monitor.ipynb #23a733ae
 _CURVES = ("train_loss", "val_step", "val_loss")
@@ -311,46 +289,36 @@ def read_stored(
     if picture.run.kind in _STORED: _STORED[picture.run.kind](picture)
     return picture
 
-# %% ../nbs/58_monitor.ipynb #99b64cec
-def _connectome_work(picture):
-    "Tokens learned from, and those in all."
-    config = developed_config(picture.run)
-    e, d = config.evolution, config.development
-    n = dict(evolution=0 if config.connectome else e.n_generations,
-             development=len(d.arms) * d.lifetimes_per_arm)
-    if "evolve" not in picture.stages: n["evolution"] = 0
-    if "develop" not in picture.stages: n["development"] = 0
-    size = {k: c.lifetime.steps * c.lifetime.batch_size * c.lifetime.context for k, c in
-            (("evolution", e), ("development", d))}
-    shares = {k: [x.share for key, x in picture.lives.items() if key.startswith(k)][:n[k]] for k in n}
-    return sum(sum(shares[k]) * size[k] for k in n), sum(n[k] * size[k] for k in n)
-
-# %% ../nbs/58_monitor.ipynb #1b9cbfec
-def _experts_work(picture):
-    "Experts trained, and those in all."
-    return sum(x.share for k, x in picture.lives.items() if k.startswith("working")), len(picture.run.config["experts"])
-
-def _population_work(picture):
-    "Evolutions run, and those in all."
-    from evonb.breeding import BreedConfig
-    config = from_dict(BreedConfig, picture.run.config)
-    return sum(x.share for x in picture.searches.values()), len(config.all_methods()) * config.n_seeds
-
-# %% ../nbs/58_monitor.ipynb #4077c93f
-def _alignment_work(picture):
-    "Models scored, and those in all."
+# %% ../nbs/58_monitor.ipynb #9d2d76d8
+def work_done(
+    picture: Picture # of a run
+) -> tuple: # done, and in all; 0 in all where it isn't known
+    "What was done: tokens learned from, experts trained, evolutions run or models scored."
+    run, lives, kind = picture.run, picture.lives, picture.run.kind
+    if kind == "connectome":
+        config = developed_config(run)
+        e, d = config.evolution, config.development
+        n = dict(evolution=0 if config.connectome else e.n_generations, development=len(d.arms) * d.lifetimes_per_arm)
+        if "evolve" not in picture.stages: n["evolution"] = 0
+        if "develop" not in picture.stages: n["development"] = 0
+        size = {k: c.lifetime.steps * c.lifetime.batch_size * c.lifetime.context for k, c in
+                (("evolution", e), ("development", d))}
+        shares = {k: [x.share for key, x in lives.items() if key.startswith(k)][:n[k]] for k in n}
+        return sum(sum(shares[k]) * size[k] for k in n), sum(n[k] * size[k] for k in n)
+    if kind == "experts":
+        return sum(x.share for k, x in lives.items() if k.startswith("working")), len(run.config["experts"])
+    if kind == "population":
+        from evonb.breeding import BreedConfig
+        config = from_dict(BreedConfig, run.config)
+        return sum(x.share for x in picture.searches.values()), len(config.all_methods()) * config.n_seeds
     begun = {m: len(x) / max(picture.n_layers.get(m, 1), 1) for m, x in picture.layers.items()}
     return sum(1 if m in picture.over else begun.get(m, 0) for m in picture.models), len(picture.models)
-
-# %% ../nbs/58_monitor.ipynb #9d2d76d8
-_WORK = dict(connectome=_connectome_work, experts=_experts_work, population=_population_work,
-             alignment=_alignment_work)
 
 def share_done(
     picture: Picture
 ) -> float | None: # of 1; None: not known
     "How much of its work a job has done."
-    if picture.run is not None and picture.run.kind in _WORK: done, total = _WORK[picture.run.kind](picture)
+    if picture.run is not None and picture.run.kind in _STORED: done, total = work_done(picture)
     else:
         parts = [*picture.lives.values(), *picture.searches.values()]
         done, total = sum(x.share for x in parts), len(parts)
@@ -385,9 +353,6 @@ def _empty(text, **layout):
     hidden = dict(xaxis=dict(visible=False), yaxis=dict(visible=False))
     return _spec([], "", "", annotations=[note], **hidden, **layout)
 
-def _drawn(spec): # a dict as `_spec` makes it -> Reply
-    return Reply({}, [json.dumps(spec).encode()], lambda: go.Figure(json.loads(json.dumps(spec))))
-
 # %% ../nbs/58_monitor.ipynb #54b594a7
 def _life_look(picture, key):
     "Colour and dash of a lifetime: its arm's, or along the generations."
@@ -400,13 +365,6 @@ def _val_trace(life, colour, dash, **more):
     x, y = thinned(life.val_step, life.val_loss)
     return dict(type="scatter", x=x, y=y, line=dict(color=colour, dash=dash, width=2), **more,
                 hovertemplate=f"{plots.label(life.label)}, validation, step %{{x}}: %{{y:.4f}}<extra></extra>")
-
-# %% ../nbs/58_monitor.ipynb #19a721b5
-def _train_trace(life, colour):
-    x, y = thinned(range(1, len(life.train_loss) + 1), life.train_loss)
-    return dict(type="scatter", x=x, y=y, mode="lines", line=dict(color=plots.rgba(colour, .65), width=1),
-                name=f"{plots.label(life.label)}: training",
-                hovertemplate="training, about step %{x:.0f}: %{y:.4f}<extra></extra>")
 
 # %% ../nbs/58_monitor.ipynb #fe985cae
 def loss_figure(
@@ -427,7 +385,11 @@ def loss_figure(
     colour, dash = _life_look(picture, now)
     mine = _val_trace(known[now], colour, dash, mode="lines+markers", marker=dict(size=6),
                       name=f"{plots.label(known[now].label)}: validation")
-    spec = _spec([*traces, _train_trace(known[now], colour), mine], "training step", "loss (nats/token)")
+    x, y = thinned(range(1, len(known[now].train_loss) + 1), known[now].train_loss)
+    learned = dict(type="scatter", x=x, y=y, mode="lines", line=dict(color=plots.rgba(colour, .65), width=1),
+                   name=f"{plots.label(known[now].label)}: training",
+                   hovertemplate="training, about step %{x:.0f}: %{y:.4f}<extra></extra>")
+    spec = _spec([*traces, learned, mine], "training step", "loss (nats/token)")
     end = max(known[now].steps, *(len(known[k].train_loss) for k in (*before, now)), 1) # so that it doesn't move
     spec["layout"]["xaxis"] |= dict(range=[-.02 * end, 1.02 * end])
     return spec
@@ -490,21 +452,6 @@ def _search_trace(x, y, name, colour, **more):
     return dict(type="scatter", x=x, y=y, name=name, line=dict(color=colour, **more.pop("line", {})), **more,
                 hovertemplate=f"{name}, after %{{x:.0f}} evaluations: %{{y:.4f}}<extra></extra>")
 
-# %% ../nbs/58_monitor.ipynb #930625bf
-def _present_search(search, colour):
-    "Individuals, failed ones, median and best of the search at work."
-    n, values, name = np.arange(1, len(search.values) + 1), np.array(search.values, float), plots.label(search.label)
-    ends, best, median = _progress_of(search)
-    failed = n[~np.isfinite(values)]
-    floor = float(np.nanmin(values)) if np.isfinite(values).any() else 0.0
-    out = [_search_trace(n, values, f"{name}: individuals", colour, mode="markers",
-                         marker=dict(size=5, opacity=.45, color=colour)),
-           _search_trace(ends, median, f"{name}: median", colour, mode="lines+markers", line=dict(dash="dot", width=2)),
-           _search_trace(ends, best, f"{name}: best", colour, mode="lines+markers", line=dict(width=3))]
-    if not len(failed): return out
-    return [*out, _search_trace(failed, np.full(len(failed), floor), f"{name}: failed ({len(failed)})", "#8C8C8C",
-                                mode="markers", marker=dict(symbol="x", size=8, color="#8C8C8C"))]
-
 # %% ../nbs/58_monitor.ipynb #f0807f6f
 def search_figure(
     picture: Picture,
@@ -523,11 +470,18 @@ def search_figure(
                                     opacity=.5, line=dict(width=1.5, dash=styles[s.method].dash), marker=dict(size=4),
                                     legendgroup=s.method, showlegend=s.method not in named))
         named.add(s.method)
-    traces += _present_search(known[now], styles[known[now].method].colour)
+    s, colour, name = known[now], styles[known[now].method].colour, plots.label(known[now].label)
+    n, values, (ends, best, median) = np.arange(1, len(s.values) + 1), np.array(s.values, float), _progress_of(s)
+    traces += [_search_trace(n, values, f"{name}: individuals", colour, mode="markers",
+                             marker=dict(size=5, opacity=.45, color=colour)),
+               _search_trace(ends, median, f"{name}: median", colour, mode="lines+markers",
+                             line=dict(dash="dot", width=2)),
+               _search_trace(ends, best, f"{name}: best", colour, mode="lines+markers", line=dict(width=3))]
+    if len(failed := n[~np.isfinite(values)]):
+        floor = float(np.nanmin(values)) if len(failed) < len(n) else 0.0
+        traces.append(_search_trace(failed, np.full(len(failed), floor), f"{name}: failed ({len(failed)})", "#8C8C8C",
+                                    mode="markers", marker=dict(symbol="x", size=8, color="#8C8C8C")))
     return _spec(traces, "evaluations (individuals scored)", "validation score", height=440)
-
-# %% ../nbs/58_monitor.ipynb #b407e4de
-def _or_none(v): return v if math.isfinite(v) else None # JSON has no NaN
 
 # %% ../nbs/58_monitor.ipynb #3695c946
 def layers_figure(
@@ -539,7 +493,8 @@ def layers_figure(
     for model, scores in picture.layers.items():
         arm, name = model.rsplit("/", 1)[0], plots.label(model)
         look, at = plots.arm_style(arm), sorted(scores)
-        traces.append(dict(type="scatter", mode="lines+markers", x=at, y=[_or_none(scores[i]) for i in at],
+        known = [scores[i] if math.isfinite(scores[i]) else None for i in at] # JSON has no NaN
+        traces.append(dict(type="scatter", mode="lines+markers", x=at, y=known,
                            name=plots.label(arm), legendgroup=plots.label(arm), showlegend=arm not in named,
                            line=dict(color=look.colour, dash=look.dash, width=2),
                            marker=dict(symbol=look.symbol, size=7),
@@ -569,10 +524,6 @@ KINDS = dict(connectome=("progress", "loss", "generations", "newborns"), experts
 JOBS = dict(experiment="connectome", develop_run="connectome", train_experts="experts", toy_base="experts",
             breed="population", evolve="population", align_run="alignment") # the library's own jobs by name
 
-def _controls(kind, buttons): # a choice where several curves share a figure, then the buttons
-    several = choice("lives", "Curves", [("all", "all so far"), ("present", "only the present one")])
-    return [*([several] if {"loss", "search"} & set(KINDS[kind]) else []), *buttons]
-
 # %% ../nbs/58_monitor.ipynb #36ace907
 class Live(Explorer):
     "An explorer of what goes on: `Monitor` starts it, `watch` looks at it."
@@ -590,7 +541,10 @@ class Live(Explorer):
         self.picture, self.status, self.message, self.said = picture or Picture(), "ready", "", ""
         self.guard, self.drawing, self.changed, self.sent = threading.RLock(), threading.Lock(), threading.Event(), {}
         self.began = self.began_share = None # when this session's work began, and how much was done then
-        super().__init__(title, _controls(kind, buttons), [VIEWS[v] for v in KINDS[kind]], subtitle)
+        if {"loss", "search"} & set(KINDS[kind]): # several curves share a figure
+            curves = choice("lives", "Curves", [("all", "all so far"), ("present", "only the present one")])
+            buttons = [curves, *buttons]
+        super().__init__(title, buttons, [VIEWS[v] for v in KINDS[kind]], subtitle)
 
 # %% ../nbs/58_monitor.ipynb #a69bc5ba
 @patch
@@ -598,7 +552,8 @@ def reply(self: Live, view: str, values: dict) -> Reply:
     "What is known now."
     with self.guard:
         if view == "progress": return Reply(self.content())
-        return _drawn(_DRAW[view](self.picture, **values))
+        spec = json.dumps(_DRAW[view](self.picture, **values))
+        return Reply({}, [spec.encode()], lambda: go.Figure(json.loads(spec)))
 
 # %% ../nbs/58_monitor.ipynb #775d8507
 @patch
@@ -630,11 +585,20 @@ def disabled(self: Live) -> list: # names
 # %% ../nbs/58_monitor.ipynb #1cd07fb3
 @patch
 def facts(self: Live, share): # -> list of (name, value)
-    "What is known in numbers."
-    busy, left = self.status in ("running", "stopping"), self.left(share)
+    "What is known in numbers: of the job, of the present lifetime and of the present search."
+    busy, left, picture = self.status in ("running", "stopping"), self.left(share), self.picture
     out = [("done", "not known" if share is None else f"{math.floor(100 * share)} %")]
     if busy: out += [("time left", "not known yet" if left is None else f"about {human_time(left)}")]
-    out += _life_facts(self.picture, busy) + _search_facts(self.picture)
+    if life := picture.lives.get(picture.now) or next(reversed(picture.lives.values()), None):
+        out += [("lifetime", life.label), ("step", f"{life.step} of {life.steps}")]
+        if life.train_loss: out.append(("training loss", f"{life.train_loss[-1]:.3f} nats/token"))
+        if life.val_loss: out.append(("validation loss", f"{life.val_loss[-1]:.3f} nats/token"))
+        if busy and math.isfinite(v := life.speed):
+            out.append(("speed", f"{v * life.tokens:,.0f} tokens/s" if life.tokens else f"{v:,.1f} steps/s"))
+    if s := picture.searches.get(picture.now) or next(reversed(picture.searches.values()), None):
+        sound = [v for v in s.values if math.isfinite(v)]
+        out += [("search", s.label), ("evaluations", f"{len(s.values) + s.scored} of {s.budget}"),
+                ("best", f"{max(sound):.4f}" if sound else "none yet"), ("failed", str(len(s.values) - len(sound)))]
     return out + [("as of", datetime.datetime.now().strftime("%H:%M:%S"))]
 
 # %% ../nbs/58_monitor.ipynb #007045bd
@@ -644,27 +608,6 @@ def left(self: Live, share) -> float | None: # seconds; None: not known yet
     if self.began is None or share is None or self.began_share is None: return None
     done, seconds = share - self.began_share, time.monotonic() - self.began
     return seconds * (1 - share) / done if done > .002 and seconds > 1 else None
-
-# %% ../nbs/58_monitor.ipynb #0361b952
-def _life_facts(picture, busy):
-    "Of the present lifetime."
-    life = picture.lives.get(picture.now) or next(reversed(picture.lives.values()), None)
-    if life is None: return []
-    out = [("lifetime", life.label), ("step", f"{life.step} of {life.steps}")]
-    if life.train_loss: out.append(("training loss", f"{life.train_loss[-1]:.3f} nats/token"))
-    if life.val_loss: out.append(("validation loss", f"{life.val_loss[-1]:.3f} nats/token"))
-    if busy and math.isfinite(v := life.speed):
-        out.append(("speed", f"{v * life.tokens:,.0f} tokens/s" if life.tokens else f"{v:,.1f} steps/s"))
-    return out
-
-# %% ../nbs/58_monitor.ipynb #f1a4c486
-def _search_facts(picture):
-    "Of the present search."
-    s = picture.searches.get(picture.now) or next(reversed(picture.searches.values()), None)
-    if s is None: return []
-    sound = [v for v in s.values if math.isfinite(v)]
-    return [("search", s.label), ("evaluations", f"{len(s.values) + s.scored} of {s.budget}"),
-            ("best", f"{max(sound):.4f}" if sound else "none yet"), ("failed", str(len(s.values) - len(sound)))]
 
 # %% ../nbs/58_monitor.ipynb #30497868
 _working = weakref.WeakSet() # monitors whose jobs are at work
@@ -691,8 +634,9 @@ class Monitor(Live):
         self.result = None # what the job returned
         path = next((self.given[k] for k in ("path", "folder") if self.given.get(k) is not None), None)
         name = getattr(job, "__name__", type(job).__name__)
+        stages = tuple(self.given.get("stages", ("evolve", "develop"))) # of a connectome run
         super().__init__(name + (f": {Path(path).name}" if path is not None else ""), JOBS.get(name, "other"),
-                         [button("stop", "Stop"), button("resume", "Resume")], Picture(stages=self._stages(name)),
+                         [button("stop", "Stop"), button("resume", "Resume")], Picture(stages=stages),
                          "a job in the background: the notebook stays usable")
         self.start()
 
@@ -711,12 +655,6 @@ def _arguments(job, args, kwargs):
     if "show" in signature.parameters: bound.arguments.setdefault("show", False)
     return bound.arguments
 
-# %% ../nbs/58_monitor.ipynb #030750d3
-@patch
-def _stages(self: Monitor, name): # of a connectome run
-    default = ("evolve", "develop")
-    return tuple(self.given.get("stages", default))
-
 # %% ../nbs/58_monitor.ipynb #0f932bf6
 @patch
 def start(self: Monitor, **changes):
@@ -734,16 +672,13 @@ def start(self: Monitor, **changes):
 @patch
 def _work(self: Monitor, call):
     "The job's thread."
+    status, error, message = "complete", None, ""
     try:
         with listening(self._hear): self.result = self.job(*call.args, **call.kwargs)
-    except Stopped as e: self._end("stopped", e, f"{e}{'' if 'resume' in str(e) else ' Press Resume to go on.'}")
+    except Stopped as e:
+        status, error, message = "stopped", e, f"{e}{'' if 'resume' in str(e) else ' Press Resume to go on.'}"
     except BaseException as e: # whatever it is: shown, and raised where someone waits
-        self._end("failed", e, str(e) if isinstance(e, EvonbError) else f"{type(e).__name__}: {e}")
-    else: self._end("complete", None, "")
-
-# %% ../nbs/58_monitor.ipynb #4e0143b4
-@patch
-def _end(self: Monitor, status, error, message):
+        status, error, message = "failed", e, str(e) if isinstance(e, EvonbError) else f"{type(e).__name__}: {e}"
     with self.guard: self.status, self.error, self.message = status, error, message
     _working.discard(self)
     self.finished.set()
@@ -836,7 +771,12 @@ class Watch(Live):
                          [button("stop", "Stop")], Picture(run),
                          "as far as the run's folder tells; looked at each second")
         self.look()
-        threading.Thread(target=self._look_on, name=self.title, daemon=True).start()
+        def look_on():
+            while not self.over.wait(self.every if self.status == "running" else 3 * self.every):
+                try: self.look()
+                except (EvonbError, OSError) as e: self.said = f"The folder can't be read now: {e}"
+                self.draw()
+        threading.Thread(target=look_on, name=self.title, daemon=True).start()
 
     def close(self):
         self.over.set()
@@ -853,25 +793,13 @@ def look(self: Watch):
         self.state, self.status, self.message = state, state["status"], state["message"]
         self.picture.stage = state["stage"] or self.picture.stage
         read_stored(self.picture)
-        if not self.picture.models: self.picture.models = _known_models(self.picture.run)
+        if not self.picture.models and self.picture.run.kind == "alignment":
+            from evonb.alignment import AlignConfig, candidates
+            try: self.picture.models = [c.name for c in candidates(from_dict(AlignConfig, self.picture.run.config))]
+            except (EvonbError, OSError): pass # its source isn't there any more
         share = share_done(self.picture)
         if self.status != "running": self.began = None
         elif self.began is None: self.began, self.began_share = time.monotonic(), share
-
-# %% ../nbs/58_monitor.ipynb #150040d2
-@patch
-def _look_on(self: Watch):
-    while not self.over.wait(self.every if self.status == "running" else 3 * self.every):
-        try: self.look()
-        except (EvonbError, OSError) as e: self.said = f"The folder can't be read now: {e}"
-        self.draw()
-
-def _known_models(run):
-    "The models of an alignment run, if its source is still there."
-    if run.kind != "alignment": return []
-    from evonb.alignment import AlignConfig, candidates
-    try: return [c.name for c in candidates(from_dict(AlignConfig, run.config))]
-    except (EvonbError, OSError): return []
 
 # %% ../nbs/58_monitor.ipynb #6ac85cb1
 @patch
