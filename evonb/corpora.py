@@ -84,6 +84,7 @@ def registry() -> dict: # name -> description, licence, citation, files, ...
 # %% ../nbs/02_corpora.ipynb #197ab491
 _verified = set()
 
+# %% ../nbs/02_corpora.ipynb #0478409a
 def verify(
     path, # a file
     sha256: str | None # what it must be, hexadecimal; None: not known, so any file passes
@@ -227,6 +228,7 @@ def read_jsonl(
 # %% ../nbs/02_corpora.ipynb #e172c41c
 TEXT_SUFFIXES = (".txt", ".text", ".md", ".jsonl") # what a folder is searched for; a glob takes what it names
 
+# %% ../nbs/02_corpora.ipynb #88ebf998
 def expand(
     source # a file, a folder (searched through), a glob, or a list of those
 ) -> list: # of Path, those of a folder or glob sorted
@@ -409,6 +411,7 @@ def _python_docs_limited(n_bytes):
             if new: yield source, "\n".join(new) + "\n"
     with gc_paused(): return limit(distinct(set()), n_bytes)
 
+# %% ../nbs/02_corpora.ipynb #e6096409
 def python_docs(
     n_bytes: int | None = None # the most to collect; None collects all, which takes some seconds
 ) -> Corpus: # a document for each topic, module and distribution, a paragraph on each line
@@ -434,6 +437,7 @@ def _hf_texts(name, n_bytes): # pairs of source and text, one after the other, a
     texts = ((f"hf:{name}", _json_text(json.dumps(row), f"hf:{name}, row {i}")) for i, row in enumerate(rows))
     return texts, dict(datasets=datasets.__version__)
 
+# %% ../nbs/02_corpora.ipynb #8f355b55
 def read_hf(
     name: str, # NAME, OWNER/NAME or either with /CONFIG
     n_bytes: int | None = None # the most to load
@@ -468,6 +472,7 @@ def load_corpus(
 SPLITS = ("evolution", "development", "validation", "test")
 FRACTIONS = (.70, .20, .06, .04) # of the corpus's bytes, in the order of SPLITS
 
+# %% ../nbs/02_corpora.ipynb #ce97a36c
 def check_fractions(fractions) -> tuple: # of four floats
     "Four numbers between 0 and 1 that sum to 1."
     if len(fractions) != len(SPLITS) or not all(isinstance(f, (int, float)) and 0 < f < 1 for f in fractions):
@@ -483,6 +488,7 @@ def _numbered(values) -> np.ndarray: # (n,) int64: equal values have the same nu
     numbers = {}
     return np.fromiter((numbers.setdefault(v, len(numbers)) for v in values), np.int64)
 
+# %% ../nbs/02_corpora.ipynb #00d8bb52
 def tied_sources(
     keys, # (n_blocks,) what a block holds, or a digest of it
     sources # (n_blocks,) what the block came from
@@ -514,6 +520,7 @@ def deal(
     "Shuffle the groups and give each to the split that is filled least, measured against its fraction."
     return [d.tolist() for d in _deal(_numbered(groups), np.asarray(sizes, np.int64), fractions, rng)]
 
+# %% ../nbs/02_corpora.ipynb #a3fb797a
 def _deal(groups, sizes, fractions, rng) -> list: # of (n,) int64, as `deal`
     members, counts = _members(groups)
     ends = np.cumsum(counts)
@@ -563,6 +570,7 @@ def split_corpus(
 END = "<|endoftext|>"
 MAX_VOCAB = 2**16 # token ids are stored as uint16
 
+# %% ../nbs/02_corpora.ipynb #738f75c5
 def check_vocab_size(
     n: int # entries
 ) -> int: # the same
@@ -648,6 +656,7 @@ def add(self: ShardWriter,
         self.n_tokens += len(part)
         if self.here == _MOST: self.close()
 
+# %% ../nbs/02_corpora.ipynb #394b31a2
 @patch
 def close(self: ShardWriter) -> list: # the files
     "Write the header, whose count makes a shard of what was appended."
@@ -727,6 +736,7 @@ def _shards_of(path) -> list: # NAME.bin and, of a longer row, NAME.1.bin, NAME.
     while more(len(found)).is_file(): found.append(more(len(found)))
     return found
 
+# %% ../nbs/02_corpora.ipynb #ec147d10
 def read_row(
     path # NAME.bin, as `ShardWriter` wrote it
 ): # -> np.memmap or Row, of (n_tokens,) uint16
@@ -762,6 +772,7 @@ def _encoded(batches, tokenizer): # of lists of str; yields (n_tokens,) uint16
         rows = tokenizer.backend_tokenizer.encode_batch_fast(batch, add_special_tokens=False)
         yield np.concatenate([np.array([*e.ids, end], np.uint16) for e in rows])
 
+# %% ../nbs/02_corpora.ipynb #d952d845
 def encode(
     texts: list, # of str, the blocks
     tokenizer # a fast tokenizer of transformers with an eos_token
@@ -806,6 +817,7 @@ def __repr__(self: PreparedCorpus):
     return (f"PreparedCorpus({self.info['name']!r}, vocabulary {self.info['vocab_size']}, "
             f"digest {self.info['digest'][:12]})\n{rows}")
 
+# %% ../nbs/02_corpora.ipynb #6eb7531a
 @patch
 def _repr_html_(self: PreparedCorpus):
     return _html_table(f"{self.info['name']}, vocabulary {self.info['vocab_size']}", self.sizes())
@@ -826,6 +838,7 @@ def check_window(
 # %% ../nbs/02_corpora.ipynb #f59e4f39
 _CHUNK = 2**20 # bytes read at once
 
+# %% ../nbs/02_corpora.ipynb #80cd4bec
 def _file_bytes(path, hasher, tick): # yields offset and bytes
     "A file by the megabyte, without its byte order mark; a NUL is refused."
     at = 0
@@ -1073,6 +1086,7 @@ def read(self: _Shards, indices, tick): # (n,) blocks; yields (n_tokens,) uint16
         if held >= _CHUNK: yield np.frombuffer(b"".join(batch), "<u2"); tick(held); batch, held = [], 0
     if batch: yield np.frombuffer(b"".join(batch), "<u2"); tick(held)
 
+# %% ../nbs/02_corpora.ipynb #cde0b92a
 @patch
 def check_unchanged(self: _Shards):
     "Refuse shards that were written to since their reading began."
