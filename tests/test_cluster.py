@@ -351,11 +351,11 @@ def test_joining_says_what_is_wrong(here, monkeypatch):
     with connect("auto") as again:  # within another: that one's
         assert again.address == here.address and again.cpus == 2 and again.nodes == 1
     with pytest.raises(InputError, match="local, auto, or HOST:PORT"):
-        cluster._check_address("ray://head")
+        cluster.check_address("ray://head")
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         with pytest.raises(ClusterError, match="Nothing listens at 127.0.0.1.*ray start --head"):
-            cluster._check_address(f"127.0.0.1:{s.getsockname()[1]}")
+            cluster.check_address(f"127.0.0.1:{s.getsockname()[1]}")
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/some/token")
     assert "sought in /some/token" in cluster._why_not("10.0.0.1:6379", ConnectionError("no\nmore"))
     assert "No Ray cluster runs" in cluster._why_not("auto", ConnectionError("Could not find any running Ray instance"))
