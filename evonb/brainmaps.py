@@ -494,8 +494,8 @@ def label_volume(
     given = table["label"].to_numpy()
     if given.dtype.kind not in "iu" or len(set(given)) < len(given):
         raise InputError("The column 'label' must hold whole numbers, each only once.")
-    for g, r in zip(given, rows, strict=True):
-        if g == 0 or g not in known: raise InputError(f"The region {r['roi']!r} has the label {g}, which the atlas lacks.")
+    for g, n in zip(given, table["roi"] if "roi" in table else table["target"], strict=True):
+        if g == 0 or g not in known: raise InputError(f"The region {n!r} has the label {g}, which the atlas lacks.")
     if missing == "error" and (lacking := sorted(set(known[known != 0].tolist()) - set(given.tolist()))):
         raise InputError(f"The table lacks the regions with the labels {lacking[:10]}. Add their rows, or give "
                          "missing='nan' to leave them empty.")

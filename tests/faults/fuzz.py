@@ -731,9 +731,9 @@ def _():
 @reader("data by its columns", m.some_lines, m.some_bytes)
 def _():
     def read(path):
-        from evonb.alignment import _open_path
+        from evonb.alignment import open_data
 
-        return repr(_open_path(path))
+        return repr(open_data(path))
     rows = ["word,time,order", *(f"{w},{300 + i},{i}" for i, w in enumerate(WORDS))]
     return lambda f: written(f, "t.csv", "\n".join(rows) + "\n"), read
 
@@ -893,9 +893,9 @@ def _():
                                                               atlas="atlas.nii", tr=2.0, labels={"1": "a", "2": "b"})))
 
     def read(path):
-        from evonb.alignment import _open_path
+        from evonb.alignment import open_data
 
-        return _open_path(path)._repr_html_()
+        return open_data(path)._repr_html_()
     return make, read
 
 
