@@ -10,10 +10,23 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "docs"))
 
 pytest.importorskip("sphinx", reason="Sphinx isn't installed (extra `docs`)")
-from maker import execution, sources  # noqa: E402
+from maker import api, execution, sources, writing  # noqa: E402
 
+PROJECT = sources.Project(ROOT)
+
+
+def told_in(name):
+    "(notebook's page, module) of what defines a name: (`nbs/12_connectome`, `connectome`)."
+    (full,) = api.Library.of(PROJECT).names[name]
+    module = full.rpartition(".")[0].partition(".")[2]
+    (path,) = [p for p in sources.notebook_paths(PROJECT) if sources.module_of(sources.read_notebook(p)) == module]
+    return writing.page_name(PROJECT, path), module
+
+
+(WIRING, CONNECTOME), (CONTROL, CONTROLS) = told_in("prune"), told_in("degree_preserving_control")
+FIGURES, LOOKING = told_in("loss_curves")[0], told_in("PopulationExplorer")[0]
 # Quick to run, and enough for these tests.
-FEW = ("index", "00_core", "12_connectome", "50_plots", "56_population_explorer", "1_evolve_a_connectome")
+FEW = ("index", "00_core", WIRING, CONTROL, FIGURES, LOOKING, "1_evolve_a_connectome")
 LINES = "e => e._fullData.filter(t => t.visible === true).length"
 
 
@@ -67,7 +80,7 @@ def test_the_front_page_leads_everywhere(open_page, assert_accessible, screensho
 
 
 @pytest.mark.parametrize("theme, width", [("light", 1200), ("dark", 1200), ("light", 400)])
-@pytest.mark.parametrize("name", ["nbs/12_connectome", "api/connectome", "gallery", "nbs/index"])
+@pytest.mark.parametrize("name", [WIRING, f"api/{CONNECTOME}", "gallery", "nbs/index"])
 def test_pages_are_accessible_and_fit(open_page, assert_accessible, screenshot, name, theme, width):
     page = open_page(name, color_scheme=theme, viewport={"width": width, "height": 900})
     assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -76,7 +89,7 @@ def test_pages_are_accessible_and_fit(open_page, assert_accessible, screenshot, 
 
 
 def test_a_figure_is_drawn_and_its_legend_hides_a_line(open_page, screenshot):
-    page = open_page("nbs/50_plots")
+    page = open_page(FIGURES)
     assert page.locator(".evonb-figure").nth(1).get_attribute("aria-label") == "Loss while growing up"
     plot = drawn(page, 1)
     before = plot.evaluate(LINES)
@@ -89,7 +102,7 @@ def test_a_figure_is_drawn_and_its_legend_hides_a_line(open_page, screenshot):
 
 
 def test_the_theme_is_switched_and_figures_follow(open_page, screenshot):
-    page = open_page("nbs/50_plots", color_scheme="light")
+    page = open_page(FIGURES, color_scheme="light")
     plot = drawn(page)
     light = colour(page, "body"), plot.evaluate("e => e._fullLayout.font.color")
     for _ in range(3):  # automatic, light, dark: in whatever order
@@ -110,26 +123,26 @@ def test_search_finds_a_function_from_disk(open_page, site):
     found = page.locator("#search-results li a")
     found.first.wait_for(timeout=90_000)
     target = found.first.get_attribute("href")
-    assert "api/connectome.html#evonb.connectome.degree_preserving_control" in target
+    assert f"api/{CONTROLS}.html#evonb.{CONTROLS}.degree_preserving_control" in target
     found.first.click()
-    page.wait_for_url("**/api/connectome.html*")
-    assert page.locator("[id='evonb.connectome.degree_preserving_control']").is_visible()
+    page.wait_for_url(f"**/api/{CONTROLS}.html*")
+    assert page.locator(f"[id='evonb.{CONTROLS}.degree_preserving_control']").is_visible()
 
 
 def test_the_reference_leads_to_source_and_notebook(open_page):
-    page = open_page("api/connectome")
-    entry = page.locator("dl.py.function", has=page.locator("[id='evonb.connectome.prune']"))
+    page = open_page(f"api/{CONNECTOME}")
+    entry = page.locator("dl.py.function", has=page.locator(f"[id='evonb.{CONNECTOME}.prune']"))
     assert "fraction" in entry.locator("table").inner_text()
     entry.locator("a.evonb-where").click()
-    page.wait_for_url("**/nbs/12_connectome.html#evonb.connectome.prune")
-    assert page.locator("[id='evonb.connectome.prune']").count() == 1
+    page.wait_for_url(f"**/{WIRING}.html#evonb.{CONNECTOME}.prune")
+    assert page.locator(f"[id='evonb.{CONNECTOME}.prune']").count() == 1
     page.locator("dl.py.function", has_text="prune(").locator("a:has(.viewcode-link)").first.click()
-    page.wait_for_url("**/_modules/evonb/connectome.html#prune")
+    page.wait_for_url(f"**/_modules/evonb/{CONNECTOME.replace('.', '/')}.html#prune")
     assert "def prune(" in page.locator("[id='prune']").inner_text()
 
 
 def test_an_explorer_lives_in_its_page(open_page, explorer, assert_accessible, screenshot):
-    page = open_page("nbs/56_population_explorer", color_scheme="dark")
+    page = open_page(LOOKING, color_scheme="dark")
     driver = explorer(page).ready()
     assert "genome+, seed 0: " in driver.text("about") and "#3 " not in driver.text("tree")
     driver.set("individual", 3).ready()
