@@ -7,8 +7,9 @@ NB_WORKERS ?= 2
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help install models demo test test-portable lab pictures docs docs-serve faults bench export clean-notebooks \
-        lint check-export check-notebooks check-layers check-style test-notebooks test-python test-portable-short
+.PHONY: help install models demo test test-portable lab pictures docs docs-serve faults bench house export \
+        clean-notebooks lint check-export check-notebooks check-layers check-style test-notebooks test-python \
+        test-portable-short
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -62,6 +63,9 @@ faults: install ## the whole fault suite: 200 kills, injected faults, 10,000 hos
 
 bench: install ## run the benchmarks
 	@$(PY) tests/bench/run.py $(ARGS)
+
+house: install ## the library's measures: layers, sizes, crumbs, examples, each beside its aim
+	@$(PY) .ci/house.py $(ARGS)
 
 export: install ## write evonb/*.py and README.md from the notebooks
 	@$(PY) .ci/export.py write

@@ -41,7 +41,7 @@ def load(name):
         sys.path.remove(str(CI))
 
 
-notebooks, export = load("notebooks"), load("export")
+notebooks, export, house = load("notebooks"), load("export"), load("house")
 
 
 def run(*command, cwd=ROOT, **env):
@@ -501,6 +501,72 @@ def test_exported_cells_are_short(path):
     cells = [c.strip().splitlines() for c in exported_cells(path)]
     assert statistics.median(map(len, cells)) <= 10
     assert [line for cell in cells for line in cell if len(line) > 120] == []
+
+
+# The house's measures --------------------------------------------------------------------------------------------
+
+HOUSE = {
+    "__init__.py": "", "core.py": "def base():\n    'One.'\n    def _in(): return 1\n    return _in()\n",
+    "text/__init__.py": '_where = {"Corpus": "corpora"}\n',
+    "text/corpora.py": "from ..core import base\nclass Corpus: pass\n",
+    "training/__init__.py": '_where = dict(gpt=["GPT"])\n',
+    "training/gpt.py": "from evonb.text import Corpus\nclass GPT:\n    def f(self):\n        from .late import g\n",
+    "training/late.py": "from ..text.corpora import Corpus\ndef g(): pass\ndef _twice(): pass\n_twice, _twice\n"
+                        "def _long():\n" + "    x = 1\n" * 5 + "_long()\n",
+    "training/features.py": "from ..training import GPT\n"}  # fmt: skip
+
+
+@pytest.fixture
+def small_house(tmp_path):
+    for name, text in HOUSE.items():
+        (tmp_path / "evonb" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "evonb" / name).write_text(text)
+    (tmp_path / "README.md").write_text("12345")
+    exported = a_notebook("gpt", "training.gpt", "1")
+    (tmp_path / "nbs" / "training").mkdir(parents=True)
+    (tmp_path / "nbs" / "training" / "10_gpt.ipynb").write_text(json.dumps(exported))
+    exported["cells"][1]["source"] = ["import os"]  # is no example
+    (tmp_path / "nbs" / "training" / "20_late.ipynb").write_text(json.dumps(exported))
+    return tmp_path
+
+
+def test_the_house_is_measured_in_folders_and_through_faces(small_house):
+    figures, behind = house.measures(small_house)
+    lines = {n: len(t.splitlines()) for n, t in HOUSE.items() if "__init__" not in n}
+    assert behind == ["the longest chain: core < text.corpora < training.gpt < training.features",
+                      "the largest module: training.late", "short of examples: training/20_late.ipynb"]
+    assert figures == {
+        "modules": 5, "lines": sum(lines.values()), "layers": 4, "layers with functions' imports": 5,
+        "largest module": lines["training/late.py"], "lines that features needs": sum(lines.values()),
+        "lines that engine needs": None, "lines that alignment.run needs": None, "functions": 6,
+        "private functions, %": 50.0, "crumbs": 1, "median body": 1.0, "longest body": 5,
+        "notebooks short of examples": 1, "README, bytes": 5}  # fmt: skip
+
+
+def test_the_houses_table_says_what_is_reached():
+    shown = house.table({"layers": 8, "crumbs": 1000, "lines": 5, "lines that engine needs": None}, {"layers": 9})
+    assert [line.split() for line in shown.splitlines()[1:]] == [
+        ["layers", "9", "8", "at", "most", "9", "yes"], ["crumbs", "-", "1,000", "at", "most", "80", "no"],
+        ["lines", "-", "5"], ["lines", "that", "engine", "needs", "-", "-"]]
+    assert house.reached_aim("median body", 5.5) == "no" and house.reached_aim("median body", 6) == "yes"
+    assert set(house.BEFORE) == set(house.measures(ROOT)[0]) and set(house.AIMS) <= set(house.BEFORE)
+
+
+def test_modules_that_import_each_other_are_one_layer():
+    assert house.chain({"a": {"b"}, "b": {"a", "c"}, "c": set(), "d": {"a"}}) == ["c", "a", "d"]
+    assert house.chain({}) == []
+
+
+def test_the_houses_imports_are_those_that_grimp_finds():
+    import grimp
+
+    project = house.Project(ROOT)
+    mine = {(f"evonb.{a}", f"evonb.{b}") for a, found in house.edges(project, True).items() for b in found}
+    graph, faces = grimp.build_graph("evonb", cache_dir=None), {f"evonb.{n}".rstrip(".") for n in project.faces()}
+    theirs = {(a, b) for a in graph.modules for b in graph.find_modules_directly_imported_by(a)
+              if "evonb._modidx" not in (a, b) and not {a, b} & faces}
+    through = {a for a in graph.modules if graph.find_modules_directly_imported_by(a) & faces}
+    assert len(mine) > 100 and theirs <= mine and {a for a, _ in mine - theirs} <= through
 
 
 # Nothing of the machine it was made on ---------------------------------------------------------------------------
