@@ -41,6 +41,7 @@ def busy(n: int):
 def tested(what: list[str], setting: dict, threads: int) -> tuple[int, float]:
     "Run these tests under a setting: pytest's exit code, and the seconds it took."
     setting = {k: str(threads) for k in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")} | setting
+    setting["OMP_WAIT_POLICY"] = "PASSIVE"  # threads that wait for each other leave the core to others
     print("\n==", *(f"{k}={v}" for k, v in setting.items()), "pytest", *what, flush=True)
     env = os.environ | dict(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false") | setting
     began = time.monotonic()
