@@ -11,12 +11,12 @@ __all__ = ['example_floors', 'ramp', 'Style', 'arm_style', 'label', 'figure', 'f
 
 # %% ../nbs/50_plots.ipynb #431383dd
 import base64
-import hashlib
 import html
 import itertools
 import math
 import re
 import struct
+import threading
 import zlib
 from functools import cache
 from pathlib import Path
@@ -41,14 +41,18 @@ _styles = dict(
     dense=Style("#808080", "longdash", "cross"), dense_matched=Style("#56B4E9", "longdashdot", "x"))
 
 # %% ../nbs/50_plots.ipynb #fd9dff93
+_colours = ("#E69F00", "#AA4499", "#999933", "#CC6677", "#44AA99", "#A5682A")
+_dashes, _symbols = ("solid", "dash", "dot", "dashdot"), ("star", "hexagon", "pentagon", "bowtie", "hourglass")
+_taken, _taking = {}, threading.Lock() # arm -> the style that it took; explorers draw in several threads
+
 def arm_style(
     arm: str # the arm's name
 ) -> Style:
-    "An arm's fixed colour, dash and marker."
+    "An arm's colour, dash and marker, the same in every figure."
     if arm in _styles: return _styles[arm]
-    n = hashlib.blake2b(str(arm).encode(), digest_size=2).digest()
-    return Style("#E69F00", ("solid", "dash", "dot", "dashdot")[n[0] % 4],
-                 ("star", "hexagon", "pentagon", "bowtie")[n[1] % 4])
+    with _taking:
+        n = len(_taken)
+        return _taken.setdefault(str(arm), Style(*(all[n % len(all)] for all in (_colours, _dashes, _symbols))))
 
 # %% ../nbs/50_plots.ipynb #4f9c47cd
 def label(
@@ -188,6 +192,7 @@ def values(
     "A variable's values; one that is missing or was never measured is refused."
     if name not in dataset:
         raise NothingToPlot(f"The dataset has no variable {name!r}; it has: {', '.join(map(str, dataset.data_vars))}.")
+    for arm in map(str, dataset["arm"].values.ravel() if "arm" in dataset else ()): arm_style(arm) # in their order
     if not np.isfinite(v := dataset[name].values.astype(float)).any():
         raise NothingToPlot(f"{name} holds no finite value: it has not been run yet.")
     return v

@@ -111,6 +111,21 @@ def test_an_arm_looks_the_same_everywhere(development):
         assert plots.arm_style(arm).colour not in {s.colour for s in styles}
 
 
+def test_arms_of_ones_own_look_different_and_the_same_in_every_figure(development):
+    own = ["first", "second", "third", "fourth", "fifth", "sixth"]
+    renamed = development.assign_coords(arm=own)
+    alone = plots.sweep_curve(renamed.sel(arm=["fifth", "second"]))  # a part of the run, drawn first
+    looks = {}
+    for fig in (alone, plots.loss_curves(renamed), plots.sweep_curve(renamed),
+                plots.loss_curves(renamed.sel(arm=["sixth"]))):
+        for t in curves(fig):
+            assert looks.setdefault(t.legendgroup, (t.line.color, t.line.dash, t.marker.symbol)) == (
+                t.line.color, t.line.dash, t.marker.symbol)
+    assert set(looks) == set(own)
+    assert len({look[0] for look in looks.values()}) == 6 and len(set(looks.values())) == 6
+    assert not {look[0] for look in looks.values()} & {plots.arm_style(a).colour for a in ARMS}
+
+
 def test_every_figure_has_units_a_title_and_a_see_through_page(development, evolution):
     made = figures(development, evolution)
     for fig in made.values():
