@@ -43,7 +43,8 @@ nitpick_ignore_regex = [("py:.*", r"(?!evonb\.).*")]
 # The look.
 html_theme = "pydata_sphinx_theme"
 html_title = "evonb"
-html_static_path = [str(here / "static"), str(here.parent / "evonb" / "static" / "figure.js")]
+(figure_script,) = (here.parent / "evonb").rglob("static/figure.js")
+html_static_path = [str(here / "static"), str(figure_script)]
 templates_path = [str(here / "templates")]
 html_css_files = ["site.css"]
 html_js_files = ["figure.js", "site.js"]  # figure.js: how every figure of evonb is drawn

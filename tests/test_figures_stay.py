@@ -29,16 +29,21 @@ def sources(*patterns):
             yield path.relative_to(ROOT).as_posix(), text
 
 
-EVERYWHERE = ("evonb/*.py", "evonb/static/*.js", "nbs/**/*.ipynb", "docs/**/*.py", "docs/static/*.js", ".ci/*.py")
+EVERYWHERE = ("evonb/**/*.py", "evonb/**/*.js", "nbs/**/*.ipynb", "docs/**/*.py", "docs/static/*.js", ".ci/*.py")
 
 
 def test_one_script_draws_every_figure():
     drawing = [name for name, text in sources(*EVERYWHERE) if DRAWS.search(text)]
-    assert drawing == ["evonb/static/figure.js"]
+    assert [name.rpartition("/static/")[2] for name in drawing] == ["figure.js"]
     script = plots.figure_script()
     assert script == (ROOT / drawing[0]).read_text(encoding="utf-8")
     assert re.search(r"\{ \.\.\.config, \.\.\.figureConfig \}", script)  # a caller can't bring the button back
     assert "showSendToCloud: false" in script and 'plotlyServerURL: ""' in script
+
+
+def test_files_in_folders_are_looked_at():
+    seen = {name for name, _ in sources(*EVERYWHERE)}
+    assert {p.relative_to(ROOT).as_posix() for p in (ROOT / "evonb").rglob("*") if p.suffix in (".py", ".js")} <= seen
 
 
 def test_no_page_is_written_by_plotly():
@@ -65,11 +70,11 @@ def test_every_page_with_plotly_holds_the_script(tmp_path):
 
 
 def begin_figures():
-    "Our modules in which a figure begins."
-    for path in sorted((ROOT / "evonb").glob("*.py")):
-        calls = (n.func for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.Call))
+    "Our modules in which a figure begins, by their path in the library."
+    for name, text in sources("evonb/**/*.py"):
+        calls = (n.func for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Call))
         if any(re.fullmatch(r".*\bFigure(Widget)?|px\.\w+", ast.unparse(c)) for c in calls):
-            yield path.stem
+            yield name.removeprefix("evonb/").removesuffix(".py")
 
 
 def test_every_figure_begins_without_the_button():
