@@ -34,6 +34,7 @@ class Part:
     @property
     def models(self): return self.ds["model"].values.tolist()
 
+# %% ../nbs/57_alignment_explorer.ipynb #122f4873
 @dataclass
 class BrainPart(Part):
     "Brain scores of one data set."
@@ -102,6 +103,7 @@ def placed(self: BrainPart): # -> places, (n_targets,) number of the place where
         self.made["placed"] = groups["subject"].nunique().rename("n").reset_index(), at, lost
     return self.made["placed"]
 
+# %% ../nbs/57_alignment_explorer.ipynb #de9bead2
 @patch(as_prop=True)
 def places(self: BrainPart): return self.placed()[0]
 
@@ -123,6 +125,7 @@ def vertex_places(self: BrainPart): # [(10242,), (10242,)] int32: left, right; -
     make = lambda: [p.astype(np.int32) for p in ap.place_numbers(self.places, self.radius)]
     return self.kept("vertices", make)
 
+# %% ../nbs/57_alignment_explorer.ipynb #aa3726b5
 @patch
 def voxel_places(self: BrainPart): # (99, 117, 95) int16 on the template's grid; -1 for none
     "Which place each voxel belongs to."
@@ -321,6 +324,7 @@ def alignments_within(
     "Where a run's models were scored."
     return [p.parent for p in sorted((Path(path)/"alignment").glob("*/run.json"))]
 
+# %% ../nbs/57_alignment_explorer.ipynb #c5670369
 def find_alignments(
     source # an alignment run, a run with alignments inside, its path; or a dataset, a list or dict of datasets
 ) -> Found:
@@ -362,6 +366,7 @@ def about(self: Found) -> str: # paragraphs
 # %% ../nbs/57_alignment_explorer.ipynb #bcf31b6f
 def _union(parts, get): return list(dict.fromkeys(v for p in parts.values() for v in get(p)))
 
+# %% ../nbs/57_alignment_explorer.ipynb #9611ce32
 _measure_names = dict(r_beyond="Δr beyond nuisances", r="r", gain="ΔR² beyond nuisances")
 _looks = ("lateral", "medial", "dorsal", "ventral")
 
@@ -415,6 +420,7 @@ def _reading_controls(parts):
             choice("story", "Story", [("", "all stories"), *((s, s) for s in _union(parts, lambda p: p.stories))]),
             choice("score", "Reading score", names)]
 
+# %% ../nbs/57_alignment_explorer.ipynb #378fb1a9
 def _reading_views(parts):
     pick = ("reading",) * (len(parts) > 1)
     return [View("fit", "plotly", "Reading time and surprisal", needs=(*pick, "model", "story"), height=480,
@@ -466,6 +472,7 @@ def _draw(self: AlignmentExplorer, view, v):
     if told and not all(measure in a for a in told["arms"].values()): told = None # it lacks the measure
     return ap.arm_scores(part.ds, measure, layer, versus=part.rows[0][0], summary=told)
 
+# %% ../nbs/57_alignment_explorer.ipynb #1ec0e548
 @patch
 def reply(self: AlignmentExplorer, view: str, values: dict) -> Reply:
     "What `view` draws."

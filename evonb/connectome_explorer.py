@@ -27,6 +27,7 @@ from .store import Run, create_run, open_run, read_tensors, replacing
 # %% ../nbs/55_connectome_explorer.ipynb #ee7e21cd
 def _ones(plane): return int(np.bitwise_count(plane).sum(dtype=np.int64))
 
+# %% ../nbs/55_connectome_explorer.ipynb #df49329b
 class Wiring:
     "A connectome read matrix by matrix."
     def __init__(self,
@@ -121,6 +122,7 @@ def layers_of(
         found.setdefault(kind if block is None else block, {})[kind] = n
     return {k: found[k] for k in sorted(found, key=lambda k: (isinstance(k, str), k if isinstance(k, int) else 0))}
 
+# %% ../nbs/55_connectome_explorer.ipynb #0dc8a9d8
 _outside = dict(wte="embeddings", lm_head="head")
 
 def _layer_text(layer): return f"block {layer}" if isinstance(layer, int) else _outside.get(layer, layer)
@@ -561,6 +563,7 @@ def _other(self: ConnectomeExplorer, compare, generation, name): # -> a Wiring, 
     arm, _, seed = which.rpartition(":")
     return self.source.others[arm, int(seed)](), said
 
+# %% ../nbs/55_connectome_explorer.ipynb #239c4390
 @patch
 def _counts(self: ConnectomeExplorer, wiring, other, name, said): # what became of the wires; refuses other shapes
     self._matrix(other, name, said)

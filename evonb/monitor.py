@@ -80,6 +80,7 @@ def speed(self: Life) -> float: # steps/s since it was first heard of; nan when 
     steps, seconds = (self.step - self.since[0], self.seconds - self.since[1]) if self.since else (0, 0)
     return steps / seconds if steps and seconds else math.nan
 
+# %% ../nbs/58_monitor.ipynb #86e2b913
 @patch(as_prop=True)
 def share(self: Life) -> float: # of 1
     "How much of it was lived; one that failed is over."
@@ -125,6 +126,7 @@ def hear(self: Search, v):
     self.values += [math.nan if r["value"] is None else float(r["value"]) for r in rows]
     self.scored, self.budget, self.ended = v["scored"], v["budget"], v["ended"] if v["ended"] != "time" else ""
 
+# %% ../nbs/58_monitor.ipynb #66f88c01
 @patch(as_prop=True)
 def share(self: Search) -> float: # of 1
     "How much of the budget is used up; methods that end before their budget are over."
@@ -314,6 +316,7 @@ def work_done(
     begun = {m: len(x) / max(picture.n_layers.get(m, 1), 1) for m, x in picture.layers.items()}
     return sum(1 if m in picture.over else begun.get(m, 0) for m in picture.models), len(picture.models)
 
+# %% ../nbs/58_monitor.ipynb #74260dcd
 def share_done(
     picture: Picture
 ) -> float | None: # of 1; None: not known
@@ -338,6 +341,7 @@ def thinned(
 @cache
 def _look(): return json.loads(plots.figure("").to_json())["layout"]["template"]
 
+# %% ../nbs/58_monitor.ipynb #618bee39
 _bare = dict(l=64, r=16, t=24, b=56) # margins of a figure without a legend
 
 def _spec(traces, x, y, **layout):
@@ -361,6 +365,7 @@ def _life_look(picture, key):
     at = alike.index(key) / max(len(alike) - 1, 1)
     return (plots.ramp_colour(at) if len(alike) > 1 else "#D55E00"), "solid"
 
+# %% ../nbs/58_monitor.ipynb #981c1676
 def _val_trace(life, colour, dash, **more):
     x, y = thinned(life.val_step, life.val_loss)
     return dict(type="scatter", x=x, y=y, line=dict(color=colour, dash=dash, width=2), **more,
@@ -577,6 +582,7 @@ def content(self: Live) -> dict: # as the view `progress` takes it
     return dict(status=self.status, words=self.words[self.status], stage=stage, share=share,
                 facts=self.facts(share), message=self.message, said=self.said, disabled=self.disabled())
 
+# %% ../nbs/58_monitor.ipynb #14d957cc
 @patch
 def disabled(self: Live) -> list: # names
     "Buttons that can't be pressed now."
@@ -620,6 +626,7 @@ def _stop_all(
     for m in monitors: m.request.set("the end of Python")
     for m in monitors: m.finished.wait(max(0, end - time.monotonic()))
 
+# %% ../nbs/58_monitor.ipynb #11907a9c
 atexit.register(_stop_all)
 
 # %% ../nbs/58_monitor.ipynb #a17d2b4d
@@ -736,6 +743,7 @@ def on_press(self: Monitor, name: str):
     except InputError as e: self.said = str(e)
     self.draw()
 
+# %% ../nbs/58_monitor.ipynb #37301b6d
 @patch
 def disabled(self: Monitor) -> list: # names
     "Buttons that can't be pressed now."
@@ -824,6 +832,7 @@ def on_press(self: Watch, name: str):
     self.said = self.stop()
     self.draw()
 
+# %% ../nbs/58_monitor.ipynb #8c480f74
 @patch
 def disabled(self: Watch) -> list: # names
     "Buttons that can't be pressed now."

@@ -198,6 +198,7 @@ def scores(self: Evolutions, method, seed) -> np.ndarray: # (n_individuals, n_ta
     if not facts: return np.zeros((len(pp.individuals(history).id), 0))
     return np.stack([pp.task_values(history, t.name) for t in facts], 1)
 
+# %% ../nbs/56_population_explorer.ipynb #8751de58
 @patch
 def is_mean(self: Evolutions, method, seed) -> bool:
     "Whether an evolution's fitness is the plain mean of its tasks' scores."
@@ -401,6 +402,7 @@ def _interval(v, spec=".3f"):
     told = all(e is not None and math.isfinite(e) for e in ends)
     return f"{v['mean']:{spec}}" + (f" [{ends[0]:{spec}}, {ends[1]:{spec}}]" if told else "")
 
+# %% ../nbs/56_population_explorer.ipynb #a63baf15
 def methods_table(
     summary: dict, # of a population run
     picked: str | None = None # the method that stands out

@@ -99,6 +99,7 @@ def figure_html(
     return Html(f"<figure><figcaption>{words}</figcaption><div class='plot' role='img' aria-label='{alt}' "
                 f"style='height:{bare.layout.height}px'><script type='application/json'>{spec}</script></div></figure>")
 
+# %% ../nbs/54_report.ipynb #9fa6868d
 def figures_html(
     made # functions that make a figure
 ) -> Html:
@@ -109,6 +110,7 @@ def figures_html(
         except plots.NothingToPlot: pass
     return Html("".join(out))
 
+# %% ../nbs/54_report.ipynb #607e50d7
 def menu_html(
     names, # what the menu offers, in its order
     make # function: name -> figure
@@ -130,6 +132,7 @@ class Section:
     needs: tuple # files without which there is nothing to show
     uses: tuple # files that add to it; None when missing
 
+# %% ../nbs/54_report.ipynb #1df0e456
 SECTIONS: dict[str, list[Section]] = {} # kind of run, or "*" for all -> its sections in order
 
 # %% ../nbs/54_report.ipynb #9a1ddc96
@@ -145,6 +148,7 @@ def section(
         return body
     return register
 
+# %% ../nbs/54_report.ipynb #4e268d5b
 def figure_section(
     kind: str, # the kind of run it belongs to
     title: str, # its heading
@@ -239,6 +243,7 @@ def _result(summary):
     if not summary.get("arms"): raise plots.NothingToPlot("no arm has been raised.")
     return f"<p class='statement'>{esc(summary.get('statement', ''))}</p>{results_table(summary)}"
 
+# %% ../nbs/54_report.ipynb #2dd4be00
 figure_section("connectome", "Growing up: the arms", plots.loss_curves, needs=("development.zarr.zip",))
 figure_section("connectome", "Where the arms end", plots.final_losses, needs=("summary.json",),
                uses=("development.zarr.zip",))
@@ -252,6 +257,7 @@ def _generations(evolution, summary):
     header = ["generation", "live weights after pruning", "validation loss (nats/token)"]
     return "".join(map(figure_html, figures)) + (table(header, rows) if rows else "")
 
+# %% ../nbs/54_report.ipynb #a80cdbff
 figure_section("connectome", "The connectome, matrix by matrix", plots.density_map,
                needs=("evolution.zarr.zip",), caption="The slider goes through the generations.")
 
@@ -267,6 +273,7 @@ def _wiring(paths):
         out += figure_html(plots.mask_map(found.signs, title=title))
     return out
 
+# %% ../nbs/54_report.ipynb #dee6c53e
 figure_section("connectome", "Learning rates", plots.sweep_curve, needs=("development.zarr.zip",))
 
 # %% ../nbs/54_report.ipynb #a5a22049
@@ -296,6 +303,7 @@ def corpus_table(
 # %% ../nbs/54_report.ipynb #a9e15423
 def _known(v): return v is not None and number(v) != "–"
 
+# %% ../nbs/54_report.ipynb #b96a2eab
 def score_html(
     v: dict | None, # mean, and se or sd, low, high
     spread: str = "se" # what stands behind ±: "se" of the items or "sd" over seeds
@@ -372,6 +380,7 @@ def _population_result(summary):
     statement = f"<p class='statement'>{esc(summary.get('statement', ''))}</p>"
     return statement + methods_table(summary) + tasks_table(summary) + ensembles_table(summary)
 
+# %% ../nbs/54_report.ipynb #55360e08
 figure_section("population", "Test scores", population_plots.final_scores, needs=("summary.json",),
                uses=("population.zarr.zip",))
 figure_section("population", "Progress of the search", population_plots.search_progress, needs=("population.zarr.zip",))
@@ -384,6 +393,7 @@ def _first_histories(paths, summary):
         found.setdefault(path.parent.parent.name, path)
     return {m: read_dataset(found[m]) for m in sorted(found, key=lambda m: order.index(m) if m in order else math.inf)}
 
+# %% ../nbs/54_report.ipynb #3b71985d
 _histories = "evolve/*/seed-*/history.zarr.zip"
 
 # %% ../nbs/54_report.ipynb #5d826658
@@ -395,11 +405,13 @@ def _evolutions(paths, summary):
     return "<p class='note'>The first seed of each method.</p>" + menu_html(
         histories, lambda m: population_plots.generations_figure(histories[m], level))
 
+# %% ../nbs/54_report.ipynb #da983315
 @section("population", "Family tree", needs=(_histories,), uses=("summary.json",))
 def _family(paths, summary):
     histories = _first_histories(paths, summary)
     return menu_html(histories, lambda m: population_plots.family_tree(histories[m]))
 
+# %% ../nbs/54_report.ipynb #10cf409b
 @section("population", "Tasks in conflict", needs=(_histories,), uses=("summary.json",))
 def _conflict(paths, summary):
     if summary and sum(t["selected"] for t in summary["tasks"]) < 2: return None
@@ -414,6 +426,7 @@ def _of_methods(draw, population, summary):
     methods = [m for m in order if m in names] + [m for m in names if m not in order]
     return menu_html(methods, lambda m: draw(population, m))
 
+# %% ../nbs/54_report.ipynb #297b372f
 section("population", "Ensembles", ("population.zarr.zip",), ("summary.json",))(
     partial(_of_methods, population_plots.ensemble_curves))
 section("population", "Coefficients", ("population.zarr.zip",), ("summary.json",))(
@@ -441,6 +454,7 @@ def _experts(summary):
     name = base.get("source", "?") if isinstance(base, dict) else base
     return f"<p>Base model: {esc(name)}</p>{experts_table(summary)}"
 
+# %% ../nbs/54_report.ipynb #a6230b51
 figure_section("experts", "Training", population_plots.expert_curves, needs=("experts.zarr.zip",))
 
 # %% ../nbs/54_report.ipynb #d24d68f4
@@ -481,6 +495,7 @@ def alignment_table(
 # %% ../nbs/54_report.ipynb #d2611d56
 def _listed(lines): return Html("<ul class='note'>" + "".join(f"<li>{esc(x)}</li>" for x in lines) + "</ul>")
 
+# %% ../nbs/54_report.ipynb #013d3a42
 @section("alignment", "Result", needs=("summary.json",))
 def _alignment_result(summary):
     return (f"<p class='statement'>{esc(summary['statement'])}</p>{_listed(summary['facts'])}"
@@ -644,6 +659,7 @@ def _describe(v, t=2.776): # Student's t for 5 seeds, 95 %
     return dict(mean=float(v.mean()), sd=float(v.std(ddof=1)), n=len(v), low=float(v.mean() - half),
                 high=float(v.mean() + half))
 
+# %% ../nbs/54_report.ipynb #4cdb5831
 def _sign_flip_p(d):
     "Exact two-sided p of a paired difference: all ways to flip its signs."
     import itertools
