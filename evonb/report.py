@@ -383,7 +383,8 @@ def _population_result(summary):
 # %% ../nbs/54_report.ipynb #55360e08
 figure_section("population", "Test scores", population_plots.final_scores, needs=("summary.json",),
                uses=("population.zarr.zip",))
-figure_section("population", "Progress of the search", population_plots.search_progress, needs=("population.zarr.zip",))
+figure_section("population", "Progress of the search", population_plots.search_progress,
+               needs=("population.zarr.zip",))
 
 # %% ../nbs/54_report.ipynb #d254a301
 def _first_histories(paths, summary):
