@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evonb import gpt
 from evonb.connectome import check_sparse, inherit, prune
 from evonb.core import CorpusError, DamagedFileError, InputError, NonFiniteLossError, Seeds, Stopped, StopRequest
 from evonb.gpt import GPTConfig, new_gpt
@@ -266,6 +267,15 @@ def test_other_conditions_are_warned_of_on_resume(tmp_path):
             assert lifetime(tmp_path).restore()
     finally:
         torch.set_num_threads(threads)
+
+
+def test_another_library_that_multiplies_is_warned_of_on_resume(tmp_path, monkeypatch):
+    lifetime(tmp_path, connectome=wiring()).save()
+    here = gpt.fast_products()
+    assert load_checkpoint(latest_checkpoint(tmp_path))[1]["products"] == here
+    monkeypatch.setattr(gpt, "fast_products", lambda: "torch" if here == "onednn" else "onednn")
+    with pytest.warns(UserWarning, match=f"products: '{here}' there"):
+        assert lifetime(tmp_path, connectome=wiring()).restore()
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_offered(tmp_path):
