@@ -641,7 +641,8 @@ def report_html(
     return (f"<!DOCTYPE html>\n<html lang='en'><head>{_head}<title>{esc(run.path.resolve().name)}: evonb report</title>"
             f"</head>\n<body>{_header(run)}<main><nav aria-label='Contents'>{contents}</nav>{_noscript}\n"
             + "\n".join(parts) + f"</main><footer>Written by evonb, {now()}. This page holds all it shows and needs no "
-            f"network.</footer>\n<script id='plotly'>{get_plotlyjs()}</script><script>{plots.figure_script()}{_js}</script>"
+            f"network.</footer>\n<script id='plotly'>{get_plotlyjs()}</script>"
+            f"<script>{plots.figure_script()}{_js}</script>"
             "</body></html>\n")
 
 # %% ../nbs/54_report.ipynb #ffad437a
