@@ -196,7 +196,8 @@ def open_data(
              "toy-reading": lambda: toy_reading(seeds)[0], "toy-brain": lambda: toy_brain(seeds)[0]}
     if name in known: return known[name]()
     path = Path(name) # by what the file says of itself
-    if not path.exists(): raise InputError(f"{name!r} is no data set and no file. Give one of: {', '.join(data_forms)}.")
+    if not path.exists():
+        raise InputError(f"{name!r} is no data set and no file. Give one of: {', '.join(data_forms)}.")
     if path.is_dir(): return alice(path)
     if path.suffix == ".nc": return futrell2018(path)
     if path.suffix == ".json": return image_responses(**image_arguments(path))

@@ -333,7 +333,8 @@ def read_volume(
     text = next((t for t in map(_own, image.header.extensions) if t is not None), None)
     if text is not None: meta = parse_map_json(text, path)
     else: # another program's: its intent, its description, else the file's name
-        said = (bytes(image.header[k].item()).decode(errors="replace").strip("\0 ") for k in ("intent_name", "descrip"))
+        told = (bytes(image.header[k].item()) for k in ("intent_name", "descrip"))
+        said = (text.decode(errors="replace").strip("\0 ") for text in told)
         meta = dict(name=next(filter(None, said), path.name.split(".")[0]))
     header = nib.Nifti1Header.from_header(image.header)
     header.set_data_dtype(np.float32)
@@ -453,7 +454,8 @@ def mean_by_roi(
     values = np.asarray(values, dtype=float)
     if values.shape != (len(targets),):
         raise InputError(f"There are {values.size} values for {len(targets)} targets: give one value a target.")
-    groups = check_regions(targets, ["roi", "x", "y", "z"]).assign(value=values).groupby("roi", sort=False, dropna=False)
+    table = check_regions(targets, ["roi", "x", "y", "z"]).assign(value=values)
+    groups = table.groupby("roi", sort=False, dropna=False)
     columns = [c for c in ("x", "y", "z", "illustrative") if c in targets]
     first = groups[columns].mean().assign(value=groups["value"].mean(), n=groups["value"].count())
     if "illustrative" in first: first["illustrative"] = first["illustrative"] > 0
@@ -560,8 +562,8 @@ def fsaverage5() -> dict: # "left" and "right" -> Cortex
     from nilearn.datasets import fetch_surf_fsaverage
     files, out = fetch_surf_fsaverage("fsaverage5"), {}
     for side in hemispheres:
-        (pial, faces), (white, _), (inflated, _), (sulc, *_) = (
-            [np.array(d.data) for d in nib.load(files[f"{k}_{side}"]).darrays] for k in ("pial", "white", "infl", "sulc"))
+        read = [nib.load(files[f"{k}_{side}"]).darrays for k in ("pial", "white", "infl", "sulc")]
+        (pial, faces), (white, _), (inflated, _), (sulc, *_) = ([np.array(d.data) for d in arrays] for arrays in read)
         x = inflated[:, 0] # centred on 0 in both files
         x += -x.max() - 2.0 if side == "left" else -x.min() + 2.0
         out[side] = Cortex(pial, white, inflated, faces, sulc)
@@ -666,7 +668,8 @@ def _project(values, affine, cortex, keep, how, n_samples):
     from nilearn.surface import InMemoryMesh, vol_to_surf
     pial, white = (InMemoryMesh(m[keep], np.zeros((1, 3), np.int32)) for m in (cortex.pial, cortex.white))
     def sample(data, kind):
-        return vol_to_surf(nib.Nifti1Image(data, affine), pial, inner_mesh=white, interpolation=kind, n_samples=n_samples)
+        image = nib.Nifti1Image(data, affine)
+        return vol_to_surf(image, pial, inner_mesh=white, interpolation=kind, n_samples=n_samples)
     if how == "nearest": return sample(values, "nearest_most_frequent")
     has = np.isfinite(values)
     pair = np.stack([np.where(has, values, 0), has], -1).astype(np.float32) # (nx, ny, nz, 2)
@@ -1071,7 +1074,8 @@ def masker_signals(
     if labels is not None:
         wanted = [v for k, v in masker.region_ids_.items() if k != "background"]
         called = [str(v) for k, v in masker.region_names_.items()]
-        if len(wanted) == len(called) == n: names, xyz = called, centroids(atlas_labels(labels)[1], labels.affine, wanted)
+        if len(wanted) == len(called) == n:
+            names, xyz = called, centroids(atlas_labels(labels)[1], labels.affine, wanted)
     elif seeds is not None: names, xyz = [f"seed {i + 1}" for i in range(n)], np.array(seeds, float)
     elif mask is not None and (inside := np.asanyarray(mask.dataobj) != 0).sum() == n:
         names, xyz = _voxels(inside, mask.affine)

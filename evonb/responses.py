@@ -495,7 +495,8 @@ def _kept_courses(people):
     for name, tables in people.items():
         wrong = next((w for w, shape in wanted.items() if tables[w].shape != shape), None)
         if wrong is not None:
-            notes.append(f"{name} is excluded: its {wrong} has shape {tables[wrong].shape} rather than {wanted[wrong]}.")
+            shape = tables[wrong].shape
+            notes.append(f"{name} is excluded: its {wrong} has shape {shape} rather than {wanted[wrong]}.")
             continue
         if not np.isfinite(tables["movement"]).all():
             notes.append(f"{name} is excluded: its movement isn't finite.")
