@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'example_ends', 'example_baselines', 'example_tasks', 'example_experts', 'example_truth', 'diverging',
-           'method_styles', 'wrapped', 'example_population', 'of_method', 'is_level', 'score_text', 'search_progress',
-           'final_scores', 'example_history', 'Individuals', 'individuals', 'operator_styles', 'task_values',
-           'generations_figure', 'best_place', 'task_profiles', 'task_map', 'diversity_curve', 'ancestry', 'main_line',
-           'family_edges', 'family_places', 'family_tree', 'ensemble_curves', 'coefficient_map', 'expert_scores',
-           'opposed_tasks', 'pareto_view', 'switch', 'example_training', 'expert_curves']
+           'method_styles', 'wrapped', 'in_full', 'example_population', 'of_method', 'is_level', 'score_text',
+           'search_progress', 'final_scores', 'example_history', 'Individuals', 'individuals', 'operator_styles',
+           'task_values', 'generations_figure', 'best_place', 'task_profiles', 'task_map', 'diversity_curve',
+           'ancestry', 'main_line', 'family_edges', 'family_places', 'family_tree', 'ensemble_curves',
+           'coefficient_map', 'expert_scores', 'opposed_tasks', 'pareto_view', 'switch', 'example_training',
+           'expert_curves']
 
 # %% ../nbs/51_population_plots.ipynb #5e36f148
 import itertools
@@ -27,6 +28,7 @@ from evonb.plots import (
     add_band,
     add_scale,
     block_means,
+    brief,
     difference_text,
     figure,
     half_widths,
@@ -59,10 +61,19 @@ def wrapped(
     width: int = 14, # characters a line
     n_lines: int = 3 # at most
 ) -> str: # safe inside a figure's text
-    "A name in a few short lines."
-    loose = str(name).replace(",", ", ").replace("_", "_ ").replace(":", ": ")
-    lines = textwrap.wrap(loose, width, max_lines=n_lines, placeholder="…") or [""]
-    return "<br>".join(label(line.replace("_ ", "_")) for line in lines)
+    "A name in a few short lines; of a longer one the middle is left out."
+    for most in range(len(str(name)), 0, -1):
+        loose = brief(name, most).replace(",", ", ").replace("_", "_ ").replace(":", ": ")
+        lines = textwrap.wrap(loose, width)
+        if len(lines) <= n_lines: return "<br>".join(label(line.replace("_ ", "_")) for line in lines)
+    return ""
+
+def in_full(
+    name, # of a task, say
+    shown: str # how it stands in the figure
+) -> str: # "" when it stands there in full
+    "The line of a hover that says what was shortened."
+    return f"{label(name)}<br>" if "…" in shown else ""
 
 # %% ../nbs/51_population_plots.ipynb #a0a5270c
 example_ends = {"best-expert": .65, "uniform": .46, "sum": .72, "random-search": .76, "genome": .70, "genome-plus": .73,
@@ -469,7 +480,7 @@ def _colouring(history, everyone, by):
     "What colours the points: None for their operators; else values, and what they are."
     if by == "operator": return None, ""
     if by == "fitness": return everyone.value, "fitness on validation"
-    return task_values(history, by), f"validation score on {label(by)}"
+    return task_values(history, by), f"validation score on {label(brief(by))}"
 
 def _add_coloured(fig, everyone, shade, title, x):
     "Everyone alive, coloured by a value, with its colour bar."
@@ -500,7 +511,11 @@ def generations_figure(
     fig, x, alive = figure("Individuals over the generations", how, 500), _spread_places(everyone), ~everyone.failed
     shade, what = _colouring(history, everyone, colour)
     if shade is None: _add_by_operator(fig, everyone, x)
-    else: _add_coloured(fig, everyone, shade, what, x)
+    else:
+        _add_coloured(fig, everyone, shade, what, x)
+        if full := in_full(colour, what):
+            fig.update_traces(hovertemplate=f"%{{hovertext}}<br>{full}%{{marker.color:.3f}}<extra></extra>",
+                              selector=dict(hovertemplate=_hover))
     low, high = (everyone.value[alive].min(), everyone.value[alive].max()) if alive.any() else (0, 1)
     _add_middle(fig, everyone)
     _add_failed(fig, everyone, x, np.nanmin([low, chance]) - .08 * max(high - low, .05))
@@ -582,8 +597,9 @@ def task_map(
     level = [(chance or {}).get(t, math.nan) for t in tasks]
     rows = [wrapped(t, 18) + (f"<br>(chance {v:.2f})" if math.isfinite(v) else "") for t, v in zip(tasks, level)]
     who = [f"{label(everyone.id[i][:8])}, generation {everyone.generation[i]}" for i in order]
+    told = [[in_full(t, row) + w for w in who] if "…" in row else who for t, row in zip(tasks, rows)]
     fig.add_heatmap(z=score[order].T, x=np.arange(len(order)), y=rows, colorscale="Cividis", showscale=False,
-                    customdata=np.broadcast_to(order, score.T.shape), text=[who] * len(tasks), hoverongaps=False,
+                    customdata=np.broadcast_to(order, score.T.shape), text=told, hoverongaps=False,
                     hovertemplate="%{text}: %{z:.3f}<extra>%{y}</extra>", ygap=2)
     _mark_generations(fig, everyone.generation[order])
     add_scale(fig, *_span(score), "", "Cividis", len=.8)
@@ -867,14 +883,15 @@ def _add_front(fig, x, y):
                     hoverinfo="skip")
 
 # %% ../nbs/51_population_plots.ipynb #dddea29e
-def _add_scored(fig, everyone, points, on_front, places):
+def _add_scored(fig, everyone, points, on_front, places, tasks):
     "Everyone's values on two tasks, coloured by generation; the front's members ringed."
     low, high = int(everyone.generation.min()), int(everyone.generation.max())
     marker = dict(color=everyone.generation, colorscale=ramp, cmin=low, cmax=max(high, low + 1), opacity=.8,
                   size=_size(len(points)) + 2 * on_front, line=dict(width=1.5 * on_front, color="#D55E00"))
+    names = [in_full(f" on {t}", brief(t)).removesuffix("<br>") for t in tasks]
     fig.add_scatter(x=points[:, 0], y=points[:, 1], mode="markers", marker=marker, showlegend=False, name="individual",
                     customdata=places, hovertext=[_who(everyone, i) for i in range(len(points))],
-                    hovertemplate="%{hovertext}<br>%{x:.3f}, %{y:.3f}<extra></extra>")
+                    hovertemplate=f"%{{hovertext}}<br>%{{x:.3f}}{names[0]}, %{{y:.3f}}{names[1]}<extra></extra>")
     add_scale(fig, low, max(high, low + 1), "generation", ramp)
 
 # %% ../nbs/51_population_plots.ipynb #9747043a
@@ -896,14 +913,14 @@ def pareto_view(
     ok, everyone = np.isfinite(points).all(1), individuals(history)
     everyone, points = _take(everyone, ok), points[ok]
     fig, front = figure("Two tasks at once", "orange: the front, on validation", 520), ~dominated(points)
-    _add_scored(fig, everyone, points, front, np.flatnonzero(ok))
+    _add_scored(fig, everyone, points, front, np.flatnonzero(ok), (a, b))
     _add_front(fig, *points[front].T)
     lines = dict(line=dict(color="#808080", width=1, dash="dot"), opacity=.8)
     for task, add in ((a, fig.add_vline), (b, fig.add_hline)):
         if math.isfinite(level := (chance or {}).get(task, math.nan)): add(level, annotation_text="chance", **lines)
     fig.update_layout(margin_b=116, showlegend=False)
-    fig.update_xaxes(title_text=f"validation score on {label(a)}")
-    return fig.update_yaxes(title_text=f"validation score on {label(b)}")
+    fig.update_xaxes(title_text=f"validation score on {label(brief(a))}")
+    return fig.update_yaxes(title_text=f"validation score on {label(brief(b))}")
 
 # %% ../nbs/51_population_plots.ipynb #ba38b6f1
 _places = ("xaxis", "yaxis", "annotations", "shapes")
@@ -962,9 +979,9 @@ def expert_curves(
     for i, (name, style) in enumerate(method_styles(names).items()):
         if "train_loss" in experts:
             size = _add_training(fig, experts["step"].values, experts["train_loss"].values[i], name, style)
-        fig.add_scatter(x=experts["eval_step"].values, y=losses[i], name=label(name), legendgroup=name,
+        fig.add_scatter(x=experts["eval_step"].values, y=losses[i], name=label(brief(name)), legendgroup=name,
                         mode="lines+markers", line=_line(style), marker=dict(symbol=style.symbol, size=6),
-                        hovertemplate="step %{x}: %{y:.3f} nats/token")
+                        hovertemplate=in_full(name, brief(name)) + "step %{x}: %{y:.3f} nats/token")
     thin = f"; thin: training, means of {size} steps" if "train_loss" in experts else ""
     fig.update_layout(title_subtitle_text="marked: held-out texts" + thin)
     return fig.update_layout(xaxis_title="training step", yaxis_title="loss (nats/token)")

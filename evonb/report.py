@@ -349,7 +349,7 @@ def tasks_table(
     tasks = sorted(summary.get("tasks", []), key=lambda t: not t["selected"])
     if not tasks: return Html("")
     styles = population_plots.method_styles(summary["methods"])
-    name = lambda t: population_plots.wrapped(t["name"], 24) + "<br><small>(held out)</small>" * (not t["selected"])
+    name = lambda t: f"<span title='{esc(t['name'])}'>{population_plots.wrapped(t['name'], 24)}</span>" + "<br><small>(held out)</small>" * (not t["selected"])
     header = ["method", *(Html(name(t)) for t in tasks)]
     rows = [[swatch(styles[m].colour, m), *(score_html((v.get("by_task") or {}).get(t["name"])) for t in tasks)]
             for m, v in by_test(summary).items()]

@@ -10,7 +10,7 @@ import xarray as xr
 
 from evonb import population_plots as pp
 from evonb.core import InputError, Seeds
-from evonb.plots import NothingToPlot
+from evonb.plots import NothingToPlot, label
 
 METHODS = list(pp.example_ends)
 EVIL = "<script>alert('x')</script>"
@@ -329,3 +329,38 @@ def test_profiles_of_few_generations_far_apart():
     few = pp.example_history(Seeds(0)).isel(generation=[0, 9])
     lines = [t.name for t in pp.task_profiles(few).data if t.name and t.name.startswith("generations")]
     assert lines == ["generations 0 to 0", "generations 9 to 9"]
+
+
+LONG = [f"blimp:anaphor_gender_agreement,principle_A_case_1,wh_island,adjunct_island_{i}<b>" for i in range(3)]
+
+
+def renamed(dataset, dim):
+    "The dataset with long names, which differ at their ends only."
+    names = LONG[:dataset.sizes[dim]] + dataset[dim].values.tolist()[len(LONG):]
+    return dataset.assign_coords({dim: names})
+
+
+def test_long_names_are_short_on_the_figure_and_whole_on_hover(population, history):
+    drawn = dict(
+        profiles=pp.task_profiles(renamed(history, "task")), map=pp.task_map(renamed(history, "task")),
+        front=pp.pareto_view(renamed(history, "task"), tuple(LONG[:2])),
+        coloured=pp.generations_figure(renamed(history, "task"), colour=LONG[0]),
+        scores=pp.expert_scores(renamed(population, "task")),
+        curves=pp.expert_curves(renamed(pp.example_training(Seeds(0)), "expert")))
+    whole = [label(name) for name in LONG]
+    for name, fig in drawn.items():
+        layout = json.dumps(fig.layout.to_plotly_json(), default=str).replace("\\u2026", "…")
+        assert not any(w in layout for w in whole), name
+    assert all("…" in json.dumps(drawn[n].layout.to_plotly_json(), ensure_ascii=False, default=str)
+               for n in ("profiles", "front"))
+    assert any("…" in str(t.marker.colorbar.title.text) for t in drawn["coloured"].data)
+    assert whole[0] in drawn["coloured"].data[0].hovertemplate
+    rows, columns = drawn["map"].data[0].y, drawn["scores"].data[0].x
+    assert len(set(rows)) == len(rows) and len(set(columns)) == len(columns)  # what ends differently stays apart
+    assert all(max(map(len, row.split("<br>"))) <= 24 for row in [*rows, *columns])
+    assert drawn["map"].data[0].text[0][0].startswith(whole[0] + "<br>")
+    assert whole[0] in str(drawn["scores"].data[0].customdata) and whole[1] in drawn["front"].data[0].hovertemplate
+    lines = [t for t in drawn["curves"].data if t.showlegend is not False]
+    assert [t.hovertemplate.split("<br>")[0] for t in lines[:3]] == whole
+    assert len({t.name for t in lines}) == len(lines) and all(len(t.name) <= 46 for t in lines)
+    assert all("…" not in str(fig.to_dict()) for fig in (pp.task_map(history), pp.expert_scores(population)))

@@ -346,3 +346,11 @@ def test_experts_show_their_losses_and_curves(tmp_path):
     assert all(t in page.text for t in ("Base model: toy", "3.250", "1.125", "147k", "1 min 15 s", EVIL))
     (tmp_path / "run" / "experts.zarr.zip").unlink()
     assert missing(report.write_report(tmp_path / "run")) == ["Training"]
+
+
+def test_a_long_task_is_short_in_the_table_and_whole_in_its_title():
+    name = "blimp:anaphor_gender_agreement,principle_A_case_1,wh_island,adjunct_island'<b>"
+    summary = dict(methods={}, tasks=[dict(name=name, selected=True)])
+    made = report.tasks_table(summary)
+    assert f"title='{report.esc(name)}'" in made and "<b>" not in made.replace("<br>", "")
+    assert "…" in made and made.count(report.esc(name)) == 1

@@ -378,13 +378,15 @@ kinds.table = (host) => {
   box.setAttribute("role", "region");
   box.setAttribute("aria-label", host.view.description || host.view.title);
   host.root.append(box);
+  /** A long name is cut by the page, and stands in full in its title. */
+  const named = (text) => (typeof text === "string" && text.length > 40 && !/\s/.test(text) ? { class: "evonb-name", title: text } : {});
   const cell = (value) => {
     const number = typeof value === "number" || /^[−-]?[\d.,]+( ?%)?$/.test(value ?? "");
-    return make("td", { class: number ? "evonb-number" : "", textContent: value ?? "" });
+    return make("td", { class: number ? "evonb-number" : "", textContent: value ?? "", ...named(value) });
   };
   return {
     draw({ content: { columns, rows, note, picked } }) {
-      const head = make("tr", {}, ...columns.map((c) => make("th", { scope: "col", textContent: c })));
+      const head = make("tr", {}, ...columns.map((c) => make("th", { scope: "col", textContent: c, ...named(c) })));
       const body = rows.map((row, i) => {
         const line = make("tr", { class: i === picked ? "evonb-picked" : "" }, ...row.map(cell));
         line.addEventListener("click", () => host.click({ row: i, key: row[0] }));
