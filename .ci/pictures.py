@@ -37,9 +37,9 @@ EXPLORERS = {  # class, the last view in the picture, controls that are moved fi
 # Only the explorer of a notebook, as wide as a picture.
 ALONE = f""".jp-InputArea, .jp-Prompt, .jp-Collapser, .jp-OutputPrompt {{display: none !important}}
 .evonb-explorer {{width: {WIDTH}px !important; padding: {MARGIN}px !important; box-sizing: border-box; margin: 0}}"""
-MONITOR = """from evonb.corpora import CorpusConfig
-from evonb.generations import DevelopmentConfig, EvolutionConfig, ExperimentConfig, ModelConfig, experiment
-from evonb.monitor import Monitor
+MONITOR = """from evonb.text.corpora import CorpusConfig
+from evonb.connectomes.generations import DevelopmentConfig, EvolutionConfig, ExperimentConfig, ModelConfig, experiment
+from evonb.widgets.monitor import Monitor
 from evonb.training import LifetimeConfig
 
 life = LifetimeConfig(steps=150, batch_size=16, context=32, lr=4e-3, warmup=10, eval_every=10, eval_windows=16)

@@ -29,21 +29,8 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 
-from evonb.core import (
-    DamagedFileError,
-    InputError,
-    NoSpaceError,
-    RunBusyError,
-    RunExistsError,
-    StoreError,
-    announce,
-    expect,
-    expect_fields,
-    facts_html,
-    file_sha256,
-    human_bytes,
-    parsing,
-)
+from .core import DamagedFileError, InputError, NoSpaceError, RunBusyError, RunExistsError, StoreError, announce
+from .core import expect, expect_fields, facts_html, file_sha256, human_bytes, parsing
 
 # %% ../nbs/04_store.ipynb #6bf00375
 _full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

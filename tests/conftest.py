@@ -46,16 +46,16 @@ def one_thread():
 @pytest.fixture(scope="module")
 def brain():
     "Simulated brain scores, as an alignment stores them."
-    from evonb import alignment_plots
     from evonb.core import Seeds
+    from evonb.plots import examples as plots_examples
 
-    return alignment_plots.example_brain(Seeds(3))
+    return plots_examples.example_brain(Seeds(3))
 
 
 @pytest.fixture(scope="module")
 def reading():
     "Simulated scores on reading times, as an alignment stores them."
-    from evonb import alignment_plots
     from evonb.core import Seeds
+    from evonb.plots import alignment as alignment_plots
 
     return alignment_plots.example_reading(Seeds(3))

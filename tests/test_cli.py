@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from evonb.breeding import BASELINES
 from evonb.cli import default_out, main, parser, results_table, with_settings
-from evonb.connectome import prune
+from evonb.connectomes.settings import preset
+from evonb.connectomes.wiring import prune
 from evonb.core import InputError, Seeds
-from evonb.experts import ToyConfig, toy_base
-from evonb.generations import ModelConfig, preset
-from evonb.gpt import GPTConfig, new_gpt
+from evonb.populations.breeding import BASELINES
+from evonb.populations.experts import ToyConfig, toy_base
 from evonb.store import open_run, read_json
-from evonb.training import LifetimeConfig
+from evonb.training.gpt import GPTConfig, ModelConfig, new_gpt
+from evonb.training.lifetime import LifetimeConfig
 
 EVONB = str(Path(sys.executable).with_name("evonb"))  # the installed command
 SMALL = ["corpus.vocab_size=320", "model.n_layer=1", "model.n_head=2", "model.n_embd=16", "evolution.n_generations=2"]

@@ -1,3 +1,4 @@
+# ruff: noqa: E402
 """Ray: the same scores and newborns as in one process, whatever dies; one local instance for the whole module."""
 
 import math
@@ -22,13 +23,18 @@ ray = pytest.importorskip("ray")
 from test_fitness import BASE, llama, llama_engine, pair_task, population, text_task  # noqa: E402
 from test_generations import tiny  # noqa: E402
 
-from evonb import cluster, generations  # noqa: E402
+from evonb import cluster, datasets  # noqa: E402
 from evonb.cluster import ClusterError, RayFleet, RayPool, backend_on, connect, fleet_on  # noqa: E402
+from evonb.connectomes import generations
+from evonb.connectomes import settings as connectomes_settings
+from evonb.connectomes.experiments import develop_run, experiment  # noqa: E402
+from evonb.connectomes.generations import life_folder
 from evonb.core import InputError, RunBusyError, Stopped, StopRequest, listening  # noqa: E402
-from evonb.fitness import Fitness, InProcess  # noqa: E402
-from evonb.generations import develop_run, experiment, life_folder  # noqa: E402
 from evonb.store import open_run, read_dataset, read_json, write_json  # noqa: E402
-from evonb.tasks import Item, Task  # noqa: E402
+from evonb.tasks.backends import InProcess
+from evonb.tasks.fitness import Fitness  # noqa: E402
+from evonb.tasks.tasks import Item, Task  # noqa: E402
+from evonb.text import tokens as text_tokens
 
 pytestmark = [pytest.mark.numerics, pytest.mark.usefixtures("one_thread"),
               pytest.mark.filterwarnings("ignore::ResourceWarning")]
@@ -278,8 +284,8 @@ def test_a_stopped_run_of_one_machine_goes_on_there(room, sequential, evolved):
 def given(evolved):
     "An experiment whose evolution is over, to raise newborns in."
     run = open_run(evolved)
-    corpus = generations.open_prepared(run.file("corpus"))
-    return generations.Experiment(run, corpus, small(), show=False)
+    corpus = text_tokens.open_prepared(run.file("corpus"))
+    return connectomes_settings.Experiment(run, corpus, small(), show=False)
 
 
 def test_a_lifetime_whose_worker_is_killed_goes_on_from_its_checkpoint(room, sequential, given):
@@ -360,7 +366,7 @@ def test_joining_says_what_is_wrong(here, monkeypatch):
     assert "sought in /some/token" in cluster._why_not("10.0.0.1:6379", ConnectionError("no\nmore"))
     assert "No Ray cluster runs" in cluster._why_not("auto", ConnectionError("Could not find any running Ray instance"))
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(cluster.MissingExtraError, match=r"evonb\[cluster\]"):
+    with pytest.raises(datasets.MissingExtraError, match=r"evonb\[cluster\]"):
         connect("local").__enter__()
 
 
@@ -372,8 +378,8 @@ def test_a_pool_and_a_fleet_need_a_cluster(given, monkeypatch):
 
 
 def test_the_command_line_names_the_cluster(here):
-    from evonb.breeding import BreedConfig
     from evonb.cli import _fleet, _scorers, parser
+    from evonb.populations.breeding import BreedConfig
 
     args = parser().parse_args(["develop", "runs/mine", "--ray", "auto"])
     with _fleet(args) as fleet:

@@ -11,15 +11,18 @@ import numpy as np
 import pytest
 import torch
 
-from evonb import generations
+from evonb.connectomes import experiments as generations
+from evonb.connectomes.experiments import experiment
+from evonb.connectomes.settings import DevelopmentConfig, EvolutionConfig, ExperimentConfig
 from evonb.core import CorpusError, InputError, RunBusyError, Seeds, StoreError
-from evonb.corpora import CorpusConfig
-from evonb.fitness import Backend, Fitness
-from evonb.generations import DevelopmentConfig, EvolutionConfig, ExperimentConfig, ModelConfig, experiment
-from evonb.genome import Adapter
 from evonb.store import create_run, is_locked, locked, open_run, write_json
-from evonb.tasks import Item, Task, open_test, read_record
-from evonb.training import LifetimeConfig
+from evonb.tasks.backends import Backend
+from evonb.tasks.fitness import Fitness
+from evonb.tasks.tasks import Item, Task, open_test, read_record
+from evonb.text.tokens import CorpusConfig
+from evonb.training.adapters import Adapter
+from evonb.training.gpt import ModelConfig
+from evonb.training.lifetime import LifetimeConfig
 
 HERE = Path(__file__).resolve().parent
 LIFE = LifetimeConfig(steps=6, batch_size=4, context=8, lr=4e-3, warmup=2, eval_every=3, eval_windows=4,
@@ -69,7 +72,7 @@ def tiny(source):
 
 
 def written(path, n=6000):
-    from evonb.toy_english import Grammar
+    from evonb.text.toy_english import Grammar
 
     grammar, text = Grammar(Seeds(1)), ""
     while len(text) < n:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import plotly.graph_objects as go
 
-from evonb import plots, report
+from evonb import report
 from evonb.core import Seeds
-from evonb.explorer import Explorer, Reply, View
+from evonb.plots import style as plots
 from evonb.store import open_run
+from evonb.widgets.explorer import Explorer, Reply, View
 
 ROOT = Path(__file__).resolve().parents[1]
 DRAWS = re.compile(r"\bPlotly\s*\.\s*(?:newPlot|react|plot|_doPlot)\b")

@@ -19,10 +19,23 @@ import numpy as np
 import pytest
 import torch
 
-from evonb import behavior, brainmaps, connectome_explorer, core, corpora, experts, features, genome, gpt, store, tasks
-from evonb.connectome import Connectome
+from evonb import core, store
+from evonb.alignment import features
+from evonb.alignment import images as alignment_images
+from evonb.alignment import volumes as brainmaps
+from evonb.alignment.features import open_reading
+from evonb.alignment.sources import futrell2018 as behavior
+from evonb.alignment.sources import reading_tables as alignment_sources_reading_tables
 from evonb.core import DamagedFileError, EvonbError, InputError
-from evonb.features import open_reading
+from evonb.populations import experts
+from evonb.tasks import tasks
+from evonb.text import corpora
+from evonb.text import tokens as text_tokens
+from evonb.training import adapters as genome
+from evonb.training import base as training_base
+from evonb.training import gpt
+from evonb.training.connectome import Connectome
+from evonb.widgets import connectome as connectome_explorer
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "faults"))
@@ -86,11 +99,11 @@ def test_a_base_with_code_or_pickled_weights_is_refused_and_not_run(tmp_path):
         model_type="evil", auto_map=dict(AutoConfig="evil.C", AutoModelForCausalLM="evil.M",
                                          AutoTokenizer=["evil.T", None]))))
     torch.save(dict(x=Payload(tmp_path / "ran")), tmp_path / "pytorch_model.bin")
-    refused(InputError, "has no weights", experts.open_base, tmp_path, "cpu")
+    refused(InputError, "has no weights", training_base.open_base, tmp_path, "cpu")
     from safetensors.torch import save_file
 
     save_file(dict(w=torch.ones(2)), tmp_path / "model.safetensors")
-    refused(InputError, "can't be opened as a causal language model", experts.open_base, tmp_path, "cpu")
+    refused(InputError, "can't be opened as a causal language model", training_base.open_base, tmp_path, "cpu")
     assert not (tmp_path / "ran").exists()
 
 
@@ -211,9 +224,9 @@ def test_a_wrong_state_only_loses_the_status(run, field):
 
 def test_a_setting_of_another_type_is_named():
     "Every field of every configuration that a run stores, swapped by every other JSON type."
-    from evonb.alignment import AlignConfig
-    from evonb.breeding import BreedConfig
-    from evonb.generations import ExperimentConfig
+    from evonb.alignment.run import AlignConfig
+    from evonb.connectomes.settings import ExperimentConfig
+    from evonb.populations.breeding import BreedConfig
 
     n = 0
     for kind in (ExperimentConfig, BreedConfig, AlignConfig, experts.ExpertsConfig):
@@ -248,7 +261,7 @@ def test_json_nested_too_deep_or_of_endless_numbers_is_refused(tmp_path):
         refused(tasks.TaskFileError, "a.jsonl, line 1", tasks.read_rows, tmp_path / "a.jsonl")
         refused(DamagedFileError, "config.json", gpt._read_json, tmp_path / "config.json")
         refused(DamagedFileError, "adapter_config.json", genome._read_config, tmp_path / "adapter_config.json")
-        refused(DamagedFileError, "corpus.json", corpora.open_prepared, tmp_path)
+        refused(DamagedFileError, "corpus.json", text_tokens.open_prepared, tmp_path)
         refused(DamagedFileError, "run.json", store.open_run, tmp_path)
 
 
@@ -300,12 +313,12 @@ def test_paths_of_other_files_that_climb_out_are_refused(tmp_path):
     path = fuzz.READERS["corpus.json"].make(tmp_path)
     record = json.loads(path.read_text())
     record["files"]["../s.bin"] = core.file_sha256(tmp_path / "s.bin")
-    path.write_text(json.dumps(record | dict(seal=corpora._seal(record))))
-    refused(DamagedFileError, r"names a file outside of its folder: '\.\./s\.bin'", corpora.open_prepared, path.parent)
+    path.write_text(json.dumps(record | dict(seal=text_tokens._seal(record))))
+    refused(DamagedFileError, r"names a file outside of its folder: '\.\./s\.bin'", text_tokens.open_prepared, path.parent)
     record["files"].pop("../s.bin")
     record["splits"]["../../s"] = record["splits"].pop("test")
-    path.write_text(json.dumps(record | dict(seal=corpora._seal(record))))
-    refused(InputError, "split is '../../s'", corpora.open_prepared, path.parent)
+    path.write_text(json.dumps(record | dict(seal=text_tokens._seal(record))))
+    refused(InputError, "split is '../../s'", text_tokens.open_prepared, path.parent)
 
 
 def test_an_adapter_opens_nothing_but_its_two_files(tmp_path):
@@ -467,7 +480,7 @@ def test_a_nifti_of_absurd_dimensions_is_refused(tmp_path):
     absurd = data[:40] + struct.pack("<8h", 4, *[32767] * 4, 1, 1, 1) + data[56:]
     for name, content in (("b.nii", absurd), ("b.nii.gz", gzip.compress(absurd))):
         (tmp_path / name).write_bytes(content)
-        for read in (brainmaps.read_volume, brainmaps.measured_mask):
+        for read in (brainmaps.read_volume, alignment_images.measured_mask):
             refused(EvonbError, "is damaged: its header gives the shape|more than max_bytes", read, tmp_path / name)
     negative = data[:40] + struct.pack("<8h", 3, -3, 4, 5, 1, 1, 1, 1) + data[56:]
     (tmp_path / "c.nii").write_bytes(negative)
@@ -513,14 +526,14 @@ def test_gifti_with_entities_other_files_or_a_bomb_is_refused(tmp_path):
 
 
 def test_a_table_of_a_million_columns_is_refused(tmp_path):
-    from evonb.responses import tuckute2024
+    from evonb.alignment.sources.tuckute2024 import tuckute2024
 
     for name, sep in (("a.csv", ","), ("a.tsv", "\t")):
         (tmp_path / name).write_text(sep * 10**6 + "\n1\n")
-        for read in (behavior.reading_table, tuckute2024 if sep == "," else brainmaps.read_tsv):
+        for read in (alignment_sources_reading_tables.reading_table, tuckute2024 if sep == "," else alignment_images.read_tsv):
             refused(InputError, "columns or more in its first line", read, tmp_path / name)
     (tmp_path / "b.csv").write_text("word," + "x" * 10**7 + "\n" + "y" * 10**7)
-    refused(EvonbError, "b.csv", behavior.reading_table, tmp_path / "b.csv")
+    refused(EvonbError, "b.csv", alignment_sources_reading_tables.reading_table, tmp_path / "b.csv")
     (tmp_path / "x_test.csv").write_text('"' + "q" * 10**6 + '",a,b,c,d,A\n')  # beyond csv's field limit
     refused(DamagedFileError, "field larger than field limit", tasks.read_mmlu, tmp_path / "x_test.csv", "lm-eval")
 
@@ -530,7 +543,7 @@ def test_a_shard_and_a_connectome_that_lie_about_their_size_are_refused(tmp_path
     for n in (2**31 - 1, -1, 0, 5):
         header[:3] = 20240520, 1, n
         (tmp_path / "a.bin").write_bytes(header.tobytes() + b"\0\0")
-        refused(corpora.ShardError, "a.bin", corpora.read_shard, tmp_path / "a.bin")
+        refused(corpora.ShardError, "a.bin", text_tokens.read_shard, tmp_path / "a.bin")
     tensors, about = store.read_tensors(fuzz._connectome(tmp_path))
     for shape in ([2**40, 2**40], [-3, -4], [0, 4], [3.0, 4], ["3", 4], [[3], 4], [3], None, "ab", [True, 12]):
         bad = about | dict(shapes=about["shapes"] | dict(a=shape))
@@ -553,7 +566,7 @@ def test_a_gguf_that_lies_is_refused(tmp_path):
             version=b"GGUF" + struct.pack("<IQQ", 2**31, 0, 0),
             array=b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, len(text)) + text + struct.pack("<IIQ", 9, 4, 2**60)).items():
         (tmp_path / f"{name}.gguf").write_bytes(content)
-        refused(DamagedFileError, f"{name}.gguf is damaged", experts.load_gguf, tmp_path / f"{name}.gguf")
+        refused(DamagedFileError, f"{name}.gguf is damaged", training_base.load_gguf, tmp_path / f"{name}.gguf")
 
 
 def test_a_configuration_of_more_weights_than_the_file_holds_makes_no_model(tmp_path):

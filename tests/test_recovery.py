@@ -4,9 +4,17 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from evonb.alignment.encoding import (
+    RidgeConfig,
+    across_subject_ceiling,
+    encode,
+    partition,
+    permutation_null,
+    ridge_weights,
+)
+from evonb.alignment.responses import design, nuisance_design
+from evonb.alignment.sources.toy_brain import toy_brain, word_vectors
 from evonb.core import Seeds
-from evonb.encoding import RidgeConfig, across_subject_ceiling, encode, partition, permutation_null, ridge_weights
-from evonb.responses import design, nuisance_design, toy_brain, word_vectors
 
 CONFIG = RidgeConfig(trim=5)
 DELAYS = (1, 2, 3)

@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evonb import plots, report
+from evonb import report
 from evonb.core import DamagedFileError, Seeds
+from evonb.plots import connectome as plots
+from evonb.plots import examples as plots_examples
 from evonb.store import create_run, open_run, read_dataset, read_json, reopen_run, write_dataset, write_json
 
 EVIL = "</script><script>alert('x')</script><img src=http://evil.example/x onerror=alert(1)>\"'&"
@@ -118,7 +120,7 @@ def test_example_run_reaches_its_truth_and_repeats(run, tmp_path):
     again = report.example_run(tmp_path / "again", Seeds(1))
     assert read_json(run / "summary.json") == read_json(again / "summary.json")
     arms = read_json(run / "summary.json")["arms"]
-    floor = plots.example_floors
+    floor = plots_examples.example_floors
     for arm, v in arms.items():
         if arm != "connectome":
             assert v["difference"]["mean"] == pytest.approx(floor[arm] - floor["connectome"], abs=0.03)

@@ -6,9 +6,14 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from evonb import behavior, core, corpora, genome, passages, store, tasks
-from evonb.connectome import Connectome
+from evonb import core, store
+from evonb.alignment import reading as behavior
 from evonb.core import Seeds
+from evonb.tasks import tasks
+from evonb.text import corpora, passages
+from evonb.text import tokens as text_tokens
+from evonb.training import adapters as genome
+from evonb.training.connectome import Connectome
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\"'&<svg/onload=alert(1)>"
 
@@ -56,9 +61,9 @@ def shown():
 
     corpus = corpora.Corpus(EVIL, [EVIL * 3] * 4, [EVIL] * 4, {EVIL: EVIL})
     yield "Corpus", corpus
-    tokens = corpora.Tokens(np.arange(5, dtype=np.uint16), 1, 5)
+    tokens = text_tokens.Tokens(np.arange(5, dtype=np.uint16), 1, 5)
     info = dict(name=EVIL, digest=EVIL, vocab_size=5)
-    yield "PreparedCorpus", corpora.PreparedCorpus(corpora.CorpusConfig(), None, {EVIL: tokens}, info)
+    yield "PreparedCorpus", text_tokens.PreparedCorpus(text_tokens.CorpusConfig(), None, {EVIL: tokens}, info)
     yield "Connectome", Connectome({EVIL: torch.ones(2, 2, dtype=torch.int8)}, {EVIL: (2, 2)}, 0.02, {EVIL: EVIL})
     yield "Adapter", genome.random_adapter({EVIL: (3, 3)}, 1, Seeds(0), base=EVIL)
     yield "Task", tasks.Task(EVIL, "choice", dict(validation=[tasks.Item(EVIL, (EVIL, "b"), 0, EVIL)] * 2))
@@ -74,8 +79,7 @@ def test_what_a_notebook_shows_is_text(name):
 
 
 def test_an_individual_is_text():
-    from evonb.genome import Lineage
-    from evonb.population import Individual
+    from evonb.evolution.method import Individual, Lineage
 
     one = Individual(np.zeros(2), Lineage((EVIL,), EVIL), EVIL, 0, scores={EVIL: 0.5}, reason=EVIL)
     check_text(one._repr_html_())
@@ -95,7 +99,7 @@ def test_a_run_is_text(tmp_path):
 
 def test_an_explorer_is_text():
     "Its page holds data as JSON in one script; no string of it ends the script, and titles are escaped."
-    from evonb.explorer import Explorer, Reply, View, choice
+    from evonb.widgets.explorer import Explorer, Reply, View, choice
 
     class Names(Explorer):
         def reply(self, view, values):

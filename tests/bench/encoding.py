@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from timing import growth, paired, threads
 
-from evonb.encoding import RidgeConfig, decompose, encode, make_folds
+from evonb.alignment.encoding import RidgeConfig, decompose, encode, make_folds
 
 N_LAYERS, N_SENTENCES, N_FEATURES, N_TARGETS, N_FOLDS = 13, 1000, 768, 5, 5
 FINE = tuple(np.logspace(-2, 8, 60))

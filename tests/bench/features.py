@@ -8,9 +8,9 @@ import torch
 from scoring import blimp, generated, or_reason, small, smol
 from timing import growth, paired, threads
 
-from evonb.experts import begin_token, new_base
-from evonb.features import ReadConfig, read, tokenize
-from evonb.passages import split_words
+from evonb.alignment.features import ReadConfig, read, tokenize
+from evonb.text.passages import split_words
+from evonb.training.base import begin_token, new_base
 
 N_SENTENCES = 128
 

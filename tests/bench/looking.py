@@ -15,10 +15,10 @@ import plotly.graph_objects as go
 import torch
 from plotly.offline import get_plotlyjs
 
-from evonb.connectome import Connectome
-from evonb.connectome_explorer import ConnectomeExplorer
-from evonb.explorer import packed
 from evonb.store import create_run
+from evonb.training.connectome import Connectome
+from evonb.widgets.connectome import ConnectomeExplorer
+from evonb.widgets.explorer import packed
 
 WIDTH, LAYERS, GENERATIONS, DENSITY = 768, 12, 8, 0.25
 BLOCK = {"attn.c_attn": (3 * WIDTH, WIDTH), "attn.c_proj": (WIDTH, WIDTH), "mlp.c_fc": (4 * WIDTH, WIDTH),

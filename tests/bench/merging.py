@@ -8,7 +8,8 @@ from timing import paired, spread
 from torch import nn
 
 from evonb.core import Seeds
-from evonb.genome import merge, new_config, random_adapter
+from evonb.populations.merges import merge
+from evonb.training.adapters import new_config, random_adapter
 
 RANK, LAYERS = 16, 30
 WIDTH, KV, MLP = 576, 192, 1536

@@ -19,16 +19,18 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-import evonb.gpt
-from evonb import planning
-from evonb.connectome import Connectome, inherit, prune
+import evonb.training.gpt
+from evonb.connectomes import planning
+from evonb.connectomes.experiments import experiment
+from evonb.connectomes.planning import ALLOCATOR, Device, _gpt_config, measure, plan
+from evonb.connectomes.settings import DevelopmentConfig, EvolutionConfig, ExperimentConfig
+from evonb.connectomes.wiring import prune
 from evonb.core import Seeds
-from evonb.corpora import CorpusConfig, open_prepared
-from evonb.generations import DevelopmentConfig, EvolutionConfig, ExperimentConfig, ModelConfig, experiment
-from evonb.gpt import new_gpt
-from evonb.planning import ALLOCATOR, Device, _gpt_config, measure, plan
 from evonb.store import folder_size
-from evonb.training import Lifetime, LifetimeConfig
+from evonb.text.tokens import CorpusConfig, open_prepared
+from evonb.training.connectome import Connectome, inherit
+from evonb.training.gpt import ModelConfig, new_gpt
+from evonb.training.lifetime import Lifetime, LifetimeConfig
 
 
 def _config(name, vocab, model, life, arms, generations, n_bytes):
@@ -69,8 +71,8 @@ def time_and_disk(name, clock=time.perf_counter):
 
 def plain_head():
     "No fused head, which torch's counter doesn't know either."
-    if hasattr(evonb.gpt, "_chunks_pay"):
-        return patch.object(evonb.gpt, "_chunks_pay", lambda *args: False)
+    if hasattr(evonb.training.gpt, "_chunks_pay"):
+        return patch.object(evonb.training.gpt, "_chunks_pay", lambda *args: False)
     return nullcontext()
 
 

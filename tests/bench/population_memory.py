@@ -15,10 +15,15 @@ from scoring import generated, or_reason, small, smol
 from timing import growth, threads
 
 from evonb.core import Seeds
-from evonb.fitness import Engine, Fitness, InProcess
-from evonb.genome import AdapterSpace, CoefficientSpace, StoredSpace, linear_shapes, merge, random_adapter
-from evonb.population import METHODS, Outcome, evolve
-from evonb.tasks import skill_task
+from evonb.evolution.method import METHODS, Outcome
+from evonb.evolution.search import evolve
+from evonb.populations.merges import merge
+from evonb.populations.spaces import AdapterSpace, CoefficientSpace, StoredSpace
+from evonb.tasks.backends import InProcess
+from evonb.tasks.engine import Engine
+from evonb.tasks.fitness import Fitness
+from evonb.tasks.tasks import skill_task
+from evonb.training.adapters import linear_shapes, random_adapter
 
 TIMES = (1, 2, 4, 8)
 

@@ -14,7 +14,7 @@ def machine():
     "What figures are measured on."
     import torch
 
-    from evonb.gpt import fast_products
+    from evonb.training.linear import fast_products
 
     cpu = re.search(r"^model name\s*: (.+)$", _text("/proc/cpuinfo"), re.M)
     memory = re.search(r"^MemTotal:\s+(\d+) kB$", _text("/proc/meminfo"), re.M)

@@ -13,11 +13,11 @@ import torch
 from timing import paired, threads
 
 from evonb.core import Seeds
-from evonb.corpora import train_tokenizer
-from evonb.fitness import Engine, encode_choices
-from evonb.genome import linear_shapes, random_adapter
-from evonb.gpt import GPTConfig, new_gpt
-from evonb.tasks import Choice, skill_task
+from evonb.tasks.engine import Engine, encode_choices
+from evonb.tasks.tasks import Choice, skill_task
+from evonb.text.tokens import train_tokenizer
+from evonb.training.adapters import linear_shapes, random_adapter
+from evonb.training.gpt import GPTConfig, new_gpt
 
 N_ITEMS, CHUNK = 64, 16
 SMOL = "smollm2-135m-instruct"
@@ -62,7 +62,7 @@ def small():
 def smol():
     "SmolLM2-135M-Instruct, or why it can't be had."
     try:
-        from evonb.experts import open_base
+        from evonb.training.base import open_base
 
         base = open_base(SMOL)
     except (ImportError, OSError, ValueError) as e:

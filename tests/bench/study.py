@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from evonb.breeding import BreedConfig, breed
-from evonb.experts import ExpertsConfig, train_experts
+from evonb.populations.breeding import BreedConfig, breed
+from evonb.populations.experts import ExpertsConfig, train_experts
 
 FRIENDLY = ("agreement", "reflexive", "count_up")
 SKILLS = (*FRIENDLY, "adjective_first", "made_up_noun", "polarity", "tense", "opposite")

@@ -17,11 +17,12 @@ import torch
 import torch.nn.functional as F
 from timing import growth, paired, threads
 
-from evonb.connectome import Connectome, inherit
+from evonb.connectomes.planning import token_flops
 from evonb.core import Seeds
-from evonb.gpt import GPTConfig, new_gpt, rms_norm, rotate
-from evonb.planning import token_flops
-from evonb.training import Lifetime, LifetimeConfig, Windows, lr_factor, state_bytes
+from evonb.training.connectome import Connectome, inherit
+from evonb.training.gpt import GPTConfig, new_gpt, rotate
+from evonb.training.lifetime import Lifetime, LifetimeConfig, Windows, lr_factor, state_bytes
+from evonb.training.linear import rms_norm
 
 # name -> layers, width, vocabulary, context, windows a step
 SIZES = dict(small=(3, 64, 512, 48, 32), medium=(4, 128, 2048, 64, 64), large=(6, 384, 4096, 128, 16),

@@ -13,9 +13,9 @@ import numpy as np
 from plotly.offline import get_plotlyjs
 
 from evonb.core import Seeds
-from evonb.explorer import packed
-from evonb.population_explorer import PopulationExplorer
-from evonb.population_plots import example_history, family_tree
+from evonb.plots.population import example_history, family_tree
+from evonb.widgets.explorer import packed
+from evonb.widgets.population import PopulationExplorer
 
 GENERATIONS, INDIVIDUALS = 50, 40
 NAMES = ("chromium", "chromium-browser", "google-chrome")

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from timing import growth, paired
 
-from evonb.connectome import Connectome, compare
+from evonb.connectomes.wiring import compare
+from evonb.training.connectome import Connectome
 
 WIDTH, LAYERS, DENSITY = 512, 6, 0.25
 

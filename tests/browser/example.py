@@ -3,7 +3,7 @@
 import plotly.graph_objects as go
 
 from evonb.core import InputError
-from evonb.explorer import Explorer, Reply, View, button, choice, slider, toggle
+from evonb.widgets.explorer import Explorer, Reply, View, button, choice, slider, toggle
 
 
 class Powers(Explorer):

@@ -9,8 +9,8 @@ CELLS = [
 import json, numpy as np
 from evonb import alignment_plots as ap
 from evonb.core import Seeds
-from evonb.alignment_explorer import AlignmentExplorer
-brain, reading = ap.example_brain(Seeds(0)), ap.example_reading(Seeds(0))
+from evonb.widgets.alignment import AlignmentExplorer
+brain, reading = plots_examples.example_brain(Seeds(0)), ap.example_reading(Seeds(0))
 seen = AlignmentExplorer([brain, reading]).set(measure="gain", layer=2)
 """,
     "seen",
@@ -22,11 +22,12 @@ FRAMES = "async () => { for (let i = 0; i < 4; i++) await new Promise(requestAni
 @pytest.fixture(scope="module")
 def made():
     "The same explorer, on this side."
-    from evonb import alignment_plots as ap
-    from evonb.alignment_explorer import AlignmentExplorer
     from evonb.core import Seeds
+    from evonb.plots import alignment as ap
+    from evonb.plots import examples as plots_examples
+    from evonb.widgets.alignment import AlignmentExplorer
 
-    brain, reading = ap.example_brain(Seeds(0)), ap.example_reading(Seeds(0))
+    brain, reading = plots_examples.example_brain(Seeds(0)), ap.example_reading(Seeds(0))
     return AlignmentExplorer([brain, reading]).set(measure="gain", layer=2)
 
 
@@ -122,7 +123,7 @@ def test_threshold_and_surface(offline_page, explorer, made, stored):
         assert shown.canvas("slices")["threshold"] == cortex(shown)["threshold"]
     assert counts[0] > counts[1] > counts[2] >= counts[3] == 0 and "0 of 20484 vertices" in shown.note("map")
     shown.set("threshold", 0)
-    from evonb.brainmaps import fsaverage5
+    from evonb.alignment.surfaces import fsaverage5
 
     for surface in ("pial", "white", "inflated"):
         shown.set("surface", surface)
@@ -202,7 +203,7 @@ def test_slices_are_moved_by_keys_and_sliders(offline_page, explorer, made, stor
 
 
 def test_reading_fit_is_read_back(offline_page, explorer, stored, assert_accessible, screenshot):
-    from evonb.alignment_plots import example_slope
+    from evonb.plots.alignment import example_slope
 
     page = offline_page(stored)
     shown = explorer(page).ready()
@@ -255,11 +256,11 @@ def test_without_webgl_the_rest_works(offline_page, chromium, explorer, made, st
 
 
 def test_names_with_html_are_text(offline_page, explorer, tmp_path):
-    from evonb import alignment_plots as ap
-    from evonb.alignment_explorer import AlignmentExplorer
     from evonb.core import Seeds
+    from evonb.plots import examples as plots_examples
+    from evonb.widgets.alignment import AlignmentExplorer
 
-    brain = ap.example_brain(Seeds(0))
+    brain = plots_examples.example_brain(Seeds(0))
     name = lambda key, old: (brain[key].dims, [EVIL if v == old else v for v in brain[key].values])
     seen = AlignmentExplorer({EVIL: brain.assign_coords(roi=name("roi", "LIFG"), arm=name("arm", "dense"))}, title=EVIL)
     only = dict(measure=["gain"], seed=["mean"], layer=[2, 3], region=["", EVIL], arm=["connectome", EVIL])

@@ -8,9 +8,10 @@ import struct
 import numpy as np
 import pytest
 
-from evonb.connectome import Connectome, compare
-from evonb.connectome_explorer import ConnectomeExplorer, example_connectome_run
+from evonb.connectomes.wiring import compare
 from evonb.core import Seeds
+from evonb.training.connectome import Connectome
+from evonb.widgets.connectome import ConnectomeExplorer, example_connectome_run
 
 EVIL = "<img src=x onerror=window.hacked=1>"
 NAME = "transformer.h.1.mlp.c_fc.weight"
@@ -31,7 +32,7 @@ def connectomes(run):
     return [Connectome.load(run / "evolution" / f"gen-{g:02d}" / "connectome.safetensors") for g in range(4)]
 
 
-CELLS = ["from evonb.connectome_explorer import ConnectomeExplorer\n"
+CELLS = ["from evonb.widgets.connectome import ConnectomeExplorer\n"
          "e = ConnectomeExplorer('runs/evolved').set(layer=1, matrix='mlp.c_fc')", "e"]
 
 
@@ -155,7 +156,7 @@ def test_a_click_on_a_figure_moves_the_controls(notebook_page, run_until, explor
 def test_too_large_and_pushed_replies(notebook_page, run_more, explorer):
     page = notebook_page(CELLS)
     seen = explorer(page).ready("mask")
-    run_more(page, "from evonb.explorer import Reply\n"
+    run_more(page, "from evonb.widgets.explorer import Reply\n"
                    "e.push('mask', Reply(dict(rows=40_000, columns=20_000, matrix='w', live=0), [b'', b'']))")
     seen.ready("mask", state="error")
     assert "40,000 x 20,000 weights, more than the 536,870,912 that a page can hold" in seen.alert("mask")

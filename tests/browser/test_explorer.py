@@ -9,7 +9,7 @@ CELLS = ['''
 import numpy as np
 import plotly.graph_objects as go
 from evonb.core import InputError
-from evonb.explorer import *
+from evonb.widgets.explorer import *
 
 BAD = '<img src=x onerror="document.title=666">'
 

@@ -3,9 +3,10 @@
 import plotly.graph_objects as go
 import pytest
 
-from evonb import plots, report
+from evonb import report
 from evonb.core import Seeds
-from evonb.explorer import Explorer, Reply, View
+from evonb.plots import style as plots
+from evonb.widgets.explorer import Explorer, Reply, View
 
 # The buttons of each figure's mode bar, by what they say.
 BARS = """() => [...document.querySelectorAll('.modebar')].map(

@@ -9,9 +9,9 @@ from .waiting import RUN_SECONDS
 
 SETUP = """import json, pathlib, time, torch
 torch.set_num_threads(1)
-from evonb.corpora import CorpusConfig
-from evonb.generations import DevelopmentConfig, EvolutionConfig, ExperimentConfig, ModelConfig, experiment
-from evonb.monitor import Monitor, watch
+from evonb.text.corpora import CorpusConfig
+from evonb.connectomes.generations import DevelopmentConfig, EvolutionConfig, ExperimentConfig, ModelConfig, experiment
+from evonb.widgets.monitor import Monitor, watch
 from evonb.store import open_run, read_dataset
 from evonb.training import LifetimeConfig
 

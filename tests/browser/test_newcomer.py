@@ -5,10 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from evonb.connectome_explorer import ConnectomeExplorer
-from evonb.corpora import CorpusConfig
-from evonb.generations import DevelopmentConfig, EvolutionConfig, ExperimentConfig, ModelConfig, experiment
-from evonb.training import LifetimeConfig
+from evonb.connectomes.experiments import experiment
+from evonb.connectomes.settings import DevelopmentConfig, EvolutionConfig, ExperimentConfig
+from evonb.text.tokens import CorpusConfig
+from evonb.training.gpt import ModelConfig
+from evonb.training.lifetime import LifetimeConfig
+from evonb.widgets.connectome import ConnectomeExplorer
 
 from .notebook import outputs, printed
 from .server import ROOT, Server

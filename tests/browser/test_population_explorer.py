@@ -5,14 +5,16 @@ import math
 import numpy as np
 import pytest
 
-from evonb import population_plots as pp
 from evonb.core import Seeds
-from evonb.operators import ArraySpace
-from evonb.plots import label
-from evonb.population import METHODS, Outcome, TaskResult, evolve
-from evonb.population_explorer import PopulationExplorer, stored_genomes
+from evonb.evolution.method import METHODS, Outcome, TaskResult
+from evonb.evolution.operators import ArraySpace
+from evonb.evolution.search import evolve
+from evonb.plots import examples as plots_examples
+from evonb.plots import population as pp
+from evonb.plots.style import label
 from evonb.report import example_population_run
 from evonb.store import create_run, read_dataset
+from evonb.widgets.population import PopulationExplorer, stored_genomes
 
 EVIL = "<img src=x onerror=alert(1)>"
 PEAKS = {"agreement": np.array([1.0, 0, 0]), f"order {EVIL}": np.array([0, 1.0, 0])}
@@ -99,7 +101,7 @@ def wait_for(page, shown, **wanted):
     page.wait_for_function("([e, w]) => Object.entries(w).every(([k, v]) => e.dataset[k] === v)", arg=[handle, names])
 
 
-CELLS = ["from evonb.population_explorer import PopulationExplorer",
+CELLS = ["from evonb.widgets.population import PopulationExplorer",
          "explorer = PopulationExplorer('population-run', 'genome+')\n"
          "clicks = []\nexplorer.observe(lambda change: clicks.append(change['new']), 'clicked')\nexplorer"]
 
@@ -262,7 +264,7 @@ def test_a_complete_run_from_disk(offline_page, explorer, assert_accessible, scr
     text = shown.text("methods")
     assert all(str(cell) in text for cell in rows[0])
     assert "keeps no individual's weights" in shown.text("tree") and "± " in shown.text("tree")
-    votes = pp.of_method(made.evolutions.population, "cma-es").ensemble_test.sel(rule="vote").mean("seed").values
+    votes = plots_examples.of_method(made.evolutions.population, "cma-es").ensemble_test.sel(rule="vote").mean("seed").values
     shown.set("method", "cma-es")
     shown.ready()
     drawn = next(t for t in shown.plot("ensemble")["data"] if t["name"] == "vote")

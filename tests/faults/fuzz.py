@@ -157,7 +157,7 @@ def _():
 def _connectome(folder):
     import torch
 
-    from evonb.connectome import Connectome
+    from evonb.training.connectome import Connectome
 
     signs = dict(a=torch.tensor([[1, 0, -1, 0]], dtype=torch.int8).repeat(3, 1), b=torch.eye(5, dtype=torch.int8))
     Connectome(signs, dict(a=(3, 4), b=(5, 5), c=(7,)), 0.02, dict(generation=1)).save(folder / "c.safetensors")
@@ -167,7 +167,7 @@ def _connectome(folder):
 @reader("connectome", m.some_bytes, m.tensor_header, m.sealed_tensors, m.sealed_tensors)
 def _():
     def read(path):
-        from evonb.connectome import Connectome
+        from evonb.training.connectome import Connectome
 
         c = Connectome.load(path)
         return c.density, c.n_trainable, c.digest(), c.summary()
@@ -177,7 +177,7 @@ def _():
 @reader("wiring", m.some_bytes, m.tensor_header, m.sealed_tensors, m.sealed_tensors)
 def _():
     def read(path):
-        from evonb.connectome_explorer import _stored_wiring, read_wiring
+        from evonb.widgets.connectome import _stored_wiring, read_wiring
 
         try:
             return read_wiring(path)
@@ -188,7 +188,7 @@ def _():
 
 def _adapter(folder):
     from evonb.core import Seeds
-    from evonb.genome import random_adapter, write_adapter
+    from evonb.training.adapters import random_adapter, write_adapter
 
     made = random_adapter({"h.0.q": (6, 4), "h.1.v": (4, 4)}, 2, Seeds(0), base="toy")
     write_adapter(made, folder / "adapter")
@@ -197,7 +197,7 @@ def _adapter(folder):
 
 
 def _read_adapter(path):
-    from evonb.genome import read_adapter
+    from evonb.training.adapters import read_adapter
 
     a = read_adapter(path.parent)
     return repr(a), a._repr_html_(), a.digest()
@@ -216,14 +216,14 @@ def _():
     key = "ab" + "0" * 62
 
     def make(folder):
-        from evonb.fitness import Cache
-        from evonb.tasks import mean_score
+        from evonb.tasks.fitness import Cache
+        from evonb.tasks.tasks import mean_score
 
         Cache(folder).put(key, mean_score([1.0, 0.0, 1.0], option_scores=np.array([[0.0, -1.0]] * 3)))
         return next(folder.glob("*/*.safetensors"))
 
     def read(path):
-        from evonb.fitness import Cache
+        from evonb.tasks.fitness import Cache
 
         return repr(Cache(path.parents[1]).get(key))
     return make, read
@@ -232,8 +232,8 @@ def _():
 @reader("score batch", m.some_bytes, m.tensor_header, m.sealed_tensors, m.sealed_tensors)
 def _():
     def make(folder):
-        from evonb.breeding import RunCache
-        from evonb.tasks import mean_score
+        from evonb.populations.breeding import RunCache
+        from evonb.tasks.tasks import mean_score
 
         cache = RunCache(folder / "cache")
         for k in "ab":
@@ -242,7 +242,7 @@ def _():
         return next((folder / "cache").glob("*.safetensors"))
 
     def read(path):
-        from evonb.breeding import RunCache
+        from evonb.populations.breeding import RunCache
 
         return len(RunCache(path.parent))
     return make, read
@@ -250,8 +250,10 @@ def _():
 
 def _evolution(folder, kind, unfinished=False):
     from evonb.core import Seeds
-    from evonb.genome import AdapterSpace, CoefficientSpace, random_adapter
-    from evonb.population import METHODS, Outcome, TaskResult, evolve
+    from evonb.evolution.method import METHODS, Outcome, TaskResult
+    from evonb.evolution.search import evolve
+    from evonb.populations.spaces import AdapterSpace, CoefficientSpace
+    from evonb.training.adapters import random_adapter
 
     experts = {n: random_adapter({"h.0.q": (6, 4)}, 2, Seeds(i)) for i, n in enumerate("abc")}
     space = CoefficientSpace(experts) if kind == "coefficients" else AdapterSpace(experts, "factors")
@@ -275,8 +277,8 @@ def _evolution(folder, kind, unfinished=False):
 
 
 def _stored(path):
-    from evonb.population import stored_history
-    from evonb.population_explorer import stored_genomes
+    from evonb.evolution.search import stored_history
+    from evonb.widgets.population import stored_genomes
 
     return repr(stored_history(path.parent)), repr(stored_genomes(path.parent))
 
@@ -302,8 +304,10 @@ def _resumed(path):
     import types
 
     from evonb.core import Seeds
-    from evonb.genome import CoefficientSpace, random_adapter
-    from evonb.population import METHODS, Evolution
+    from evonb.evolution.method import METHODS
+    from evonb.evolution.search import Evolution
+    from evonb.populations.spaces import CoefficientSpace
+    from evonb.training.adapters import random_adapter
 
     experts = {n: random_adapter({"h.0.q": (6, 4)}, 2, Seeds(i)) for i, n in enumerate("abc")}
     method = METHODS["genome+"](CoefficientSpace(experts), dict(population_size=4), Seeds(0))
@@ -333,7 +337,7 @@ def _():
     def read(path):
         from types import SimpleNamespace
 
-        from evonb.monitor import Picture, _store_life, read_curves
+        from evonb.widgets.monitor import Picture, _store_life, read_curves
 
         assert Picture
         picture = SimpleNamespace(stored={}, lives={}, now="")
@@ -349,7 +353,7 @@ def _():
 def _():
     def read(path):
         from evonb.core import Seeds
-        from evonb.corpora import load_corpus, split_corpus
+        from evonb.text.corpora import load_corpus, split_corpus
 
         corpus = load_corpus(path)
         repr(corpus), corpus._repr_html_()
@@ -361,7 +365,7 @@ def _():
 @reader("corpus.jsonl", m.some_lines, m.json_lines, m.json_lines)
 def _():
     def read(path):
-        from evonb.corpora import load_corpus
+        from evonb.text.corpora import load_corpus
 
         corpus = load_corpus(path, n_bytes=64)
         return repr(corpus), corpus._repr_html_()
@@ -372,26 +376,26 @@ def _():
 @reader("token shard")
 def _():
     def make(folder):
-        from evonb.corpora import write_shard
+        from evonb.text.tokens import write_shard
 
         return write_shard(folder / "a.bin", np.arange(300))
 
     def read(path):
-        from evonb.corpora import read_shard
+        from evonb.text.tokens import read_shard
 
         return int(read_shard(path).max())
     return make, read
 
 
 def _tokenizer(folder):
-    from evonb.corpora import train_tokenizer
+    from evonb.text.tokens import train_tokenizer
 
     train_tokenizer(["the cat saw the dog and the cat"] * 3, 260).save_pretrained(folder / "tokenizer")
     return folder / "tokenizer"
 
 
 def _read_tokenizer(path):
-    from evonb.corpora import load_tokenizer
+    from evonb.text.tokens import load_tokenizer
 
     t = load_tokenizer(path.parent)
     return t.backend_tokenizer.encode("the cat").ids
@@ -409,7 +413,7 @@ def _(): return lambda f: _tokenizer(f) / "tokenizer_config.json", _read_tokeniz
 def _():
     def make(folder):
         from evonb.core import Seeds
-        from evonb.corpora import CorpusConfig, prepare, save_prepared, write_shard
+        from evonb.text.tokens import CorpusConfig, prepare, save_prepared, write_shard
 
         write_shard(folder / "s.bin", np.arange(400) % 300)
         (folder / "corpus").mkdir()
@@ -418,7 +422,7 @@ def _():
         return folder / "corpus" / "corpus.json"
 
     def read(path):
-        from evonb.corpora import open_prepared
+        from evonb.text.tokens import open_prepared
 
         p = open_prepared(path.parent)
         return repr(p), p._repr_html_()
@@ -466,7 +470,7 @@ def _():
 def _():
     def read(path):
         from evonb.cli import with_settings
-        from evonb.generations import ExperimentConfig
+        from evonb.connectomes.settings import ExperimentConfig
 
         text = path.read_bytes().decode(errors="replace")
         return with_settings(ExperimentConfig(), text.split("\n"))
@@ -479,7 +483,7 @@ def _():
 
 def _task_lines(name, kind, rows):
     def read(path):
-        from evonb.tasks import Task
+        from evonb.tasks.tasks import Task
 
         task = Task.from_jsonl(path, kind, n_validation=2)
         return repr(task), task._repr_html_(), task.requests(), task.texts("validation")
@@ -500,7 +504,7 @@ def _():
     rows = [dict(sentence_good=f"A {i}.", sentence_bad=f"B {i}.", UID="x", pairID=str(i)) for i in range(4)]
 
     def read(path):
-        from evonb.tasks import Task
+        from evonb.tasks.tasks import Task
 
         return Task.from_pairs(path, n_validation=2)._repr_html_()
     return lambda f: written(f, "x.jsonl", "\n".join(map(json.dumps, rows))), read
@@ -512,7 +516,7 @@ def _():
                  label=i % 3, source_id="activitynet~x", split="val") for i in range(4)]
 
     def read(path):
-        from evonb.tasks import Task
+        from evonb.tasks.tasks import Task
 
         return Task.from_hellaswag(path, n_validation=2)._repr_html_()
     return lambda f: written(f, "x.jsonl", "\n".join(map(json.dumps, rows))), read
@@ -528,7 +532,7 @@ def _():
         return written(folder, "mmlu/test/algebra_test.csv", text)
 
     def read(path):
-        from evonb.tasks import Task
+        from evonb.tasks.tasks import Task
 
         return Task.from_mmlu(path.parents[1], shots=1, n_validation=2, n_test=2)._repr_html_()
     return make, read
@@ -539,7 +543,7 @@ def _():
     row = dict(time="t", run="r", individual="i", task="t", digest="d", n_items=3, opened_before=0)
 
     def read(path):
-        from evonb.tasks import read_record
+        from evonb.tasks.tasks import read_record
 
         return sum(e["digest"] == "d" for e in read_record(path))
     return lambda f: written(f, "tests.jsonl", "".join(json.dumps(row) + "\n" for _ in range(3))), read
@@ -550,7 +554,7 @@ def _():
     rows = [dict(text="a b"), dict(prompt="c", completion=" d"), dict(text="e f")]
 
     def read(path):
-        from evonb.experts import expert_texts
+        from evonb.populations.experts import expert_texts
 
         return expert_texts(str(path), 10)
     return lambda f: written(f, "t.jsonl", "\n".join(map(json.dumps, rows))), read
@@ -561,13 +565,13 @@ def _():
 
 def _gpt():
     from evonb.core import Seeds
-    from evonb.gpt import GPTConfig, new_gpt
+    from evonb.training.gpt import GPTConfig, new_gpt
 
     return new_gpt(GPTConfig(vocab_size=8, n_layer=1, n_head=1, n_embd=4, block_size=8), Seeds(0))
 
 
 def _load_published(path):
-    from evonb.gpt import load_published
+    from evonb.training.gpt import load_published
 
     return load_published(path if path.suffix == ".pt" else path.parent)
 
@@ -620,7 +624,7 @@ def _table(name, sep):
     rows += [sep.join((w, str(300 + 7 * i + r), str(i), "1", f"r{r}")) for r in range(2) for i, w in enumerate(WORDS)]
 
     def read(path):
-        from evonb.behavior import reading_table
+        from evonb.alignment.sources.reading_tables import reading_table
 
         r = reading_table(path, story="story", reader="reader")
         return repr(r), r._repr_html_()
@@ -648,7 +652,7 @@ def _stories(folder):
 
 def _natural(file, **options):
     def read(path):
-        from evonb.behavior import gpt3_surprisal, natural_stories
+        from evonb.alignment.sources.natural_stories import gpt3_surprisal, natural_stories
 
         if options.get("gpt3"):
             return gpt3_surprisal(path.parent)
@@ -675,7 +679,7 @@ def _assembly(form, engine):
         return folder / "a.nc"
 
     def read(path):
-        from evonb import behavior
+        from evonb.alignment.sources import futrell2018 as behavior
 
         behavior._run_apart = lambda *_: ""  # this process is the other one; see `Reader.apart`
         return behavior.futrell2018(path, max_bytes=MAX_BYTES)._repr_html_()
@@ -700,7 +704,7 @@ def _():
            f"{len(WORDS)}\n{words}\n"
 
     def read(path):
-        from evonb.responses import spoken_words
+        from evonb.alignment.sources.alice import spoken_words
 
         return spoken_words(path)
     return lambda f: written(f, "a.TextGrid", text), read
@@ -709,7 +713,7 @@ def _():
 @reader("Alice: numbers", m.some_lines, m.some_bytes)
 def _():
     def read(path):
-        from evonb.responses import number_table
+        from evonb.alignment.sources.alice import number_table
 
         return number_table(path).shape
     return lambda f: written(f, "s1-rate.txt", "".join(f"{i / 7:.4f} {i}\n" for i in range(20))), read
@@ -722,7 +726,7 @@ def _():
              for roi in ("lang_LH_IFG", "lang_LH_MFG")]
 
     def read(path):
-        from evonb.responses import tuckute2024
+        from evonb.alignment.sources.tuckute2024 import tuckute2024
 
         return tuckute2024(path, rois=None)._repr_html_()
     return lambda f: written(f, "t.csv", "\n".join(rows) + "\n"), read
@@ -731,7 +735,7 @@ def _():
 @reader("data by its columns", m.some_lines, m.some_bytes)
 def _():
     def read(path):
-        from evonb.alignment import open_data
+        from evonb.alignment.run import open_data
 
         return repr(open_data(path))
     rows = ["word,time,order", *(f"{w},{300 + i},{i}" for i, w in enumerate(WORDS))]
@@ -741,7 +745,7 @@ def _():
 @reader("localiser", m.some_lines, m.some_bytes)
 def _():
     def read(path):
-        from evonb.features import read_langloc
+        from evonb.alignment.localiser import read_langloc
 
         return read_langloc(path.parent)
     head = ",".join(f"stim{i}" for i in range(1, 15))
@@ -752,7 +756,7 @@ def _():
 def _reading(folder):
     import xarray as xr
 
-    from evonb.features import seal_store
+    from evonb.alignment.features import seal_store
 
     path = folder / "KEY.zarr"
     ds = xr.Dataset(dict(hidden=(("layer", "item", "feature"), np.zeros((2, 3, 4), "f4") + 1),
@@ -763,7 +767,7 @@ def _reading(folder):
 
 
 def _read_reading(path):
-    from evonb.features import open_reading, seal_store
+    from evonb.alignment.features import open_reading, seal_store
 
     folder = next(p for p in path.parents if p.suffix == ".zarr")
     try:  # the checksums that the store should have, made anew
@@ -791,7 +795,7 @@ def _(): return lambda f: next((_reading(f) / "item").glob("c/*")), _read_readin
 def _volume(folder, name, shape=(3, 4, 5)):
     import nibabel as nib
 
-    from evonb.brainmaps import make_volume, write_volume
+    from evonb.alignment.volumes import make_volume, write_volume
 
     values = np.arange(np.prod(shape), dtype="f4").reshape(shape)
     grid = nib.Nifti1Image(values, np.diag([2.0, 2, 2, 1]))
@@ -805,7 +809,7 @@ def _volume(folder, name, shape=(3, 4, 5)):
 
 
 def _read_volume(path):
-    from evonb.brainmaps import read_volume
+    from evonb.alignment.volumes import read_volume
 
     return read_volume(path, max_bytes=MAX_BYTES).label
 
@@ -821,7 +825,7 @@ def _(): return lambda f: _volume(f, "a.nii.gz"), _read_volume
 @reader("NIfTI run", m.some_bytes, m.header_number, m.header_number)
 def _():
     def read(path):
-        from evonb.brainmaps import header_tr, measured_mask
+        from evonb.alignment.images import header_tr, measured_mask
 
         return measured_mask(path, MAX_BYTES), header_tr
     return lambda f: _volume(f, "run.nii", (3, 4, 2, 5)), read
@@ -830,12 +834,12 @@ def _():
 @reader("GIFTI", m.some_lines, m.some_bytes, m.text_number, m.word)
 def _():
     def make(folder):
-        from evonb.brainmaps import Surface, write_surface
+        from evonb.alignment.surfaces import Surface, write_surface
 
         return write_surface(folder / "a.gii", Surface("left", np.arange(10242, dtype="f4") % 7, "score"))
 
     def read(path):
-        from evonb.brainmaps import read_surface
+        from evonb.alignment.surfaces import read_surface
 
         return read_surface(path, "left").label
     return make, read
@@ -853,7 +857,7 @@ def _():
         return folder / "a.dtseries.nii"
 
     def read(path):
-        from evonb.brainmaps import run_signals
+        from evonb.alignment.images import run_signals
 
         return run_signals(path, str(path), max_bytes=MAX_BYTES).tr
     return make, read
@@ -862,7 +866,7 @@ def _():
 @reader("events.tsv", m.some_lines, m.some_bytes)
 def _():
     def read(path):
-        from evonb.brainmaps import read_events
+        from evonb.alignment.images import read_events
 
         return read_events(path, "The events")
     rows = ["onset\tduration\tword", *(f"{i / 2}\t0.4\t{w}" for i, w in enumerate(WORDS))]
@@ -872,7 +876,7 @@ def _():
 @reader("confounds.tsv", m.some_lines, m.some_bytes)
 def _():
     def read(path):
-        from evonb.brainmaps import read_confounds
+        from evonb.alignment.images import read_confounds
 
         return read_confounds(path, None, 10, "The confounds")
     rows = ["trans_x\trot_x", "n/a\t0", *(f"{i / 2}\t{-i}" for i in range(9))]
@@ -893,7 +897,7 @@ def _():
                                                               atlas="atlas.nii", tr=2.0, labels={"1": "a", "2": "b"})))
 
     def read(path):
-        from evonb.alignment import open_data
+        from evonb.alignment.run import open_data
 
         return open_data(path)._repr_html_()
     return make, read
@@ -904,8 +908,8 @@ def _():
 
 def _backend(folder):
     "A client of a server that answers every request with what stands in a file."
-    from evonb.corpora import load_tokenizer
-    from evonb.serving import ServerBackend, received
+    from evonb.tasks.serving import ServerBackend, received
+    from evonb.text.tokens import load_tokenizer
 
     class OfFile(ServerBackend):
         async def _send(self, path, body):
@@ -944,7 +948,7 @@ def _():
 
 @reader("server's texts", m.some_bytes, m.json_file, m.json_file)
 def _():
-    from evonb.fitness import Prompt
+    from evonb.tasks.tasks import Prompt
 
     choices = [dict(index=i, text="abc. d", logprobs=None, finish_reason="stop") for i in (0, 1)]
     prompts = [Prompt("", 4, (".",))] * 2
@@ -972,8 +976,8 @@ def _():
         return written(folder, "request.json", json.dumps(wanted))
 
     def read(path):
-        from evonb.corpora import load_tokenizer
-        from evonb.serving import asked, read_body
+        from evonb.tasks.serving import asked, read_body
+        from evonb.text.tokens import load_tokenizer
 
         headers = {"Content-Length": str(path.stat().st_size)}
         with path.open("rb") as f:

@@ -122,7 +122,8 @@ def becomes_read_only(ready, root: Path, share: float) -> list:
 def clock_goes_back(ready, root: Path, share: float) -> list:
     "An hour back at each look, a run that was killed, files that are newer than the clock: all the same."
     def back(shared, where):
-        from evonb import store, tasks
+        from evonb import store
+        from evonb.tasks import tasks
 
         real, asked = time.time, iter(range(1, 1 << 30))
         class Back(datetime.datetime):
@@ -180,12 +181,12 @@ def two_writers(root: Path) -> list:
 
 def opens(path: Path):
     "What reads a file when a run goes on."
-    from evonb.connectome import Connectome
-    from evonb.corpora import open_prepared
-    from evonb.features import open_reading
-    from evonb.generations import load_model
+    from evonb.alignment.features import open_reading
     from evonb.store import check_folder, read_dataset, read_json, read_tensors
-    from evonb.training import load_checkpoint
+    from evonb.text.tokens import open_prepared
+    from evonb.training.base import load_model
+    from evonb.training.connectome import Connectome
+    from evonb.training.lifetime import load_checkpoint
 
     if (store := next((p for p in path.parents if p.suffix == ".zarr"), None)) is not None:
         return lambda: open_reading(store)
@@ -203,8 +204,8 @@ def opens(path: Path):
 
 def known_scores(path: Path):
     "A batch of scores that can't be read is named and computed again: nothing of it is known."
-    from evonb.breeding import RunCache
     from evonb.core import DamagedFileError
+    from evonb.populations.breeding import RunCache
 
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from evonb.connectome import Connectome
 from evonb.core import EvonbError
 from evonb.store import open_run, read_dataset, read_json, read_tensors
+from evonb.training.connectome import Connectome
 
 CLOCKS = {"seconds", "tokens_per_s", "wall_time", "created", "updated", "time", "pid", "host", "sha256"}
 LEFT = re.compile(r"\..*\.tmp|\.tmp\w{6}|.*\.partial")
@@ -77,8 +77,8 @@ def same_bits(a, b) -> bool:
 
 def scores(root: Path) -> dict:
     "Key -> score, of all batches of a run."
-    from evonb.breeding import RunCache
-    from evonb.fitness import pack_score
+    from evonb.populations.breeding import RunCache
+    from evonb.tasks.fitness import pack_score
 
     cache = RunCache(root / "run" / "cache")
     keys = {k for p in (root / "run" / "cache").glob("*.safetensors") for k in read_tensors(p)[1]["keys"]}

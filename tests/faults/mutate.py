@@ -251,7 +251,7 @@ def sealed_json(data, r):
 
 def sealed_corpus(data, r):
     "What `corpora.save_prepared` would have written of a changed record."
-    from evonb.corpora import _seal
+    from evonb.text.tokens import _seal
 
     record = json.loads(data)
     record.pop("seal")

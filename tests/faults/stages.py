@@ -4,24 +4,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from evonb.alignment import AlignConfig, align_run
-from evonb.behavior import BehaviorConfig, ToyReaders, toy_reading
-from evonb.breeding import BreedConfig, breed
+from evonb.alignment.encoding import RidgeConfig
+from evonb.alignment.reading import BehaviorConfig
+from evonb.alignment.run import AlignConfig, align_run
+from evonb.alignment.sources.toy_brain import toy_brain
+from evonb.alignment.sources.toy_readers import ToyReaders, toy_reading
+from evonb.connectomes.experiments import develop_run, experiment
+from evonb.connectomes.settings import DevelopmentConfig, EvolutionConfig, ExperimentConfig
 from evonb.core import Seeds
-from evonb.corpora import CorpusConfig
-from evonb.encoding import RidgeConfig
-from evonb.experts import ExpertConfig, ExpertsConfig, ToyConfig, toy_base, train_experts
-from evonb.generations import (
-    DevelopmentConfig,
-    EvolutionConfig,
-    ExperimentConfig,
-    ModelConfig,
-    develop_run,
-    experiment,
-)
-from evonb.passages import split_words
-from evonb.responses import toy_brain
-from evonb.training import LifetimeConfig
+from evonb.populations.breeding import BreedConfig, breed
+from evonb.populations.experts import ExpertConfig, ExpertsConfig, ToyConfig, toy_base, train_experts
+from evonb.text.passages import split_words
+from evonb.text.tokens import CorpusConfig
+from evonb.training.gpt import ModelConfig
+from evonb.training.lifetime import LifetimeConfig
 
 LIFE = LifetimeConfig(steps=20, batch_size=8, context=16, lr=4e-3, warmup=4, eval_every=8, eval_windows=24,
                       checkpoint_every=4)  # fmt: skip
@@ -109,7 +105,7 @@ DATA = {
 
 def passages():
     "Three short stories."
-    from evonb.toy_english import Grammar
+    from evonb.text.toy_english import Grammar
 
     grammar = Grammar(Seeds(5))
     return [split_words(f"story {i}", " ".join(grammar.sentence() for _ in range(40))) for i in range(3)]
@@ -133,4 +129,4 @@ def warm_up():
     import zarr  # noqa: F401
 
     import evonb.cli  # noqa: F401
-    import evonb.connectome  # noqa: F401
+    import evonb.training.connectome  # noqa: F401

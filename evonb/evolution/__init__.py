@@ -1,0 +1,10 @@
+"""The search engine over any genome: operators, methods, and the loop that runs and resumes them."""
+
+from evonb import face
+
+__getattr__, __dir__, __all__ = face(__name__, {
+    ".search": "evolve compare",
+    ".method": "Method MethodConfig register_method METHODS Individual Lineage",
+    ".landscape": "SkillLandscape",
+    ".operators": "ArraySpace",
+})

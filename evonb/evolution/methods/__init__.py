@@ -1,0 +1,1 @@
+"""One method, or one family of them, a file."""

@@ -1,0 +1,12 @@
+"""Populations of LoRA experts: trained, merged, evolved, and looked at once on sealed tests."""
+
+from evonb import face
+
+__getattr__, __dir__, __all__ = face(__name__, {
+    "evonb.training.adapters": "Adapter read_adapter write_adapter",
+    ".merges": "merge MERGES register_merge",
+    ".spaces": "AdapterSpace CoefficientSpace",
+    ".experts": "ExpertsConfig train_experts load_experts",
+    ".ensemble": "ensemble_curves",
+    ".breeding": "BreedConfig breed",
+})

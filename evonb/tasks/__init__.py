@@ -1,0 +1,11 @@
+"""What models are asked, how answers are scored, and where."""
+
+from evonb import face
+
+__getattr__, __dir__, __all__ = face(__name__, {
+    ".tasks": "Task Choice Prompt open_test",
+    ".engine": "Engine",
+    ".backends": "InProcess Pool",
+    ".fitness": "Fitness Cache",
+    ".serving": "serve ServerBackend",
+})

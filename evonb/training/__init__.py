@@ -1,0 +1,10 @@
+"""One lifetime: the GPT, base models, what they are trained with, and training itself."""
+
+from evonb import face
+
+__getattr__, __dir__, __all__ = face(__name__, {
+    ".gpt": "GPT GPTConfig ModelConfig new_gpt load_published",
+    ".base": "Base open_base new_base save_base choose_device BASES",
+    ".lifetime": "Lifetime LifetimeConfig Compute",
+    ".linear": "fast_linear patched",
+})

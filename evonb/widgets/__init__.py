@@ -1,0 +1,12 @@
+"""Explorers of stored runs, and a live monitor."""
+
+from evonb import face
+
+__getattr__, __dir__, __all__ = face(__name__, {
+    ".explorers": "explore explore_pages",
+    ".monitor": "Monitor watch",
+    ".explorer": "Explorer Reply View",
+    ".connectome": "ConnectomeExplorer",
+    ".population": "PopulationExplorer",
+    ".alignment": "AlignmentExplorer",
+})

@@ -1,0 +1,316 @@
+"""Alignment of a run: every arm, seed and layer on human data; what is chosen, kept, resumed and refused."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from evonb.alignment import run as alignment
+from evonb.alignment.features import ReadConfig, read
+from evonb.alignment.reading import BehaviorConfig
+from evonb.alignment.responses import Responses
+from evonb.alignment.run import (
+    AlignConfig,
+    align_run,
+    candidates,
+    choose_layers,
+    command_of,
+    contrast,
+    data_digest,
+    default_place,
+    fresh_base,
+    open_candidate,
+    open_data,
+    verdict,
+)
+from evonb.alignment.sources.toy_brain import toy_brain
+from evonb.alignment.surfaces import read_surface
+from evonb.alignment.volumes import read_volume, roi_table
+from evonb.connectomes.experiments import experiment
+from evonb.connectomes.settings import preset
+from evonb.core import InputError, RunExistsError, Seeds, Stopped, StopRequest
+from evonb.report import write_report
+from evonb.store import open_run, read_dataset, read_json
+from evonb.training.base import open_base
+
+pytestmark = pytest.mark.numerics
+
+
+@pytest.fixture(scope="module")
+def grown(tmp_path_factory):
+    "A small connectome run with two arms of two newborns."
+    tiny = preset("demo")
+    tiny.model.n_layer, tiny.model.n_embd, tiny.corpus.n_bytes, tiny.corpus.vocab_size = 2, 32, 60_000, 300
+    tiny.evolution.n_generations, tiny.evolution.rewind_step = 1, 0
+    tiny.development.arms, tiny.development.n_seeds, tiny.development.lrs = ("connectome", "random"), 2, (0.016,)
+    for life in (tiny.evolution.lifetime, tiny.development.lifetime):
+        life.steps, life.batch_size, life.context = 20, 8, 64
+    path = tmp_path_factory.mktemp("grown") / "run"
+    experiment(path, tiny, show=False, device="cpu")
+    return path
+
+
+@pytest.fixture(scope="module")
+def driven(grown):
+    "A brain that responds to what the first newborn's second layer holds."
+    people = dict(n_subjects=3, n_rois=4, n_sentences=120, ceiling=0.6, trivial=0)
+    heard, _ = toy_brain(Seeds(3), **people)
+    base = open_base(f"{grown}::connectome/0", "cpu")
+    hidden = read(base, heard.passages, ReadConfig(layers=(2,)), show=False).hidden.values[0]
+    return toy_brain(Seeds(3), features=hidden, **people)
+
+
+def config(grown, **changes):
+    return replace(AlignConfig(str(grown), "toy-brain", untrained=1, n_permutations=40, n_bootstrap=200), **changes)
+
+
+def align(path, grown, data=None, **changes):
+    return align_run(path, config(grown, **changes), show=False, device="cpu", data=data, cache=path.parent / "cache")
+
+
+@pytest.fixture(scope="module")
+def aligned(grown, driven, tmp_path_factory):
+    return align(tmp_path_factory.mktemp("aligned") / "run", grown, driven[0])
+
+
+def test_the_model_that_drives_a_brain_explains_it_best_and_beyond_the_nuisances(aligned, driven):
+    ds = read_dataset(aligned.file("brain.zarr.zip"))
+    assert set(ds.model.values) == {"connectome/0", "connectome/1", "random/0", "random/1", "untrained/0"}
+    gain = ds.gain_best.mean("target").to_series()
+    assert gain.idxmax() == "connectome/0" and gain["connectome/0"] > 0.05
+    one = ds.sel(model="connectome/0", layer=2)
+    assert float(one.r.mean()) > float(one.null_high) and (one.q < 0.05).mean() > 0.8
+    assert (one.r < driven[1].ceiling ** 0.5 + 0.1).all()
+    assert np.isfinite(ds.ceiling).all() and (ds.ceiling < 1).all()
+
+
+def test_every_part_is_written_and_says_where_it_comes_from(aligned):
+    summary = read_json(aligned.file("summary.json"))
+    assert summary["kind"] == "alignment" and set(summary["arms"]) == {"connectome", "random", "untrained"}
+    assert summary["arms"]["connectome"]["difference"] is None
+    assert "connectome adds" in summary["statement"] and "random minus connectome" in summary["statement"]
+    volume = read_volume(aligned.file("maps", "connectome-gain.nii.gz"))
+    assert volume.illustrative and volume.provenance["arm"] == "connectome"
+    left = read_surface(aligned.file("maps", "connectome-gain.left.gii"))
+    assert left.illustrative and np.isfinite(left.values).any() and left.provenance["arm"] == "connectome"
+    ds = read_dataset(aligned.file("brain.zarr.zip"))
+    rows = ds.isel(model=ds.arm.values == "connectome").sel(layer=summary["arms"]["connectome"]["layer"])
+    known = roi_table(volume).set_index("roi")["value"]
+    for roi in known.index: assert known[roi] == pytest.approx(float(rows.gain[:, ds.roi.values == roi].mean()), 1e-4)
+    assert not list(aligned.path.glob("layers/*"))
+    page = write_report(aligned.path).read_text(encoding="utf-8")
+    assert "Brain: layer by layer" in page and "illustrative" in page and "Not yet run" not in page
+
+
+class StopAfter(StopRequest):
+    "Asks for a stop at its n-th look."
+    def __init__(self, n): super().__init__(); self.left = n
+    def __bool__(self):
+        self.left -= 1
+        if self.left == 0: self.set("test")
+        return super().__bool__()
+
+
+def test_without_nuisances_the_gain_is_all_of_it(aligned, grown, driven, tmp_path):
+    few = dict(arms=("connectome",), layers=(2,), untrained=0, n_permutations=20)
+    run = align(tmp_path / "run", grown, driven[0], nuisance=("none",), **few)
+    ds, full = (read_dataset(r.file("brain.zarr.zip")) for r in (run, aligned))
+    arm = read_json(run.file("summary.json"))["arms"]["connectome"]
+    assert np.isnan(ds.r_confounds).all() and "r_beyond" not in arm
+    assert float(ds.gain.mean()) > float(full.gain.sel(model="connectome/0", layer=2).mean())
+    assert "Not yet run" not in write_report(run.path).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("n", [2, 5, 9])
+def test_a_stopped_run_goes_on_and_ends_with_the_same_numbers(n, aligned, grown, driven, tmp_path):
+    path = tmp_path / "run"
+    with pytest.raises(Stopped):
+        align_run(path, config(grown), True, False, StopAfter(n), "cpu", driven[0], tmp_path / "c")
+    assert open_run(path).state()["status"] == "stopped" and not (path / "summary.json").exists()
+    again = align(path, grown, driven[0])
+    a, b = (read_dataset(r.file("brain.zarr.zip")) for r in (again, aligned))
+    assert a.identical(b)
+
+
+def test_a_killed_command_goes_on_and_ends_with_the_same_numbers(grown, tmp_path):
+    "SIGKILL after the second layer's scores, SIGTERM after the first model's; then to the end."
+    few = dict(data="toy-brain", untrained=0, n_permutations=20, n_bootstrap=100, arms=("random",))
+    whole = align_run(tmp_path / "whole", replace(config(grown), **few), show=False, device="cpu", cache=tmp_path / "c")
+    path, words = tmp_path / "run", command_of(replace(config(grown), **few))
+
+    def sent(what, pattern, n):
+        p = subprocess.Popen([Path(sys.executable).parent / "evonb", *words[1:], f"--out={path}", "--device=cpu"],
+                             stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                             env=os.environ | dict(EVONB_CACHE=str(tmp_path / "cache")))  # fmt: skip
+        while p.poll() is None and len(list(path.glob(pattern))) < n: time.sleep(0.001)
+        p.send_signal(what)
+        return p.communicate()[1], p.returncode
+
+    assert sent(signal.SIGKILL, "layers/*/*.zarr.zip", 2)[1] == -signal.SIGKILL
+    assert open_run(path).state()["status"] == "interrupted"
+    err, code = sent(signal.SIGTERM, "models/*.zarr.zip", 1)
+    assert code == 130 and "SIGTERM" in err and open_run(path).state()["status"] == "stopped", err
+    again = align_run(path, replace(config(grown), **few), show=False, device="cpu", cache=tmp_path / "c")
+    a, b = (read_dataset(r.file("brain.zarr.zip")) for r in (again, whole))
+    assert a.identical(b) and not list(path.rglob("*.tmp"))
+
+
+def test_newborns_that_came_later_are_scored_too_and_the_others_only_once(grown, tmp_path):
+    source, few = tmp_path / "grown", dict(data="toy-brain", untrained=0, n_permutations=20, layers=(1,))
+    shutil.copytree(grown, source)
+    shutil.move(source / "development" / "random" / "seed-1", tmp_path / "later")
+    settings = replace(config(source), **few)
+    run = align_run(tmp_path / "run", settings, show=False, device="cpu", cache=tmp_path / "cache")
+    before = {p.name: p.stat().st_mtime_ns for p in run.path.glob("models/*")}
+    assert len(before) == 3 and "random/1" not in read_dataset(run.file("brain.zarr.zip")).model
+    shutil.move(tmp_path / "later", source / "development" / "random" / "seed-1")
+    run = align_run(tmp_path / "run", settings, show=False, device="cpu", cache=tmp_path / "cache")
+    after = {p.name: p.stat().st_mtime_ns for p in run.path.glob("models/*")}
+    assert len(after) == 4 and before.items() <= after.items()
+    assert "random/1" in read_dataset(run.file("brain.zarr.zip")).model
+    assert read_json(run.file("summary.json"))["arms"]["random"]["n_seeds"] == 2
+
+
+def test_reading_times_of_every_arm(grown, tmp_path):
+    behavior = BehaviorConfig(frequency=("toy-english",), n_bootstrap=200)
+    settings = config(grown, data="toy-reading", behavior=behavior)
+    run = align_run(tmp_path / "run", settings, show=False, device="cpu", cache=tmp_path / "cache")
+    ds, summary = read_dataset(run.file("reading.zarr.zip")), read_json(run.file("summary.json"))
+    assert ds.surprisal.shape == (5, ds.sizes["word"]) and set(ds.arm.values) == {"connectome", "random", "untrained"}
+    words = np.isfinite(ds.time.values)
+    by_hand = [stats.pearsonr(s[words & ds.used.values], ds.time.values[words & ds.used.values])[0]
+               for s in ds.surprisal.values]
+    np.testing.assert_allclose(ds.pearson_pooled.values, by_hand, atol=1e-10)
+    assert summary["modality"] == "reading" and summary["arms"]["random"]["difference"]["p"] is not None
+    assert "Reading times" in write_report(run.path).read_text(encoding="utf-8")
+
+
+def test_layers_are_chosen_on_other_folds():
+    scores = np.array([[1.0, 0, 0, 0], [0.4, 0.3, 0.3, 0.3]])  # the first is best in its own fold only
+    assert choose_layers(scores).tolist() == [1, 0, 0, 0]
+    noise = Seeds(0).numpy().normal(size=(200, 40, 5))
+    honest = [n[choose_layers(n), range(5)].mean() for n in noise]
+    assert abs(np.mean(honest)) < 3 * np.std(honest) / 200**0.5 + 0.02 and noise.mean(2).max(1).mean() > 0.8
+    assert choose_layers([[0.1, 0.1], [np.nan, np.nan]]).tolist() == [0, 0]
+    with pytest.raises(InputError, match="at least two"): choose_layers([[1.0]])
+    with pytest.raises(InputError, match="No layer has a finite score"): choose_layers(np.full((2, 3), np.nan))
+
+
+def test_contrast_is_of_both_tests_the_more_careful():
+    rng = Seeds(0).numpy()
+    a, b = rng.normal(0.3, 1, (4, 30)), rng.normal(0, 1, (3, 30))
+    found = contrast(a, b, rng)
+    assert found["mean"] == pytest.approx(a.mean() - b.mean())
+    assert found["p_models"] == pytest.approx(stats.ttest_ind(a.mean(1), b.mean(1), equal_var=False).pvalue)
+    assert found["p_items"] == pytest.approx(stats.ttest_rel(a.mean(0), b.mean(0)).pvalue)
+    assert found["p"] == max(found["p_models"], found["p_items"])
+    assert contrast(a[:1], b[:1, :], rng)["p_models"] is None
+    assert verdict(dict(mean=1, low=0.5, high=2, p=0.2)) == "not clearly different from zero"
+
+
+def test_contrast_covers_what_is_not_there():
+    rng, covered = Seeds(1).numpy(), 0
+    for _ in range(200):
+        people = rng.normal(0, 1, (1, 27))
+        c = contrast(people + rng.normal(0, 1, (5, 27)), people + rng.normal(0, 1, (5, 27)), rng, 300)
+        covered += c["low"] <= 0 <= c["high"]
+    assert covered >= 180
+
+
+def test_untrained_models_depend_on_their_seed_alone(grown):
+    made = candidates(config(grown, untrained=2))[-2:]
+    a, b = (open_candidate(c, 0, "cpu").digest for c in made)
+    assert a != b and open_candidate(made[0], 0, "cpu").digest == a != open_candidate(made[0], 1, "cpu").digest
+    base = open_base(f"{grown}::random/1", "cpu")
+    assert fresh_base(base, Seeds(5)).digest != base.digest
+
+
+def test_where_it_goes(grown):
+    assert default_place(str(grown), "alice") == grown / "alignment" / "alice"
+    assert default_place("smollm2-135m-instruct", "x/my times.csv").as_posix() == (
+        "runs/align-smollm2-135m-instruct-my-times")
+
+
+def test_other_data_or_settings_are_refused(aligned, grown, driven, tmp_path):
+    with pytest.raises(RunExistsError, match="n_permutations: 40 there, 60 asked"):
+        align(aligned.path, grown, driven[0], n_permutations=60)
+    other = replace(driven[0], data=driven[0].data + 1)
+    with pytest.raises(InputError, match="began with other data"): align(aligned.path, grown, other)
+    assert data_digest(other) != data_digest(driven[0])
+
+
+@pytest.mark.parametrize("changes, message", [
+    (dict(source=""), "source is empty"),
+    (dict(data=""), "data is empty"),
+    (dict(data="nothing"), "is no data set and no file"),
+    (dict(arms=("dense",)), "must be one of: connectome, random"),
+    (dict(layers=(9,)), "9"),
+    (dict(nuisance=("weather",)), "weather"),
+    (dict(how="median"), "average, sum, lanczos"),
+    (dict(delays=()), "delays are"),
+    (dict(n_permutations=3), "at least 20"),
+    (dict(source="no/such/run"), "is no base model"),
+])
+def test_bad_settings(changes, message, grown, tmp_path):
+    with pytest.raises((InputError, FileNotFoundError), match=message):
+        align_run(tmp_path / "run", config(grown, **changes), show=False, device="cpu", cache=tmp_path / "cache")
+    assert not (tmp_path / "run" / "summary.json").exists()
+
+
+def test_a_path_is_opened_by_what_it_says(tmp_path):
+    rows = ["word,time,order,story", *(f"w{i},{300 + 7 * (i % 5)},{i},{1 + i // 30}" for i in range(60))]
+    (tmp_path / "times.csv").write_text("\n".join(rows))
+    reading = open_data(str(tmp_path / "times.csv"))
+    assert len(reading.passages) == 2 and reading.time[0] == 300
+    (tmp_path / "images.json").write_text(json.dumps(dict(images=["a.nii.gz"])))
+    with pytest.raises(InputError, match="must be like"): open_data(str(tmp_path / "images.json"))
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(InputError, match="isn't of a kind"): open_data(str(tmp_path / "notes.txt"))
+
+
+def test_images_are_named_by_their_paths_and_regions_by_their_names(tmp_path):
+    import nibabel as nib
+    rng, affine, path = Seeds(0).numpy(), np.diag([2., 2, 2, 1]), tmp_path / "images.json"
+    run = nib.Nifti1Image(rng.random((3, 4, 2, 5), np.float32), affine)
+    run.header.set_xyzt_units("mm", "sec")
+    run.header["pixdim"][4] = 2
+    nib.save(run, tmp_path / "run.nii")
+    labels = np.ones((3, 4, 2), np.int16)
+    labels[1:] = 2
+    nib.save(nib.Nifti1Image(labels, affine), tmp_path / "atlas.nii")
+    (tmp_path / "events.tsv").write_text("onset\tword\n" + "".join(f"{i / 2}\tw{i}\n" for i in range(12)))
+    given = dict(images=["run.nii"], events=["events.tsv"], atlas="atlas.nii", labels={"1": "left", "2": "right"})
+    path.write_text(json.dumps(given))
+    assert open_data(str(path)).targets["roi"].tolist() == ["left", "right"] # not paths
+    path.write_text(json.dumps(given | dict(images=dict(left="run.nii", right="atlas.nii")))) # as hemispheres
+    assert alignment.image_arguments(path)["images"] == dict(left=tmp_path / "run.nii", right=tmp_path / "atlas.nii")
+    for changes, message in ((dict(events=["none.tsv"]), "none.tsv, as named by events in .*images.json"),
+                             (dict(mask="x" * 999), "no file .*x, as named by mask"),
+                             (dict(events=[["events.tsv"]]), "an item of events in .* must be a string"),
+                             (dict(images=dict(left=7, right="run.nii")), "images in .* is 7, but must be a string"),
+                             (dict(confound_columns=[{}]), "an item of confound_columns .* must be a string"),
+                             (dict(mask=7), "mask in .* must be a string or null"), (dict(masks="a"), "a key of")):
+        path.write_text(json.dumps(given | changes))
+        with pytest.raises((InputError, FileNotFoundError), match=message): open_data(str(path))
+
+
+def test_one_model_beside_untrained_ones(grown, tmp_path):
+    found = candidates(config(grown, source="toy", untrained=2))
+    assert [c.name for c in found] == ["toy/0", "untrained/0", "untrained/1"] and not found[0].fresh
+    with pytest.raises(InputError, match="single model"): candidates(config(grown, source="toy", arms=("connectome",)))
+
+
+def test_toy_data_need_nothing(monkeypatch):
+    monkeypatch.delenv("EVONB_DATA", raising=False)
+    assert isinstance(open_data("toy-brain"), Responses) and open_data("toy-reading").readers is not None
+    assert data_digest(open_data("toy-brain", Seeds(1))) != data_digest(open_data("toy-brain", Seeds(2)))
+    assert set(alignment.data_forms) >= {"natural-stories", "alice", "tuckute2024"}

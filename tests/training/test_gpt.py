@@ -1,0 +1,764 @@
+"""The GPT against a plain reference, transformers' contracts, and checkpoints in the published layout."""
+
+import json
+import math
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, DynamicCache
+
+from evonb.core import DamagedFileError, InputError, Seeds
+from evonb.training import linear as gpt
+from evonb.training.gpt import (
+    GPT,
+    GPTConfig,
+    GPTModel,
+    head_loss,
+    load_published,
+    n_parameters,
+    nats_to_bits_per_byte,
+    new_gpt,
+    rotary_frequencies,
+)
+from evonb.training.linear import multiply
+
+pytestmark = pytest.mark.numerics
+
+BY_ONEDNN = gpt.fast_products() == "onednn"
+CONFIG = dict(vocab_size=97, n_layer=3, n_head=2, n_embd=24, block_size=32)
+
+
+def draw(*shape, high=97, seed=0):
+    return torch.randint(high, shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def model():
+    return new_gpt(GPTConfig(**CONFIG), Seeds(0).child("init")).eval()
+
+
+@pytest.fixture
+def sharp():
+    "A model with weights ten times as large, so that attention and GELU are far from linear."
+    return new_gpt(GPTConfig(**CONFIG, initializer_range=0.3), Seeds(1).child("init")).eval()
+
+
+# ---- an independent reference: explicit softmax, explicit rotation, one position and head at a time
+
+
+def reference_rotate(x, base=10000.0):  # (n_context, head_size)
+    half = x.shape[1] // 2
+    rows = []
+    for m in range(len(x)):
+        theta = torch.tensor([m / base ** (2 * i / x.shape[1]) for i in range(half)], dtype=x.dtype)
+        a, b = x[m, :half], x[m, half:]
+        rows.append(torch.cat([a * theta.cos() + b * theta.sin(), -a * theta.sin() + b * theta.cos()]))
+    return torch.stack(rows)
+
+
+def reference_norm(x):
+    x32 = x.float()
+    return x32 * (1 / (x32.pow(2).mean(-1, keepdim=True) + 1e-6).sqrt())
+
+
+def reference_attention(x, qkv, n_head):  # (n_context, n_embd)
+    t, c = x.shape
+    d, heads = c // n_head, []
+    q, k, v = x @ qkv[:c].T, x @ qkv[c : 2 * c].T, x @ qkv[2 * c :].T
+    for h in range(n_head):
+        s = slice(h * d, (h + 1) * d)
+        scores = reference_rotate(q[:, s]) @ reference_rotate(k[:, s]).T / math.sqrt(d)
+        weights = scores.masked_fill(torch.ones(t, t).triu(1).bool(), -math.inf).exp()
+        heads.append(weights / weights.sum(1, keepdim=True) @ v[:, s])
+    return torch.cat(heads, 1)
+
+
+def reference_logits(w, ids, n_layer, n_head):  # w: names to weights; ids (n_context,)
+    x = w["transformer.wte.weight"][ids]
+    for i in range(n_layer):
+        p = f"transformer.h.{i}."
+        y = reference_attention(reference_norm(x), w[p + "attn.c_attn.weight"], n_head)
+        x = x + y @ w[p + "attn.c_proj.weight"].T / math.sqrt(2 * n_layer)
+        y = reference_norm(x) @ w[p + "mlp.c_fc.weight"].T
+        y = y * 0.5 * (1 + torch.erf(y / math.sqrt(2)))
+        x = x + y @ w[p + "mlp.c_proj.weight"].T
+    return reference_norm(x) @ w["lm_head.weight"].T
+
+
+def weights_of(model):
+    return {n: p.detach().clone().requires_grad_() for n, p in model.named_parameters()}
+
+
+def test_logits_agree_with_the_reference(sharp):
+    ids = draw(3, 32)
+    w = weights_of(sharp)
+    expected = torch.stack([reference_logits(w, row, 3, 2) for row in ids])
+    torch.testing.assert_close(sharp(ids).logits, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("way", ["loss", "labels"])
+def test_gradients_agree_with_the_reference(sharp, way):
+    ids = draw(2, 20)
+    w = weights_of(sharp)
+    logits = torch.stack([reference_logits(w, row, 3, 2) for row in ids])
+    picked = logits[:, :-1].log_softmax(-1).gather(2, ids[:, 1:, None])
+    expected = torch.autograd.grad(-picked.mean(), list(w.values()))
+    nats = sharp.loss(ids[:, :-1], ids[:, 1:]) if way == "loss" else sharp(ids, labels=ids).loss
+    got = torch.autograd.grad(nats, list(sharp.parameters()))
+    torch.testing.assert_close(nats.detach(), -picked.mean().detach(), atol=1e-5, rtol=1e-5)
+    for name, a, b in zip(w, got, expected):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def test_the_sign_of_the_rotation_matters(sharp, monkeypatch):
+    ids = draw(1, 16)
+    before = sharp(ids).logits
+    monkeypatch.setattr("evonb.training.gpt.rotary_frequencies", lambda d, base: -rotary_frequencies(d, base))
+    assert (sharp(ids).logits - before).abs().max() > 1e-2
+
+
+# ---- the training loss
+
+
+def test_loss_in_chunks_agrees_with_the_plain_way(sharp):
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(2100, 24, generator=g, requires_grad=True)
+    w = torch.randn(97, 24, generator=g, requires_grad=True)
+    t = draw(2100)
+    t[7:600] = -100
+    nats = head_loss(x, w, t)
+    expected = F.cross_entropy(x @ w.T, t)
+    torch.testing.assert_close(nats, expected)
+    for a, b in zip(torch.autograd.grad(nats, (x, w)), torch.autograd.grad(expected, (x, w))):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
+
+
+def exact_norm(x):
+    return x * (x.square().mean(-1, keepdim=True) + 1e-6).rsqrt()
+
+
+def double_gradients(f, *given):
+    "Of the sum of f's squares, in float64."
+    exact = [t.detach().double().requires_grad_() for t in given]
+    y = f(*exact)
+    return y, torch.autograd.grad(y.square().sum(), exact)
+
+
+@pytest.mark.skipif(not BY_ONEDNN, reason="needs a CPU with AVX-512, and EVONB_PRODUCTS=onednn")
+@pytest.mark.parametrize("before", [None, "norm", "gelu"])
+@pytest.mark.parametrize("n_in, n_out", [(24, 72), (96, 24)])
+def test_products_by_onednn_are_those_of_float64(before, n_in, n_out):
+    g = torch.Generator().manual_seed(1)
+    x, layer = torch.randn(4, 80, n_in, generator=g).requires_grad_(), torch.nn.Linear(n_in, n_out, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(torch.randn(n_out, n_in, generator=g) / 5)
+    y = multiply(layer, x, before)
+    assert type(y.grad_fn).__name__ == "ProductBackward"
+    prepare = {None: lambda t: t, "norm": exact_norm, "gelu": F.gelu}[before]
+    exact, grads = double_gradients(lambda a, w: prepare(a) @ w.T, x, layer.weight)
+    torch.testing.assert_close(y.double(), exact, atol=1e-5, rtol=1e-5)
+    for mine, theirs in zip(torch.autograd.grad(y.square().sum(), (x, layer.weight)), grads):
+        assert (mine - theirs).norm() <= 1e-5 * theirs.norm()
+
+
+def test_a_layer_that_is_replaced_hooked_or_switched_off_is_called_as_it_is():
+    x, layer = torch.randn(300, 24, generator=torch.Generator().manual_seed(2)), torch.nn.Linear(24, 24, bias=False)
+    by_onednn = lambda m, x=x: type(multiply(m, x).grad_fn).__name__ == "ProductBackward"
+    assert by_onednn(layer) is BY_ONEDNN
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert not by_onednn(layer)
+    seen = []
+    handle = layer.register_forward_hook(lambda m, given, out: seen.append(out))
+    assert not by_onednn(layer) and len(seen) == 1
+    handle.remove()
+    assert not by_onednn(torch.nn.Sequential(layer)) and not by_onednn(layer, x[:200]) # too few to pay
+    with torch.no_grad():
+        assert torch.equal(multiply(layer, x), layer(x))
+
+
+@pytest.fixture
+def choosing(tmp_path, monkeypatch):
+    "Nothing is chosen yet, on a machine that could take either; counts the measurements, whose result it gives."
+    measured, speeds = [], dict(torch=100.0, onednn=200.0)
+    monkeypatch.delenv("EVONB_PRODUCTS", raising=False)
+    monkeypatch.setenv("EVONB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(gpt, "_has_onednn", lambda: True)
+    monkeypatch.setattr(gpt, "product_speeds", lambda: measured.append(1) or {64: speeds, 128: dict(torch=1, onednn=2)})
+    gpt.fast_products.cache_clear()
+    yield measured, speeds
+    gpt.fast_products.cache_clear()
+
+
+def asked_anew():
+    gpt.fast_products.cache_clear()
+    return gpt.fast_products()
+
+
+@pytest.mark.parametrize("speed, faster", [(200, "onednn"), (120, "onednn"), (119, "torch"), (60, "torch")])
+def test_what_multiplies_is_measured_once_and_kept(choosing, speed, faster):
+    measured, speeds = choosing
+    speeds["onednn"] = speed
+    assert gpt.fast_products() == faster and measured == [1]
+    speeds["onednn"] = 320 - speed  # as a busy machine might see it
+    assert gpt.fast_products() == asked_anew() == faster and measured == [1]
+
+
+def test_another_processor_or_torch_chooses_for_itself(choosing, monkeypatch):
+    measured, speeds = choosing
+    assert gpt.fast_products() == "onednn"
+    monkeypatch.setattr(gpt, "_kind_of_cpu", lambda: "another")
+    speeds["onednn"] = 80
+    assert asked_anew() == "torch" and measured == [1, 1]
+
+
+def test_the_environment_overrules_the_measurement(choosing, monkeypatch, tmp_path):
+    for said in ("torch", "onednn"):
+        monkeypatch.setenv("EVONB_PRODUCTS", said)
+        assert asked_anew() == said
+    assert choosing[0] == [] and not (tmp_path / "cache").exists()
+    monkeypatch.setenv("EVONB_PRODUCTS", "mkl")
+    with pytest.raises(InputError, match="EVONB_PRODUCTS.*onednn, torch"):
+        asked_anew()
+    monkeypatch.setattr(gpt, "_has_onednn", lambda: False)
+    assert asked_anew() == "torch"
+
+
+def test_a_choice_that_cannot_be_kept_is_told_of(choosing, tmp_path):
+    (tmp_path / "cache").write_text("a file")
+    with pytest.warns(UserWarning, match="measured again in each process"):
+        assert gpt.fast_products() == "onednn"
+
+
+def test_products_are_timed_on_one_core_and_the_threads_given_back():
+    if not gpt._has_onednn():
+        pytest.skip("needs a CPU with AVX-512")
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        speeds = gpt.product_speeds((8, 16), 32, seconds=0)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert list(speeds) == [8, 16] and all(min(s.values()) > 0 for s in speeds.values())
+
+
+def test_a_model_learns_the_same_with_and_without_onednn(sharp):
+    ids, found = draw(40, 33), []
+    ids[3:5, 7:] = 0
+    for enabled in (True, False):
+        with torch.backends.mkldnn.flags(enabled=enabled):
+            nats = sharp.loss(ids[:, :-1], ids[:, 1:])
+            found.append((nats, torch.autograd.grad(nats, list(sharp.parameters()))))
+    torch.testing.assert_close(*(nats for nats, _ in found))
+    for mine, theirs in zip(*(grads for _, grads in found)):
+        assert (mine - theirs).norm() <= 1e-5 * theirs.norm()
+
+
+def test_what_is_compiled_is_traced_whole_and_the_same(sharp):
+    ids = draw(10, 33)
+    nats = torch.compile(sharp.loss, backend="aot_eager", fullgraph=True)(ids[:, :-1], ids[:, 1:])
+    expected = sharp.loss(ids[:, :-1], ids[:, 1:])
+    torch.testing.assert_close(nats, expected)
+    grads = [torch.autograd.grad(n, list(sharp.parameters())) for n in (nats, expected)]
+    torch.testing.assert_close(*grads, atol=1e-5, rtol=1e-3)
+
+
+def test_the_gradient_of_the_head_is_taken_once():
+    g = torch.Generator().manual_seed(3)
+    x, w = (torch.randn(n, 8, generator=g).requires_grad_() for n in (300, 11))
+    nats = head_loss(x, w, torch.zeros(300, dtype=torch.long))
+    nats.backward(retain_graph=True)
+    if BY_ONEDNN:
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            nats.backward()
+
+
+def test_a_head_of_extreme_logits_has_a_finite_loss():
+    x, w = torch.full((300, 4), 40.0, requires_grad=True), torch.zeros(5, 4)
+    w[0] = 1.0
+    nats = head_loss(x, w, torch.ones(300, dtype=torch.long))
+    assert nats.item() == pytest.approx(160)
+
+
+@pytest.mark.parametrize("n_batch", [2, 40])  # a batch below and one above the size from which chunks are used
+def test_loss_per_token_mean_and_labels_agree(sharp, n_batch):
+    ids = draw(n_batch, 32)
+    x, targets = ids[:, :-1], ids[:, 1:].clone()
+    per_token = sharp.loss(x, targets, reduction="none")
+    assert per_token.shape == x.shape
+    torch.testing.assert_close(per_token.mean(), sharp.loss(x, targets))
+    torch.testing.assert_close(per_token.mean(), sharp(ids, labels=ids).loss)
+    targets[:, :5] = -100
+    masked = sharp.loss(x, targets, reduction="none")
+    assert masked[:, :5].eq(0).all() and torch.equal(masked[:, 5:], per_token[:, 5:])
+    torch.testing.assert_close(sharp.loss(x, targets), per_token[:, 5:].mean())
+
+
+def test_loss_at_birth_is_that_of_guessing():
+    fresh = new_gpt(GPTConfig(vocab_size=1000, n_layer=2, n_head=2, n_embd=64, block_size=64), Seeds(3))
+    ids = draw(20, 65, high=1000)
+    assert abs(fresh.loss(ids[:, :-1], ids[:, 1:]).item() - math.log(1000)) < 0.05
+
+
+def test_loss_under_autocast_is_float32_and_close(sharp):
+    ids = draw(40, 32)
+    exact = sharp.loss(ids[:, :-1], ids[:, 1:])
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = sharp.loss(ids[:, :-1], ids[:, 1:])
+        per_token = sharp.loss(ids[:, :-1], ids[:, 1:], reduction="none")
+    assert rough.dtype == per_token.dtype == torch.float32 and rough.item() != exact.item()
+    torch.testing.assert_close(rough, exact, atol=0.05, rtol=0)
+    rough.backward()
+    assert all(p.grad.isfinite().all() and p.grad.dtype == torch.float32 for p in sharp.parameters())
+
+
+def test_a_few_steps_learn_a_known_rule(model):
+    "The next token is the present one plus one: a model can reach almost zero loss."
+    start = draw(64, 1)
+    ids = (start + torch.arange(17)) % 97
+    optimizer = torch.optim.AdamW(model.train().parameters(), lr=1e-2, weight_decay=0)
+    for _ in range(150):
+        nats = model.loss(ids[:, :-1], ids[:, 1:])
+        optimizer.zero_grad()
+        nats.backward()
+        optimizer.step()
+    assert nats.item() < 0.1
+    assert model.eval().generate(torch.tensor([[5, 6, 7]]), max_new_tokens=5, do_sample=False).tolist() == [
+        [5, 6, 7, 8, 9, 10, 11, 12]
+    ]
+
+
+def test_gradient_checkpointing_changes_no_gradient(sharp):
+    ids = draw(4, 32)
+    expected = torch.autograd.grad(sharp.train().loss(ids[:, :-1], ids[:, 1:]), list(sharp.parameters()))
+    calls = []
+    sharp.transformer.h[1].mlp.c_fc.register_forward_hook(lambda *a: calls.append(1))
+    sharp.activation_checkpointing_enable()
+    got = torch.autograd.grad(sharp.loss(ids[:, :-1], ids[:, 1:]), list(sharp.parameters()))
+    assert len(calls) == 2  # once forward, once more for the gradient
+    for a, b in zip(got, expected):
+        torch.testing.assert_close(a, b)
+
+
+# ---- what transformers expects
+
+
+def test_a_later_token_changes_nothing_before_it(sharp):
+    ids = draw(2, 32)
+    changed = ids.clone()
+    changed[:, 20] = (changed[:, 20] + 1) % 97
+    a, b = sharp(ids).logits, sharp(changed).logits
+    torch.testing.assert_close(a[:, :20], b[:, :20], atol=1e-6, rtol=0)
+    assert (a[:, 20:] - b[:, 20:]).abs().amax((0, 2)).min() > 1e-3
+
+
+def test_generate_with_and_without_cache_agree(sharp):
+    prompt = draw(3, 6)
+    how = dict(max_new_tokens=15, do_sample=False, pad_token_id=0)
+    cached = sharp.generate(prompt, use_cache=True, **how)
+    assert torch.equal(cached, sharp.generate(prompt, use_cache=False, **how))
+    assert torch.equal(cached, sharp.generate(prompt, cache_implementation="static", disable_compile=True, **how))
+    by_hand = prompt
+    for _ in range(15):
+        by_hand = torch.cat([by_hand, sharp(by_hand).logits[:, -1:].argmax(-1)], 1)
+    assert torch.equal(cached, by_hand) and len(set(cached[0, 6:].tolist())) > 3
+
+
+def test_a_cache_extended_by_several_tokens(sharp):
+    ids = draw(2, 20)
+    cache = DynamicCache(config=sharp.config)
+    parts = [sharp(part, past_key_values=cache).logits for part in ids.split([8, 1, 11], dim=1)]
+    torch.testing.assert_close(torch.cat(parts, 1), sharp(ids).logits, atol=1e-5, rtol=1e-5)
+    assert cache.get_seq_length() == 20
+
+
+def test_cached_generation_may_go_beyond_the_block_size(sharp):
+    how = dict(max_new_tokens=8, do_sample=False, pad_token_id=0)
+    assert sharp.generate(draw(1, 30), **how).shape == (1, 38)
+    with pytest.raises(InputError, match="33 tokens.*block_size is 32"):
+        sharp.generate(draw(1, 30), use_cache=False, **how)
+
+
+def test_left_padding_equals_no_padding(sharp):
+    rows = [draw(1, n, seed=n) for n in (4, 9)]
+    ids = torch.cat([F.pad(r, (9 - r.shape[1], 0)) for r in rows])
+    mask = torch.stack([torch.arange(9) >= 9 - r.shape[1] for r in rows]).long()
+    logits = sharp(ids, attention_mask=mask).logits
+    assert logits.isfinite().all()
+    for row, got in zip(rows, logits):
+        torch.testing.assert_close(got[-row.shape[1] :], sharp(row).logits[0], atol=1e-5, rtol=1e-5)
+    how = dict(max_new_tokens=10, do_sample=False, pad_token_id=0)
+    both = sharp.generate(ids, attention_mask=mask, **how)
+    for row, got in zip(rows, both):
+        assert torch.equal(got[9:], sharp.generate(row, attention_mask=torch.ones_like(row), **how)[0, row.shape[1] :])
+
+
+def test_hidden_states_embeddings_first_normed_last(sharp):
+    ids = draw(2, 10)
+    out = sharp(ids, output_hidden_states=True)
+    states = out.hidden_states
+    assert len(states) == 4 and {s.shape for s in states} == {(2, 10, 24)}
+    torch.testing.assert_close(states[0], sharp.transformer.wte(ids))
+    rotary = sharp.transformer.rotary(10, ids.device)
+    torch.testing.assert_close(states[1], sharp.transformer.h[0](states[0], rotary))
+    torch.testing.assert_close(states[-1] @ sharp.lm_head.weight.T, out.logits)
+    torch.testing.assert_close(states[-1].square().mean(-1), torch.ones(2, 10), atol=1e-4, rtol=0)
+    assert sharp(ids).hidden_states is None
+
+
+def test_embeddings_logits_to_keep_and_tuples(sharp):
+    ids = draw(2, 10)
+    logits = sharp(ids).logits
+    torch.testing.assert_close(sharp(inputs_embeds=sharp.transformer.wte(ids)).logits, logits)
+    torch.testing.assert_close(sharp(ids, logits_to_keep=1).logits, logits[:, -1:])
+    torch.testing.assert_close(sharp(ids, position_ids=torch.arange(10)[None] + 50).logits, logits, atol=1e-4, rtol=0)
+    loss, first = sharp(ids, labels=ids, return_dict=False, use_cache=False)
+    assert torch.equal(first, logits) and loss.ndim == 0
+
+
+def test_save_load_and_the_auto_classes(sharp, tmp_path):
+    ids = draw(2, 10)
+    sharp.save_pretrained(tmp_path)
+    assert (tmp_path / "model.safetensors").exists()
+    assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "evonb-gpt"
+    assert AutoConfig.from_pretrained(tmp_path).to_dict() == GPT.from_pretrained(tmp_path).config.to_dict()
+    for again in (GPT.from_pretrained(tmp_path), AutoModelForCausalLM.from_pretrained(tmp_path)):
+        assert type(again) is GPT and torch.equal(again(ids).logits, sharp(ids).logits)
+        assert torch.equal(again.loss(ids, ids), sharp.loss(ids, ids))
+    trunk = AutoModel.from_pretrained(tmp_path)
+    assert type(trunk) is GPTModel
+    assert torch.equal(trunk(ids).last_hidden_state, sharp.transformer(ids).last_hidden_state)
+    assert torch.equal(load_published(tmp_path)(ids).logits, sharp(ids).logits)
+
+
+def test_bfloat16_weights_run(sharp):
+    ids = draw(2, 10)
+    exact = sharp(ids).logits
+    rough = sharp.to(torch.bfloat16)(ids).logits
+    assert rough.dtype == torch.bfloat16
+    assert (rough - exact).square().mean().sqrt() < 0.05 * exact.std()
+
+
+# ---- sizes, names and seeds
+
+
+def test_the_published_sizes_and_names_on_the_meta_device():
+    with torch.device("meta"):
+        big = GPT(GPTConfig())
+    shapes = {n: tuple(p.shape) for n, p in big.state_dict().items()}
+    expected = {"transformer.wte.weight": (50304, 768), "lm_head.weight": (50304, 768)}
+    for i in range(12):
+        p = f"transformer.h.{i}."
+        expected |= {p + "attn.c_attn.weight": (2304, 768), p + "attn.c_proj.weight": (768, 768)}
+        expected |= {p + "mlp.c_fc.weight": (3072, 768), p + "mlp.c_proj.weight": (768, 3072)}
+    assert shapes == expected and not list(big.buffers())
+    assert n_parameters(big) == n_parameters(GPTConfig()) == sum(map(math.prod, expected.values())) == 162_201_600
+
+
+def test_weights_depend_on_the_seed_alone():
+    config = GPTConfig(**CONFIG)
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    a = new_gpt(config, Seeds(7).child("init"))
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    b, other = new_gpt(config, Seeds(7).child("init")), new_gpt(config, Seeds(8).child("init"))
+    for (name, p), q, r in zip(a.named_parameters(), b.parameters(), other.parameters()):
+        assert torch.equal(p, q), name
+        assert not torch.equal(p, r), name
+        assert p.requires_grad and not p.is_meta
+    ids = draw(2, 33)
+    assert torch.equal(a.loss(ids[:, :-1], ids[:, 1:]), b.loss(ids[:, :-1], ids[:, 1:]))
+    assert a.init_weights_(Seeds(8).child("init").torch()) is a
+    assert all(torch.equal(p, r) for p, r in zip(a.parameters(), other.parameters()))
+
+
+@pytest.mark.parametrize("make", [GPT, lambda c: new_gpt(c, Seeds(0))], ids=["constructor", "new_gpt"])
+def test_the_spread_of_fresh_weights(make):
+    torch.manual_seed(0)
+    for name, p in make(GPTConfig(vocab_size=400, n_layer=8, n_head=4, n_embd=64)).named_parameters():
+        std = 0.02 / math.sqrt(16) if name.endswith("c_proj.weight") else 0.02
+        n = p.numel()
+        assert abs(p.std().item() / std - 1) < 5 / math.sqrt(2 * n), name  # five standard errors
+        assert abs(p.mean().item()) < 5 * std / math.sqrt(n), name
+
+
+def test_bits_per_byte_by_hand():
+    assert nats_to_bits_per_byte(2 * math.log(2), n_tokens=30, n_bytes=120) == pytest.approx(0.5)
+    for n_tokens, n_bytes in ((0, 5), (5, 0), (5, 2.5)):
+        with pytest.raises(InputError, match="whole number of at least 1"):
+            nats_to_bits_per_byte(1.0, n_tokens, n_bytes)
+
+
+# ---- bad input
+
+
+@pytest.mark.parametrize(
+    "bad, message",
+    [
+        (dict(n_embd=50, n_head=4), "4 heads can't share equally.*multiple of n_head such as 48"),
+        (dict(n_embd=12, n_head=4), "even head size"),
+        (dict(n_layer=0), "n_layer is 0.*at least 1"),
+        (dict(n_head=None), "n_head is None"),
+        (dict(vocab_size="many"), "vocab_size is 'many'"),
+        (dict(hidden_size=770), "n_embd is 770"),
+        (dict(rope_base=-1.0), "rope_base is -1.0.*positive"),
+        (dict(initializer_range=math.nan), "initializer_range is nan"),
+        (dict(dropout=0.1), "dropout is 0.1.*Leave dropout out"),
+        (dict(bias=True), "bias is True"),
+        (dict(pos_init="sin"), "pos_init is 'sin'"),
+        (dict(tie_word_embeddings=True), "untied"),
+    ],
+)
+def test_a_bad_configuration_is_refused(bad, message):
+    with pytest.raises(InputError, match=message):
+        GPTConfig(**bad)
+
+
+def test_bad_tokens_are_refused(model):
+    for call in (lambda i: model(i), lambda i: model.loss(i, i), lambda i: model.transformer(i)):
+        with pytest.raises(InputError, match="hold 97.*ids 0 to 96"):
+            call(torch.tensor([[3, 97]]))
+        with pytest.raises(InputError, match="hold -1"):
+            call(torch.tensor([[3, -1]]))
+        with pytest.raises(InputError, match="33 tokens.*block_size is 32"):
+            call(torch.zeros(1, 33, dtype=torch.long))
+        with pytest.raises(InputError, match="Add a batch axis"):
+            call(torch.zeros(5, dtype=torch.long))
+    with pytest.raises(InputError, match="33 tokens"):
+        model(inputs_embeds=torch.zeros(1, 33, 24))
+    with pytest.raises(InputError, match="either input_ids or inputs_embeds"):
+        model()
+    with pytest.raises(InputError, match="output_attentions"):
+        model(draw(1, 4), output_attentions=True)
+
+
+def test_a_bad_call_of_the_loss_is_refused(model):
+    with pytest.raises(InputError, match=r"\(2, 9\).*\(2, 8\).*alike"):
+        model.loss(draw(2, 9), draw(2, 8))
+    with pytest.raises(InputError, match="reduction is 'sum'.*mean, none"):
+        model.loss(draw(2, 9), draw(2, 9), reduction="sum")
+
+
+# ---- published checkpoints
+
+PUBLISHED = {
+    "model_type": "GenerationalPruning.GPT",
+    "auto_map": {"AutoConfig": "modeling.GPTConfig", "AutoModelForCausalLM": "modeling.GPT"},
+    "architectures": ["GPT"],
+    "vocab_size": 61,
+    "n_embd": 24,
+    "n_layer": 12,
+    "n_head": 2,
+    "block_size": 1024,
+    "dropout": 0.0,
+    "bias": False,
+    "pos_init": None,
+}
+
+
+def published_state(n_embd=24, n_layer=12, vocab_size=61, head_size=12):
+    "Tensors in the published naming, made without our model."
+    g = torch.Generator().manual_seed(0)
+    r = lambda *shape: torch.randn(*shape, generator=g) * 0.2
+    state = {"transformer.wte.weight": r(vocab_size, n_embd)}
+    for i in range(n_layer):
+        p = f"transformer.h.{i}."
+        state[p + "attn.rotary.inv_freq"] = 10000.0 ** (-torch.arange(0, head_size, 2) / head_size)
+        state |= {p + "attn.c_attn.weight": r(3 * n_embd, n_embd), p + "attn.c_proj.weight": r(n_embd, n_embd)}
+        state |= {p + "mlp.c_fc.weight": r(4 * n_embd, n_embd), p + "mlp.c_proj.weight": r(n_embd, 4 * n_embd)}
+    return state | {"lm_head.weight": r(vocab_size, n_embd)}
+
+
+@pytest.fixture
+def published(tmp_path):
+    state = published_state()
+    (tmp_path / "config.json").write_text(json.dumps(PUBLISHED))
+    save_file(state, tmp_path / "model.safetensors")
+    return tmp_path, state
+
+
+def assert_loaded(model, state, n_head=2):
+    ids = draw(1, 12, high=61)
+    torch.testing.assert_close(model(ids).logits[0], reference_logits(state, ids[0], 12, n_head), atol=1e-5, rtol=1e-5)
+    assert not model.training and all(p.requires_grad and p.dtype == torch.float32 for p in model.parameters())
+
+
+def test_a_published_folder_loads(published):
+    folder, state = published
+    model = load_published(folder)
+    assert_loaded(model, state)
+    assert (model.config.n_layer, model.config.n_head, model.config.block_size) == (12, 2, 1024)
+    (folder / "again").mkdir()
+    model.save_pretrained(folder / "again")
+    assert_loaded(GPT.from_pretrained(folder / "again").eval(), state)
+
+
+def test_a_sharded_folder_loads_and_its_faults_are_named(published):
+    folder, state = published
+    (folder / "model.safetensors").unlink()
+    names = [f"model-{i}-of-00002.safetensors" for i in (1, 2)]
+    weight_map = {n: names[i % 2] for i, n in enumerate(state)}
+    for shard in names:
+        save_file({n: state[n] for n, s in weight_map.items() if s == shard}, folder / shard)
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    assert_loaded(load_published(folder), state)
+    (folder / names[1]).unlink()
+    with pytest.raises(InputError, match=names[1]):
+        load_published(folder)
+    index.write_text(json.dumps({"weight_map": {"lm_head.weight": "../elsewhere.safetensors"}}))
+    with pytest.raises(InputError, match="same folder"):
+        load_published(folder)
+
+
+@pytest.mark.parametrize("key", ["model_state_dict", "weights", None])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "_orig_mod.module._orig_mod."])
+def test_a_pt_loads(tmp_path, key, prefix):
+    state = published_state()
+    named = {prefix + n: t for n, t in state.items()}
+    torch.save({key: named, "step": 3} if key else named, tmp_path / "run.pt")
+    assert_loaded(load_published(tmp_path / "run.pt", n_head=2), state)
+
+
+def test_the_heads_of_a_pt(tmp_path):
+    state = published_state()
+    torch.save(state, tmp_path / "run.pt")
+    with pytest.raises(InputError, match="24 wide.*Give n_head"):
+        load_published(tmp_path / "run.pt")
+    with pytest.raises(InputError, match="inv_freq differs.*Check n_head"):
+        load_published(tmp_path / "run.pt", n_head=1)
+    assert_loaded(load_published(tmp_path / "run.pt", config=GPTConfig(**_sizes())), state)
+    with pytest.raises(InputError, match="n_head is 4.*says 2"):
+        load_published(tmp_path / "run.pt", config=GPTConfig(**_sizes()), n_head=4)
+    (tmp_path / "config.json").write_text(json.dumps(PUBLISHED))
+    assert_loaded(load_published(tmp_path / "run.pt"), state)
+    wide = published_state(n_embd=768, n_layer=1, vocab_size=3, head_size=64)
+    (tmp_path / "wide").mkdir()
+    torch.save(wide, tmp_path / "wide" / "run.pt")
+    assert load_published(tmp_path / "wide" / "run.pt").config.n_head == 12
+
+
+def _sizes():
+    return {k: PUBLISHED[k] for k in ("vocab_size", "n_embd", "n_layer", "n_head", "block_size")}
+
+
+def test_weights_that_share_storage_or_are_half_precision_load(tmp_path):
+    state = {n: t.bfloat16() for n, t in published_state().items()}
+    state["lm_head.weight"] = state["transformer.wte.weight"]
+    torch.save(state, tmp_path / "run.pt")
+    model = load_published(tmp_path / "run.pt", n_head=2)
+    assert_loaded(model, {n: t.float() for n, t in state.items()})
+    assert model.lm_head.weight.data_ptr() != model.transformer.wte.weight.data_ptr()
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda s: s.pop("lm_head.weight"), r"lm_head.weight is missing \(expected \(61, 24\)\)"),
+        (lambda s: s.update({"transformer.wpe.weight": torch.ones(9, 24)}), "transformer.wpe.weight is unexpected"),
+        (
+            lambda s: s.update({"transformer.h.3.mlp.c_fc.weight": torch.ones(90, 24)}),
+            r"transformer.h.3.mlp.c_fc.weight has the shape \(90, 24\), but \(96, 24\) was expected",
+        ),
+        (
+            lambda s: s.update({"transformer.h.5.attn.rotary.inv_freq": torch.ones(6)}),
+            "transformer.h.5.attn.rotary.inv_freq differs from the frequencies",
+        ),
+        (lambda s: s.update({"transformer.h.0.attn.rotary.other": torch.ones(6)}), "rotary.other is unexpected"),
+        (lambda s: s.update({"lm_head.weight": torch.ones(61, 24, dtype=torch.long)}), "lm_head.weight is not a float"),
+    ],
+)
+def test_a_tensor_that_does_not_fit_is_named_with_its_file(published, change, message):
+    folder, state = published
+    change(state)
+    save_file(state, folder / "model.safetensors")
+    with pytest.raises(InputError, match=message) as e:
+        load_published(folder)
+    assert str(folder / "model.safetensors") in str(e.value)
+
+
+def test_two_names_for_one_tensor_are_refused(tmp_path):
+    state = published_state()
+    torch.save(state | {"module.lm_head.weight": state["lm_head.weight"]}, tmp_path / "run.pt")
+    with pytest.raises(InputError, match="twice"):
+        load_published(tmp_path / "run.pt", n_head=2)
+
+
+class Malicious:
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return open, (str(self.target), "w")
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "plain pickle"])
+def test_code_in_a_pt_is_refused_and_not_run(tmp_path, legacy):
+    file, trace = tmp_path / "evil.pt", tmp_path / "trace"
+    payload = {"model_state_dict": published_state() | {"extra": Malicious(trace)}}
+    if legacy:
+        file.write_bytes(pickle.dumps({"weights": Malicious(trace)}, protocol=2))
+    else:
+        torch.save(payload, file)
+    with pytest.raises(InputError, match="refused and nothing in it was run.*safetensors") as e:
+        load_published(file, n_head=2)
+    assert str(file) in str(e.value) and not trace.exists()
+    if not legacy:  # the same file does run its code where it is trusted
+        torch.load(file, weights_only=False)
+        assert trace.exists()
+
+
+def test_damaged_files_are_named(published):
+    folder, state = published
+    file = folder / "model.safetensors"
+    whole = file.read_bytes()
+    for damaged in (whole[: len(whole) // 2], whole[:5], b"", b"\xff" * 100):
+        file.write_bytes(damaged)
+        with pytest.raises(DamagedFileError, match="model.safetensors.*Download it again"):
+            load_published(folder)
+    torch.save(state, folder / "run.pt")
+    whole = (folder / "run.pt").read_bytes()
+    for damaged in (whole[: len(whole) // 2], b""):
+        (folder / "run.pt").write_bytes(damaged)
+        with pytest.raises(DamagedFileError, match="run.pt is truncated"):
+            load_published(folder / "run.pt")
+    (folder / "config.json").write_text("{")
+    file.write_bytes(b"")
+    save_file(state, file)
+    with pytest.raises(DamagedFileError, match="config.json isn't JSON"):
+        load_published(folder)
+
+
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        ({"model_type": "llama"}, "model_type in .*config.json is 'llama'.*GenerationalPruning.GPT"),
+        ({"n_head": ...}, "config.json lacks n_head"),
+        ({"bias": True}, "bias is True"),
+        ({"n_head": 5}, "5 heads"),
+    ],
+)
+def test_a_published_config_that_does_not_fit_is_refused(published, config, message):
+    folder, _ = published
+    merged = {k: v for k, v in (PUBLISHED | config).items() if v is not ...}
+    (folder / "config.json").write_text(json.dumps(merged))
+    with pytest.raises(InputError, match=message):
+        load_published(folder)
+
+
+def test_what_is_no_checkpoint_is_refused(tmp_path):
+    with pytest.raises(InputError, match="isn't there"):
+        load_published(tmp_path / "nothing.pt")
+    with pytest.raises(InputError, match="model.safetensors isn't there"):
+        load_published(tmp_path)
+    for content in ({"step": 3}, [1, 2], {"weights": {"a": 1}}):
+        torch.save(content, tmp_path / "run.pt")
+        with pytest.raises(InputError, match="holds no weights"):
+            load_published(tmp_path / "run.pt")
+    torch.save({"encoder.weight": torch.ones(3)}, tmp_path / "run.pt")
+    with pytest.raises(InputError, match="encoder.weight.*Is it a GPT of Model connectomes"):
+        load_published(tmp_path / "run.pt", n_head=2)

@@ -1,0 +1,329 @@
+"""The connectome explorer's replies against brute force, its sizes and its errors."""
+
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from evonb.connectomes.controls import CONTROLS, random_control
+from evonb.connectomes.wiring import compare
+from evonb.core import DamagedFileError, InputError, Seeds
+from evonb.plots import connectome as plots
+from evonb.plots import style as plots_style
+from evonb.store import create_run
+from evonb.training.connectome import Connectome, unpack_signs
+from evonb.widgets import connectome as ce
+from evonb.widgets.connectome import ConnectomeExplorer
+from evonb.widgets.explorer import packed
+
+EVIL = "<img src=x onerror=alert(1)>"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return ce.example_connectome_run(tmp_path_factory.mktemp("runs") / "run", Seeds(3), width=32, arms=("random", EVIL))
+
+
+@pytest.fixture(scope="module")
+def explorer(run):
+    return ConnectomeExplorer(run)
+
+
+def stored(run, generation):
+    return Connectome.load(run / "evolution" / f"gen-{generation:02d}" / "connectome.safetensors")
+
+
+def matrix(rows, columns, density, seed=0):
+    rng = np.random.default_rng(seed)
+    p = [density / 2, 1 - density, density / 2]
+    return torch.from_numpy(rng.choice(np.array([-1, 0, 1], np.int8), (rows, columns), p=p))
+
+
+def wired(name, signs):
+    return Connectome({name: signs}, {name: tuple(signs.shape)})
+
+
+def place(name):
+    layer, kind = plots.matrix_place(name)
+    return dict(layer=kind if layer is None else layer, matrix="attn.c_attn" if layer is None else kind)
+
+
+@pytest.mark.parametrize("generation", [0, 3])
+def test_planes_decode_to_the_stored_signs(run, explorer, generation):
+    for name, signs in stored(run, generation).signs.items():
+        reply = explorer.ask("mask", generation=generation, compare="nothing", **place(name))
+        c, planes = reply.content, [torch.from_numpy(a) for a in reply.arrays]
+        assert c["matrix"] == name and c["generation"] == generation
+        assert torch.equal(unpack_signs(*planes, (c["rows"], c["columns"])), signs)
+        assert c["live"] == int((signs != 0).sum())
+        for axis, n in (("row_axis", c["rows"]), ("column_axis", c["columns"])):  # parts cover the axis without a gap
+            assert [p[0] for p in c[axis]] == [0, *np.cumsum([p[1] for p in c[axis]])[:-1]]
+            assert sum(p[1] for p in c[axis]) == n
+
+
+def others(run, explorer):
+    last = stored(run, 3)
+    yield "own:1", last, stored(run, 1)
+    for arm in ("random", EVIL):
+        yield f"arm:{arm}:1", last, Connectome.load(run / "development" / arm / "seed-1" / "connectome.safetensors")
+
+
+def test_differences_are_those_of_compare(run, explorer):
+    for key, here, there in others(run, explorer):
+        known = compare(there, here)
+        for name in here.signs:
+            reply, known_here = explorer.ask("mask", compare=key, **place(name)), known.sel(matrix=name)
+            counts = reply.content["counts"]
+            assert {k: counts[k] for k in ("born", "died", "flipped")} == {
+                k: int(known_here[k]) for k in ("born", "died", "flipped")}
+            assert counts["kept"] + counts["flipped"] == int(known_here.shared) and len(reply.arrays) == 4
+            table = explorer.ask("differences", compare=key, **place(name)).content
+            row = dict(zip(table["columns"], table["rows"][table["picked"]]))
+            assert row["matrix"] == name and row["Jaccard index"] == f"{float(known_here.jaccard):.1%}"
+            assert row["by chance"] == f"{float(known_here.chance_jaccard):.1%}"
+            assert row["same sign"] == f"{float(known_here.sign_agreement):.1%}"
+
+
+@pytest.mark.parametrize("kind", CONTROLS)
+def test_fresh_controls_keep_what_they_promise_and_repeat(run, explorer, kind):
+    signs = stored(run, 3).signs["transformer.h.1.mlp.c_fc.weight"].numpy()
+    asked = dict(layer=1, matrix="mlp.c_fc", compare=f"fresh:{kind}")
+    reply, again = (ConnectomeExplorer(run).ask("mask", **asked) for _ in range(2))
+    assert all((a == b).all() for a, b in zip(reply.arrays, again.arrays))
+    drawn = unpack_signs(*(torch.from_numpy(a) for a in reply.arrays[2:]), signs.shape).numpy()
+    assert (drawn != signs).any() and (drawn > 0).sum() == (signs > 0).sum() and (drawn < 0).sum() == (signs < 0).sum()
+    if kind == "degree_preserving":
+        assert all(((drawn != 0).sum(i) == (signs != 0).sum(i)).all() for i in (0, 1))
+    if kind == "sign_shuffled":
+        assert ((drawn != 0) == (signs != 0)).all()
+    other = ConnectomeExplorer(run, control_seed=1).ask("mask", **asked)
+    assert "seed 1" in other.content["compared"]
+    redrawn = unpack_signs(*(torch.from_numpy(a) for a in other.arrays[2:]), signs.shape).numpy()
+    assert (redrawn != drawn).any()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (7, 9), (64, 33)])
+def test_counts_degrees_and_heads_by_brute_force(shape):
+    for seed in range(4):
+        signs = matrix(*shape, 0.4, seed)
+        signs[0, 0] = 1
+        w, s = ce.Wiring.of(wired("w", signs)), signs.numpy()
+        assert (w.n_live("w"), w.n_positive("w")) == (np.count_nonzero(s), (s > 0).sum())
+        into, out = w.degrees("w")
+        assert into.tolist() == [np.count_nonzero(r) for r in s] and out.tolist() == [np.count_nonzero(c) for c in s.T]
+
+
+def test_heads_are_cut_as_the_model_cuts_them():
+    n_head, size = 3, 4
+    n = n_head * size
+    signs = {f"transformer.h.0.attn.{k}.weight": matrix(r, n, 0.5) for k, r in (("c_attn", 3 * n), ("c_proj", n))}
+    w = ce.Wiring.of(Connectome(signs, {k: tuple(s.shape) for k, s in signs.items()}))
+    found = ce.head_live(w, ce.layers_of(w.shapes)[0], n_head)
+    live = (signs["transformer.h.0.attn.c_attn.weight"] != 0).numpy()
+    by_head = live.reshape(3, n_head, size, n).sum((2, 3))  # as gpt.Attention views the rows
+    assert all((found[p][0] == by_head[i]).all() for i, p in enumerate(("query", "key", "value")))
+    columns = (signs["transformer.h.0.attn.c_proj.weight"] != 0).numpy()
+    assert found["output"][0].tolist() == [columns[:, h * size:(h + 1) * size].sum() for h in range(n_head)]
+    rows = ce.axis_parts("transformer.h.0.attn.c_attn.weight", (3 * n, n), n_head)[0]
+    assert [p[3] for p in rows if p[0] <= n + 5 < p[0] + p[1]] == ["head 1 key dimension"]
+
+
+def test_the_bands_hold_random_controls():
+    c = wired("w", matrix(120, 80, 0.3))
+    n_live, rng = c.n_live, np.random.default_rng(5)
+    drawn = [(random_control(c, rng).signs["w"].numpy() != 0) for _ in range(150)]
+    low, high = ce.chance_interval(n_live, 9600, 400)
+    assert 0.93 <= np.mean([low <= d[:5].sum() <= high for d in drawn]) <= 1
+    edges = ce.degree_edges(drawn[0].sum(1), n_live, 9600, 10)
+    mean, low, high = ce.expected_degrees(edges, 120, n_live, 9600)
+    found = np.array([np.histogram(d.sum(1), edges)[0] for d in drawn])
+    assert np.abs(found.mean(0) - mean).max() < 1 and ((found >= low) & (found <= high)).mean() > 0.94
+    assert mean.sum() == pytest.approx(120, abs=1.5)
+
+
+def test_wilson_is_scipys():
+    for k, n in ((0, 5), (3, 10), (499, 1000)):
+        known = stats.binomtest(k, n).proportion_ci(0.95, "wilson")
+        assert np.allclose(ce.wilson_interval(k, n), (known.low, known.high), atol=1e-6)
+
+
+def test_figures_show_what_is_stored(run, explorer):
+    last = stored(run, 3)
+    z = explorer.figure("layers").data[0].z
+    assert np.allclose(z[:3, 3], [last.layer_density()[f"h.{i}"] for i in range(3)])
+    first = explorer.figure("matrices").data[0]
+    assert first.z[1, 0] == pytest.approx(last.matrix_density()["transformer.h.1.attn.c_attn.weight"])
+    assert list(first.customdata[1][0]) == [1, "attn.c_attn"]
+    signs, known = explorer.figure("signs"), last.summary()
+    drawn = {tuple(p): y for t in signs.data for p, y in zip(t.customdata, t.y)}
+    share = float(known.positive.sel(matrix="transformer.h.2.mlp.c_fc.weight"))
+    assert drawn[2, "mlp.c_fc"] == pytest.approx(100 * share)
+    bars = explorer.figure("in_degrees", layer=1, matrix="mlp.c_fc").data[0]
+    assert sum(bars.y) == 128
+    assert explorer.figure("mask", layer=1).layout.title.text.startswith("block 1")
+
+
+def test_layer_densities_are_the_connectomes(run):
+    last = stored(run, 3)
+    mine = ce.layer_density(ce.read_wiring(run / "evolution" / "gen-03" / "connectome.safetensors"))
+    for layer, share in mine.items():
+        names = [n for n in last.signs if place(n)["layer"] == layer]
+        assert share == sum(int((last.signs[n] != 0).sum()) for n in names) / sum(last.signs[n].numel() for n in names)
+
+
+def test_a_large_mask_takes_little_room():
+    made = ConnectomeExplorer(wired("transformer.h.0.mlp.c_proj.weight", matrix(768, 3072, 0.25)))
+    reply = made.ask("mask")
+    assert sum(map(len, packed(reply))) + len(json.dumps(reply.content)) <= 0.6e6
+
+
+def test_files_are_read_once_until_they_change(tmp_path):
+    path = tmp_path / "connectome.safetensors"
+    wired("w", matrix(40, 30, 0.5)).save(path)
+    first = ce.read_wiring(path)
+    assert ce.read_wiring(path) is first
+    wired("w", matrix(40, 30, 0.25, 1)).save(path)
+    changed = ce.read_wiring(path)
+    assert changed is not first and changed.n_live("w") == int((matrix(40, 30, 0.25, 1) != 0).sum())
+
+
+def test_selection_arrays(explorer, tmp_path):
+    explorer.clicked = dict(view="mask", matrix="transformer.h.0.mlp.c_fc.weight", generation=2,
+                            selection=dict(rows=[3, 9], columns=[0, 4], live=1, positive=1))
+    explorer.set(generation=0)  # what was selected stays what it was
+    found = explorer.selection_arrays(tmp_path / "part.npz")
+    whole = explorer.signs(2, "transformer.h.0.mlp.c_fc.weight")
+    assert (found["signs"] == whole[3:10, :5]).all() and "compared" not in found
+    with np.load(tmp_path / "part.npz") as kept:
+        assert (kept["signs"] == found["signs"]).all() and kept["rows"].tolist() == list(range(3, 10))
+    explorer.selection = {}
+    explorer.set(layer=1, matrix="attn.c_proj", compare="own:1")
+    both = explorer.selection_arrays()
+    assert both["signs"].shape == both["compared"].shape == (32, 32)
+    assert ce.change_counts(both["compared"], both["signs"]) == explorer.ask("mask").content["counts"]
+    explorer.set(generation=3, compare="nothing", layer=0)
+
+
+# Errors
+
+
+def test_a_run_of_another_kind_is_named(tmp_path):
+    with create_run(tmp_path / "pop", dict(), "population"):
+        pass
+    with pytest.raises(InputError, match="kind 'population'.*evolves no connectome.*evonb evolve"):
+        ConnectomeExplorer(tmp_path / "pop")
+    with pytest.raises(FileNotFoundError, match="not a run folder"):
+        ConnectomeExplorer(tmp_path / "nowhere")
+
+
+def test_a_run_without_connectomes_says_how_to_go_on(tmp_path):
+    ce.example_connectome_run(tmp_path / "run", Seeds(1), n_pruned=1, arms=(), n_layers=1, width=8)
+    half = ConnectomeExplorer(tmp_path / "run")
+    assert "1 of 4 generations are pruned; generation 1 isn't pruned yet" in half.subtitle
+    assert [v for v, _ in half.controls["generation"].options] == [0]
+    with pytest.raises(InputError, match="generation is 1, but must be one of: 0"):
+        half.set(generation=1)
+    shutil.rmtree(tmp_path / "run" / "evolution" / "gen-00")
+    with pytest.raises(InputError, match="no connectome yet: generation 0 isn't pruned.*evonb evolve --out .*--resume"):
+        ConnectomeExplorer(tmp_path / "run")
+
+
+def test_what_is_out_of_range_is_refused_with_what_there_is(explorer):
+    for values, said in ((dict(generation=9), "one of: 0, 1, 2, 3"), (dict(layer=7), "one of: 0, 1, 2, 'wte', 'lm_h"),
+                         (dict(matrix="q_proj"), "'attn.c_attn'"), (dict(compare="arm:dense:0"), "'nothing'")):
+        with pytest.raises(InputError, match=said):
+            explorer.set(**values)
+    with pytest.raises(InputError, match="no layer 9; the layers are: 0, 1, 2"):
+        explorer.matrix_name(9, "mlp.c_fc")
+    with pytest.raises(InputError, match="no generation 9; there are: 0, 1, 2, 3"):
+        explorer.signs(9, "transformer.wte.weight")
+
+
+@pytest.mark.parametrize("harm", ["flip", "cut", "text"])
+def test_a_damaged_file_is_named(tmp_path, harm):
+    run = ce.example_connectome_run(tmp_path / "run", Seeds(1), n_generations=2, n_layers=1, width=8, arms=())
+    path = run / "evolution" / "gen-00" / "connectome.safetensors"
+    data = bytearray(path.read_bytes())
+    if harm == "flip":
+        data[-3] ^= 1
+    path.write_bytes(dict(flip=data, cut=data[:-9], text=b"nothing of the kind")[harm])
+    made = ConnectomeExplorer(run)  # the last generation is sound
+    made.ask("mask")
+    with pytest.raises(DamagedFileError, match="gen-00.connectome.safetensors is damaged"):
+        made.ask("mask", generation=0)
+
+
+def test_planes_that_do_not_fit_are_refused(tmp_path):
+    from evonb.store import write_tensors
+    c = wired("w", matrix(5, 5, 0.5))
+    planes, about, path = c.planes(), c.about(), tmp_path / "connectome.safetensors"
+    for harmed, told in ((planes | {"w|wired": planes["w|wired"][:-1]}, "don't fit its shape"),
+                         (planes | {"w|wired": planes["w|wired"] | 1}, "don't fit its shape"),
+                         ({"w|wired": planes["w|wired"]}, "lacks")):
+        write_tensors(path, harmed, about)
+        with pytest.raises(DamagedFileError, match=told):
+            ce.read_wiring(path)
+    write_tensors(path, planes, about | dict(n_live=about["n_live"] + 1))
+    with pytest.raises(DamagedFileError, match="live weights, not"):
+        ce.read_wiring(path)
+    write_tensors(path, planes, about | dict(kind="adapter"))
+    with pytest.raises(InputError, match="holds no connectome.*'adapter'"):
+        ce.read_wiring(path)
+
+
+def test_a_mask_that_no_page_can_hold_is_refused():
+    huge = torch.ones(1, dtype=torch.int8).expand(40_000, 20_000)  # takes no room
+    made = ConnectomeExplorer(wired("w", huge))
+    with pytest.raises(InputError, match="w has 800,000,000 weights, more than the 536,870,912 that a page can hold"):
+        made.ask("mask")
+
+
+def test_wrong_sources_are_refused(tmp_path):
+    for given, told in (({}, "dictionary is empty"), (dict(a=3), "'a' is of type int"),
+                        (3, "type int can't be explored"), (Connectome({}, {"w": (2, 2)}), "wires no matrix")):
+        with pytest.raises(InputError, match=told):
+            ConnectomeExplorer(given)
+    c = wired("transformer.h.0.attn.c_attn.weight", matrix(6, 2, 0.5))
+    with pytest.raises(InputError, match="give n_head"):
+        ConnectomeExplorer(c).ask("heads")
+    with pytest.raises(plots_style.NothingToPlot, match="no attention matrix that 4 heads share"):
+        ConnectomeExplorer(c, n_head=4).ask("heads")
+    with pytest.raises(InputError, match="n_head is 0"):
+        ConnectomeExplorer(c, n_head=0)
+    two = ConnectomeExplorer(dict(a=c, b=wired("transformer.h.0.attn.c_attn.weight", matrix(9, 3, 0.5))))
+    with pytest.raises(InputError, match=r"\(6, 2\) here and \(9, 3\) in b, so they can't be compared"):
+        two.ask("mask", generation="a", compare="own:b")
+    c.save(tmp_path / "alone.safetensors")
+    assert ConnectomeExplorer(tmp_path / "alone.safetensors").ask("mask").content["live"] == c.n_live
+
+
+def test_a_given_connectome_can_be_looked_at(tmp_path):
+    with create_run(tmp_path / "run", dict(connectome="elsewhere", evolution=dict(n_generations=4))) as run:
+        wired("w", matrix(4, 4, 0.5)).save(run.file("evolution", "given", "connectome.safetensors"))
+    made = ConnectomeExplorer(tmp_path / "run")
+    assert made.values["generation"] == "given" and made.source.about == ""
+    assert made.ask("mask").content["rows"] == 4
+
+
+def test_names_with_html_are_text(run, tmp_path):
+    c = wired(EVIL, matrix(6, 8, 0.5))
+    made = ConnectomeExplorer({EVIL: c}, n_head=2)
+    page = made.to_html(only=dict(compare=["nothing"]))
+    assert EVIL not in page and "\\u003cimg" in page
+    for view in ("layers", "matrices", "signs", "in_degrees"):
+        text = json.dumps(json.loads(made.figure(view).to_json())["layout"])
+        assert "<img" not in text, view
+    assert f"arm {EVIL}, seed 0" in [t for _, t in ConnectomeExplorer(run).controls["compare"].options]
+
+
+def test_static_pages_hold_each_mask_once(run, explorer):
+    only = dict(layer=[0], matrix=["mlp.c_fc", "mlp.c_proj"], compare=["nothing", "own:0"])
+    page = explorer.to_html(only=only)
+    data = json.loads(page.split('-data">')[1].split("</script>")[0])
+    masks = [r for k, r in data["replies"].items() if k.startswith("mask:")]
+    assert len(masks) == 4 * 2 * 2 and len({i for r in masks for i in r["arrays"]}) == 4 * 2 * 2  # two planes each
+    assert math.isclose(sum(len(r["arrays"]) for r in masks), 8 * 2 + 8 * 4)
