@@ -360,6 +360,43 @@ def test_settings_and_pyproject_agree():
     assert f'__version__ = "{project["version"]}"' in (ROOT / "evonb" / "__init__.py").read_text()
 
 
+def object_of(required, **properties):
+    "A JSON schema of an object with these keys and no others."
+    return dict(type="object", required=required.split(), properties=properties, additionalProperties=False)
+
+
+TEXT, ADDRESS = dict(type="string", minLength=1), dict(type="string", pattern="^https://[^ ]+$")
+DOI = dict(type="string", pattern=r"^10\.\d{4,9}(\.\d+)?/[A-Za-z0-9:/_;\-\.\(\)\[\]\\]+$")
+PERSON = object_of("family-names given-names", **{"family-names": TEXT, "given-names": TEXT})
+AUTHORS = dict(type="array", minItems=1, uniqueItems=True, items=dict(anyOf=[object_of("name", name=TEXT), PERSON]))
+PAPER = object_of("authors title type", authors=AUTHORS, title=TEXT, type=dict(const="article"), url=ADDRESS, doi=DOI,
+                  year=dict(type="integer"), month=dict(type="integer", minimum=1, maximum=12),
+                  status=dict(enum="abstract advance-online in-preparation in-press preprint submitted".split()))
+CITATION = object_of(  # the fields of the Citation File Format 1.2.0 that we use, as its schema wants them
+    "authors cff-version message title", authors=AUTHORS, message=TEXT, title=TEXT, abstract=TEXT, url=ADDRESS,
+    license=dict(const="Apache-2.0"), type=dict(enum=["software", "dataset"]), version=TEXT,
+    keywords=dict(type="array", items=TEXT, minItems=1, uniqueItems=True), references=dict(type="array", items=PAPER),
+    **{"cff-version": dict(const="1.2.0"), "repository-code": ADDRESS})
+
+
+def test_the_citation_is_valid_and_of_this_version():
+    import jsonschema
+    import yaml
+
+    said, settings = yaml.safe_load((ROOT / "CITATION.cff").read_text()), (ROOT / "settings.ini").read_text()
+    jsonschema.validate(said, CITATION)
+    project = pyproject()["project"]
+    assert (said["version"], said["license"]) == (project["version"], project["license"])
+    assert f"git_url = {said['repository-code']}\n" in settings
+    assert f"author = {said['authors'][0]['name']}\n" in settings and said["authors"] == project["authors"]
+    papers = {r["url"].rpartition("/")[2]: r for r in said["references"]}
+    assert set(papers) == {"2504.21047", "2503.01155"}
+    assert all(r["doi"] == f"10.48550/arXiv.{number}" for number, r in papers.items())
+    for change in (dict(version=0.1), dict(authors=[]), dict(pages="1"), {"cff-version": "1.3.0"}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({**said, **change}, CITATION)
+
+
 LISTING = """
 import sys, distutils.core
 dist = distutils.core.run_setup("setup.py", ["-q"], "commandline")
