@@ -83,7 +83,7 @@ def entry(self: Registry,
     if isinstance(name, str) and name in known: return known[name]
     raise InputError(f"{self.kind} is {name!r}, but must be one of: {', '.join(known)}.{near_miss(name, known)}")
 
-# %% ../nbs/02_registry.ipynb #84991e8c
+# %% ../nbs/02_registry.ipynb #29d6ec25
 @patch
 def add(self: Registry,
     name: str, # how it is called
@@ -102,6 +102,7 @@ def add(self: Registry,
     self.known[name] = made
     return made
 
+# %% ../nbs/02_registry.ipynb #3ad355eb
 def _place(target):
     "What tells a thing from another of its name; a notebook's cell may define anew what a module has."
     if isinstance(target, str): return target.partition(":")[2] or target
@@ -120,12 +121,13 @@ def register(self: Registry,
         return thing
     return known
 
-# %% ../nbs/02_registry.ipynb #df6cbde8
+# %% ../nbs/02_registry.ipynb #e791a8fa
 @patch
 def lines(self: Registry) -> dict: # name -> what it is
     "What there is, for help texts and tables."
     return {name: e.line for name, e in open_doors(self.known).items()}
 
+# %% ../nbs/02_registry.ipynb #617118fc
 @patch
 def remove(self: Registry,
     name: str # how it is called
@@ -133,13 +135,14 @@ def remove(self: Registry,
     "Forget a thing, as tests and notebooks want it."
     self.known.pop(self.entry(name).name)
 
-# %% ../nbs/02_registry.ipynb #47564f84
+# %% ../nbs/02_registry.ipynb #f68ca2b5
 class _Doors:
     "Which plugins were opened, and which one is registering now."
     opened, origin = frozenset(), "evonb"
 
 _doors = _Doors()
 
+# %% ../nbs/02_registry.ipynb #40a9f07f
 @contextmanager
 def _registering(origin, how):
     before, _doors.origin = _doors.origin, origin

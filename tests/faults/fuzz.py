@@ -434,13 +434,15 @@ def _():
 
 @reader("settings", m.json_file)
 def _():
-    kinds = dict(generations="ExperimentConfig", experts="ExpertsConfig", breeding="BreedConfig",
-                 alignment="AlignConfig", genome="Lineage")
+    kinds = dict(generations="connectomes.settings:ExperimentConfig", experts="populations.experts:ExpertsConfig",
+                 breeding="populations.breeding:BreedConfig", alignment="alignment.run:AlignConfig",
+                 genome="evolution.method:Lineage")
 
     def made():
         import importlib
 
-        return {k: getattr(importlib.import_module(f"evonb.{k}"), v) for k, v in kinds.items()}
+        places = {k: v.split(":") for k, v in kinds.items()}
+        return {k: getattr(importlib.import_module(f"evonb.{module}"), name) for k, (module, name) in places.items()}
 
     def make(folder):
         from evonb.core import to_dict
