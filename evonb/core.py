@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['EvonbError', 'InputError', 'CorpusError', 'ConnectomeError', 'StoreError', 'DamagedFileError', 'NoSpaceError',
            'RunExistsError', 'RunBusyError', 'NonFiniteLossError', 'ProcessLostError', 'Stopped', 'check_fraction',
-           'check_positive', 'check_choice', 'Seeds', 'to_dict', 'expect', 'expect_fields', 'panicked', 'parsing',
-           'from_dict', 'can_draw', 'progress', 'listened', 'listening', 'announce', 'StopRequest', 'stoppable',
-           'file_sha256', 'cache_folder', 'human_count', 'human_bytes', 'human_time', 'facts_html']
+           'check_positive', 'near_miss', 'check_choice', 'Seeds', 'to_dict', 'expect', 'expect_fields', 'panicked',
+           'parsing', 'from_dict', 'can_draw', 'progress', 'listened', 'listening', 'announce', 'StopRequest',
+           'stoppable', 'file_sha256', 'cache_folder', 'human_count', 'human_bytes', 'human_time', 'facts_html']
 
 # %% ../nbs/00_core.ipynb #917cb114
 import dataclasses
+import difflib
 import hashlib
 import html
 import json
@@ -103,6 +104,15 @@ def check_positive(
     return int(value)
 
 # %% ../nbs/00_core.ipynb #155975af
+def near_miss(
+    value, # what was given
+    names # what there is
+) -> str: # " Did you mean ...?", or nothing
+    "The name that was probably meant."
+    lower = {str(n).lower(): n for n in names}
+    close = difflib.get_close_matches(str(value).lower(), lower, 1, .6)
+    return f" Did you mean {lower[close[0]]}?" if close else ""
+
 def check_choice(
     value, # must be one of `allowed`
     allowed: typing.Iterable, # the closed choice
@@ -111,7 +121,8 @@ def check_choice(
     "Refuse what isn't among the allowed values, naming them; returns the value."
     allowed = list(allowed)
     if value not in allowed:
-        raise InputError(f"{name} is {value!r}, but must be one of: {', '.join(map(str, allowed))}.")
+        raise InputError(f"{name} is {value!r}, but must be one of: {', '.join(map(str, allowed))}."
+                         f"{near_miss(value, allowed)}")
     return value
 
 # %% ../nbs/00_core.ipynb #1ee50805
