@@ -7,15 +7,18 @@ __all__ = ['EvonbError', 'InputError', 'CorpusError', 'ConnectomeError', 'StoreE
            'RunExistsError', 'RunBusyError', 'NonFiniteLossError', 'ProcessLostError', 'Stopped', 'check_fraction',
            'check_positive', 'near_miss', 'check_choice', 'Seeds', 'to_dict', 'expect', 'expect_fields', 'panicked',
            'parsing', 'from_dict', 'can_draw', 'progress', 'listened', 'listening', 'announce', 'StopRequest',
-           'stoppable', 'file_sha256', 'cache_folder', 'human_count', 'human_bytes', 'human_time', 'facts_html']
+           'stoppable', 'file_sha256', 'cache_folder', 'human_count', 'human_bytes', 'human_time', 'with_parameters',
+           'facts_html']
 
 # %% ../nbs/00_core.ipynb #917cb114
 import dataclasses
 import difflib
 import hashlib
 import html
+import inspect
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -381,6 +384,34 @@ def human_time(
     minutes, s = divmod(round(seconds), 60)
     hours, m = divmod(minutes, 60)
     return f"{hours} h {m:02d} min" if hours else f"{m} min {s:02d} s"
+
+# %% ../nbs/00_core.ipynb #49c6d9a4
+def with_parameters(
+    thing # a function or class whose parameters are commented, one a line
+): # the same
+    "Add parameters and what is returned to the docstring, for `help` and Shift-Tab; what has no comments stays."
+    from fastcore.docments import docments
+    if not callable(thing) or not hasattr(thing, "__module__") or "\nParameters\n" in (thing.__doc__ or ""): return thing
+    try: found = docments(thing, full=True)
+    except (OSError, TypeError, ValueError, SyntaxError): return thing # built in, or typed by hand: there is no source
+    given = found.pop("return", None) or {}
+    nothing = lambda x: x is None or x is inspect.Parameter.empty
+    def type_of(x):
+        if nothing(x): return ""
+        return re.sub(r"\b[a-z_][\w.]*\.(?=[A-Z])", "", getattr(x, "__name__", "") if isinstance(x, type) else str(x))
+    def told(name, d):
+        if d["anno"] is type(None): d["anno"] = None # what a default of None alone would say
+        default = "" if nothing(d["default"]) and d["default"] is not None else f"default {d['default']!r}"
+        head = " : ".join(filter(None, [name, ", ".join(filter(None, [type_of(d["anno"]), default]))]))
+        return f"{head}\n    {d['docment'] or ''}".rstrip()
+    rows = [told(n, d) for n, d in found.items() if n not in ("self", "cls") and (d["docment"] or not nothing(d["anno"]))]
+    parts = [(thing.__doc__ or "").strip()]
+    if rows: parts.append("\n".join(["Parameters", "----------", *rows]))
+    back = " ".join(filter(None, [type_of(given.get("anno")), given.get("docment")]))
+    if back and not isinstance(thing, type): parts.append("\n".join(["Returns", "-------", back]))
+    try: thing.__doc__ = "\n\n".join(filter(None, parts))
+    except AttributeError: pass # a class whose docstring can't be set
+    return thing
 
 # %% ../nbs/00_core.ipynb #b2eae5aa
 def facts_html(
