@@ -76,17 +76,18 @@ class Teller:
 
     def __init__(self, progress: Progress, out=sys.stdout):
         self.progress, self.out, self.told = progress, out, set()
-        self.is_terminal = out.isatty()
+        self.is_terminal, self.lock = out.isatty(), threading.Lock()
 
     def tell(self):
         "How far it is."
-        if self.is_terminal:
-            return self._write(f"\r{self.progress.line():<{WIDTH}}")
-        done, total = self.progress.counts()
-        step = (bool(self.progress.order), 4 * done // total if total else 0)
-        if total and step[1] and step not in self.told:
-            self.told.add(step)
-            self._write(f"   {'installed' if step[0] else 'fetched'} {done} of {total}\n")
+        with self.lock:
+            if self.is_terminal:
+                return self._write(f"\r{self.progress.line():<{WIDTH}}")
+            done, total = self.progress.counts()
+            step = (bool(self.progress.order), 4 * done // total if total else 0)
+            if total and step[1] and step not in self.told:
+                self.told.add(step)
+                self._write(f"   {'installed' if step[0] else 'fetched'} {done} of {total}\n")
 
     def end(self):
         "Leave an empty line behind in a terminal."
@@ -128,6 +129,8 @@ def run(log: Path, python: str, arguments: list[str]) -> int:
                 kept.write(line)
                 kept.flush()
                 progress.hear(line)
+                if not teller.is_terminal:
+                    teller.tell()  # whatever the clock says: no quarter is missed
             return pip.wait()
         except KeyboardInterrupt:
             return 130

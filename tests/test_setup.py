@@ -74,7 +74,7 @@ def test_without_a_terminal_there_are_a_few_plain_lines_and_the_whole_log(venv):
     done = subprocess.run(COMMAND, cwd=venv, capture_output=True, text=True, env={**os.environ, "FAKE_SECONDS": "4"})
     lines = done.stdout.splitlines()
     assert done.returncode == 0 and done.stderr == "" and "\r" not in done.stdout and 2 <= len(lines) <= 8, done.stdout
-    assert "   fetched 40 of 40" in lines and "   installed 40 of 40" == lines[-1]
+    assert "   fetched 40 of 40" in lines and "   installed 40 of 40" == lines[-1], done.stdout
     log = (venv / ".venv" / "install.log").read_text()
     assert log.count("Collecting pack_") == 40 and "Successfully installed pack_0 pack_1" in log
     assert log.splitlines()[0].startswith("$ .venv/bin/python -m pip install --disable-pip-version-check --no-input")
