@@ -23,7 +23,9 @@ import plotly.graph_objects as go
 
 from .core import InputError, Seeds, from_dict, human_count, human_time
 from .plots import alignment as alignment_plots, connectome as plots, population as population_plots
+from .plots import examples
 from .plots.population import by_test
+from .plots.style import figure_script
 from .store import create_run, now, open_run, read_dataset, read_json, replacing, write_dataset, write_json
 
 # %% ../nbs/80_report.ipynb #41ee4163
@@ -634,7 +636,7 @@ def report_html(
             f"</head>\n<body>{_header(run)}<main><nav aria-label='Contents'>{contents}</nav>{_noscript}\n"
             + "\n".join(parts) + f"</main><footer>Written by evonb, {now()}. This page holds all it shows and needs no "
             f"network.</footer>\n<script id='plotly'>{get_plotlyjs()}</script>"
-            f"<script>{plots.figure_script()}{_js}</script>"
+            f"<script>{figure_script()}{_js}</script>"
             "</body></html>\n")
 
 # %% ../nbs/80_report.ipynb #ffad437a
@@ -688,13 +690,13 @@ def example_run(
     import torch
 
     from evonb.training.connectome import Connectome
-    development, evolution = plots.example_development(seeds), plots.example_evolution(seeds, n_layers=n_layers)
+    development, evolution = examples.example_development(seeds), examples.example_evolution(seeds, n_layers=n_layers)
     with create_run(path, dict(seed=seeds.root) | (config or {})) as run:
         write_dataset(run.file("development.zarr.zip"), development)
         write_dataset(run.file("evolution.zarr.zip"), evolution)
         write_json(run.file("summary.json"), _example_summary(development, evolution))
         for g in (0, int(evolution.generation[-1])):
-            signs = plots.example_signs(seeds.child(g), n_layers, density=.8**(g + 1))
+            signs = examples.example_signs(seeds.child(g), n_layers, density=.8**(g + 1))
             made = Connectome({n: torch.from_numpy(s) for n, s in signs.items()},
                               {n: s.shape for n, s in signs.items()}, info=dict(generation=g))
             made.save(run.file("evolution", f"gen-{g:02d}", "connectome.safetensors"))
@@ -707,7 +709,7 @@ def _example_population_summary(population):
     for m in population.method.values.tolist(): test[m] = population_plots.of_method(population, m).test.values
     for m in test:
         one = population_plots.of_method(population, m)
-        last, alone = one.isel(size=-1).mean("seed"), m in population_plots.example_baselines
+        last, alone = one.isel(size=-1).mean("seed"), m in examples.example_baselines
         methods[m] = dict(
             validation=_describe(one.validation.values), test=_describe(test[m]) | dict(se=float(one.test_se.mean())),
             by_task={t: dict(mean=float(one.task_test.sel(task=t).mean()),
@@ -730,7 +732,7 @@ def example_population_run(
     config: dict | None = None # settings to note beside the seed
 ) -> Path: # the run folder
     "A complete simulated run of kind population."
-    population = population_plots.example_population(seeds)
+    population = examples.example_population(seeds)
     with create_run(path, dict(seed=seeds.root) | (config or {}), "population") as run:
         write_dataset(run.file("population.zarr.zip"), population)
         write_json(run.file("summary.json"), _example_population_summary(population))

@@ -19,6 +19,7 @@ import plotly.graph_objects as go
 from fastcore.basics import patch
 
 from ..plots import connectome as plots
+from ..plots.examples import example_signs
 from ..connectomes.controls import CONTROLS, control
 from ..training.connectome import Connectome, pack_signs, stored_shapes, unpack_signs
 from ..core import DamagedFileError, InputError, Seeds, check_positive, parsing
@@ -207,7 +208,7 @@ def example_generations(
 ) -> list[Connectome]: # one a generation
     "Simulated connectomes, each descended from the one before."
     import torch
-    signs, made = dict(plots.example_signs(seeds.child("first"), n_layers, width, .8)), []
+    signs, made = dict(example_signs(seeds.child("first"), n_layers, width, .8)), []
     for g in range(n_generations):
         for n, s in signs.items() if g else ():
             rng = seeds.child(g, n).numpy()
