@@ -37,10 +37,10 @@ EXPLORERS = {  # class, the last view in the picture, controls that are moved fi
 # Only the explorer of a notebook, as wide as a picture.
 ALONE = f""".jp-InputArea, .jp-Prompt, .jp-Collapser, .jp-OutputPrompt {{display: none !important}}
 .evonb-explorer {{width: {WIDTH}px !important; padding: {MARGIN}px !important; box-sizing: border-box; margin: 0}}"""
-MONITOR = """from evonb.text.corpora import CorpusConfig
-from evonb.connectomes.generations import DevelopmentConfig, EvolutionConfig, ExperimentConfig, ModelConfig, experiment
-from evonb.widgets.monitor import Monitor
-from evonb.training import LifetimeConfig
+MONITOR = """from evonb.connectomes import DevelopmentConfig, EvolutionConfig, ExperimentConfig, experiment
+from evonb.text import CorpusConfig
+from evonb.training import LifetimeConfig, ModelConfig
+from evonb.widgets import Monitor
 
 life = LifetimeConfig(steps=150, batch_size=16, context=32, lr=4e-3, warmup=10, eval_every=10, eval_windows=16)
 config = ExperimentConfig("tiny", corpus=CorpusConfig("toy-english", n_bytes=400_000, vocab_size=512),

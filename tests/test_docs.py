@@ -510,9 +510,22 @@ def test_constants_stay_code(project):
     assert [c.metadata.get("tags") for c in made.cells[1:]] == [[], ["hide-input"]]
 
 
-def test_the_readmes_tree_becomes_links(project):
-    made = nbformat.v4.new_notebook(cells=[prose("a\n<!-- tree -->\nold\n<!-- /tree -->\n![p](nbs/images/p.png)")])
-    assert pages.without_tree(made, "- links").cells[0].source == "a\n- links\n![p](images/p.png)"
+@pytest.mark.parametrize("name, said, leads", [
+    ("nbs/index.ipynb", "![p](images/p.png)", "![p](images/p.png)"),
+    ("nbs/index.ipynb", "[f](../docs/pages/found.md#here), [c](../CONTRIBUTING.md)",
+     "[f](../found.md#here), [c](../contributing.md)"),
+    ("docs/pages/found.md", "[c](../../CONTRIBUTING.md) [n](../../nbs/a/1_b.ipynb)",
+     "[c](contributing.md) [n](nbs/a/1_b.ipynb)"),
+    ("docs/pages/found.md", "[h](#here) [w](https://x.org/nbs/a) [m](mailto:a@b.c)",
+     "[h](#here) [w](https://x.org/nbs/a) [m](mailto:a@b.c)"),
+    ("CONTRIBUTING.md", "[f](docs/pages/found.md)", "[f](found.md)"),
+    ("nbs/a/1_b.ipynb", "[i](../index.ipynb), `d[0](x)`, [gone](gone.ipynb)",
+     "[i](../index.ipynb), `d[0](x)`, [gone](gone.ipynb)")])
+def test_links_to_the_projects_files_lead_to_their_pages(tmp_path, name, said, leads):
+    for file in ("nbs/index.ipynb", "nbs/images/p.png", "nbs/a/1_b.ipynb", "docs/pages/found.md", "CONTRIBUTING.md"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text("")
+    assert pages.linked(said, tmp_path, name) == leads
 
 
 # The reference ---------------------------------------------------------------------------------------------------

@@ -198,6 +198,7 @@ def fuzz_part(found: dict) -> list[str]:
 
 def measured_page(folder: Path) -> str:
     "The page."
+    said = folder / "speed.md"
     bench, kills, fuzz = (rows_of(folder / f"{n}.json") for n in ("bench", "faults", "fuzz"))
     parts = [
         "# Measured", "What this library was measured at, with the commands that measure it again.",
@@ -207,6 +208,8 @@ def measured_page(folder: Path) -> str:
         "```sh\nmake bench                              # every row; minutes to an hour\n"
         'make bench ARGS="--pairs 5 connectome_load"   # one row\n```',
         *bench_part(bench.get("rows", {})),
+        "### In words, on the AMD EPYC" if said.is_file() else "",
+        said.read_text(encoding="utf-8").strip() if said.is_file() else "",
         "## Faults", "Runs are killed in the middle of evolving, developing, breeding and aligning, some at random "
         "moments, some right before or after a change of a file, and resumed.",
         "```sh\nmake faults\n```", *kills_part(kills),

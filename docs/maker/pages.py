@@ -1,7 +1,9 @@
 """Notebooks become pages: hidden cells go, exported ones give way to what they define."""
 
 import ast
+import posixpath
 import re
+from pathlib import Path
 
 import nbformat
 
@@ -11,7 +13,8 @@ from .figures import Figures, shown_output
 from .sources import directives, module_of, without_directives
 
 HIDDEN = ("hide", "default_exp")
-TREE = re.compile(r"<!-- tree -->.*?<!-- /tree -->", re.S)
+TEXTS = ("CHANGELOG.md", "CONTRIBUTING.md")  # of the project's root, each a page
+LINK = re.compile(r"\]\((?!\w+:|[#/])([^)#\s]+)")  # in markdown, to a file beside
 
 
 def defined_in(text: str, module: Module) -> list[Definition]:
@@ -89,9 +92,17 @@ def page_of(nb, library: Library, figures: Figures):
     return page
 
 
-def without_tree(page, links: str):
-    "The README's page with links where the tree of notebooks stands; pictures as seen from the notebook."
-    for cell in page.cells:
-        if cell.cell_type == "markdown":
-            cell.source = TREE.sub(lambda _: links, cell.source).replace("](nbs/images/", "](images/")
-    return page
+def place_on_site(path: str) -> str:
+    "Where the site has a file of the project: pages and texts of the root beside its front page, notebooks in nbs."
+    return path.lower() if path in TEXTS else path.removeprefix("docs/pages/")
+
+
+def linked(text: str, root: Path, name: str) -> str:
+    "A text of the project whose links to its other files lead to their pages; `name` is the text's own file."
+    def lead(match):
+        target = posixpath.normpath(posixpath.join(posixpath.dirname(name), match[1]))
+        if not (root / target).is_file():
+            return match[0]
+        return "](" + posixpath.relpath(place_on_site(target), posixpath.dirname(place_on_site(name)) or ".")
+
+    return LINK.sub(lead, text)

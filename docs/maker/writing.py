@@ -21,7 +21,7 @@ from .faces import Face, problems
 from .figures import Figures, script_of, title_of_figure
 from .links import broken
 from .measured import measured_page
-from .pages import page_of, without_tree
+from .pages import TEXTS, linked, page_of
 from .sources import BuildError, Project, module_of, read_notebook, title_of
 
 LAYERS = (("Foundations", 0), ("One lifetime", 10), ("Generations", 20), ("Populations", 22), ("Alignment", 38),
@@ -111,8 +111,8 @@ def write_notebooks(site: Site, pages: list[Page], stale: bool):
         figures = Figures(page.name.replace("/", "-"))
         shown = page_of(with_outputs(nb, done), site.library, figures)
         page.figures = figures.specs
-        if page.stem == "index":
-            shown = without_tree(shown, listing(pages, "nbs"))
+        for cell in (c for c in shown.cells if c.cell_type == "markdown"):
+            cell.source = linked(cell.source, site.project.root, f"{page.name}.ipynb")
         site.write(f"{page.name}.ipynb", nbformat.writes(shown))
 
 
@@ -152,8 +152,9 @@ def by_wing(pages: list[Page]) -> dict[str, list[Page]]:
 
 def write_modules(site: Site, pages: list[Page]):
     "One line a notebook, wing by wing, lowest first."
-    parts = ["# Modules", "Each module is a notebook. Imports go only to lower layers, so this is also an order to "
-             "read them in."]
+    parts = ["# Modules", "Each module is a notebook that explains, shows and tests it. Imports lead up this page "
+             "only, so this is also an order to read them in. Connectomes, populations and alignment don't know of "
+             "each other."]
     for title, found in by_wing(pages).items():
         face = site.library.faces.get(found[0].wing)
         said = docstring(face.doc) if face and found[0].wing else ""
@@ -262,11 +263,12 @@ def write_gallery(site: Site, pages: list[Page]):
 
 def write_project(site: Site, pages: list[Page]):
     "The project's own texts, pictures and figures."
+    root, own = site.project.root, site.docs.parent
     for page in (site.docs / "pages").glob("*.md"):
         if page.name != "index.md":
-            site.write(page.name, page.read_text(encoding="utf-8"))
-    for name in ("CHANGELOG", "CONTRIBUTING"):
-        site.write(f"{name.lower()}.md", (site.project.root / f"{name}.md").read_text(encoding="utf-8"))
+            site.write(page.name, linked(page.read_text(encoding="utf-8"), own, f"docs/pages/{page.name}"))
+    for name in TEXTS:
+        site.write(name.lower(), linked((root / name).read_text(encoding="utf-8"), root, name))
     for picture in sorted((site.project.notebooks / "images").glob("*.png")):
         site.write(f"nbs/images/{picture.name}", picture.read_bytes())
 

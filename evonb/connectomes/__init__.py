@@ -7,6 +7,7 @@ __getattr__, __dir__, __all__ = face(__name__, {
     ".wiring": "prune compare",
     ".controls": "control CONTROLS",
     ".settings": "preset ExperimentConfig EvolutionConfig DevelopmentConfig ARMS",
+    ".generations": "load_generation life_folder",
     ".experiments": "experiment develop_run",
     ".planning": "plan",
 })

@@ -83,7 +83,7 @@ def _tried(path, max_bytes) -> str: # empty, or the error's class and message
 
 # %% ../../../nbs/alignment/sources/12_futrell2018.ipynb #c275e358
 def _run_apart(path, max_bytes, seconds=60) -> str | None: # what `_tried` gives; None: a crash, or too slow
-    code = "import pathlib, sys; from evonb.alignment.reading import _tried; " \
+    code = "import pathlib, sys; from evonb.alignment.sources.futrell2018 import _tried; " \
            "print(_tried(pathlib.Path(sys.argv[1]), float(sys.argv[2])), end='')"
     words = [sys.executable, "-c", code, str(path.absolute()), str(max_bytes)]
     try: done = subprocess.run(words, capture_output=True, text=True, timeout=seconds)
