@@ -7,10 +7,11 @@ EVIL = "<img src=x onerror=alert(1)>"
 CELLS = [
     """
 import json, numpy as np
-from evonb import alignment_plots as ap
 from evonb.core import Seeds
+from evonb.plots.alignment import example_reading
+from evonb.plots.examples import example_brain
 from evonb.widgets.alignment import AlignmentExplorer
-brain, reading = plots_examples.example_brain(Seeds(0)), ap.example_reading(Seeds(0))
+brain, reading = example_brain(Seeds(0)), example_reading(Seeds(0))
 seen = AlignmentExplorer([brain, reading]).set(measure="gain", layer=2)
 """,
     "seen",
@@ -23,11 +24,11 @@ FRAMES = "async () => { for (let i = 0; i < 4; i++) await new Promise(requestAni
 def made():
     "The same explorer, on this side."
     from evonb.core import Seeds
-    from evonb.plots import alignment as ap
-    from evonb.plots import examples as plots_examples
+    from evonb.plots.alignment import example_reading
+    from evonb.plots.examples import example_brain
     from evonb.widgets.alignment import AlignmentExplorer
 
-    brain, reading = plots_examples.example_brain(Seeds(0)), ap.example_reading(Seeds(0))
+    brain, reading = example_brain(Seeds(0)), example_reading(Seeds(0))
     return AlignmentExplorer([brain, reading]).set(measure="gain", layer=2)
 
 

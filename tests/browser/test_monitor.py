@@ -9,8 +9,10 @@ from .waiting import RUN_SECONDS
 
 SETUP = """import json, pathlib, time, torch
 torch.set_num_threads(1)
-from evonb.text.corpora import CorpusConfig
-from evonb.connectomes.generations import DevelopmentConfig, EvolutionConfig, ExperimentConfig, ModelConfig, experiment
+from evonb.connectomes.experiments import experiment
+from evonb.connectomes.settings import DevelopmentConfig, EvolutionConfig, ExperimentConfig
+from evonb.text.tokens import CorpusConfig
+from evonb.training.gpt import ModelConfig
 from evonb.widgets.monitor import Monitor, watch
 from evonb.store import open_run, read_dataset
 from evonb.training import LifetimeConfig

@@ -808,7 +808,7 @@ MEASURED = """
 import json, sys
 from pathlib import Path
 import numpy as np
-from evonb.text.corpora import CorpusConfig, prepare, write_shard
+from evonb.text.tokens import CorpusConfig, prepare, write_shard
 from evonb.core import Seeds
 from tokenizers import Tokenizer, models
 kind, mb, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])

@@ -54,7 +54,8 @@ SCRIPT = """
 import json, sys, torch
 torch.set_num_threads(1)
 from evonb.core import from_dict
-from evonb.connectomes.generations import ExperimentConfig, experiment
+from evonb.connectomes.experiments import experiment
+from evonb.connectomes.settings import ExperimentConfig
 from evonb.widgets.monitor import Monitor
 config = from_dict(ExperimentConfig, json.loads(sys.argv[2]))
 """
