@@ -1157,7 +1157,8 @@ def warm():
     import torch
 
     torch.set_num_threads(1)
-    for name in ("alignment", "brainmaps", "breeding", "cli", "connectome_explorer", "monitor", "population_explorer"):
+    for name in ("alignment.run", "alignment.images", "populations.breeding", "cli", "widgets.connectome",
+                 "widgets.monitor", "widgets.population"):
         importlib.import_module(f"evonb.{name}")
     for name in ("h5netcdf", "nibabel.cifti2", "nilearn.surface", "nilearn.maskers", "safetensors.torch", "zarr"):
         importlib.import_module(name)
