@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from evonb.core import InputError, Seeds, Stopped, StopRequest, StoreError
-from evonb.evolution import method as population
-from evonb.evolution import search as evolution_search
+from evonb.evolution import search
 from evonb.evolution.landscape import SkillLandscape
 from evonb.evolution.method import (
     METHODS,
+    Individual,
     Lineage,
     Method,
     Objective,
@@ -21,7 +21,7 @@ from evonb.evolution.method import (
     method_class,
     right_options,
 )
-from evonb.evolution.methods import pareto as evolution_methods_pareto
+from evonb.evolution.methods import pareto
 from evonb.evolution.methods.coarse_to_fine import ItemSurrogate, expected_log_right
 from evonb.evolution.methods.pareto import pareto_front
 from evonb.evolution.methods.released import released_shares
@@ -117,7 +117,7 @@ def test_kill_and_resume_anywhere(name, runs, tmp_path):
 def test_a_kill_within_the_last_save_leaves_the_history_and_nothing_unfinished(dies_at, runs, tmp_path, monkeypatch):
     whole = runs["random-search"]
     with monkeypatch.context() as m:
-        place = population if dies_at == "write_tensors" else evolution_search.Evolution
+        place = search if dies_at == "write_tensors" else search.Evolution
         real = getattr(place, dies_at)
 
         def dying(*args):
@@ -518,13 +518,13 @@ def test_the_front_is_stored(tmp_path):
 
 
 def test_the_front_of_each_generation_is_that_of_all_and_compares_only_what_is_new(monkeypatch):
-    compared, whole = [], evolution_methods_pareto.pareto_front
+    compared, whole = [], pareto.pareto_front
 
     def counting(scores):
         compared.append(len(scores))
         return whole(scores)
 
-    monkeypatch.setattr(evolution_methods_pareto, "pareto_front", counting)
+    monkeypatch.setattr(pareto, "pareto_front", counting)
     method = make("pareto")
     for _ in range(12):
         asked = method.ask()
@@ -550,10 +550,10 @@ def test_one_that_goes_back_is_a_child_of_its_own_best():
 def test_an_individual_shows_itself_as_text():
     bad = "<img src=x onerror=alert(1)>"
     lineage = Lineage(("aaaa1111bbbb", "cccc2222dddd"), "crossover", generation=3)
-    shown = population.Individual(None, lineage, "ffff" * 16, 7, .75, scores={bad: .5})._repr_html_()
+    shown = Individual(None, lineage, "ffff" * 16, 7, .75, scores={bad: .5})._repr_html_()
     assert "crossover" in shown and "aaaa1111, cccc2222" in shown and ">0.750<" in shown and ">0.500<" in shown
     assert "<img" not in shown
-    failed = population.Individual(None, lineage, "ffff" * 16, 7, reason=bad)._repr_html_()
+    failed = Individual(None, lineage, "ffff" * 16, 7, reason=bad)._repr_html_()
     assert "failed: &lt;img" in failed and "<img" not in failed
 
 
@@ -630,7 +630,7 @@ def test_a_missing_or_damaged_genome_is_named(tmp_path):
 @pytest.mark.parametrize("name", ["random-search", "genome"])
 def test_what_is_stored_grows_with_the_work_and_not_faster(name, tmp_path, monkeypatch):
     written = [0]
-    tensors, line = evolution_search.write_tensors, evolution_search.append
+    tensors, line = search.write_tensors, search.append
 
     def count(path, *rest):
         tensors(path, *rest)
@@ -640,8 +640,8 @@ def test_what_is_stored_grows_with_the_work_and_not_faster(name, tmp_path, monke
         written[0] += len(data)
         line(path, data, at)
 
-    monkeypatch.setattr(evolution_search, "write_tensors", count)
-    monkeypatch.setattr(evolution_search, "append", count_line)
+    monkeypatch.setattr(search, "write_tensors", count)
+    monkeypatch.setattr(search, "append", count_line)
     total = []
     for budget in (200, 400, 800):
         written[0] = 0

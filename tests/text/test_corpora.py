@@ -178,7 +178,7 @@ def served(tmp_path, monkeypatch):
     threading.Thread(target=server.serve_forever, args=(.02,), daemon=True).start()
     entry = dict(kind="text", folder="tiny", how="Ask.", files={"t.txt": dict(
         sha256=hashlib.sha256(b"tiny text\n").hexdigest(), url=f"http://127.0.0.1:{server.server_port}/t.txt")})
-    monkeypatch.setattr(datasets, "registry", lambda: dict(tiny=entry))
+    for module in (datasets, corpora): monkeypatch.setattr(module, "registry", lambda: dict(tiny=entry))
     monkeypatch.setattr("pooch.os_cache", lambda name: tmp_path / "cache" / name)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.delenv("EVONB_DATA", raising=False)
