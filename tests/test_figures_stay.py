@@ -79,7 +79,8 @@ def begin_figures():
 
 
 def test_every_figure_begins_without_the_button():
-    # `plots.figure` is where the look comes from; monitor, population_plots and report copy such a figure or its look
+    # `plots.figure` is where the look comes from; monitor, plots.population and report copy such a figure or its look
     # (the browser tests count their buttons), and `plan_figure`, which stands below plots, has its own test
-    assert set(begin_figures()) == {"monitor", "planning", "plots", "population_plots", "report"}
+    assert set(begin_figures()) == {"connectomes/planning", "plots/population", "plots/style", "report",
+                                    "widgets/monitor"}
     assert plots.figure("any").layout.template.layout.modebar.remove == ("sendChartToCloud",)

@@ -7,9 +7,9 @@ __all__ = ['line_colour', 'Style', 'arm_style', 'label', 'brief', 'figure', 'fig
 
 # %% ../../nbs/plots/10_style.ipynb #b60e2854
 import html
+import importlib.resources
 import threading
 from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -94,8 +94,7 @@ def figure(
 @cache
 def figure_script() -> str: # JavaScript
     "`drawPlotly(div, figure, config)`: how every page of evonb draws a figure, whoever made it."
-    here = Path(__file__).parent if "__file__" in globals() else Path("../evonb")
-    return (here/"static"/"figure.js").read_text(encoding="utf-8")
+    return (importlib.resources.files("evonb")/"widgets"/"static"/"figure.js").read_text(encoding="utf-8")
 
 # %% ../../nbs/plots/10_style.ipynb #ae418e0a
 class NothingToPlot(InputError):
