@@ -5,13 +5,15 @@ from evonb import face
 __getattr__, __dir__, __all__ = face(__name__, {
     ".features": "read ReadConfig open_reader",
     ".encoding": "encode RidgeConfig",
-    ".reading": "ReadingTimes score_models",
+    ".reading": "ReadingTimes BehaviorConfig score_models",
     ".responses": "Responses",
     ".sources.natural_stories": "natural_stories",
     ".sources.futrell2018": "futrell2018",
     ".sources.reading_tables": "reading_table",
+    ".sources.toy_readers": "ToyReaders toy_passages toy_reading",
     ".sources.alice": "alice",
     ".sources.tuckute2024": "tuckute2024",
+    ".sources.toy_brain": "toy_brain",
     ".images": "image_responses",
-    ".run": "align_run AlignConfig open_data",
+    ".run": "align_run AlignConfig open_data candidates open_candidate",
 })

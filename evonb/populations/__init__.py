@@ -6,7 +6,7 @@ __getattr__, __dir__, __all__ = face(__name__, {
     "evonb.training.adapters": "Adapter read_adapter write_adapter",
     ".merges": "merge MERGES register_merge",
     ".spaces": "AdapterSpace CoefficientSpace",
-    ".experts": "ExpertsConfig train_experts load_experts",
+    ".experts": "ExpertsConfig ExpertConfig train_experts load_experts ToyConfig toy_base",
     ".ensemble": "ensemble_curves",
     ".breeding": "BreedConfig breed",
 })

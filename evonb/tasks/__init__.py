@@ -3,7 +3,8 @@
 from evonb import face
 
 __getattr__, __dir__, __all__ = face(__name__, {
-    ".tasks": "Task Choice Prompt open_test",
+    ".tasks": "Task Choice Prompt open_test read_record",
+    ".skills": "skill_items",
     ".engine": "Engine",
     ".backends": "InProcess Pool",
     ".fitness": "Fitness Cache",
