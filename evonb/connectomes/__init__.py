@@ -5,8 +5,9 @@ from evonb import face
 __getattr__, __dir__, __all__ = face(__name__, {
     "evonb.training.connectome": "Connectome inherit",
     ".wiring": "prune compare",
+    ".arms": "ARMS Arm find_arm",
     ".controls": "control CONTROLS",
-    ".settings": "preset ExperimentConfig EvolutionConfig DevelopmentConfig ARMS",
+    ".settings": "preset ExperimentConfig EvolutionConfig DevelopmentConfig DEFAULT_ARMS",
     ".generations": "load_generation life_folder",
     ".experiments": "experiment develop_run",
     ".planning": "plan",

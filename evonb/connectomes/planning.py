@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 
-from .controls import CONTROLS, dense_matched_config
+from .arms import find_arm
 from ..training.connectome import Connectome, inherit, parameter_groups, wired_parameters
 from .wiring import prune
 from ..core import InputError, Seeds, check_choice, check_positive, human_bytes, human_count, human_time
@@ -318,23 +318,16 @@ def _evolution(config, device, devices):
         return row
     return [one(g) for g in range(e.n_generations)], left[-1]
 
-# %% ../../nbs/connectomes/20_planning.ipynb #23d5cafd
-def _arm_newborn(config, arm, live, gpt):
-    "What an arm's newborns are made of."
-    life = config.development.lifetime
-    if arm == "dense": return _newborn(gpt, life)
-    if arm != "dense_matched": return _newborn(gpt, life, live)
-    sizes = matrix_sizes(gpt)[0]
-    trainable = sum(live.values()) + sum(s for n, s in sizes.items() if n not in live)
-    return _newborn(dense_matched_config(gpt, round(trainable)), life)
-
 # %% ../../nbs/connectomes/20_planning.ipynb #db983fbc
 def _arm(config, arm, live, device, devices):
     "A row for an arm: seeds and learning rates."
     d = config.development
-    gpt = _gpt_config(config, d.lifetime)
-    born = _arm_newborn(config, arm, live, gpt)
-    own = connectome_bytes({k: born.sizes[k] for k in live}, live) if arm in CONTROLS else 0
+    gpt, made = _gpt_config(config, d.lifetime), find_arm(arm)
+    if made.config:
+        trainable = sum(live.values()) + sum(s for n, s in matrix_sizes(gpt)[0].items() if n not in live)
+        gpt = made.config(gpt, round(trainable))
+    born = _newborn(gpt, d.lifetime, live if made.wiring else None)
+    own = connectome_bytes({k: born.sizes[k] for k in live}, live) if made.own else 0
     disk = d.n_seeds * (4 * sum(born.sizes.values()) + own)
     tested = d.n_seeds * d.test_windows * d.lifetime.context
     row = _stage(arm, "development", born, d.lifetimes_per_arm, device, devices, tested, disk)

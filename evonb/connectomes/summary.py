@@ -6,26 +6,22 @@
 __all__ = ['verdict', 'summarise']
 
 # %% ../../nbs/connectomes/18_summary.ipynb #837057bc
+from .arms import MAIN_CONTROL, REFERENCE
 from .settings import Experiment
 from ..statistics import describe, paired_difference
 from ..store import read_dataset
 
-# %% ../../nbs/connectomes/18_summary.ipynb #fb17b6b3
-def _at_edge(lr, lrs):
-    "Whether the chosen rate is the lowest or highest tried, so that a better one may lie beyond."
-    return len(lrs) > 1 and lr in (min(lrs), max(lrs))
-
 # %% ../../nbs/connectomes/18_summary.ipynb #5f8e3cfd
 def _summarise_arm(exp, ds, arm):
-    "An arm's losses, what it cost, and its differences to the connectome on both splits."
+    "An arm's losses, what it cost, and its differences to the connectome's on both splits."
     one, n = ds.sel(arm=arm), exp.config.development.n_bootstrap
     def rng(what): return exp.seeds.child("bootstrap", arm, what).numpy()
-    def gap(x): return paired_difference(one[x].values, ds[x].sel(arm="connectome").values, rng(x), n)
-    paired = arm != "connectome" and "connectome" in ds.arm.values
+    def gap(x): return paired_difference(one[x].values, ds[x].sel(arm=REFERENCE).values, rng(x), n)
+    paired, lr, lrs = arm != REFERENCE and REFERENCE in ds.arm.values, float(one.chosen_lr), exp.config.development.lrs
     return dict(val_loss=describe(one.window_loss.values.mean(1), one.window_loss.values, rng("val"), n),
                 test_loss=describe(one.final_test_loss.values, one.test_window_loss.values, rng("test"), n),
                 bits_per_byte=float(one.val_bits_per_byte) if "val_bits_per_byte" in ds else None,
-                lr=float(one.chosen_lr), lr_at_edge=_at_edge(float(one.chosen_lr), exp.config.development.lrs),
+                lr=lr, lr_at_edge=len(lrs) > 1 and lr in (min(lrs), max(lrs)),
                 n_live=int(one.n_live), density=float(one.density),
                 difference=gap("window_loss") if paired else None,
                 test_difference=gap("test_window_loss") if paired else None)
@@ -43,10 +39,10 @@ def verdict(
 # %% ../../nbs/connectomes/18_summary.ipynb #88dacc52
 def _statement(arms):
     "The result on the sealed test split in a sentence, also when it doesn't hold."
-    if not {"connectome", "random"} <= set(arms):
+    if not {REFERENCE, MAIN_CONTROL} <= set(arms):
         return "The connectome and its random control haven't both been raised yet."
-    a, b = (arms[x]["test_loss"] for x in ("connectome", "random"))
-    d = arms["random"]["test_difference"]
+    a, b = (arms[x]["test_loss"] for x in (REFERENCE, MAIN_CONTROL))
+    d = arms[MAIN_CONTROL]["test_difference"]
     p = "" if d["p"] is None else f", paired t-test over seeds p = {d['p']:.2g}"
     return (f"On the sealed test text the connectome ends at {a['mean']:.3f} nats/token and the random connectome of "
             f"the same density at {b['mean']:.3f}: the connectome's loss is {verdict(d)} (difference {d['mean']:+.3f}, "

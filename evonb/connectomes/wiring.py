@@ -10,7 +10,6 @@ import math
 
 import numpy as np
 import torch
-from fastcore.basics import patch
 
 from ..core import ConnectomeError, check_choice, check_fraction
 from ..training.connectome import Connectome, check_fits, parameter_shapes, wired_parameters
@@ -82,16 +81,6 @@ def _signs(name, p, stays, parent):
         raise ConnectomeError(f"{name} has surviving weights that are exactly zero, so they have no sign. "
                               "Prune a trained model, or name the connectome it was born with as parent.")
     return signs
-
-# %% ../../nbs/connectomes/10_wiring.ipynb #9e7ec5fb
-@patch
-def check(self: Connectome) -> Connectome: # itself
-    "Refuse a wiring that leaves a matrix without a single live weight."
-    for name, s in self.signs.items():
-        if not s.any():
-            raise ConnectomeError(f"The density leaves {name} empty ({s.numel()} weights, none live), and nothing "
-                                  "passes through it. Prune a smaller fraction, fewer generations, or per matrix.")
-    return self
 
 # %% ../../nbs/connectomes/10_wiring.ipynb #99e1a86e
 def _compare_matrix(a, b):

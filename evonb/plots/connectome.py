@@ -20,6 +20,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from ..connectomes.arms import REFERENCE
 from ..core import InputError, check_choice, check_positive
 from .style import NothingToPlot, arm_style, figure, label, line_colour, values
 
@@ -205,9 +206,9 @@ def final_losses(
     for arm, v in arms:
         _add_final(fig, arm, v[measure], v.get("difference") if compared else None,
                    _seed_points(development, arm, measure))
-    mean = (dict(arms).get("connectome") or {}).get(measure, {}).get("mean")
+    mean = (dict(arms).get(REFERENCE) or {}).get(measure, {}).get("mean")
     if mean is not None:
-        fig.add_vline(mean, line=dict(color=arm_style("connectome").colour, width=1, dash="dot"), opacity=.7)
+        fig.add_vline(mean, line=dict(color=arm_style(REFERENCE).colour, width=1, dash="dot"), opacity=.7)
     order = [label(a) for a, _ in reversed(arms)]
     fig.update_yaxes(categoryorder="array", categoryarray=order, range=[-.5, len(arms) - .4])
     fig.update_layout(margin_t=90 if compared else 72)

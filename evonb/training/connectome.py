@@ -72,6 +72,16 @@ def check_fits(
     raise ConnectomeError(f"This connectome is for another architecture: {name} is {expected} in the connectome and "
                           f"{got} in the model. Use the model configuration that the connectome was made with.")
 
+# %% ../../nbs/training/12_connectome.ipynb #9e7ec5fb
+@patch
+def check(self: Connectome) -> Connectome: # itself
+    "Refuse a wiring that leaves a matrix without a single live weight."
+    for name, s in self.signs.items():
+        if not s.any():
+            raise ConnectomeError(f"The density leaves {name} empty ({s.numel()} weights, none live), and nothing "
+                                  "passes through it. Prune a smaller fraction, fewer generations, or per matrix.")
+    return self
+
 # %% ../../nbs/training/12_connectome.ipynb #f9e3272e
 @patch(as_prop=True)
 def n_live(self: Connectome) -> int: # weights

@@ -15,7 +15,14 @@ from safetensors.torch import load_file
 
 from evonb.connectomes.experiments import develop_run, experiment
 from evonb.connectomes.generations import choose_lr, inherited_connectome, life_folder, load_generation, read_life
-from evonb.connectomes.settings import ARMS, PRESETS, DevelopmentConfig, EvolutionConfig, ExperimentConfig, preset
+from evonb.connectomes.settings import (
+    DEFAULT_ARMS,
+    PRESETS,
+    DevelopmentConfig,
+    EvolutionConfig,
+    ExperimentConfig,
+    preset,
+)
 from evonb.connectomes.wiring import prune
 from evonb.core import (
     ConnectomeError,
@@ -59,7 +66,7 @@ def tiny(**kw):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     "An uninterrupted run with every arm."
-    development = replace(tiny().development, arms=ARMS)
+    development = replace(tiny().development, arms=DEFAULT_ARMS)
     return experiment(tmp_path_factory.mktemp("whole") / "run", tiny(development=development), show=False)
 
 
@@ -85,7 +92,7 @@ def test_every_generation_keeps_its_share_and_inherits_from_the_one_before(whole
 def test_arms_are_born_with_what_they_promise(whole):
     inherited = inherited_connectome(whole)
     summary = read_json(whole.file("summary.json"))
-    assert set(summary["arms"]) == set(ARMS)
+    assert set(summary["arms"]) == set(DEFAULT_ARMS)
     for arm in ("random", "degree_preserving", "sign_shuffled"):
         for seed in range(2):
             folder = whole.file("development", arm, f"seed-{seed}")
@@ -120,7 +127,7 @@ def test_the_rate_is_chosen_on_validation_and_the_test_split_opened_once(whole):
         sweep = ds.sweep_val_loss.sel(arm=arm)
         assert float(ds.chosen_lr.sel(arm=arm)) == float(sweep.lr[int(np.argmin(sweep.values))])
     opened = [(e["arm"], e["seed"]) for e in whole.events() if e["event"] == "test split opened"]
-    assert sorted(opened) == sorted({(a, s) for a in ARMS for s in range(2)})
+    assert sorted(opened) == sorted({(a, s) for a in DEFAULT_ARMS for s in range(2)})
 
 
 def test_the_dataset_holds_what_the_models_really_do(whole):
@@ -204,7 +211,8 @@ def attempt(context, path, config, delay=None):
 def test_twenty_kills_and_resumes_equal_no_interruption_bit_for_bit(tmp_path):
     "SIGKILL at 20 random moments of a whole experiment, each resumed by a fresh process."
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["evonb.connectomes.generations", "xarray", "zarr", "transformers.generation", "scipy.stats"])
+    context.set_forkserver_preload(["evonb.connectomes.generations", "xarray", "zarr", "transformers.generation",
+                                    "scipy.stats"])
     life = replace(LIFE, steps=60, checkpoint_every=5)
     config = tiny()
     config = to_dict(replace(config, evolution=replace(config.evolution, lifetime=life),
@@ -379,7 +387,7 @@ def test_an_unfinished_evolution_is_not_developed(tmp_path):
 
 def test_another_run_in_the_folder_is_refused(whole):
     with pytest.raises(RunExistsError, match="seed: 0 there, 5 asked"):
-        experiment(whole.path, tiny(seed=5, development=replace(tiny().development, arms=ARMS)), resume=True)
+        experiment(whole.path, tiny(seed=5, development=replace(tiny().development, arms=DEFAULT_ARMS)), resume=True)
 
 
 def test_damaged_artefacts_are_named(whole, tmp_path):

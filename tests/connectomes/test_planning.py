@@ -31,7 +31,7 @@ from evonb.connectomes.planning import (
     shrink_to_fit,
     token_flops,
 )
-from evonb.connectomes.settings import ARMS, DevelopmentConfig, EvolutionConfig, ExperimentConfig, preset
+from evonb.connectomes.settings import DEFAULT_ARMS, DevelopmentConfig, EvolutionConfig, ExperimentConfig, preset
 from evonb.connectomes.wiring import prune
 from evonb.core import InputError, Seeds
 from evonb.store import folder_size
@@ -56,7 +56,7 @@ def tiny(**kw):
         corpus=CorpusConfig("toy-english", n_bytes=120_000, vocab_size=320),
         model=ModelConfig(2, 2, 32),
         evolution=EvolutionConfig(n_generations=3, prune_fraction=0.3, lifetime=LIFE),
-        development=DevelopmentConfig(ARMS, 2, (2e-3, 4e-3), test_windows=20, n_bootstrap=100, lifetime=LIFE),
+        development=DevelopmentConfig(DEFAULT_ARMS, 2, (2e-3, 4e-3), test_windows=20, n_bootstrap=100, lifetime=LIFE),
     )
     return replace(config, **kw)
 
@@ -169,7 +169,7 @@ def test_lifetimes_and_tokens_are_those_of_the_run(run):
     p = plan(tiny())
     lived = [e for e in run.events() if e["event"] == "lifetime"]
     assert p.total().lifetimes == len(lived) == 3 + 6 * (2 + 1)
-    for arm in ARMS:
+    for arm in DEFAULT_ARMS:
         mine = [e for e in lived if e["folder"].startswith(f"development/{arm}/")]
         assert next(s for s in p.stages if s.name == arm).lifetimes == len(mine)
     assert p.total("evolution").tokens == 3 * 10 * 8 * 16
@@ -193,7 +193,7 @@ def test_files_are_those_of_the_run(run):
     for g in range(3):
         folder, row = run.file("evolution", f"gen-{g:02d}"), p.stages[1 + g]
         assert row.disk == payload(folder / "model" / "model.safetensors") + payload(folder / "connectome.safetensors")
-    for arm in ARMS:
+    for arm in DEFAULT_ARMS:
         files = [
             f
             for name in ("model.safetensors", "connectome.safetensors")
@@ -218,7 +218,7 @@ def test_a_given_connectome_replaces_evolution(run):
     given = str(run.file("evolution", "gen-02", "connectome.safetensors"))
     whole, p = plan(tiny()), plan(tiny(connectome=given))
     assert not [s for s in p.stages if s.part == "evolution"]
-    for arm in ARMS:
+    for arm in DEFAULT_ARMS:
         mine, theirs = (next(s for s in x.stages if s.name == arm) for x in (p, whole))
         assert mine == theirs
 
