@@ -13,6 +13,7 @@ from evonb import report
 from evonb.core import DamagedFileError, Seeds
 from evonb.plots import connectome as plots
 from evonb.plots import examples as plots_examples
+from evonb.plots import population as plots_population
 from evonb.store import create_run, open_run, read_dataset, read_json, reopen_run, write_dataset, write_json
 
 EVIL = "</script><script>alert('x')</script><img src=http://evil.example/x onerror=alert(1)>\"'&"
@@ -276,7 +277,7 @@ def test_the_methods_table_holds_the_summary_best_first(bred_once):
 def test_an_example_population_reaches_its_truth_and_repeats(bred_once, tmp_path):
     again = report.example_population_run(tmp_path / "again", Seeds(1))
     assert read_json(bred_once / "summary.json") == read_json(again / "summary.json")
-    ends = report.population_plots.example_ends
+    ends = plots_examples.example_ends
     for name, v in read_json(bred_once / "summary.json")["methods"].items():
         assert v["validation"]["mean"] == pytest.approx(ends[name], abs=0.03)
         if name not in ("best-expert", "random-search"):
@@ -339,7 +340,7 @@ def test_what_users_name_methods_tasks_and_experts_stays_text(tmp_path):
 
 def test_experts_show_their_losses_and_curves(tmp_path):
     with create_run(tmp_path / "run", {}, "experts") as run:
-        write_dataset(run.file("experts.zarr.zip"), report.population_plots.example_training(Seeds(0)))
+        write_dataset(run.file("experts.zarr.zip"), plots_population.example_training(Seeds(0)))
         fact = dict(source=EVIL, loss_before=3.25, loss=1.125, seconds=75.0, n_steps=200, n_texts=2000,
                     n_weights=147456)
         write_json(run.file("summary.json"), dict(base=dict(source="toy"), experts={"agreeing": fact, EVIL: fact}))
