@@ -1,0 +1,102 @@
+"""Runs of before (tests/runs): they are shown, reported and explored, other runs build on them, and they go on."""
+
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from evonb.cli import main
+from evonb.connectomes.experiments import develop_run, experiment
+from evonb.connectomes.settings import ExperimentConfig
+from evonb.core import file_sha256, from_dict
+from evonb.store import open_run, read_dataset, read_json
+from evonb.training.base import open_base
+from evonb.widgets.explorers import explore_pages
+
+RUNS = Path(__file__).parent / "runs"
+KINDS = ("connectome", "alignment", "experts", "population")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    "A fresh copy of the four, and the current folder: they know each other by relative names."
+    for kind in KINDS:
+        with zipfile.ZipFile(RUNS / f"{kind}.zip") as z:
+            z.extractall(tmp_path / kind)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def files(path):
+    "Checksums of what a run holds; its state, its log and locks may change without it."
+    passing = ("state.json", "log.jsonl", ".lock")
+    return {str(p.relative_to(path)): file_sha256(p) for p in sorted(path.rglob("*"))
+            if p.is_file() and not p.name.endswith(passing)}
+
+
+SHOWN = dict(connectome="random      5.045 ± 0.010 [5.033, 5.065]", experts="count_up   skill:count_up   4.812        4.810",
+             alignment="random      2       0.473 [0.436, 0.505]", population="genome         0.550 ± 0.000  0.400 ± 0.111")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_of_before_is_shown_reported_and_explored(kind, folder, capsys):
+    before = files(folder / kind)
+    assert main(["show", kind]) == 0
+    assert SHOWN[kind] in capsys.readouterr().out
+    assert main(["report", kind]) == 0
+    page = (folder / kind / "report.html").read_text()
+    assert len(page) > 20_000 and "can't be shown" not in page
+    if kind == "experts":
+        assert main(["explore", kind]) == 2 and "Breed its experts first" in capsys.readouterr().err
+    else:
+        assert f"explore/{kind}.html" in [str(p.relative_to(folder / kind)) for p in explore_pages(folder / kind)]
+    assert {k: v for k, v in files(folder / kind).items() if k in before} == before
+
+
+def test_a_newborn_of_before_is_a_base_for_others(folder):
+    base = open_base("connectome::random/1")
+    assert base.name == "connectome::random/1" and base.model.config.n_embd == 16
+    assert open_base("connectome").digest == read_json("experts/run.json")["config"]["base"]["digest"]
+
+
+@pytest.mark.numerics
+def test_a_run_of_before_goes_on_and_keeps_what_it_found(folder):
+    before = read_dataset("connectome/development.zarr.zip").load()
+    summary = read_json("connectome/summary.json")
+    grown = files(folder / "connectome" / "development")
+    experiment("connectome", from_dict(ExperimentConfig, open_run("connectome").config), resume=True, show=False)
+    assert read_json("connectome/summary.json") == summary and files(folder / "connectome" / "development") == grown
+    arms = ["connectome", "random", "sign_shuffled", "dense_matched"]
+    develop_run("connectome", dict(arms=tuple(arms), n_seeds=3), show=False)
+    after = read_dataset("connectome/development.zarr.zip")
+    assert after.arm.values.tolist() == arms
+    assert np.isfinite(after.final_test_loss).all() and after.sizes["seed"] == 3
+    for name in ("train_loss", "val_loss", "window_loss", "test_window_loss", "final_test_loss", "wall_time"):
+        assert np.array_equal(after[name].sel(arm=before.arm, seed=before.seed), before[name]), name
+    assert {k: v for k, v in files(folder / "connectome" / "development").items() if k in grown} == grown
+
+
+@pytest.mark.numerics
+def test_a_newborn_of_before_is_raised_again_as_it_was(folder):
+    "Another processor rounds otherwise; the same wiring, start, text and rates must give the same curve within that."
+    before = read_dataset("connectome/development.zarr.zip").load()
+    shutil.rmtree("connectome/development/random/seed-1")
+    develop_run("connectome", show=False)
+    again = read_dataset("connectome/development.zarr.zip")
+    assert np.allclose(again.train_loss, before.train_loss, rtol=0, atol=1e-3)
+    assert np.array_equal(again.train_loss.sel(arm="connectome"), before.train_loss.sel(arm="connectome"))
+
+
+@pytest.mark.parametrize("command", [
+    "align connectome --data toy-reading --untrained 1 --out alignment --set n_bootstrap=20 --set n_permutations=20",
+    "experts --base connectome --expert skill:agreement --expert skill:count_up --out experts --set training.steps=8 "
+    "--set training.warmup=2 --set training.max_tokens=48",
+    "population experts --task skill:agreement,count_up --methods genome --budget 8 --seeds 2 --out population "
+    "--set n_validation=20 --set n_test=20"])
+def test_the_commands_of_before_find_their_runs_done(command, folder):
+    kind = next(k for k in KINDS if f"--out {k}" in command)
+    before = read_json(f"{kind}/summary.json")
+    assert main([*command.split(), "--resume"]) == 0
+    assert read_json(f"{kind}/summary.json") == before
