@@ -268,7 +268,8 @@ def shown_imports(path):
 @pytest.mark.parametrize("folder", ["docs", "nbs", "tests", ".ci", ""], ids=lambda f: f or "texts")
 def test_every_import_of_evonb_that_the_project_shows_exists(folder):
     names = faces.Names.of(sources.Project(ROOT))
-    files = (ROOT / folder).rglob("*") if folder else [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+    texts = [ROOT / f"{n}.md" for n in ("README", "CONTRIBUTING", "CHANGELOG")]
+    files = (ROOT / folder).rglob("*") if folder else texts
     made_up = (Path(__file__).name, "test_project.py")  # of small projects
     files = [p for p in files if p.suffix in (".py", ".md", ".ipynb") and p.is_file() and p.name not in made_up]
     assert [f"{p.relative_to(ROOT)}: {n}" for p in files for n in shown_imports(p) if not names.is_there(n)] == []
