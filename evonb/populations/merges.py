@@ -171,12 +171,6 @@ def similarity(
     "Genetic similarity: the cosine between two individuals' ΔW over all modules."
     return gram_cosine(_weighted_gram([a.load(), b.load()], weights))
 
-# %% ../../nbs/populations/10_merges.ipynb #ae498558
-@patch
-def norm(self: Adapter) -> float: # Frobenius norm over all modules
-    "The length of ΔW."
-    return float(np.sqrt(max(0., _weighted_gram([self], None)[0, 0])))
-
 # %% ../../nbs/populations/10_merges.ipynb #1881f3cb
 def _truncated(
     D: torch.Tensor, # (n_out, n_in)

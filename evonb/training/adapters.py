@@ -5,15 +5,14 @@
 # %% auto #0
 __all__ = ['HELD_BYTES', 'Adapter', 'float32_at_least', 'exacter', 'some_names', 'config_rank_scale', 'new_config',
            'read_adapter', 'write_adapter', 'all_modules', 'trained_on', 'check_finite', 'check_compatible',
-           'linear_shapes', 'check_modules', 'applied', 'random_adapter', 'LazyAdapter', 'AdapterFiles']
+           'linear_shapes', 'check_modules', 'applied', 'random_adapter', 'LazyAdapter']
 
 # %% ../../nbs/training/18_adapters.ipynb #36f16b6c
 import dataclasses
 import json
 import math
 import re
-import weakref
-from collections import Counter, OrderedDict
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,6 +97,15 @@ def load(self: Adapter) -> Adapter: # itself
 def nbytes(self: Adapter) -> int:
     "The size of the factors in memory."
     return sum(t.nbytes for ts in (self.A, self.B) for t in ts.values())
+
+# %% ../../nbs/training/18_adapters.ipynb #fee78f97
+@patch
+def norm(self: Adapter) -> float: # Frobenius norm over all modules
+    "The length of ΔW, without forming it: the trace of AᵀBᵀBA is the sum of BᵀB times AAᵀ."
+    def square(m):
+        A, B = exacter(self.A[m]), exacter(self.B[m]) # (rank, n_in), (n_out, rank)
+        return self.scale[m] ** 2 * float(((B.T @ B) * (A @ A.T)).sum())
+    return math.sqrt(max(0., sum(map(square, self.modules))))
 
 # %% ../../nbs/training/18_adapters.ipynb #34d5b625
 def _of_pattern(patterns, module, default):
@@ -400,15 +408,3 @@ class LazyAdapter:
 
 # %% ../../nbs/training/18_adapters.ipynb #297698fd
 HELD_BYTES = 2**28 # of adapters in memory at once, where more are worked on
-
-class AdapterFiles:
-    "Adapters in files named by their content."
-    def __init__(self,
-        folder, # made with the first file
-        held_bytes: int = HELD_BYTES # of adapters that stay in memory for the next use
-    ):
-        self.folder, self.held_bytes = Path(folder), check_positive(held_bytes, "held_bytes", least=0)
-        self._held, self._alive = OrderedDict(), weakref.WeakValueDictionary() # name -> Adapter
-        self._size = 0 # bytes of those held
-
-    def path(self, name: str) -> Path: return self.folder/f"{name}.safetensors"

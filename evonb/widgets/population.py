@@ -19,7 +19,7 @@ from fastcore.basics import patch
 from ..plots import population as pp
 from ..core import InputError, human_time, parsing
 from .explorer import Explorer, Reply, View, choice, slider
-from ..training.adapters import AdapterFiles
+from ..populations.spaces import AdapterFiles
 from ..populations.spaces import AdapterSpace, StoredAdapter, stored_name
 from ..populations.merges import distance
 from ..plots.style import NothingToPlot

@@ -15,10 +15,10 @@ from evonb.plots import examples as plots_examples
 from evonb.plots import population as pp
 from evonb.plots.style import NothingToPlot
 from evonb.populations.merges import distance
-from evonb.populations.spaces import AdapterSpace, StoredSpace
+from evonb.populations.spaces import AdapterFiles, AdapterSpace, StoredSpace
 from evonb.report import example_population_run
 from evonb.store import create_run, read_dataset, write_dataset, write_json
-from evonb.training.adapters import AdapterFiles, random_adapter
+from evonb.training.adapters import random_adapter
 from evonb.widgets import population as population_explorer
 from evonb.widgets.explorer import Reply, packed
 from evonb.widgets.population import Evolutions, PopulationExplorer, run_evolutions, share_se, stored_genomes
