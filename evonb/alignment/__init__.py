@@ -15,5 +15,6 @@ __getattr__, __dir__, __all__ = face(__name__, {
     ".sources.tuckute2024": "tuckute2024",
     ".sources.toy_brain": "toy_brain",
     ".images": "image_responses",
-    ".run": "align_run AlignConfig open_data candidates open_candidate",
+    ".data": "DATA open_data",
+    ".run": "align_run AlignConfig candidates open_candidate",
 })

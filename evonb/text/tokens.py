@@ -29,7 +29,8 @@ from ..core import check_positive, expect_fields, file_sha256, from_dict, human_
 from ..core import parsing, progress, to_dict
 from ..datasets import MissingCorpusError, dataset_path, first_bad_byte
 from .corpora import FRACTIONS, SPLITS, ShardError, assembled, check_fractions, corpus_table_html
-from .corpora import deal_splits, expand, hf_texts, json_text, known_corpora, load_corpus, pieces, utf8_len
+from .corpora import CORPORA, corpus_files, deal_splits, expand, hf_texts, json_text, load_corpus, pieces
+from .corpora import utf8_len
 
 # %% ../../nbs/text/14_tokens.ipynb #eebb2c7d
 END = "<|endoftext|>"
@@ -369,7 +370,7 @@ class _Stream:
 
 # %% ../../nbs/text/14_tokens.ipynb #cfc29210
 def _open_stream(config, seeds, tick) -> _Stream:
-    "The text of any source; what Python makes itself (toy-english, python-docs) fits into memory."
+    "The text of any source; what Python makes itself (as toy-english, python-docs) fits into memory."
     source, n_bytes = config.source, config.n_bytes
     def told(pairs): # of source and text
         for source, text in pairs:
@@ -378,10 +379,10 @@ def _open_stream(config, seeds, tick) -> _Stream:
     if source.startswith("hf:"):
         texts, info = hf_texts(source[3:], n_bytes)
         return _Stream(source, told(texts), info, True, f"{source} is empty.")
-    if source in ("toy-english", "python-docs"):
+    if (paths := corpus_files(source)) is None:
         corpus = load_corpus(source, n_bytes, seeds)
         return _Stream(corpus.name, told(zip(corpus.sources, corpus.documents)), corpus.info)
-    paths, files = expand(dataset_path(source) if source in known_corpora() else source), []
+    files = []
     if shards := [p for p in paths if p.suffix == ".bin"]:
         raise CorpusError(f"{shards[0]} is a token shard, which has no text. Use prepare with shards alone.")
     return _Stream(source, _file_documents(paths, files, tick), dict(files=files), empty=
@@ -480,7 +481,7 @@ TOKENIZER_BYTES = 2**30 # the most text that a tokenizer is trained on
 def _prepare_text(config, seeds, folder, watch) -> tuple: # tokenizer, splits, what is recorded
     check_positive(config.block_bytes, "block_bytes", least=16)
     if config.n_bytes is not None: check_positive(config.n_bytes, "n_bytes", least=16)
-    from_files, info = not (config.source in known_corpora() or config.source.startswith("hf:")), {}
+    from_files, info = not (config.source in CORPORA or config.source.startswith("hf:")), {}
     total = sum(p.stat().st_size for p in expand(config.source)) if from_files else None
     with closing(_Spool(folder)) as spool:
         with watch.bar(total, "reading text") as tick:
@@ -589,7 +590,7 @@ def prepare(
     "Load, split, train the tokenizer on the evolution split, and tokenize."
     check_fractions(config.fractions)
     check_vocab_size(config.vocab_size)
-    named = config.source in known_corpora() or config.source.startswith("hf:")
+    named = config.source in CORPORA or config.source.startswith("hf:")
     paths, watch = [] if named else expand(config.source), _Watch(stop, show)
     folder = None if folder is None else Path(folder)
     if folder is not None and not folder.is_dir(): raise MissingCorpusError(f"{folder} isn't a folder; make it first.")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from evonb.alignment import run as alignment
+from evonb.alignment.data import DATA, data_forms, image_arguments, open_data
 from evonb.alignment.features import ReadConfig, read
 from evonb.alignment.reading import BehaviorConfig
 from evonb.alignment.responses import Responses
@@ -29,7 +29,6 @@ from evonb.alignment.run import (
     default_place,
     fresh_base,
     open_candidate,
-    open_data,
     verdict,
 )
 from evonb.alignment.sources.toy_brain import toy_brain
@@ -292,7 +291,7 @@ def test_images_are_named_by_their_paths_and_regions_by_their_names(tmp_path):
     path.write_text(json.dumps(given))
     assert open_data(str(path)).targets["roi"].tolist() == ["left", "right"] # not paths
     path.write_text(json.dumps(given | dict(images=dict(left="run.nii", right="atlas.nii")))) # as hemispheres
-    assert alignment.image_arguments(path)["images"] == dict(left=tmp_path / "run.nii", right=tmp_path / "atlas.nii")
+    assert image_arguments(path)["images"] == dict(left=tmp_path / "run.nii", right=tmp_path / "atlas.nii")
     for changes, message in ((dict(events=["none.tsv"]), "none.tsv, as named by events in .*images.json"),
                              (dict(mask="x" * 999), "no file .*x, as named by mask"),
                              (dict(events=[["events.tsv"]]), "an item of events in .* must be a string"),
@@ -313,4 +312,4 @@ def test_toy_data_need_nothing(monkeypatch):
     monkeypatch.delenv("EVONB_DATA", raising=False)
     assert isinstance(open_data("toy-brain"), Responses) and open_data("toy-reading").readers is not None
     assert data_digest(open_data("toy-brain", Seeds(1))) != data_digest(open_data("toy-brain", Seeds(2)))
-    assert set(alignment.data_forms) >= {"natural-stories", "alice", "tuckute2024"}
+    assert set(data_forms()) >= {"natural-stories", "alice", "tuckute2024", "TABLE.csv"} and "alice" in DATA

@@ -24,7 +24,6 @@ from evonb.evolution.operators import AllFailedError
 from evonb.evolution.search import stored_state
 from evonb.populations.breeding import (
     BASELINES,
-    TASK_FORMS,
     BreedConfig,
     RunCache,
     breed,
@@ -33,7 +32,6 @@ from evonb.populations.breeding import (
     describe_credit,
     item_credit,
     item_texts,
-    open_task,
     statement,
 )
 from evonb.populations.experts import ExpertConfig, ExpertsConfig, ToyConfig, load_experts, toy_base, train_experts
@@ -42,7 +40,17 @@ from evonb.store import create_run, open_run, read_dataset, read_json, read_tens
 from evonb.tasks.backends import InProcess
 from evonb.tasks.engine import Engine
 from evonb.tasks.fitness import Fitness
-from evonb.tasks.tasks import Item, SealedTestError, Task, TaskFileError, mean_score, open_test, read_record
+from evonb.tasks.tasks import (
+    TASKS,
+    Item,
+    SealedTestError,
+    Task,
+    TaskFileError,
+    mean_score,
+    open_task,
+    open_test,
+    read_record,
+)
 from evonb.training.adapters import write_adapter
 from evonb.training.base import open_base
 from evonb.training.gpt import ModelConfig
@@ -663,7 +671,7 @@ def test_every_form_of_task_opens(tmp_path):
     mmlu(tmp_path)
     opened = {"skill:echo,tense": "choice", f"hellaswag:{tmp_path}": "choice", f"mmlu:{tmp_path}": "choice"}
     opened |= {lines(tmp_path, k): k for k in ("choice", "pairs", "exact", "numeric", "perplexity")}
-    tried = {f.partition(":")[0] for f in TASK_FORMS} - {"blimp", "lm-eval"}
+    tried = {f.partition(":")[0] for f in TASKS.spelled()} - {"blimp", "lm-eval"}
     assert {s.partition(":")[0] for s in opened} == tried
     for spec, kind in opened.items():
         task = open_task(spec, Seeds(0), n_validation=8, n_test=10)

@@ -24,6 +24,7 @@ from evonb.datasets import MissingCorpusError, MissingExtraError, dataset_path
 from evonb.text import corpora
 from evonb.text import tokens as text_tokens
 from evonb.text.corpora import (
+    CORPORA,
     FRACTIONS,
     SPLITS,
     Corpus,
@@ -178,11 +179,13 @@ def served(tmp_path, monkeypatch):
     threading.Thread(target=server.serve_forever, args=(.02,), daemon=True).start()
     entry = dict(kind="text", folder="tiny", how="Ask.", files={"t.txt": dict(
         sha256=hashlib.sha256(b"tiny text\n").hexdigest(), url=f"http://127.0.0.1:{server.server_port}/t.txt")})
-    for module in (datasets, corpora): monkeypatch.setattr(module, "registry", lambda: dict(tiny=entry))
+    monkeypatch.setattr(datasets, "published", lambda: dict(tiny=entry))
     monkeypatch.setattr("pooch.os_cache", lambda name: tmp_path / "cache" / name)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.delenv("EVONB_DATA", raising=False)
+    CORPORA.add("tiny", lambda: dataset_path("tiny"), files=True)
     yield types.SimpleNamespace(entry=entry, requests=requests, folder=tmp_path)
+    CORPORA.remove("tiny")
     server.shutdown()
     server.server_close()
 
@@ -230,7 +233,7 @@ def test_no_address(monkeypatch, tmp_path):
 
 
 def test_registry_entries_are_complete():
-    for name, entry in datasets.registry().items():
+    for name, entry in datasets.published().items():
         assert {"description", "licence", "citation", "homepage", "folder", "files", "how"} <= set(entry), name
         for file in entry["files"].values():
             if file["sha256"] is None: assert file["url"] is None and "verified" in entry["how"]  # put there by hand
