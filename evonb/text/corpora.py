@@ -361,7 +361,7 @@ def load_corpus(
     "Text from anywhere. A name wins over a file of that name, which can be given as ./name."
     if n_bytes is not None: check_positive(n_bytes, "n_bytes", least=16)
     if isinstance(source, str) and source.startswith("hf:"): return read_hf(source[3:], n_bytes)
-    if (paths := corpus_files(source)) is None: corpus = CORPORA[source](n_bytes, seeds)
+    if (paths := corpus_files(source)) is None: corpus = CORPORA[source](n_bytes, seeds or Seeds(0))
     else: corpus = read_files(paths, str(source) if isinstance(source, (str, Path)) else f"{len(paths)} files")
     if not hasattr(corpus, "documents"):
         raise InputError(f"The corpus {source!r} gave {type(corpus).__name__}, but must give a Corpus, or be registered "
