@@ -26,7 +26,7 @@ from .arms import find_arm
 from ..training.connectome import Connectome, inherit, parameter_groups, wired_parameters
 from .wiring import prune
 from ..core import InputError, Seeds, check_choice, check_positive, human_bytes, human_count, human_time
-from ..text.corpora import SPLITS, expand, known_corpora
+from ..text.corpora import CORPORA, SPLITS, expand
 from ..text.tokens import CorpusConfig, PreparedCorpus, Tokens, prepare
 from .settings import Experiment, ExperimentConfig
 from ..training.gpt import ModelConfig
@@ -351,7 +351,7 @@ def _text_bytes(config):
     "How much text there is to prepare; None where only reading it tells, 0 for token shards."
     c = config.corpus
     if c.source == "toy-english": return c.n_bytes or 2_000_000
-    if c.source in known_corpora() or c.source.startswith("hf:"): return c.n_bytes
+    if c.source in CORPORA or c.source.startswith("hf:"): return c.n_bytes
     try: paths = expand(c.source)
     except FileNotFoundError: return c.n_bytes
     sizes = [p.stat().st_size for p in paths]
