@@ -19,6 +19,7 @@ import torch
 from fastcore.basics import patch
 
 from ..core import InputError, check_choice, check_positive
+from ..registry import Registry
 from ..training.adapters import Adapter, all_modules, check_compatible, check_finite, exacter, float32_at_least
 from ..training.adapters import new_config, some_names
 
@@ -257,7 +258,7 @@ class Merge:
         return {k: p.default for k, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
 
 # %% ../../nbs/populations/10_merges.ipynb #c5be23a8
-MERGES: dict[str, Merge] = {} # by name
+MERGES = Registry("merge")
 
 # %% ../../nbs/populations/10_merges.ipynb #56e4e3da
 def register_merge(
@@ -267,7 +268,7 @@ def register_merge(
     "Put a function into `MERGES` under its name."
     check_choice(kind, ["combine", "elementwise", "search"], "kind")
     def keep(f):
-        MERGES[f.__name__] = Merge(f.__name__, f, kind, **promises)
+        MERGES.add(f.__name__, Merge(f.__name__, f, kind, **promises), (f.__doc__ or "").strip().split("\n")[0])
         return f
     return keep
 
@@ -276,7 +277,7 @@ def known_merge(
     name: str # as in MERGES
 ) -> Merge:
     "A merge by its name; an unknown one is refused, naming the known."
-    return MERGES[check_choice(name, MERGES, "merge")]
+    return MERGES[name]
 
 # %% ../../nbs/populations/10_merges.ipynb #43cb7ac6
 @patch
