@@ -234,11 +234,3 @@ def text(self: Registry,
     return "\n".join(rows)
 
 def _short(origin): return Path(origin).name if os.sep in origin else origin
-
-# %% ../nbs/02_registry.ipynb #617118fc
-@patch
-def remove(self: Registry,
-    name: str # how it is called
-):
-    "Forget a thing, as tests and notebooks want it."
-    self.known.pop(self.entry(name).name)

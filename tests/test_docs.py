@@ -254,6 +254,20 @@ def test_evonbs_own_library_is_whole():
         assert not made or len(library.names.get(made, [])) == 1, f"no class {made}"
 
 
+def test_nothing_is_defined_twice_and_no_heading_is_skipped():
+    "What only a whole build of the site would find otherwise."
+    project = sources.Project(ROOT)
+    found = [d.full_name for m in api.Library.of(project).modules.values() for d in m.definitions]
+    assert [name for name in set(found) if found.count(name) > 1] == []
+    skipped = []
+    for path in sources.notebook_paths(project):
+        cells = [c.source for c in sources.read_notebook(path).cells if c.cell_type == "markdown"]
+        plain = re.sub(r"^```.*?^```", "", "\n".join(cells), flags=re.M | re.S)
+        levels = [0, *(len(m[1]) for m in re.finditer(r"^(#+) ", plain, re.M))]
+        skipped += [path.name for a, b in zip(levels, levels[1:]) if b > a + 1]
+    assert skipped == []
+
+
 def shown_imports(path):
     "The imports of evonb that a file of the project holds or shows: full names of modules and what is taken from them."
     text = path.read_text()

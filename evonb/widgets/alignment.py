@@ -318,13 +318,6 @@ def alignments_within(
     "Where a run's models were scored."
     return [p.parent for p in sorted((Path(path)/"alignment").glob("*/run.json"))]
 
-# %% ../../nbs/widgets/16_alignment.ipynb #cf3a7d68
-def alignments_within(
-    path # a run's folder
-) -> list[Path]: # folders of alignment runs
-    "Where a run's models were scored."
-    return [p.parent for p in sorted((Path(path)/"alignment").glob("*/run.json"))]
-
 # %% ../../nbs/widgets/16_alignment.ipynb #c5670369
 def find_alignments(
     source # an alignment run, a run with alignments inside, its path; or a dataset, a list or dict of datasets
