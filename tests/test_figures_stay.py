@@ -84,3 +84,15 @@ def test_every_figure_begins_without_the_button():
     assert set(begin_figures()) == {"connectomes/planning", "plots/population", "plots/style", "report",
                                     "widgets/monitor"}
     assert plots.figure("any").layout.template.layout.modebar.remove == ("sendChartToCloud",)
+
+
+def test_figures_of_plotly_alone_have_no_button_that_uploads_where_they_are_shown():
+    import plotly.graph_objects as go
+    import plotly.io as pio
+
+    plots.keep_figures_here()
+    for name in ("plotly_mimetype", "jupyterlab", "vscode", "notebook", "notebook_connected", "browser", "colab"):
+        config = pio.renderers[name].config
+        assert config["showSendToCloud"] is False and config["plotlyServerURL"] == "", name
+    shown = pio.renderers["plotly_mimetype"].to_mimebundle(go.Figure().to_dict())
+    assert next(iter(shown.values()))["config"]["showSendToCloud"] is False
