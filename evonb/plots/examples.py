@@ -4,33 +4,32 @@
 
 # %% auto #0
 __all__ = ['example_floors', 'example_ends', 'example_baselines', 'example_tasks', 'example_experts', 'example_truth',
-           'example_gains', 'example_regions', 'example_nuisance', 'example_ceiling', 'example_peak',
-           'example_development', 'example_evolution', 'example_signs', 'example_population', 'of_method',
-           'example_models', 'example_brain']
+           'example_gains', 'example_regions', 'example_nuisance', 'example_ceiling', 'example_peak', 'example_slope',
+           'example_word_gains', 'falling_loss', 'example_development', 'example_names', 'example_evolution',
+           'example_signs', 'example_population', 'example_history', 'example_training', 'example_models',
+           'example_brain', 'example_reading']
 
-# %% ../../nbs/plots/12_examples.ipynb #bcf529d0
+# %% ../../nbs/plots/12_examples.ipynb #a6bfe81b
 import itertools
 
 import numpy as np
 
-from ..core import Seeds, check_choice
+from ..core import Seeds
 
-# %% ../../nbs/plots/12_examples.ipynb #c7ad685e
+# %% ../../nbs/plots/12_examples.ipynb #22e907ac
 example_floors = dict(connectome=2.1, random=2.3, degree_preserving=2.25, sign_shuffled=2.2, dense=2.0,
                       dense_matched=2.15)
 
-def _curve(floor, steps, rng, noise):
-    "A loss in nats/token that falls from 5 to its floor."
+def falling_loss(
+    floor: float, # where it ends, nats/token
+    steps: np.ndarray, # (n_steps,) when it is measured
+    rng: np.random.Generator, # of the noise
+    noise: float # its standard deviation
+) -> np.ndarray: # (n_steps,) nats/token
+    "A loss that falls from 5 to its floor."
     return floor + (5 - floor) * np.exp(-4 * steps / steps[-1]) + noise * rng.standard_normal(len(steps))
 
-# %% ../../nbs/plots/12_examples.ipynb #60380d18
-def _arm_curves(seeds, n_seeds, steps, noise):
-    "(n_arms, n_seeds, n_steps) losses; a seed shifts all its arms alike, as paired runs do."
-    shift = .02 * seeds.child("shift").numpy().standard_normal(n_seeds)
-    return np.array([[_curve(floor + shift[s], steps, seeds.child(arm, s).numpy(), noise) for s in range(n_seeds)]
-                     for arm, floor in example_floors.items()])
-
-# %% ../../nbs/plots/12_examples.ipynb #9e33dcb6
+# %% ../../nbs/plots/12_examples.ipynb #157f4316
 def example_development(
     seeds: Seeds, # the randomness
     n_seeds: int = 5, # lifetimes per arm
@@ -38,29 +37,31 @@ def example_development(
 ): # -> xarray Dataset, as a run's development.zarr.zip
     "A simulated inner loop whose arms end at `example_floors`."
     import xarray as xr
+    def curves(seeds, steps, noise): # -> (n_arms, n_seeds, n_steps)
+        shift = .02 * seeds.child("shift").numpy().standard_normal(n_seeds)
+        return np.array([[falling_loss(floor + shift[s], steps, seeds.child(arm, s).numpy(), noise)
+                          for s in range(n_seeds)] for arm, floor in example_floors.items()])
+
     steps, evals = np.arange(1, n_steps + 1), np.linspace(0, n_steps, 21).astype(int)
     lrs = np.array([3e-4, 1e-3, 3e-3, 1e-2])
-    val, arms = _arm_curves(seeds.child("val"), n_seeds, evals, .01), list(example_floors)
+    val, train = curves(seeds.child("val"), evals, .01), curves(seeds.child("train"), steps, .15)
     sweep = np.array([f + .1 + .3 * np.log10(lrs / 2e-3)**2 for f in example_floors.values()])
-    dims = dict(train_loss=("arm", "seed", "step"), val_loss=("arm", "seed", "eval_step"),
-                final_val_loss=("arm", "seed"),
-                final_test_loss=("arm", "seed"), sweep_val_loss=("arm", "lr"), chosen_lr=("arm",))
-    values = (_arm_curves(seeds.child("train"), n_seeds, steps, .15), val, val[..., -1], val[..., -1] + .03, sweep,
-              lrs[sweep.argmin(1)])
-    coords = dict(arm=arms, seed=np.arange(n_seeds), step=steps, eval_step=evals, lr=lrs)
-    return xr.Dataset({k: (d, v) for (k, d), v in zip(dims.items(), values)}, coords)
+    data = dict(train_loss=(("arm", "seed", "step"), train), val_loss=(("arm", "seed", "eval_step"), val),
+                final_val_loss=(("arm", "seed"), val[..., -1]), final_test_loss=(("arm", "seed"), val[..., -1] + .03),
+                sweep_val_loss=(("arm", "lr"), sweep), chosen_lr=(("arm",), lrs[sweep.argmin(1)]))
+    return xr.Dataset(data, dict(arm=list(example_floors), seed=np.arange(n_seeds), step=steps, eval_step=evals, lr=lrs))
 
-# %% ../../nbs/plots/12_examples.ipynb #2431a359
+# %% ../../nbs/plots/12_examples.ipynb #9465a922
 _kinds = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
 
-def _names(n_layers):
+def example_names(
+    n_layers: int # blocks of the model
+) -> list: # of the matrices, as a `GPT` names them
+    "Embeddings, four matrices a block, head."
     body = [f"transformer.h.{i}.{k}.weight" for i, k in itertools.product(range(n_layers), _kinds)]
     return ["transformer.wte.weight", *body, "lm_head.weight"]
 
-def _example_losses(seeds, n, steps):
-    return np.array([_curve(2.4 - .05 * g, steps, seeds.child(g).numpy(), .02) for g in range(n)])
-
-# %% ../../nbs/plots/12_examples.ipynb #a1a6ca83
+# %% ../../nbs/plots/12_examples.ipynb #7d9f17fe
 def example_evolution(
     seeds: Seeds, # the randomness
     n_generations: int = 5, # generations that lived
@@ -69,23 +70,19 @@ def example_evolution(
 ): # -> xarray Dataset, as a run's evolution.zarr.zip
     "A simulated outer loop that prunes a fifth each generation; later layers keep more."
     import xarray as xr
-    steps, evals, names = np.arange(1, n_steps + 1), np.linspace(0, n_steps, 11).astype(int), _names(n_layers)
-    val, alive = _example_losses(seeds.child("val"), n_generations, evals), .8**np.arange(n_generations + 1)
+    losses = lambda seeds, steps: np.array([falling_loss(2.4 - .05 * g, steps, seeds.child(g).numpy(), .02)
+                                            for g in range(n_generations)])
+    steps, evals = np.arange(1, n_steps + 1), np.linspace(0, n_steps, 11).astype(int)
+    names, alive = example_names(n_layers), .8**np.arange(n_generations + 1)
+    val, train = losses(seeds.child("val"), evals), losses(seeds.child("train"), steps)
     tilt = np.linspace(1.3, .7, len(names)) # the exponent of each matrix's density
-    data = dict(train_loss=(("generation", "step"), _example_losses(seeds.child("train"), n_generations, steps)),
-                val_loss=(("generation", "eval_step"), val), final_val_loss=(("generation",), val[:, -1]),
+    data = dict(train_loss=(("generation", "step"), train), val_loss=(("generation", "eval_step"), val),
+                final_val_loss=(("generation",), val[:, -1]),
                 born_density=(("generation",), alive[:-1]), density=(("generation",), alive[1:]),
                 matrix_density=(("generation", "matrix"), alive[1:, None]**tilt))
     return xr.Dataset(data, dict(generation=np.arange(n_generations), step=steps, eval_step=evals, matrix=names))
 
-# %% ../../nbs/plots/12_examples.ipynb #d9cd309f
-def _example_matrix(rng, rows, columns, density):
-    "Wires get denser downwards; positive ones gather on the left."
-    share = np.clip(density * np.linspace(.4, 1.6, rows), 0, 1)[:, None]
-    positive = rng.random((rows, columns)) < np.linspace(.8, .2, columns)
-    return ((rng.random((rows, columns)) < share) * np.where(positive, 1, -1)).astype(np.int8)
-
-# %% ../../nbs/plots/12_examples.ipynb #c10f0045
+# %% ../../nbs/plots/12_examples.ipynb #8745e712
 def example_signs(
     seeds: Seeds, # the randomness
     n_layers: int = 4, # blocks of the model
@@ -93,10 +90,13 @@ def example_signs(
     density: float = .4 # share of live weights
 ) -> dict[str, np.ndarray]: # parameter name -> (n_rows, n_columns) int8 in {-1, 0, +1}
     "A simulated connectome's signs, with structure to see."
-    rows = dict(zip(_kinds, (3, 1, 4, 1)))
-    shape = lambda n: next(((m * width, width * (4 if k == "mlp.c_proj" else 1)) for k, m in rows.items() if k in n),
-                           (256, width))
-    return {n: _example_matrix(seeds.child(n).numpy(), *shape(n), density) for n in _names(n_layers)}
+    shapes, out = dict(zip(_kinds, ((3 * width, width), (width, width), (4 * width, width), (width, 4 * width)))), {}
+    for name in example_names(n_layers):
+        rows, columns = next((s for k, s in shapes.items() if k in name), (256, width))
+        rng, share = seeds.child(name).numpy(), np.clip(density * np.linspace(.4, 1.6, rows), 0, 1)[:, None]
+        positive = rng.random((rows, columns)) < np.linspace(.8, .2, columns)
+        out[name] = ((rng.random((rows, columns)) < share) * np.where(positive, 1, -1)).astype(np.int8)
+    return out
 
 # %% ../../nbs/plots/12_examples.ipynb #a0a5270c
 example_ends = {"best-expert": .65, "uniform": .46, "sum": .72, "random-search": .76, "genome": .70, "genome-plus": .73,
@@ -106,45 +106,27 @@ example_tasks = {"agreement": .5, "order": .5, "vocabulary": .25, "questions": .
 example_experts = ("agreeing", "ordering", "naming", "second-namer", "harmful")
 example_truth = np.array([.9, .7, 1.1, 0, -.6]) # one coefficient an expert, the same in every group
 
-# %% ../../nbs/plots/12_examples.ipynb #24cd8590
-def _example_search(seeds, n_seeds, budget):
-    "(n_methods, n_seeds, budget) best so far: baselines at once, searches step by step towards their ends."
-    left = np.exp(-5 * np.arange(1, budget + 1) / budget)
-    out = np.empty((len(example_ends), n_seeds, budget))
-    for (m, (name, end)), s in itertools.product(enumerate(example_ends.items()), range(n_seeds)):
-        rng = seeds.child(name, s).numpy()
-        moves = np.maximum.accumulate(end - (end - .4) * left - .08 * rng.random(budget)) + .01 * rng.standard_normal()
-        out[m, s] = end + .01 * rng.standard_normal() if name in example_baselines else moves
-    return out
-
-# %% ../../nbs/plots/12_examples.ipynb #8f254e04
-def _example_by_task(seeds, final):
-    "(n_methods, n_seeds, n_tasks): the selected tasks differ and have the score as their mean; no gain on the last."
-    selected = final[..., None] + np.array([.04, -.05, .01]) # (n_methods, n_seeds, 3)
-    held_out = .5 + .02 * seeds.child("held out").numpy().standard_normal((*final.shape, 1))
-    return np.clip(np.concatenate([selected, held_out], -1), 0, 1)
-
-# %% ../../nbs/plots/12_examples.ipynb #dae4b5d9
+# %% ../../nbs/plots/12_examples.ipynb #7f62f21e
 def _example_scores(seeds, best):
+    "Validation and test scores that follow from the best so far, (n_methods, n_seeds, budget), as a whole and by task."
     final, n_items, rng = best[..., -1], 300, seeds.child("test").numpy()
     sealed = np.clip(final - .01 + .015 * rng.standard_normal(final.shape), 0, 1)
-    val, test = _example_by_task(seeds.child("validation"), final), _example_by_task(seeds.child("test"), sealed)
+
+    def by_task(seeds, final): # -> (n_methods, n_seeds, n_tasks)
+        selected = final[..., None] + np.array([.04, -.05, .01]) # they differ and have the score as their mean
+        held_out = .5 + .02 * seeds.child("held out").numpy().standard_normal((*final.shape, 1))
+        return np.clip(np.concatenate([selected, held_out], -1), 0, 1)
+
+    val, test = by_task(seeds.child("validation"), final), by_task(seeds.child("test"), sealed)
     se = lambda p, n: np.sqrt(p * (1 - p) / n) # of a share of n items
-    by_task = ("method", "seed", "task")
     return dict(validation=(("method", "seed"), final), test=(("method", "seed"), sealed),
-                test_se=(("method", "seed"), se(sealed, 3 * n_items)), task_validation=(by_task, val),
-                task_test=(by_task, test), task_test_se=(by_task, se(test, n_items)))
+                test_se=(("method", "seed"), se(sealed, 3 * n_items)),
+                task_validation=(("method", "seed", "task"), val), task_test=(("method", "seed", "task"), test),
+                task_test_se=(("method", "seed", "task"), se(test, n_items)))
 
-# %% ../../nbs/plots/12_examples.ipynb #019aa702
-def _example_coefficients(seeds, n_seeds, n_groups):
-    "(n_methods, n_seeds, n_groups, n_experts): the truth and noise; nan for the baselines."
-    shape = (len(example_ends), n_seeds, n_groups, len(example_truth))
-    found = example_truth + .15 * seeds.numpy().standard_normal(shape)
-    found[[m in example_baselines for m in example_ends]] = np.nan
-    return found
-
-# %% ../../nbs/plots/12_examples.ipynb #dfa2edc2
+# %% ../../nbs/plots/12_examples.ipynb #84999c53
 def _example_ensembles(seeds, test, sizes):
+    "Test scores of ensembles by rule and size, and the oracle's; nan for the baselines, which have no population."
     grow, rules = np.log2(sizes) / 10, {"vote": .15, "probability": .2, "perplexity": .1}
     noise = .005 * seeds.numpy().standard_normal((*test.shape, len(rules), len(sizes)))
     share = np.array(list(rules.values()))[:, None] * grow # (n_rules, n_sizes)
@@ -155,15 +137,7 @@ def _example_ensembles(seeds, test, sizes):
     return dict(ensemble_test=(("method", "seed", "rule", "size"), score),
                 oracle_test=(("method", "seed", "size"), oracle)), list(rules)
 
-# %% ../../nbs/plots/12_examples.ipynb #1ffd6497
-def _example_expert_scores(seeds):
-    "(n_experts, n_tasks): each is good at its own task, the harmful one at none."
-    chance, good = np.array(list(example_tasks.values())), np.zeros((len(example_experts), len(example_tasks)))
-    good[[0, 1, 2, 3], [0, 1, 2, 2]] = [.4, .35, .55, .5]
-    score = np.clip(chance + good + .02 * seeds.numpy().standard_normal(good.shape), 0, 1)
-    return dict(expert_validation=(("expert", "task"), score), expert_test=(("expert", "task"), score - .01))
-
-# %% ../../nbs/plots/12_examples.ipynb #dbbb48ad
+# %% ../../nbs/plots/12_examples.ipynb #56b86964
 def example_population(
     seeds: Seeds, # the randomness
     n_seeds: int = 5, # evolutions per method
@@ -172,33 +146,102 @@ def example_population(
 ): # -> xarray Dataset, as a run's population.zarr.zip
     "Simulated searches whose scores end at `example_ends` and whose coefficients gather around `example_truth`."
     import xarray as xr
-    best, sizes = _example_search(seeds.child("search"), n_seeds, budget), np.array([1, 3, 5, 9])
+    n_methods, n_experts, n_tasks = len(example_ends), len(example_experts), len(example_tasks)
+    best, left = np.empty((n_methods, n_seeds, budget)), np.exp(-5 * np.arange(1, budget + 1) / budget)
+    for (m, (name, end)), s in itertools.product(enumerate(example_ends.items()), range(n_seeds)):
+        rng = seeds.child("search").child(name, s).numpy()
+        moves = np.maximum.accumulate(end - (end - .4) * left - .08 * rng.random(budget)) + .01 * rng.standard_normal()
+        best[m, s] = end + .01 * rng.standard_normal() if name in example_baselines else moves
     data = dict(best_value=(("method", "seed", "evaluation"), best)) | _example_scores(seeds.child("scores"), best)
+    sizes = np.array([1, 3, 5, 9])
     ensembles, rules = _example_ensembles(seeds.child("ensembles"), data["test"][1], sizes)
-    found = _example_coefficients(seeds.child("coefficients"), n_seeds, n_groups)
-    data |= ensembles | _example_expert_scores(seeds.child("experts"))
-    data |= dict(coefficients=(("method", "seed", "group", "expert"), found),
-                 chance=(("task",), list(example_tasks.values())), selected=(("task",), [True] * 3 + [False]))
+
+    noise = seeds.child("coefficients").numpy().standard_normal((n_methods, n_seeds, n_groups, n_experts))
+    found = example_truth + .15 * noise
+    found[[m in example_baselines for m in example_ends]] = np.nan
+    chance, good = np.array(list(example_tasks.values())), np.zeros((n_experts, n_tasks))
+    good[[0, 1, 2, 3], [0, 1, 2, 2]] = [.4, .35, .55, .5] # each at its own task, the harmful one at none
+    alone = np.clip(chance + good + .02 * seeds.child("experts").numpy().standard_normal(good.shape), 0, 1)
+    data |= ensembles | dict(
+        expert_validation=(("expert", "task"), alone), expert_test=(("expert", "task"), alone - .01),
+        coefficients=(("method", "seed", "group", "expert"), found), chance=(("task",), list(example_tasks.values())),
+        selected=(("task",), [True] * 3 + [False]))
     return xr.Dataset(data, dict(method=list(example_ends), seed=np.arange(n_seeds), task=list(example_tasks),
                                  expert=list(example_experts), evaluation=np.arange(1, budget + 1), rule=rules,
                                  size=sizes, group=[f"layer {i}" for i in range(n_groups)]))
 
-# %% ../../nbs/plots/12_examples.ipynb #d7ec308e
-def of_method(
-    population, # xarray Dataset of a run
-    method: str # one of its methods
-): # -> xarray Dataset without the dimension method
-    "What a run holds of one method."
-    return population.sel({"method": check_choice(method, population["method"].values.tolist(), "method")})
+# %% ../../nbs/plots/12_examples.ipynb #205b9bf6
+_peaks = dict(agreement=np.array([1., 0, 0, .4]), order=np.array([0, 1., 0, .4])) # task -> what suits it
 
-# %% ../../nbs/plots/12_examples.ipynb #f6789d9a
+def _example_made(rng, g, members, n, moves): # members: (coefficients, digest, value), the best first
+    "Coefficients, operator and parents of one generation: the start, a round of moves, or a round of breeding."
+    if not members: return [(.6 * rng.standard_normal(4), "expert", "") for _ in range(n)]
+    if moves and g % 2:
+        step = lambda x: x + .4 * rng.random() * (members[0][0] - x) + .08 * rng.standard_normal(4)
+        return [(step(x), "succession", digest) for x, digest, _ in members]
+    won = lambda: max((members[i] for i in rng.integers(0, len(members), 2)), key=lambda m: m[2]) # a tournament of two
+    made = []
+    for _ in range(n):
+        (x, a, _), (y, b, _) = won(), won()
+        if rng.random() < .5: made.append((x + .15 * rng.standard_normal(4), "mutation", a))
+        else: made.append((x + rng.random() * (y - x), "crossover", f"{a} {b}"))
+    return made
+
+# %% ../../nbs/plots/12_examples.ipynb #6554646f
+def example_history(
+    seeds: Seeds, # the randomness
+    n_generations: int = 12, # the first of them random
+    n_individuals: int = 14, # scored in each
+    moves: bool = False # whether every second generation moves by succession, as in GENOME+
+): # -> xarray Dataset, as a method's history.zarr.zip
+    "A small genetic algorithm on a hill with two tops, one a task, whose places are known."
+    import xarray as xr
+    rows, members, spread = [], [], []
+    for g in range(n_generations):
+        rng = seeds.child(g).numpy()
+        made = _example_made(rng, g, members, n_individuals, moves)
+        x = np.array([m[0] for m in made]) # (n_individuals, 4)
+        score = np.stack([.5 + .45 * np.exp(-((x - p)**2).sum(1)) for p in _peaks.values()], 1)
+        score[(rng.random(n_individuals) < .05) & (g > 0)] = np.nan
+        digests = [f"{seeds.child(g, i).integer():016x}" for i in range(n_individuals)]
+        rows.append(dict(score=score, digest=digests, operator=[m[1] for m in made], parents=[m[2] for m in made]))
+        born = [(c, d, v) for c, d, v in zip(x, digests, score.mean(1)) if np.isfinite(v)]
+        members = sorted(members + born, key=lambda m: -m[2])[:n_individuals] # the best of all live on
+        alive = np.array([m[0] for m in members])
+        apart = np.linalg.norm(alive[:, None] - alive, axis=-1)[np.triu_indices(len(alive), 1)]
+        spread.append(float(apart.mean()))
+    data, both = {k: np.array([r[k] for r in rows]) for k in rows[0]}, ("generation", "individual")
+    score = data.pop("score")
+    failed = np.isnan(score.mean(-1))
+    data |= dict(value=score.mean(-1), failed=failed, reason=np.where(failed, "the logits hold nan", ""))
+    parts = dict(score=((*both, "task"), score), diversity=("generation", spread))
+    return xr.Dataset({k: (both, v) for k, v in data.items()} | parts,
+                      dict(generation=np.arange(n_generations), individual=np.arange(n_individuals), task=list(_peaks)))
+
+# %% ../../nbs/plots/12_examples.ipynb #56be0223
+def example_training(
+    seeds: Seeds, # the randomness
+    n_steps: int = 200 # of training
+): # -> xarray Dataset, as a run's experts.zarr.zip
+    "Simulated experts whose loss falls from 3 nats/token to a floor of their own, from 1.0 to 1.4."
+    import xarray as xr
+    steps, evals, floors = np.arange(n_steps), np.linspace(0, n_steps, 9).astype(int), 1 + .1 * np.arange(5)[:, None]
+    fall = lambda at, noise, rng: 2 * np.exp(-6 * at / n_steps) + noise * rng.standard_normal((5, len(at)))
+    data = dict(train_loss=(("expert", "step"), floors + fall(steps, .1, seeds.child("train").numpy())),
+                val_loss=(("expert", "eval_step"), floors + fall(evals, .01, seeds.child("val").numpy())),
+                wall_time=(("expert",), np.full(5, 12.)))
+    return xr.Dataset(data, dict(expert=list(example_experts), step=steps, eval_step=evals))
+
+# %% ../../nbs/plots/12_examples.ipynb #f1ad9482
 example_gains = dict(connectome=.030, random=.012, dense=.045, smollm2=.060) # arm -> ΔR² beyond nuisances, at its best
 example_regions = dict(LATL=(-52, 8, -24), RATL=(52, 8, -24), LPTL=(-56, -44, 4), LIPL=(-50, -56, 30),
                        LPreM=(-46, 0, 48), LIFG=(-50, 22, 14)) # region -> about where it is, mm MNI
 example_nuisance, example_ceiling, example_peak = .02, .45, .6 # R² of nuisances, r, depth of the best layer
 
-def example_models(n_seeds):
-    "(name, arm, seed, number of layers) of each model."
+def example_models(
+    n_seeds: int # newborns of each arm
+) -> list: # of (name, arm, seed, number of layers)
+    "The models that brain scores and reading times are of: three arms of a run, and one model from elsewhere."
     ours = [(f"{a}/{s}", a, s, 5) for a, s in itertools.product(list(example_gains)[:-1], range(n_seeds))]
     return [*ours, ("smollm2", "smollm2", 0, 9)]
 
@@ -216,26 +259,7 @@ def _example_gain(models, seeds, n_regions, n_subjects):
         out[i, :n] = example_gains[arm] * bump[:, None] * truth + noise
     return out
 
-# %% ../../nbs/plots/12_examples.ipynb #fefed497
-def _example_null(seeds, exists, mean, half):
-    "What the run stores of a null: mean and 95 % band of the mean over targets, (n_models, n_layers)."
-    centre = np.where(exists, mean + .1 * half * seeds.numpy().standard_normal(exists.shape), np.nan)
-    return dict(mean=centre, low=centre - half, high=centre + half)
-
-# %% ../../nbs/plots/12_examples.ipynb #ac0b8345
-def _example_targets(n_subjects):
-    "Coordinates of the dimension target: every region of every person."
-    pairs = list(itertools.product(example_regions, [f"S{s + 1:02d}" for s in range(n_subjects)]))
-    where = np.array([example_regions[r] for r, _ in pairs], float)
-    return dict(target=[f"{s} {r}" for r, s in pairs], roi=("target", [r for r, _ in pairs]),
-                subject=("target", [s for _, s in pairs]), **{k: ("target", where[:, i]) for i, k in enumerate("xyz")})
-
-# %% ../../nbs/plots/12_examples.ipynb #abef4931
-def _example_best(scores, models):
-    "(n_models, n_targets): those of the layer nearest to the best depth, as known without looking at the scores."
-    return np.array([v[round(example_peak * (m[3] - 1))] for v, m in zip(scores, models)])
-
-# %% ../../nbs/plots/12_examples.ipynb #e426821f
+# %% ../../nbs/plots/12_examples.ipynb #04cc58bd
 def example_brain(
     seeds: Seeds, # the randomness
     n_seeds: int = 3, # newborns of each arm
@@ -243,21 +267,63 @@ def example_brain(
 ): # -> xarray Dataset, as a run's brain.zarr.zip
     "Simulated brain scores: each arm adds `example_gains` at `example_peak` of its depth."
     import xarray as xr
-    models, targets = example_models(n_seeds), _example_targets(n_subjects)
+    models = example_models(n_seeds)
+    pairs = list(itertools.product(example_regions, [f"S{s + 1:02d}" for s in range(n_subjects)]))
+    rois, where = [r for r, _ in pairs], np.array([example_regions[r] for r, _ in pairs], float)
     gain = _example_gain(models, seeds.child("gain"), len(example_regions), n_subjects)
     _, nl, nt = gain.shape
     base = np.clip(example_nuisance * (1 + .3 * seeds.child("nuisance").numpy().standard_normal(nt)), .002, None)
     ceiling = example_ceiling + .03 * seeds.child("ceiling").numpy().standard_normal(nt)
-    ceiling[np.array(targets["roi"][1]) == "RATL"] = np.nan
+    ceiling[np.array(rois) == "RATL"] = np.nan
+
     data = dict(gain=gain, r2=base + gain, r=np.sqrt(np.clip(base + gain, 0, None)), p=np.where(gain > .01, .005, .4))
     data = {k: (("model", "layer", "target"), np.where(np.isnan(gain), np.nan, v)) for k, v in data.items()}
     data["q"] = data["p"]
-    data |= {f"{k}_best": (("model", "target"), _example_best(data[k][1], models)) for k in ("r", "gain")}
-    exists = np.isfinite(gain).all(2)
+    for k in ("r", "gain"): # of the layer nearest to the best depth, as known without looking at the scores
+        best = [v[round(example_peak * (m[3] - 1))] for v, m in zip(data[k][1], models)]
+        data[f"{k}_best"] = (("model", "target"), np.array(best))
+    exists = np.isfinite(gain).all(2) # (n_models, n_layers)
     for name, mean, half in (("null", np.sqrt(base).mean(), .012), ("gain_null", -.001, .003)):
-        null = _example_null(seeds.child(name), exists, mean, half)
-        data |= {f"{name}_{k}": (("model", "layer"), v) for k, v in null.items()}
+        moved = .1 * half * seeds.child(name).numpy().standard_normal(exists.shape)
+        centre = np.where(exists, mean + moved, np.nan)
+        ends = dict(mean=centre, low=centre - half, high=centre + half)
+        data |= {f"{name}_{k}": (("model", "layer"), v) for k, v in ends.items()}
     data |= dict(r2_confounds=("target", base), r_confounds=("target", np.sqrt(base)), ceiling=("target", ceiling))
     coords = dict(model=[m[0] for m in models], arm=("model", [m[1] for m in models]), layer=np.arange(nl),
-                  seed=("model", [m[2] for m in models]), **targets)
+                  seed=("model", [m[2] for m in models]), target=[f"{s} {r}" for r, s in pairs], roi=("target", rois),
+                  subject=("target", [s for _, s in pairs]), **{k: ("target", where[:, i]) for i, k in enumerate("xyz")})
     return xr.Dataset(data, coords, dict(name="example", illustrative=1, folds="contiguous", n_permutations=200))
+
+# %% ../../nbs/plots/12_examples.ipynb #9e93737a
+example_slope, example_word_gains = 3., dict(connectome=.006, random=.002, dense=.009, smollm2=.015) # ms/bit, nats/word
+
+def example_reading(
+    seeds: Seeds, # the randomness
+    n_seeds: int = 3, # newborns of each arm
+    n_stories: int = 6, # read by people
+    n_words: int = 300 # of each story
+): # -> xarray Dataset, as a run's reading.zarr.zip
+    "Simulated reading times that rise by `example_slope` a bit, and each arm's gain."
+    import xarray as xr
+    models, n, rng = example_models(n_seeds), n_stories * n_words, seeds.child("words").numpy()
+    arms, stories = [m[1] for m in models], [f"story {i + 1}" for i in range(n_stories)]
+    bits = rng.gamma(2, 2.5, n)
+    time = 300 + example_slope * (bits - bits.mean()) + 40 * rng.standard_normal(n)
+    blur = seeds.child("blur").numpy().standard_normal((len(models), n)) * [[a != "smollm2"] for a in arms]
+    story = 1 + .25 * seeds.child("gain").child("story").numpy().standard_normal(n_stories)
+    noise = .0008 * seeds.child("gain").child("model").numpy().standard_normal((len(arms), n_stories))
+    gain = np.array([example_word_gains[a] for a in arms])[:, None] * story + noise # (n_models, n_stories)
+    r = np.corrcoef(bits, time)[0, 1]
+
+    near = lambda v, half: {"": v, "_low": v - half, "_high": v + half}
+    data = {f"gain{k}": (("model", "story"), v) for k, v in near(gain, .004).items()}
+    data |= {k: (("model", "story"), (r * gain / gain.max()).clip(0)) for k in ("pearson", "spearman")}
+    slopes = np.tile([example_slope, 1., .5], (len(models), 1))
+    data |= {f"effect{k}": (("over", "model", "predictor") if k else ("model", "predictor"),
+                            np.stack([v, v]) if k else v) for k, v in near(slopes, .4).items()}
+    data |= dict(surprisal=(("model", "word"), np.abs(bits + 2 * blur)), time=("word", time), ceiling=.6,
+                 story_of_word=("word", np.repeat(stories, n_words)))
+    coords = dict(model=[m[0] for m in models], arm=("model", arms), seed=("model", [m[2] for m in models]),
+                  story=stories, over=["stories", "words"],
+                  predictor=["surprisal", "surprisal, 1 back", "surprisal, 2 back"])
+    return xr.Dataset(data, coords, dict(data="example"))

@@ -11,7 +11,7 @@ from scipy import stats
 
 from evonb.core import InputError, Seeds
 from evonb.plots import alignment as ap
-from evonb.plots import examples as plots_examples
+from evonb.plots import examples
 from evonb.plots.style import NothingToPlot, arm_style
 
 ARMS = ["connectome", "random", "dense", "smollm2"]
@@ -44,7 +44,7 @@ def arm_rows(brain, value, arm):
 
 
 def test_examples_repeat_bit_for_bit_and_differ_by_seed():
-    for make in (plots_examples.example_brain, ap.example_reading):
+    for make in (examples.example_brain, examples.example_reading):
         xr.testing.assert_identical(make(Seeds(5)), make(Seeds(5)))
         assert not make(Seeds(5)).equals(make(Seeds(6)))
 
@@ -257,7 +257,7 @@ def test_a_summary_gives_the_intervals_and_differences(brain):
 
 def test_regions_have_their_scores_ceilings_and_intervals(brain):
     fig = ap.roi_scores(brain, "r")
-    regions = list(plots_examples.example_regions)
+    regions = list(examples.example_regions)
     assert list(fig.layout.yaxis.ticktext) == regions
     for a, (i, r) in itertools.product(ARMS, enumerate(regions)):
         v = brain.r_best.values[brain.arm.values == a][:, brain.roi.values == r]
@@ -349,9 +349,9 @@ def test_map_has_each_regions_mean_and_says_where_it_is_not_measured(brain, cort
     coloured = [t for t in cortex.data if t.coloraxis]
     values = np.unique(np.concatenate([np.asarray(t.intensity) for t in coloured]))
     v = brain.gain_best.values[brain.arm.values == "dense"].mean(0)
-    means = np.sort([v[brain.roi.values == r].mean() for r in plots_examples.example_regions])
+    means = np.sort([v[brain.roi.values == r].mean() for r in examples.example_regions])
     assert np.allclose(values, means, atol=1e-6)
-    assert {t.split("<br>")[0] for c in coloured for t in c.text} == {f"{r}, 8 people" for r in plots_examples.example_regions}
+    assert {t.split("<br>")[0] for c in coloured for t in c.text} == {f"{r}, 8 people" for r in examples.example_regions}
     assert "illustrative positions" in captions(cortex)
     measured = ap.brain_map(brain.assign_attrs(illustrative=0), arm="dense", views=("lateral",))
     assert "illustrative" not in captions(measured)
@@ -412,7 +412,7 @@ def test_words_means_and_line(reading):
     assert np.allclose(means.x, [bits[p].mean() for p in parts])
     assert np.allclose(means.y, [time[p].mean() for p in parts])
     assert np.allclose(means.error_y.array, [1.96 * stats.sem(time[p]) for p in parts])
-    assert np.polyfit(line.x, line.y, 1)[0] == pytest.approx(ap.example_slope)
+    assert np.polyfit(line.x, line.y, 1)[0] == pytest.approx(examples.example_slope)
     assert np.interp(bits.mean(), line.x, line.y) == pytest.approx(time.mean())
     assert "+3.00 [+2.60, +3.40] ms/bit, 95 % CI over stories" in captions(fig)
     band = next(t for t in fig.data if t.fill == "toself")

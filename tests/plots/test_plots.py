@@ -11,7 +11,7 @@ import xarray as xr
 
 from evonb.core import EvonbError, InputError, Seeds
 from evonb.plots import connectome as plots
-from evonb.plots import examples as plots_examples
+from evonb.plots import examples
 from evonb.plots import style as plots_style
 
 ARMS = ["connectome", "random", "degree_preserving", "sign_shuffled", "dense", "dense_matched"]
@@ -19,12 +19,12 @@ ARMS = ["connectome", "random", "degree_preserving", "sign_shuffled", "dense", "
 
 @pytest.fixture(scope="module")
 def development():
-    return plots_examples.example_development(Seeds(3), n_seeds=4)
+    return examples.example_development(Seeds(3), n_seeds=4)
 
 
 @pytest.fixture(scope="module")
 def evolution():
-    return plots_examples.example_evolution(Seeds(3), n_generations=4, n_layers=3)
+    return examples.example_evolution(Seeds(3), n_generations=4, n_layers=3)
 
 
 def array(v):
@@ -45,16 +45,16 @@ def figures(development, evolution):
     return dict(loss_curves=plots.loss_curves(development), train=plots.loss_curves(development, train=True),
                 final_losses=plots.final_losses(summary), generation_curves=plots.generation_curves(evolution),
                 training_curves=plots.training_curves(evolution), density_map=plots.density_map(evolution),
-                mask_map=plots.mask_map(plots_examples.example_signs(Seeds(0))), sweep_curve=plots.sweep_curve(development))
+                mask_map=plots.mask_map(examples.example_signs(Seeds(0))), sweep_curve=plots.sweep_curve(development))
 
 
 def test_examples_repeat_bit_for_bit_and_differ_by_seed():
-    for make in (plots_examples.example_development, plots_examples.example_evolution):
+    for make in (examples.example_development, examples.example_evolution):
         xr.testing.assert_identical(make(Seeds(5)), make(Seeds(5)))
         assert not make(Seeds(5)).equals(make(Seeds(6)))
-    a, b = plots_examples.example_signs(Seeds(5)), plots_examples.example_signs(Seeds(5))
+    a, b = examples.example_signs(Seeds(5)), examples.example_signs(Seeds(5))
     assert all(np.array_equal(a[n], b[n]) for n in a)
-    assert not all(np.array_equal(a[n], s) for n, s in plots_examples.example_signs(Seeds(6)).items())
+    assert not all(np.array_equal(a[n], s) for n, s in examples.example_signs(Seeds(6)).items())
 
 
 def test_band_is_mean_and_sd_of_the_seeds(development):
@@ -259,13 +259,13 @@ def test_mask_map_shows_share_as_opacity_and_sign_as_hue():
 
 def test_mask_map_of_a_big_model_stays_small():
     rng = np.random.default_rng(0)
-    signs = {n: rng.integers(-1, 2, (96, 384)).astype(np.int8) for n in plots_examples._names(12)}
+    signs = {n: rng.integers(-1, 2, (96, 384)).astype(np.int8) for n in examples.example_names(12)}
     assert len(plots.mask_map(signs).to_json()) < 1e6
 
 
 def test_mask_map_takes_tensors():
     import torch
-    signs = plots_examples.example_signs(Seeds(0), 1)
+    signs = examples.example_signs(Seeds(0), 1)
     assert plots.mask_map(signs) == plots.mask_map({n: torch.from_numpy(s) for n, s in signs.items()})
 
 

@@ -9,27 +9,27 @@ import pytest
 import xarray as xr
 
 from evonb.core import InputError, Seeds
-from evonb.plots import examples as plots_examples
+from evonb.plots import examples
 from evonb.plots import population as pp
 from evonb.plots.style import NothingToPlot, label
 
-METHODS = list(plots_examples.example_ends)
+METHODS = list(examples.example_ends)
 EVIL = "<script>alert('x')</script>"
 
 
 @pytest.fixture(scope="module")
 def population():
-    return plots_examples.example_population(Seeds(3))
+    return examples.example_population(Seeds(3))
 
 
 @pytest.fixture(scope="module")
 def history():
-    return pp.example_history(Seeds(3))
+    return examples.example_history(Seeds(3))
 
 
 @pytest.fixture(scope="module")
 def summary(population):
-    test = {m: plots_examples.of_method(population, m).test.values for m in METHODS}
+    test = {m: pp.of_method(population, m).test.values for m in METHODS}
     return dict(ci=0.9, methods={m: dict(
         test=dict(mean=v.mean(), low=v.mean() - 0.02, high=v.mean() + 0.03, se=0.01),
         versus={} if m == "best-expert" else {"best-expert": dict(mean=0.1, low=0.05, high=0.2, p=0.0123)})
@@ -41,7 +41,7 @@ def made(population, history, summary):
                 generations_figure=pp.generations_figure(history, 0.4), family_tree=pp.family_tree(history),
                 ensemble_curves=pp.ensemble_curves(population, "genome"), pareto_view=pp.pareto_view(history),
                 coefficient_map=pp.coefficient_map(population, "genome"), expert_scores=pp.expert_scores(population),
-                expert_curves=pp.expert_curves(pp.example_training(Seeds(0))))
+                expert_curves=pp.expert_curves(examples.example_training(Seeds(0))))
 
 
 def named(fig, name):
@@ -49,7 +49,7 @@ def named(fig, name):
 
 
 def test_examples_repeat_bit_for_bit_and_differ_by_seed():
-    for make in (plots_examples.example_population, pp.example_history, pp.example_training):
+    for make in (examples.example_population, examples.example_history, examples.example_training):
         xr.testing.assert_identical(make(Seeds(5)), make(Seeds(5)))
         assert not make(Seeds(5)).equals(make(Seeds(6)))
 
@@ -67,7 +67,7 @@ def test_every_figure_has_a_title_units_and_a_see_through_page(population, histo
 
 def test_progress_is_the_mean_over_seeds_with_its_range(population):
     fig = pp.search_progress(population)
-    line, v = named(fig, "cma-es"), plots_examples.of_method(population, "cma-es").best_value.values
+    line, v = named(fig, "cma-es"), pp.of_method(population, "cma-es").best_value.values
     x = population.evaluation.values.tolist()
     drawn = dict(zip(line.x, line.y))  # at a step, the value after it
     for at in set(line.x):
@@ -81,10 +81,10 @@ def test_progress_is_the_mean_over_seeds_with_its_range(population):
 
 def test_baselines_are_level_dashed_lines_and_chance_is_the_mean_of_selected_tasks(population):
     fig = pp.search_progress(population)
-    for name in plots_examples.example_baselines:
+    for name in examples.example_baselines:
         line = named(fig, name)
         assert line.line.dash == "dash" and len(line.x) == 2 and line.y[0] == line.y[1]
-        assert line.y[0] == pytest.approx(float(plots_examples.of_method(population, name).validation.mean()))
+        assert line.y[0] == pytest.approx(float(pp.of_method(population, name).validation.mean()))
     late = population.copy(deep=True)
     late.best_value[0, :, :3] -= 0.1  # best-expert finds the best of five experts at its fourth look
     assert named(pp.search_progress(late), "best-expert").line.dash == "dash"
@@ -123,7 +123,7 @@ def test_final_scores_are_sorted_with_bars_and_differences(population, summary):
     told = [a.text for a in fig.layout.annotations if a.visible is not False and a.text.startswith("+")]
     assert told == ["+0.100 [+0.050, +0.200], p = 0.012"] * (len(METHODS) - 1)
     seeds = next(t for t in fig.data if str(t.marker.symbol).endswith("-open") and t.y[0] == "genome")
-    assert np.array_equal(seeds.x, plots_examples.of_method(population, "genome").test)
+    assert np.array_equal(seeds.x, pp.of_method(population, "genome").test)
     assert "90 % CI" in fig.layout.title.subtitle.text
 
 
@@ -194,7 +194,7 @@ def test_family_tree_draws_every_link_once_and_the_best_on_top(history):
 
 
 def test_a_big_family_is_thinned_but_keeps_the_ancestors():
-    history = pp.example_history(Seeds(1), 40, 40)
+    history = examples.example_history(Seeds(1), 40, 40)
     fig, everyone = pp.family_tree(history), pp.individuals(history)
     lineage = pp.ancestry(everyone, everyone.id[pp.best_place(everyone)])
     nodes = named(fig, "individual")
@@ -246,7 +246,7 @@ def test_opposed_tasks_are_those_that_correlate_least(history):
 
 
 def test_ensembles_show_rules_single_best_and_an_oracle(population):
-    fig, part = pp.ensemble_curves(population, "genome"), plots_examples.of_method(population, "genome")
+    fig, part = pp.ensemble_curves(population, "genome"), pp.of_method(population, "genome")
     for rule in ("vote", "probability", "perplexity"):
         t, v = named(fig, rule), part.ensemble_test.sel(rule=rule).values
         assert np.allclose(t.y, v.mean(0)) and list(t.customdata) == [1, 3, 5, 9]
@@ -260,10 +260,10 @@ def test_ensembles_show_rules_single_best_and_an_oracle(population):
 
 
 def test_coefficients_are_centred_at_zero_and_near_the_truth(population):
-    fig, part = pp.coefficient_map(population, "genome"), plots_examples.of_method(population, "genome").coefficients
+    fig, part = pp.coefficient_map(population, "genome"), pp.of_method(population, "genome").coefficients
     heat = fig.data[0]
     assert np.allclose(heat.z, part.mean("seed").values.T) and heat.zmin == -heat.zmax == -np.abs(heat.z).max()
-    assert np.allclose(np.array(heat.z).mean(1), plots_examples.example_truth, atol=0.15)
+    assert np.allclose(np.array(heat.z).mean(1), examples.example_truth, atol=0.15)
     one = pp.coefficient_map(population, "genome", seed=2)
     assert np.array_equal(one.data[0].z, part.sel(seed=2).values.T) and one.layout.title.subtitle.text == "one seed"
     with pytest.raises(NothingToPlot):
@@ -327,7 +327,7 @@ def test_names_of_users_stay_text(population, history, summary):
 
 
 def test_profiles_of_few_generations_far_apart():
-    few = pp.example_history(Seeds(0)).isel(generation=[0, 9])
+    few = examples.example_history(Seeds(0)).isel(generation=[0, 9])
     lines = [t.name for t in pp.task_profiles(few).data if t.name and t.name.startswith("generations")]
     assert lines == ["generations 0 to 0", "generations 9 to 9"]
 
@@ -347,7 +347,7 @@ def test_long_names_are_short_on_the_figure_and_whole_on_hover(population, histo
         front=pp.pareto_view(renamed(history, "task"), tuple(LONG[:2])),
         coloured=pp.generations_figure(renamed(history, "task"), colour=LONG[0]),
         scores=pp.expert_scores(renamed(population, "task")),
-        curves=pp.expert_curves(renamed(pp.example_training(Seeds(0)), "expert")))
+        curves=pp.expert_curves(renamed(examples.example_training(Seeds(0)), "expert")))
     whole = [label(name) for name in LONG]
     for name, fig in drawn.items():
         layout = json.dumps(fig.layout.to_plotly_json(), default=str).replace("\\u2026", "…")

@@ -229,7 +229,7 @@ def test_figures_follow_their_controls(brain, reading, explorer):
     )
     fit = explorer.figure("fit", model="dense/1", story="story 2")
     line, words = (next(t for t in fit.data if t.name == n) for n in ("fitted effect", "words"))
-    assert np.isclose((line.y[-1] - line.y[0]) / (line.x[-1] - line.x[0]), ap.example_slope)
+    assert np.isclose((line.y[-1] - line.y[0]) / (line.x[-1] - line.x[0]), examples.example_slope)
     own = set(reading.time.values[reading.story_of_word.values == "story 2"].astype(np.float32).tolist())
     assert set(np.asarray(words.y).tolist()) <= own
     stories = explorer.figure("stories", score="pearson")

@@ -11,7 +11,7 @@ from evonb.core import EvonbError, InputError, Seeds
 from evonb.evolution.method import METHODS, Outcome, TaskResult
 from evonb.evolution.operators import ArraySpace
 from evonb.evolution.search import evolve
-from evonb.plots import examples as plots_examples
+from evonb.plots import examples
 from evonb.plots import population as pp
 from evonb.plots.style import NothingToPlot
 from evonb.populations.merges import distance
@@ -217,7 +217,7 @@ def test_every_view_replies_and_figures_follow_the_controls(complete):
     place = np.asarray(shown.customdata)[0]
     np.testing.assert_array_equal(np.asarray(shown.z).T, history.score.values.reshape(-1, 2)[place])
     ensemble = explorer.figure("ensemble", method="cma-es")
-    votes = plots_examples.of_method(explorer.evolutions.population, "cma-es").ensemble_test.sel(rule="vote").mean("seed")
+    votes = pp.of_method(explorer.evolutions.population, "cma-es").ensemble_test.sel(rule="vote").mean("seed")
     assert next(t for t in ensemble.data if t.name == "vote").y == pytest.approx(votes.values)
     assert explorer.figure("tree").data == pp.family_tree(explorer.evolutions.history("genome", 0)).data
 
@@ -252,7 +252,7 @@ def test_a_search_in_progress_shows_what_is_there(run, tmp_path):
 
 
 def test_an_evolution_under_way_says_how_far_it_is():
-    history = pp.example_history(Seeds(0)).assign_attrs(method="genome", budget=400, ended="")
+    history = examples.example_history(Seeds(0)).assign_attrs(method="genome", budget=400, ended="")
     explorer = PopulationExplorer(history)
     assert "under way: 168 of 400 evaluations" in explorer.ask("about").content["text"]
     assert explorer.values["method"] == "genome" and "test" not in explorer.views
@@ -272,7 +272,7 @@ def test_what_holds_no_population_is_refused_by_name(tmp_path):
     with pytest.raises(InputError, match="holds no evolution yet.*evonb population --resume"):
         PopulationExplorer(tmp_path / "empty")
     with pytest.raises(InputError, match="no history of an evolution"):
-        PopulationExplorer(plots_examples.example_population(Seeds(0)))
+        PopulationExplorer(examples.example_population(Seeds(0)))
     with pytest.raises(InputError, match="Got int"):
         PopulationExplorer(7)
 
@@ -314,14 +314,14 @@ def test_the_chosen_individual_is_known_by_its_id(run):
 
 
 def test_one_task_leaves_the_views_of_two_out(tmp_path):
-    history = pp.example_history(Seeds(4)).isel(task=[0])
+    history = examples.example_history(Seeds(4)).isel(task=[0])
     explorer = PopulationExplorer(history.assign(value=history.score.isel(task=0)))
     assert not {"pareto", "profiles"} & set(explorer.views) and "task_x" not in explorer.controls
     assert "one task" in explorer.ask("about").content["text"]
 
 
 def test_when_all_failed_there_is_no_best():
-    history = pp.example_history(Seeds(4))
+    history = examples.example_history(Seeds(4))
     history = history.assign(value=history.value * math.nan, score=history.score * math.nan)
     explorer = PopulationExplorer(history)
     reply = explorer.ask("tree")
@@ -331,8 +331,8 @@ def test_when_all_failed_there_is_no_best():
 
 
 def test_two_thousand_travel_compactly():
-    large = pp.example_history(Seeds(1), 50, 40, moves=True)
-    assert large.identical(pp.example_history(Seeds(1), 50, 40, moves=True))
+    large = examples.example_history(Seeds(1), 50, 40, moves=True)
+    assert large.identical(examples.example_history(Seeds(1), 50, 40, moves=True))
     made = set(large.operator.values.ravel())
     assert made == {"expert", "crossover", "mutation", "succession"} and large.failed.any()
     reply = PopulationExplorer(large).ask("tree")
@@ -349,7 +349,7 @@ def test_names_stay_text_in_page_and_figures(run):
     for view in ("fitness", "pareto", "profiles", "map"):
         told = json.dumps(explorer.figure(view).to_plotly_json(), default=str)
         assert "<img" not in told, view
-    odd = Evolutions({EVIL: {0: pp.example_history(Seeds(0))}}, name=EVIL)
+    odd = Evolutions({EVIL: {0: examples.example_history(Seeds(0))}}, name=EVIL)
     assert "<img" not in PopulationExplorer(odd).to_html()
 
 
@@ -369,7 +369,7 @@ def test_a_run_with_other_seeds_by_method_keeps_its_order(run):
 
 
 def test_stored_files_read_as_they_were_written(tmp_path):
-    history = pp.example_history(Seeds(6))
+    history = examples.example_history(Seeds(6))
     with create_run(tmp_path / "run", dict(methods=["genome"]), "population") as made:
         write_dataset(made.file("evolve", "genome", "seed-3", "history.zarr.zip"), history)
         write_json(made.file("summary.json"), dict(kind="population", ci=0.95, n_seeds=1, tasks=[], methods={}))
