@@ -24,16 +24,16 @@ import torch
 from fastcore.basics import patch
 from tqdm.auto import tqdm
 
+from .connectomes.generations import known_loss, life_folder, read_life
+from .connectomes.settings import Experiment
 from .core import EvonbError, InputError, RunBusyError, Stopped, StopRequest, announce, check_positive
 from .core import file_sha256, human_time, listening, progress
 from .datasets import MissingExtraError
-from .text.tokens import open_prepared
-from .training.base import open_base
+from .store import Run
 from .tasks.backends import Backend, InProcess, check_seconds, pack_adapter, unpack_adapter
 from .tasks.engine import Engine
-from .connectomes.settings import Experiment
-from .connectomes.generations import known_loss, life_folder, read_life
-from .store import Run
+from .text.tokens import open_prepared
+from .training.base import open_base
 from .training.lifetime import latest_checkpoint
 
 # %% ../nbs/82_cluster.ipynb #4901dbea

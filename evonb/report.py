@@ -686,7 +686,7 @@ def example_run(
     n_layers: int = 4, # blocks of the simulated model
     config: dict | None = None # settings to note beside the seed
 ) -> Path: # the run folder
-    "A complete simulated run, whose arms end at `plots.example_floors`."
+    "A complete simulated run, whose arms end at `evonb.plots.examples.example_floors`."
     import torch
 
     from evonb.training.connectome import Connectome
@@ -737,7 +737,7 @@ def example_population_run(
         write_dataset(run.file("population.zarr.zip"), population)
         write_json(run.file("summary.json"), _example_population_summary(population))
         for method in ("genome", "genome-plus", "cma-es"):
-            history = population_plots.example_history(seeds.child(method))
+            history = examples.example_history(seeds.child(method))
             if method == "cma-es": history["parents"][:] = "" # it draws everybody anew
             write_dataset(run.file("evolve", method, "seed-0", "history.zarr.zip"), history)
     return Path(path)

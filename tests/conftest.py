@@ -56,6 +56,6 @@ def brain():
 def reading():
     "Simulated scores on reading times, as an alignment stores them."
     from evonb.core import Seeds
-    from evonb.plots import alignment as alignment_plots
+    from evonb.plots import examples as plots_examples
 
-    return alignment_plots.example_reading(Seeds(3))
+    return plots_examples.example_reading(Seeds(3))

@@ -340,7 +340,7 @@ def test_what_users_name_methods_tasks_and_experts_stays_text(tmp_path):
 
 def test_experts_show_their_losses_and_curves(tmp_path):
     with create_run(tmp_path / "run", {}, "experts") as run:
-        write_dataset(run.file("experts.zarr.zip"), plots_population.example_training(Seeds(0)))
+        write_dataset(run.file("experts.zarr.zip"), plots_examples.example_training(Seeds(0)))
         fact = dict(source=EVIL, loss_before=3.25, loss=1.125, seconds=75.0, n_steps=200, n_texts=2000,
                     n_weights=147456)
         write_json(run.file("summary.json"), dict(base=dict(source="toy"), experts={"agreeing": fact, EVIL: fact}))

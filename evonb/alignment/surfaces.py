@@ -16,8 +16,8 @@ from typing import NamedTuple
 import numpy as np
 from fastcore.basics import patch
 
-from .volumes import Volume, as_nifti, check_name, check_regions, illustrative_label, map_json
 from .volumes import open_image, parse_map_json
+from .volumes import Volume, as_nifti, check_name, check_regions, illustrative_label, map_json
 from ..core import InputError, check_choice, check_positive
 from ..store import replacing
 

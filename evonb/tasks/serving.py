@@ -39,15 +39,15 @@ import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 
-from ..core import EvonbError, InputError, Seeds, StopRequest, check_positive, parsing, stoppable
-from ..training.base import begin_token, open_base
 from ..core import cache_folder
+from ..core import EvonbError, InputError, Seeds, StopRequest, check_positive, parsing, stoppable
+from ..store import read_json, write_json
 from .backends import Backend, check_seconds, not_finite
 from .engine import Engine, Row, encode_choices
 from .fitness import content_digest
-from ..training.adapters import Adapter, check_modules, new_config, read_adapter, write_adapter
-from ..store import read_json, write_json
 from .tasks import Prompt, ScoreError
+from ..training.adapters import Adapter, check_modules, new_config, read_adapter, write_adapter
+from ..training.base import begin_token, open_base
 
 # %% ../../nbs/tasks/20_serving.ipynb #d472cf76
 class ServerError(InputError):

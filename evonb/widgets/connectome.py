@@ -18,13 +18,13 @@ import numpy as np
 import plotly.graph_objects as go
 from fastcore.basics import patch
 
+from ..connectomes.controls import CONTROLS, control
+from ..core import DamagedFileError, InputError, Seeds, check_positive, parsing
 from ..plots import connectome as plots
 from ..plots.examples import example_signs
-from ..connectomes.controls import CONTROLS, control
-from ..training.connectome import Connectome, pack_signs, stored_shapes, unpack_signs
-from ..core import DamagedFileError, InputError, Seeds, check_positive, parsing
-from .explorer import Explorer, Reply, View, choice, slider
 from ..store import Run, create_run, open_run, read_tensors, replacing
+from ..training.connectome import Connectome, pack_signs, stored_shapes, unpack_signs
+from .explorer import Explorer, Reply, View, choice, slider
 
 # %% ../../nbs/widgets/12_connectome.ipynb #ee7e21cd
 def _ones(plane): return int(np.bitwise_count(plane).sum(dtype=np.int64))

@@ -16,8 +16,8 @@ import pandas as pd
 import pytest
 from nibabel.nifti1 import Nifti1Extension
 
-from evonb.alignment import images as alignment_images
-from evonb.alignment import surfaces as alignment_surfaces
+from evonb.alignment import images as im
+from evonb.alignment import surfaces as sf
 from evonb.alignment import volumes as bm
 from evonb.core import DamagedFileError, InputError, NoSpaceError, Seeds
 
@@ -209,7 +209,7 @@ def test_absurd_dimensions_are_refused_before_allocation(tmp_path, shape, suffix
     with pytest.raises(DamagedFileError, match="its header gives the shape"):
         bm.read_volume(tmp_path / f"a{suffix}", max_bytes=1e18)
     with pytest.raises(DamagedFileError, match="its header gives the shape"):
-        alignment_images.image_responses(tmp_path / f"a{suffix}", words(), mask=scan(np.ones((4, 5, 6), np.uint8)))
+        im.image_responses(tmp_path / f"a{suffix}", words(), mask=scan(np.ones((4, 5, 6), np.uint8)))
 
 
 def test_what_a_file_may_hold_is_still_bounded(tmp_path):
@@ -218,7 +218,7 @@ def test_what_a_file_may_hold_is_still_bounded(tmp_path):
     with pytest.raises(InputError, match="max_bytes"):
         bm.read_volume(tmp_path / "z.nii.gz", max_bytes=255_000)
     with pytest.raises(InputError, match="max_bytes"):
-        alignment_images.image_responses(scan(draw(4, 5, 6, 9)), words(), atlas=ATLAS, max_bytes=100)
+        im.image_responses(scan(draw(4, 5, 6, 9)), words(), atlas=ATLAS, max_bytes=100)
 
 
 def test_negative_dimensions_are_damaged(tmp_path):
@@ -235,7 +235,7 @@ def test_wrong_affines_in_files(tmp_path, what):
     rows = dict(nan=[np.nan, *AFFINE[0, 1:]], singular=AFFINE[1], zero=[0, 0, 0, 0])[what]
     raw[280:296] = struct.pack("<4f", *rows)  # srow_x
     (tmp_path / "w.nii").write_bytes(raw)
-    for use in (bm.read_volume, alignment_surfaces.surface_values, lambda p: alignment_images.image_responses(p, words(), atlas=ATLAS)):
+    for use in (bm.read_volume, sf.surface_values, lambda p: im.image_responses(p, words(), atlas=ATLAS)):
         with pytest.raises(InputError, match="affine of .* (NaN|singular)"):
             use(tmp_path / "w.nii")
 
@@ -334,15 +334,15 @@ def test_illustrative_positions_are_marked_all_the_way(tmp_path):
             value=[0.1, 0.2, 0.3, 0.4],
         )
     )
-    placed = alignment_surfaces.illustrative_positions(table)
+    placed = sf.illustrative_positions(table)
     assert placed.illustrative.tolist() == [True, True, True, False] and table.x.isna().sum() == 3
     assert placed.x[0] == placed.x[2] != placed.x[1] and placed.x[3] == 40
-    pd.testing.assert_frame_equal(placed, alignment_surfaces.illustrative_positions(table))
-    assert alignment_surfaces.illustrative_positions(placed).illustrative.tolist() == [True, True, True, False]
+    pd.testing.assert_frame_equal(placed, sf.illustrative_positions(table))
+    assert sf.illustrative_positions(placed).illustrative.tolist() == [True, True, True, False]
     volume = bm.roi_volume(bm.mean_by_roi(placed, placed.value), name="r")
     back = bm.read_volume(bm.write_volume(tmp_path / "i.nii.gz", volume))
     assert back.illustrative and back.header["descrip"].item().startswith(b"illustrative positions")
-    left = alignment_surfaces.read_surface(alignment_surfaces.write_surface(tmp_path / "i.gii", alignment_surfaces.to_surface(back).left))
+    left = sf.read_surface(sf.write_surface(tmp_path / "i.gii", sf.to_surface(back).left))
     assert left.illustrative and left.label == bm.illustrative_label and np.isfinite(left.values).any()
     assert not bm.roi_volume(table[3:], name="r").illustrative
 
@@ -412,14 +412,14 @@ def offline(monkeypatch):
     monkeypatch.setattr(socket, "socket", refuse)
     monkeypatch.setattr(socket, "create_connection", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    alignment_surfaces.fsaverage5.cache_clear()
+    sf.fsaverage5.cache_clear()
 
 
 def test_volume_to_surface_without_a_network_and_without_files_at_home(offline, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NILEARN_DATA", str(tmp_path / "nilearn"))
     places = pd.DataFrame(dict(roi=["l", "r"], x=[-54, 54], y=[-40, -40], z=[6, 6], value=[0.5, -0.25]))
-    left, right = alignment_surfaces.to_surface(bm.roi_volume(places, radius=12))
+    left, right = sf.to_surface(bm.roi_volume(places, radius=12))
     assert set(left.values[np.isfinite(left.values)]) == {0.5} and set(right.values[np.isfinite(right.values)]) == {
         -0.25
     }
@@ -438,7 +438,7 @@ def test_projection_equals_nilearns(how, nilearns):
         np.round(draw(50, 60, 50), 1), np.array([[4, 0, 0, -98], [0, 4, 0, -134], [0, 0, 4, -72], [0, 0, 0, 1.0]])
     )
     files = fetch_surf_fsaverage("fsaverage5")
-    for side, mine in zip(alignment_surfaces.hemispheres, alignment_surfaces.surface_values(image, how), strict=True):
+    for side, mine in zip(sf.hemispheres, sf.surface_values(image, how), strict=True):
         theirs = vol_to_surf(
             image, files[f"pial_{side}"], inner_mesh=files[f"white_{side}"], interpolation=nilearns, n_samples=10
         )
@@ -448,44 +448,44 @@ def test_projection_equals_nilearns(how, nilearns):
 def test_a_ramp_arrives_where_it_is():
     grid = bm.mni_grid()
     ramp = np.tile((np.arange(99) * 2.0 - 98)[:, None, None], (1, 117, 95)).astype(np.float32)  # x in mm
-    for s in alignment_surfaces.to_surface(bm.make_volume(ramp, grid, "x")):
+    for s in sf.to_surface(bm.make_volume(ramp, grid, "x")):
         assert np.allclose(s.values, (s.cortex.pial[:, 0] + s.cortex.white[:, 0]) / 2, atol=1e-2)
 
 
 def test_voxels_without_a_value_count_nothing():
     values = np.full((99, 117, 95), 2, np.float32)
     values[draw(99, 117, 95) > 1] = np.nan  # holes in a sixth of the voxels
-    left, right = alignment_surfaces.surface_values(bm.make_volume(values, bm.mni_grid(), "holes"))
+    left, right = sf.surface_values(bm.make_volume(values, bm.mni_grid(), "holes"))
     assert np.allclose(left[np.isfinite(left)], 2, atol=1e-5) and np.isfinite(left).mean() > 0.9
     zeros = np.where(np.isnan(values), 0, values)
-    same = alignment_surfaces.surface_values(bm.make_volume(zeros, bm.mni_grid(), "zeros"), background=0)
+    same = sf.surface_values(bm.make_volume(zeros, bm.mni_grid(), "zeros"), background=0)
     assert np.array_equal(bits(same[0]), bits(left)) and np.array_equal(bits(same[1]), bits(right))
-    assert (alignment_surfaces.surface_values(bm.make_volume(zeros, bm.mni_grid(), "zeros"))[0] < 1.9).any()
+    assert (sf.surface_values(bm.make_volume(zeros, bm.mni_grid(), "zeros"))[0] < 1.9).any()
 
 
 @pytest.mark.parametrize("how", ["nearest", "linear"])
 def test_a_partial_volume_fills_its_part_only(how):
     corner = np.diag([2, 2, 2, 1.0])
     corner[:3, 3] = [-70, -60, -10]
-    left, right = alignment_surfaces.surface_values(scan(np.ones((20, 20, 20), np.float32), corner), how)
-    pial = alignment_surfaces.fsaverage5()["left"].pial
+    left, right = sf.surface_values(scan(np.ones((20, 20, 20), np.float32), corner), how)
+    pial = sf.fsaverage5()["left"].pial
     within = ((pial >= corner[:3, 3]) & (pial <= corner[:3, 3] + 38)).all(1)
     assert (left[within] == 1).all() and 0 < np.isfinite(left).sum() < 3000 and np.isnan(right).all()
 
 
 def test_bad_volumes_for_surfaces():
     with pytest.raises(InputError, match="No vertex of fsaverage5 lies inside"):
-        alignment_surfaces.surface_values(scan(draw(5, 5, 5), np.diag([2, 2, 2, 1.0]) + np.eye(4, k=3) * 900))
+        sf.surface_values(scan(draw(5, 5, 5), np.diag([2, 2, 2, 1.0]) + np.eye(4, k=3) * 900))
     with pytest.raises(InputError, match="one map at a time"):
-        alignment_surfaces.surface_values(scan(draw(5, 5, 5, 2)))
+        sf.surface_values(scan(draw(5, 5, 5, 2)))
     with pytest.raises(InputError, match="how is 'cubic'"):
-        alignment_surfaces.surface_values(scan(draw(5, 5, 5)), "cubic")
+        sf.surface_values(scan(draw(5, 5, 5)), "cubic")
     with pytest.raises(InputError, match="n_samples"):
-        alignment_surfaces.surface_values(scan(draw(5, 5, 5)), n_samples=0)
+        sf.surface_values(scan(draw(5, 5, 5)), n_samples=0)
 
 
 def test_surface_arrays_are_ready_for_plotly():
-    left, right = alignment_surfaces.make_surfaces(np.r_[np.full(5000, np.nan), np.ones(5242)], np.zeros(10242), "r")
+    left, right = sf.make_surfaces(np.r_[np.full(5000, np.nan), np.ones(5242)], np.zeros(10242), "r")
     for s in (left, right):
         for kind in ("inflated", "pial", "white"):
             assert s.vertices(kind).shape == (10242, 3) and s.vertices(kind).dtype == np.float32
@@ -502,16 +502,16 @@ def test_surface_arrays_are_ready_for_plotly():
 
 
 def test_gifti_comes_back_bit_for_bit(tmp_path):
-    values = np.stack([draw(10242, name=s) for s in alignment_surfaces.hemispheres])
+    values = np.stack([draw(10242, name=s) for s in sf.hemispheres])
     values[:, :9] = np.nan
     values.view(np.uint32)[0, 3], values[0, 10] = 0x7FC00ABC, -0.0
-    pair = alignment_surfaces.make_surfaces(*values, LONG, bm.map_provenance(layer=3, note='<&]]>\n\t"é'), True)
+    pair = sf.make_surfaces(*values, LONG, bm.map_provenance(layer=3, note='<&]]>\n\t"é'), True)
     for s, v in zip(pair, values, strict=True):
-        path = alignment_surfaces.write_surface(tmp_path / f"{s.side}.gii", s)
-        back = alignment_surfaces.read_surface(path)
+        path = sf.write_surface(tmp_path / f"{s.side}.gii", s)
+        back = sf.read_surface(path)
         assert np.array_equal(bits(back.values), bits(v)) and (back.side, back.name) == (s.side, LONG)
         assert back.provenance == s.provenance and back.illustrative and back.label == bm.illustrative_label
-        assert alignment_surfaces.write_surface(tmp_path / "again.gii", back).read_bytes() == path.read_bytes()
+        assert sf.write_surface(tmp_path / "again.gii", back).read_bytes() == path.read_bytes()
         image = nib.load(path)
         assert (
             image.meta["AnatomicalStructurePrimary"] == f"Cortex{s.side.title()}" and image.meta["Name"] == LONG.strip()
@@ -526,31 +526,31 @@ def gifti(*arrays, **meta):
 
 def test_foreign_and_bad_gifti(tmp_path):
     nib.save(gifti(draw(10242), draw(10242, name="b")), tmp_path / "two.gii")
-    assert np.array_equal(alignment_surfaces.read_surface(tmp_path / "two.gii", "right", 1).values, draw(10242, name="b"))
+    assert np.array_equal(sf.read_surface(tmp_path / "two.gii", "right", 1).values, draw(10242, name="b"))
     for kind, message in (
         (dict(), "which hemisphere"),
         (dict(side="left", index=2), "2 maps"),
         (dict(side="up"), "side"),
     ):
         with pytest.raises(InputError, match=message):
-            alignment_surfaces.read_surface(tmp_path / "two.gii", **kind)
+            sf.read_surface(tmp_path / "two.gii", **kind)
     nib.save(gifti(draw(10241), AnatomicalStructurePrimary="CortexLeft"), tmp_path / "few.gii")
     with pytest.raises(InputError, match=r"10241.*fsaverage5 has 10,242 vertices"):
-        alignment_surfaces.read_surface(tmp_path / "few.gii")
+        sf.read_surface(tmp_path / "few.gii")
     with pytest.raises(InputError, match="says that it is CortexLeft"):
-        alignment_surfaces.read_surface(tmp_path / "few.gii", "right")
+        sf.read_surface(tmp_path / "few.gii", "right")
     with pytest.raises(InputError, match="fsaverage5 has 10,242"):
-        alignment_surfaces.make_surfaces(draw(10242), draw(642), "r")
+        sf.make_surfaces(draw(10242), draw(642), "r")
     nib.save(gifti(), tmp_path / "none.gii")
     with pytest.raises(InputError, match="without data"):
-        alignment_surfaces.read_surface(tmp_path / "none.gii")
+        sf.read_surface(tmp_path / "none.gii")
     (tmp_path / "cut.gii").write_bytes((tmp_path / "two.gii").read_bytes()[:5000])
     with pytest.raises(DamagedFileError, match="can't be read"):
-        alignment_surfaces.read_surface(tmp_path / "cut.gii")
+        sf.read_surface(tmp_path / "cut.gii")
     with pytest.raises(FileNotFoundError):
-        alignment_surfaces.read_surface(tmp_path / "missing.gii")
+        sf.read_surface(tmp_path / "missing.gii")
     with pytest.raises(InputError, match=r"end in \.gii"):
-        alignment_surfaces.write_surface(tmp_path / "x.nii", alignment_surfaces.make_surfaces(draw(10242), draw(10242), "r").left)
+        sf.write_surface(tmp_path / "x.nii", sf.make_surfaces(draw(10242), draw(10242), "r").left)
 
 
 def test_importing_is_light():
@@ -572,7 +572,7 @@ def bold(n=9, name="run"):
 
 def test_atlas_means_equal_a_plain_loop():
     runs = [bold(), bold(7, "second")]
-    r = alignment_images.image_responses(runs, [words(), words(2)], ATLAS, NAMES, name="two runs", subject="s1")
+    r = im.image_responses(runs, [words(), words(2)], ATLAS, NAMES, name="two runs", subject="s1")
     labels = np.asarray(ATLAS.dataobj)
     expected = np.concatenate(
         [[[i.get_fdata()[..., t][labels == v].mean() for v in NAMES] for t in range(i.shape[3])] for i in runs]
@@ -590,7 +590,7 @@ def test_atlas_means_equal_a_plain_loop():
         and r.offsets is None
     )
     assert r.nuisance["word rate"].ravel().tolist() == [2, 2, 0, 0, 0, 0, 0, 0, 0] + [2, 0, 0, 0, 0, 0, 0]
-    again = alignment_images.image_responses(runs, [words(), words(2)], ATLAS, NAMES)
+    again = im.image_responses(runs, [words(), words(2)], ATLAS, NAMES)
     assert np.array_equal(bits(r.data), bits(again.data))
 
 
@@ -603,7 +603,7 @@ def test_files_of_any_precision_give_what_they_hold(tmp_path):
     pd.DataFrame(dict(index=[3, 8, 21, 99], name=["front", "back", "tip", "unused"])).to_csv(
         tmp_path / "l.tsv", sep="\t"
     )
-    r = alignment_images.image_responses(tmp_path / "b.nii.gz", str(tmp_path / "e.tsv"), tmp_path / "a.nii.gz", tmp_path / "l.tsv")
+    r = im.image_responses(tmp_path / "b.nii.gz", str(tmp_path / "e.tsv"), tmp_path / "a.nii.gz", tmp_path / "l.tsv")
     stored = nib.load(tmp_path / "b.nii.gz").get_fdata()
     assert np.allclose(r.data[:, 0], stored[0].mean((0, 1)), atol=1e-3) and list(r.targets.roi) == [
         "front",
@@ -616,11 +616,11 @@ def test_mask_gives_each_voxel_unchanged():
     inside = np.zeros((4, 5, 6), np.uint8)
     inside[1:3, 2, 4] = 1
     run = bold()
-    r = alignment_images.image_responses(run, words(), mask=scan(inside))
+    r = im.image_responses(run, words(), mask=scan(inside))
     assert np.array_equal(bits(r.data), bits(run.get_fdata(dtype=np.float32)[1:3, 2, 4].T))
     assert list(r.targets.target) == ["voxel 1 2 4", "voxel 2 2 4"]
     assert np.allclose(r.targets[["x", "y", "z"]], [(AFFINE @ [i, 2, 4, 1])[:3] for i in (1, 2)], atol=1e-4)
-    both = alignment_images.image_responses(run, words(), ATLAS, mask=scan(np.asarray(ATLAS.dataobj) * (np.arange(5) > 1)[:, None]))
+    both = im.image_responses(run, words(), ATLAS, mask=scan(np.asarray(ATLAS.dataobj) * (np.arange(5) > 1)[:, None]))
     assert np.allclose(both.data[:, 0], run.get_fdata()[0, 2:].mean((0, 1)), atol=1e-3)
 
 
@@ -646,7 +646,7 @@ def test_maskers_of_nilearn(kind):
             [(AFFINE @ [1, 2, 3, 1])[:3]],
         ),
     )[kind]
-    r = alignment_images.image_responses([run, run], [words(), words()], masker=masker)
+    r = im.image_responses([run, run], [words(), words()], masker=masker)
     assert np.allclose(r.data, np.tile(np.array(expected).T, (2, 1)), atol=1e-3)
     assert np.allclose(r.targets[["x", "y", "z"]], places, atol=1e-3) and any("masker" in n for n in r.notes)
 
@@ -660,17 +660,17 @@ def test_another_grid_is_an_error_and_resampling_explicit():
 
     for how in (dict(atlas=fine), dict(mask=fine), dict(masker=NiftiLabelsMasker(fine))):
         with pytest.raises(InputError, match=r"another grid.*\(8, 10, 12\).*\(4, 5, 6\).*resample=True"):
-            alignment_images.image_responses(bold(), words(), **how)
-    r = alignment_images.image_responses(bold(), words(), fine, resample=True)
-    assert np.allclose(r.data, alignment_images.image_responses(bold(), words(), ATLAS).data, atol=1e-3)
+            im.image_responses(bold(), words(), **how)
+    r = im.image_responses(bold(), words(), fine, resample=True)
+    assert np.allclose(r.data, im.image_responses(bold(), words(), ATLAS).data, atol=1e-3)
     away = nib.Nifti1Image(np.asarray(ATLAS.dataobj), AFFINE + np.eye(4, k=3) * 300)
     with pytest.raises(InputError, match="lies outside of the run"):
-        alignment_images.image_responses(bold(), words(), away, resample=True)
+        im.image_responses(bold(), words(), away, resample=True)
     half = nib.Nifti1Image(
         np.asarray(ATLAS.dataobj), AFFINE @ (np.eye(4) - np.eye(4, k=3) * 2)
     )  # two voxels to the left
     with pytest.raises(InputError, match=r"labels \[3\].*no voxel left"):
-        alignment_images.image_responses(bold(), words(), half, resample=True)
+        im.image_responses(bold(), words(), half, resample=True)
 
 
 def test_gaps_are_never_counted_as_zero():
@@ -678,14 +678,14 @@ def test_gaps_are_never_counted_as_zero():
     data[0, 0, 0, 3], data[2, 2, 2] = np.nan, 5
     run = scan(data)
     with pytest.raises(InputError, match="1 of 43 voxels of the atlas hold NaN.*measured_mask"):
-        alignment_images.image_responses(run, words(), ATLAS)
+        im.image_responses(run, words(), ATLAS)
     with pytest.raises(InputError, match="count as zero"):
         from nilearn.maskers import NiftiLabelsMasker
 
-        alignment_images.image_responses(run, words(), masker=NiftiLabelsMasker(ATLAS))
-    seen = alignment_images.measured_mask([run, bold()])
+        im.image_responses(run, words(), masker=NiftiLabelsMasker(ATLAS))
+    seen = im.measured_mask([run, bold()])
     assert int(np.asarray(seen.dataobj).sum()) == 118
-    r = alignment_images.image_responses(run, words(), ATLAS, mask=seen)
+    r = im.image_responses(run, words(), ATLAS, mask=seen)
     expected = data[0].reshape(30, 9)[1:].mean(0)
     assert np.allclose(r.data[:, 0], expected, atol=1e-3)
     assert np.isnan(np.asarray(run.dataobj)[0, 0, 0, 3])  # the caller's image is untouched
@@ -702,7 +702,7 @@ def test_gaps_are_never_counted_as_zero():
     ],
 )
 def test_tr_comes_from_the_header_with_its_unit(units, step, tr, expected):
-    r = alignment_images.image_responses(
+    r = im.image_responses(
         scan(bold().get_fdata(dtype=np.float32), tr=step, units=("mm", units)), words(), ATLAS, tr=tr
     )
     assert r.tr == pytest.approx(expected, abs=1e-6)
@@ -724,7 +724,7 @@ def test_tr_comes_from_the_header_with_its_unit(units, step, tr, expected):
 )
 def test_wrong_trs(units, step, tr, message):
     with pytest.raises(InputError, match=message):
-        alignment_images.image_responses(
+        im.image_responses(
             scan(bold().get_fdata(dtype=np.float32), tr=step, units=("mm", units)), words(), ATLAS, tr=tr
         )
 
@@ -734,14 +734,14 @@ def test_a_projection_warns_of_nothing():
     corner[:3, 3] = [-70, -60, -10]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        alignment_surfaces.surface_values(scan(draw(20, 20, 20), corner), "linear")
-        alignment_images.image_responses(bold(), words(), ATLAS)
+        sf.surface_values(scan(draw(20, 20, 20), corner), "linear")
+        im.image_responses(bold(), words(), ATLAS)
 
 
 def test_scanner_space_has_no_template_positions():
     run = bold()
     run.set_sform(AFFINE, 1)
-    r = alignment_images.image_responses(run, words(), ATLAS)
+    r = im.image_responses(run, words(), ATLAS)
     assert r.targets[["x", "y", "z"]].isna().all(axis=None) and any("scanner mm" in n for n in r.notes)
 
 
@@ -750,7 +750,7 @@ def test_events_are_read_literally(tmp_path):
     path.write_text(
         'onset\tduration\tword\n0.2\t0.1\t"Null\n0.4\t0.3\tnan\n1\tn/a\tn/a\n1.5\t0.2\tNone"\n', encoding="utf-8"
     )
-    r = alignment_images.image_responses(bold(), path, ATLAS)
+    r = im.image_responses(bold(), path, ATLAS)
     assert r.passages[0].words == ['"Null', "nan", 'None"'] and np.allclose(r.offsets[0], [0.3, 0.7, 1.7])
     assert any("1 rows without a word" in n for n in r.notes)
 
@@ -773,22 +773,22 @@ def test_events_are_read_literally(tmp_path):
 )
 def test_bad_events(table, message):
     with pytest.raises(InputError, match=message):
-        alignment_images.image_responses(bold(), table, ATLAS)
+        im.image_responses(bold(), table, ATLAS)
 
 
 def confounds(n=9):
-    return pd.DataFrame(draw(n, 7), columns=[*alignment_images.movement, "framewise_displacement"])
+    return pd.DataFrame(draw(n, 7), columns=[*im.movement, "framewise_displacement"])
 
 
 def test_confounds_become_movement_of_the_subject(tmp_path):
     table = confounds().astype(object)
     table.loc[0, "framewise_displacement"] = "n/a"
     table.to_csv(tmp_path / "c.tsv", sep="\t", index=False)
-    r = alignment_images.image_responses(bold(), words(), ATLAS, confounds=tmp_path / "c.tsv", subject="s2")
-    assert np.allclose(r.subject_nuisance["s2"], confounds()[list(alignment_images.movement)], atol=1e-6) and set(
+    r = im.image_responses(bold(), words(), ATLAS, confounds=tmp_path / "c.tsv", subject="s2")
+    assert np.allclose(r.subject_nuisance["s2"], confounds()[list(im.movement)], atol=1e-6) and set(
         r.subject_nuisance
     ) == {"s2"}
-    r = alignment_images.image_responses(
+    r = im.image_responses(
         [bold()] * 2,
         [words()] * 2,
         ATLAS,
@@ -812,7 +812,7 @@ def test_bad_confounds():
         (confounds().assign(trans_x="x"), None, "isn't numeric"),
     ):
         with pytest.raises(InputError, match=message):
-            alignment_images.image_responses(bold(), words(), ATLAS, confounds=table, confound_columns=columns)
+            im.image_responses(bold(), words(), ATLAS, confounds=table, confound_columns=columns)
 
 
 def test_bad_runs(tmp_path):
@@ -838,15 +838,15 @@ def test_bad_runs(tmp_path):
     ]
     for change, message in cases:
         with pytest.raises(InputError, match=message):
-            alignment_images.image_responses(**dict(events=words(), atlas=ATLAS) | change)
+            im.image_responses(**dict(events=words(), atlas=ATLAS) | change)
     for change in (dict(images=tmp_path / "no.nii"), dict(events=tmp_path / "no.tsv"), dict(atlas=tmp_path / "no.nii")):
         with pytest.raises(FileNotFoundError, match="There is no file"):
-            alignment_images.image_responses(**dict(images=bold(), events=words(), atlas=ATLAS) | change)
+            im.image_responses(**dict(images=bold(), events=words(), atlas=ATLAS) | change)
     (tmp_path / "empty.tsv").write_text("")
     with pytest.raises(InputError, match="can't be read as a tab-separated table"):
-        alignment_images.image_responses(bold(), tmp_path / "empty.tsv", ATLAS)
+        im.image_responses(bold(), tmp_path / "empty.tsv", ATLAS)
     with pytest.raises(InputError, match="No voxel is finite and changing"):
-        alignment_images.measured_mask(scan(np.ones((4, 5, 6, 9), np.float32)))
+        im.measured_mask(scan(np.ones((4, 5, 6, 9), np.float32)))
 
 
 def dense():
@@ -861,7 +861,7 @@ def dense():
 def test_cifti_series(tmp_path):
     data = draw(12, 5)
     nib.save(nib.Cifti2Image(data, (nib.cifti2.SeriesAxis(0, 0.72, 12), dense())), tmp_path / "x.dtseries.nii")
-    r = alignment_images.image_responses(tmp_path / "x.dtseries.nii", words())
+    r = im.image_responses(tmp_path / "x.dtseries.nii", words())
     assert np.array_equal(bits(r.data), bits(data)) and r.tr == 0.72
     assert list(r.targets.target) == [
         "cortex left vertex 5",
@@ -873,34 +873,34 @@ def test_cifti_series(tmp_path):
     assert r.targets.x.isna().tolist() == [True] * 3 + [False] * 2
     assert np.allclose(r.targets.iloc[4][["x", "y", "z"]].astype(float), (AFFINE @ [2, 3, 5, 1])[:3], atol=1e-3)
     with pytest.raises(InputError, match="tr is 2 s.*0.72 s"):
-        alignment_images.image_responses(tmp_path / "x.dtseries.nii", words(), tr=2)
+        im.image_responses(tmp_path / "x.dtseries.nii", words(), tr=2)
     with pytest.raises(InputError, match="CIFTI or GIFTI"):
-        alignment_images.image_responses(tmp_path / "x.dtseries.nii", words(), ATLAS)
+        im.image_responses(tmp_path / "x.dtseries.nii", words(), ATLAS)
     raw = (tmp_path / "x.dtseries.nii").read_bytes()
     (tmp_path / "cut.dtseries.nii").write_bytes(raw[:-100])
     with pytest.raises(DamagedFileError, match="its header gives the shape"):
-        alignment_images.image_responses(tmp_path / "cut.dtseries.nii", words())
+        im.image_responses(tmp_path / "cut.dtseries.nii", words())
     scalars = nib.Cifti2Image(draw(2, 5), (nib.cifti2.ScalarAxis(["a", "b"]), dense()))
     with pytest.raises(InputError, match="isn't a CIFTI series"):
-        alignment_images.image_responses(scalars, words())
+        im.image_responses(scalars, words())
     with pytest.raises(InputError, match="other targets than run 1"):
         parts = [nib.Cifti2Image(draw(12, n), (nib.cifti2.SeriesAxis(0, 1, 12), dense()[:n])) for n in (5, 4)]
-        alignment_images.image_responses(parts, [words()] * 2)
+        im.image_responses(parts, [words()] * 2)
 
 
 def test_gifti_series(tmp_path):
-    data = {s: draw(6, 10242, name=s) for s in alignment_surfaces.hemispheres}
+    data = {s: draw(6, 10242, name=s) for s in sf.hemispheres}
     for s, v in data.items():
         nib.save(gifti(*v, AnatomicalStructurePrimary=f"Cortex{s.title()}"), tmp_path / f"{s}.func.gii")
-    paths = {s: tmp_path / f"{s}.func.gii" for s in alignment_surfaces.hemispheres}
-    r = alignment_images.image_responses(paths, words(), tr=1.0)
+    paths = {s: tmp_path / f"{s}.func.gii" for s in sf.hemispheres}
+    r = im.image_responses(paths, words(), tr=1.0)
     assert np.array_equal(bits(r.data), bits(np.concatenate([data["left"], data["right"]], 1))) and r.tr == 1
-    assert np.array_equal(r.targets[["x", "y", "z"]][:10242], alignment_surfaces.fsaverage5()["left"].pial)
+    assert np.array_equal(r.targets[["x", "y", "z"]][:10242], sf.fsaverage5()["left"].pial)
     assert r.targets.target.iloc[10242] == "right vertex 0" and any("MNI305" in n for n in r.notes)
-    left = alignment_images.image_responses(paths["left"], words(), tr=1.0)
+    left = im.image_responses(paths["left"], words(), tr=1.0)
     assert np.array_equal(bits(left.data), bits(data["left"]))
     table = gifti(draw(30, 5), AnatomicalStructurePrimary="CortexRight")  # one array of vertices by scans
-    small = alignment_images.image_responses(table, words(), tr=2.0)
+    small = im.image_responses(table, words(), tr=2.0)
     assert np.array_equal(small.data, draw(30, 5).T) and small.targets.x.isna().all()
     assert any("not fsaverage5's" in n for n in small.notes)
     for images, tr, message in (
@@ -912,7 +912,7 @@ def test_gifti_series(tmp_path):
         (gifti(draw(30), AnatomicalStructurePrimary="CortexLeft"), 1.0, "isn't a GIFTI series"),
     ):
         with pytest.raises(InputError, match=message):
-            alignment_images.image_responses(images, words(), tr=tr)
+            im.image_responses(images, words(), tr=tr)
 
 
 def test_a_known_word_response_is_found_where_it_is():
@@ -927,7 +927,7 @@ def test_a_known_word_response_is_found_where_it_is():
     data = rng.normal(size=(4, 5, 6, n)).astype(np.float32)
     data[2, 1:3] += drive.astype(np.float32)  # only in the region "back"
     events = pd.DataFrame(dict(onset=onsets, word=[f"w{i}" for i in range(400)]))
-    r = alignment_images.image_responses(scan(data), events, ATLAS, NAMES)
+    r = im.image_responses(scan(data), events, ATLAS, NAMES)
     scores = encode(design(r, size[:, None], how="sum"), r.data, r.groups, RidgeConfig())
     found = dict(zip(NAMES.values(), scores.r.mean("fold").values, strict=True))
     assert found["back"] > 0.8 and abs(found["front"]) < 0.35 and abs(found["tip"]) < 0.35

@@ -11,10 +11,10 @@ import xarray as xr
 from scipy import stats
 
 from evonb.alignment import reading as b
-from evonb.alignment.sources import futrell2018 as alignment_sources_futrell2018
-from evonb.alignment.sources import natural_stories as alignment_sources_natural_stories
-from evonb.alignment.sources import reading_tables as alignment_sources_reading_tables
-from evonb.alignment.sources import toy_readers as alignment_sources_toy_readers
+from evonb.alignment.sources import futrell2018 as futrell
+from evonb.alignment.sources import natural_stories as stories
+from evonb.alignment.sources import reading_tables as tables
+from evonb.alignment.sources import toy_readers as toys
 from evonb.core import DamagedFileError, InputError, Seeds, from_dict, to_dict
 from evonb.datasets import MissingExtraError
 from evonb.store import read_dataset, write_dataset
@@ -28,13 +28,13 @@ QUICK = b.BehaviorConfig(n_bootstrap=100, n_splits=40)
 
 @pytest.fixture(scope="module")
 def counts():
-    words = [w for p in alignment_sources_toy_readers.toy_passages(Seeds(99)) for w in p.words]
+    words = [w for p in toys.toy_passages(Seeds(99)) for w in p.words]
     return b.count_words(Corpus("toy", [" ".join(words)], ["toy"]))
 
 
 @pytest.fixture(scope="module")
 def toy():
-    return alignment_sources_toy_readers.toy_reading(Seeds(5))
+    return toys.toy_reading(Seeds(5))
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def means_only(reading):
 # What is read ----------------------------------------------------------------------------------------------------
 
 def test_natural_stories_is_whole_and_in_order(data_folder):
-    reading = alignment_sources_natural_stories.natural_stories(data_folder / "natural_stories")
+    reading = stories.natural_stories(data_folder / "natural_stories")
     assert len(reading.word) == 10_256 and reading.sizes == [1073, 990, 1040, 1085, 1013, 1099, 999, 980, 1038, 939]
     assert reading.word[:3] == ["If", "you", "were"] and reading.word[-1] == "Tourette's."
     assert [p.name for p in reading.passages] == [f"story {i}" for i in range(1, 11)]
@@ -65,7 +65,7 @@ def test_natural_stories_is_whole_and_in_order(data_folder):
 def test_gpt3_has_every_word_but_the_first_and_sums_its_tokens(data_folder):
     "A token that begins with a space begins a word: another way to the same sums."
     folder = data_folder / "natural_stories"
-    reading, bits = alignment_sources_natural_stories.natural_stories(folder), alignment_sources_natural_stories.gpt3_surprisal(folder)
+    reading, bits = stories.natural_stories(folder), stories.gpt3_surprisal(folder)
     assert np.array_equal(np.isnan(bits), reading.position == 1)
     table = pd.read_csv(folder / "all_stories_gpt3.csv", keep_default_na=False, dtype=str)
     begins = table.token.str.startswith(" ") | (table.story != table.story.shift())
@@ -75,7 +75,7 @@ def test_gpt3_has_every_word_but_the_first_and_sums_its_tokens(data_folder):
 
 def test_gpt3_agrees_with_the_rough_check_from_outside(data_folder, counts):
     "r = 0.22 over 10,014 words was found by matching words up to the spelling that differs in story 2."
-    reading, bits = (f(data_folder / "natural_stories") for f in (alignment_sources_natural_stories.natural_stories, alignment_sources_natural_stories.gpt3_surprisal))
+    reading, bits = (f(data_folder / "natural_stories") for f in (stories.natural_stories, stories.gpt3_surprisal))
     kept = np.isfinite(bits) & ~((reading.story == "story 2") & (reading.position >= 749))
     assert np.corrcoef(bits[kept], reading.time[kept])[0, 1] == pytest.approx(.2170, abs=5e-5)
     ds = b.behavior_scores(reading, bits, replace(QUICK, n_bootstrap=20), counts)
@@ -94,7 +94,7 @@ def publisher_files(folder, extra=""):
 
 
 def test_quotes_null_and_na_stay_words(tmp_path):
-    reading = alignment_sources_natural_stories.natural_stories(publisher_files(tmp_path))
+    reading = stories.natural_stories(publisher_files(tmp_path))
     assert reading.word == ["'Ah", '"null', "NA", "So", "it."]
     assert np.array_equal(reading.time, [300, 310, np.nan, np.nan, 320], equal_nan=True)
     assert any("2 of 5 words have no time" in n for n in reading.notes)
@@ -104,7 +104,7 @@ def test_single_readers_of_natural_stories(tmp_path):
     publisher_files(tmp_path)
     (tmp_path / "processed_RTs.tsv").write_text(
         "WorkerId\tword\tzone\titem\tRT\na\t'Ah\t1\t1\t300\nb\t'Ah\t1\t1\t320\na\tSo\t1\t2\t50\nb\tSo\t1\t2\t400\n")
-    reading = alignment_sources_natural_stories.natural_stories(tmp_path, readers=True)
+    reading = stories.natural_stories(tmp_path, readers=True)
     assert reading.readers.shape == (5, 2) and reading.time[0] == 310 and reading.time[3] == 400
     assert any("1 of 4 single times" in n for n in reading.notes)
 
@@ -112,12 +112,12 @@ def test_single_readers_of_natural_stories(tmp_path):
 def test_files_of_different_releases_are_refused(tmp_path):
     publisher_files(tmp_path, "Sow\t1\t2\t80\t320\n")
     with pytest.raises(InputError, match="'Sow' at zone 1 of item 2, but all_stories.tok has 'So'"):
-        alignment_sources_natural_stories.natural_stories(tmp_path)
+        stories.natural_stories(tmp_path)
     publisher_files(tmp_path, "So\t9\t2\t80\t320\n")
     with pytest.raises(InputError, match="no such zone"):
-        alignment_sources_natural_stories.natural_stories(tmp_path)
+        stories.natural_stories(tmp_path)
     with pytest.raises(FileNotFoundError, match="all_stories.tok"):
-        alignment_sources_natural_stories.natural_stories(tmp_path / "nowhere")
+        stories.natural_stories(tmp_path / "nowhere")
 
 
 FIRST_STORY = ("'Ah", "", 0), (' "', -.5, 0), ("null", -.5, 0), (" N", -2, 0), ("A", -3, 0)
@@ -131,7 +131,7 @@ def gpt3_file(folder, *rows):
 def test_gpt3_tokens_are_held_against_the_text(tmp_path):
     gpt3_file(publisher_files(tmp_path), ("So", "", 1), (" it.", -1, 1))
     expected = np.array([np.nan, 1, 5, np.nan, 1]) / math.log(2)
-    assert np.allclose(alignment_sources_natural_stories.gpt3_surprisal(tmp_path), expected, equal_nan=True)
+    assert np.allclose(stories.gpt3_surprisal(tmp_path), expected, equal_nan=True)
 
 
 @pytest.mark.parametrize("rows, message", [
@@ -142,19 +142,19 @@ def test_gpt3_tokens_are_held_against_the_text(tmp_path):
 def test_gpt3_tokens_that_dont_fit_are_refused(tmp_path, rows, message):
     gpt3_file(publisher_files(tmp_path), *rows)
     with pytest.raises(InputError, match=message):
-        alignment_sources_natural_stories.gpt3_surprisal(tmp_path)
+        stories.gpt3_surprisal(tmp_path)
 
 
 def test_the_publishers_own_spelling_counts_for_gpt3(tmp_path):
     publisher_files(tmp_path)
     (tmp_path / "words.tsv").write_text("2.1.whole\tSow\n2.1.word\tSow\n2.2.whole\tit .\n")
     gpt3_file(tmp_path, ("Sow", "", 1), (" it.", -2, 1))
-    assert alignment_sources_natural_stories.gpt3_surprisal(tmp_path)[-1] == pytest.approx(2 / math.log(2))
+    assert stories.gpt3_surprisal(tmp_path)[-1] == pytest.approx(2 / math.log(2))
 
 
 def test_a_token_over_two_words_is_refused():
     with pytest.raises(InputError, match="reaches over two words"):
-        alignment_sources_natural_stories.tokens_to_words(join_words("x", ["New", "York"]), ["New York"], np.ones(1))
+        stories.tokens_to_words(join_words("x", ["New", "York"]), ["New York"], np.ones(1))
 
 
 # Assemblies ------------------------------------------------------------------------------------------------------
@@ -177,7 +177,7 @@ def assembly(**change):
 def test_futrell2018_reads_an_assembly(tmp_path, form, engine, turned):
     data = assembly()
     (data.T if turned else data).to_netcdf(tmp_path / "a.nc", engine=engine, format=form)
-    reading = alignment_sources_futrell2018.futrell2018(tmp_path / "a.nc")
+    reading = futrell.futrell2018(tmp_path / "a.nc")
     expected = data.where((data >= 100) & (data <= 3000))
     assert np.array_equal(reading.readers, expected.values, equal_nan=True)
     assert np.allclose(reading.time, expected.mean("subject"))
@@ -189,35 +189,35 @@ def test_futrell2018_reads_an_assembly(tmp_path, form, engine, turned):
 def test_presentations_are_put_in_order(tmp_path):
     mixed = assembly().isel(presentation=[3, 0, 2, 1, 5, 4])
     mixed.to_netcdf(tmp_path / "a.nc", engine="scipy")
-    assert alignment_sources_futrell2018.futrell2018(tmp_path / "a.nc").passages[0].text == "'The cat null sat."
+    assert futrell.futrell2018(tmp_path / "a.nc").passages[0].text == "'The cat null sat."
 
 
 def test_an_assembly_with_other_dims_is_refused(tmp_path):
     assembly().rename(presentation="words").to_netcdf(tmp_path / "a.nc", engine="scipy")
     with pytest.raises(InputError, match="one variable over presentation x subject, but holds: .*words.*subject"):
-        alignment_sources_futrell2018.futrell2018(tmp_path / "a.nc")
+        futrell.futrell2018(tmp_path / "a.nc")
     assembly().drop_vars("story_id").to_netcdf(tmp_path / "b.nc", engine="scipy")
     with pytest.raises(InputError, match="no coordinate 'story_id' along presentation; it has: .*word_core"):
-        alignment_sources_futrell2018.futrell2018(tmp_path / "b.nc")
+        futrell.futrell2018(tmp_path / "b.nc")
 
 
 def test_a_netcdf4_file_names_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr(xr.backends, "list_engines", lambda: {"scipy": None})
     (tmp_path / "a.nc").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
     with pytest.raises(MissingExtraError, match="netCDF-4 file.*pip install h5netcdf"):
-        alignment_sources_futrell2018.futrell2018(tmp_path / "a.nc")
+        futrell.futrell2018(tmp_path / "a.nc")
 
 
 def test_no_assembly_at_all(tmp_path):
     with pytest.raises(FileNotFoundError, match="no assembly"):
-        alignment_sources_futrell2018.futrell2018(tmp_path / "a.nc")
+        futrell.futrell2018(tmp_path / "a.nc")
     (tmp_path / "a.nc").write_text("word,time\n")
     with pytest.raises(InputError, match="isn't a netCDF file"):
-        alignment_sources_futrell2018.futrell2018(tmp_path / "a.nc")
+        futrell.futrell2018(tmp_path / "a.nc")
     assembly().to_netcdf(tmp_path / "b.nc", engine="scipy")
     (tmp_path / "b.nc").write_bytes((tmp_path / "b.nc").read_bytes()[:300])
     with pytest.raises(DamagedFileError, match="b.nc"):
-        alignment_sources_futrell2018.futrell2018(tmp_path / "b.nc")
+        futrell.futrell2018(tmp_path / "b.nc")
 
 
 # Tables ----------------------------------------------------------------------------------------------------------
@@ -232,7 +232,7 @@ def test_a_table_is_sorted_by_its_order_column(tmp_path):
     for path, options in ((tmp_path / "t.csv", {}), (tmp_path / "t.tsv", dict(sep="\t"))):
         shuffled.to_csv(path, index=False, **options)
         for source in (path, shuffled):
-            reading = alignment_sources_reading_tables.reading_table(source, story="story")
+            reading = tables.reading_table(source, story="story")
             assert [p.text for p in reading.passages] == ["The cat sat.", "It slept."]
             assert reading.time.tolist() == [300, 320, 350, 290, 330] and reading.readers is None
 
@@ -242,23 +242,23 @@ def test_commas_and_quotes_in_a_csv_and_a_tsv(tmp_path):
     frame.to_csv(tmp_path / "t.csv", index=False)
     (tmp_path / "t.tsv").write_text("\n".join("\t".join(map(str, r)) for r in [frame.columns, *frame.values]))
     for name in ("t.csv", "t.tsv"):
-        assert alignment_sources_reading_tables.reading_table(tmp_path / name, story="story").word == frame.word.tolist()
+        assert tables.reading_table(tmp_path / name, story="story").word == frame.word.tolist()
 
 
 def test_rows_of_single_readers_are_pivoted():
     rows = pd.concat([table(who="a"), table(who="b", time=[340, 20, 370, 310, 4000])]).iloc[:-2]
-    reading = alignment_sources_reading_tables.reading_table(rows, story="story", reader="who")
+    reading = tables.reading_table(rows, story="story", reader="who")
     assert np.array_equal(reading.readers[:, 1], [340, np.nan, 370, np.nan, np.nan], equal_nan=True)
     assert reading.time.tolist() == [320, 320, 360, 290, 330]
 
 
 def test_times_that_are_missing_are_no_error():
     for missing in ("", "NA", None, np.nan):
-        assert np.isnan(alignment_sources_reading_tables.reading_table(table(time=[300, missing, 350, 290, 330]), story="story").time[1])
+        assert np.isnan(tables.reading_table(table(time=[300, missing, 350, 290, 330]), story="story").time[1])
 
 
 def test_gaps_in_the_order_are_noted():
-    assert "1 places are missing" in alignment_sources_reading_tables.reading_table(table(order=[1, 2, 5, 1, 2]), story="story").notes[0]
+    assert "1 places are missing" in tables.reading_table(table(order=[1, 2, 5, 1, 2]), story="story").notes[0]
 
 
 BAD_TABLES = {
@@ -279,25 +279,25 @@ BAD_TABLES = {
 def test_a_bad_table_says_what_is_wrong(kind):
     change, options, message = BAD_TABLES[kind]
     with pytest.raises(InputError, match=message):
-        alignment_sources_reading_tables.reading_table(table(**change), **options)
+        tables.reading_table(table(**change), **options)
 
 
 def test_readers_of_different_texts_are_refused():
     rows = pd.concat([table(who="a"), table(who="b", word=["The", "dog", "sat.", "It", "slept."])])
     with pytest.raises(InputError, match="different words at 2 in story 1, one of them 'dog'"):
-        alignment_sources_reading_tables.reading_table(rows, story="story", reader="who")
+        tables.reading_table(rows, story="story", reader="who")
 
 
 def test_tables_that_cant_be_read(tmp_path):
     with pytest.raises(FileNotFoundError, match="no table"):
-        alignment_sources_reading_tables.reading_table(tmp_path / "t.csv")
+        tables.reading_table(tmp_path / "t.csv")
     (tmp_path / "t.csv").write_bytes(b"word,time\n\xff\xfe,1\n")
     with pytest.raises(InputError, match="can't be read as a table"):
-        alignment_sources_reading_tables.reading_table(tmp_path / "t.csv")
+        tables.reading_table(tmp_path / "t.csv")
     with pytest.raises(InputError, match="has no rows"):
-        alignment_sources_reading_tables.reading_table(table().iloc[:0])
+        tables.reading_table(table().iloc[:0])
     with pytest.raises(InputError, match="are the times in ms"):
-        alignment_sources_reading_tables.reading_table(table(who="a", time=[.3, .3, .3, .2, .3]), story="story", reader="who")
+        tables.reading_table(table(who="a", time=[.3, .3, .3, .2, .3]), story="story", reader="who")
 
 
 def test_reading_times_must_fit_their_words(toy):
@@ -461,9 +461,9 @@ def test_ranks_with_ties_in_resamples_equal_scipys():
 def test_slopes_are_recovered_without_bias(model, counts):
     "Over ten simulations the mean slope lies within three standard errors of the truth, and intervals hold it."
     config, found, held = replace(QUICK, model=model, n_bootstrap=40, n_splits=2), [], []
-    people = alignment_sources_toy_readers.ToyReaders(n_readers=12)
+    people = toys.ToyReaders(n_readers=12)
     for seed in range(10):
-        reading, truth = alignment_sources_toy_readers.toy_reading(Seeds(seed), people, alignment_sources_toy_readers.toy_passages(Seeds(seed), 5, 120))
+        reading, truth = toys.toy_reading(Seeds(seed), people, toys.toy_passages(Seeds(seed), 5, 120))
         ds = b.behavior_scores(reading, truth["surprisal"], config, counts)
         found.append(ds.effect.values)
         held.append((ds.effect_low[1].values < people.slopes) & (people.slopes < ds.effect_high[1].values))
@@ -475,7 +475,7 @@ def test_slopes_are_recovered_without_bias(model, counts):
 def test_surprisal_that_says_nothing_gains_nothing(counts):
     gains = []
     for seed in range(10):
-        reading, truth = alignment_sources_toy_readers.toy_reading(Seeds(seed), passages=alignment_sources_toy_readers.toy_passages(Seeds(seed), 5, 120))
+        reading, truth = toys.toy_reading(Seeds(seed), passages=toys.toy_passages(Seeds(seed), 5, 120))
         noise = Seeds(seed).child("noise").numpy().permutation(truth["surprisal"])
         config = replace(QUICK, n_bootstrap=2, n_splits=2)
         gains.append(float(b.behavior_scores(means_only(reading), noise, config, counts).gain_mean))
@@ -491,7 +491,7 @@ def test_the_gain_is_near_what_the_noise_allows(scores, toy):
 
 @pytest.mark.parametrize("missing", [0., .5])
 def test_the_ceiling_is_the_true_one(missing, counts):
-    reading, truth = alignment_sources_toy_readers.toy_reading(Seeds(3), alignment_sources_toy_readers.ToyReaders(missing=missing))
+    reading, truth = toys.toy_reading(Seeds(3), toys.ToyReaders(missing=missing))
     ds = b.behavior_scores(reading, truth["surprisal"], replace(QUICK, n_bootstrap=2), counts)
     assert float(ds.ceiling) == pytest.approx(truth["ceiling"], abs=.03)
     assert float(ds.ceiling_low) < float(ds.ceiling) < float(ds.ceiling_high)
@@ -558,14 +558,14 @@ def test_models_are_held_to_the_same_words(toy, counts):
 
 
 def test_scores_are_the_same_bit_for_bit_under_a_seed(toy, counts, scores):
-    again = b.behavior_scores(alignment_sources_toy_readers.toy_reading(Seeds(5))[0], toy[1]["surprisal"], QUICK, counts)
+    again = b.behavior_scores(toys.toy_reading(Seeds(5))[0], toy[1]["surprisal"], QUICK, counts)
     assert again.identical(scores)
     other = b.behavior_scores(toy[0], toy[1]["surprisal"], replace(QUICK, seed=1), counts)
     assert float(other.gain_mean) == float(scores.gain_mean) and not np.array_equal(other.effect_low, scores.effect_low)
 
 
 def test_simulated_readers_are_the_same_bit_for_bit_under_a_seed(toy):
-    again, other = alignment_sources_toy_readers.toy_reading(Seeds(5)), alignment_sources_toy_readers.toy_reading(Seeds(6))
+    again, other = toys.toy_reading(Seeds(5)), toys.toy_reading(Seeds(6))
     assert np.array_equal(again[0].readers, toy[0].readers, equal_nan=True) and again[0].word == toy[0].word
     assert not np.array_equal(other[1]["surprisal"], toy[1]["surprisal"])
 
@@ -586,7 +586,7 @@ def test_no_fold_cuts_a_story():
 
 
 def test_one_story_is_cut_into_blocks(counts):
-    reading, truth = alignment_sources_toy_readers.toy_reading(Seeds(1), passages=alignment_sources_toy_readers.toy_passages(Seeds(1), 1, 300))
+    reading, truth = toys.toy_reading(Seeds(1), passages=toys.toy_passages(Seeds(1), 1, 300))
     ds = b.behavior_scores(reading, truth["surprisal"], QUICK, counts)
     assert ds.folds == "blocks of words" and ds.n_folds == 10 and float(ds.gain_mean) > 0
     assert np.isnan(ds.gain_mean_low.sel(over="stories")) and np.isfinite(ds.gain_mean_low.sel(over="words"))
@@ -633,7 +633,7 @@ def test_a_counter_of_tokens_passes_for_surprisal_where_the_baseline_knows_no_pu
 def test_a_text_without_punctuation_has_no_column_for_it(toy, counts):
     words = [w.strip(".") for w in toy[0].word[:60]]
     table = dict(word=words, time=toy[0].time[:60], order=np.arange(60))
-    names, design = b.baseline_design(alignment_sources_reading_tables.reading_table(pd.DataFrame(table)), counts, 1)
+    names, design = b.baseline_design(tables.reading_table(pd.DataFrame(table)), counts, 1)
     assert "punctuation" not in names and design.shape == (60, len(names))
 
 
@@ -690,7 +690,7 @@ def test_no_story_with_enough_words_is_an_error(toy, counts):
 
 
 def test_too_few_words_for_the_predictors_is_an_error(counts):
-    reading, truth = alignment_sources_toy_readers.toy_reading(Seeds(1), passages=alignment_sources_toy_readers.toy_passages(Seeds(1), 2, 8))
+    reading, truth = toys.toy_reading(Seeds(1), passages=toys.toy_passages(Seeds(1), 2, 8))
     with pytest.raises(InputError, match="reading times can't be fitted by"):
         b.behavior_scores(reading, truth["surprisal"], replace(QUICK, min_words=4), counts)
 
@@ -706,7 +706,7 @@ def test_other_bad_input_is_named(toy, counts):
     with pytest.raises(InputError, match="for which 2 stories are too few"):
         b.behavior_scores(few, truth["surprisal"][:500], replace(QUICK, model="mixed"), counts)
     with pytest.raises(InputError, match="surprisal has shape"):
-        alignment_sources_toy_readers.toy_reading(surprisal=np.ones(3))
+        toys.toy_reading(surprisal=np.ones(3))
     with pytest.raises(InputError, match="too few for 20 bins"):
         b.binned_times(np.arange(10), np.arange(10), 20)
 

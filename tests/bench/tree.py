@@ -13,7 +13,8 @@ import numpy as np
 from plotly.offline import get_plotlyjs
 
 from evonb.core import Seeds
-from evonb.plots.population import example_history, family_tree
+from evonb.plots.examples import example_history
+from evonb.plots.population import family_tree
 from evonb.widgets.explorer import packed
 from evonb.widgets.population import PopulationExplorer
 

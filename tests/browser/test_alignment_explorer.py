@@ -8,8 +8,7 @@ CELLS = [
     """
 import json, numpy as np
 from evonb.core import Seeds
-from evonb.plots.alignment import example_reading
-from evonb.plots.examples import example_brain
+from evonb.plots.examples import example_brain, example_reading
 from evonb.widgets.alignment import AlignmentExplorer
 brain, reading = example_brain(Seeds(0)), example_reading(Seeds(0))
 seen = AlignmentExplorer([brain, reading]).set(measure="gain", layer=2)
@@ -24,8 +23,7 @@ FRAMES = "async () => { for (let i = 0; i < 4; i++) await new Promise(requestAni
 def made():
     "The same explorer, on this side."
     from evonb.core import Seeds
-    from evonb.plots.alignment import example_reading
-    from evonb.plots.examples import example_brain
+    from evonb.plots.examples import example_brain, example_reading
     from evonb.widgets.alignment import AlignmentExplorer
 
     brain, reading = example_brain(Seeds(0)), example_reading(Seeds(0))
@@ -204,7 +202,7 @@ def test_slices_are_moved_by_keys_and_sliders(offline_page, explorer, made, stor
 
 
 def test_reading_fit_is_read_back(offline_page, explorer, stored, assert_accessible, screenshot):
-    from evonb.plots.alignment import example_slope
+    from evonb.plots.examples import example_slope
 
     page = offline_page(stored)
     shown = explorer(page).ready()

@@ -264,7 +264,7 @@ def test_a_complete_run_from_disk(offline_page, explorer, assert_accessible, scr
     text = shown.text("methods")
     assert all(str(cell) in text for cell in rows[0])
     assert "keeps no individual's weights" in shown.text("tree") and "± " in shown.text("tree")
-    votes = plots_examples.of_method(made.evolutions.population, "cma-es").ensemble_test.sel(rule="vote").mean("seed").values
+    votes = pp.of_method(made.evolutions.population, "cma-es").ensemble_test.sel(rule="vote").mean("seed").values
     shown.set("method", "cma-es")
     shown.ready()
     drawn = next(t for t in shown.plot("ensemble")["data"] if t["name"] == "vote")
@@ -292,7 +292,7 @@ def test_a_complete_run_from_disk(offline_page, explorer, assert_accessible, scr
 
 
 def test_a_click_on_a_point_of_a_figure_chooses_its_individual(offline_page, explorer, tmp_path):
-    history = pp.example_history(Seeds(3))
+    history = plots_examples.example_history(Seeds(3))
     page = offline_page(PopulationExplorer(history).to_html(tmp_path / "page.html"))
     shown = explorer(page).ready()
     everyone = pp.individuals(history)
@@ -311,7 +311,7 @@ def test_a_click_on_a_point_of_a_figure_chooses_its_individual(offline_page, exp
 
 
 def test_two_thousand_are_drawn_and_walked(offline_page, explorer, screenshot, tmp_path):
-    history = pp.example_history(Seeds(0), 50, 40, moves=True)
+    history = plots_examples.example_history(Seeds(0), 50, 40, moves=True)
     page = offline_page(PopulationExplorer(history).to_html(tmp_path / "page.html"))
     shown = explorer(page).ready("tree")
     assert told(shown)["individuals"] == "2000"

@@ -349,9 +349,9 @@ def test_map_has_each_regions_mean_and_says_where_it_is_not_measured(brain, cort
     coloured = [t for t in cortex.data if t.coloraxis]
     values = np.unique(np.concatenate([np.asarray(t.intensity) for t in coloured]))
     v = brain.gain_best.values[brain.arm.values == "dense"].mean(0)
-    means = np.sort([v[brain.roi.values == r].mean() for r in examples.example_regions])
-    assert np.allclose(values, means, atol=1e-6)
-    assert {t.split("<br>")[0] for c in coloured for t in c.text} == {f"{r}, 8 people" for r in examples.example_regions}
+    regions = examples.example_regions
+    assert np.allclose(values, np.sort([v[brain.roi.values == r].mean() for r in regions]), atol=1e-6)
+    assert {t.split("<br>")[0] for c in coloured for t in c.text} == {f"{r}, 8 people" for r in regions}
     assert "illustrative positions" in captions(cortex)
     measured = ap.brain_map(brain.assign_attrs(illustrative=0), arm="dense", views=("lateral",))
     assert "illustrative" not in captions(measured)

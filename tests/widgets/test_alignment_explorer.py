@@ -11,6 +11,7 @@ from evonb.alignment.surfaces import fsaverage5, surface_values
 from evonb.alignment.volumes import mni_grid, roi_volume
 from evonb.core import InputError, to_dict
 from evonb.plots import alignment as ap
+from evonb.plots import examples
 from evonb.plots.style import NothingToPlot
 from evonb.store import create_run, open_run, write_dataset, write_json
 from evonb.widgets.alignment import AlignmentExplorer, BrainPart, find_alignments, scored_so_far
