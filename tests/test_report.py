@@ -13,7 +13,6 @@ from evonb import report
 from evonb.core import DamagedFileError, Seeds
 from evonb.plots import connectome as plots
 from evonb.plots import examples as plots_examples
-from evonb.plots import population as plots_population
 from evonb.store import create_run, open_run, read_dataset, read_json, reopen_run, write_dataset, write_json
 
 EVIL = "</script><script>alert('x')</script><img src=http://evil.example/x onerror=alert(1)>\"'&"
