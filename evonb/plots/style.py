@@ -63,10 +63,9 @@ def brief(
     end = (most - 1) // 3
     return name[:most - 1 - end] + "…" + name[len(name) - end:]
 
-# %% ../../nbs/plots/10_style.ipynb #24581417
+# %% ../../nbs/plots/10_style.ipynb #fc655445
 _text, line_colour = "#767676", "rgba(128,128,128,0.28)"
 
-# %% ../../nbs/plots/10_style.ipynb #fc655445
 def _template():
     axis = dict(gridcolor=line_colour, linecolor=line_colour, zerolinecolor=line_colour, automargin=True,
                 title=dict(standoff=8, font=dict(size=13)))

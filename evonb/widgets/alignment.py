@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 
-from ..plots import alignment as ap
 from ..alignment.surfaces import fsaverage5, hemispheres, make_surfaces
 from ..alignment.volumes import illustrative_label, roi_volume, sphere_labels
 from ..core import EvonbError, InputError, Seeds, check_choice, from_dict
-from .explorer import Explorer, Reply, View, choice, slider, toggle
+from ..plots import alignment as ap
 from ..plots.style import NothingToPlot
 from ..store import Run, open_run, read_dataset, read_json
+from .explorer import Explorer, Reply, View, choice, slider, toggle
 
 # %% ../../nbs/widgets/16_alignment.ipynb #ae489e03
 @dataclass
