@@ -21,7 +21,7 @@ SETTINGS = {  # which of a processor's instructions torch, oneDNN and MKL may us
     "AVX-512": dict(ATEN_CPU_CAPABILITY="avx512", ONEDNN_MAX_CPU_ISA="AVX512_CORE", MKL_ENABLE_INSTRUCTIONS="AVX512"),
     "all, torch's products": dict(EVONB_PRODUCTS="torch"),
 }
-SHORT = "test_gpt or test_training or a_newborn_that_fails"  # what `make test` runs of it, about a minute
+SHORT = "test_gpt or test_lifetime or a_newborn_that_fails"  # what `make test` runs of it, about a minute
 BUSY = "while True: pass"
 LIMIT = 3 * 3600  # seconds that one setting may take
 

@@ -16,7 +16,8 @@ from evonb.widgets.explorer import Explorer, Reply, View
 ROOT = Path(__file__).resolve().parents[1]
 DRAWS = re.compile(r"\bPlotly\s*\.\s*(?:newPlot|react|plot|_doPlot)\b")
 # plotly's own ways to write a page, an image or a figure on a server
-WRITES = re.compile(r"\bwrite_html\b|\bplotly\.offline\.plot\b|\bpio\.(?!renderers\b)|\bplotly\.io\b(?! as pio)|\bchart_studio\b|fig\w*\.to_html")
+WRITES = re.compile(r"\bwrite_html\b|\bplotly\.offline\.plot\b|\bpio\.(?!renderers\b)|\bplotly\.io\b(?! as pio)"
+                    r"|\bchart_studio\b|fig\w*\.to_html")
 
 
 def sources(*patterns):

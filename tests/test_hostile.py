@@ -20,17 +20,15 @@ import pytest
 import torch
 
 from evonb import core, store
-from evonb.alignment import features
-from evonb.alignment import images as alignment_images
+from evonb.alignment import features, images
 from evonb.alignment import volumes as brainmaps
 from evonb.alignment.features import open_reading
 from evonb.alignment.sources import futrell2018 as behavior
-from evonb.alignment.sources import reading_tables as alignment_sources_reading_tables
+from evonb.alignment.sources import reading_tables
 from evonb.core import DamagedFileError, EvonbError, InputError
 from evonb.populations import experts
 from evonb.tasks import tasks
-from evonb.text import corpora
-from evonb.text import tokens as text_tokens
+from evonb.text import corpora, tokens
 from evonb.training import adapters as genome
 from evonb.training import base as training_base
 from evonb.training import gpt
@@ -261,7 +259,7 @@ def test_json_nested_too_deep_or_of_endless_numbers_is_refused(tmp_path):
         refused(tasks.TaskFileError, "a.jsonl, line 1", tasks.read_rows, tmp_path / "a.jsonl")
         refused(DamagedFileError, "config.json", gpt._read_json, tmp_path / "config.json")
         refused(DamagedFileError, "adapter_config.json", genome._read_config, tmp_path / "adapter_config.json")
-        refused(DamagedFileError, "corpus.json", text_tokens.open_prepared, tmp_path)
+        refused(DamagedFileError, "corpus.json", tokens.open_prepared, tmp_path)
         refused(DamagedFileError, "run.json", store.open_run, tmp_path)
 
 
@@ -313,12 +311,12 @@ def test_paths_of_other_files_that_climb_out_are_refused(tmp_path):
     path = fuzz.READERS["corpus.json"].make(tmp_path)
     record = json.loads(path.read_text())
     record["files"]["../s.bin"] = core.file_sha256(tmp_path / "s.bin")
-    path.write_text(json.dumps(record | dict(seal=text_tokens._seal(record))))
-    refused(DamagedFileError, r"names a file outside of its folder: '\.\./s\.bin'", text_tokens.open_prepared, path.parent)
+    path.write_text(json.dumps(record | dict(seal=tokens._seal(record))))
+    refused(DamagedFileError, r"names a file outside of its folder: '\.\./s\.bin'", tokens.open_prepared, path.parent)
     record["files"].pop("../s.bin")
     record["splits"]["../../s"] = record["splits"].pop("test")
-    path.write_text(json.dumps(record | dict(seal=text_tokens._seal(record))))
-    refused(InputError, "split is '../../s'", text_tokens.open_prepared, path.parent)
+    path.write_text(json.dumps(record | dict(seal=tokens._seal(record))))
+    refused(InputError, "split is '../../s'", tokens.open_prepared, path.parent)
 
 
 def test_an_adapter_opens_nothing_but_its_two_files(tmp_path):
@@ -480,7 +478,7 @@ def test_a_nifti_of_absurd_dimensions_is_refused(tmp_path):
     absurd = data[:40] + struct.pack("<8h", 4, *[32767] * 4, 1, 1, 1) + data[56:]
     for name, content in (("b.nii", absurd), ("b.nii.gz", gzip.compress(absurd))):
         (tmp_path / name).write_bytes(content)
-        for read in (brainmaps.read_volume, alignment_images.measured_mask):
+        for read in (brainmaps.read_volume, images.measured_mask):
             refused(EvonbError, "is damaged: its header gives the shape|more than max_bytes", read, tmp_path / name)
     negative = data[:40] + struct.pack("<8h", 3, -3, 4, 5, 1, 1, 1, 1) + data[56:]
     (tmp_path / "c.nii").write_bytes(negative)
@@ -530,10 +528,10 @@ def test_a_table_of_a_million_columns_is_refused(tmp_path):
 
     for name, sep in (("a.csv", ","), ("a.tsv", "\t")):
         (tmp_path / name).write_text(sep * 10**6 + "\n1\n")
-        for read in (alignment_sources_reading_tables.reading_table, tuckute2024 if sep == "," else alignment_images.read_tsv):
+        for read in (reading_tables.reading_table, tuckute2024 if sep == "," else images.read_tsv):
             refused(InputError, "columns or more in its first line", read, tmp_path / name)
     (tmp_path / "b.csv").write_text("word," + "x" * 10**7 + "\n" + "y" * 10**7)
-    refused(EvonbError, "b.csv", alignment_sources_reading_tables.reading_table, tmp_path / "b.csv")
+    refused(EvonbError, "b.csv", reading_tables.reading_table, tmp_path / "b.csv")
     (tmp_path / "x_test.csv").write_text('"' + "q" * 10**6 + '",a,b,c,d,A\n')  # beyond csv's field limit
     refused(DamagedFileError, "field larger than field limit", tasks.read_mmlu, tmp_path / "x_test.csv", "lm-eval")
 
@@ -543,7 +541,7 @@ def test_a_shard_and_a_connectome_that_lie_about_their_size_are_refused(tmp_path
     for n in (2**31 - 1, -1, 0, 5):
         header[:3] = 20240520, 1, n
         (tmp_path / "a.bin").write_bytes(header.tobytes() + b"\0\0")
-        refused(corpora.ShardError, "a.bin", text_tokens.read_shard, tmp_path / "a.bin")
+        refused(corpora.ShardError, "a.bin", tokens.read_shard, tmp_path / "a.bin")
     tensors, about = store.read_tensors(fuzz._connectome(tmp_path))
     for shape in ([2**40, 2**40], [-3, -4], [0, 4], [3.0, 4], ["3", 4], [[3], 4], [3], None, "ab", [True, 12]):
         bad = about | dict(shapes=about["shapes"] | dict(a=shape))
