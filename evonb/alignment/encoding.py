@@ -6,9 +6,9 @@
 __all__ = ['FOLDS', 'SOLVERS', 'DTYPES', 'SEARCHES', 'ALPHAS', 'HOWS', 'BAND_ALPHAS', 'RidgeConfig', 'check_matrix',
            'check_targets', 'group_labels', 'assign_folds', 'make_folds', 'make_inner_folds', 'standardised',
            'unpenalised', 'Spectrum', 'decompose', 'GramSolver', 'himalaya_backend', 'HimalayaSolver', 'Fold',
-           'pearson', 'r_squared', 'Problem', 'known_mean', 'encode', 'ridge_weights', 'permuted_rows', 'p_values',
-           'fdr', 'permutation_null', 'split_half_ceiling', 'across_subject_ceiling', 'normalised', 'band_mixtures',
-           'banded', 'partition', 'autocorrelated_baseline', 'beyond', 'rdm', 'rsa', 'linear_cka']
+           'pearson', 'r_squared', 'Problem', 'encode', 'ridge_weights', 'permuted_rows', 'permutation_null',
+           'split_half_ceiling', 'across_subject_ceiling', 'normalised', 'band_mixtures', 'banded', 'partition',
+           'autocorrelated_baseline', 'beyond', 'rdm', 'rsa', 'linear_cka']
 
 # %% ../../nbs/alignment/18_encoding.ipynb #53d53d30
 import json
@@ -20,6 +20,7 @@ import torch
 from fastcore.basics import patch
 
 from ..core import InputError, Seeds, check_choice, check_positive, progress, to_dict
+from ..statistics import fdr, known_mean, p_values
 
 # %% ../../nbs/alignment/18_encoding.ipynb #7eba177b
 FOLDS, SOLVERS, DTYPES = ("contiguous", "shuffled"), ("gram", "himalaya"), ("float64", "float32")
@@ -539,16 +540,6 @@ def _scored(fold, Y):
         found |= {"r" + name: pearson(p, y), "r2" + name: r_squared(p, y)}
     return {k: v.cpu().double().numpy() if torch.is_tensor(v) else v for k, v in found.items()}
 
-# %% ../../nbs/alignment/18_encoding.ipynb #ae88dc95
-def known_mean(
-    values, # of any shape, nan where there is none
-    axis: int = 0
-) -> np.ndarray: # without that axis
-    "The mean over what isn't nan; nan where all is."
-    values = np.asarray(values, float)
-    count = np.isfinite(values).sum(axis)
-    return np.where(count > 0, np.nansum(values, axis) / np.maximum(count, 1), np.nan)
-
 # %% ../../nbs/alignment/18_encoding.ipynb #9225be09
 def _attributes(problem):
     kinds = len(np.unique(problem.labels))
@@ -678,27 +669,6 @@ def _null_scores(problem, rows, show=False):
     alone = means.pop("r_confounds") # (n_rows, n_targets), nan without confounds
     r = means["r"] + np.where(np.isfinite(alone), alone[:1] - alone, 0) # on top of the r that they really have
     return means | dict(r=r)
-
-# %% ../../nbs/alignment/18_encoding.ipynb #182eaa69
-def p_values(
-    null, # (n_permutations, n_targets)
-    observed # (n_targets,)
-) -> np.ndarray: # (n_targets,), nan where the observed score is
-    "One-sided: (1 + permutations that score at least as high) / (1 + permutations) (Phipson & Smyth 2010)."
-    null, observed = np.asarray(null, float), np.asarray(observed, float)
-    p = (1 + (null >= observed).sum(0)) / (1 + len(null))
-    return np.where(np.isfinite(observed), p, np.nan)
-
-# %% ../../nbs/alignment/18_encoding.ipynb #3a9932ee
-def fdr(
-    p # p-values of any shape, nan where there is none
-) -> np.ndarray: # same shape: adjusted p-values (q)
-    "Benjamini-Hochberg over all p-values that aren't nan."
-    from scipy.stats import false_discovery_control
-    p = np.asarray(p, float)
-    out, known = np.full(p.shape, np.nan), np.isfinite(p)
-    if known.any(): out[known] = false_discovery_control(p[known])
-    return out
 
 # %% ../../nbs/alignment/18_encoding.ipynb #6b147d5f
 def permutation_null(

@@ -21,6 +21,7 @@ import numpy as np
 from fastcore.basics import patch
 
 from ..core import InputError, Seeds, check_choice, check_positive, facts_html, to_dict
+from ..statistics import t_test
 from ..text.corpora import Corpus, load_corpus
 from ..text.passages import join_words
 
@@ -584,13 +585,6 @@ def _with_interval(name, values, draws):
     else: over = ("over",)
     return {name: (dims, values), f"{name}_low": ((*over, *dims), low), f"{name}_high": ((*over, *dims), high)}
 
-# %% ../../nbs/alignment/14_reading.ipynb #81ea0f5a
-def _t_test(values):
-    "p of a two-sided t-test over stories that the mean is zero; nan where there are fewer than two."
-    from scipy import stats
-    values = values[np.isfinite(values)]
-    return float(stats.ttest_1samp(values, 0).pvalue) if len(values) > 1 and np.ptp(values) > 0 else np.nan
-
 # %% ../../nbs/alignment/14_reading.ipynb #6b662f35
 def _score(task, bits, base):
     "One model's scores as variables of a dataset, and its resamples."
@@ -602,7 +596,7 @@ def _score(task, bits, base):
     by_word = np.full(len(task.used), np.nan)
     by_word[task.fitted] = model.gain / np.maximum(model.times, 1)
     return variables | dict(
-        gain_p=((), _t_test(variables["gain"][1])), gain_word=("word", by_word), surprisal=("word", bits),
+        gain_p=((), t_test(variables["gain"][1])), gain_word=("word", by_word), surprisal=("word", bits),
         sigma=((), model.sigma), intercept_sd=((), model.sigma * math.sqrt(model.ratio))), draws
 
 # %% ../../nbs/alignment/14_reading.ipynb #7ecfb86a
@@ -653,7 +647,7 @@ def _differences(gain, mean, draws):
         if over not in draws[0]: continue
         drawn = np.stack([d[over]["gain_mean"] for d in draws], 1) # (n_bootstrap, n_models)
         low[i], high[i] = np.quantile(drawn[:, :, None] - drawn[:, None], [.025, .975], axis=0)
-    p = np.array([[_t_test(a - b) for b in gain] for a in gain])
+    p = np.array([[t_test(a - b) for b in gain] for a in gain])
     return dict(difference=(("model", "other"), mean[:, None] - mean), difference_low=(("over", "model", "other"), low),
                 difference_high=(("over", "model", "other"), high), difference_p=(("model", "other"), p))
 

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['AlignConfig', 'command_of', 'Candidate', 'source_run', 'grown', 'candidates', 'fresh_base', 'open_candidate',
-           'Alignment', 'slug', 'scores_name', 'scored_model', 'choose_layers', 'chosen_scores', 'ceilings', 'interval',
-           'contrast', 'reference_arm', 'verdict', 'statement', 'region_table', 'score_table', 'default_place',
-           'data_digest', 'told_of', 'align_run']
+           'Alignment', 'slug', 'scores_name', 'scored_model', 'choose_layers', 'chosen_scores', 'ceilings',
+           'reference_arm', 'statement', 'region_table', 'score_table', 'default_place', 'data_digest', 'told_of',
+           'align_run']
 
 # %% ../../nbs/alignment/30_run.ipynb #4730feaf
 import hashlib
@@ -27,11 +27,11 @@ from .volumes import mean_by_roi, roi_volume, write_volume
 from .surfaces import to_surface, write_surface
 from ..core import InputError, Seeds, Stopped, StopRequest, announce, check_choice, check_positive
 from ..core import progress, stoppable, to_dict
-from .encoding import RidgeConfig, across_subject_ceiling, encode, fdr, permutation_null
+from .encoding import RidgeConfig, across_subject_ceiling, encode, permutation_null
 from ..training.base import Base, new_base, open_base
 from ..core import cache_folder
 from .features import ReadConfig, read
-from ..statistics import bootstrap_interval, moments
+from ..statistics import contrast, fdr, gain_verdict, mean_interval
 from ..training.base import choose_device
 from ..kinds import RUN_KINDS
 from ..training.gpt import GPT, new_gpt
@@ -366,36 +366,6 @@ def score_reading(self: Alignment): # -> xarray Dataset over model and story
     ds = score_models(self.data, dict(zip(names, surprisals)), self.config.behavior)
     return ds.assign_coords(self.coordinates())
 
-# %% ../../nbs/alignment/30_run.ipynb #81640925
-def interval(
-    values, # (n_models, n_items): of people, stories or folds
-    rng: np.random.Generator, # decides the resamples
-    n_bootstrap: int = 2000
-) -> dict: # mean, sd over models, n, low, high
-    "An arm's mean with a 95 % interval over models and items."
-    low, high = bootstrap_interval(values, rng, n_bootstrap)
-    return dict(moments(np.mean(values, 1)), low=low, high=high)
-
-# %% ../../nbs/alignment/30_run.ipynb #ef0d3640
-def contrast(
-    a, # (n_models, n_items) an arm's scores
-    b, # (other n_models, n_items) another's, of the same items
-    rng: np.random.Generator, # decides the resamples
-    n_bootstrap: int = 2000
-) -> dict: # mean, low, high, p, p_models, p_items; p is None where neither can be told
-    "How much more the first arm has than the second."
-    from scipy import stats
-    a, b = np.asarray(a, float), np.asarray(b, float)
-    draw = lambda n: rng.multinomial(n, np.full(n, 1 / n), n_bootstrap) / n # (n_bootstrap, n)
-    gaps = ((draw(len(a)) @ a - draw(len(b)) @ b) * draw(a.shape[1])).sum(1)
-    of_models = stats.ttest_ind(a.mean(1), b.mean(1), equal_var=False).pvalue if min(len(a), len(b)) > 1 else None
-    of_items = stats.ttest_1samp(a.mean(0) - b.mean(0), 0).pvalue if a.shape[1] > 1 else None
-    told = {k: float(p) if p is not None and np.isfinite(p) else None
-            for k, p in dict(p_models=of_models, p_items=of_items).items()}
-    low, high = np.quantile(gaps, [.025, .975])
-    return dict(mean=float(a.mean() - b.mean()), low=float(low), high=float(high),
-                p=max((p for p in told.values() if p is not None), default=None)) | told
-
 # %% ../../nbs/alignment/30_run.ipynb #c6aafa93
 @patch
 def tables(self: Alignment, ds): # -> dict: measure -> (model -> (n_items,) values)
@@ -429,18 +399,9 @@ def judge(self: Alignment, ds) -> dict: # arm -> its measures and differences
     gain = {a: values["gain"][rows] for a, rows in of.items()}
     def beyond(a, b): return contrast(gain[a], gain[b], rng(a, b), n) if b in gain and a != b else None
     def one(a, rows):
-        return {m: interval(v[rows], rng(a, m), n) for m, v in values.items()} | dict(
+        return {m: mean_interval(v[rows], rng(a, m), n) for m, v in values.items()} | dict(
             n_seeds=int(rows.sum()), difference=beyond(a, reference_arm(of)), learned=beyond(a, "untrained"))
     return {a: one(a, rows) for a, rows in of.items()}
-
-# %% ../../nbs/alignment/30_run.ipynb #c92be243
-def verdict(
-    found: dict # what `interval` or `contrast` gave
-) -> str:
-    "Whether a gain is clearly above or below zero; a difference must pass its test, too."
-    clear = found.get("p") is None or found["p"] < .05
-    if not clear or found["low"] <= 0 <= found["high"]: return "not clearly different from zero"
-    return "above zero" if found["low"] > 0 else "below zero"
 
 # %% ../../nbs/alignment/30_run.ipynb #8a44a587
 def _told(found, unit, digits=4):
@@ -454,13 +415,14 @@ def statement(
 ) -> str:
     "The result in a few sentences, also when there is nothing."
     ref = reference_arm(arms)
-    out = [f"On {data}, {ref} adds {_told(arms[ref]['gain'], unit)} beyond the baseline: {verdict(arms[ref]['gain'])}."]
+    gain = arms[ref]["gain"]
+    out = [f"On {data}, {ref} adds {_told(gain, unit)} beyond the baseline: {gain_verdict(gain)}."]
     if more := arms[ref].get("r_beyond"):
-        out.append(f"Its r is higher than the baseline's by {_told(more, 'r', 3)}: {verdict(more)}.")
+        out.append(f"Its r is higher than the baseline's by {_told(more, 'r', 3)}: {gain_verdict(more)}.")
     for arm, a in arms.items():
         if a["difference"]:
             p = "" if a["difference"]["p"] is None else f", p = {a['difference']['p']:.2g}"
-            out.append(f"{arm} minus {ref}: {_told(a['difference'], unit)}{p}: {verdict(a['difference'])}.")
+            out.append(f"{arm} minus {ref}: {_told(a['difference'], unit)}{p}: {gain_verdict(a['difference'])}.")
     return " ".join(out)
 
 # %% ../../nbs/alignment/30_run.ipynb #721b5697

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['measures', 'viridis', 'two_sided', 'planes', 'reading_measures', 'arm_look', 'Measure', 'with_beyond', 'scores_of',
-           'mean_over', 'Interval', 'cluster_interval', 'arms_of', 'ceiling_of', 'null_band', 'captioned',
-           'layer_scores', 'scores_at', 'arm_interval', 'paired_test', 'paired_text', 'Row', 'rows_figure', 'arm_rows',
-           'arm_scores', 'roi_scores', 'places_of', 'place_numbers', 'Mesh', 'part_of_mesh', 'camera', 'Scale',
-           'colour_scale', 'surface_map', 'brain_map', 'Template', 'mni_template', 'Plane', 'slice_at', 'volume_slices',
-           'effect_of', 'reading_fit', 'reading_arms', 'story_scores', 'null_calibration']
+           'arms_of', 'ceiling_of', 'null_band', 'captioned', 'layer_scores', 'scores_at', 'arm_interval',
+           'paired_text', 'Row', 'rows_figure', 'arm_rows', 'arm_scores', 'roi_scores', 'places_of', 'place_numbers',
+           'Mesh', 'part_of_mesh', 'camera', 'Scale', 'colour_scale', 'surface_map', 'brain_map', 'Template',
+           'mni_template', 'Plane', 'slice_at', 'volume_slices', 'effect_of', 'reading_fit', 'reading_arms',
+           'story_scores', 'null_calibration']
 
 # %% ../../nbs/plots/18_alignment.ipynb #e806ddce
 import functools
@@ -25,6 +25,7 @@ from ..alignment.volumes import roi_volume
 from ..core import InputError, check_choice
 from .connectome import add_band, half_widths, rgba, seed_band, seeds_text, spread_text
 from .style import NothingToPlot, Style, arm_style, figure, label, values
+from ..statistics import Interval, cluster_interval, known_mean, paired_test
 
 # %% ../../nbs/plots/18_alignment.ipynb #2255b757
 def arm_look(
@@ -77,41 +78,6 @@ def scores_of(
     keep = brain["roi"].values == check_choice(roi, dict.fromkeys(brain["roi"].values.tolist()), "roi")
     if not np.isfinite(v[..., keep]).any(): raise NothingToPlot(f"{value} holds no finite value in {roi}.")
     return v[..., keep], keep
-
-# %% ../../nbs/plots/18_alignment.ipynb #46a52fa5
-def mean_over(
-    v, # values, nan where there is none
-    axis: int # taken together
-) -> np.ndarray: # nan where there is no value at all
-    "The mean of the finite values."
-    ok = np.isfinite(v)
-    with np.errstate(invalid="ignore"): return np.where(ok, v, 0).sum(axis) / ok.sum(axis)
-
-# %% ../../nbs/plots/18_alignment.ipynb #f50cb639
-class Interval(NamedTuple):
-    "A mean with its 95 % confidence interval; arrays of any shape."
-    mean: np.ndarray
-    low: np.ndarray # nan for fewer than two clusters
-    high: np.ndarray
-    n: int # clusters
-
-# %% ../../nbs/plots/18_alignment.ipynb #5c0430da
-def cluster_interval(
-    v, # (..., n_targets), nan where there is none
-    clusters, # (n_targets,) who each target belongs to
-    level: float = .95 # coverage
-) -> Interval: # of the mean over targets, (...)
-    "A t interval of the mean over targets whose clusters, not the targets themselves, are the sample."
-    from scipy import stats
-    v, names = np.asarray(v, float), np.unique(clusters)
-    ok, mean = np.isfinite(v), mean_over(v, -1)
-    off = np.where(ok, v - mean[..., None], 0) # from the mean
-    sums = np.stack([off[..., clusters == c].sum(-1) for c in names], -1) # (..., n_clusters)
-    n = int(max(np.stack([ok[..., clusters == c].any(-1) for c in names], -1).sum(-1).max(), 0))
-    if n < 2: return Interval(mean, *np.full((2, *mean.shape), np.nan), n)
-    with np.errstate(invalid="ignore"): se = np.sqrt(n / (n - 1) * (sums**2).sum(-1)) / ok.sum(-1)
-    half = stats.t.ppf((1 + level) / 2, n - 1) * se
-    return Interval(mean, mean - half, mean + half, n)
 
 # %% ../../nbs/plots/18_alignment.ipynb #360c8411
 def _over(brain, over):
@@ -189,9 +155,9 @@ def captioned(
 def _arm_curve(v, models, subjects, over):
     "An arm's (where, mean, low, high, n): the mean over its seeds and the targets, with its band."
     if over == "seeds":
-        b = seed_band(mean_over(v[models], -1)) # (n_seeds, n_layers)
+        b = seed_band(known_mean(v[models], -1)) # (n_seeds, n_layers)
         return b and (b.where, b.mean, b.low, b.high, b.n)
-    found = cluster_interval(mean_over(v[models], 0), subjects) # (n_layers, n_targets)
+    found = cluster_interval(known_mean(v[models], 0), subjects) # (n_layers, n_targets)
     where = np.isfinite(found.mean)
     return (where, found.mean[where], found.low[where], found.high[where], found.n) if where.any() else None
 
@@ -267,22 +233,8 @@ def arm_interval(
     clusters=None # (n_targets,) who each belongs to; None: the interval is over seeds
 ) -> Interval: # of the mean over the arm's seeds and targets
     "A t interval over people, or over seeds."
-    if clusters is not None: return cluster_interval(mean_over(rows[models], 0), clusters)
-    return cluster_interval(mean_over(rows[models], -1), np.arange(len(models)))
-
-# %% ../../nbs/plots/18_alignment.ipynb #1a6dde1b
-def paired_test(
-    a, # (n,) one value a person or a seed; nan where there is none
-    b # (n,) the same persons' or seeds' values under the other arm
-) -> dict: # mean, low, high, p, n of a minus b
-    "The mean difference with its 95 % t interval and the p of a paired t-test."
-    from scipy import stats
-    d = np.asarray(a, float) - np.asarray(b, float)
-    d = d[np.isfinite(d)]
-    if not len(d): return dict(mean=None, low=None, high=None, p=None, n=0)
-    i = cluster_interval(d, np.arange(len(d)))
-    p = float(stats.ttest_1samp(d, 0).pvalue) if len(d) > 1 and np.ptp(d) > 0 else None
-    return dict(mean=float(i.mean), low=float(i.low), high=float(i.high), p=p, n=len(d))
+    if clusters is not None: return cluster_interval(known_mean(rows[models], 0), clusters)
+    return cluster_interval(known_mean(rows[models], -1), np.arange(len(models)))
 
 # %% ../../nbs/plots/18_alignment.ipynb #63752850
 def paired_text(
@@ -351,15 +303,15 @@ def arm_rows(
     "What a figure of arms side by side shows."
     arms, units = arms_of(ds, rows), {}
     for arm, models in arms.items(): # who it is -> one value a person, or a seed where there are no people
-        if clusters is None: units[arm] = dict(zip(ds["seed"].values[models].tolist(), mean_over(rows[models], -1)))
+        if clusters is None: units[arm] = dict(zip(ds["seed"].values[models].tolist(), known_mean(rows[models], -1)))
         else:
-            v = mean_over(rows[models], 0) # (n_targets,)
-            units[arm] = {c: mean_over(v[clusters == c], -1) for c in np.unique(clusters).tolist()}
+            v = known_mean(rows[models], 0) # (n_targets,)
+            units[arm] = {c: known_mean(v[clusters == c], -1) for c in np.unique(clusters).tolist()}
     out = []
     for arm, models in arms.items():
         both = [k for k in units[arm] if k in units.get(versus, ())] if arm != versus else []
         compared = paired_test(*([units[a][k] for k in both] for a in (arm, versus))) if len(both) > 1 else {}
-        out.append(Row(arm, mean_over(rows[models], -1), [label(ds["model"].values[j]) for j in models],
+        out.append(Row(arm, known_mean(rows[models], -1), [label(ds["model"].values[j]) for j in models],
                        arm_interval(rows, models, clusters), compared, null(models)))
     return out
 
@@ -424,7 +376,7 @@ def _offsets(n): return (np.arange(n) - (n - 1) / 2) * (.7 / max(n, 2)) # of n a
 def _add_region_levels(fig, brain, value, regions, highest):
     "Ceiling and nuisances alone of each region, as a short upright line a row; returns what the caption says."
     rois, m, at = brain["roi"].values, measures[value], np.arange(len(regions))
-    by_region = lambda v: np.array([mean_over(v[rois == r], -1) for r in regions])
+    by_region = lambda v: np.array([known_mean(v[rois == r], -1) for r in regions])
     c = by_region(ceiling_of(brain, value, np.ones(len(rois), bool)))
     ok = np.isfinite(c)
     near = ok.any() and np.nanmin(c) <= 2 * max(highest, 0)
@@ -624,7 +576,7 @@ def brain_map(
     if model is not None: chosen = [models.index(check_choice(model, models, "model"))]
     else: chosen = arms_of(brain)[check_choice(arm, arms_of(brain), "arm")]
     if not np.isfinite(rows[chosen]).any(): raise NothingToPlot(f"{who} holds no finite {value} at layer {layer}.")
-    (places, lost), m = places_of(brain, mean_over(rows[chosen], 0)), measures[value]
+    (places, lost), m = places_of(brain, known_mean(rows[chosen], 0)), measures[value]
     numbers, told = place_numbers(places, radius), np.r_[places["value"], np.nan] # the last one: no place
     names = [*(f"{r}, {n} people" if n > 1 else r for r, n in zip(places["roi"], places["n"])), ""]
     maps = make_surfaces(*(told[n] for n in numbers), m.short, illustrative=bool(brain.attrs.get("illustrative")))
@@ -829,7 +781,7 @@ def story_scores(
     stories, arms = reading["story"].values.tolist(), arms_of(reading)
     fig = figure("Reading times by story", height=190 + max(30, 11 * len(arms) + 10) * len(stories))
     for (arm, models), shift in zip(arms.items(), _offsets(len(arms))):
-        style, name, mean, ok = arm_look(arm), label(arm), mean_over(v[models], 0), np.isfinite(v[models])
+        style, name, mean, ok = arm_look(arm), label(arm), known_mean(v[models], 0), np.isfinite(v[models])
         low, high = np.where(ok, v[models], np.inf).min(0), np.where(ok, v[models], -np.inf).max(0) # (n_stories,)
         some = ok.any(0)
         bar = dict(type="data", symmetric=False, array=np.where(some, high - mean, 0), width=0, thickness=1.5,

@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['BASELINES', 'SPACES', 'BreedConfig', 'RunCache', 'Breeding', 'scored', 'experts_run', 'expert_base', 'default_tasks',
            'make_space', 'failed_experts', 'item_texts', 'check_unread', 'method_settings', 'members', 'candidates',
-           'options_of', 'item_credit', 'resampled', 'compare_credits', 'describe_ensemble', 'describe_credit',
-           'task_score', 'statement', 'breed']
+           'options_of', 'item_credit', 'describe_ensemble', 'task_score', 'statement', 'breed']
 
 # %% ../../nbs/populations/18_breeding.ipynb #242e5d05
 import math
@@ -27,7 +26,7 @@ from ..training.base import open_base
 from ..tasks.fitness import Cache, Fitness, pack_score, unpack_score
 from ..tasks.engine import Engine
 from ..tasks.backends import InProcess
-from ..statistics import bootstrap_means, moments
+from ..statistics import compare_credits, describe_credit, moments
 from ..training.base import choose_device
 from ..training.adapters import Adapter, LazyAdapter, check_modules
 from .spaces import AdapterSpace, CoefficientSpace, StoredSpace
@@ -433,30 +432,6 @@ def item_credit(
     size = np.array([len(i.options[0].encode()) for i in task.items("test")])
     return score.mean + (score.credit - score.mean) * size / size.mean()
 
-# %% ../../nbs/populations/18_breeding.ipynb #209cb766
-def resampled(
-    values: list, # for each task (n_seeds, n_items) credit, or differences of credit
-    rng: np.random.Generator, # decides the resamples
-    n_bootstrap: int = 2000 # resamples
-) -> tuple: # mean, sd over seeds, n seeds, low, high; the resampled means (n_bootstrap,)
-    "A mean over tasks with its spread and 95 % interval."
-    drawn, by_seed = bootstrap_means(values, rng, n_bootstrap), np.mean([v.mean(1) for v in values], 0)
-    low, high = np.quantile(drawn, (.025, .975))
-    sd = float(by_seed.std(ddof=1)) if len(by_seed) > 1 else None
-    return dict(mean=float(by_seed.mean()), sd=sd, n=len(by_seed), low=float(low), high=float(high)), drawn
-
-# %% ../../nbs/populations/18_breeding.ipynb #6a8aba67
-def compare_credits(
-    a: list, # for each task (n_seeds, n_items) credit
-    b: list, # of the same tasks, seeds and items
-    rng: np.random.Generator, # decides the resamples
-    n_bootstrap: int = 2000 # resamples
-) -> dict: # mean, sd over seeds, low, high, p
-    "How much more a earns than b."
-    found, drawn = resampled([x - y for x, y in zip(a, b)], rng, n_bootstrap)
-    tail = min((drawn <= 1e-12).sum(), (drawn >= -1e-12).sum())
-    return found | dict(p=float(min(1, 2 * (tail + 1) / (n_bootstrap + 1))))
-
 # %% ../../nbs/populations/18_breeding.ipynb #8df6a6c5
 @patch
 def judge(self: Breeding, results, tested, voted) -> dict: # method -> what came out, as plain values
@@ -493,15 +468,6 @@ def describe_ensemble(
                 oracle=float(np.mean([v.oracle for v in last])))
 
 # %% ../../nbs/populations/18_breeding.ipynb #7c761d67
-def describe_credit(
-    credit: list, # for each task (n_seeds, n_items)
-    rng: np.random.Generator, # decides the resamples
-    n_bootstrap: int = 2000 # resamples
-) -> dict: # mean, sd over seeds, se over seeds and items, n seeds, low, high
-    "A test score with its uncertainty."
-    found, drawn = resampled(credit, rng, n_bootstrap)
-    return found | dict(se=float(drawn.std(ddof=1)))
-
 def task_score(tested, method, task, n_seeds) -> dict: # mean over seeds, se over items
     rows = np.stack([item_credit(tested[f"{method}/{s}"], task) for s in range(n_seeds)]) # (n_seeds, n_items)
     by_item = rows.mean(0)

@@ -7,8 +7,8 @@ __all__ = ['KINDS', 'NORMALISE', 'STYLES', 'TASKS', 'Item', 'Choice', 'Prompt', 
            'SealedTestWarning', 'TaskScore', 'mean_score', 'Grading', 'option_lengths', 'choice_credit', 'score_texts',
            'normalise_text', 'parse_number', 'score_answers', 'Task', 'check_item', 'stratified', 'draw_splits',
            'solved', 'make_task', 'TaskFileError', 'read_rows', 'read_item', 'pair_item', 'read_pairs', 'clean_wikihow',
-           'hellaswag_item', 'read_mmlu', 'mix', 'by_group', 'open_test', 'read_record', 'Paired', 'paired_bootstrap',
-           'skill_task', 'open_skills', 'open_lm_eval', 'open_task']
+           'hellaswag_item', 'read_mmlu', 'mix', 'by_group', 'open_test', 'read_record', 'skill_task', 'open_skills',
+           'open_lm_eval', 'open_task']
 
 # %% ../../nbs/tasks/12_tasks.ipynb #f612af8a
 import csv
@@ -922,40 +922,6 @@ def read_record(
     with parsing(record, "Restore it from a copy; it says which tests are still unseen."):
         lines = record.read_text(encoding="utf-8").splitlines() if record.is_file() else []
         return [expect_fields(json.loads(line), f"{record}, line {i}", digest=str) for i, line in enumerate(lines, 1)]
-
-# %% ../../nbs/tasks/12_tasks.ipynb #ad6cc517
-@dataclass(frozen=True)
-class Paired:
-    "A paired bootstrap comparison."
-    difference: float # mean of a minus mean of b
-    low: float # of the 95 % interval
-    high: float
-    p: float # two-sided
-    n: int # items
-
-    def __repr__(self):
-        return f"{self.difference:+.3f} [{self.low:+.3f}, {self.high:+.3f}], p = {self.p:.2g}, {self.n} items"
-
-# %% ../../nbs/tasks/12_tasks.ipynb #c8a5c8bd
-def paired_bootstrap(
-    credit_a, # (n_items,)
-    credit_b, # (n_items,) of the same items
-    rng: np.random.Generator, # draws the items
-    n: int = 10_000 # draws
-) -> Paired:
-    "Whether a earns more than b on the items both answered."
-    a, b = np.asarray(credit_a, float), np.asarray(credit_b, float)
-    if a.shape != b.shape or a.ndim != 1 or not len(a):
-        raise InputError(f"credits have the shapes {a.shape} and {b.shape}, but must be of the same items.")
-    d, check = a - b, check_positive(n, "n")
-    step = max(1, 2_000_000 // len(d)) # bounds memory
-    drawn = np.concatenate([d[rng.integers(len(d), size=(min(step, check - i), len(d)))].mean(1)
-                            for i in range(0, check, step)]) # (n,)
-    eps = 1e-12 # sums in another order differ by less
-    tail = min((drawn <= eps).sum(), (drawn >= -eps).sum())
-    low, high = np.quantile(drawn, (.025, .975))
-    p = max(2 * (tail + 1) / (n + 1), 2. ** (1 - len(d))) # few items that agree tell no more than their signs do
-    return Paired(float(d.mean()), float(low), float(high), float(min(1, p)), len(d))
 
 # %% ../../nbs/tasks/12_tasks.ipynb #6bac6b58
 @patch

@@ -21,6 +21,7 @@ from ..alignment.volumes import illustrative_label, roi_volume, sphere_labels
 from ..core import EvonbError, InputError, Seeds, check_choice, from_dict
 from ..plots import alignment as ap
 from ..plots.style import NothingToPlot
+from ..statistics import cluster_interval, known_mean, seed_interval
 from ..store import Run, open_run, read_dataset, read_json
 from .explorer import Explorer, Reply, View, choice, slider, toggle
 
@@ -115,8 +116,8 @@ def place_scores(self: BrainPart, measures=None, rows=None): # -> (n_measures, n
     (places, at, _), rows, out = self.placed(), rows or self.rows, []
     for measure in measures or self.measures:
         for models in [self.chosen(*r) for r in rows]:
-            v = ap.mean_over(self.scores(measure)[models], 0) # (n_layers, n_targets)
-            out.append(np.stack([ap.mean_over(v[:, at == p], 1) for p in range(len(places))], 1))
+            v = known_mean(self.scores(measure)[models], 0) # (n_layers, n_targets)
+            out.append(np.stack([known_mean(v[:, at == p], 1) for p in range(len(places))], 1))
     return np.array(out, np.float32).reshape(-1, len(rows), *out[0].shape) # (n_measures, n_rows, n_layers, n_places)
 
 # %% ../../nbs/widgets/16_alignment.ipynb #5ca5ddcf
@@ -188,7 +189,7 @@ def region_row(self: BrainPart, region, measure, models, layer) -> dict:
     "A region's score with its 95 % interval (over people when there are three or more, else over seeds) and tests."
     keep, m, at = self.ds["roi"].values == region, ap.measures[measure], self.layers.index(layer)
     pick = lambda name: self.scores(name)[models, at][:, keep] # (n_models, n_targets)
-    mean = lambda name: float(ap.mean_over(self.ds[name].values[keep], 0)) if name in self.ds else np.nan
+    mean = lambda name: float(known_mean(self.ds[name].values[keep], 0)) if name in self.ds else np.nan
     known = lambda v, digits, other: f"{v:.{digits}f}" if np.isfinite(v) else other
     def tests(name): # one p as it is; of several, how many are below 0.05
         v = pick(name)[np.isfinite(pick(name))] if name in self.ds else np.array([])
@@ -197,7 +198,7 @@ def region_row(self: BrainPart, region, measure, models, layer) -> dict:
     people, v, p = self.ds["subject"].values[keep], pick(measure), "p" if measure == "gain" else "p_r"
     if p not in self.ds: p = "p"
     over_people = len(np.unique(people)) > 2
-    i = ap.cluster_interval(ap.mean_over(v, 0), people) if over_people else ap.seed_interval(ap.mean_over(v, -1))
+    i = cluster_interval(known_mean(v, 0), people) if over_people else seed_interval(known_mean(v, -1))
     ends = f"{i.low:.{m.digits}f} to {i.high:.{m.digits}f}" if np.isfinite(i.low) else ""
     return {"region": region, m.short: known(i.mean, m.digits, "not measured"), "95 % CI": ends,
             "ceiling r": known(mean("ceiling"), 3, "unknown"),
@@ -210,9 +211,9 @@ def region_table(self: BrainPart, measure, arm, seed, layer) -> Reply:
     "All regions at a layer, the highest score first."
     models = self.chosen(arm, seed)
     check_choice(layer, self.layers, "layer")
-    v = ap.mean_over(self.scores(measure)[models, self.layers.index(layer)], 0) # (n_targets,)
+    v = known_mean(self.scores(measure)[models, self.layers.index(layer)], 0) # (n_targets,)
     if not np.isfinite(v).any(): raise NothingToPlot(f"{arm} has no score at layer {layer}.")
-    mean = {r: ap.mean_over(v[self.ds["roi"].values == r], 0) for r in self.regions}
+    mean = {r: known_mean(v[self.ds["roi"].values == r], 0) for r in self.regions}
     ranked = sorted(mean, key=lambda r: -np.nan_to_num(mean[r], nan=-9))
     rows = [self.region_row(r, measure, models, layer) for r in ranked]
     n, seeds = len(np.unique(self.ds["subject"].values)), len(models)
@@ -372,7 +373,7 @@ def _brain_controls(parts):
     if first.summary: layer = first.summary["arms"][first.summary["reference"]]["layer"]
     else: # where the first arm scores best
         v = first.scores("gain" if "gain" in first.measures else "r")[first.of(first.rows[0][0])]
-        layer = first.layers[int(np.nanargmax(ap.mean_over(ap.mean_over(v, 2), 0)))]
+        layer = first.layers[int(np.nanargmax(known_mean(known_mean(v, 2), 0)))]
     scales = [("all", "one scale for all layers"), ("shown", "scale of what is shown")]
     return [*([choice("brain", "Brain data", list(parts))] if len(parts) > 1 else []),
             choice("measure", "Brain score", names),

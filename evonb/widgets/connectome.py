@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['Wiring', 'read_wiring', 'axis_parts', 'layers_of', 'Source', 'run_source', 'find_source', 'example_generations',
-           'example_connectome_run', 'change_counts', 'chance_interval', 'expected_degrees', 'degree_edges',
-           'degree_distribution', 'head_live', 'head_densities', 'wilson_interval', 'sign_balance', 'layer_density',
-           'layer_densities', 'ConnectomeExplorer']
+           'example_connectome_run', 'change_counts', 'expected_degrees', 'degree_edges', 'degree_distribution',
+           'head_live', 'head_densities', 'sign_balance', 'layer_density', 'layer_densities', 'ConnectomeExplorer']
 
 # %% ../../nbs/widgets/12_connectome.ipynb #4a0f3bcb
 import math
@@ -20,6 +19,7 @@ from fastcore.basics import patch
 
 from ..connectomes.controls import CONTROLS, control
 from ..core import DamagedFileError, InputError, Seeds, check_positive, parsing
+from ..statistics import chance_interval, wilson_interval
 from ..plots import connectome as plots
 from ..plots.examples import example_signs
 from ..store import Run, create_run, open_run, read_tensors, replacing
@@ -249,17 +249,6 @@ def change_counts(
     kept, flipped = int((product > 0).sum()), int((product < 0).sum())
     return dict(kept=kept, born=b - kept - flipped, died=a - kept - flipped, flipped=flipped)
 
-# %% ../../nbs/widgets/12_connectome.ipynb #94ded83d
-def chance_interval(
-    n_live: int, # of the matrix
-    n_weights: int, # of the matrix
-    n_block: int, # weights of the block
-    level: float = .95 # coverage, at least
-) -> tuple[float, float]: # live weights, low and high
-    "Between which numbers of live weights a block of a random control lies (hypergeometric)."
-    from scipy.stats import hypergeom
-    return tuple(float(v) for v in hypergeom.ppf([(1 - level) / 2, (1 + level) / 2], n_weights, n_live, n_block))
-
 # %% ../../nbs/widgets/12_connectome.ipynb #2197d780
 @patch
 def degrees(self: Wiring,
@@ -372,17 +361,6 @@ def head_densities(
                         hovertemplate=f"head %{{customdata}}, {part}: %{{y:.2f}} % live<extra></extra>")
     fig.update_xaxes(title_text="head", dtick=1, tick0=0, range=[-.5, n - .5], zeroline=False)
     return fig.update_yaxes(title_text="live weights (%)").update_layout(margin_t=92)
-
-# %% ../../nbs/widgets/12_connectome.ipynb #a7079493
-def wilson_interval(
-    n_positive, # successes
-    n, # of so many
-    z: float = 1.959964 # standard normal quantile; this one gives 95 %
-) -> tuple: # low and high, shares
-    "A binomial share's confidence interval (Wilson 1927)."
-    share, n = np.asarray(n_positive) / n, np.asarray(n, float)
-    middle, half = share + z**2 / (2 * n), z * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    return (middle - half) / (1 + z**2 / n), (middle + half) / (1 + z**2 / n)
 
 # %% ../../nbs/widgets/12_connectome.ipynb #b45e6c0c
 _kind_looks = [("#0072B2", "circle"), ("#D55E00", "square"), ("#009E73", "diamond"), ("#CC79A7", "triangle-up"),

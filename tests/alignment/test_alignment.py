@@ -24,12 +24,10 @@ from evonb.alignment.run import (
     candidates,
     choose_layers,
     command_of,
-    contrast,
     data_digest,
     default_place,
     fresh_base,
     open_candidate,
-    verdict,
 )
 from evonb.alignment.sources.toy_brain import toy_brain
 from evonb.alignment.surfaces import read_surface
@@ -202,27 +200,6 @@ def test_layers_are_chosen_on_other_folds():
     assert choose_layers([[0.1, 0.1], [np.nan, np.nan]]).tolist() == [0, 0]
     with pytest.raises(InputError, match="at least two"): choose_layers([[1.0]])
     with pytest.raises(InputError, match="No layer has a finite score"): choose_layers(np.full((2, 3), np.nan))
-
-
-def test_contrast_is_of_both_tests_the_more_careful():
-    rng = Seeds(0).numpy()
-    a, b = rng.normal(0.3, 1, (4, 30)), rng.normal(0, 1, (3, 30))
-    found = contrast(a, b, rng)
-    assert found["mean"] == pytest.approx(a.mean() - b.mean())
-    assert found["p_models"] == pytest.approx(stats.ttest_ind(a.mean(1), b.mean(1), equal_var=False).pvalue)
-    assert found["p_items"] == pytest.approx(stats.ttest_rel(a.mean(0), b.mean(0)).pvalue)
-    assert found["p"] == max(found["p_models"], found["p_items"])
-    assert contrast(a[:1], b[:1, :], rng)["p_models"] is None
-    assert verdict(dict(mean=1, low=0.5, high=2, p=0.2)) == "not clearly different from zero"
-
-
-def test_contrast_covers_what_is_not_there():
-    rng, covered = Seeds(1).numpy(), 0
-    for _ in range(200):
-        people = rng.normal(0, 1, (1, 27))
-        c = contrast(people + rng.normal(0, 1, (5, 27)), people + rng.normal(0, 1, (5, 27)), rng, 300)
-        covered += c["low"] <= 0 <= c["high"]
-    assert covered >= 180
 
 
 def test_untrained_models_depend_on_their_seed_alone(grown):

@@ -15,12 +15,10 @@ from evonb.alignment.encoding import (
     banded,
     beyond,
     encode,
-    fdr,
     linear_cka,
     make_folds,
     make_inner_folds,
     normalised,
-    p_values,
     partition,
     permutation_null,
     permuted_rows,
@@ -384,16 +382,6 @@ def test_freedman_lane_by_hand():
         by_hand = encode(X, fit + (Y - fit)[rows], GROUPS, config, confounds=C)
         added = by_hand.r_mean - by_hand.r_confounds_mean
         assert np.allclose(null.gain[i], by_hand.gain_mean) and np.allclose(null.r[i], alone + added)
-
-
-def test_p_and_q():
-    rng = np.random.default_rng(0)
-    p = rng.random((4, 5))
-    p[1, 2] = np.nan
-    q = fdr(p)
-    assert np.allclose(q[~np.isnan(p)], stats.false_discovery_control(p[~np.isnan(p)])) and np.isnan(q[1, 2])
-    assert np.isnan(fdr([np.nan])).all()
-    assert p_values([[0.0], [1.0], [np.nan]], [0.5])[0] == 0.5
 
 
 # Ceilings -----------------------------------------------------------------------------------------------------------

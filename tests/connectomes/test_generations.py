@@ -37,7 +37,6 @@ from evonb.core import (
     from_dict,
     to_dict,
 )
-from evonb.statistics import bootstrap_interval, describe, paired_difference
 from evonb.store import open_run, read_dataset, read_json, read_tensors
 from evonb.text.tokens import CorpusConfig
 from evonb.training.base import load_model
@@ -407,30 +406,7 @@ def test_damaged_artefacts_are_named(whole, tmp_path):
             read()
 
 
-# Statistics
-
-
-def test_the_interval_equals_a_plain_loop():
-    values = np.random.default_rng(0).normal(3, 1, (4, 30))
-    low, high = bootstrap_interval(values, np.random.default_rng(1), 4000)
-    rng = np.random.default_rng(2)
-    loop = [values[np.ix_(rng.integers(0, 4, 4), rng.integers(0, 30, 30))].mean() for _ in range(4000)]
-    assert np.allclose([low, high], np.quantile(loop, [0.025, 0.975]), atol=0.03)
-
-
-def test_paired_differences_find_what_is_there_and_nothing_else():
-    rng = np.random.default_rng(0)
-    base = rng.normal(3, 0.5, (5, 100))
-    found = paired_difference(base + 0.05 + rng.normal(0, 0.01, base.shape), base, rng)
-    assert found["low"] > 0 and found["p"] < 0.001 and found["mean"] == pytest.approx(0.05, abs=0.005)
-    null = [paired_difference(base + rng.normal(0, 0.1, (5, 1)), base, rng, 50)["p"] for _ in range(300)]
-    assert 0.01 < np.mean(np.array(null) < 0.05) < 0.1  # the t-test's p-values are calibrated
-
-
-def test_failed_newborns_are_left_out_and_counted():
-    losses, windows = np.array([3.0, np.nan, 3.2]), np.array([[3.0, 3.0], [np.nan, np.nan], [3.2, 3.2]])
-    x = describe(losses, windows, np.random.default_rng(0))
-    assert x["n"] == 2 and x["mean"] == pytest.approx(3.1)
+def test_a_rate_at_which_a_newborn_failed_is_not_chosen():
     assert choose_lr({1e-3: [3.0], 2e-3: [2.0, math.nan]}) == 1e-3
 
 

@@ -71,50 +71,6 @@ def test_every_figure_has_a_title_units_and_a_see_through_page(brain, reading, c
     assert flat[0].layout.xaxis.title.text == "layer (0 = embeddings)"
 
 
-# Intervals
-
-def test_interval_equals_scipys_for_equally_many_targets_a_person():
-    people = np.random.default_rng(0).standard_normal(7)
-    found = ap.cluster_interval(np.repeat(people, 4), np.repeat(np.arange(7), 4))
-    low, high = stats.t.interval(.95, 6, people.mean(), stats.sem(people))
-    assert found.n == 7 and np.allclose(found, [people.mean(), low, high, 7])
-
-
-def test_interval_of_unequal_clusters_equals_statsmodels():
-    sm = pytest.importorskip("statsmodels.api")
-    rng = np.random.default_rng(1)
-    who = np.repeat(np.arange(6), [1, 2, 3, 4, 5, 6])
-    v = rng.standard_normal(6)[who] + rng.standard_normal(21)
-    v[4] = np.nan
-    ok = np.isfinite(v)
-    fit = sm.OLS(v[ok], np.ones(ok.sum())).fit(cov_type="cluster", cov_kwds=dict(groups=who[ok]), use_t=True)
-    found = ap.cluster_interval(v, who)
-    # statsmodels' small-sample factor is (G / (G - 1)) (N - 1) / (N - 1) for a mean
-    assert np.allclose([found.low, found.high], fit.conf_int()[0], rtol=1e-9)
-
-
-def test_interval_of_one_cluster_is_unknown():
-    found = ap.cluster_interval(np.ones((3, 4)), np.zeros(4))
-    assert found.n == 1 and np.isnan(found.low).all() and (found.mean == 1).all()
-
-
-def test_interval_covers_the_truth_as_often_as_it_says():
-    rng, who = np.random.default_rng(2), np.repeat(np.arange(10), 3)
-    v = rng.standard_normal((2000, 10))[:, who] + .5 * rng.standard_normal((2000, 30))
-    i = ap.cluster_interval(v, who)
-    assert abs(((i.low < 0) & (i.high > 0)).mean() - .95) < .015
-
-
-def test_paired_test_equals_scipys_and_leaves_out_what_is_unknown():
-    a, b = np.random.default_rng(3).standard_normal((2, 9))
-    a[2] = np.nan
-    ok = np.isfinite(a)
-    found, t = ap.paired_test(a, b), stats.ttest_rel(a[ok], b[ok])
-    assert found["n"] == 8 and np.isclose(found["p"], t.pvalue)
-    assert np.allclose([found["low"], found["high"]], t.confidence_interval())
-    assert ap.paired_test([np.nan], [1.])["mean"] is None
-
-
 # Score by layer
 
 @pytest.mark.parametrize("value", ["r", "gain"])

@@ -27,9 +27,7 @@ from evonb.populations.breeding import (
     BreedConfig,
     RunCache,
     breed,
-    compare_credits,
     default_tasks,
-    describe_credit,
     item_credit,
     item_texts,
     statement,
@@ -723,62 +721,6 @@ def test_other_kinds_of_task_in_a_run(config, tmp_path):
 
 
 # statistics
-
-
-def plain_bootstrap(parts, rng, n):
-    "Seeds and items drawn again with replacement, one loop a time."
-    means = []
-    for _ in range(n):
-        rows = rng.integers(len(parts[0]), size=len(parts[0]))
-        total = 0.0
-        for p in parts:
-            columns = rng.integers(p.shape[1], size=p.shape[1])
-            total += np.mean([[p[r, c] for c in columns] for r in rows])
-        means.append(total / len(parts))
-    return np.array(means)
-
-
-def simulated(rng, mean, n_seeds=6, n_items=(40, 25)):
-    "Credit of items that are easier or harder, under seeds that are better or worse."
-    seed = rng.normal(0, 0.05, (n_seeds, 1))
-    return [np.clip(mean + seed + rng.normal(0, 0.2, n) + rng.normal(0, 0.1, (n_seeds, n)), -2, 3) for n in n_items]
-
-
-def test_a_score_and_a_difference_agree_with_a_plain_bootstrap():
-    rng = np.random.default_rng(3)
-    a, b = simulated(rng, 0.6), simulated(rng, 0.55)
-    d = [x - y for x, y in zip(a, b)]
-    drawn = plain_bootstrap(d, np.random.default_rng(4), 1500)
-    found = compare_credits(a, b, np.random.default_rng(5), 4000)
-    assert found["mean"] == pytest.approx(np.mean([x.mean() for x in d])) and found["n"] == 6
-    assert found["sd"] == pytest.approx(np.std(np.mean([x.mean(1) for x in d], 0), ddof=1))
-    error = drawn.std() / math.sqrt(1500)  # of a mean; a tail's quantile has about three times that
-    assert [found["low"], found["high"]] == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=12 * error)
-    p = 2 * min((drawn <= 0).mean(), (drawn >= 0).mean())
-    assert found["p"] == pytest.approx(p, abs=0.03)
-    drawn, one = plain_bootstrap(a, np.random.default_rng(6), 1500), describe_credit(a, np.random.default_rng(7), 4000)
-    assert one["se"] == pytest.approx(drawn.std(ddof=1), rel=0.08)
-    error = drawn.std() / math.sqrt(1500)
-    assert [one["low"], one["high"]] == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=12 * error)
-    assert describe_credit([x[:1] for x in a], np.random.default_rng(0), 50)["sd"] is None
-
-
-def test_intervals_cover_the_truth_and_p_is_small_only_when_it_should_be():
-    rng, hits, small = np.random.default_rng(8), 0, 0
-    for _ in range(150):
-        a, b = simulated(rng, 0.6, n_seeds=10), simulated(rng, 0.5, n_seeds=10)
-        found = compare_credits(a, b, rng, 400)
-        hits += found["low"] <= 0.1 <= found["high"]
-        small += compare_credits(simulated(rng, 0.5, 10), simulated(rng, 0.5, 10), rng, 400)["p"] < 0.05
-    assert 0.88 <= hits / 150 <= 1 and small / 150 < 0.12
-    far = compare_credits(simulated(rng, 0.9), simulated(rng, 0.3), rng, 400)
-    assert far["p"] == pytest.approx(2 / 401) and far["low"] > 0.4
-
-
-def test_equal_credit_is_no_difference():
-    a = [np.random.default_rng(0).integers(0, 2, (3, 50)) * 1.0]
-    found = compare_credits(a, a, np.random.default_rng(1), 100)
-    assert (found["mean"], found["low"], found["high"], found["p"]) == (0, 0, 0, 1)
 
 
 def test_texts_count_by_their_bytes():

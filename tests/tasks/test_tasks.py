@@ -28,7 +28,6 @@ from evonb.tasks.tasks import (
     mix,
     normalise_text,
     open_test,
-    paired_bootstrap,
     parse_number,
     read_record,
     skill_task,
@@ -534,29 +533,6 @@ def test_subset_is_smaller_and_still_sealed():
         task.subset(["tense"], n_validation=21)
 
 
-def test_paired_bootstrap_against_the_normal_approximation():
-    rng = np.random.default_rng(0)
-    a, b = (rng.random(400) < 0.7).astype(float), (rng.random(400) < 0.6).astype(float)
-    got, d = paired_bootstrap(a, b, np.random.default_rng(1)), a - b
-    se = d.std(ddof=1) / 20
-    assert got.difference == pytest.approx(d.mean()) and got.n == 400
-    assert got.low == pytest.approx(d.mean() - 1.96 * se, abs=0.01) and got.high == pytest.approx(
-        d.mean() + 1.96 * se, abs=0.01
-    )
-    assert got.p == pytest.approx(math.erfc(abs(d.mean()) / se / math.sqrt(2)), abs=0.02)
-    assert got == paired_bootstrap(a, b, np.random.default_rng(1))
-    assert paired_bootstrap(a, a, np.random.default_rng(1)).p == 1
-    assert paired_bootstrap(b, a, np.random.default_rng(1)).difference == -got.difference
-    with pytest.raises(InputError, match="of the same items"):
-        paired_bootstrap(a, b[:9], np.random.default_rng(1))
-
-
-def test_paired_bootstrap_is_calibrated():
-    rng = np.random.default_rng(5)
-    ps = [paired_bootstrap(rng.random(150) < 0.6, rng.random(150) < 0.6, rng, 400).p for _ in range(300)]
-    assert 0.02 < np.mean(np.array(ps) < 0.05) < 0.09
-
-
 def test_it_shows_itself_with_escaped_text():
     task = Task(
         "<b>", "choice", {"validation": [Item("<script>", ("<i>", "&"), 0)] * 3, "test": [Item("q", ("a", "b"), 0)]}
@@ -596,12 +572,6 @@ def test_by_group_grades_as_the_whole_does():
         parts = by_group(asked, "validation", found)
         assert found.unparseable == 2 and parts["even"].unparseable == 0 and parts["odd"].unparseable == 2
         assert parts["even"].mean == pytest.approx(2 / 3) and parts["odd"].texts == ["", "", "5"]
-
-
-def test_few_items_prove_little():
-    for n in (1, 2, 5):
-        assert paired_bootstrap(np.ones(n), np.zeros(n), np.random.default_rng(0), 1000).p == 2.0 ** (1 - n)
-    assert paired_bootstrap(np.ones(30), np.zeros(30), np.random.default_rng(0), 1000).p == pytest.approx(2 / 1001)
 
 
 def test_an_unknown_option_of_a_task_is_named():

@@ -7,7 +7,6 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from scipy import stats
 
 from evonb.connectomes.controls import CONTROLS, random_control
 from evonb.connectomes.wiring import compare
@@ -143,12 +142,6 @@ def test_the_bands_hold_random_controls():
     found = np.array([np.histogram(d.sum(1), edges)[0] for d in drawn])
     assert np.abs(found.mean(0) - mean).max() < 1 and ((found >= low) & (found <= high)).mean() > 0.94
     assert mean.sum() == pytest.approx(120, abs=1.5)
-
-
-def test_wilson_is_scipys():
-    for k, n in ((0, 5), (3, 10), (499, 1000)):
-        known = stats.binomtest(k, n).proportion_ci(0.95, "wilson")
-        assert np.allclose(ce.wilson_interval(k, n), (known.low, known.high), atol=1e-6)
 
 
 def test_figures_show_what_is_stored(run, explorer):
