@@ -28,7 +28,8 @@ from .wiring import prune
 from ..core import InputError, Seeds, check_choice, check_positive, human_bytes, human_count, human_time
 from ..text.corpora import CORPORA, SPLITS, expand
 from ..text.tokens import CorpusConfig, PreparedCorpus, Tokens, prepare
-from .settings import Experiment, ExperimentConfig
+from .experiments import Experiment # the class with all its methods
+from .settings import ExperimentConfig
 from ..training.gpt import ModelConfig
 from ..training.base import choose_device
 from ..training.gpt import GPT, GPTConfig, n_parameters, new_gpt
