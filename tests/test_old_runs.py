@@ -36,8 +36,11 @@ def files(path):
             if p.is_file() and not p.name.endswith(passing)}
 
 
-SHOWN = dict(connectome="random      5.045 ± 0.010 [5.033, 5.065]", experts="count_up   skill:count_up   4.812        4.810",
-             alignment="random      2       0.473 [0.436, 0.505]", population="genome         0.550 ± 0.000  0.400 ± 0.111")
+SHOWN = {
+    "connectome": "random      5.045 ± 0.010 [5.033, 5.065]",
+    "alignment": "random      2       0.473 [0.436, 0.505]",
+    "experts": "count_up   skill:count_up   4.812        4.810",
+    "population": "genome         0.550 ± 0.000  0.400 ± 0.111"}
 
 
 @pytest.mark.parametrize("kind", KINDS)
