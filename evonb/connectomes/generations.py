@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['read_life', 'finished_life', 'take_part', 'n_trainable', 'generation_folder', 'load_generation', 'evolve',
-           'gather_evolution', 'life_folder', 'known_loss', 'choose_lr', 'develop', 'gather_development',
-           'inherited_connectome']
+           'gather_evolution', 'inherited_connectome', 'life_folder', 'known_loss', 'choose_lr', 'develop',
+           'gather_development']
 
 # %% ../../nbs/connectomes/16_generations.ipynb #d35df270
 import math
@@ -77,7 +77,9 @@ def raise_newborn(self: Experiment,
             life.live(label, self.show, self.stop)
             windows = life.window_losses()
         lived = _keep(life, folder, windows)
-        if self.show: _tell(label, life)
+        if self.show: # one line a lifetime, also where no bar can be drawn
+            tqdm.write(f"{label}: validation loss {life.val_loss[-1]:.3f} nats/token, {human_time(life.seconds)}, "
+                       f"{life.tokens_per_s:,.0f} tokens/s")
     for p in folder.glob("checkpoint-*.safetensors"): p.unlink()
     return lived
 
@@ -100,28 +102,20 @@ def _shared_corpus(folder):
         raise CorpusError(f"A process on {socket.gethostname()} can't read {folder} ({e}). The run folder must lie "
                           "where every process of the group sees it, under the same path.") from e
 
-def _live_along(group, call, stop):
-    "Take part in one lifetime, to its end."
-    tensors, corpus = group.pass_tensors(), _shared_corpus(call["corpus"])
-    ids, val = (corpus.splits[s].ids for s in (call["split"], "validation"))
-    life = joined_lifetime(tensors, call["about"], ids, val, from_dict(Compute, call["compute"]), group)
-    life.live(show=False, stop=stop).window_losses()
-
 # %% ../../nbs/connectomes/16_generations.ipynb #37595e19
 def take_part(
     device: str | None = None, # "cpu" or "cuda"; None: this process's GPU where there is one
     stop: StopRequest | None = None # one to share with another thread
 ) -> str: # how the leading process ended: "done", "stopped" or "failed"
     "Follow the leading process of a group from lifetime to lifetime."
+    def live_along(call):
+        tensors, corpus = group.pass_tensors(), _shared_corpus(call["corpus"])
+        ids, val = (corpus.splits[s].ids for s in (call["split"], "validation"))
+        life = joined_lifetime(tensors, call["about"], ids, val, from_dict(Compute, call["compute"]), group)
+        life.live(show=False, stop=request).window_losses()
     _shared_corpus.cache_clear()
     group = world(device)
-    with stoppable(stop) as request: return group.follow(lambda call: _live_along(group, call, request))
-
-# %% ../../nbs/connectomes/16_generations.ipynb #c0c8e5c3
-def _tell(label, life):
-    "One line a lifetime, also where no bar can be drawn."
-    tqdm.write(f"{label}: validation loss {life.val_loss[-1]:.3f} nats/token, {human_time(life.seconds)}, "
-               f"{life.tokens_per_s:,.0f} tokens/s")
+    with stoppable(stop) as request: return group.follow(live_along)
 
 # %% ../../nbs/connectomes/16_generations.ipynb #a477efc7
 def _keep(life, folder, windows):
@@ -200,19 +194,15 @@ def evolve(
         announce("generation", status="pruned", generation=g, density=parent.density)
     return read_dataset(exp.run.file("evolution.zarr.zip"))
 
-# %% ../../nbs/connectomes/16_generations.ipynb #8680c15e
-def _facts_of_generations(run):
-    "Curves, facts and connectome of every finished generation."
-    folders = sorted(p.parent for p in run.file("evolution").glob("gen-*/connectome.safetensors"))
-    return [(*read_life(f), Connectome.load(f/"connectome.safetensors")) for f in folders]
-
 # %% ../../nbs/connectomes/16_generations.ipynb #2e5ee174
 def gather_evolution(
     run # a Run
 ): # -> xarray Dataset over generation, step, eval_step, matrix
     "The generations' losses (nats/token), densities and times."
     import xarray as xr
-    curves, facts, wirings = zip(*_facts_of_generations(run))
+    folders = sorted(p.parent for p in run.file("evolution").glob("gen-*/connectome.safetensors"))
+    curves, facts = zip(*map(read_life, folders))
+    wirings = [Connectome.load(f/"connectome.safetensors") for f in folders]
     born = [1.0, *(w.density for w in wirings[:-1])]
     nats, share = dict(units="nats/token"), dict(units="share of weights")
     matrices = [w.summary() for w in wirings]
@@ -228,24 +218,29 @@ def gather_evolution(
         dict(generation=np.arange(len(wirings)), step=np.arange(curves[0]["train_loss"].shape[0]),
              eval_step=curves[0]["val_step"].int().numpy(), matrix=list(wirings[0].signs)))
 
+# %% ../../nbs/connectomes/16_generations.ipynb #e915cf3d
+def inherited_connectome(
+    run # a Run
+) -> Connectome:
+    "The wiring that the connectome arm is born with: the one given, else the last generation's."
+    given = run.file("evolution", "given", "connectome.safetensors")
+    return Connectome.load(given) if given.exists() else load_generation(run)
+
 # %% ../../nbs/connectomes/16_generations.ipynb #4cabb4ed
-def _arm_wiring(exp, arm, seed, inherited):
-    "The wiring of an arm's newborn, made once and stored; None for a dense one."
-    made = find_arm(arm)
+@patch
+def arm_wiring(self: Experiment,
+    arm: str, # which arm
+    seed: int, # which newborn of the arm, from 0
+    inherited: Connectome | None = None # the wiring that is handed on; None: the run's
+) -> Connectome | None: # None for the dense arms
+    "The wiring of an arm's newborn, made once and stored."
+    made, inherited = find_arm(arm), inherited or inherited_connectome(self.run)
     if not made.own: return made.wiring and inherited
-    path = exp.run.file("development", arm, f"seed-{seed}", "connectome.safetensors")
+    path = self.run.file("development", arm, f"seed-{seed}", "connectome.safetensors")
     if path.exists(): return Connectome.load(path)
-    wiring = control(inherited, arm, exp.seeds.child("development", "control", arm, seed).numpy())
+    wiring = control(inherited, arm, self.seeds.child("development", "control", arm, seed).numpy())
     wiring.save(path)
     return wiring
-
-# %% ../../nbs/connectomes/16_generations.ipynb #fb8fdef6
-def _arm_newborn(exp, arm, seed, wiring, inherited):
-    "An arm's newborn. Random starts are shared by seed wherever the architecture is the same."
-    config, other = exp.model_config(exp.config.development.lifetime.context), find_arm(arm).config
-    if other: config = other(config, inherited.n_trainable)
-    model = new_gpt(config, exp.seeds.child("development", "init", seed)).to(exp.device)
-    return inherit(model, wiring) if wiring else model
 
 # %% ../../nbs/connectomes/16_generations.ipynb #f5bf72b0
 def life_folder(
@@ -272,51 +267,34 @@ def known_loss(
     lived = finished_life(folder) if needed and not tested else read_life(folder)
     return lived and float(lived[0]["val_loss"][-1])
 
-# %% ../../nbs/connectomes/16_generations.ipynb #d791281d
-def _live_arm(exp, arm, seed, lr, inherited, needed=False):
-    "Raise one newborn, if it isn't; returns its final validation loss, NaN if it failed. Its model is there if needed."
-    if (known := known_loss(exp.run, arm, seed, lr, needed)) is not None: return known
-    folder, label = life_folder(exp.run, arm, seed, lr), f"{arm} seed {seed} lr {lr:g}"
-    announce("newborn", status="begun", arm=arm, seed=seed, lr=lr, folder=folder)
-    wiring = _arm_wiring(exp, arm, seed, inherited)
-    newborn = _arm_newborn(exp, arm, seed, wiring, inherited)
-    try: lived = exp.raise_newborn(folder, newborn, "development", *_arm_life(exp, seed, lr), wiring, label)
-    except NonFiniteLossError as e: return _note_failure(exp.run, folder, str(e))
-    announce("newborn", status="finished", arm=arm, seed=seed, lr=lr, folder=folder)
-    return float(lived[0]["val_loss"][-1])
-
 # %% ../../nbs/connectomes/16_generations.ipynb #08878452
-@patch
-def arm_wiring(self: Experiment,
-    arm: str, # which arm
-    seed: int # which newborn of the arm, from 0
-) -> Connectome | None: # None for the dense arms
-    "The wiring of an arm's newborn, made once and stored."
-    return _arm_wiring(self, arm, seed, inherited_connectome(self.run))
-
 @patch
 def raise_arm(self: Experiment,
     arm: str, # which arm
     seed: int, # which newborn of the arm, from 0
     lr: float, # its peak learning rate
-    needed: bool = False # whether its grown model must be there, too
+    needed: bool = False, # whether its grown model must be there, too
+    inherited: Connectome | None = None # the wiring that is handed on; None: the run's
 ) -> float: # its final validation loss (nats/token), NaN if it failed
-    "Raise one newborn of the inner loop from wherever it is, as a fleet does."
-    return _live_arm(self, arm, seed, lr, inherited_connectome(self.run), needed)
-
-# %% ../../nbs/connectomes/16_generations.ipynb #e4da7027
-def _arm_life(exp, seed, lr):
-    "How a newborn of the inner loop is trained, and what it reads when: the rates of both optimizers scale together."
-    life = exp.config.development.lifetime
-    return replace(life, lr=lr, muon_lr=life.muon_lr * lr / life.lr), exp.seeds.child("development", seed)
-
-# %% ../../nbs/connectomes/16_generations.ipynb #922df8e7
-def _note_failure(run, folder, reason):
-    "A newborn that failed is recorded with its reason, and counts as NaN."
-    write_json(folder/"failed.json", dict(reason=reason))
-    run.log("failed lifetime", folder=str(folder.relative_to(run.path)), reason=reason)
-    announce("newborn", status="failed", folder=folder, reason=reason)
-    return math.nan
+    "Raise one newborn of the inner loop from wherever it is. Random starts are shared by seed where sizes allow."
+    if (known := known_loss(self.run, arm, seed, lr, needed)) is not None: return known
+    folder, life = life_folder(self.run, arm, seed, lr), self.config.development.lifetime
+    announce("newborn", status="begun", arm=arm, seed=seed, lr=lr, folder=folder)
+    inherited = inherited or inherited_connectome(self.run)
+    wiring, config = self.arm_wiring(arm, seed, inherited), self.model_config(life.context)
+    if other := find_arm(arm).config: config = other(config, inherited.n_trainable)
+    newborn = new_gpt(config, self.seeds.child("development", "init", seed)).to(self.device)
+    if wiring: newborn = inherit(newborn, wiring)
+    life = replace(life, lr=lr, muon_lr=life.muon_lr * lr / life.lr) # the rates of both optimizers scale together
+    try: lived = self.raise_newborn(folder, newborn, "development", life, self.seeds.child("development", seed), wiring,
+                                    f"{arm} seed {seed} lr {lr:g}")
+    except NonFiniteLossError as e: # recorded with its reason
+        write_json(folder/"failed.json", dict(reason=str(e)))
+        self.run.log("failed lifetime", folder=str(folder.relative_to(self.run.path)), reason=str(e))
+        announce("newborn", status="failed", folder=folder, reason=str(e))
+        return math.nan
+    announce("newborn", status="finished", arm=arm, seed=seed, lr=lr, folder=folder)
+    return float(lived[0]["val_loss"][-1])
 
 # %% ../../nbs/connectomes/16_generations.ipynb #eb7cb916
 def choose_lr(
@@ -330,21 +308,17 @@ def choose_lr(
 # %% ../../nbs/connectomes/16_generations.ipynb #90b69700
 def _develop_arm(exp, arm, inherited):
     "An arm's sweep and its remaining seeds; returns its chosen rate, None when every rate failed."
-    d = exp.config.development
+    d, home = exp.config.development, exp.run.file("development", arm)
     exp.run.set_state("running", f"development of {arm}")
-    lr = choose_lr({lr: [_live_arm(exp, arm, s, lr, inherited) for s in range(d.sweep_seeds)] for lr in d.lrs})
+    def raised(s, lr, needed=False): return exp.raise_arm(arm, s, lr, needed, inherited)
+    lr = choose_lr({lr: [raised(s, lr) for s in range(d.sweep_seeds)] for lr in d.lrs})
     if lr is None: return None
-    for s in range(d.n_seeds): _live_arm(exp, arm, s, lr, inherited, needed=True)
-    _drop_unchosen(exp.run, arm, lr)
-    return lr
-
-# %% ../../nbs/connectomes/16_generations.ipynb #ec3a0a85
-def _drop_unchosen(run, arm, lr):
-    "Models of rates that weren't chosen go, their curves stay; so go checkpoints that a kill left behind a life's end."
-    for p in run.file("development", arm).glob("seed-*/lr-*/lived.safetensors"):
+    for s in range(d.n_seeds): raised(s, lr, needed=True)
+    for p in home.glob("seed-*/lr-*/lived.safetensors"): # what a kill left behind a life's end
         for left in p.parent.glob("checkpoint-*.safetensors"): left.unlink()
-    for p in run.file("development", arm).glob("seed-*/lr-*/model"):
-        if p.parent.name != life_folder(run, arm, 0, lr).name: shutil.rmtree(p)
+    for p in home.glob("seed-*/lr-*/model"):
+        if p.parent.name != life_folder(exp.run, arm, 0, lr).name: shutil.rmtree(p)
+    return lr
 
 # %% ../../nbs/connectomes/16_generations.ipynb #caf4606a
 def _send_out(exp):
@@ -481,11 +455,3 @@ def _statistics(exp, facts):
         bits = np.array([x["mean"] for x in found]) / math.log(2) / per_byte
         out["val_bits_per_byte"] = xr.Variable("arm", bits, dict(units="bits/byte"))
     return out
-
-# %% ../../nbs/connectomes/16_generations.ipynb #e915cf3d
-def inherited_connectome(
-    run # a Run
-) -> Connectome:
-    "The wiring that the connectome arm is born with: the one given, else the last generation's."
-    given = run.file("evolution", "given", "connectome.safetensors")
-    return Connectome.load(given) if given.exists() else load_generation(run)
