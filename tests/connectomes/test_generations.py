@@ -35,6 +35,7 @@ from evonb.core import (
     Stopped,
     StopRequest,
     from_dict,
+    listening,
     to_dict,
 )
 from evonb.store import open_run, read_dataset, read_json, read_tensors
@@ -234,9 +235,9 @@ def test_twenty_kills_and_resumes_equal_no_interruption_bit_for_bit(tmp_path):
 def test_a_stop_request_from_another_thread_is_clean_and_resumable(tmp_path):
     whole = experiment(tmp_path / "whole", tiny(), show=False)
     stop, path = StopRequest(), tmp_path / "stopped"
-    timer = threading.Timer(0.5, stop.set)
-    timer.start()
-    with pytest.raises(Stopped, match="resume to go on"):
+    begun = threading.Event()
+    threading.Thread(target=lambda: begun.wait(60) and stop.set()).start()
+    with listening(lambda kind, _: kind == "generation" and begun.set()), pytest.raises(Stopped, match="resume to go on"):
         experiment(path, tiny(), show=False, stop=stop)
     assert open_run(path).state()["status"] == "stopped"
     assert_same_run(whole, experiment(path, tiny(), resume=True, show=False))
