@@ -237,8 +237,9 @@ def test_a_stop_request_from_another_thread_is_clean_and_resumable(tmp_path):
     stop, path = StopRequest(), tmp_path / "stopped"
     begun = threading.Event()
     threading.Thread(target=lambda: begun.wait(60) and stop.set()).start()
-    with listening(lambda kind, _: kind == "generation" and begun.set()), pytest.raises(Stopped, match="resume to go on"):
-        experiment(path, tiny(), show=False, stop=stop)
+    with listening(lambda kind, _: kind == "generation" and begun.set()):
+        with pytest.raises(Stopped, match="resume to go on"):
+            experiment(path, tiny(), show=False, stop=stop)
     assert open_run(path).state()["status"] == "stopped"
     assert_same_run(whole, experiment(path, tiny(), resume=True, show=False))
 
