@@ -23,17 +23,16 @@ import torch
 from fastcore.basics import patch
 
 from .arms import find_arm
-from ..training.connectome import Connectome, inherit, parameter_groups, wired_parameters
-from .wiring import prune
-from ..core import InputError, Seeds, check_choice, check_positive, human_bytes, human_count, human_time
-from ..text.corpora import CORPORA, SPLITS, expand
-from ..text.tokens import CorpusConfig, PreparedCorpus, Tokens, prepare
 from .experiments import Experiment # the class with all its methods
 from .settings import ExperimentConfig
-from ..training.gpt import ModelConfig
-from ..training.base import choose_device
-from ..training.gpt import GPT, GPTConfig, n_parameters, new_gpt
+from .wiring import prune
+from ..core import InputError, Seeds, check_choice, check_positive, human_bytes, human_count, human_time
 from ..store import create_run
+from ..text.corpora import CORPORA, SPLITS, expand
+from ..text.tokens import CorpusConfig, PreparedCorpus, Tokens, prepare
+from ..training.base import choose_device
+from ..training.connectome import Connectome, inherit, parameter_groups, wired_parameters
+from ..training.gpt import GPT, GPTConfig, ModelConfig, n_parameters, new_gpt
 from ..training.lifetime import Lifetime, LifetimeConfig
 
 # %% ../../nbs/connectomes/20_planning.ipynb #dad16191
@@ -272,15 +271,14 @@ def _newborn(gpt, life, live=None):
 ALLOCATOR = 1.8 # of activations, on a CPU: what its allocator holds back of freed tensors
 KERNELS = 15_000_000 # bytes: matrix products that oneDNN compiles for a model's shapes, on a CPU in fp32
 
-def _trained(newborn): # weights that training changes
-    live = newborn.live or {}
-    return sum(s for n, s in newborn.sizes.items() if n not in live) + sum(live.values())
+def _trainable(sizes, live): # weights that training can change
+    return sum(s for n, s in sizes.items() if n not in live) + sum(live.values())
 
 def _seconds(newborn, n, looked, costs, devices):
     "How long `n` lifetimes of one kind take where costs were measured; `looked` is how many tokens are evaluated."
     life, gpt, dense = newborn.life, newborn.config, newborn.live is None
     passes = lifetime_tokens(life)[0] * token_flops(gpt, life.context) / (costs.dense if dense else costs.wired)
-    update = life.steps * _trained(newborn) * (costs.dense_update if dense else costs.wired_update)
+    update = life.steps * _trainable(newborn.sizes, newborn.live or {}) * (costs.dense_update if dense else costs.wired_update)
     looks = looked * token_flops(gpt, life.context, training=False) / costs.evaluating
     saves = math.ceil(life.steps / life.checkpoint_every) - 1 # the last one is part of `lifetime`
     saved = saves * checkpoint_bytes(newborn.sizes, newborn.live, newborn.muon) * costs.saving
@@ -324,9 +322,7 @@ def _arm(config, arm, live, device, devices):
     "A row for an arm: seeds and learning rates."
     d = config.development
     gpt, made = _gpt_config(config, d.lifetime), find_arm(arm)
-    if made.config:
-        trainable = sum(live.values()) + sum(s for n, s in matrix_sizes(gpt)[0].items() if n not in live)
-        gpt = made.config(gpt, round(trainable))
+    if made.config: gpt = made.config(gpt, round(_trainable(matrix_sizes(gpt)[0], live)))
     born = _newborn(gpt, d.lifetime, live if made.wiring else None)
     own = connectome_bytes({k: born.sizes[k] for k in live}, live) if made.own else 0
     disk = d.n_seeds * (4 * sum(born.sizes.values()) + own)
@@ -334,12 +330,6 @@ def _arm(config, arm, live, device, devices):
     row = _stage(arm, "development", born, d.lifetimes_per_arm, device, devices, tested, disk)
     if device.costs: row.seconds += device.costs.arm
     return row
-
-# %% ../../nbs/connectomes/20_planning.ipynb #e9bc13d1
-def _given_live(config):
-    "Live weights of a connectome that was evolved before."
-    given = Connectome.load(config.connectome)
-    return {n: int((s != 0).sum()) for n, s in given.signs.items()}
 
 # %% ../../nbs/connectomes/20_planning.ipynb #4f80b457
 def _needed(config):
@@ -431,7 +421,10 @@ def plan(
     if corpus is not None:
         config = replace(config, corpus=replace(config.corpus, vocab_size=corpus.info["vocab_size"]))
     config.check()
-    rows, live = ([], _given_live(config)) if config.connectome else _evolution(config, device, devices)
+    if config.connectome: # evolved before
+        given = Connectome.load(config.connectome).signs
+        rows, live = [], {n: int((s != 0).sum()) for n, s in given.items()}
+    else: rows, live = _evolution(config, device, devices)
     rows += [_arm(config, arm, live, device, devices) for arm in config.development.arms]
     rows = [_corpus(config, corpus, device), *rows, _records(config, live), _checkpoints(config, rows, live)]
     return Plan(config, rows, devices, device, _notes(config, device, devices, corpus))
@@ -470,16 +463,6 @@ def cost(self: Plan,
         raise InputError(f"price is {price!r}, but must be a number of at least 0: what one device costs for one hour.")
     return price * self.device_hours
 
-# %% ../../nbs/connectomes/20_planning.ipynb #195a2b2e
-def _lives(self, stage): return self.config.evolution.lifetime if stage.part == "evolution" \
-    else self.config.development.lifetime
-
-def _windows_that_fit(plan, stage, life):
-    "The largest divisor of the batch whose activations leave room; 0 when not even one window fits."
-    per_window = stage.activations / life.at_once # rounds up: weights' copies don't shrink with it
-    room = plan.device.memory - stage.state
-    return next((n for n in range(life.at_once, 0, -1) if life.batch_size % n == 0 and n * per_window <= room), 0)
-
 # %% ../../nbs/connectomes/20_planning.ipynb #577449bf
 @patch
 def problems(self: Plan) -> list[str]: # sentences; empty when nothing speaks against the plan
@@ -488,7 +471,9 @@ def problems(self: Plan) -> list[str]: # sentences; empty when nothing speaks ag
     for s in self.stages:
         if not (s.memory and self.device.memory and s.memory > self.device.memory) or s.part in seen: continue
         seen.add(s.part)
-        n = _windows_that_fit(self, s, life := _lives(self, s))
+        life = (self.config.evolution if s.part == "evolution" else self.config.development).lifetime
+        per_window, room = s.activations / life.at_once, self.device.memory - s.state
+        n = max((n for n in range(1, life.at_once + 1) if life.batch_size % n == 0 and n * per_window <= room), default=0)
         advice = f"Set micro_batch_size to {n}" if n else "Take a larger device, or a smaller model"
         out.append(f"{s.name} needs about {human_bytes(s.memory)} ({human_bytes(s.state)} between steps), but "
                    f"{self.device.name} has {human_bytes(self.device.memory)}. {advice} (now {life.at_once}).")
@@ -675,12 +660,6 @@ def _train_for(model, life, seconds, device, connectome=None):
     own.close()
     return np.array(times[2:]), float(np.median(looks)) # (n_steps, 2) s, s
 
-# %% ../../nbs/connectomes/20_planning.ipynb #2ed8f918
-def _half_pruned(gpt, evolution, device):
-    "A newborn's wiring in the middle of evolution."
-    left = (1 - evolution.prune_fraction) ** max(1, evolution.n_generations // 2)
-    return prune(new_gpt(gpt, Seeds(1)).to(device), 1 - left, None, "matrix", evolution.exempt)
-
 # %% ../../nbs/connectomes/20_planning.ipynb #6e50bb47
 @dataclass
 class _TimedRun(Experiment):
@@ -705,18 +684,14 @@ def _miniature(config, gpt):
     model = ModelConfig(gpt.n_layer, gpt.n_head, gpt.n_embd)
     return replace(config, model=model, evolution=e, development=d, connectome=None)
 
-def _random_corpus(config, gpt):
-    "Four splits of random tokens, as many as a test needs."
-    n = gpt.block_size * (config.development.test_windows + 1) + 1
-    ids = _random_ids(gpt, n)
-    return PreparedCorpus(config.corpus, None, {s: Tokens(ids, 1, None) for s in SPLITS},
-                          dict(name="random tokens", digest="", vocab_size=gpt.vocab_size))
-
 # %% ../../nbs/connectomes/20_planning.ipynb #5c2735ac
 def _live_miniature(small, gpt, device):
-    "Seconds of each newborn, of evolution and of development, a miniature's."
+    "Seconds of each newborn, of evolution and of development, a miniature's, on random tokens."
+    ids = _random_ids(gpt, gpt.block_size * (small.development.test_windows + 1) + 1)
+    corpus = PreparedCorpus(small.corpus, None, {s: Tokens(ids, 1, None) for s in SPLITS},
+                            dict(name="random tokens", digest="", vocab_size=gpt.vocab_size))
     with tempfile.TemporaryDirectory() as folder, create_run(f"{folder}/run", {}) as run:
-        exp = _TimedRun(run, _random_corpus(small, gpt), small, show=False, device=device)
+        exp = _TimedRun(run, corpus, small, show=False, device=device)
         times = [_seconds_of(partial(exp.work, (stage,)), device) for stage in ("evolve", "develop")]
     return exp.took, *times
 
@@ -761,7 +736,8 @@ def _rates(gpt, life, config, seconds, device):
     "FLOP/s of passes and evaluation, seconds a weight of updates, dense and wired; the dense step's FLOP/s; steps."
     tokens, out = life.batch_size * life.context, {}
     flops = tokens * token_flops(gpt, life.context)
-    wiring = _half_pruned(gpt, config.evolution, device)
+    left = (1 - config.evolution.prune_fraction) ** max(1, config.evolution.n_generations // 2) # amid evolution
+    wiring = prune(new_gpt(gpt, Seeds(1)).to(device), 1 - left, None, "matrix", config.evolution.exempt)
     for kind, wired in (("dense", None), ("wired", wiring)):
         model = new_gpt(gpt, Seeds(0)).to(device)
         times, look = _train_for(inherit(model, wired) if wired else model, life, seconds / 2, device, wired)
