@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['TokenizedPassage', 'token_words', 'tokenize', 'Window', 'windows', 'ReadConfig', 'Reader', 'open_reader',
-           'exact_linear', 'log_losses', 'word_enders', 'Plan', 'pooled_tokens', 'make_plan', 'Block', 'make_blocks',
-           'Progress', 'batches', 'read_block', 'item_surprisal', 'read', 'plan_key', 'read_key', 'seal_store',
-           'open_reading', 'token_surprisal']
+           'exact_linear', 'log_losses', 'word_enders', 'PassagePlan', 'pooled_tokens', 'make_plan', 'WindowBlock',
+           'make_blocks', 'Progress', 'batches', 'read_block', 'item_surprisal', 'read', 'plan_key', 'read_key',
+           'seal_store', 'open_reading', 'token_surprisal']
 
 # %% ../../nbs/alignment/10_features.ipynb #a7adab7a
 import hashlib
@@ -256,7 +256,7 @@ def word_enders(
 
 # %% ../../nbs/alignment/10_features.ipynb #9a6d6fac
 @dataclass
-class Plan:
+class PassagePlan:
     "What is read, and where it goes."
     passages: list # of Passage
     texts: list # of TokenizedPassage
@@ -296,7 +296,7 @@ def pooled_tokens(
 def make_plan(
     reader: Reader,
     passages: list # of Passage, with a name each
-) -> Plan:
+) -> PassagePlan:
     "Tokenise, cut into windows, and say where everything goes."
     passages, config = [passages] if isinstance(passages, Passage) else list(passages), reader.config
     if not passages: raise InputError("There is no passage to read. Give at least one.")
@@ -316,14 +316,14 @@ def make_plan(
     items = np.cumsum([0, *counts])
     pool = [pooled_tokens(t, config.level, config.pool, n) for t, n in zip(texts, counts, strict=True)]
     pool = [(item + first, *rest) for (item, *rest), first in zip(pool, items, strict=False)]
-    return Plan(passages, texts, list(itertools.chain(*cuts)), np.cumsum([0] + [len(t.ids) + 1 for t in texts]), items,
-                pool)
+    return PassagePlan(passages, texts, list(itertools.chain(*cuts)), np.cumsum([0] + [len(t.ids) + 1 for t in texts]),
+                       items, pool)
 
 # %% ../../nbs/alignment/10_features.ipynb #f9bec455
 _BLOCK_BYTES = 2**27 # of hidden states that are held at once
 
 @dataclass(frozen=True)
-class Block:
+class WindowBlock:
     "Neighbouring windows that are read and stored together."
     windows: slice # of all windows
     items: slice # of all items: those that end in these windows
@@ -331,9 +331,9 @@ class Block:
 # %% ../../nbs/alignment/10_features.ipynb #e9724182
 def make_blocks(
     reader: Reader,
-    plan: Plan,
+    plan: PassagePlan,
     most_bytes: int = _BLOCK_BYTES # of hidden states of a block, unless a single window has more
-) -> list: # of Block
+) -> list: # of WindowBlock
     "Divide the work into parts that fit in memory; each ends where an item ends."
     row, begun, items, tokens, out = 4 * max(1, len(reader.layers)) * reader.n_features, 0, 0, 0, []
     for i, w in enumerate(plan.windows):
@@ -345,7 +345,7 @@ def make_blocks(
         last = i + 1 == len(plan.windows)
         full = tokens * row >= most_bytes or tokens >= 64 * reader.max_tokens
         if not last and not (full and clean): continue
-        out.append(Block(slice(begun, i + 1), slice(items, n)))
+        out.append(WindowBlock(slice(begun, i + 1), slice(items, n)))
         begun, items, tokens = i + 1, n, 0
     return out
 
@@ -407,8 +407,8 @@ def _pool(reader, plan, batch, hidden, longest, items, into):
 # %% ../../nbs/alignment/10_features.ipynb #4532ecc7
 def read_block(
     reader: Reader,
-    plan: Plan,
-    block: Block,
+    plan: PassagePlan,
+    block: WindowBlock,
     found: Progress, # is filled in
     enders: np.ndarray | None = None, # of `word_enders`; None: nothing is corrected
     stop: StopRequest | None = None # looked at before every batch
@@ -434,7 +434,7 @@ def read_block(
 # %% ../../nbs/alignment/10_features.ipynb #aecb6930
 def item_surprisal(
     reader: Reader,
-    plan: Plan,
+    plan: PassagePlan,
     found: Progress, # of all windows
     enders: np.ndarray | None = None # of `word_enders`; None: nothing is corrected
 ) -> tuple: # surprisal (nats) and number of tokens, each (n_items,); how many boundaries between words aren't marked
@@ -545,7 +545,7 @@ def read(
 # %% ../../nbs/alignment/10_features.ipynb #01e73587
 def plan_key(
     reader: Reader,
-    plan: Plan
+    plan: PassagePlan
 ) -> str: # hexadecimal
     "What a reading that was planned is known by in a cache."
     texts = [[p.name, p.text, hashlib.sha256(p.spans.tobytes()).hexdigest()] for p in plan.passages]

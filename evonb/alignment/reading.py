@@ -6,8 +6,8 @@
 __all__ = ['KEEP', 'OVER', 'ReadingTimes', 'clean_readers', 'mean_time', 'story_label', 'assemble', 'core_form', 'Frequencies',
            'count_words', 'add_counts', 'BehaviorConfig', 'lagged', 'lag_names', 'baseline_design', 'Rows', 'make_rows',
            'row_sums', 'solve', 'fit', 'log_density', 'held_out', 'story_folds', 'count_resamples', 'weighted_pearson',
-           'midranks', 'weighted_spearman', 'resampled_slopes', 'split_halves', 'check_surprisal', 'Task',
-           'random_intercept', 'make_task', 'Fitted', 'fit_model', 'score_models', 'behavior_scores', 'binned_times']
+           'midranks', 'weighted_spearman', 'resampled_slopes', 'split_halves', 'check_surprisal', 'ReadingTask',
+           'random_intercept', 'reading_task', 'Fitted', 'fit_model', 'score_models', 'behavior_scores', 'binned_times']
 
 # %% ../../nbs/alignment/14_reading.ipynb #1c80c57b
 import json
@@ -442,7 +442,7 @@ def check_surprisal(
 
 # %% ../../nbs/alignment/14_reading.ipynb #3c84e456
 @dataclass(frozen=True, eq=False)
-class Task:
+class ReadingTask:
     "What all models are scored on: the words kept, the baseline, the times and the folds."
     config: BehaviorConfig
     reading: ReadingTimes
@@ -491,12 +491,12 @@ def random_intercept(
     return np.where(story[:, None] == np.array(names), reading.time[fitted][:, None], np.nan), "story"
 
 # %% ../../nbs/alignment/14_reading.ipynb #445240cf
-def make_task(
+def reading_task(
     reading: ReadingTimes,
     surprisals: list, # of (n_words,) bits
     config: BehaviorConfig,
     frequencies: Frequencies
-) -> Task:
+) -> ReadingTask:
     "Choose the words and set up what all models share."
     used, notes = _usable(reading, surprisals, config)
     if not used.any():
@@ -511,8 +511,8 @@ def make_task(
     if groups == "story": notes.append("mean times: the random intercept is by story")
     if len(stories) == 1: notes.append("one story: folds are blocks of words, and no interval over stories")
     number = np.array([stories.index(s) for s in reading.story[used].tolist()])
-    return Task(config, reading, used, fitted, stories, number, fitted[used], baseline[fitted], times,
-                story_folds(reading.story[fitted], config.n_folds), names, [*reading.notes, *notes])
+    return ReadingTask(config, reading, used, fitted, stories, number, fitted[used], baseline[fitted], times,
+                       story_folds(reading.story[fitted], config.n_folds), names, [*reading.notes, *notes])
 
 # %% ../../nbs/alignment/14_reading.ipynb #078a371d
 @dataclass(frozen=True, eq=False)
@@ -528,7 +528,7 @@ class Fitted:
 
 # %% ../../nbs/alignment/14_reading.ipynb #6d79e632
 def fit_model(
-    task: Task,
+    task: ReadingTask,
     bits: np.ndarray, # (n_words,)
     base: np.ndarray # (n_fitted,) nats, held out, of the baseline
 ) -> Fitted:
@@ -612,7 +612,7 @@ def score_models(
     if not surprisals: raise InputError("no model was given; give at least one array of surprisals by its name.")
     bits = {str(k): check_surprisal(reading, v, f"the surprisal of {k}") for k, v in surprisals.items()}
     frequencies = frequencies or add_counts([count_words(name) for name in config.frequency])
-    task = make_task(reading, list(bits.values()), config, frequencies)
+    task = reading_task(reading, list(bits.values()), config, frequencies)
     base = held_out(make_rows(task.baseline, task.times), task.fold, config.model == "mixed")
     scores, draws = zip(*(_score(task, b, base) for b in bits.values()))
     ds = xr.concat([xr.Dataset(s) for s in scores], dim="model").assign_coords(

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['AlignConfig', 'command_of', 'Candidate', 'source_run', 'grown', 'candidates', 'fresh_base', 'open_candidate',
            'Alignment', 'slug', 'scores_name', 'scored_model', 'choose_layers', 'chosen_scores', 'ceilings',
-           'reference_arm', 'statement', 'region_table', 'score_table', 'default_place', 'data_digest', 'told_of',
-           'align_run']
+           'reference_arm', 'alignment_statement', 'region_table', 'score_table', 'default_place', 'data_digest',
+           'summed_models', 'align_run']
 
 # %% ../../nbs/alignment/30_run.ipynb #4730feaf
 import hashlib
@@ -408,7 +408,7 @@ def _told(found, unit, digits=4):
     "0.0012 [0.0004, 0.0020] unit"
     return f"{found['mean']:+.{digits}f} {unit} [{found['low']:+.{digits}f}, {found['high']:+.{digits}f}]"
 
-def statement(
+def alignment_statement(
     data: str, # the data set's name
     arms: dict, # what `judge` gave
     unit: str # of the gain
@@ -474,7 +474,7 @@ def summarise(self: Alignment, ds) -> dict:
     return dict(kind="alignment", modality="brain" if brain else "reading", data=self.data.name,
                 source=self.config.source, models=[c.name for c in self.models], reference=reference_arm(arms),
                 arms=arms, facts=facts,
-                notes=json.loads(ds.notes), ci=.95, statement=statement(self.data.name, arms, unit))
+                notes=json.loads(ds.notes), ci=.95, statement=alignment_statement(self.data.name, arms, unit))
 
 # %% ../../nbs/alignment/30_run.ipynb #c4372b7d
 @patch
@@ -545,7 +545,7 @@ def data_digest(
     return h.hexdigest()
 
 # %% ../../nbs/alignment/30_run.ipynb #39a7e84f
-def told_of(
+def summed_models(
     run: Run # of kind alignment
 ) -> list | None: # names of the models; None where nothing was summed up yet
     "The models that a run's summary tells of: when the scored run has raised more since, they are scored too."
@@ -573,6 +573,6 @@ def align_run(
             raise InputError(f"{run.path} began with other data ({then['name']}, digest {then['digest'][:12]}) than "
                              f"{data.name} as it is now. Restore it, or choose another --out.")
         write_json(known, found)
-        if told_of(run) == [c.name for c in models]: return run
+        if summed_models(run) == [c.name for c in models]: return run
         clean = data.cleaned() if isinstance(data, Responses) else data
         return Alignment(run, config, clean, data, models, device, show, request, cache).work()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fastcore.basics import patch
 
-from .generations import develop, evolve, inherited_connectome, life_folder, take_part
+from .generations import develop, evolve_connectome, inherited_connectome, life_folder, take_part
 from .settings import DevelopmentConfig, Experiment, ExperimentConfig
 from .summary import summarise
 from ..core import ConnectomeError, CorpusError, InputError, ProcessLostError, Seeds, Stopped, StopRequest
@@ -94,7 +94,7 @@ def work(self: Experiment,
     "Do the stages that aren't done, and sum up."
     c = self.config
     if c.connectome: _take_given(self)
-    elif "evolve" in stages: evolve(self)
+    elif "evolve" in stages: evolve_connectome(self)
     if "develop" in stages: develop(self, self._inherited())
     write_json(self.run.file("summary.json"), summarise(self))
     return self.run

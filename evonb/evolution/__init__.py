@@ -3,7 +3,7 @@
 from evonb import face
 
 __getattr__, __dir__, __all__ = face(__name__, {
-    ".search": "evolve compare",
+    ".search": "evolve compare_methods",
     ".method": "Method MethodConfig register_method METHODS Individual Lineage",
     ".landscape": "SkillLandscape",
     ".operators": "ArraySpace",

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Told', 'with_rows', 'stored_state', 'Evolution', 'history_of', 'stored_history', 'Result', 'evolve', 'oracle_report',
-           'best_so_far', 'compare']
+           'best_so_far', 'compare_methods']
 
 # %% ../../nbs/evolution/14_search.ipynb #93407433
 import hashlib
@@ -501,7 +501,7 @@ def best_so_far(
     return best[:budget]
 
 # %% ../../nbs/evolution/14_search.ipynb #75c29db9
-def compare(
+def compare_methods(
     methods, # names, or a dict of label -> (name, settings)
     space, # what the genomes belong to
     evaluate, # list of genomes -> list of evaluations

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['measures', 'viridis', 'two_sided', 'planes', 'reading_measures', 'arm_look', 'Measure', 'with_beyond', 'scores_of',
            'arms_of', 'ceiling_of', 'null_band', 'captioned', 'layer_scores', 'scores_at', 'arm_interval',
-           'paired_text', 'Row', 'rows_figure', 'arm_rows', 'arm_scores', 'roi_scores', 'places_of', 'place_numbers',
+           'paired_text', 'ArmRow', 'rows_figure', 'arm_rows', 'arm_scores', 'roi_scores', 'places_of', 'place_numbers',
            'Mesh', 'part_of_mesh', 'camera', 'Scale', 'colour_scale', 'surface_map', 'brain_map', 'Template',
            'mni_template', 'Plane', 'slice_at', 'volume_slices', 'effect_of', 'reading_fit', 'reading_arms',
            'story_scores', 'null_calibration']
@@ -247,7 +247,7 @@ def paired_text(
     return f"{d['mean']:+.{digits}f}{ends}" + (f", p = {d['p']:.2g}" if d.get("p") is not None else "")
 
 # %% ../../nbs/plots/18_alignment.ipynb #0d3c2b2a
-class Row(NamedTuple):
+class ArmRow(NamedTuple):
     "An arm in a figure of arms side by side."
     arm: str
     points: np.ndarray # (n_seeds,) each seed
@@ -259,7 +259,7 @@ class Row(NamedTuple):
 # %% ../../nbs/plots/18_alignment.ipynb #67f38ec7
 def rows_figure(
     title: str, # what is shown
-    rows: list, # of Row
+    rows: list, # of ArmRow
     m: Measure # what is measured
 ) -> tuple: # the figure, and the rows in its order
     "Arms below each other, the best on top: null behind the mean, seeds below, the paired difference above."
@@ -299,7 +299,7 @@ def arm_rows(
     clusters, # (n_targets,) who each belongs to; None: uncertainty is over seeds
     versus, # the arm that others are compared with
     null=lambda models: (math.nan, math.nan) # low and high for some models
-) -> list: # of Row
+) -> list: # of ArmRow
     "What a figure of arms side by side shows."
     arms, units = arms_of(ds, rows), {}
     for arm, models in arms.items(): # who it is -> one value a person, or a seed where there are no people
@@ -311,8 +311,8 @@ def arm_rows(
     for arm, models in arms.items():
         both = [k for k in units[arm] if k in units.get(versus, ())] if arm != versus else []
         compared = paired_test(*([units[a][k] for k in both] for a in (arm, versus))) if len(both) > 1 else {}
-        out.append(Row(arm, known_mean(rows[models], -1), [label(ds["model"].values[j]) for j in models],
-                       arm_interval(rows, models, clusters), compared, null(models)))
+        out.append(ArmRow(arm, known_mean(rows[models], -1), [label(ds["model"].values[j]) for j in models],
+                          arm_interval(rows, models, clusters), compared, null(models)))
     return out
 
 # %% ../../nbs/plots/18_alignment.ipynb #01530298

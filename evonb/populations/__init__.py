@@ -7,6 +7,6 @@ __getattr__, __dir__, __all__ = face(__name__, {
     ".merges": "merge MERGES register_merge",
     ".spaces": "AdapterSpace CoefficientSpace",
     ".experts": "ExpertsConfig ExpertConfig train_experts load_experts ToyConfig toy_base",
-    ".ensemble": "ensemble_curves",
+    ".ensemble": "ensemble_accuracy",
     ".breeding": "BreedConfig breed",
 })

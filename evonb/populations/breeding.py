@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['BASELINES', 'SPACES', 'BreedConfig', 'RunCache', 'Breeding', 'scored', 'experts_run', 'expert_base', 'default_tasks',
-           'make_space', 'failed_experts', 'item_texts', 'check_unread', 'method_settings', 'members', 'candidates',
-           'options_of', 'item_credit', 'describe_ensemble', 'task_score', 'statement', 'breed']
+           'make_space', 'failed_experts', 'item_texts', 'check_unread', 'method_settings', 'members',
+           'sealed_candidates', 'options_of', 'item_credit', 'describe_ensemble', 'task_score', 'breeding_statement',
+           'breed']
 
 # %% ../../nbs/populations/18_breeding.ipynb #242e5d05
 import math
@@ -20,7 +21,7 @@ from fastcore.basics import patch
 
 from ..core import DamagedFileError, InputError, Seeds, StopRequest, check_choice, check_positive, expect_fields
 from ..core import parsing, stoppable, to_dict
-from .ensemble import COMBINATIONS, ensemble_curves
+from .ensemble import COMBINATIONS, ensemble_accuracy
 from .experts import check_base, load_experts, seen_in_training
 from ..training.base import open_base
 from ..tasks.fitness import Cache, Fitness, pack_score, unpack_score
@@ -362,7 +363,7 @@ def members(
     return ranked[:n] if len(ranked) > 1 else []
 
 # %% ../../nbs/populations/18_breeding.ipynb #694c7965
-def candidates(
+def sealed_candidates(
     results: dict, # (method, seed) -> Result
     experts: dict, # name -> Adapter
     n_members: int # of an ensemble, at most
@@ -399,8 +400,8 @@ def ensembles(self: Breeding, results, tested) -> dict: # (method, seed) -> xarr
         if len(alive) < 2: continue
         known = all(np.isfinite(x.smooth) for x, _ in alive)
         rules, log_perplexity = (COMBINATIONS, [-x.smooth for x, _ in alive]) if known else (COMBINATIONS[:2], None)
-        made[method, seed] = ensemble_curves([x.value for x, _ in alive], [options_of(e, tasks) for _, e in alive],
-                                             answers, rules, log_perplexity)
+        made[method, seed] = ensemble_accuracy([x.value for x, _ in alive], [options_of(e, tasks) for _, e in alive],
+                                               answers, rules, log_perplexity)
     return made
 
 # %% ../../nbs/populations/18_breeding.ipynb #d7d92f00
@@ -474,7 +475,7 @@ def task_score(tested, method, task, n_seeds) -> dict: # mean over seeds, se ove
     return dict(mean=float(by_item.mean()), se=float(by_item.std(ddof=1) / math.sqrt(len(by_item))))
 
 # %% ../../nbs/populations/18_breeding.ipynb #c6c6a680
-def statement(
+def breeding_statement(
     judged: dict, # method -> what `judge` gave
     asked: tuple # the methods among which the best by validation is named
 ) -> str:
@@ -537,7 +538,7 @@ def _votes(self: Breeding, voted):
 def work(self: Breeding) -> Run:
     "Evolve, test once, sum up."
     results = self.breed_all()
-    found = candidates(results, self.experts, self.config.ensemble_size)
+    found = sealed_candidates(results, self.experts, self.config.ensemble_size)
     tested = self.test(found)
     voted = self.ensembles(results, tested)
     write_dataset(self.run.file("population.zarr.zip"), self.gather(results, tested, voted))
@@ -554,7 +555,7 @@ def summarise(self: Breeding, results, tested, voted) -> dict:
         base = base and dict(mean=base.mean, se=None if math.isnan(base.se) else base.se)
         tasks.append(dict(name=t.name, kind=t.kind, selected=t in self.tasks, n_validation=t.n("validation"),
                           n_test=t.n("test"), chance=None if math.isnan(t.chance) else t.chance, base=base))
-    said = statement(judged, c.methods or c.all_methods()) + _told(self.left_out)
+    said = breeding_statement(judged, c.methods or c.all_methods()) + _told(self.left_out)
     return dict(kind="population", statement=said, methods=judged, tasks=tasks, experts=list(self.experts),
                 left_out=self.left_out, base=self.base.name, space=c.space, by=c.by, budget=c.budget, n_seeds=c.n_seeds,
                 ci=.95)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COMBINATIONS', 'stacked_scores', 'option_probabilities', 'votes', 'perplexity_weights', 'combined_support',
-           'text_vote_credit', 'rank_members', 'ensemble_curves', 'oracle_credit']
+           'text_vote_credit', 'rank_members', 'ensemble_accuracy', 'oracle_credit']
 
 # %% ../../nbs/populations/16_ensemble.ipynb #8fa5f65c
 import numpy as np
@@ -101,7 +101,7 @@ def rank_members(
     return found[np.argsort(-v[found], kind="stable")]
 
 # %% ../../nbs/populations/16_ensemble.ipynb #a9a95a16
-def ensemble_curves(
+def ensemble_accuracy(
     validation, # (n_members,) validation fitness: the only thing that decides who joins
     test_scores, # one (n_items, n_options) array per member, or one for all: option scores on test
     answers, # (n_items,) index of the right option on test

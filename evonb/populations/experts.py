@@ -37,7 +37,7 @@ from ..store import write_tensors
 from ..tasks.skills import neutral_documents, skill_documents
 from ..tasks.tasks import make_task, read_pairs, read_rows
 from ..text.corpora import load_corpus
-from ..text.tokens import encode, train_tokenizer
+from ..text.tokens import encode_texts, train_tokenizer
 from ..training.adapters import Adapter, config_rank_scale, linear_shapes, read_adapter, trained_on, write_adapter
 from ..training.base import Base, begin_token, choose_device, open_base, open_folder, save_base
 from ..training.gpt import GPTConfig, ModelConfig, new_gpt
@@ -80,7 +80,7 @@ def toy_base(
         try:
             texts, lifetime = neutral_documents(seeds, config.n_documents), config.lifetime
             tokenizer = train_tokenizer(texts, config.vocab_size)
-            ids = encode(texts, tokenizer).ids
+            ids = encode_texts(texts, tokenizer).ids
             n_val = (lifetime.eval_windows + 1) * lifetime.context
             size = GPTConfig(vocab_size=config.vocab_size, block_size=config.block_size,
                              eos_token_id=tokenizer.eos_token_id, **to_dict(config.model))

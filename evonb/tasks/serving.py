@@ -43,8 +43,8 @@ from ..core import cache_folder
 from ..core import EvonbError, InputError, Seeds, StopRequest, check_positive, parsing, stoppable
 from ..store import read_json, write_json
 from .backends import Backend, check_seconds, not_finite
-from .engine import Engine, Row, encode_choices
-from .fitness import content_digest
+from .engine import Engine, PackedRow, encode_choices
+from .fitness import plain_digest
 from .tasks import Prompt, ScoreError
 from ..training.adapters import Adapter, check_modules, new_config, read_adapter, write_adapter
 from ..training.base import begin_token, open_base
@@ -358,13 +358,13 @@ def digest(self: ServerBackend) -> str: # SHA-256 in hex
 def _known_probe(self: ServerBackend, seen):
     "The digest of an earlier probe that is the same but for rounding, else a new one."
     vocabulary = hashlib.sha256(self.tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
-    about = content_digest([seen["name"], seen["root"], seen["room"], vocabulary])
+    about = plain_digest([seen["name"], seen["root"], seen["room"], vocabulary])
     path = self.folder/"probes.json"
     before = read_json(path) if path.exists() else {}
     with parsing(path, "Delete it: then the server counts as one that wasn't met before."):
         for digest, values in before.get(about, {}).items():
             if probes_apart(values, seen["values"]) <= self.within: return digest
-    made = content_digest([about, seen["values"]])
+    made = plain_digest([about, seen["values"]])
     self.folder.mkdir(parents=True, exist_ok=True)
     write_json(path, before | {about: before.get(about, {}) | {made: seen["values"]}})
     return made
@@ -641,7 +641,7 @@ def token_logprobs(
     room = min(engine.row_tokens, engine.max_tokens, engine.context) if tree else 0
     for i in sorted(range(len(sequences)), key=lambda i: sequences[i]):
         ids = tuple(sequences[i])
-        if not rows or len(rows[-1]) + rows[-1].n_new([ids[:-1]]) > room: rows.append(Row())
+        if not rows or len(rows[-1]) + rows[-1].n_new([ids[:-1]]) > room: rows.append(PackedRow())
         path = rows[-1].add(ids[:-1])
         rows[-1].queries += [(path[j - 1], ids[j], i, j) for j in range(1, len(ids))] # node, token, sequence, position
     rows = sorted(filter(len, rows), key=len, reverse=True)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['END', 'MAX_VOCAB', 'TOKENIZER_BYTES', 'check_vocab_size', 'train_tokenizer', 'load_tokenizer', 'ShardWriter',
-           'write_shard', 'read_shard', 'Row', 'read_row', 'Tokens', 'encode', 'CorpusConfig', 'PreparedCorpus',
-           'prepare', 'save_prepared', 'open_prepared']
+           'write_shard', 'read_shard', 'TokenRow', 'read_row', 'Tokens', 'encode_texts', 'CorpusConfig',
+           'PreparedCorpus', 'prepare', 'save_prepared', 'open_prepared']
 
 # %% ../../nbs/text/14_tokens.ipynb #89234bec
 import codecs
@@ -166,7 +166,7 @@ def read_shard(
     return np.memmap(path, "<u2", "r", 4 * _HEADER, (n,))
 
 # %% ../../nbs/text/14_tokens.ipynb #702fc44f
-class Row:
+class TokenRow:
     "Several rows of tokens as one, without copying them."
     dtype, ndim = np.dtype(np.uint16), 1
     def __init__(self,
@@ -181,7 +181,7 @@ class Row:
 
 # %% ../../nbs/text/14_tokens.ipynb #675f566d
 @patch
-def __getitem__(self: Row, key):
+def __getitem__(self: TokenRow, key):
     "A token, or a slice of them."
     begins = self.ends - [len(p) for p in self.parts]
     if not isinstance(key, slice):
@@ -205,10 +205,10 @@ def _shards_of(path) -> list: # NAME.bin and, of a longer row, NAME.1.bin, NAME.
 # %% ../../nbs/text/14_tokens.ipynb #ec147d10
 def read_row(
     path # NAME.bin, as `ShardWriter` wrote it
-): # -> np.memmap or Row, of (n_tokens,) uint16
+): # -> np.memmap or TokenRow, of (n_tokens,) uint16
     "Memory-map a row of tokens, of however many shards it is."
     parts = [read_shard(p) for p in _shards_of(Path(path))]
-    return parts[0] if len(parts) == 1 else Row(parts)
+    return parts[0] if len(parts) == 1 else TokenRow(parts)
 
 # %% ../../nbs/text/14_tokens.ipynb #f38abbcf
 @dataclass(repr=False)
@@ -239,7 +239,7 @@ def _encoded(batches, tokenizer): # of lists of str; yields (n_tokens,) uint16
         yield np.concatenate([np.array([*e.ids, end], np.uint16) for e in rows])
 
 # %% ../../nbs/text/14_tokens.ipynb #d952d845
-def encode(
+def encode_texts(
     texts: list, # of str, the blocks
     tokenizer # a fast tokenizer of transformers with an eos_token
 ) -> Tokens: # every block ends with the end token

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Evolutions', 'stored_genomes', 'genome_distance', 'run_evolutions', 'share_se', 'TaskFacts', 'family_arrays',
-           'family_reply', 'PopulationExplorer', 'methods_table']
+           'family_reply', 'PopulationExplorer', 'methods_reply']
 
 # %% ../../nbs/widgets/14_population.ipynb #a20772d1
 import math
@@ -393,7 +393,7 @@ def reply(self: PopulationExplorer, view: str, values: dict) -> Reply:
             raise NothingToPlot(f"{method} has no population to vote: an ensemble needs two individuals or more.")
         fig = pp.ensemble_curves(e.population, method)
     elif view == "test": fig = pp.final_scores(e.summary, e.population)
-    elif view == "methods": return methods_table(e.summary, method)
+    elif view == "methods": return methods_reply(e.summary, method)
     else: return Explorer.reply(self, view, values) # of a subclass
     return Reply.of_figure(fig)
 
@@ -406,7 +406,7 @@ def _interval(v, spec=".3f"):
     return f"{v['mean']:{spec}}" + (f" [{ends[0]:{spec}}, {ends[1]:{spec}}]" if told else "")
 
 # %% ../../nbs/widgets/14_population.ipynb #a63baf15
-def methods_table(
+def methods_reply(
     summary: dict, # of a population run
     picked: str | None = None # the method that stands out
 ) -> Reply: # of the kind "table"

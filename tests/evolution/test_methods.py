@@ -26,7 +26,7 @@ from evonb.evolution.methods.coarse_to_fine import ItemSurrogate, expected_log_r
 from evonb.evolution.methods.pareto import pareto_front
 from evonb.evolution.methods.released import released_shares
 from evonb.evolution.operators import AllFailedError, ArraySpace
-from evonb.evolution.search import compare, evolve, oracle_report, stored_history
+from evonb.evolution.search import compare_methods, evolve, oracle_report, stored_history
 from evonb.evolution.vectors import losses
 from evonb.store import read_dataset
 from evonb.tasks.tasks import skill_task
@@ -341,12 +341,12 @@ def test_greedy_soup_against_a_plain_loop(runs):
 
 
 def test_compare(tmp_path):
-    table, results = compare(["sum", "cma"], SPACE, two_tasks, 20, [0, 1], tmp_path, show=False)
+    table, results = compare_methods(["sum", "cma"], SPACE, two_tasks, 20, [0, 1], tmp_path, show=False)
     assert table.best.shape == (2, 2, 20) and (table.best.diff("evaluation") >= 0).all()
     assert table.evaluations.values.tolist() == [[1, 1], [20, 20]]
     assert np.array_equal(table.genome.sel(label="cma", seed=1), results["cma", 1].best.genome)
     never = lambda genomes: 1 / 0  # nothing is scored again
-    again, _ = compare(["sum", "cma"], SPACE, never, 20, [0, 1], tmp_path, show=False)
+    again, _ = compare_methods(["sum", "cma"], SPACE, never, 20, [0, 1], tmp_path, show=False)
     assert again.identical(table)
 
 

@@ -27,10 +27,10 @@ from evonb.populations.breeding import (
     BreedConfig,
     RunCache,
     breed,
+    breeding_statement,
     default_tasks,
     item_credit,
     item_texts,
-    statement,
 )
 from evonb.populations.experts import ExpertConfig, ExpertsConfig, ToyConfig, load_experts, toy_base, train_experts
 from evonb.populations.spaces import AdapterSpace, CoefficientSpace
@@ -742,11 +742,11 @@ def test_the_statement_names_the_best_by_validation_and_says_when_there_is_no_ga
 
     none, gain, loss = (dict(mean=m, low=m - 0.05, high=m + 0.05, p=0.5) for m in (0.0, 0.1, -0.1))
     judged = dict(sum=one(0.9, 0.9, {}), a=one(0.7, 0.6, dict(sum=none)), b=one(0.6, 0.8, dict(sum=gain)))
-    said = statement(judged, ("a", "b"))
+    said = breeding_statement(judged, ("a", "b"))
     assert said.startswith("By validation, a is the best of a, b") and "not clearly different: +0.000" in said
-    assert "is higher: +0.100" in statement(judged, ("b",))
+    assert "is higher: +0.100" in breeding_statement(judged, ("b",))
     judged["b"]["versus"]["sum"] = loss
-    assert "is lower: -0.100" in statement(judged, ("b",))
+    assert "is lower: -0.100" in breeding_statement(judged, ("b",))
 
 
 def test_settings_go_through_json(config):

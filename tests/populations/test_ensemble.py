@@ -6,7 +6,7 @@ import pytest
 from evonb.core import InputError
 from evonb.populations.ensemble import (
     combined_support,
-    ensemble_curves,
+    ensemble_accuracy,
     oracle_credit,
     perplexity_weights,
     rank_members,
@@ -65,17 +65,17 @@ def test_perplexity_weights():
 def test_ranking_sees_validation_only():
     validation = [0.2, 0.9, np.nan, 0.5, 0.9]
     assert rank_members(validation).tolist() == [1, 4, 3, 0]
-    curves = ensemble_curves(validation, SCORES, ANSWERS)
+    curves = ensemble_accuracy(validation, SCORES, ANSWERS)
     perfect = SCORES.copy()
     perfect[0, np.arange(40), ANSWERS] = 99.0  # the last by validation is perfect on test: it still joins last
-    other = ensemble_curves(validation, perfect, ANSWERS)
+    other = ensemble_accuracy(validation, perfect, ANSWERS)
     assert curves.member.values.tolist() == other.member.values.tolist() == [1, 4, 3, 0]
     assert np.array_equal(curves.accuracy.sel(size=[1, 2, 3]), other.accuracy.sel(size=[1, 2, 3]))
     assert float(other.oracle[-1]) == 1.0
 
 
 def test_curve_and_oracle():
-    curves = ensemble_curves(np.arange(5), SCORES, ANSWERS, ("vote", "probability", "perplexity"), np.ones(5))
+    curves = ensemble_accuracy(np.arange(5), SCORES, ANSWERS, ("vote", "probability", "perplexity"), np.ones(5))
     order = [4, 3, 2, 1, 0]
     for n in range(1, 6):
         assert np.isclose(curves.accuracy.sel(how="vote", size=n), plain_vote(SCORES[order[:n]], ANSWERS).mean())
@@ -96,12 +96,12 @@ def test_texts():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: ensemble_curves([], [], ANSWERS), "ensemble is empty"),
-        (lambda: ensemble_curves([1.0], SCORES, ANSWERS), "1 validation scores for 5 members"),
-        (lambda: ensemble_curves(np.ones(5), SCORES, ANSWERS[:3]), "3 answers for 40 items"),
-        (lambda: ensemble_curves(np.ones(5), SCORES, ANSWERS + 3), "outside the 3 options"),
-        (lambda: ensemble_curves([np.nan] * 5, SCORES, ANSWERS), "No member has a validation score"),
-        (lambda: ensemble_curves(np.ones(2), [SCORES[0], SCORES[1, :9]], ANSWERS), "same items"),
+        (lambda: ensemble_accuracy([], [], ANSWERS), "ensemble is empty"),
+        (lambda: ensemble_accuracy([1.0], SCORES, ANSWERS), "1 validation scores for 5 members"),
+        (lambda: ensemble_accuracy(np.ones(5), SCORES, ANSWERS[:3]), "3 answers for 40 items"),
+        (lambda: ensemble_accuracy(np.ones(5), SCORES, ANSWERS + 3), "outside the 3 options"),
+        (lambda: ensemble_accuracy([np.nan] * 5, SCORES, ANSWERS), "No member has a validation score"),
+        (lambda: ensemble_accuracy(np.ones(2), [SCORES[0], SCORES[1, :9]], ANSWERS), "same items"),
         (lambda: combined_support(SCORES, "mean"), "vote, probability, perplexity"),
         (lambda: combined_support(SCORES, "perplexity"), "need log_perplexity"),
         (lambda: perplexity_weights([1.0, np.inf]), "isn't finite"),

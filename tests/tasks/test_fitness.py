@@ -16,7 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from evonb.core import InputError, Seeds, Stopped
 from evonb.populations.spaces import AdapterSpace, StoredSpace
 from evonb.tasks.backends import InProcess, Pool
-from evonb.tasks.engine import Engine, Row, encode_choices, merged_weight, pack, wanted
+from evonb.tasks.engine import Engine, PackedRow, encode_choices, merged_weight, pack, wanted
 from evonb.tasks.fitness import Cache, Fitness
 from evonb.tasks.tasks import (
     Choice,
@@ -316,7 +316,7 @@ def test_tokens_as_lm_evaluation_harness_makes_them():
 def test_rows_hold_each_shared_beginning_once():
     sequences = encode_choices(TOKENIZER, [Choice("the cat sees", (" the dog.", " the dogs.", " a house."))])
     ids = [s.ids[:-1] for s in sequences[0]]
-    row = Row()
+    row = PackedRow()
     paths = [row.add(i) for i in ids]
     prefixes = {i[:k] for i in ids for k in range(1, len(i) + 1)}
     assert len(row) == len(prefixes) < sum(map(len, ids)) and row.n_new(ids) == 0

@@ -37,9 +37,9 @@ from evonb.text.corpora import (
 )
 from evonb.text.tokens import (
     CorpusConfig,
-    Row,
     ShardWriter,
-    encode,
+    TokenRow,
+    encode_texts,
     load_tokenizer,
     open_prepared,
     prepare,
@@ -375,7 +375,7 @@ def test_childes(data_folder, monkeypatch):
 @settings(deadline=None)
 def test_decode_gives_back_every_text(text):
     tokenizer = small_tokenizer()
-    assert tokenizer.decode(encode([text], tokenizer).ids[:-1]) == text
+    assert tokenizer.decode(encode_texts([text], tokenizer).ids[:-1]) == text
 
 
 def test_special_tokens_and_size():
@@ -404,12 +404,12 @@ def test_vocabulary_too_large():
 
 def test_encode_against_transformers():
     texts = toy().documents[:50] + ["déjà vu\n", ""]
-    tokens = encode(texts, small_tokenizer())
+    tokens = encode_texts(texts, small_tokenizer())
     expected = [i for text in texts for i in [*small_tokenizer()(text).input_ids, 0]]
     assert tokens.ids.dtype == np.uint16 and tokens.ids.tolist() == expected
     assert tokens.n_documents == 52 and tokens.n_bytes == len("".join(texts).encode())
     assert tokens.bytes_per_token == tokens.n_bytes / len(expected) and len(tokens) == len(expected)
-    with pytest.raises(CorpusError, match="no text"): encode([], small_tokenizer())
+    with pytest.raises(CorpusError, match="no text"): encode_texts([], small_tokenizer())
 
 
 def test_load_tokenizer(tmp_path):
@@ -670,7 +670,7 @@ def whole(config, seeds):
     dealt = plain_deal(groups, sizes, config.fractions, seeds.child("corpus", "split").numpy())
     splits = {s: [texts[i] for i in d] for s, d in zip(SPLITS, dealt)}
     tokenizer = train_tokenizer(splits["evolution"], config.vocab_size)
-    return corpus, tokenizer, {s: encode(t, tokenizer) for s, t in splits.items()}
+    return corpus, tokenizer, {s: encode_texts(t, tokenizer) for s, t in splits.items()}
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -775,7 +775,7 @@ def test_a_row_of_several_shards(tmp_path, monkeypatch):
     for part in np.split(ids, [3, 3 + 250, 700]): writer.add(part)
     assert len(writer.close()) == 10 and writer.n_tokens == 950
     row = read_row(tmp_path / "evolution.bin")
-    assert isinstance(row, Row) and len(row) == 950 and np.array_equal(np.asarray(row), ids)
+    assert isinstance(row, TokenRow) and len(row) == 950 and np.array_equal(np.asarray(row), ids)
     for a, b in np.random.default_rng(1).integers(-20, 1000, (300, 2)).tolist(): # (300, 2)
         assert np.array_equal(row[a:b], ids[a:b]), (a, b)
     assert np.shares_memory(row[10:90], row.parts[0]) and row[-1] == ids[-1] and row[100] == ids[100]
@@ -801,7 +801,7 @@ def test_a_split_longer_than_a_shard_is_kept_and_checked(tmp_path, monkeypatch):
     monkeypatch.setattr(text_tokens, "_MOST", 9_000)
     made = prepare(small().config, Seeds(0), tmp_path)
     opened = open_prepared(save_prepared(made, tmp_path))
-    assert isinstance(opened.splits["evolution"].ids, Row) and opened.sizes() == small().sizes()
+    assert isinstance(opened.splits["evolution"].ids, TokenRow) and opened.sizes() == small().sizes()
     assert all(np.array_equal(opened.splits[s].ids, small().splits[s].ids) for s in SPLITS)
     flip(tmp_path / "evolution.2.bin")
     with pytest.raises(DamagedFileError, match="evolution.2.bin"): open_prepared(tmp_path)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from fastcore.basics import patch
 
-from ..responses import KINDS, Responses
+from ..responses import RESPONSE_KINDS, Responses
 from ..scans import HRFS, check_scans, convolved, delayed, hrf, to_scans
 from .alice import ALICE_ROIS
 from ...core import InputError, Seeds, check_choice, check_fraction, check_positive
@@ -73,7 +73,7 @@ class ToyBrainConfig:
 @patch
 def check(self: ToyBrainConfig) -> "ToyBrainConfig":
     "Refuse a toy brain that can't be; called when a configuration is made."
-    check_choice(self.kind, KINDS, "kind")
+    check_choice(self.kind, RESPONSE_KINDS, "kind")
     for name in ("n_sentences", "n_runs", "n_features", "n_rois", "n_subjects"):
         check_positive(getattr(self, name), name)
     if check_positive(self.trivial, "trivial", 0) > self.n_rois:
