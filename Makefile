@@ -44,8 +44,8 @@ lab: install ## JupyterLab, opened where to start (this machine only, with a tok
 		--LabApp.default_url=/lab/tree/nbs/tutorials/0_start_here.ipynb \
 		$(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
 
-pictures: install ## the pictures of README and site: CONNECTOME=run POPULATION=run ALIGNMENT=run
-	@$(PY) .ci/pictures.py $(foreach kind,CONNECTOME POPULATION ALIGNMENT,$(if $($(kind)),$(kind)='$($(kind))')) $(ARGS)
+pictures: install ## the pictures of README and site: STORY=run CONNECTOME=run POPULATION=run ALIGNMENT=run
+	@$(PY) .ci/pictures.py $(foreach kind,STORY CONNECTOME POPULATION ALIGNMENT,$(if $($(kind)),$(kind)='$($(kind))')) $(ARGS)
 
 docs: install ## the site, from the notebooks as they run: _docs/html, no network needed
 	@$(PY) docs/build.py html --workers $(NB_WORKERS) $(ARGS)

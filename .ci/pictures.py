@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """The pictures of README and site, taken in a real JupyterLab over real runs.
 
-    .ci/pictures.py [CONNECTOME=run] [POPULATION=run] [ALIGNMENT=run] [only=NAME,...]
+    .ci/pictures.py [STORY=run] [CONNECTOME=run] [POPULATION=run] [ALIGNMENT=run] [only=NAME,...]
 
-Writes nbs/images/connectome.png, population.png and alignment.png (an explorer each, for the runs that are given),
-monitor.png (a short run of its own, while it trains), site.png (the front page of _docs/html, if it is built), and
-nbs/images/README.md, which says what made each. `make pictures CONNECTOME=... ` calls it.
+Writes nbs/images/story.png (what README opens with, of the run of `make demo`), connectome.png, population.png and
+alignment.png (an explorer each), each for the run that is given, monitor.png (a short run of its own, while it
+trains), site.png (the front page of _docs/html, if it is built), and nbs/images/README.md, which says what made each.
+`make pictures CONNECTOME=... ` calls it.
 """
 
 import io
@@ -119,6 +120,50 @@ def crop(png: bytes, height: float) -> bytes:
     return kept.getvalue()
 
 
+def story_figure(run):
+    "One matrix through the generations, and how newborns with and without the wiring learn."
+    import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
+
+    from evonb.connectomes import load_generation
+    from evonb.plots import loss_curves
+    from evonb.store import open_run, read_dataset
+    run = open_run(run)
+    count = len(list(run.file("evolution").glob("gen-*/connectome.safetensors")))
+    grown = [load_generation(run, g) for g in range(count)]
+    titles = [f"generation {g}: {c.density:.0%}" for g, c in enumerate(grown)]
+    fig = make_subplots(1, count + 1, column_widths=[1] * count + [count], horizontal_spacing=.02,
+                        subplot_titles=[*titles, "newborns that grow up"])
+    for place, connectome in enumerate(grown, 1):
+        mask = connectome.signs["transformer.h.0.attn.c_attn.weight"].numpy()
+        fig.add_trace(go.Heatmap(z=mask, colorscale=[[0, "#0072B2"], [.5, "#FFFFFF"], [1, "#D55E00"]], zmin=-1, zmax=1,
+                                 showscale=False), 1, place)
+        frame = dict(showticklabels=False, mirror=True, showline=True, linecolor="#B0B7BF", ticks="")
+        fig.update_xaxes(**frame, col=place).update_yaxes(**frame, autorange="reversed", col=place)
+    curves = loss_curves(read_dataset(run.file("development.zarr.zip")))
+    for trace in curves.data:
+        fig.add_trace(trace, 1, count + 1)
+    fig.update_xaxes(title="training step", gridcolor="#E6E9EC", col=count + 1)
+    fig.update_yaxes(title="validation loss (nats/token)", gridcolor="#E6E9EC", col=count + 1, title_standoff=6,
+                     range=[2.1, 3.9])
+    left = fig.layout[f"xaxis{count + 1}"].domain[0] + .05  # room for the axis title
+    fig.layout[f"xaxis{count + 1}"].domain = (left, 1)
+    fig.layout.annotations[count].x = (left + 1) / 2
+    return fig.update_layout(width=WIDTH, height=380, margin=dict(l=12, r=190, t=36, b=48), plot_bgcolor="#FFFFFF",
+                             font=dict(size=14, color="#24292F", family="DejaVu Sans, sans-serif"),
+                             legend=dict(x=1.01, y=1, xanchor="left", yanchor="top")).update_annotations(font_size=14)
+
+
+def story_picture(studio, run):
+    "The figure of the whole story, drawn in the browser."
+    page = studio.page(height=380)
+    page.set_content(story_figure(run).to_html(include_plotlyjs=True, config={"staticPlot": True}))
+    page.locator(".main-svg").first.wait_for()
+    png = page.locator(".plotly-graph-div").screenshot()
+    page.context.close()
+    return png, f"block 0's attention through generations, and loss_curves, of the run {run.name}; {made_with()}"
+
+
 def wait_for_generation(page, seen, generation, step, seconds=600):
     "Waits until the monitor tells of this step in this generation."
     end = time.monotonic() + seconds
@@ -165,20 +210,20 @@ def index(made: dict):
         known = {parts[1].strip().strip("`"): parts[2].strip() for parts in lines}
     rows = "".join(f"| `{name}` | {how} |\n" for name, how in sorted((known | made).items()))
     path.write_text("# Pictures of README and site\n\nTaken in a real browser over real runs by "
-                    "`make pictures CONNECTOME=run POPULATION=run ALIGNMENT=run`.\n\n"
+                    "`make pictures STORY=run CONNECTOME=run POPULATION=run ALIGNMENT=run`.\n\n"
                     f"| picture | shows |\n|---|---|\n{rows}")
 
 
 def arguments(given: list[str]) -> dict:
     "KIND=path as kind -> Path; only=... as a list."
-    known = {**{kind.upper(): kind for kind in EXPLORERS}, "only": "only"}
+    known = {**{kind.upper(): kind for kind in ("story", *EXPLORERS)}, "only": "only"}
     found = {}
     for text in given:
         name, _, value = text.partition("=")
         if name not in known or not value:
             raise SystemExit(f"pictures: got {text!r}, expected {'=..., '.join(known)}=...")
         found[known[name]] = value.split(",") if name == "only" else Path(value).resolve()
-    for kind in EXPLORERS:
+    for kind in ("story", *EXPLORERS):
         if kind in found and not (found[kind] / "run.json").is_file():
             raise SystemExit(f"pictures: {found[kind]} is no run: it holds no run.json.")
     return found
@@ -188,6 +233,8 @@ def jobs(found: dict) -> dict:
     "Name -> function of the studio that gives (png, what made it)."
     made = {kind: lambda studio, kind=kind: explorer_picture(studio, kind, found[kind])
             for kind in EXPLORERS if kind in found}
+    if "story" in found:
+        made["story"] = lambda studio: story_picture(studio, found["story"])
     made["monitor"] = monitor_picture
     if SITE.is_file():
         made["site"] = site_picture

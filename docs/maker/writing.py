@@ -34,6 +34,9 @@ PICTURES = dict(  # screenshots of the README -> what they show, and the class t
     monitor=("The live monitor: training as it runs, with a stop button that leaves a resumable run", "Monitor"),
     site=("This site: every notebook run, every figure alive, no network", ""))
 
+STORY = ("One matrix of a wiring thins out over four generations; newborns with the evolved connectome learn faster than "
+         "newborns with other wirings or none")
+
 
 @dataclass
 class Page:
@@ -237,8 +240,10 @@ def picture_grid(title: str, site: Site, pages: list[Page]) -> str:
 def write_front(site: Site, pages: list[Page]):
     "The front page, with those pictures that there are."
     grid = picture_grid("What it looks like", site, pages)
+    story = (f"```{{image}} nbs/images/story.png\n:alt: {STORY}\n:class: evonb-story\n```"
+             if (site.project.notebooks / "images" / "story.png").is_file() else "")
     text = (site.docs / "pages" / "index.md").read_text(encoding="utf-8")
-    site.write("index.md", text.replace("<!-- pictures -->", grid))
+    site.write("index.md", text.replace("<!-- story -->", story).replace("<!-- pictures -->", grid))
 
 
 def thumbnail(page: Page, name: str, figure: dict) -> str:
