@@ -11,6 +11,7 @@ import pytest
 
 from evonb import report
 from evonb.core import DamagedFileError, Seeds
+from evonb.kinds import RUN_KINDS, RunKind
 from evonb.plots import connectome as plots
 from evonb.plots import examples as plots_examples
 from evonb.store import create_run, open_run, read_dataset, read_json, reopen_run, write_dataset, write_json
@@ -71,7 +72,7 @@ def test_a_whole_run_has_every_section_and_figure(run):
     path = report.write_report(run)
     assert path == run / "report.html" and not missing(path)
     page = parse(path)
-    titles = [s.title for s in (*report.SECTIONS["connectome"], *report.SECTIONS["*"]) if s.needs]
+    titles = [s.title for s in (*report.connectome_page, *report.every_page) if s.needs]
     assert all(t in page.text for t in titles)
     anchors = {a["id"] for tag, a in page.tags if tag == "section"}
     assert anchors == {a["href"][1:] for tag, a in page.tags if tag == "a"} and len(anchors) == len(titles)
@@ -174,7 +175,7 @@ def test_a_run_that_only_began_and_one_that_failed(tmp_path):
     with create_run(tmp_path / "begun", dict(seed=3)):
         inside = parse(report.write_report(tmp_path / "begun")).text
     assert "This run was running" in inside
-    needing = [s for s in report.SECTIONS["connectome"] if s.needs]
+    needing = [s for s in report.connectome_page if s.needs]
     assert len(missing(tmp_path / "begun" / "report.html")) == len(needing)
     assert "This run was" not in parse(report.write_report(tmp_path / "begun")).text
     with pytest.raises(RuntimeError), create_run(tmp_path / "failed", {}):
@@ -212,10 +213,24 @@ def test_no_run_no_report(tmp_path):
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_another_kind_of_run_brings_its_own_sections(tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "SECTIONS", dict(report.SECTIONS))
+@pytest.fixture
+def novel():
+    "A kind of run that a package of one's own registers, with a page of its own."
+    page = report.Page()
+    RUN_KINDS.add("novel", RunKind("novel", "evonb novel", page=page, command=lambda settings: "evonb novel"))
+    yield page
+    RUN_KINDS.remove("novel")
 
-    @report.section("novel", "Fitness", needs=("fitness.json",), uses=("extra.json",))
+
+def test_a_run_of_an_unknown_kind_shows_what_every_run_shows(tmp_path):
+    with create_run(tmp_path / "run", dict(seed=1), kind="of a package that isn't here"):
+        pass
+    text = report.report_html(open_run(tmp_path / "run"))
+    assert re.findall("<h2>([^<]*)", text) == ["Settings and versions", "How to repeat it"]
+
+
+def test_another_kind_of_run_brings_its_own_sections(tmp_path, novel):
+    @novel.section("Fitness", needs=("fitness.json",), uses=("extra.json",))
     def fitness(found, extra):
         return f"<p>best {found['best']}, extra {extra}</p>"
 
@@ -223,7 +238,7 @@ def test_another_kind_of_run_brings_its_own_sections(tmp_path, monkeypatch):
         write_json(run.file("fitness.json"), dict(best=0.5))
     text = report.report_html(open_run(tmp_path / "run"))
     assert "<p>best 0.5, extra None</p>" in text and "Growing up" not in text and "Settings and versions" in text
-    report.section("novel", "Odd", needs=("odd.npy",))(lambda x: "")
+    novel.section("Odd", needs=("odd.npy",))(lambda x: "")
     (tmp_path / "run" / "odd.npy").write_bytes(b"")
     with pytest.raises(ValueError, match="odd.npy"):
         report.report_html(open_run(tmp_path / "run"))
@@ -242,7 +257,7 @@ def bred_once(tmp_path_factory):
     return path
 
 
-POPULATION = [s.title for s in report.SECTIONS["population"]]
+POPULATION = [s.title for s in report.population_page]
 
 
 def test_a_population_has_every_section_and_figure(bred_once):

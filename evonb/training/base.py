@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from fastcore.basics import patch
 
-from ..kinds import RUN_KINDS
+from ..kinds import call
 from ..core import InputError, cache_folder, file_sha256, human_count, panicked, parsing
 from ..registry import Registry
 from ..store import check_folder, open_run, read_json, tensors_digest, write_json, writing_folder
@@ -232,8 +232,7 @@ def open_base(
     if source in BASES: return BASES[source](device=device)
     path = Path(source.partition("::")[0])
     if (path/"run.json").is_file():
-        run = open_run(path)
-        return RUN_KINDS[run.kind].call("base", run, source, device)
+        return call(open_run(path), "base", "a base comes from", source, device)
     if path.is_dir() and path == Path(source): return open_folder(path, device)
     raise InputError(f"{source!r} is no base model. Give {', '.join(BASES)}, a folder of a transformers model with "
                      "safetensors, or a run of evonb evolve (RUN or RUN::ARM/SEED).")

@@ -502,7 +502,7 @@ def test_names_with_html_are_text():
     rows = [dict(generation=0, value=1.0)]
     picture.hear("search", dict(method=bad, folder=None, rows=rows, scored=0, budget=2, ended=""))
     picture.layers[f"{bad}/0"] = {0: 0.1}
-    for make in monitoring._DRAW.values():
+    for make in monitoring.FIGURES.values():
         assert "<img" not in json.dumps(make(picture))
     assert life_label(f"development/{bad}/seed-0/lr-0.1") == f"{bad} seed 0 lr 0.1"
     page = Live(bad, "other", [], picture).to_html()
@@ -510,6 +510,6 @@ def test_names_with_html_are_text():
 
 
 def test_an_empty_picture_says_what_is_missing():
-    for make in monitoring._DRAW.values():
+    for make in monitoring.FIGURES.values():
         assert "yet" in make(Picture())["layout"]["annotations"][0]["text"]
     assert share_done(Picture()) is None and Live("x", "other", []).content()["facts"][0] == ("done", "not known")
