@@ -14,7 +14,7 @@ from .registry import Entry, Registry
 # %% ../nbs/05_kinds.ipynb #b08646ea
 @dataclass(frozen=True)
 class RunKind:
-    "What can be done with the runs of one kind. Functions are named as \"package.module:function\", and imported when used."
+    "What can be done with runs of one kind; functions are named as \"package.module:function\", imported when used."
     name: str # as in run.json
     made_by: str # the commands that make such a run, for messages
     then: str = "" # what to do with such a run, for messages; {} stands for its folder
@@ -91,7 +91,8 @@ RUN_KINDS.add("population", RunKind(
     run="evonb.populations.breeding:breed", jobs=("breed", "evolve"), fleet="evonb.cluster:backend_on",
     table="evonb.cli:population_text", page="evonb.report:population_page", views=("progress", "search"),
     stored="evonb.widgets.monitor:stored_population", work="evonb.widgets.monitor:work_of_population",
-    also=dict(tasks="evonb.populations.breeding:default_tasks", server="evonb.tasks.serving:served_by")),
+    also=dict(tasks="evonb.populations.breeding:default_tasks", server="evonb.tasks.serving:served_by",
+              serve="evonb.tasks.serving:serve")),
     "experts evolved without gradients, by several methods at equal evaluations")
 RUN_KINDS.add("alignment", RunKind(
     "alignment", "evonb align RUN --data DATA", "What this one holds is shown by: evonb explore {}",

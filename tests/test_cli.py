@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from evonb.cli import default_out, main, parser, results_table, with_settings
+from evonb.cli import COMMANDS, default_out, main, parser, results_text, with_settings
 from evonb.connectomes.settings import preset
 from evonb.connectomes.wiring import prune
 from evonb.core import InputError, Seeds
 from evonb.populations.breeding import BASELINES
 from evonb.populations.experts import ToyConfig, toy_base
-from evonb.store import open_run, read_json
+from evonb.store import create_run, open_run, read_json, write_json
 from evonb.training.gpt import GPTConfig, ModelConfig, new_gpt
 from evonb.training.lifetime import LifetimeConfig
 
@@ -103,11 +103,74 @@ def test_a_given_connectome_is_developed_with(done, tmp_path, text, capsys):
 
 
 def test_every_command_has_a_help_with_an_example():
-    for name in ("demo", "evolve", "develop", "experts", "population", "report", "show"):
+    for name in COMMANDS:
         out = subprocess.run([EVONB, name, "--help"], capture_output=True, text=True)
         assert out.returncode == 0 and f"example:\n  evonb {name}" in out.stdout
         example = re.search(r"example:\n  evonb (.*)", out.stdout)[1]
         assert parser().parse_args(example.split()).command == name
+
+
+def test_help_lists_what_there_is_in_registries():
+    from evonb.connectomes.arms import ARMS
+    from evonb.evolution.method import METHODS
+    from evonb.training.base import BASES
+    from evonb.widgets.explorers import EXPLORERS
+
+    for name, things in dict(run=ARMS, develop=ARMS, population=METHODS, experts=BASES, explore=EXPLORERS).items():
+        shown = next(a for a in parser()._actions if a.dest == "command").choices[name].format_help()
+        assert all(re.search(rf"^  {re.escape(thing)} +{re.escape(line)}$", shown, re.M)
+                   for thing, line in things.lines().items()), shown  # fmt: skip
+
+
+def test_bare_evonb_helps_and_tells_its_version_without_importing_much():
+    code = "import sys; from evonb.cli import main; print(main([]), sorted({'torch', 'plotly'} & {*sys.modules}))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert out.stdout.endswith("0 []\n") and all(f"\n    {name}" in out.stdout for name in COMMANDS)
+    out = subprocess.run([EVONB, "--version"], capture_output=True, text=True)
+    assert out.stdout == "evonb 0.1.0\n" and out.returncode == 0
+
+
+def test_run_is_what_demo_is_short_for():
+    of = lambda *words: {**vars(parser().parse_args(list(words))), "command": ""}
+    assert of("demo", "--seed", "3") == of("run", "--preset", "demo", "--seed", "3")
+
+
+PLUGIN = """
+from evonb.cli import COMMANDS
+from evonb.connectomes.arms import ARMS
+from evonb.kinds import RUN_KINDS, RunKind
+from evonb.report import Page
+from evonb.widgets.explorers import EXPLORERS
+
+ARMS.add("mine", "evonb.connectomes.controls:random_control", "an arm of my own")
+page = Page()
+page.section("My page", needs=("mine.json",))(lambda found: f"<p>mine is {found['x']}</p>")
+RUN_KINDS.add("mine", RunKind("mine", "evonb mine", page=page, table=lambda summary: f"mine came to {summary['x']}"))
+EXPLORERS.add("letters", "builtins:sorted", "an explorer of my own", kinds=("mine",))
+
+@COMMANDS.register("mine", "a command of my own", example="evonb mine")
+def mine(args): print("mine works")
+"""
+
+
+def test_a_file_of_one_s_own_brings_a_command_an_arm_and_a_kind_of_run(tmp_path):
+    (tmp_path / "mine.py").write_text(PLUGIN)
+    with create_run(tmp_path / "run", {}, kind="mine") as run_:
+        write_json(run_.file("summary.json"), dict(kind="mine", x=7))
+        write_json(run_.file("mine.json"), dict(x=8))
+
+    def evonb(*words):
+        out = subprocess.run([EVONB, *map(str, words)], capture_output=True, text=True)
+        return out.stdout + out.stderr
+
+    plugin = ["--plugin", tmp_path / "mine.py"]
+    assert "a command of my own" in evonb(*plugin, "--help") and evonb("mine", *plugin) == "mine works\n"
+    assert "an arm of my own" in evonb("run", "--help", *plugin)
+    assert "an explorer of my own" in evonb("explore", "--help", *plugin)
+    assert "mine came to 7" in evonb("show", tmp_path / "run", *plugin)
+    assert "mine" not in evonb("--help") and "command is 'mine'" in evonb("mine")
+    evonb("report", tmp_path / "run", *plugin)
+    assert "<p>mine is 8</p>" in (tmp_path / "run" / "report.html").read_text()
 
 
 def bad_files(folder):
@@ -132,6 +195,10 @@ def bad_files(folder):
     (["demo", "--corpus", "{text}", "--set", "evolution.lifetime.lr=0.9", "--set", "evolution.lifetime.grad_clip=0",
       "--set", "evolution.magnitude=1e30"], "norm (nan|inf).*Lower the learning rate"),
     (["demo", "--corpus", "{text}", "--set", "nonsense=1"], "nonsense"),
+    (["run", "--corpus", "{text}", "--set", "evolution.generations=6"], "Did you mean evolution.n_generations[?]"),
+    (["run", "--corpus", "{text}", "--set", "lr=6"], "mean evolution.lifetime.lr or development.lifetime.lr[?]"),
+    (["devlop", "{tmp}"], "command is 'devlop', but must be one of: .*run.* Did you mean develop[?]"),
+    (["show", "{tmp}", "--plugin", "{tmp}/mine.txt"], "mine.txt is no plugin"),
     (["demo", "--corpus", "{text}", "--preset", "huge"], "demo, laptop, paper"),
     (["demo", "--corpus", "{text}", "--arms", "conectome"], "degree_preserving"),
     (["develop", "--connectome", "{tmp}/deep.safetensors", "--corpus", "{text}", "--preset", "demo"],
@@ -144,7 +211,7 @@ def bad_files(folder):
 def test_bad_input_is_one_clear_line_and_leaves_nothing_half_written(arguments, says, tmp_path, text, capsys):
     bad_files(tmp_path)
     arguments = [a.format(tmp=tmp_path, text=text) for a in arguments]
-    experiment = arguments[0] in ("demo", "develop") and "--corpus" in arguments
+    experiment = arguments[0] in ("run", "demo", "develop") and "--corpus" in arguments
     settings = small() if experiment else []
     command, *rest = arguments
     code, _, err = run(capsys, command, *settings, *rest, *(["--out", tmp_path / "run"] if experiment else []))
@@ -192,7 +259,7 @@ def test_names_of_folders_and_tables():
     assert str(default_out("demo", "hf:owner/name")) == os.path.join("runs", "demo-name")
     x = dict(mean=1.0, sd=None, n=1, low=0.9, high=1.1)
     arm = dict(val_loss=x, test_loss=x, lr=1e-3, n_live=10, density=1.0, difference=None)
-    assert "1.000 [0.900, 1.100]" in results_table(dict(generations=[], arms=dict(dense=arm), statement="S"))
+    assert "1.000 [0.900, 1.100]" in results_text(dict(generations=[], arms=dict(dense=arm), statement="S"))
 
 
 # the second system
@@ -315,7 +382,7 @@ def test_a_complete_population_is_not_worked_on_again(bred, two_experts, capsys)
     (["population", "{experts}", "--by", "head"], "expert, layer, module"),
     (["population", "{experts}", "--base", "{tmp}/nothing"], "is no base model"),
     (["population", "{experts}", "--set", "n_individuals=1"], "n_individuals"),
-    (["population", "{experts}", "--set", "individuals=4"], "names no setting"),
+    (["population", "{experts}", "--set", "individuals=4"], "names no setting. Did you mean n_individuals[?]"),
     (["population", "{experts}", "--task", "choice:{tmp}/bad.jsonl"], "bad.jsonl, line 1"),
 ])  # fmt: skip
 def test_bad_input_to_experts_and_population_is_one_clear_line(arguments, says, toy, two_experts, tmp_path, capsys):

@@ -132,6 +132,6 @@ def report(run) -> list:
     "The tables of the page; nothing before there is a summary."
     if not run.file("summary.json").exists():
         return []
-    from evonb.cli import results_table
+    from evonb.cli import results_text
 
-    return [] if results_table(read_json(run.file("summary.json"))) else ["there is no table of results"]
+    return [] if results_text(read_json(run.file("summary.json"))) else ["there is no table of results"]
