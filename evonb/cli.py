@@ -170,7 +170,7 @@ def experts_text(
 
 # %% ../nbs/84_cli.ipynb #86b10bfd
 MEASURES = dict(brain=dict(r=("r", ".3f"), r_beyond=("r beyond nuisances", "+.3f"), gain=("gain in R²", "+.4f")),
-                 reading=dict(pearson=("Pearson r", ".3f"), gain=("gain, nats/word", "+.4f")))
+                reading=dict(pearson=("Pearson r", ".3f"), gain=("gain, nats/word", "+.4f")))
 
 def alignment_text(
     summary: dict # of a run of kind alignment
