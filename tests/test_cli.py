@@ -12,15 +12,22 @@ from pathlib import Path
 import pytest
 import torch
 
+from evonb.alignment.data import DATA
 from evonb.cli import COMMANDS, default_out, main, parser, results_text, with_settings
+from evonb.connectomes.arms import ARMS
 from evonb.connectomes.settings import preset
 from evonb.connectomes.wiring import prune
 from evonb.core import InputError, Seeds
+from evonb.evolution.method import METHODS
 from evonb.populations.breeding import BASELINES
 from evonb.populations.experts import ToyConfig, toy_base
 from evonb.store import create_run, open_run, read_json, write_json
+from evonb.tasks.tasks import TASKS
+from evonb.text.corpora import CORPORA
+from evonb.training.base import BASES
 from evonb.training.gpt import GPTConfig, ModelConfig, new_gpt
 from evonb.training.lifetime import LifetimeConfig
+from evonb.widgets.explorers import EXPLORERS
 
 EVONB = str(Path(sys.executable).with_name("evonb"))  # the installed command
 SMALL = ["corpus.vocab_size=320", "model.n_layer=1", "model.n_head=2", "model.n_embd=16", "evolution.n_generations=2"]
@@ -111,15 +118,13 @@ def test_every_command_has_a_help_with_an_example():
 
 
 def test_help_lists_what_there_is_in_registries():
-    from evonb.connectomes.arms import ARMS
-    from evonb.evolution.method import METHODS
-    from evonb.training.base import BASES
-    from evonb.widgets.explorers import EXPLORERS
-
-    for name, things in dict(run=ARMS, develop=ARMS, population=METHODS, experts=BASES, explore=EXPLORERS).items():
-        shown = next(a for a in parser()._actions if a.dest == "command").choices[name].format_help()
-        assert all(re.search(rf"^  {re.escape(thing)} +{re.escape(line)}$", shown, re.M)
-                   for thing, line in things.lines().items()), shown  # fmt: skip
+    help_of = next(a for a in parser()._actions if a.dest == "command").choices
+    listed = dict(run=(ARMS, CORPORA), develop=(ARMS, CORPORA), evolve=(CORPORA,), plan=(CORPORA,), experts=(BASES,),
+                  population=(METHODS, TASKS), serve=(BASES,), align=(BASES, DATA), explore=(EXPLORERS,))  # fmt: skip
+    for name, registries in listed.items():
+        shown = help_of[name].format_help()
+        for entry in (things.entry(n) for things in registries for n in things):
+            assert re.search(rf"^  {re.escape(entry.spelled)} +{re.escape(entry.line)}$", shown, re.M), (name, entry)
 
 
 def test_bare_evonb_helps_and_tells_its_version_without_importing_much():
@@ -136,6 +141,7 @@ def test_run_is_what_demo_is_short_for():
 
 
 PLUGIN = """
+from evonb.alignment.data import DATA
 from evonb.cli import COMMANDS
 from evonb.connectomes.arms import ARMS
 from evonb.kinds import RUN_KINDS, RunKind
