@@ -221,11 +221,11 @@ class Parser(argparse.ArgumentParser):
 # %% ../nbs/84_cli.ipynb #3bacf09e
 def listing(
     title: str, # of the list
-    things # a Registry, or names
+    things # a Registry, or name -> what it is
 ) -> str: # lines
     "What there is of a kind, below a command's help."
-    told = {things.entry(n).spelled: things.entry(n).line for n in things} if isinstance(things, Registry) else \
-           dict.fromkeys(things, "")
+    told = dict(things)
+    if isinstance(things, Registry): told = {things.entry(n).spelled: things.entry(n).line for n in things}
     width = min(26, max(map(len, told), default=0))
     return "\n".join([f"\n\n{title}:", *(f"  {name:<{width}}  {line}".rstrip() for name, line in told.items())])
 
@@ -278,14 +278,14 @@ def experiment_options(
 ):
     "What every command that starts an experiment takes."
     from evonb.connectomes.settings import PRESETS
-    from evonb.text.corpora import known_corpora
+    from evonb.text.corpora import CORPORA
     p.add_argument("--corpus", metavar="PATH_OR_NAME", help="a file, folder, glob or built-in corpus (listed below)")
     p.add_argument("--preset", default=preset, help=f"{', '.join(PRESETS)} (default: {preset})")
     p.add_argument("--compile", action="store_true", help="compile training with torch.compile")
     p.add_argument("--gradient-checkpointing", action="store_true",
                    help="less memory for one more forward pass; neither changes a result beyond rounding")
     run_options(p, "runs/PRESET[-CORPUS]", "evolution.n_generations=6", resume)
-    p.epilog += listing("corpora", known_corpora())
+    p.epilog += listing("corpora", CORPORA)
     p.set_defaults(arms=None, seeds=None, lrs=None)
 
 def arm_options(
@@ -422,8 +422,7 @@ def population_options(
 ):
     "What `evonb population` takes."
     from evonb.evolution.method import METHODS
-    TASKS = ("skill:A,B", "blimp:P,Q", "hellaswag:FOLDER", "mmlu:FOLDER", "lm-eval:NAME", "choice:FILE.jsonl",
-             "numeric:FILE.jsonl")
+    from evonb.tasks.tasks import TASKS
     p.add_argument("run", nargs="?", default="runs/experts", metavar="EXPERTS",
                    help="a run of `evonb experts`, or a folder of PEFT adapters (default: runs/experts)")
     p.add_argument("--task", action="append", default=[], metavar="TASK",
@@ -516,7 +515,7 @@ def align_options(
     p # the command's parser
 ):
     "What `evonb align` takes."
-    from evonb.alignment.run import data_forms
+    from evonb.alignment.data import DATA, DATA_FILES
     p.add_argument("source", metavar="RUN", help=base_help(p))
     p.add_argument("--data", required=True, metavar="DATA",
                    help="a data set (listed below), a table of reading times, or a .json that names images and events")
@@ -527,7 +526,7 @@ def align_options(
     p.add_argument("--permutations", type=int, metavar="N", help="of each layer's null (default: 200)")
     run_options(p, "RUN/alignment/DATA, or runs/align-NAME-DATA for a base model", "n_bootstrap=500",
                 "not needed: what was scored is always taken up")
-    p.epilog += listing("data sets", data_forms) + TABLES
+    p.epilog += listing("data sets", DATA) + listing("files", DATA_FILES) + TABLES
 
 @COMMANDS.register("align", "score every arm, seed and layer on reading times or brain responses",
                    options=align_options, example="evonb align runs/demo --data natural-stories")
@@ -602,7 +601,7 @@ def plan_options(
 ):
     "What `evonb plan` takes."
     from evonb.connectomes.settings import PRESETS
-    from evonb.text.corpora import known_corpora
+    from evonb.text.corpora import CORPORA
     p.add_argument("--preset", default="laptop", help=f"{', '.join(PRESETS)} (default: laptop)")
     p.add_argument("--corpus", metavar="PATH_OR_NAME", help="a file, folder, glob or built-in corpus (listed below)")
     p.add_argument("--set", action="append", default=[], metavar="NAME=VALUE",
@@ -614,7 +613,7 @@ def plan_options(
     p.add_argument("--price", type=float, metavar="X", help="what a device costs for one hour, in any currency")
     p.add_argument("--json", action="store_true", help="as JSON")
     p.add_argument("--html", metavar="FILE", help="also write the table as a page")
-    p.epilog += listing("corpora", known_corpora())
+    p.epilog += listing("corpora", CORPORA)
     p.set_defaults(seed=0, arms=None, seeds=None, lrs=None)
 
 # %% ../nbs/84_cli.ipynb #0c612e84

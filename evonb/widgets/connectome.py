@@ -19,6 +19,7 @@ from fastcore.basics import patch
 
 from ..connectomes.controls import CONTROLS, control
 from ..core import DamagedFileError, InputError, Seeds, check_positive, parsing
+from ..kinds import refusal
 from ..statistics import chance_interval, wilson_interval
 from ..plots import connectome as plots
 from ..plots.examples import example_signs
@@ -148,9 +149,7 @@ def run_source(
     n_head: int | None = None # attention heads; None: as the run says
 ) -> Source:
     "The connectomes of a run, as far as it is."
-    if run.kind != "connectome":
-        raise InputError(f"{run.path} is a run of kind {run.kind!r}, which evolves no connectome. Name a run of `evonb "
-                         "evolve` or `evonb demo`; `evonb explore` shows what this one holds.")
+    if run.kind != "connectome": raise refusal(run, "it evolves no connectome, which is in", "connectome")
     given = run.file("evolution", "given", "connectome.safetensors")
     generations = sorted(run.file("evolution").glob("gen-*/connectome.safetensors"))
     stored = {int(p.parent.name[4:]): p for p in generations}
