@@ -33,7 +33,7 @@ from ..core import cache_folder
 from .features import ReadConfig, read
 from ..statistics import contrast, fdr, gain_verdict, mean_interval
 from ..training.base import choose_device
-from ..kinds import RUN_KINDS
+from ..kinds import call
 from ..training.gpt import GPT, new_gpt
 from .responses import Responses, design, nuisance_design
 from ..store import Run, changed_settings, create_run, open_run, read_dataset, read_json, replacing, write_dataset
@@ -109,7 +109,7 @@ def grown(
     arms: tuple = () # empty: all
 ) -> list: # of Candidate
     "The models of a run that can be scored: of a connectome run the newborns that have grown up, arm by arm."
-    return [Candidate(*found) for found in RUN_KINDS[run.kind].call("grown", run, arms)]
+    return [Candidate(*found) for found in call(run, "grown", "models that grew up are in", arms)]
 
 # %% ../../nbs/alignment/30_run.ipynb #5cabf2b8
 def candidates(

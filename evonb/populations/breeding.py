@@ -34,6 +34,7 @@ from .spaces import AdapterSpace, CoefficientSpace, StoredSpace
 from ..evolution.operators import usable
 from ..evolution.method import METHODS, numbered
 from ..evolution.search import best_so_far, evolve
+from ..kinds import refusal
 from ..store import Run, create_run, differences, open_run, read_json, read_tensors, write_dataset, write_json
 from ..store import write_tensors
 from ..tasks.tasks import TASKS, Task, open_task, open_test
@@ -203,7 +204,7 @@ def experts_run(
                                 "adapters.")
     if not (Path(experts)/"run.json").is_file(): return None
     if (run := open_run(experts)).kind == "experts": return run
-    raise InputError(f"{experts} is a run of kind {run.kind!r}, but experts are in one of kind 'experts'.")
+    raise refusal(run, "experts are in", "experts")
 
 # %% ../../nbs/populations/18_breeding.ipynb #5c20c5e0
 def expert_base(

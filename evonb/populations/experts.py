@@ -32,6 +32,7 @@ from ..core import InputError, NonFiniteLossError, Seeds, Stopped, StopRequest, 
 from ..core import to_dict
 from ..datasets import dataset_path
 from ..evolution.method import Lineage
+from ..kinds import refusal
 from ..store import Run, create_run, differences, open_run, read_json, read_tensors, write_dataset, write_json
 from ..store import write_tensors
 from ..tasks.skills import neutral_documents, skill_documents
@@ -673,8 +674,7 @@ def load_experts(
         raise FileNotFoundError(f"There is no folder {path}. Give a run of evonb experts, or a folder of adapters.")
     if (path/"run.json").is_file():
         run = open_run(path)
-        if run.kind != "experts":
-            raise InputError(f"{path} is a run of kind {run.kind!r}, but experts are in one of kind 'experts'.")
+        if run.kind != "experts": raise refusal(run, "experts are in", "experts")
         if missing := [n for n in run.config["experts"] if not run.file("experts", n, "expert.json").exists()]:
             raise InputError(f"{path} has not trained {', '.join(missing)} yet. Resume it with evonb experts "
                              "--resume.")

@@ -28,7 +28,7 @@ import plotly.graph_objects as go
 import traitlets
 from fastcore.basics import patch
 
-from ..core import EvonbError, InputError, human_bytes
+from ..core import EvonbError, InputError, human_bytes, progress
 from ..plots.style import NothingToPlot
 from ..store import replacing
 
@@ -356,27 +356,31 @@ class Pages:
 @patch
 def keep(self: Pages,
     explorer: Explorer, # whose replies they are
-    controls: dict # name -> Control, with the values that are kept
+    controls: dict, # name -> Control, with the values that are kept
+    show: bool = False # whether progress is shown
 ):
     "Store a reply for every combination of the values that a view needs."
-    for view in explorer.views.values():
-        options = [[v for v, _ in controls[n].options] for n in view.needs]
-        for places in itertools.product(*(range(len(o)) for o in options)):
-            values = {n: o[i] for n, o, i in zip(view.needs, options, places)}
-            try: reply = explorer.reply(view.name, values)
+    options = {k: [[x for x, _ in controls[n].options] for n in v.needs] for k, v in explorer.views.items()}
+    wanted = [(v, p) for v, o in options.items() for p in itertools.product(*(range(len(x)) for x in o))]
+    with progress(len(wanted), explorer.title, show=show, unit="reply") as bar:
+        for view, places in wanted:
+            values = {n: o[i] for n, o, i in zip(explorer.views[view].needs, options[view], places)}
+            try: reply = explorer.reply(view, values)
             except EvonbError as e: stored = error_reply(e)
             else: stored = dict(content=reply.content, arrays=[self.place(a) for a in packed(reply)])
-            self.replies[f"{view.name}:{','.join(map(str, places))}"] = stored
+            self.replies[f"{view}:{','.join(map(str, places))}"] = stored
+            bar.update()
 
 # %% ../../nbs/widgets/10_explorer.ipynb #d68c0b21
 @patch
 def fragment(self: Explorer,
     only: dict | None = None, # control -> values that are kept; None: all
-    max_mb: float = 25 # the most that its replies may take
+    max_mb: float = 25, # the most that its replies may take
+    show: bool = False # whether progress is shown
 ) -> str: # HTML, without plotly.js
     "The explorer as a piece of a page that needs no Python; figures need plotly.js on the page."
     controls, pages, name = self._kept_controls(only or {}), Pages(max_mb), f"evonb-{uuid.uuid4().hex}"
-    pages.keep(self, controls)
+    pages.keep(self, controls, show)
     data = json.dumps(dict(spec=self._layout(controls.values()), values={n: c.value for n, c in controls.items()},
                            replies=pages.replies, blobs=pages.blobs), allow_nan=False, separators=(",", ":"))
     data = data.replace("<", "\\u003c") # inside a script element nothing may end it
@@ -401,13 +405,14 @@ body {{ margin: 0 auto; max-width: 1200px; padding: 16px; background: #fff; }}
 def to_html(self: Explorer,
     path=None, # a file to write; None: give the page's text
     only: dict | None = None, # control -> values that are kept; None: all
-    max_mb: float = 25 # the most that its replies may take
+    max_mb: float = 25, # the most that its replies may take
+    show: bool = False # whether progress is shown
 ): # -> the path, or the text
     "A page with its controls that needs neither Python nor a network."
     needed = any(v.kind in self.plotly_kinds for v in self.views.values())
     bundle = base64.b64encode(_plotly_bundle()).decode() if needed else ""
     plotly = f'<script type="text/plain" id="evonb-plotly">{bundle}</script>' if bundle else ""
-    text = _page.format(title=html.escape(self.title), body=self.fragment(only, max_mb), plotly=plotly)
+    text = _page.format(title=html.escape(self.title), body=self.fragment(only, max_mb, show), plotly=plotly)
     if path is None: return text
     with replacing(path) as f: f.write_text(text, encoding="utf-8")
     return Path(path)

@@ -25,6 +25,7 @@ from ..populations.merges import distance
 from ..plots.style import NothingToPlot
 from ..plots.connectome import ramp
 from ..evolution.search import stored_history, stored_state
+from ..kinds import refusal
 from ..plots.population import by_test
 from ..store import Run, open_run, read_dataset, read_json
 
@@ -121,11 +122,7 @@ def run_evolutions(
 ) -> Evolutions:
     "What a run's folder holds, complete or not."
     run = run if isinstance(run, Run) else open_run(run)
-    if run.kind != "population":
-        makes = "evonb population EXPERTS --out FOLDER, where EXPERTS is a run of evonb experts"
-        breeds = f"Breed its experts: evonb population {run.path} --out FOLDER"
-        what = breeds if run.kind == "experts" else f"Make one: {makes}"
-        raise InputError(f"{run.path} is a run of kind {run.kind!r}, which holds no population. {what}.")
+    if run.kind != "population": raise refusal(run, "it holds no population, which is in", "population")
     folders = {} # method -> seed -> folder, of what has begun
     for f in sorted(run.path.glob("evolve/*/seed-*"), key=lambda p: (len(p.name), p.name)):
         if (f/"history.zarr.zip").is_file() or (f/"method.safetensors").is_file():
