@@ -34,8 +34,8 @@ PICTURES = dict(  # screenshots of the README -> what they show, and the class t
     monitor=("The live monitor: training as it runs, with a stop button that leaves a resumable run", "Monitor"),
     site=("This site: every notebook run, every figure alive, no network", ""))
 
-STORY = ("One matrix of a wiring thins out over four generations; newborns with the evolved connectome learn faster than "
-         "newborns with other wirings or none")
+STORY = ("One matrix of a wiring thins out over four generations; newborns with the evolved connectome learn faster "
+         "than newborns with other wirings or none")
 
 
 @dataclass
