@@ -20,13 +20,16 @@ import pytest
 
 ray = pytest.importorskip("ray")
 
+WINGS = [str(Path(__file__).parent / wing) for wing in ("", "connectomes", "tasks")]
+sys.path += WINGS
+
 from test_fitness import BASE, llama, llama_engine, pair_task, population, text_task  # noqa: E402
 from test_generations import tiny  # noqa: E402
 
 from evonb import cluster, datasets  # noqa: E402
 from evonb.cluster import ClusterError, RayFleet, RayPool, backend_on, connect, fleet_on  # noqa: E402
 from evonb.connectomes import generations
-from evonb.connectomes import settings as connectomes_settings
+from evonb.connectomes import settings as cs
 from evonb.connectomes.experiments import develop_run, experiment  # noqa: E402
 from evonb.connectomes.generations import life_folder
 from evonb.core import InputError, RunBusyError, Stopped, StopRequest, listening  # noqa: E402
@@ -44,7 +47,7 @@ pytestmark = [pytest.mark.numerics, pytest.mark.usefixtures("one_thread"),
 def here():
     "A cluster of this machine, with two CPUs whatever it has; its workers can import this file."
     with pytest.MonkeyPatch.context() as m:
-        m.setenv("PYTHONPATH", str(Path(__file__).parent))
+        m.setenv("PYTHONPATH", os.pathsep.join([*WINGS, *filter(None, [os.environ.get("PYTHONPATH")])]))
         with connect("local", n_cpus=2) as joined:
             yield joined
 
@@ -285,7 +288,7 @@ def given(evolved):
     "An experiment whose evolution is over, to raise newborns in."
     run = open_run(evolved)
     corpus = text_tokens.open_prepared(run.file("corpus"))
-    return connectomes_settings.Experiment(run, corpus, small(), show=False)
+    return cs.Experiment(run, corpus, small(), show=False)
 
 
 def test_a_lifetime_whose_worker_is_killed_goes_on_from_its_checkpoint(room, sequential, given):
