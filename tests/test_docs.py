@@ -128,6 +128,35 @@ def wings(tmp_path):
     return sources.Project(tmp_path, "small")
 
 
+FRONT = """# Front
+
+[First](nbs/tutorials/1_evolve_a_connectome.ipynb), [more](more.md).
+
+```{toctree}
+:hidden:
+
+tutorials
+modules
+reference
+gallery
+measured
+more
+nbs/index
+changelog
+contributing
+```
+"""
+
+
+def write_texts(project):
+    "The texts that a site is made of besides notebooks."
+    project.pages.mkdir(parents=True)
+    (project.pages / "index.md").write_text(FRONT)
+    (project.pages / "more.md").write_text("# More\n\nSee [how to change it](../../CONTRIBUTING.md).\n")
+    for name in ("CHANGELOG.md", "CONTRIBUTING.md"):
+        (project.root / name).write_text("# Text\n")
+
+
 def notebook(project, name, *cells):
     nb = nbformat.v4.new_notebook(cells=[prose(f"# {name}\n\n> what it holds"), *cells])
     path = project.notebooks / f"{name}.ipynb"
@@ -654,8 +683,7 @@ def test_serving_is_for_this_machine_and_needs_a_site(project):
 @pytest.mark.parametrize("text, said", [("[gone](01_gone.ipynb)", "01_gone.ipynb"),
                                         ("[x](#no-such-place)", "no-such-place"), ("", "")])
 def test_the_small_site_is_built_and_a_broken_link_ends_it(project, text, said, capfd):
-    for name in ("CHANGELOG.md", "CONTRIBUTING.md"):
-        (project.root / name).write_text("# Text\n")
+    write_texts(project)
     notebook(project, "index", prose("[one](00_one.ipynb)"))
     tutorial = notebook(project, "tutorials/1_evolve_a_connectome", prose(f"See `base()`, $x^2$. {text}"))
     paths = [tutorial, project.notebooks / "index.ipynb",
@@ -673,14 +701,14 @@ def test_the_small_site_is_built_and_a_broken_link_ends_it(project, text, said, 
     front = writing.build(project, paths)
     page = (front.parent / "nbs/tutorials/1_evolve_a_connectome.html").read_text()
     assert "<msup><mi>x</mi><mn>2</mn></msup>" in page and 'href="../../api/core.html#small.core.base"' in page
+    assert 'href="contributing.html"' in (front.parent / "more.html").read_text()
     reference = (front.parent / "api/core.html").read_text()
     assert "_modules/small/core.html#base" in reference and "../nbs/00_one.html#small.core.base" in reference
 
 
 @pytest.mark.skipif(importlib.util.find_spec("sphinx") is None, reason="Sphinx isn't installed (extra `docs`)")
 def test_a_small_site_of_a_library_in_folders_is_built(wings):
-    for name in ("CHANGELOG.md", "CONTRIBUTING.md"):
-        (wings.root / name).write_text("# Text\n")
+    write_texts(wings)
     made = {"00_core": "core", "text/10_corpora": "text.corpora", "training/10_gpt": "training.gpt",
             "training/20_lifetime": "training.lifetime", "evolution/10_search": "evolution.search",
             "evolution/methods/10_cma": "evolution.methods.cma", "plots/10_lines": "plots.lines"}

@@ -25,6 +25,9 @@ class Project:
     def notebooks(self) -> Path: return self.root / "nbs"
 
     @property
+    def pages(self) -> Path: return self.root / "docs" / "pages"
+
+    @property
     def out(self) -> Path: return self.root / "_docs"
 
     @property

@@ -76,9 +76,6 @@ class Site:
     @property
     def source(self) -> Path: return self.project.made / "source"
 
-    @property
-    def docs(self) -> Path: return Path(__file__).resolve().parents[1]
-
     def write(self, name: str, content: str | bytes):
         "A file, left untouched where it is the same, so that Sphinx reads only what changed."
         path = self.source / name
@@ -242,7 +239,7 @@ def write_front(site: Site, pages: list[Page]):
     grid = picture_grid("What it looks like", site, pages)
     story = (f"```{{image}} nbs/images/story.png\n:alt: {STORY}\n:class: evonb-story\n```"
              if (site.project.notebooks / "images" / "story.png").is_file() else "")
-    text = (site.docs / "pages" / "index.md").read_text(encoding="utf-8")
+    text = (site.project.pages / "index.md").read_text(encoding="utf-8")
     site.write("index.md", text.replace("<!-- story -->", story).replace("<!-- pictures -->", grid))
 
 
@@ -268,10 +265,10 @@ def write_gallery(site: Site, pages: list[Page]):
 
 def write_project(site: Site, pages: list[Page]):
     "The project's own texts, pictures and figures."
-    root, own = site.project.root, site.docs.parent
-    for page in (site.docs / "pages").glob("*.md"):
+    root = site.project.root
+    for page in site.project.pages.glob("*.md"):
         if page.name != "index.md":
-            site.write(page.name, linked(page.read_text(encoding="utf-8"), own, f"docs/pages/{page.name}"))
+            site.write(page.name, linked(page.read_text(encoding="utf-8"), root, f"docs/pages/{page.name}"))
     for name in TEXTS:
         site.write(name.lower(), linked((root / name).read_text(encoding="utf-8"), root, name))
     for picture in sorted((site.project.notebooks / "images").glob("*.png")):
