@@ -22,7 +22,7 @@ def face(package: str, places: dict) -> tuple:
 
 __getattr__, __dir__, __all__ = face(__name__, {
     ".widgets.explorers": "explore",
-    ".store": "open_run Run",
+    ".kinds": "open_run Run",
     ".core": "Seeds",
     ".registry": "load_plugin",
 })
