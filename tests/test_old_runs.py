@@ -6,13 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+import evonb as ev
 from evonb.cli import main
 from evonb.connectomes.experiments import develop_run, experiment
 from evonb.connectomes.settings import ExperimentConfig
-from evonb.core import file_sha256, from_dict
+from evonb.core import InputError, file_sha256, from_dict
 from evonb.store import open_run, read_dataset, read_json
 from evonb.training.base import open_base
+from evonb.training.connectome import Connectome
 from evonb.widgets.explorers import explore_pages
 
 RUNS = Path(__file__).parent / "runs"
@@ -52,7 +55,7 @@ def test_a_run_of_before_is_shown_reported_and_explored(kind, folder, capsys):
     page = (folder / kind / "report.html").read_text()
     assert len(page) > 20_000 and "can't be shown" not in page
     if kind == "experts":
-        assert main(["explore", kind]) == 2 and "Breed its experts first" in capsys.readouterr().err
+        assert main(["explore", kind]) == 2 and "evonb population experts" in capsys.readouterr().err
     else:
         assert f"explore/{kind}.html" in [str(p.relative_to(folder / kind)) for p in explore_pages(folder / kind)]
     assert {k: v for k, v in files(folder / kind).items() if k in before} == before
@@ -103,3 +106,37 @@ def test_the_commands_of_before_find_their_runs_done(command, folder):
     before = read_json(f"{kind}/summary.json")
     assert main([*command.split(), "--resume"]) == 0
     assert read_json(f"{kind}/summary.json") == before
+
+
+def test_the_short_top_level_gives_models_and_tables(folder):
+    run = ev.open_run("connectome")
+    model = run.model("connectome", seed=1)
+    assert model.config.n_embd == 16 and model.generate(torch.tensor([[1, 2, 3]]), max_new_tokens=4).shape == (1, 7)
+    born = Connectome.load(run.file("evolution", "gen-01", "connectome.safetensors"))
+    assert all((model.get_parameter(n)[s == 0] == 0).all() for n, s in born.signs.items())
+    table = run.scores()
+    assert table[["arm", "seed"]].values.tolist() == [[a, s] for a in ("connectome", "random") for s in (0, 1)]
+    told = read_json("connectome/summary.json")["arms"]
+    means = table.groupby("arm")[["val_loss", "test_loss"]].mean()
+    for arm in told:
+        assert means.val_loss[arm] == pytest.approx(told[arm]["val_loss"]["mean"], abs=1e-6)
+        assert means.test_loss[arm] == pytest.approx(told[arm]["test_loss"]["mean"], abs=1e-6)
+    with pytest.raises(InputError, match="arm of connectome is 'rndom'.*Did you mean random"):
+        run.model("rndom")
+    with pytest.raises(InputError, match="no grown newborn random/5; its seeds of this arm are: 0, 1"):
+        run.model("random", seed=5)
+    with pytest.raises(InputError, match="device 'nonsense' can't be used"):
+        run.model(device="nonsense")
+
+
+@pytest.mark.parametrize("kind, rows, columns", [
+    ("experts", ["agreement", "count_up"], {"expert", "loss_before", "loss"}),
+    ("population", ["best-expert", "uniform", "sum", "random-search", "genome"], {"method", "seed", "test"}),
+    ("alignment", ["connectome", "random", "untrained"], {"arm", "n_models", "gain", "gain_low", "difference"})])
+def test_every_kind_gives_its_table_and_only_what_grows_models_gives_one(kind, rows, columns, folder):
+    run = ev.open_run(kind)
+    table = run.scores()
+    assert list(dict.fromkeys(table.iloc[:, 0])) == rows and columns <= set(table.columns)
+    with pytest.raises(InputError, match=f"{kind} is a run of kind '{kind}', but grown models are in one of kind "
+                                         "'connectome'. Make one with evonb run"):
+        run.model()
