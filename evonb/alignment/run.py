@@ -6,7 +6,7 @@
 __all__ = ['AlignConfig', 'command_of', 'Candidate', 'source_run', 'grown', 'candidates', 'fresh_base', 'open_candidate',
            'Alignment', 'slug', 'scores_name', 'scored_model', 'choose_layers', 'chosen_scores', 'ceilings',
            'reference_arm', 'alignment_statement', 'region_table', 'score_table', 'default_place', 'data_digest',
-           'summed_models', 'align_run']
+           'summed_models', 'align_run', 'arm_table']
 
 # %% ../../nbs/alignment/30_run.ipynb #4730feaf
 import hashlib
@@ -576,3 +576,17 @@ def align_run(
         if summed_models(run) == [c.name for c in models]: return run
         clean = data.cleaned() if isinstance(data, Responses) else data
         return Alignment(run, config, clean, data, models, device, show, request, cache).work()
+
+# %% ../../nbs/alignment/30_run.ipynb #6904b1a2
+def arm_table(
+    run # a Run of kind alignment
+): # -> pandas DataFrame: a row an arm
+    "What each arm reached: every measure's mean over its models, with its interval."
+    import pandas as pd
+    found = read_json(run.file("summary.json"))["arms"] if run.file("summary.json").exists() else {}
+    if not found: raise InputError(f"{run.path} has scored nothing yet. Resume it.")
+    def row(arm, v):
+        told = {k: x for k, x in v.items() if isinstance(x, dict) and "mean" in x} # means of models, differences
+        return dict(arm=arm, n_models=v["n_seeds"]) | {k if part == "mean" else f"{k}_{part}": x[part]
+                                                       for k, x in told.items() for part in ("mean", "low", "high")}
+    return pd.DataFrame([row(arm, v) for arm, v in found.items()])

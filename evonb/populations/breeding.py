@@ -6,7 +6,7 @@
 __all__ = ['BASELINES', 'SPACES', 'BreedConfig', 'RunCache', 'Breeding', 'scored', 'experts_run', 'expert_base', 'default_tasks',
            'make_space', 'failed_experts', 'item_texts', 'check_unread', 'method_settings', 'members',
            'sealed_candidates', 'options_of', 'item_credit', 'describe_ensemble', 'task_score', 'breeding_statement',
-           'breed']
+           'breed', 'method_table']
 
 # %% ../../nbs/populations/18_breeding.ipynb #242e5d05
 import math
@@ -35,8 +35,8 @@ from ..evolution.operators import usable
 from ..evolution.method import METHODS, numbered
 from ..evolution.search import best_so_far, evolve
 from ..kinds import refusal
-from ..store import Run, create_run, differences, open_run, read_json, read_tensors, write_dataset, write_json
-from ..store import write_tensors
+from ..store import Run, create_run, differences, open_run, read_dataset, read_json, read_tensors
+from ..store import write_dataset, write_json, write_tensors
 from ..tasks.tasks import TASKS, Task, open_task, open_test
 
 # %% ../../nbs/populations/18_breeding.ipynb #4e8b9d25
@@ -577,3 +577,12 @@ def breed(
     with stoppable(stop) as request, create_run(path, to_dict(config), "population", resume) as run:
         if run.file("summary.json").exists(): return run
         with _open(run, config, device, show, request, open_backend) as made: return made.work()
+
+# %% ../../nbs/populations/18_breeding.ipynb #cb6cb9e5
+def method_table(
+    run # a Run of kind population
+): # -> pandas DataFrame: a row a method and seed
+    "What each evolution reached on validation and on the sealed test."
+    if not run.file("population.zarr.zip").exists():
+        raise InputError(f"{run.path} has scored nothing yet. Resume it.")
+    return read_dataset(run.file("population.zarr.zip"))[["validation", "test"]].to_dataframe().reset_index()

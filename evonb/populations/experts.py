@@ -7,7 +7,8 @@ __all__ = ['TRAIN_SHARE', 'texts_digest', 'ToyConfig', 'toy_base', 'encode_text'
            'linear_modules', 'target_modules', 'lora_config', 'with_lora', 'extract_adapter', 'FineTuning', 'draw',
            'text_loss', 'mean_loss', 'train_expert', 'file_texts', 'is_for_training', 'blimp_items', 'blimp_task',
            'blimp_texts', 'expert_texts', 'source_name', 'training_for', 'ExpertsConfig', 'train_experts', 'text_key',
-           'read_expert', 'gather_experts', 'summarise_experts', 'load_experts', 'check_base', 'seen_in_training']
+           'read_expert', 'gather_experts', 'summarise_experts', 'load_experts', 'check_base', 'seen_in_training',
+           'expert_table']
 
 # %% ../../nbs/populations/14_experts.ipynb #f3f77387
 import hashlib
@@ -705,3 +706,14 @@ def seen_in_training(
     run = source if isinstance(source, Run) else open_run(source)
     read = {n: set(read_expert(run, n)["read"]) for n in run.config["experts"]}
     return {n: float(np.mean([any(text_key(o) in keys for o in i.options) for i in items])) for n, keys in read.items()}
+
+# %% ../../nbs/populations/14_experts.ipynb #44818ed6
+def expert_table(
+    run # a Run of kind experts
+): # -> pandas DataFrame: a row an expert
+    "What each expert learned from, and its loss (nats/token) on held-out texts of its own kind before and after."
+    import pandas as pd
+    found = read_json(run.file("summary.json"))["experts"] if run.file("summary.json").exists() else {}
+    if not found: raise InputError(f"{run.path} has trained no expert yet. Resume it.")
+    columns = ("source", "loss_before", "loss", "n_steps", "n_texts", "n_weights", "seconds")
+    return pd.DataFrame([dict(expert=name) | {k: e[k] for k in columns} for name, e in found.items()])
