@@ -760,7 +760,7 @@ def example_run(
 
     from evonb.training.connectome import Connectome
     development, evolution = examples.example_development(seeds), examples.example_evolution(seeds, n_layers=n_layers)
-    with create_run(path, dict(seed=seeds.root) | (config or {})) as run:
+    with create_run(path, dict(seed=seeds.root) | (config or {}), "connectome") as run:
         write_dataset(run.file("development.zarr.zip"), development)
         write_dataset(run.file("evolution.zarr.zip"), evolution)
         write_json(run.file("summary.json"), _example_summary(development, evolution))

@@ -505,7 +505,7 @@ def differences(
 def create_run(
     path, # the folder; made when missing
     config: dict, # settings as plain values
-    kind: str = "connectome", # what the run is
+    kind: str = "other", # what the run is, as in `evonb.kinds.RUN_KINDS`
     resume: bool = False # go on with the same run when it is there
 ): # yields the Run, locked for writing
     "Create or resume a run and hold it for writing; its state ends as complete, stopped or failed."

@@ -172,13 +172,13 @@ def test_connectomes_may_be_missing_and_only_the_first_and_last_are_shown(run):
 
 
 def test_a_run_that_only_began_and_one_that_failed(tmp_path):
-    with create_run(tmp_path / "begun", dict(seed=3)):
+    with create_run(tmp_path / "begun", dict(seed=3), "connectome"):
         inside = parse(report.write_report(tmp_path / "begun")).text
     assert "This run was running" in inside
     needing = [s for s in report.connectome_page if s.needs]
     assert len(missing(tmp_path / "begun" / "report.html")) == len(needing)
     assert "This run was" not in parse(report.write_report(tmp_path / "begun")).text
-    with pytest.raises(RuntimeError), create_run(tmp_path / "failed", {}):
+    with pytest.raises(RuntimeError), create_run(tmp_path / "failed", {}, "connectome"):
         raise RuntimeError("<b>out of luck")
     assert "This run was failed (RuntimeError: <b>out of luck)" in parse(report.write_report(tmp_path / "failed")).text
 

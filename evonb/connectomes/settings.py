@@ -149,7 +149,7 @@ def command_of(
     "The command line that makes the same run."
     if config.preset not in PRESETS: return []
     changes = changed_settings(to_dict(preset(config.preset, seed=config.seed)), to_dict(config))
-    return ["evonb", "demo", "--preset", config.preset, "--seed", str(config.seed),
+    return ["evonb", "run", "--preset", config.preset, "--seed", str(config.seed),
             *(f"--set={k}={v if isinstance(v, str) else json.dumps(v)}" for k, (_, v) in changes.items())]
 
 # %% ../../nbs/connectomes/14_settings.ipynb #1c4bc004

@@ -229,7 +229,7 @@ def example_connectome_run(
     "A run folder with simulated connectomes, for trying the explorer."
     config = dict(model=dict(n_head=4), evolution=dict(n_generations=n_generations))
     made = example_generations(seeds, n_generations, **size)[:n_pruned]
-    with create_run(path, config) as run:
+    with create_run(path, config, "connectome") as run:
         for g, c in enumerate(made): c.save(run.file("evolution", f"gen-{g:02d}", "connectome.safetensors"))
         for arm in arms:
             for s in range(2):

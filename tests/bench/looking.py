@@ -118,7 +118,8 @@ def paper_run():
     rng, signs = np.random.default_rng(0), {}
     for layer in range(LAYERS):
         signs |= {f"transformer.h.{layer}.{k}.weight": matrix(shape, rng, 0.8) for k, shape in BLOCK.items()}
-    with create_run(Path(holder.name) / "run", dict(evolution=dict(n_generations=GENERATIONS))) as run:
+    config = dict(evolution=dict(n_generations=GENERATIONS))
+    with create_run(Path(holder.name) / "run", config, "connectome") as run:
         for g in range(GENERATIONS):
             if g:
                 stays = {k: rng.random(s.shape, dtype=np.float32) < 0.85 for k, s in signs.items()}

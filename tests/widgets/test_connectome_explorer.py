@@ -295,7 +295,8 @@ def test_wrong_sources_are_refused(tmp_path):
 
 
 def test_a_given_connectome_can_be_looked_at(tmp_path):
-    with create_run(tmp_path / "run", dict(connectome="elsewhere", evolution=dict(n_generations=4))) as run:
+    config = dict(connectome="elsewhere", evolution=dict(n_generations=4))
+    with create_run(tmp_path / "run", config, "connectome") as run:
         wired("w", matrix(4, 4, 0.5)).save(run.file("evolution", "given", "connectome.safetensors"))
     made = ConnectomeExplorer(tmp_path / "run")
     assert made.values["generation"] == "given" and made.source.about == ""

@@ -431,7 +431,7 @@ def test_a_run_of_another_process_is_watched_and_stopped(tmp_path, whole):
 
 
 def test_watching_stops_only_what_it_may(tmp_path):
-    with create_run(tmp_path / "run", {}) as run:
+    with create_run(tmp_path / "run", {}, "connectome") as run:
         seen = watch(run)
         assert seen.stop() == "The run works in this very Python, in a cell: interrupt the kernel to stop it."
         state = json.loads((run.path / "state.json").read_text())
