@@ -65,7 +65,7 @@ class AlignConfig:
 @patch
 def check(self: AlignConfig) -> AlignConfig: # itself
     "Refuse settings that can't work, by name."
-    if not self.source: raise InputError("source is empty. Name a run of evonb demo or develop, or a base model.")
+    if not self.source: raise InputError("source is empty. Name a run of evonb run or develop, or a base model.")
     if not self.data: raise InputError(f"data is empty. Name one of: {', '.join(data_forms())}.")
     check_choice(self.how, ("average", "sum", "lanczos"), "how")
     check_positive(self.untrained, "untrained", least=0)

@@ -163,7 +163,7 @@ def experiment(
     if group.rank: return _followed(path, compute, stop)
     with group.leading(), stoppable(stop) as request:
         _check_shares(config.check(), compute, group)
-        with create_run(path, to_dict(config), resume=resume) as run:
+        with create_run(path, to_dict(config), "connectome", resume) as run:
             exp = Experiment(run, _prepare_corpus(run, config, request, show), config, show, request, compute.device,
                              fleet, compute, group)
             return exp.work(stages)
