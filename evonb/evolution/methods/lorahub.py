@@ -31,6 +31,15 @@ class LoraHubConfig(VectorConfig):
     optimiser: str = "CMA" # of nevergrad's registry; published: "NGOpt"
     limits: typing.ClassVar = dict(bound=(1e-6, math.inf), penalty=(0, math.inf), batch=(1, math.inf))
 
+# %% ../../../nbs/evolution/methods/22_lorahub.ipynb #d9c6d991
+@contextmanager
+def _as_nevergrad_asks():
+    "nevergrad asks its CMA-ES one point at a time, which cma warns of."
+    import cma
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", cma.evolution_strategy.InjectionWarning)
+        yield
+
 # %% ../../../nbs/evolution/methods/22_lorahub.ipynb #cd19e5f8
 @register_method("lorahub")
 class LoraHub(Replayed):
@@ -48,15 +57,6 @@ class LoraHub(Replayed):
         for point, loss in zip(self.waiting, self.losses(told)):
             penalty = self.config.penalty * float(np.abs(point.value).mean())
             with _as_nevergrad_asks(): self.optimiser.tell(point, loss + penalty)
-
-# %% ../../../nbs/evolution/methods/22_lorahub.ipynb #d9c6d991
-@contextmanager
-def _as_nevergrad_asks():
-    "nevergrad asks its CMA-ES one point at a time, which cma warns of."
-    import cma
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", cma.evolution_strategy.InjectionWarning)
-        yield
 
 # %% ../../../nbs/evolution/methods/22_lorahub.ipynb #3ff31d41
 @patch
