@@ -491,7 +491,7 @@ def on_two_nodes(other, evolved, folder):
     lo_up()
     (folder / "token").write_text("0123456789abcdef" * 2)
     os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(folder / "token"), OMP_NUM_THREADS="1",
-                      PYTHONPATH=str(Path(__file__).parent), RAY_USAGE_STATS_ENABLED="0", HOME=str(folder))  # fmt: skip
+                      PYTHONPATH=os.pathsep.join(WINGS), RAY_USAGE_STATS_ENABLED="0", HOME=str(folder))  # fmt: skip
     ray_start("--head", "--port=6379", "--include-dashboard=false", f"--temp-dir={folder}")
     second = ray_start("--address=127.0.0.1:6379")
     adapters, tasks = population(llama(), 13), [pair_task()]

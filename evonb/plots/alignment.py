@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['measures', 'viridis', 'two_sided', 'planes', 'reading_measures', 'arm_look', 'Measure', 'with_beyond', 'scores_of',
            'arms_of', 'ceiling_of', 'null_band', 'captioned', 'layer_scores', 'scores_at', 'arm_interval',
-           'paired_text', 'ArmRow', 'rows_figure', 'arm_rows', 'arm_scores', 'roi_scores', 'places_of', 'place_numbers',
-           'Mesh', 'part_of_mesh', 'camera', 'Scale', 'colour_scale', 'surface_map', 'brain_map', 'Template',
-           'mni_template', 'Plane', 'slice_at', 'volume_slices', 'effect_of', 'reading_fit', 'reading_arms',
+           'paired_text', 'ArmRow', 'rows_figure', 'arm_rows', 'arm_scores', 'row_offsets', 'roi_scores', 'places_of',
+           'place_numbers', 'Mesh', 'part_of_mesh', 'camera', 'Scale', 'colour_scale', 'surface_map', 'brain_map',
+           'Template', 'mni_template', 'Plane', 'slice_at', 'volume_slices', 'effect_of', 'reading_fit', 'reading_arms',
            'story_scores', 'null_calibration']
 
 # %% ../../nbs/plots/18_alignment.ipynb #e806ddce
@@ -370,7 +370,11 @@ def arm_scores(
     return captioned(fig, _which_layer(layer), "dot: mean; open: seeds" + grey, bars, right, said)
 
 # %% ../../nbs/plots/18_alignment.ipynb #37b47b0b
-def _offsets(n): return (np.arange(n) - (n - 1) / 2) * (.7 / max(n, 2)) # of n arms around a row's middle
+def row_offsets(
+    n: int # arms drawn in one row
+) -> np.ndarray: # (n,) from the row's middle, less than half a row
+    "Where several arms stand in a row, so that none hides another."
+    return (np.arange(n) - (n - 1) / 2) * (.7 / max(n, 2))
 
 # %% ../../nbs/plots/18_alignment.ipynb #fa2b124b
 def _add_region_levels(fig, brain, value, regions, highest):
@@ -403,7 +407,7 @@ def roi_scores(
     rows, rois, subjects = scores_at(brain, value, layer, keep), brain["roi"].values, brain["subject"].values
     arms, regions, ns, highest = arms_of(brain, rows), list(dict.fromkeys(rois.tolist())), [], -math.inf
     fig = figure("Brain score by region", height=220 + max(40, 13 * len(arms) + 14) * len(regions))
-    for (arm, models), shift in zip(arms.items(), _offsets(len(arms))):
+    for (arm, models), shift in zip(arms.items(), row_offsets(len(arms))):
         style, name, spans = arm_look(arm), label(arm), []
         for r in regions:
             spans.append(arm_interval(rows[:, rois == r], models, subjects[rois == r] if over == "subjects" else None))
@@ -780,7 +784,7 @@ def story_scores(
     v = values(reading.transpose("model", "story", ..., missing_dims="ignore"), value)
     stories, arms = reading["story"].values.tolist(), arms_of(reading)
     fig = figure("Reading times by story", height=190 + max(30, 11 * len(arms) + 10) * len(stories))
-    for (arm, models), shift in zip(arms.items(), _offsets(len(arms))):
+    for (arm, models), shift in zip(arms.items(), row_offsets(len(arms))):
         style, name, mean, ok = arm_look(arm), label(arm), known_mean(v[models], 0), np.isfinite(v[models])
         low, high = np.where(ok, v[models], np.inf).min(0), np.where(ok, v[models], -np.inf).max(0) # (n_stories,)
         some = ok.any(0)

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'diverging', 'method_styles', 'of_method', 'wrapped', 'in_full', 'corners', 'is_level', 'score_text',
-           'chance_level', 'search_progress', 'final_scores', 'Individuals', 'individuals', 'operator_styles',
-           'task_values', 'generations_figure', 'best_place', 'task_profiles', 'task_map', 'diversity_curve',
-           'ancestry', 'main_line', 'family_edges', 'family_places', 'family_tree', 'ensemble_curves',
-           'coefficient_map', 'expert_scores', 'opposed_tasks', 'pareto_view', 'switch', 'expert_curves', 'by_test']
+           'chance_level', 'search_progress', 'final_scores', 'by_test', 'Individuals', 'individuals',
+           'operator_styles', 'task_values', 'generations_figure', 'best_place', 'task_profiles', 'task_map',
+           'diversity_curve', 'ancestry', 'main_line', 'family_edges', 'family_places', 'family_tree',
+           'ensemble_curves', 'coefficient_map', 'expert_scores', 'opposed_tasks', 'pareto_view', 'switch',
+           'expert_curves']
 
 # %% ../../nbs/plots/16_population.ipynb #c9889d77
 import itertools
@@ -180,6 +181,16 @@ def final_scores(
                      range=[-.6, len(methods) - .4])
     what = "score" if population is None else score_text(population)
     return fig.update_layout(showlegend=False, margin_t=90, xaxis_title="test " + what)
+
+# %% ../../nbs/plots/16_population.ipynb #3a62e75d
+def by_test(
+    summary: dict # of a run of kind "population"
+) -> dict: # name -> what is known, the best on the test first, those without a test last
+    "The methods of a run in the order of the tables."
+    def rank(item):
+        mean = (item[1].get("test") or {}).get("mean")
+        return math.inf if mean is None or not math.isfinite(mean) else -mean
+    return dict(sorted(summary.get("methods", {}).items(), key=rank))
 
 # %% ../../nbs/plots/16_population.ipynb #f6f924f1
 class Individuals(NamedTuple):
@@ -683,13 +694,3 @@ def expert_curves(
     thin = f"; thin: training, means of {size} steps" if "train_loss" in experts else ""
     fig.update_layout(title_subtitle_text="marked: held-out texts" + thin)
     return fig.update_layout(xaxis_title="training step", yaxis_title="loss (nats/token)")
-
-# %% ../../nbs/plots/16_population.ipynb #3a62e75d
-def by_test(
-    summary: dict # of a run of kind "population"
-) -> dict: # name -> what is known, the best on the test first, those without a test last
-    "The methods of a run in the order of the tables."
-    def rank(item):
-        mean = (item[1].get("test") or {}).get("mean")
-        return math.inf if mean is None or not math.isfinite(mean) else -mean
-    return dict(sorted(summary.get("methods", {}).items(), key=rank))
