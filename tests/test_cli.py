@@ -109,20 +109,26 @@ def test_a_given_connectome_is_developed_with(done, tmp_path, text, capsys):
     assert code == 0 and re.search("^random", out, re.M)
 
 
+def helps():
+    "command -> its parser"
+    return next(a for a in parser()._actions if a.dest == "command").choices
+
+
 def test_every_command_has_a_help_with_an_example():
-    for name in COMMANDS:
-        out = subprocess.run([EVONB, name, "--help"], capture_output=True, text=True)
-        assert out.returncode == 0 and f"example:\n  evonb {name}" in out.stdout
-        example = re.search(r"example:\n  evonb (.*)", out.stdout)[1]
+    for name, command in helps().items():
+        shown = command.format_help()
+        assert f"example:\n  evonb {name}" in shown and "--plugin FILE.py" in shown
+        example = re.search(r"example:\n  evonb (.*)", shown)[1]
         assert parser().parse_args(example.split()).command == name
+    out = subprocess.run([EVONB, "show", "--help"], capture_output=True, text=True)
+    assert out.returncode == 0 and out.stdout.split() == helps()["show"].format_help().split()
 
 
 def test_help_lists_what_there_is_in_registries():
-    help_of = next(a for a in parser()._actions if a.dest == "command").choices
     listed = dict(run=(ARMS, CORPORA), develop=(ARMS, CORPORA), evolve=(CORPORA,), plan=(CORPORA,), experts=(BASES,),
                   population=(METHODS, TASKS), serve=(BASES,), align=(BASES, DATA), explore=(EXPLORERS,))  # fmt: skip
     for name, registries in listed.items():
-        shown = help_of[name].format_help()
+        shown = helps()[name].format_help()
         for entry in (things.entry(n) for things in registries for n in things):
             assert re.search(rf"^  {re.escape(entry.spelled)} +{re.escape(entry.line)}$", shown, re.M), (name, entry)
 
