@@ -619,13 +619,13 @@ def plan_options(
 # %% ../nbs/84_cli.ipynb #0c612e84
 def _plan_device(args, config):
     "The machine that is meant: one of the list, else this one, measured."
-    from evonb.connectomes.planning import DEVICES, find_device, measure
-    if args.device in DEVICES: return find_device(args.device)
+    devices = ability("connectome", "devices")
+    if args.device in devices: return ability("connectome", "device")(args.device)
     print(f"evonb: measuring this machine for about {args.seconds:g} s, and what comes with training", file=sys.stderr)
-    try: return measure(config, args.seconds, args.device)
+    try: return ability("connectome", "measure")(config, args.seconds, args.device)
     except InputError as e:
         if args.device is None: raise
-        raise InputError(f"{e} Or one of these by its data sheet: {', '.join(DEVICES)}.") from None
+        raise InputError(f"{e} Or one of these by its data sheet: {', '.join(devices)}.") from None
 
 # %% ../nbs/84_cli.ipynb #67e1f288
 @COMMANDS.register("plan", "what a run would take, before it is run", options=plan_options,
@@ -634,9 +634,8 @@ def plan(
     args # what `parser` made of the command line
 ):
     "What a run would take: tokens, operations, memory, disk and time of every stage, and what won't fit."
-    from evonb.connectomes.planning import plan as planned
     config = experiment_config(args)
-    made = planned(config, args.devices, _plan_device(args, config))
+    made = ability("connectome", "plan")(config, args.devices, _plan_device(args, config))
     if args.html:
         page = "<!doctype html><html lang='en'><meta charset='utf-8'><title>Plan of a run</title>" + made._repr_html_()
         Path(args.html).write_text(page, encoding="utf-8")

@@ -80,7 +80,9 @@ RUN_KINDS.add("connectome", RunKind(
     table="evonb.cli:connectome_text", page="evonb.report:connectome_page",
     views=("progress", "loss", "generations", "newborns"), stored="evonb.widgets.monitor:stored_experiment",
     work="evonb.widgets.monitor:work_of_experiment",
-    also=dict(extend="evonb.connectomes.experiments:develop_run")),
+    also=dict(extend="evonb.connectomes.experiments:develop_run", plan="evonb.connectomes.planning:plan",
+              device="evonb.connectomes.planning:find_device", measure="evonb.connectomes.planning:measure",
+              devices="evonb.connectomes.planning:DEVICES")),
     "generations that evolve a connectome, and newborns with it and with its controls")
 
 # %% ../nbs/05_kinds.ipynb #39f8b976

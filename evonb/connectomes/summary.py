@@ -7,7 +7,6 @@ __all__ = ['summarise']
 
 # %% ../../nbs/connectomes/18_summary.ipynb #837057bc
 from .arms import MAIN_CONTROL, REFERENCE
-from .settings import Experiment
 from ..statistics import describe, loss_verdict, paired_difference
 from ..store import read_dataset
 
@@ -50,7 +49,7 @@ def _summarise_generations(run):
 
 # %% ../../nbs/connectomes/18_summary.ipynb #c518886f
 def summarise(
-    exp: Experiment # the run and its corpus
+    exp # an Experiment: the run and its corpus
 ) -> dict: # arms, generations, corpus, ci, statement
     "What came out, as plain values."
     path = exp.run.file("development.zarr.zip")
