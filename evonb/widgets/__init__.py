@@ -3,7 +3,7 @@
 from evonb import face
 
 __getattr__, __dir__, __all__ = face(__name__, {
-    ".explorers": "explore explore_pages",
+    ".explorers": "explore explore_pages EXPLORERS",
     ".monitor": "Monitor watch",
     ".explorer": "Explorer Reply View",
     ".connectome": "ConnectomeExplorer",
