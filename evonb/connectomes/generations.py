@@ -8,6 +8,8 @@ __all__ = ['read_life', 'finished_life', 'take_part', 'n_trainable', 'generation
            'gather_development']
 
 # %% ../../nbs/connectomes/16_generations.ipynb #d35df270
+import hashlib
+import json
 import math
 import shutil
 import socket
@@ -164,6 +166,15 @@ def _newborn(exp, generation, parent):
     if parent is None: return model
     if e.inheritance == "signs": return inherit(model, parent)
     return inherit(model, parent, read_tensors(generation_folder(exp.run, 0)/"rewind.safetensors", exp.device)[0])
+
+# %% ../../nbs/connectomes/16_generations.ipynb #ecf854f1
+@patch
+def origin(self: Experiment) -> dict: # corpus, deal, vocabulary
+    "Where a connectome's meaning comes from: the text, how it was dealt, and what its token ids stand for."
+    c, tokenizer = self.config.corpus, self.corpus.tokenizer
+    words = tokenizer and hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()
+    deal = dict(seed=self.config.seed, fractions=list(c.fractions), block_bytes=c.block_bytes, split_by=c.split_by)
+    return dict(corpus=self.corpus.info["digest"], deal=deal, vocabulary=words)
 
 # %% ../../nbs/connectomes/16_generations.ipynb #35e3b287
 def _live_generation(exp, generation, parent):

@@ -15,7 +15,6 @@ from evonb.connectomes.planning import plan
 from evonb.connectomes.settings import DEFAULT_ARMS, DevelopmentConfig, preset
 from evonb.connectomes.wiring import prune
 from evonb.core import InputError, Seeds
-from evonb.registry import load_plugin
 from evonb.store import open_run, read_dataset, read_json
 from evonb.training.base import load_model
 from evonb.training.connectome import Connectome
@@ -99,16 +98,18 @@ def test_wrong_arms_and_controls_say_what_is_there(wiring, mine):
 def plugin(tmp_path, monkeypatch):
     monkeypatch.setenv("EVONB_PLUGINS", "")
     (tmp_path / "mine.py").write_text(PLUGIN)
-    load_plugin(tmp_path / "mine.py")
-    yield tmp_path / "mine.py"
-    for name in ("inverted", "shallow"):
+    yield str(tmp_path / "mine.py")
+    for name in {"inverted", "shallow"} & set(ARMS):
         ARMS.remove(name)
 
 
 def test_arms_of_a_plugin_are_raised_planned_summarised_reported_and_explored(plugin, tmp_path, capsys):
     with zipfile.ZipFile(RUN) as z:
         z.extractall(tmp_path / "run")
-    assert main(["develop", str(tmp_path / "run"), "--arms", "inverted,shallow"]) == 0
+    with pytest.raises(SystemExit):
+        main(["develop", "--help", "--plugin", plugin])
+    assert "the same wires, every sign turned round" in capsys.readouterr().out
+    assert main(["develop", str(tmp_path / "run"), "--arms", "inverted,shallow", "--plugin", plugin]) == 0
     run = open_run(tmp_path / "run")
     found = read_json(run.file("summary.json"))["arms"]
     assert list(found) == ["connectome", "random", "inverted", "shallow"]
@@ -135,3 +136,10 @@ def test_arms_of_a_plugin_are_raised_planned_summarised_reported_and_explored(pl
     rows = {s.name: s for s in plan(config).stages}
     assert rows["inverted"].disk == rows["random"].disk > rows["connectome"].disk
     assert rows["shallow"].flops < rows["dense"].flops
+    # without the plugin what is stored is read all the same, but not gone on with
+    for name in ("inverted", "shallow"):
+        ARMS.remove(name)
+    assert main(["show", str(run.path)]) == main(["report", str(run.path)]) == 0
+    assert "arm:inverted:0" in dict(ConnectomeExplorer(run).controls["compare"].options)
+    capsys.readouterr()
+    assert main(["develop", str(run.path)]) == 2 and "arm is 'inverted', but must be" in capsys.readouterr().err
