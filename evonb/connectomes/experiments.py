@@ -7,8 +7,6 @@ __all__ = ['developed_config', 'experiment', 'develop_run', 'newborn_folder', 'l
            'newborn_table']
 
 # %% ../../nbs/connectomes/22_experiments.ipynb #81433ce5
-import hashlib
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,15 +58,6 @@ def _check_unchanged(run, made):
         raise CorpusError(f"{made.info['name']} isn't the text that {run.path} began with (its checksum differs). "
                           "Restore that text, or begin another run.")
     write_json(path, now_there)
-
-# %% ../../nbs/connectomes/22_experiments.ipynb #ecf854f1
-@patch
-def origin(self: Experiment) -> dict: # corpus, deal, vocabulary
-    "Where a connectome's meaning comes from: the text, how it was dealt, and what its token ids stand for."
-    c, tokenizer = self.config.corpus, self.corpus.tokenizer
-    words = tokenizer and hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()
-    deal = dict(seed=self.config.seed, fractions=list(c.fractions), block_bytes=c.block_bytes, split_by=c.split_by)
-    return dict(corpus=self.corpus.info["digest"], deal=deal, vocabulary=words)
 
 # %% ../../nbs/connectomes/22_experiments.ipynb #fbff6267
 def _take_given(exp):
