@@ -735,6 +735,16 @@ def test_a_small_site_of_a_library_in_folders_is_built(wings):
 # what is promised, and what was measured
 
 
+def test_the_recipes_page_lists_what_the_registries_have():
+    from evonb.registry import KINDS
+
+    assert writing.REGISTRIES in (ROOT / "docs" / "pages" / "recipes.md").read_text()
+    tables = writing.registry_tables()
+    assert tables.count("|---|---|") == len(KINDS)
+    for name in ("sign_shuffled", "ties", "genome+", "skill:NAME,NAME", "childes", "alice", "toy"):
+        assert f"| `{name}` |" in tables
+
+
 def test_every_promise_names_a_test_that_there_is():
     promised = re.findall(r"`(test_\w+)`", (ROOT / "docs" / "pages" / "reproducible.md").read_text())
     texts = "".join(p.read_text() for p in (ROOT / "tests").rglob("test_*.py"))

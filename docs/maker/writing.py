@@ -27,6 +27,7 @@ from .sources import BuildError, Project, module_of, read_notebook, title_of
 LAYERS = (("Foundations", 0), ("One lifetime", 10), ("Generations", 20), ("Populations", 22), ("Alignment", 38),
           ("Looking", 50), ("Entry points", 60))
 WINGS = ("text", "training", "evolution", "tasks", "connectomes", "populations", "alignment", "plots", "widgets")
+REGISTRIES = "<!-- registries -->"  # on a page: stands for tables of all that there is of each kind
 PICTURES = dict(  # screenshots of the README -> what they show, and the class that makes it
     connectome=("The connectome explorer: each weight a point, through the generations", "ConnectomeExplorer"),
     population=("The population explorer: every individual, its parents and its scores", "PopulationExplorer"),
@@ -263,12 +264,27 @@ def write_gallery(site: Site, pages: list[Page]):
     site.write("gallery.md", "\n\n".join(parts) + "\n")
 
 
+def registry_tables() -> str:
+    "All that evonb has of each kind, as its registries tell it."
+    from evonb.registry import KINDS
+
+    parts = []
+    for kind in KINDS:
+        entries = [KINDS[kind].entry(name) for name in KINDS[kind]]
+        rows = [f"| `{e.spelled}` | {e.line.replace('|', ' ')} |" for e in entries if e.origin == "evonb"]
+        parts.append("\n".join([f"| {kind.replace('-', ' ')} | {KINDS.entry(kind).line} |", "|---|---|", *rows]))
+    return "\n\n".join(parts)
+
+
 def write_project(site: Site, pages: list[Page]):
     "The project's own texts, pictures and figures."
     root = site.project.root
     for page in site.project.pages.glob("*.md"):
         if page.name != "index.md":
-            site.write(page.name, linked(page.read_text(encoding="utf-8"), root, f"docs/pages/{page.name}"))
+            text = page.read_text(encoding="utf-8")
+            if REGISTRIES in text:
+                text = text.replace(REGISTRIES, registry_tables())
+            site.write(page.name, linked(text, root, f"docs/pages/{page.name}"))
     for name in TEXTS:
         site.write(name.lower(), linked((root / name).read_text(encoding="utf-8"), root, name))
     for picture in sorted((site.project.notebooks / "images").glob("*.png")):
