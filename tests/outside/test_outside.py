@@ -62,8 +62,11 @@ def package(tmp_path_factory):
     return folder
 
 
+EVONB = "import sys; from evonb.cli import main; sys.exit(main())"  # the command, of the package that is tested
+
+
 def python(*words, **environment):
-    "What another process prints: a new Python, or the evonb in it."
+    "What another process prints."
     path = os.pathsep.join(filter(None, [str(ROOT), environment.pop("path", "")]))
     clean = {k: v for k, v in os.environ.items() if k != "EVONB_PLUGINS"}
     return subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True, timeout=300,
@@ -125,9 +128,9 @@ def test_each_is_in_the_help_of_the_commands_that_take_it(package, file):
     seen = {"run": ("thinned", "weather"), "develop": ("thinned",), "evolve": ("weather",), "align": ADDED["data-set"],
             "population": ("blends", "capitals:WRONG_TOWN"), "explore": ("newborns",)}
     for command, names in seen.items():
-        done = python("-m", "evonb.cli", command, "--help", path=str(package))
+        done = python("-c", EVONB, command, "--help", path=str(package))
         for name in names: assert re.search(rf"{name} .*\(from outside\)", done.stdout), (command, name, done.stderr)
-    done = python("-m", "evonb.cli", "--plugin", file, "population", "--help")
+    done = python("-c", EVONB, "--plugin", file, "population", "--help")
     assert "(from mine.py)" in done.stdout and "blends" in done.stdout, done.stderr
 
 
@@ -178,7 +181,7 @@ def test_data_sets_of_ones_own_are_in_run_report_and_explorer(run):
     kinds = {"breakfast": "reading.zarr.zip", "evening": "brain.zarr.zip"}
     for data, name in kinds.items():
         aligned = open_run(run / "alignment" / data)
-        assert aligned.state() == "finished" and read_json(aligned.file("data.json"))["name"] == data
+        assert aligned.state()["status"] == "complete" and read_json(aligned.file("data.json"))["name"] == data
         scores = read_dataset(aligned.file(name))
         assert {"connectome/0", "thinned/1", "untrained/0"} <= set(scores.model.values.tolist())
         page = (aligned.path / "report.html").read_text(encoding="utf-8")
@@ -193,7 +196,7 @@ def test_a_method_a_merge_and_a_task_of_ones_own_are_in_run_report_and_explorer(
 
     stored = open_run(bred)
     summary = read_json(stored.file("summary.json"))
-    assert stored.state() == "finished" and "blends" in str(summary["methods"]) and "capitals:Lyon" in str(summary)
+    assert stored.state()["status"] == "complete" and "blends" in str(summary["methods"]) and "capitals:Lyon" in str(summary)
     assert (bred / "tasks.json").read_text().count("capitals:Lyon") == 1
     page = (bred / "report.html").read_text(encoding="utf-8")
     assert "blends" in page and "capitals:Lyon" in page
@@ -230,7 +233,7 @@ def test_an_explorer_of_ones_own_is_opened_and_written(run):
 
 
 def test_a_run_says_what_is_missing_without_its_plugin(run, tmp_path):
-    done = python("-m", "evonb.cli", "develop", run, "--arms", "thinned", "--seeds", "3", "--device", "cpu")
+    done = python("-c", EVONB, "develop", run, "--arms", "thinned", "--seeds", "3", "--device", "cpu")
     assert done.returncode == 2 and "thinned" in done.stderr and "must be one of" in done.stderr
 
 
