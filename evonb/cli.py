@@ -224,10 +224,9 @@ def listing(
     things # a Registry, or name -> what it is
 ) -> str: # lines
     "What there is of a kind, below a command's help."
-    told = dict(things)
-    if isinstance(things, Registry): told = {things.entry(n).spelled: things.entry(n).line for n in things}
-    width = min(26, max(map(len, told), default=0))
-    return "\n".join([f"\n\n{title}:", *(f"  {name:<{width}}  {line}".rstrip() for name, line in told.items())])
+    if isinstance(things, Registry): return f"\n\n{title}:\n{things.text()}" # nothing is imported for it
+    width = min(26, max(map(len, things), default=0))
+    return "\n".join([f"\n\n{title}:", *(f"  {name:<{width}}  {line}".rstrip() for name, line in things.items())])
 
 # %% ../nbs/84_cli.ipynb #1b53b0d3
 def run_options(
