@@ -544,6 +544,32 @@ def lines_of_code(text):
     return sum(bool(line.strip()) for i, line in enumerate(text.splitlines(), 1) if i not in left_out)
 
 
+TWO_HOMES = {  # public names that mean different things in two modules, and why they may
+    "KIND": "each kind of run describes itself under this name, in the module that makes such runs",
+}
+
+
+def public_names(path):
+    "What a module makes at its top level under names without an underscore."
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            patched = any("patch" in ast.unparse(d) for d in node.decorator_list)  # a method of a class
+            yield from [] if patched else [node.name]
+        for t in getattr(node, "targets", None) or [node.target] * isinstance(node, ast.AnnAssign):
+            yield from (n.id for n in ast.walk(t) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store))
+
+
+def test_a_public_name_has_one_home():
+    homes = {}
+    for path in set(LIBRARY) - set(FACES):
+        for name in set(public_names(path)):
+            if not name.startswith("_"):
+                homes.setdefault(name, []).append(str(path.relative_to(ROOT)))
+    twice = {n: sorted(p) for n, p in homes.items() if len(p) > 1 and n not in TWO_HOMES}
+    assert not twice, f"Give each its own name, or one home: {twice}"
+    assert len(homes) > 1000
+
+
 @pytest.mark.parametrize("path", [p for p in NOTEBOOKS if exported_cells(p)], ids=lambda p: p.stem)
 def test_exported_cells_are_short(path):
     cells = exported_cells(path)

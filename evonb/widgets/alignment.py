@@ -261,8 +261,8 @@ class Found:
 # %% ../../nbs/widgets/16_alignment.ipynb #1908b0ce
 def _finish_command(run):
     "The command that completes an alignment."
-    from evonb.alignment.run import AlignConfig, command_of
-    try: words = command_of(from_dict(AlignConfig, run.config))
+    from evonb.alignment.run import AlignConfig, alignment_command
+    try: words = alignment_command(from_dict(AlignConfig, run.config))
     except EvonbError: # settings of another version
         words = ["evonb", "align", str(run.config.get("source", "RUN")), "--data", str(run.config.get("data", "DATA"))]
     return shlex.join([*words, "--out", str(run.path)])

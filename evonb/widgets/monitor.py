@@ -6,7 +6,7 @@
 __all__ = ['VIEWS', 'FIGURES', 'Life', 'life_label', 'life_arm', 'Search', 'Picture', 'read_curves', 'stored_experiment',
            'work_of_experiment', 'stored_experts', 'work_of_experts', 'stored_population', 'work_of_population',
            'stored_alignment', 'work_of_alignment', 'read_stored', 'share_done', 'thinned', 'loss_figure',
-           'generations_figure', 'newborns_figure', 'search_figure', 'layers_figure', 'views_of', 'known_jobs', 'Live',
+           'evolution_figure', 'newborns_figure', 'search_figure', 'layers_figure', 'views_of', 'known_jobs', 'Live',
            'Monitor', 'Watch', 'watch']
 
 # %% ../../nbs/widgets/18_monitor.ipynb #48ec3f5a
@@ -415,7 +415,7 @@ def loss_figure(
     return spec
 
 # %% ../../nbs/widgets/18_monitor.ipynb #538a26c9
-def generations_figure(
+def evolution_figure(
     picture: Picture
 ) -> dict: # for plotly.js
     "Final validation loss and density, generation by generation."
@@ -535,7 +535,7 @@ VIEWS = dict(
                 "Best, median and failed individuals, by evaluations"),
     layers=View("layers", "plotly", "Brain scores", width=2, height=440, description=
                 "Correlation of predicted and measured responses, by layer and model"))
-FIGURES = dict(loss=loss_figure, generations=generations_figure, newborns=newborns_figure, search=search_figure,
+FIGURES = dict(loss=loss_figure, generations=evolution_figure, newborns=newborns_figure, search=search_figure,
                layers=layers_figure) # view -> what draws it from a picture
 
 # %% ../../nbs/widgets/18_monitor.ipynb #3187aba0

@@ -21,9 +21,9 @@ from evonb.alignment.responses import Responses
 from evonb.alignment.run import (
     AlignConfig,
     align_run,
+    alignment_command,
     candidates,
     choose_layers,
-    command_of,
     data_digest,
     default_place,
     fresh_base,
@@ -142,7 +142,7 @@ def test_a_killed_command_goes_on_and_ends_with_the_same_numbers(grown, tmp_path
     "SIGKILL after the second layer's scores, SIGTERM after the first model's; then to the end."
     few = dict(data="toy-brain", untrained=0, n_permutations=20, n_bootstrap=100, arms=("random",))
     whole = align_run(tmp_path / "whole", replace(config(grown), **few), show=False, device="cpu", cache=tmp_path / "c")
-    path, words = tmp_path / "run", command_of(replace(config(grown), **few))
+    path, words = tmp_path / "run", alignment_command(replace(config(grown), **few))
 
     def sent(what, pattern, n):
         p = subprocess.Popen([Path(sys.executable).parent / "evonb", *words[1:], f"--out={path}", "--device=cpu"],
