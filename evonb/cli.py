@@ -6,10 +6,11 @@
 __all__ = ['MEASURES', 'COMMANDS', 'EXAMPLE_SKILLS', 'TABLES', 'setting_names', 'with_settings', 'numbers_of', 'names_of',
            'arm_changes', 'experiment_config', 'default_out', 'interval_cell', 'columns', 'connectome_text',
            'population_text', 'experts_text', 'alignment_text', 'results_text', 'Parser', 'listing', 'run_options',
-           'ray_option', 'working_in', 'finish', 'experiment_options', 'arm_options', 'whole_options', 'work_on', 'run',
-           'evolve_options', 'evolve', 'develop_options', 'develop', 'base_help', 'experts_options', 'experts',
-           'population_options', 'population', 'serve_options', 'serve', 'align_options', 'align', 'explore_options',
-           'explore', 'report', 'show_options', 'show', 'plan_options', 'plan', 'parser', 'main']
+           'ray_option', 'working_in', 'finish', 'experiment_options', 'arm_options', 'whole_options', 'work_on',
+           'do_run', 'evolve_options', 'do_evolve', 'develop_options', 'do_develop', 'base_help', 'experts_options',
+           'do_experts', 'population_options', 'do_population', 'serve_options', 'do_serve', 'align_options',
+           'do_align', 'explore_options', 'do_explore', 'do_report', 'show_options', 'do_show', 'plan_options',
+           'do_plan', 'parser', 'main']
 
 # %% ../nbs/84_cli.ipynb #10c6d36d
 import argparse
@@ -330,7 +331,7 @@ def work_on(
                    example="evonb demo --corpus speech.txt --seed 1")
 @COMMANDS.register("run", "evolve, develop and report", options=whole_options, together=True,
                    example="evonb run --preset laptop --corpus speech.txt --arms connectome,random,dense --seeds 5")
-def run(
+def do_run(
     args # what `parser` made of the command line
 ):
     "Evolve, develop and report; a run that is there already is taken up where it was."
@@ -348,7 +349,7 @@ def evolve_options(
                    example="evonb evolve --corpus python-docs --preset laptop --out runs/mine\n"
                    "  accelerate launch --multi_gpu --num_processes 4 --no_python evonb evolve --preset paper\n"
                    "  torchrun --nproc-per-node 2 --no-python evonb evolve --out runs/mine --resume --device cpu")
-def evolve(
+def do_evolve(
     args # what `parser` made of the command line
 ):
     "The outer loop only."
@@ -366,7 +367,7 @@ def develop_options(
 
 @COMMANDS.register("develop", "the inner loop: arms x seeds x learning rates", options=develop_options, together=True,
                    example="evonb develop runs/mine --arms connectome,random --seeds 5")
-def develop(
+def do_develop(
     args # what `parser` made of the command line
 ):
     "The inner loop: in an existing run, or in a new one with a given connectome."
@@ -404,7 +405,7 @@ def experts_options(
 
 @COMMANDS.register("experts", "train LoRA experts of one base model", options=experts_options,
                    example="evonb experts --expert skill:agreement --expert counting=skill:count_up --out runs/two")
-def experts(
+def do_experts(
     args # what `parser` made of the command line
 ):
     "Train LoRA experts of one base."
@@ -458,7 +459,7 @@ def _scorers(args, config):
 @COMMANDS.register("population", "evolve a population of experts, beside baselines at equal evaluations",
                    options=population_options, example="evonb population runs/two --task skill:agreement,count_up "
                    "--methods genome,genome+ --budget 60")
-def population(
+def do_population(
     args # what `parser` made of the command line
 ):
     "Evolve a population of experts."
@@ -486,7 +487,7 @@ def serve_options(
 
 @COMMANDS.register("serve", "serve a base on this machine, with a token, for --server of evonb population",
                    options=serve_options, example="evonb serve --base smollm2-135m-instruct --port 8000")
-def serve(
+def do_serve(
     args # what `parser` made of the command line
 ):
     "Serve a base model on this machine until interrupted."
@@ -529,7 +530,7 @@ def align_options(
 
 @COMMANDS.register("align", "score every arm, seed and layer on reading times or brain responses",
                    options=align_options, example="evonb align runs/demo --data natural-stories")
-def align(
+def do_align(
     args # what `parser` made of the command line
 ):
     "Score models on human data; what was scored already is taken up."
@@ -556,7 +557,7 @@ def explore_options(
 
 @COMMANDS.register("explore", "write a run's explorers as pages that need no Python", options=explore_options,
                    example="evonb explore runs/demo")
-def explore(
+def do_explore(
     args # what `parser` made of the command line
 ):
     "Write a run's explorers as pages."
@@ -568,7 +569,7 @@ def explore(
 # %% ../nbs/84_cli.ipynb #c9bdf23f
 @COMMANDS.register("report", "write a run's page again", example="evonb report runs/demo",
                    options=lambda p: p.add_argument("run", metavar="RUN", help="a run's folder"))
-def report(
+def do_report(
     args # what `parser` made of the command line
 ):
     "Write report.html again."
@@ -583,7 +584,7 @@ def show_options(
     p.add_argument("--json", action="store_true", help="as JSON")
 
 @COMMANDS.register("show", "what a run holds", options=show_options, example="evonb show runs/demo --json")
-def show(
+def do_show(
     args # what `parser` made of the command line
 ):
     "What a run holds, as text or JSON."
@@ -629,7 +630,7 @@ def _plan_device(args, config):
 # %% ../nbs/84_cli.ipynb #67e1f288
 @COMMANDS.register("plan", "what a run would take, before it is run", options=plan_options,
                    example="evonb plan --preset paper --devices 8 --device H100 --price 2.5")
-def plan(
+def do_plan(
     args # what `parser` made of the command line
 ):
     "What a run would take: tokens, operations, memory, disk and time of every stage, and what won't fit."

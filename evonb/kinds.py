@@ -76,7 +76,7 @@ RUN_KINDS.add("connectome", RunKind(
     jobs=("experiment", "develop_run"), fleet="evonb.cluster:fleet_on",
     settings="evonb.connectomes.experiments:developed_config", base="evonb.connectomes.experiments:open_newborn",
     grown="evonb.connectomes.experiments:grown_newborns", model="evonb.connectomes.experiments:load_newborn",
-    scores="evonb.connectomes.experiments:newborn_table", command="evonb.connectomes.settings:command_of",
+    scores="evonb.connectomes.experiments:newborn_table", command="evonb.connectomes.settings:experiment_command",
     table="evonb.cli:connectome_text", page="evonb.report:connectome_page",
     views=("progress", "loss", "generations", "newborns"), stored="evonb.widgets.monitor:stored_experiment",
     work="evonb.widgets.monitor:work_of_experiment",
@@ -105,7 +105,7 @@ RUN_KINDS.add("population", RunKind(
 RUN_KINDS.add("alignment", RunKind(
     "alignment", "evonb align RUN --data DATA", "What this one holds is shown by: evonb explore {}",
     config="evonb.alignment.run:AlignConfig", run="evonb.alignment.run:align_run", jobs=("align_run",),
-    scores="evonb.alignment.run:arm_table", command="evonb.alignment.run:command_of", table="evonb.cli:alignment_text", page="evonb.report:alignment_page",
+    scores="evonb.alignment.run:arm_table", command="evonb.alignment.run:alignment_command", table="evonb.cli:alignment_text", page="evonb.report:alignment_page",
     views=("progress", "layers"), stored="evonb.widgets.monitor:stored_alignment",
     work="evonb.widgets.monitor:work_of_alignment"),
     "models scored on people's reading times or brain responses")
