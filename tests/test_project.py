@@ -555,7 +555,8 @@ def public_names(path):
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             patched = any("patch" in ast.unparse(d) for d in node.decorator_list)  # a method of a class
             yield from [] if patched else [node.name]
-        for t in getattr(node, "targets", None) or [node.target] * isinstance(node, ast.AnnAssign):
+        assigned = isinstance(node, ast.Assign | ast.AnnAssign)
+        for t in getattr(node, "targets", None) or [node.target] if assigned else []:
             yield from (n.id for n in ast.walk(t) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store))
 
 
