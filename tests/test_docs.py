@@ -611,6 +611,13 @@ def test_a_table_holds_parameters_and_keeps_text_as_text(project):
     assert entries.plain("<i>*a*</i> `b*`") == "\\<i\\>\\*a\\*\\<\\/i\\> `b*`"
 
 
+@pytest.mark.parametrize("text, shown", [
+    ("The GPT of *Model connectomes* as `*args*`.", "The GPT of *Model connectomes* as `*args*`."),
+    ("a *b, 2*xx*y, <i>", r"a \*b, 2\*xx\*y, \<i\>")])
+def test_a_docstring_may_stress_words_and_shows_the_rest_as_text(text, shown):
+    assert entries.docstring(text) == shown
+
+
 def test_unions_are_split_outside_brackets_only():
     assert entries.split_union("A | dict[str, B | C]") == ["A", "dict[str, B | C]"]
     assert entries.typed("Run | None") == "`Run` or `None`"

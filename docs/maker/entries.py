@@ -87,8 +87,8 @@ def notes(d: Definition) -> str:
 
 
 def docstring(text: str) -> str:
-    "A docstring as Markdown; HTML in it is text."
-    parts = re.split(r"(`[^`]+`)", text)
+    "A docstring as Markdown, of which it may use code and *emphasis*; HTML in it is text."
+    parts = re.split(r"(`[^`]+`|(?<![\w*])\*\w[^*`\n]*\w\*(?![\w*]))", text)
     return "".join(p if i % 2 else re.sub(r"([<>*_$\[\]{}\\])", r"\\\1", p) for i, p in enumerate(parts))
 
 
@@ -128,6 +128,8 @@ def face_page(face: Face, library: Library, pages: dict[str, str]) -> str:
     rows = []
     for name, full in face.offers.items():
         home = face.names.home(full)
+        if face.names.place(home)[0] in face.names.faces:
+            continue  # what faces themselves are made with
         says = in_table(docstring(first_sentence(library.says.get(home, ""))))
         rows.append(f"| {code(name)} | {says} | {code(home)} |")
     head = "```{rst-class} evonb-overview\n```\n\n| name | what it is | where |\n|---|---|---|\n"
