@@ -498,7 +498,7 @@ def test_bad_runs_are_named(base, tmp_path, grown):
         load_experts(tmp_path / "empty")
     with pytest.raises(InputError, match="of kind 'connectome', but experts are"):
         load_experts(grown)
-    with pytest.raises(InputError, match="of kind 'experts' has no base; those of kind"):
+    with pytest.raises(InputError, match="of kind 'experts', but a base comes from"):
         open_base(tmp_path / "run", "cpu")
 
 
