@@ -35,6 +35,7 @@ def setting_names(
     return [f"{k}.{n}" if n else k for k, v in values.items()
             for n in (setting_names(v) if isinstance(v, dict) and v else [""])]
 
+# %% ../nbs/84_cli.ipynb #f49d841e
 def with_settings(
     config, # an object of settings, such as an ExperimentConfig
     assignments: list[str] # "evolution.n_generations=6", ...
@@ -173,6 +174,7 @@ def experts_text(
 MEASURES = dict(brain=dict(r=("r", ".3f"), r_beyond=("r beyond nuisances", "+.3f"), gain=("gain in R²", "+.4f")),
                 reading=dict(pearson=("Pearson r", ".3f"), gain=("gain, nats/word", "+.4f")))
 
+# %% ../nbs/84_cli.ipynb #8b7f30a2
 def alignment_text(
     summary: dict # of a run of kind alignment
 ) -> str: # lines
@@ -199,6 +201,7 @@ def results_text(
 # %% ../nbs/84_cli.ipynb #6c397adb
 COMMANDS = Registry("command") # name -> function of the arguments; about: options, example, together
 
+# %% ../nbs/84_cli.ipynb #a09a254d
 class Parser(argparse.ArgumentParser):
     "The parser of one command, whose options are added when it is used."
     options = None # function that adds them
@@ -244,6 +247,7 @@ def run_options(
     p.add_argument("--set", action="append", default=[], metavar="NAME=VALUE",
                    help=f"replace a setting of run.json by its dotted name, as in {example}")
 
+# %% ../nbs/84_cli.ipynb #3345965c
 def ray_option(
     p, # the command's parser
     what: str # is done there
@@ -261,6 +265,7 @@ def working_in(
     print(f"evonb: working in {folder}", file=sys.stderr)
     return Path(folder)
 
+# %% ../nbs/84_cli.ipynb #a43f372d
 def finish(
     run # a Run
 ):
@@ -288,6 +293,7 @@ def experiment_options(
     p.epilog += listing("corpora", CORPORA)
     p.set_defaults(arms=None, seeds=None, lrs=None)
 
+# %% ../nbs/84_cli.ipynb #9422bfe5
 def arm_options(
     p # the command's parser
 ):
@@ -299,6 +305,7 @@ def arm_options(
     ray_option(p, "newborns are raised")
     p.epilog += listing("arms", ARMS)
 
+# %% ../nbs/84_cli.ipynb #2e4b2966
 def whole_options(
     p # the command's parser
 ):
@@ -311,11 +318,13 @@ def _fleet(args):
     "Where newborns are raised: on the cluster that --ray names, else here. -> a context manager"
     return nullcontext() if args.ray is None else ability("connectome", "fleet")(args.ray)
 
+# %% ../nbs/84_cli.ipynb #7eeaac72
 def _compute(args):
     "How lifetimes are computed, which isn't part of a run's settings."
     from evonb.training.lifetime import Compute
     return Compute(args.device, args.compile, args.gradient_checkpointing)
 
+# %% ../nbs/84_cli.ipynb #f64174c3
 def work_on(
     args, # what `parser` made of the command line
     stages: tuple, # of "evolve" and "develop"
@@ -345,6 +354,7 @@ def evolve_options(
     experiment_options(p)
     p.set_defaults(ray=None)
 
+# %% ../nbs/84_cli.ipynb #ca2f228e
 @COMMANDS.register("evolve", "the outer loop: train, prune, inherit", options=evolve_options, together=True,
                    example="evonb evolve --corpus python-docs --preset laptop --out runs/mine\n"
                    "  accelerate launch --multi_gpu --num_processes 4 --no_python evonb evolve --preset paper\n"
@@ -365,6 +375,7 @@ def develop_options(
     experiment_options(p)
     arm_options(p)
 
+# %% ../nbs/84_cli.ipynb #fc9055ba
 @COMMANDS.register("develop", "the inner loop: arms x seeds x learning rates", options=develop_options, together=True,
                    example="evonb develop runs/mine --arms connectome,random --seeds 5")
 def do_develop(
@@ -383,6 +394,7 @@ def do_develop(
 # %% ../nbs/84_cli.ipynb #34795249
 EXAMPLE_SKILLS = ("agreement", "reflexive", "count_up", "made_up_noun", "tense", "opposite") # when no expert is named
 
+# %% ../nbs/84_cli.ipynb #4a92993e
 def base_help(
     p # a parser
 ) -> str:
@@ -391,6 +403,7 @@ def base_help(
     p.epilog += listing("base models", BASES)
     return "a base model (listed below), a folder of transformers, or a run of evonb run, evolve or develop"
 
+# %% ../nbs/84_cli.ipynb #65603790
 def experts_options(
     p # the command's parser
 ):
@@ -403,6 +416,7 @@ def experts_options(
                    help="text of the base's own kind, mixed in (for the toy base: neutral)")
     run_options(p, "runs/experts", "training.steps=200")
 
+# %% ../nbs/84_cli.ipynb #e1c8d5c2
 @COMMANDS.register("experts", "train LoRA experts of one base model", options=experts_options,
                    example="evonb experts --expert skill:agreement --expert counting=skill:count_up --out runs/two")
 def do_experts(
@@ -456,6 +470,7 @@ def _scorers(args, config):
                                    "Name one of the two.")
     return ability("population", "fleet")(args.ray, config.max_tokens)
 
+# %% ../nbs/84_cli.ipynb #2784b2fb
 @COMMANDS.register("population", "evolve a population of experts, beside baselines at equal evaluations",
                    options=population_options, example="evonb population runs/two --task skill:agreement,count_up "
                    "--methods genome,genome+ --budget 60")
@@ -485,6 +500,7 @@ def serve_options(
     p.add_argument("--max-loaded", type=int, default=16, metavar="N", help="adapters at once (default: 16)")
     p.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 or mps (default: the best there is)")
 
+# %% ../nbs/84_cli.ipynb #3b6b2031
 @COMMANDS.register("serve", "serve a base on this machine, with a token, for --server of evonb population",
                    options=serve_options, example="evonb serve --base smollm2-135m-instruct --port 8000")
 def do_serve(
@@ -511,6 +527,7 @@ images of one's own (.json), paths relative to it:
   events  a .tsv for each run: onset (s), word, and perhaps duration (s)
   atlas   regions as whole numbers, "labels" their names; or "mask" for voxels; "confounds" .tsv of each run"""
 
+# %% ../nbs/84_cli.ipynb #81e0ad0c
 def align_options(
     p # the command's parser
 ):
@@ -528,6 +545,7 @@ def align_options(
                 "not needed: what was scored is always taken up")
     p.epilog += listing("data sets", DATA) + listing("files", DATA_FILES) + TABLES
 
+# %% ../nbs/84_cli.ipynb #a35f6be7
 @COMMANDS.register("align", "score every arm, seed and layer on reading times or brain responses",
                    options=align_options, example="evonb align runs/demo --data natural-stories")
 def do_align(
@@ -555,6 +573,7 @@ def explore_options(
                    help="the most that a page may hold; larger ones are refused (default: 25)")
     p.epilog += listing("explorers", EXPLORERS)
 
+# %% ../nbs/84_cli.ipynb #da6c989d
 @COMMANDS.register("explore", "write a run's explorers as pages that need no Python", options=explore_options,
                    example="evonb explore runs/demo")
 def do_explore(
@@ -576,6 +595,7 @@ def do_report(
     from evonb.report import write_report
     print(write_report(args.run).resolve())
 
+# %% ../nbs/84_cli.ipynb #ab5abc27
 def show_options(
     p # the command's parser
 ):
@@ -583,6 +603,7 @@ def show_options(
     p.add_argument("run", metavar="RUN", help="a run's folder")
     p.add_argument("--json", action="store_true", help="as JSON")
 
+# %% ../nbs/84_cli.ipynb #ad6e1a0d
 @COMMANDS.register("show", "what a run holds", options=show_options, example="evonb show runs/demo --json")
 def do_show(
     args # what `parser` made of the command line

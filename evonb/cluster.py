@@ -184,6 +184,7 @@ def node_name() -> str: # host and process
     "Where this process runs, for messages."
     return f"{socket.gethostname()} (process {os.getpid()})"
 
+# %% ../nbs/82_cluster.ipynb #9373bbe2
 class _Scorer:
     "The base on one worker."
     def __init__(self, open_engine, n_threads):
@@ -771,6 +772,7 @@ def fleet_on(
     else:
         with connect(address): yield RayFleet()
 
+# %% ../nbs/82_cluster.ipynb #0af1d126
 @contextmanager
 def backend_on(
     address: str | None, # what `connect` takes; None: no cluster

@@ -116,6 +116,7 @@ def near_miss(
     close = difflib.get_close_matches(str(value).lower(), lower, 1, .6)
     return f" Did you mean {lower[close[0]]}?" if close else ""
 
+# %% ../nbs/00_core.ipynb #78217e86
 def check_choice(
     value, # must be one of `allowed`
     allowed: typing.Iterable, # the closed choice
@@ -195,6 +196,7 @@ def expect(
     names = " or ".join(_json_names.get(typing.get_origin(k) or k, str(k)) for k in _options(kind))
     raise error(f"{where} is {_short(value)}, but must be {names}.")
 
+# %% ../nbs/00_core.ipynb #0b6e441e
 def _short(value, n=80):
     "A value as messages show it: its beginning, however long or deep it is."
     try: text = repr(value)

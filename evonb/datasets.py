@@ -114,6 +114,7 @@ def read_text(
 # %% ../nbs/06_datasets.ipynb #b570069c
 MAX_COLUMNS = 10_000 # of a table: pandas needs some kilobytes for each, however short its cells are
 
+# %% ../nbs/06_datasets.ipynb #d81f9136
 def check_head(
     path, # a table
     sep: str, # between its cells

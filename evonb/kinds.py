@@ -124,6 +124,7 @@ def refusal(
     return InputError(f"{run.path} is a run of kind {run.kind!r}, but {needed} one of kind "
                       f"{' or '.join(map(repr, kinds))}.{made} {then}")
 
+# %% ../nbs/05_kinds.ipynb #d499c5d1
 def call(
     run, # a Run
     what: str, # a field of `RunKind`
@@ -138,6 +139,7 @@ def call(
 # %% ../nbs/05_kinds.ipynb #c58a99c5
 _all_ = ["open_run"] # of which runs come with these
 
+# %% ../nbs/05_kinds.ipynb #86805296
 @patch
 def model(self: Run,
     name: str | None = None, # whose: an arm of a connectome run, as in "connectome"; None: the first there is
@@ -147,6 +149,7 @@ def model(self: Run,
     "A model that the run grew."
     return call(self, "model", "grown models are in", name, seed, device)
 
+# %% ../nbs/05_kinds.ipynb #6542a295
 @patch
 def scores(self: Run): # -> pandas DataFrame
     "What the run found: a row a newborn, an expert, a method and seed, or an arm on people's data."

@@ -48,6 +48,7 @@ class Entry:
 # %% ../nbs/02_registry.ipynb #c0c96f1a
 REGISTRIES: dict[str, "Registry"] = {} # kind -> its registry
 
+# %% ../nbs/02_registry.ipynb #b038cab8
 class Registry(Mapping):
     "Named things of one kind."
 
@@ -82,11 +83,13 @@ def lines(self: Registry) -> dict: # name -> what it is
     "What there is, for help texts and tables."
     return {name: e.line for name, e in open_doors(self.known).items()}
 
+# %% ../nbs/02_registry.ipynb #efeadbb0
 @patch
 def spelled(self: Registry) -> list: # of str
     "How each is written, for lists in help texts and errors."
     return [e.spelled for e in open_doors(self.known).values()]
 
+# %% ../nbs/02_registry.ipynb #617118fc
 @patch
 def remove(self: Registry,
     name: str # how it is called
@@ -199,6 +202,7 @@ def _registrant():
     if package == "evonb": return "evonb" # even where a plugin's import is what runs it
     return _doors.origin or (package if package.isidentifier() and not package.startswith("__") else SESSION)
 
+# %% ../nbs/02_registry.ipynb #0b59f7fd
 def _same(old, origin, target):
     "Whether a thing may take another's place: a cell that is run again, or a module or cell that has what was promised."
     place = lambda t: t.partition(":")[2] if isinstance(t, str) else getattr(t, "__qualname__", None)
@@ -233,6 +237,7 @@ def text(self: Registry,
                               subsequent_indent=" " * (indent + room)) if line else [" " * indent + e.spelled]
     return "\n".join(rows)
 
+# %% ../nbs/02_registry.ipynb #9aa389a6
 def _short(origin): return Path(origin).name if os.sep in origin else origin
 
 # %% ../nbs/02_registry.ipynb #8e52f36f

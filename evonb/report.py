@@ -27,8 +27,7 @@ from fastcore.basics import patch
 
 from .core import InputError, Seeds, human_count, human_time
 from .kinds import RUN_KINDS, ability
-from .plots import alignment as alignment_plots, connectome as plots, population as population_plots
-from .plots import examples
+from .plots import alignment as alignment_plots, connectome as plots, examples, population as population_plots
 from .plots.population import by_test
 from .plots.style import figure_script
 from .store import create_run, now, open_run, read_dataset, read_json, replacing, write_dataset, write_json

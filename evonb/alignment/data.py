@@ -27,6 +27,7 @@ DATA.add("toy-brain", "evonb.alignment.sources.toy_brain:toy_brain", "simulated 
 DATA_FILES = {"TABLE.csv": "a table of reading times (.csv, .tsv): word, time, order, and story and reader if there are several",
               "IMAGES.json": "scanner runs: names images, events and atlas"} # how files are written -> what they are
 
+# %% ../../nbs/alignment/28_data.ipynb #dcae0b9c
 def data_forms() -> list: # of str
     "All that `open_data` takes, for lists in help texts and errors."
     return [*DATA, *DATA_FILES]
@@ -64,6 +65,7 @@ def open_data_file(
     if "response_target" in columns: return DATA["tuckute2024"](path)
     return _reader("sources.reading_tables:reading_table")(path, **{c: c for c in ("story", "reader") if c in columns})
 
+# %% ../../nbs/alignment/28_data.ipynb #489a4e32
 def _reader(place): return Entry(place, f"evonb.alignment.{place}").load() # imported when a file needs it
 
 # %% ../../nbs/alignment/28_data.ipynb #70479b1c
@@ -72,6 +74,7 @@ _image_kinds = dict(tr=float | None, subject=str, name=str, resample=bool, max_b
                     confound_columns=list | None, images=str | list | dict, events=str | list, atlas=str | None,
                     labels=str | dict | None, mask=str | None, confounds=str | list | None)
 
+# %% ../../nbs/alignment/28_data.ipynb #94e80050
 def image_arguments(
     path: Path # a .json file
 ) -> dict:
@@ -89,6 +92,7 @@ def image_arguments(
     return {k: v if k not in _image_paths or k == "labels" and isinstance(v, dict) # names of regions are no paths
             else _placed(v, path.parent, f"{k} in {path}") for k, v in given.items()}
 
+# %% ../../nbs/alignment/28_data.ipynb #5f5b4d44
 def _placed(value, folder, where):
     "Paths, in lists or by hemisphere, relative to a folder; one that isn't there is refused."
     if isinstance(value, list): return [_placed(v, folder, where) for v in value]

@@ -27,6 +27,7 @@ FOLDS, SOLVERS, DTYPES = ("contiguous", "shuffled"), ("gram", "himalaya"), ("flo
 SEARCHES = ("fast", "full")
 ALPHAS = tuple(float(a) for a in 10. ** np.arange(-1, 8.5, .5))
 
+# %% ../../nbs/alignment/18_encoding.ipynb #0c78bbd9
 @dataclass
 class RidgeConfig:
     "How an encoding model is fitted and cross-validated."
@@ -423,6 +424,7 @@ class HimalayaSolver:
 # %% ../../nbs/alignment/18_encoding.ipynb #c0b9c641
 _SOLVERS = dict(gram=GramSolver, himalaya=HimalayaSolver)
 
+# %% ../../nbs/alignment/18_encoding.ipynb #9bd247b3
 class Fold:
     "One training set prepared for any number of targets, and its test set."
     def __init__(self, X, C, train, test, inner, config):
@@ -615,6 +617,7 @@ def ridge_weights(
 # %% ../../nbs/alignment/18_encoding.ipynb #89405663
 HOWS = ("blocks", "shift")
 
+# %% ../../nbs/alignment/18_encoding.ipynb #7fc5d821
 def permuted_rows(
     groups, # (n_samples,) labels; None is one group
     rng: np.random.Generator,
@@ -775,6 +778,7 @@ def normalised(
 # %% ../../nbs/alignment/18_encoding.ipynb #df92e592
 BAND_ALPHAS = tuple(float(a) for a in 10. ** np.arange(-4, 5.5, .5)) # for kernels whose mean diagonal is one
 
+# %% ../../nbs/alignment/18_encoding.ipynb #e27ecc45
 def band_mixtures(
     n_bands: int,
     n_random: int, # Dirichlet draws beside the fixed ones

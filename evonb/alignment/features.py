@@ -234,6 +234,7 @@ def log_losses(
 # %% ../../nbs/alignment/10_features.ipynb #b039dc3c
 _SPACES = [c for c in map(chr, range(0x3001)) if c.isspace()] # the last one is the ideographic space
 
+# %% ../../nbs/alignment/10_features.ipynb #3a1ddbea
 def word_enders(
     tokenizer # a fast one of transformers
 ) -> np.ndarray: # ids of the tokens that end the word before them, sorted
@@ -601,10 +602,12 @@ def _sums(folder): # file below a store -> SHA-256, but for the one that these a
     files = (p for p in sorted(Path(folder).rglob("*")) if p.is_file() and p != Path(folder)/"zarr.json")
     return {p.relative_to(folder).as_posix(): file_sha256(p) for p in files}
 
+# %% ../../nbs/alignment/10_features.ipynb #5776c0e8
 def _seal(about): # of what zarr.json holds
     attrs = {k: v for k, v in about.get("attributes", {}).items() if k != "seal"}
     return hashlib.sha256(json.dumps(about | dict(attributes=attrs), sort_keys=True).encode()).hexdigest()
 
+# %% ../../nbs/alignment/10_features.ipynb #0931bda5
 def _finish_store(dataset, folder):
     "Add all but the hidden states, and note what the store consists of."
     for left in Path(folder).iterdir(): # by an end that a full disk or a kill interrupted
@@ -613,6 +616,7 @@ def _finish_store(dataset, folder):
     dataset.assign(text).to_zarr(folder, mode="a", zarr_format=3, consolidated=False)
     seal_store(folder)
 
+# %% ../../nbs/alignment/10_features.ipynb #2b07c036
 def seal_store(
     folder # a store
 ):

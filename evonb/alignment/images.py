@@ -288,6 +288,7 @@ def mask_signals(
 # %% ../../nbs/alignment/24_images.ipynb #9495be0a
 def _is_fitted(masker): return hasattr(masker, "__sklearn_is_fitted__") and masker.__sklearn_is_fitted__()
 
+# %% ../../nbs/alignment/24_images.ipynb #2c503c10
 def masker_signals(
     run, # a 4-D nibabel image
     masker, # one of nilearn's maskers; it is fitted unless it is already

@@ -123,6 +123,7 @@ def read_langloc(
 # %% ../../nbs/alignment/11_localiser.ipynb #cc196e55
 _LETTERS = ("aeiou", "bcdfghjklmnpqrstvwxyz")
 
+# %% ../../nbs/alignment/11_localiser.ipynb #a160ca6d
 def nonword(
     word: str,
     rng: np.random.Generator, # decides the letters

@@ -78,6 +78,7 @@ def _repr_html_(self: ReadingTimes):
 # %% ../../nbs/alignment/14_reading.ipynb #0e322125
 KEEP = (100., 3000.) # ms: single times outside are left out (Futrell et al. 2021)
 
+# %% ../../nbs/alignment/14_reading.ipynb #65053bb2
 def clean_readers(
     readers, # (n_words, n_subjects) ms; nan where there is none
     keep: tuple = KEEP # ms, the lowest and highest time that is kept
@@ -333,6 +334,7 @@ def story_folds(
 # %% ../../nbs/alignment/14_reading.ipynb #cae66830
 OVER = ("stories", "words") # what intervals resample
 
+# %% ../../nbs/alignment/14_reading.ipynb #26afd237
 def count_resamples(
     story: np.ndarray, # (n_words,) number of each word's story, from 0
     over: str, # "stories" or "words" (within their stories)

@@ -62,6 +62,7 @@ def many(
 
 RESPONSE_KINDS = ("series", "items")
 
+# %% ../../nbs/alignment/16_responses.ipynb #29ee4ca9
 def _check_samples(r):
     "Data that can be predicted: finite, and each target varies; a row of the table each; each group in one piece."
     check_choice(r.kind, RESPONSE_KINDS, "kind")
@@ -134,11 +135,13 @@ def subjects(self: Responses) -> list: # in order of appearance
     "Who was measured."
     return list(dict.fromkeys(self.targets["subject"]))
 
+# %% ../../nbs/alignment/16_responses.ipynb #3cc0b7fc
 @patch(as_prop=True)
 def rois(self: Responses) -> list: # in order of appearance
     "The regions that were measured."
     return list(dict.fromkeys(self.targets["roi"]))
 
+# %% ../../nbs/alignment/16_responses.ipynb #afc3f3f0
 @patch(as_prop=True)
 def n_words(self: Responses) -> int:
     "Words of all passages together."
@@ -171,6 +174,7 @@ def chosen_names(
     names = [names] if isinstance(names, str) else list(known if names is None else names)
     return [check_choice(n, known, what) for n in names]
 
+# %% ../../nbs/alignment/16_responses.ipynb #f9368b58
 @patch
 def select(
     self: Responses,

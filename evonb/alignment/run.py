@@ -22,22 +22,20 @@ import torch
 from fastcore.basics import patch
 
 from .data import data_forms, open_data
-from .reading import BehaviorConfig, ReadingTimes, score_models
-from .volumes import mean_by_roi, roi_volume, write_volume
-from .surfaces import to_surface, write_surface
-from ..core import InputError, Seeds, Stopped, StopRequest, announce, check_choice, check_positive
-from ..core import progress, stoppable, to_dict
 from .encoding import RidgeConfig, across_subject_ceiling, encode, permutation_null
-from ..training.base import Base, new_base, open_base
-from ..core import cache_folder
 from .features import ReadConfig, read
-from ..statistics import contrast, fdr, gain_verdict, mean_interval
-from ..training.base import choose_device
-from ..kinds import call
-from ..training.gpt import GPT, new_gpt
+from .reading import BehaviorConfig, ReadingTimes, score_models
 from .responses import Responses, design, nuisance_design
+from .surfaces import to_surface, write_surface
+from .volumes import mean_by_roi, roi_volume, write_volume
+from ..core import InputError, Seeds, Stopped, StopRequest, announce, cache_folder, check_choice, check_positive
+from ..core import progress, stoppable, to_dict
+from ..kinds import call
+from ..statistics import contrast, fdr, gain_verdict, mean_interval
 from ..store import Run, changed_settings, create_run, open_run, read_dataset, read_json, replacing, write_dataset
 from ..store import write_json
+from ..training.base import Base, choose_device, new_base, open_base
+from ..training.gpt import GPT, new_gpt
 
 # %% ../../nbs/alignment/30_run.ipynb #17d17f2b
 @dataclass
@@ -408,6 +406,7 @@ def _told(found, unit, digits=4):
     "0.0012 [0.0004, 0.0020] unit"
     return f"{found['mean']:+.{digits}f} {unit} [{found['low']:+.{digits}f}, {found['high']:+.{digits}f}]"
 
+# %% ../../nbs/alignment/30_run.ipynb #cd34a4f2
 def alignment_statement(
     data: str, # the data set's name
     arms: dict, # what `judge` gave
@@ -441,6 +440,7 @@ def brain_facts(self: Alignment, ds): # -> list of str
         facts.append(f"ceiling (a person's response predicted by the others'): r = {mean(ds.ceiling)}")
     return facts
 
+# %% ../../nbs/alignment/30_run.ipynb #edb8b704
 @patch
 def reading_facts(self: Alignment, ds): # -> list of str
     "What stands above the table of reading times."

@@ -77,6 +77,7 @@ def touching_pairs(
 # %% ../../nbs/alignment/12_scans.ipynb #969273d0
 WAYS = ("average", "sum", "lanczos") # from words to scans
 
+# %% ../../nbs/alignment/12_scans.ipynb #c5cb574e
 def scan_weights(
     onsets, # (n_words,), s from the first scan
     n_scans: int, # how many scans there are
@@ -164,6 +165,7 @@ def delayed(
 HRFS = ("glover", "spm") # canonical haemodynamic responses
 HRF_SECONDS = 32. # after which a response is over
 
+# %% ../../nbs/alignment/12_scans.ipynb #372606a1
 def hrf(
     t, # s after the event, any shape
     kind: str = "glover" # one of `HRFS`

@@ -16,8 +16,8 @@ from typing import NamedTuple
 import numpy as np
 from fastcore.basics import patch
 
-from .volumes import open_image, parse_map_json
 from .volumes import Volume, as_nifti, check_name, check_regions, illustrative_label, map_json
+from .volumes import open_image, parse_map_json
 from ..core import InputError, check_choice, check_positive
 from ..store import replacing
 
@@ -72,17 +72,21 @@ def vertices(self: Surface,
     "Where the vertices are drawn."
     return getattr(self.cortex, check_choice(kind, ["inflated", "pial", "white"], "kind"))
 
+# %% ../../nbs/alignment/22_surfaces.ipynb #c7acd9d8
 @patch(as_prop=True)
 def faces(self: Surface) -> np.ndarray: return self.cortex.faces # (n_faces, 3) int32
 
+# %% ../../nbs/alignment/22_surfaces.ipynb #87d54afd
 @patch(as_prop=True)
 def sulc(self: Surface) -> np.ndarray: return self.cortex.sulc # (n_vertices,) float32
 
+# %% ../../nbs/alignment/22_surfaces.ipynb #7596f63c
 @patch(as_prop=True)
 def shade(self: Surface) -> np.ndarray: # (n_vertices,) float32, 0 (deep sulcus) to 1 (top of a gyrus)
     "Sulcal depth as a grey that is steep around zero, where gyrus meets sulcus."
     return (1 / (1 + np.exp(4 * self.sulc))).astype(np.float32)
 
+# %% ../../nbs/alignment/22_surfaces.ipynb #b5a5bd5d
 @patch(as_prop=True)
 def valued(self: Surface) -> np.ndarray: # (n_faces,) bool
     "Faces whose corners all have a value."

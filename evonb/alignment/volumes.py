@@ -67,6 +67,7 @@ def check_grid(
 # %% ../../nbs/alignment/20_volumes.ipynb #e42a398c
 _packed = (".gz", ".bz2", ".zst")
 
+# %% ../../nbs/alignment/20_volumes.ipynb #6129e42c
 def check_size(
     image, # a nibabel image, not yet read
     where, # its path or name, for the message
@@ -90,6 +91,7 @@ def check_size(
 _ends = dict(nifti=(".nii", ".nii.gz", ".nii.bz2", ".nii.zst"), gifti=(".gii", ".gii.gz"))
 _most_added = 2**28 # bytes between header and data: a dense CIFTI's XML has some megabytes
 
+# %% ../../nbs/alignment/20_volumes.ipynb #e5b3608b
 def _check_extensions(path):
     "Refuse a NIfTI header whose extensions don't fit in front of the data."
     from nibabel.openers import ImageOpener
@@ -222,6 +224,7 @@ def map_json(
 # %% ../../nbs/alignment/20_volumes.ipynb #3e054848
 _kinds = dict(name=str, provenance=dict, illustrative=bool, rois=list)
 
+# %% ../../nbs/alignment/20_volumes.ipynb #305bd6be
 def parse_map_json(
     text, # what `map_json` gave
     path # the file that held it, for the message

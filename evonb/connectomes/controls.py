@@ -99,6 +99,7 @@ class _Controls(Mapping):
 
 CONTROLS = _Controls()
 
+# %% ../../nbs/connectomes/12_controls.ipynb #52fc8a46
 def control(
     connectome: Connectome, # the wiring to imitate
     kind: str, # "random", "degree_preserving", "sign_shuffled" or an arm of one's own

@@ -393,6 +393,7 @@ def _remember_development(exp):
     exp.config = replace(exp.config, development=mine)
     write_json(path, to_dict(mine))
 
+# %% ../../nbs/connectomes/16_generations.ipynb #4e5e6c60
 def _union(a, b): return tuple(dict.fromkeys((*a, *b)))
 
 # %% ../../nbs/connectomes/16_generations.ipynb #d0318537

@@ -163,6 +163,7 @@ class Costs:
 
 UTILISATION = 0.35 # assumed share of the peak where nothing was measured
 
+# %% ../../nbs/connectomes/20_planning.ipynb #eb8964e3
 @dataclass(frozen=True)
 class Device:
     "A machine to train on: its measured speed, else its peak and the share of it that is assumed."
@@ -271,9 +272,11 @@ def _newborn(gpt, life, live=None):
 ALLOCATOR = 1.8 # of activations, on a CPU: what its allocator holds back of freed tensors
 KERNELS = 15_000_000 # bytes: matrix products that oneDNN compiles for a model's shapes, on a CPU in fp32
 
+# %% ../../nbs/connectomes/20_planning.ipynb #9c06a253
 def _trainable(sizes, live): # weights that training can change
     return sum(s for n, s in sizes.items() if n not in live) + sum(live.values())
 
+# %% ../../nbs/connectomes/20_planning.ipynb #8d46989f
 def _seconds(newborn, n, looked, costs, devices):
     "How long `n` lifetimes of one kind take where costs were measured; `looked` is how many tokens are evaluated."
     life, gpt, dense = newborn.life, newborn.config, newborn.live is None
@@ -285,6 +288,7 @@ def _seconds(newborn, n, looked, costs, devices):
     besides = costs.lifetime * _scale(newborn.sizes, costs)
     return (n * passes + looks) / devices + n * (update + saved + besides)
 
+# %% ../../nbs/connectomes/20_planning.ipynb #85fcc06e
 def _scale(sizes, costs): return max(1, sum(sizes.values()) / costs.weights)
 
 # %% ../../nbs/connectomes/20_planning.ipynb #0606bd21
@@ -348,6 +352,7 @@ def _text_bytes(config):
     sizes = [p.stat().st_size for p in paths]
     return 0 if all(p.suffix == ".bin" for p in paths) else min(sum(sizes), c.n_bytes or sum(sizes))
 
+# %% ../../nbs/connectomes/20_planning.ipynb #07313d40
 def _corpus(config, corpus, device):
     "The corpus in tokens of two bytes: as prepared, else as many as would be read once; and its preparation."
     n = _needed(config) if corpus is None else sum(len(t) for t in corpus.splits.values())
@@ -357,6 +362,7 @@ def _corpus(config, corpus, device):
 # %% ../../nbs/connectomes/20_planning.ipynb #dcc38ee6
 RECORDS = dict(run=25_000, model=4_500, lifetime=1_100, arm=4_500, generation=3_000, word=28) # bytes, typical
 
+# %% ../../nbs/connectomes/20_planning.ipynb #75054e6d
 def _records(config, live):
     "Bytes of all but weights, wiring and tokens: by count, and the curves, eight bytes a value and stored twice."
     d, e = config.development, config.evolution
@@ -454,6 +460,7 @@ def device_hours(self: Plan) -> float: # h
     "Hours of one device, over all of them."
     return self.total().seconds * self.devices / 3600
 
+# %% ../../nbs/connectomes/20_planning.ipynb #759aa6ed
 @patch
 def cost(self: Plan,
     price: float # of one device for one hour, in any currency
@@ -557,6 +564,7 @@ _shown = dict(time=("time (h)", lambda s: [("time", (s.seconds or 0) / 3600)]),
               disk=("disk (GB)", lambda s: [("disk", s.disk / 1e9)]),
               flops=("operations (FLOPs)", lambda s: [("operations", s.flops)]))
 
+# %% ../../nbs/connectomes/20_planning.ipynb #0f26b98a
 def plan_figure(
     plan: Plan, # what to show
     by: str = "time" # "time", "memory", "disk" or "flops"
@@ -635,11 +643,13 @@ def _timed(f, spent, device):
         return out
     return call
 
+# %% ../../nbs/connectomes/20_planning.ipynb #fb4e9bb4
 def _seconds_of(f, device):
     spent = [0.0]
     _timed(f, spent, device)()
     return spent[0]
 
+# %% ../../nbs/connectomes/20_planning.ipynb #e8a9078e
 def _random_ids(config, n):
     return Seeds(0).child("planning").numpy().integers(0, config.vocab_size, n).astype(np.uint16)
 
@@ -695,6 +705,7 @@ def _live_miniature(small, gpt, device):
         times = [_seconds_of(partial(exp.work, (stage,)), device) for stage in ("evolve", "develop")]
     return exp.took, *times
 
+# %% ../../nbs/connectomes/20_planning.ipynb #96d99877
 def _save_time(model, device):
     "Seconds a byte of a checkpoint takes."
     life = LifetimeConfig(steps=2, batch_size=1, context=model.config.block_size, warmup=0, eval_windows=1)
@@ -717,6 +728,7 @@ def _text_time(config):
 # %% ../../nbs/connectomes/20_planning.ipynb #cebb242f
 MINIATURE = 5_000_000 # the most weights of the model that a miniature is made with
 
+# %% ../../nbs/connectomes/20_planning.ipynb #859b1623
 def _besides(config, gpt, rates, device):
     "What a newborn, a generation and an arm cost besides training."
     gpt = GPTConfig(**{**gpt.to_dict(), "vocab_size": min(gpt.vocab_size, 8192)})

@@ -40,6 +40,7 @@ class TaskResult:
     option_scores: np.ndarray | None = None # (n_items, most options), nan-padded
     credit: np.ndarray | None = None # (n_items,) in [0, 1]
 
+# %% ../../nbs/evolution/12_method.ipynb #15c50de6
 @dataclass(frozen=True, eq=False)
 class Outcome:
     "An evaluation: one individual, scored on every task."
@@ -152,6 +153,7 @@ def _repr_html_(self: Individual):
 # %% ../../nbs/evolution/12_method.ipynb #f7cae337
 _plain = ("digest", "number", "value", "smooth", "scores", "reason", "own_value", "stale")
 
+# %% ../../nbs/evolution/12_method.ipynb #59ba9d39
 def pack_individuals(
     space, # what the genomes belong to
     individuals
@@ -218,6 +220,7 @@ _built_in = { # name -> module and class below `evonb.evolution.methods`, what i
 }
 for _name, (_target, _line) in _built_in.items(): METHODS.add(_name, f"evonb.evolution.methods.{_target}", _line)
 
+# %% ../../nbs/evolution/12_method.ipynb #4dbb973b
 def register_method(
     name: str # how the method is called
 ):
@@ -228,6 +231,7 @@ def register_method(
         return kind
     return known
 
+# %% ../../nbs/evolution/12_method.ipynb #d979870a
 @dataclass
 class MethodConfig:
     "A method without settings."

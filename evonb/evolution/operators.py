@@ -65,6 +65,7 @@ def unpack(self: ArraySpace, tensors) -> np.ndarray:
 class AllFailedError(EvonbError, ArithmeticError):
     "Every individual failed to be scored; the message counts the reasons."
 
+# %% ../../nbs/evolution/10_operators.ipynb #873831db
 def usable(
     values, # (n_individuals,) fitness, nan or infinite where scoring failed
     reasons=() # (n_individuals,) why, for the message
@@ -200,6 +201,7 @@ def torch_generator(rng: np.random.Generator):
     import torch
     return torch.Generator().manual_seed(int(rng.integers(2**63)))
 
+# %% ../../nbs/evolution/10_operators.ipynb #4e846b2b
 def crossover(
     space, # what the genomes belong to
     parents, # at least two genomes

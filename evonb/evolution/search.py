@@ -38,6 +38,7 @@ class Told:
 
     def part(self, n): return self.folder/f"individuals-{n:06d}.safetensors"
 
+# %% ../../nbs/evolution/14_search.ipynb #b4442457
 def _now(x): # what may change of an individual
     return (x.digest, x.value, x.smooth, x.own_value, x.stale, id(x.genome), id(x.margins),
             *((k, id(g)) for k, g in x.memory.items()))
@@ -215,6 +216,7 @@ def save(self: Evolution):
     self.told.tidy(places, members + best)
     self.drop_unfinished()
 
+# %% ../../nbs/evolution/14_search.ipynb #bcd8dbc8
 @patch
 def drop_unfinished(self: Evolution):
     "Forget what was scored of a generation that isn't told."

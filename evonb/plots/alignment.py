@@ -66,6 +66,7 @@ def _measured(brain, value):
     check_choice(value, measures, "value")
     return with_beyond(brain) if value == "r_beyond" and value not in brain else brain
 
+# %% ../../nbs/plots/18_alignment.ipynb #089f9088
 def scores_of(
     brain, # xarray Dataset of a run
     value: str, # one of `measures`
@@ -88,6 +89,7 @@ def _over(brain, over):
         raise NothingToPlot(f"A band over subjects needs two or more; the dataset has {n}. Take over='seeds'.")
     return over if over != "auto" else "subjects" if n > 2 else "seeds"
 
+# %% ../../nbs/plots/18_alignment.ipynb #798016b6
 def arms_of(
     ds, # xarray Dataset of a run, with arm (model)
     rows=None # (n_models, n_targets) scores: only models that have one; None: all models
@@ -112,6 +114,7 @@ def ceiling_of(
     if "r2_confounds" not in brain: return np.full(len(c), np.nan)
     return c**2 - np.clip(brain["r2_confounds"].values[keep], 0, None)
 
+# %% ../../nbs/plots/18_alignment.ipynb #eebde767
 def _levels(brain, value, keep, highest, times):
     "Mean score of the nuisances alone, the ceiling (nan: not drawn), and what the caption says of it."
     m, c = measures[value], ceiling_of(brain, value, keep)
@@ -161,6 +164,7 @@ def _arm_curve(v, models, subjects, over):
     where = np.isfinite(found.mean)
     return (where, found.mean[where], found.low[where], found.high[where], found.n) if where.any() else None
 
+# %% ../../nbs/plots/18_alignment.ipynb #1d128688
 def _add_layers(fig, x, curve, arm, n_models, m):
     where, mean, low, high, n = curve
     style, name, digits = arm_look(arm), label(arm), f".{m.digits}f"
@@ -224,6 +228,7 @@ def scores_at(
     if not np.isfinite(v[:, keep]).any(): raise NothingToPlot(f"{value} holds no finite value at layer {layer}.")
     return v[:, keep]
 
+# %% ../../nbs/plots/18_alignment.ipynb #076234c6
 def _which_layer(layer): return "layer: chosen on the other folds" if layer == "best" else f"layer {layer}"
 
 # %% ../../nbs/plots/18_alignment.ipynb #e6886677
@@ -457,6 +462,7 @@ class Mesh(NamedTuple):
     faces: np.ndarray # (n_faces, 3), row of each corner in xyz
     index: np.ndarray # (n_vertices,) which of the whole surface's vertices they are
 
+# %% ../../nbs/plots/18_alignment.ipynb #99379068
 def part_of_mesh(
     xyz, # (n, 3) vertices of the whole surface
     faces, # (m, 3) its faces
@@ -486,6 +492,7 @@ _greys = [(0, "#858585"), (1, "#E2E2E2")] # deep sulcus, top of a gyrus: visible
 _folds = dict(ambient=.7, diffuse=.45, specular=.02, roughness=.9, fresnel=0)
 _even = dict(ambient=1, diffuse=0, specular=0, fresnel=0)
 
+# %% ../../nbs/plots/18_alignment.ipynb #07ab2183
 def _hemisphere(surface, kind, view, hover):
     "A hemisphere's traces: grey folds, and its values where there are any."
     xyz, valued, side = surface.vertices(kind), surface.valued, _views[view][surface.side]
@@ -519,12 +526,14 @@ def _dress_scenes(fig, views):
 viridis = ((0, "#440154"), (.25, "#3B528B"), (.5, "#21918C"), (.75, "#5EC962"), (1, "#FDE725"))
 two_sided = ((0, "#0072B2"), (.25, "#7DB6D6"), (.5, "#FFF0B3"), (.75, "#EFA26B"), (1, "#D55E00"))
 
+# %% ../../nbs/plots/18_alignment.ipynb #4c785fa5
 class Scale(NamedTuple):
     "How values become colours."
     low: float # drawn in the first colour
     high: float # drawn in the last
     colours: tuple # of (share of the way, colour)
 
+# %% ../../nbs/plots/18_alignment.ipynb #4932a66e
 def colour_scale(
     v # values, nan where there is none
 ) -> Scale:
@@ -597,6 +606,7 @@ class Template(NamedTuple):
     affine: np.ndarray # (4, 4), from voxels to mm
     source: str # what it is
 
+# %% ../../nbs/plots/18_alignment.ipynb #6ac54484
 @functools.cache
 def mni_template() -> Template:
     "nilearn's MNI152 template at 2 mm, offline."
@@ -618,6 +628,7 @@ class Plane(NamedTuple):
 
 planes = dict(coronal=Plane(0, 2, 1), sagittal=Plane(1, 2, 0), axial=Plane(0, 1, 2))
 
+# %% ../../nbs/plots/18_alignment.ipynb #c3d20a48
 def slice_at(
     volume, # (nx, ny, nz)
     affine, # (4, 4), along the axes, as MNI grids are

@@ -102,6 +102,7 @@ def spread_text(
 # %% ../../nbs/plots/14_connectome.ipynb #2fcd1b54
 def _thin(size): return "thin: training" + (f", means of {size} steps" if size > 1 else "")
 
+# %% ../../nbs/plots/14_connectome.ipynb #bfb2603c
 def loss_curves(
     development, # xarray Dataset of a run: val_loss (arm, seed, eval_step) in nats/token
     train: bool = False # also draw the training loss as a thin line
@@ -151,6 +152,7 @@ def difference_text(
 # %% ../../nbs/plots/14_connectome.ipynb #a7164f30
 _measures = dict(val_loss="validation", test_loss="test")
 
+# %% ../../nbs/plots/14_connectome.ipynb #38b0d333
 def final_losses(
     summary: dict, # a run's summary: arms, ci
     development=None, # the run's xarray Dataset, to show each seed too

@@ -173,6 +173,7 @@ def example_population(
 # %% ../../nbs/plots/12_examples.ipynb #205b9bf6
 _peaks = dict(agreement=np.array([1., 0, 0, .4]), order=np.array([0, 1., 0, .4])) # task -> what suits it
 
+# %% ../../nbs/plots/12_examples.ipynb #9f04fdd2
 def _example_made(rng, g, members, n, moves): # members: (coefficients, digest, value), the best first
     "Coefficients, operator and parents of one generation: the start, a round of moves, or a round of breeding."
     if not members: return [(.6 * rng.standard_normal(4), "expert", "") for _ in range(n)]
@@ -297,6 +298,7 @@ def example_brain(
 # %% ../../nbs/plots/12_examples.ipynb #9e93737a
 example_slope, example_word_gains = 3., dict(connectome=.006, random=.002, dense=.009, smollm2=.015) # ms/bit, nats/word
 
+# %% ../../nbs/plots/12_examples.ipynb #2ff28a7c
 def example_reading(
     seeds: Seeds, # the randomness
     n_seeds: int = 3, # newborns of each arm

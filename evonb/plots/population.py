@@ -60,6 +60,7 @@ def wrapped(
         if len(lines) <= n_lines: return "<br>".join(label(line.replace("_ ", "_")) for line in lines)
     return ""
 
+# %% ../../nbs/plots/16_population.ipynb #83d1838b
 def in_full(
     name, # of a task, say
     shown: str # how it stands in the figure

@@ -66,6 +66,7 @@ def brief(
 # %% ../../nbs/plots/10_style.ipynb #fc655445
 _text, line_colour = "#767676", "rgba(128,128,128,0.28)"
 
+# %% ../../nbs/plots/10_style.ipynb #6cf0df27
 def _template():
     axis = dict(gridcolor=line_colour, linecolor=line_colour, zerolinecolor=line_colour, automargin=True,
                 title=dict(standoff=8, font=dict(size=13)))

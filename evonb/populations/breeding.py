@@ -21,23 +21,22 @@ from fastcore.basics import patch
 
 from ..core import DamagedFileError, InputError, Seeds, StopRequest, check_choice, check_positive, expect_fields
 from ..core import parsing, stoppable, to_dict
-from .ensemble import COMBINATIONS, ensemble_accuracy
-from .experts import check_base, load_experts, seen_in_training
-from ..training.base import open_base
-from ..tasks.fitness import Cache, Fitness, pack_score, unpack_score
-from ..tasks.engine import Engine
-from ..tasks.backends import InProcess
-from ..statistics import compare_credits, describe_credit, moments
-from ..training.base import choose_device
-from ..training.adapters import Adapter, LazyAdapter, check_modules
-from .spaces import AdapterSpace, CoefficientSpace, StoredSpace
-from ..evolution.operators import usable
 from ..evolution.method import METHODS, numbered
+from ..evolution.operators import usable
 from ..evolution.search import best_so_far, evolve
 from ..kinds import refusal
-from ..store import Run, create_run, differences, open_run, read_dataset, read_json, read_tensors
-from ..store import write_dataset, write_json, write_tensors
+from .ensemble import COMBINATIONS, ensemble_accuracy
+from .experts import check_base, load_experts, seen_in_training
+from .spaces import AdapterSpace, CoefficientSpace, StoredSpace
+from ..statistics import compare_credits, describe_credit, moments
+from ..store import Run, create_run, differences, open_run, read_dataset, read_json, read_tensors, write_dataset
+from ..store import write_json, write_tensors
+from ..tasks.backends import InProcess
+from ..tasks.engine import Engine
+from ..tasks.fitness import Cache, Fitness, pack_score, unpack_score
 from ..tasks.tasks import TASKS, Task, open_task, open_test
+from ..training.adapters import Adapter, LazyAdapter, check_modules
+from ..training.base import choose_device, open_base
 
 # %% ../../nbs/populations/18_breeding.ipynb #4e8b9d25
 BASELINES = ("best-expert", "uniform", "sum", "random-search") # beside every evolution, at the same evaluations

@@ -61,6 +61,7 @@ def perplexity_weights(
 # %% ../../nbs/populations/16_ensemble.ipynb #5a8d35d5
 COMBINATIONS = ("vote", "probability", "perplexity")
 
+# %% ../../nbs/populations/16_ensemble.ipynb #b15d614c
 def combined_support(
     scores, # (n_members, n_items, n_options)
     how: str = "vote", # one of COMBINATIONS

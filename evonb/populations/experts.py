@@ -28,8 +28,8 @@ import torch
 from fastcore.basics import patch
 from tqdm.auto import tqdm
 
-from ..core import check_choice, check_fraction, check_positive, human_time, listened, progress, stoppable
 from ..core import InputError, NonFiniteLossError, Seeds, Stopped, StopRequest, announce, cache_folder
+from ..core import check_choice, check_fraction, check_positive, human_time, listened, progress, stoppable
 from ..core import to_dict
 from ..datasets import dataset_path
 from ..evolution.method import Lineage

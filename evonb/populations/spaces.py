@@ -25,8 +25,8 @@ from .merges import OnFactors, adapter_of, balanced_factors, check_weights, comb
 from .merges import distance, gram_cosine, grams, known_merge, module_weights, similarity
 from .merges import stacked_experts
 from ..store import read_tensors, tensors_digest, write_tensors
-from ..training.adapters import HELD_BYTES, Adapter, LazyAdapter, all_modules, check_compatible
-from ..training.adapters import check_finite, float32_at_least, some_names
+from ..training.adapters import HELD_BYTES, Adapter, LazyAdapter, all_modules, check_compatible, check_finite
+from ..training.adapters import float32_at_least, some_names
 
 # %% ../../nbs/populations/12_spaces.ipynb #f27e0179
 class AdapterSpace:

@@ -33,6 +33,7 @@ def not_finite(
                                         and adapter.B[m].isfinite().all())]
     return f"its weights are NaN or infinite in {bad[0]} ({len(bad)} modules)" if bad else ""
 
+# %% ../../nbs/tasks/16_backends.ipynb #4693dc9a
 def unfit(
     adapter, # an Adapter
     model # of transformers, the base
@@ -134,6 +135,7 @@ def pack_adapter(
     tensors = {f"{f}.{m}": t.detach().cpu().contiguous() for f in "AB" for m, t in getattr(adapter, f).items()}
     return save(tensors), list(adapter.A), dict(adapter.scale), dict(adapter.config)
 
+# %% ../../nbs/tasks/16_backends.ipynb #216c17f2
 def unpack_adapter(
     packed: tuple # what `pack_adapter` gave
 ) -> Adapter: # on the CPU

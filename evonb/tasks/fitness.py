@@ -29,6 +29,7 @@ from ..training.adapters import HELD_BYTES, Adapter, LazyAdapter
 # %% ../../nbs/tasks/18_fitness.ipynb #5d9f9ebd
 SCORING = 1 # raised whenever the same weights and items would get another score
 
+# %% ../../nbs/tasks/18_fitness.ipynb #5a0c8e28
 def pack_score(
     score # a TaskScore
 ) -> tuple: # name -> tensor, plain values
@@ -37,6 +38,7 @@ def pack_score(
     arrays = {k: torch.from_numpy(np.array(v)) for k, v in arrays.items() if v is not None}
     return arrays, dict(mean=score.mean, se=score.se, n=score.n, texts=score.texts, unparseable=score.unparseable)
 
+# %% ../../nbs/tasks/18_fitness.ipynb #3681e613
 def unpack_score(
     arrays: dict, # name -> tensor
     meta: dict # plain values
@@ -95,6 +97,7 @@ def plain_digest(
     "Plain values, hashed as JSON."
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
+# %% ../../nbs/tasks/18_fitness.ipynb #39ef9efa
 def task_key(
     task, # a Task
     split: str # of it
@@ -192,6 +195,7 @@ def __call__(self: Fitness,
         found.append(Evaluation(value, whole, "; ".join(reasons)))
     return found
 
+# %% ../../nbs/tasks/18_fitness.ipynb #b548f4de
 @patch
 def _take(self: Fitness, base, batch, known):
     "The digests of a batch; `known`, digest -> task name -> score or reason, grows by what it earned."

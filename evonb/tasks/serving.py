@@ -39,8 +39,7 @@ import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 
-from ..core import cache_folder
-from ..core import EvonbError, InputError, Seeds, StopRequest, check_positive, parsing, stoppable
+from ..core import EvonbError, InputError, Seeds, StopRequest, cache_folder, check_positive, parsing, stoppable
 from ..store import read_json, write_json
 from .backends import Backend, check_seconds, not_finite
 from .engine import Engine, PackedRow, encode_choices
@@ -602,6 +601,7 @@ def asked(
 # %% ../../nbs/tasks/20_serving.ipynb #36362779
 MAX_PROMPTS = 256 # in one request
 
+# %% ../../nbs/tasks/20_serving.ipynb #16393464
 def prompt_ids(
     prompt, # of a request
     tokenizer, # of the served base

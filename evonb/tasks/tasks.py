@@ -36,8 +36,8 @@ from ..core import EvonbError, InputError, Seeds, check_choice, check_positive, 
 from ..core import to_dict
 from ..datasets import MissingCorpusError, MissingExtraError, dataset_path, read_text
 from ..registry import Registry
-from .skills import SKILLS, skill_items
 from ..store import replacing
+from .skills import SKILLS, skill_items
 
 # %% ../../nbs/tasks/12_tasks.ipynb #68bfc9b7
 @dataclass(frozen=True)

@@ -28,8 +28,8 @@ from ..core import CorpusError, DamagedFileError, Seeds, Stopped, StopRequest, S
 from ..core import check_positive, expect_fields, file_sha256, from_dict, human_bytes, human_count, panicked
 from ..core import parsing, progress, to_dict
 from ..datasets import MissingCorpusError, dataset_path, first_bad_byte
-from .corpora import FRACTIONS, SPLITS, ShardError, assembled, check_fractions, corpus_table_html
-from .corpora import CORPORA, corpus_files, deal_splits, expand, hf_texts, json_text, load_corpus, pieces
+from .corpora import CORPORA, FRACTIONS, SPLITS, ShardError, assembled, check_fractions, corpus_files
+from .corpora import corpus_table_html, deal_splits, expand, hf_texts, json_text, load_corpus, pieces
 from .corpora import utf8_len
 
 # %% ../../nbs/text/14_tokens.ipynb #eebb2c7d

@@ -56,6 +56,7 @@ class Noun:
     animate: bool # people and animals; only they act
     held_out: bool # in text only in simple constructions, see `HELD_OUT_EVERY`
 
+# %% ../../nbs/text/10_toy_english.ipynb #1bb71cf5
 @dataclass(frozen=True)
 class Verb:
     "A verb of toy English."

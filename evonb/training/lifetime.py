@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 
-from .connectome import Connectome, check_sparse, from_planes
 from ..core import CorpusError, DamagedFileError, InputError, NonFiniteLossError, Seeds, Stopped, StopRequest
 from ..core import announce, check_choice, check_fraction, check_positive, from_dict, listened, progress
 from ..core import stoppable, to_dict
-from .parallel import World
 from ..store import differences, read_tensors, write_tensors
+from .connectome import Connectome, check_sparse, from_planes
+from .parallel import World
 
 # %% ../../nbs/training/16_lifetime.ipynb #5ced2899
 class Windows:

@@ -97,6 +97,7 @@ def _kind_of_cpu():
 def _faster_products():
     return "onednn" if all(s["onednn"] >= 1.2 * s["torch"] for s in product_speeds().values()) else "torch"
 
+# %% ../../nbs/training/08_linear.ipynb #7ac7f4b5
 @cache
 def fast_products() -> str: # "onednn" or "torch"
     "What multiplies float32 matrices faster on this CPU: `EVONB_PRODUCTS`, else what was or is measured here."

@@ -184,6 +184,7 @@ def map_reply(self: BrainPart, kind, measures=None, rows=None) -> Reply: # kind:
 # %% ../../nbs/widgets/16_alignment.ipynb #0229b8c1
 _of_several = "; p and q: how many of the people's and seeds' tests are below 0.05"
 
+# %% ../../nbs/widgets/16_alignment.ipynb #ccfbd99b
 @patch
 def region_row(self: BrainPart, region, measure, models, layer) -> dict:
     "A region's score with its 95 % interval (over people when there are three or more, else over seeds) and tests."
@@ -365,6 +366,7 @@ def _union(parts, get): return list(dict.fromkeys(v for p in parts.values() for 
 _measure_names = dict(r_beyond="Δr beyond nuisances", r="r", gain="ΔR² beyond nuisances")
 _looks = ("lateral", "medial", "dorsal", "ventral")
 
+# %% ../../nbs/widgets/16_alignment.ipynb #1e39d134
 def _brain_controls(parts):
     first = next(iter(parts.values()))
     names = [(m, _measure_names[m]) for m in _union(parts, lambda p: p.measures)]

@@ -20,9 +20,9 @@ from fastcore.basics import patch
 from ..connectomes.controls import CONTROLS, control
 from ..core import DamagedFileError, InputError, Seeds, check_positive, parsing
 from ..kinds import refusal
-from ..statistics import chance_interval, wilson_interval
 from ..plots import connectome as plots
 from ..plots.examples import example_signs
+from ..statistics import chance_interval, wilson_interval
 from ..store import Run, create_run, open_run, read_tensors, replacing
 from ..training.connectome import Connectome, pack_signs, stored_shapes, unpack_signs
 from .explorer import Explorer, Reply, View, choice, slider
@@ -95,6 +95,7 @@ _axes = {"attn.c_proj": ("residual dimension", "head dimension"), "mlp.c_fc": ("
          "mlp.c_proj": ("residual dimension", "hidden unit"), "wte": ("token", "residual dimension"),
          "lm_head": ("token", "residual dimension"), "attn.c_attn": ("output", "residual dimension")}
 
+# %% ../../nbs/widgets/12_connectome.ipynb #de04498e
 def axis_parts(
     name: str, # a parameter's name
     shape: tuple, # (n_rows, n_columns)
@@ -317,6 +318,7 @@ def degree_distribution(
 # %% ../../nbs/widgets/12_connectome.ipynb #8ff4b487
 _head_parts = ("query", "key", "value", "output")
 
+# %% ../../nbs/widgets/12_connectome.ipynb #e2ddd6e7
 def head_live(
     wiring: Wiring, # the connectome
     matrices: dict, # kind -> parameter name, of one block
@@ -338,6 +340,7 @@ def head_live(
 _head_looks = dict(query=("#0072B2", "circle"), key=("#D55E00", "square"), value=("#009E73", "diamond"),
                    output=("#CC79A7", "triangle-up"))
 
+# %% ../../nbs/widgets/12_connectome.ipynb #aefc14c8
 def head_densities(
     heads: dict, # what `head_live` gave
     title: str = "Density of each head" # which block

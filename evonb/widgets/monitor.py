@@ -30,14 +30,14 @@ import numpy as np
 import plotly.graph_objects as go
 from fastcore.basics import patch
 
-from ..plots import connectome as plots
 from ..core import EvonbError, InputError, Stopped, StopRequest, expect, human_time, listening
-from .explorer import Control, Explorer, Reply, View, button, choice
 from ..evolution.search import with_rows
 from ..kinds import RUN_KINDS, RunKind, ability
+from ..plots import connectome as plots
 from ..plots.population import method_styles
 from ..store import Run, is_locked, open_run, read_dataset
 from ..training.lifetime import latest_checkpoint
+from .explorer import Control, Explorer, Reply, View, button, choice
 
 # %% ../../nbs/widgets/18_monitor.ipynb #41a1f2cf
 @dataclass
@@ -190,6 +190,7 @@ def hear(self: Picture,
 # %% ../../nbs/widgets/18_monitor.ipynb #23a733ae
 _CURVES = ("train_loss", "val_step", "val_loss")
 
+# %% ../../nbs/widgets/18_monitor.ipynb #b962192e
 def read_curves(
     path # a finished lifetime's file, or a checkpoint
 ) -> tuple[dict, dict] | None: # curves by name and what is known of them; None when the file has gone meanwhile
@@ -240,6 +241,7 @@ def stored_experiment(
     for e in run.events():
         if e["event"] == "generation": picture.density[e["generation"]] = e["density"]
 
+# %% ../../nbs/widgets/18_monitor.ipynb #a3089a13
 def work_of_experiment(
     picture: Picture # of a run of generations and newborns
 ) -> tuple: # done, and in all
@@ -264,6 +266,7 @@ def stored_experts(
         if done.exists(): _store_life(picture, f"working/{name}", done, "over")
         elif last: _store_life(picture, f"working/{name}", last, "", steps)
 
+# %% ../../nbs/widgets/18_monitor.ipynb #76b7af02
 def work_of_experts(
     picture: Picture # of a run of experts
 ) -> tuple: # done, and in all
@@ -285,6 +288,7 @@ def stored_population(
         picture.hear("search", dict(folder=path.parent, method=meta["settings"]["method"], rows=meta["rows"], scored=0,
                                     budget=meta["settings"]["budget"], ended=meta["ended"]))
 
+# %% ../../nbs/widgets/18_monitor.ipynb #5c8bb1a1
 def work_of_population(
     picture: Picture # of a run of populations
 ) -> tuple: # done, and in all
@@ -315,6 +319,7 @@ def stored_alignment(
         picture.n_layers[model] = len(picture.layers[model])
         if whole: picture.over.add(model)
 
+# %% ../../nbs/widgets/18_monitor.ipynb #6a68c88f
 def work_of_alignment(
     picture: Picture # of an alignment
 ) -> tuple: # done, and in all

@@ -16,18 +16,17 @@ import numpy as np
 import traitlets
 from fastcore.basics import patch
 
-from ..plots import population as pp
 from ..core import InputError, human_time, parsing
-from .explorer import Explorer, Reply, View, choice, slider
-from ..populations.spaces import AdapterFiles
-from ..populations.spaces import AdapterSpace, StoredAdapter, stored_name
-from ..populations.merges import distance
-from ..plots.style import NothingToPlot
-from ..plots.connectome import ramp
 from ..evolution.search import stored_history, stored_state
 from ..kinds import refusal
+from ..plots import population as pp
+from ..plots.connectome import ramp
 from ..plots.population import by_test
+from ..plots.style import NothingToPlot
+from ..populations.merges import distance
+from ..populations.spaces import AdapterFiles, AdapterSpace, StoredAdapter, stored_name
 from ..store import Run, open_run, read_dataset, read_json
+from .explorer import Explorer, Reply, View, choice, slider
 
 # %% ../../nbs/widgets/14_population.ipynb #38510d75
 class Evolutions:

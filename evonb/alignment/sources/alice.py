@@ -60,6 +60,7 @@ def read_textgrid(
 # %% ../../../nbs/alignment/sources/20_alice.ipynb #0a2305c3
 SILENCES = ("", "sp") # what stands for no word in a TextGrid
 
+# %% ../../../nbs/alignment/sources/20_alice.ipynb #fe23b8ec
 def spoken_words(
     path, # a TextGrid
     tier: str | None = None, # its tier of words; None takes its only one
@@ -102,6 +103,7 @@ class PrintedWord:
 # %% ../../../nbs/alignment/sources/20_alice.ipynb #635afd3b
 _letters = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 
+# %% ../../../nbs/alignment/sources/20_alice.ipynb #f3af1e2f
 def printed_words(
     book: str # what was printed
 ) -> list: # of PrintedWord
@@ -277,6 +279,7 @@ _alice_notes = (
     "The publication's list of excluded pairs of person and region isn't in the data, so it isn't applied.",
     "Positions of regions are ours, not the data set's: illustrative.")
 
+# %% ../../../nbs/alignment/sources/20_alice.ipynb #0b6326f8
 def alice(
     folder=None, # the data set's folder; None looks it up in the registry
     radius: int = 6, # mm of the regions: 6 or 10

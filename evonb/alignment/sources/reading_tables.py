@@ -42,6 +42,7 @@ def check_columns(
 
 _MISSING = ("", "NA", "NaN", "nan") # cells without a number
 
+# %% ../../../nbs/alignment/sources/14_reading_tables.ipynb #a5000c29
 def number_column(
     column, # Series of text or numbers
     what: str # the column, for the message

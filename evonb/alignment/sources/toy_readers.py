@@ -36,6 +36,7 @@ class ToyReaders:
 # %% ../../../nbs/alignment/sources/16_toy_readers.ipynb #03547760
 _FIRST = Seeds(0)
 
+# %% ../../../nbs/alignment/sources/16_toy_readers.ipynb #88ec5976
 def toy_passages(
     seeds: Seeds = _FIRST, # another seed is another text
     n_stories: int = 6,

@@ -20,6 +20,7 @@ TUCKUTE_ROIS = dict(lang_LH_IFGorb=(-46, 32, -8), lang_LH_IFG=(-50, 20, 14), lan
                     lang_LH_AntTemp=(-56, -6, -14), lang_LH_PostTemp=(-56, -44, 8)) # mm MNI, chosen by us
 _tuckute_columns = ("response_target", "roi", "target_UID", "item_id", "sentence", "cond")
 
+# %% ../../../nbs/alignment/sources/22_tuckute2024.ipynb #92f41aee
 def _tuckute_rows(path, **chosen):
     "Rows of the published table of the chosen regions, conditions and participants: a cell once, an item one text."
     import pandas as pd

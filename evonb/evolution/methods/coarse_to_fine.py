@@ -172,9 +172,11 @@ def steps(self: CoarseToFine, best, surrogate, gain) -> list: # of (genome, pare
     return [(maximise(surrogate, gain, best.genome, b, coarse, c.shrink, c.weight), [best],
              "coarse step" if coarse else "fine step") for b, coarse in boxes]
 
+# %% ../../../nbs/evolution/methods/28_coarse_to_fine.ipynb #bf4b5e44
 @patch
 def extra(self: CoarseToFine): return dict(item_weights=getattr(self, "item_weights", np.zeros(0)).tolist())
 
+# %% ../../../nbs/evolution/methods/28_coarse_to_fine.ipynb #f71f4ce1
 @patch
 def restore_extra(self: CoarseToFine, values, others): self.item_weights = np.array(values["item_weights"])
 

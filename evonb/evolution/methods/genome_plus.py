@@ -45,12 +45,15 @@ class Swarm(Genome):
 
     def step_length(self): return decayed(self.config.step, self.moves, self.config.decay, self.config.least_step)
 
+# %% ../../../nbs/evolution/methods/12_genome_plus.ipynb #5354bb8e
 @patch
 def others(self: Swarm): return [self.best, self.worst] if self.best else []
 
+# %% ../../../nbs/evolution/methods/12_genome_plus.ipynb #760e2c0e
 @patch
 def extra(self: Swarm): return dict(moves=self.moves)
 
+# %% ../../../nbs/evolution/methods/12_genome_plus.ipynb #0335451f
 @patch
 def restore_extra(self: Swarm, values, others):
     self.moves, (self.best, self.worst) = values["moves"], others or (None, None)

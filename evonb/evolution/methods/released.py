@@ -47,6 +47,7 @@ class ReleasedConfig(GenomeConfig):
     "As the released code's command line has it."
     start: str = "pairs"
 
+# %% ../../../nbs/evolution/methods/14_released.ipynb #a71682c6
 @register_method("genome-released")
 class GenomeReleased(Genome):
     "GENOME as its released code runs."
