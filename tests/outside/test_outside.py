@@ -131,7 +131,8 @@ def test_each_is_in_the_help_of_the_commands_that_take_it(package, file):
             "population": ("blends", "capitals:WRONG_TOWN"), "explore": ("newborns",)}
     for command, names in seen.items():
         done = python("-c", EVONB, command, "--help", path=str(package))
-        for name in names: assert re.search(rf"{name} [^(]*\(from\s+outside\)", done.stdout), (command, name, done.stderr)
+        for name in names:
+            assert re.search(rf"{name} [^(]*\(from\s+outside\)", done.stdout), (command, name, done.stderr)
     done = python("-c", EVONB, "--plugin", file, "population", "--help")
     assert "(from mine.py)" in done.stdout and "blends" in done.stdout, done.stderr
 

@@ -143,7 +143,7 @@ def test_scores_are_those_of_the_engine_in_this_process(served, engine):
 
 def test_a_population_run_through_a_server_gives_the_same_table(served, engine, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("EVONB_SERVER_TOKEN", TOKEN)
-    monkeypatch.setattr("evonb.cli._finish", lambda run: None)  # without the page
+    monkeypatch.setattr("evonb.cli.finish", lambda run: None)  # without the page
     for i, a in enumerate(individuals(engine.model, 3)):
         write_adapter(a, tmp_path / "experts" / f"e{i}")
     config = BreedConfig(
