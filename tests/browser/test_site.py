@@ -80,7 +80,7 @@ def test_the_front_page_leads_everywhere(open_page, assert_accessible, screensho
 
 
 @pytest.mark.parametrize("theme, width", [("light", 1200), ("dark", 1200), ("light", 400)])
-@pytest.mark.parametrize("name", [WIRING, f"api/{CONNECTOME}", "gallery", "nbs/index"])
+@pytest.mark.parametrize("name", [WIRING, f"api/{CONNECTOME}", "findings", "gallery", "nbs/index"])
 def test_pages_are_accessible_and_fit(open_page, assert_accessible, screenshot, name, theme, width):
     page = open_page(name, color_scheme=theme, viewport={"width": width, "height": 900})
     assert page.evaluate("document.documentElement.scrollWidth") <= width
