@@ -602,7 +602,7 @@ def _raise_there(order, exchange, arm, seed, lr, needed):
 
 # %% ../nbs/82_cluster.ipynb #118fabeb
 class RayFleet:
-    "Raises newborns on the cluster that this process belongs to, for `generations.develop`."
+    "Raises newborns on the cluster that this process belongs to, for `evonb.connectomes.generations.develop`."
     def __init__(self,
         n_threads: int = 1, # of each lifetime, and CPUs that it takes up
         max_tries: int = 5, # how often a lifetime's worker may die without a new checkpoint in between

@@ -158,7 +158,7 @@ class Breeding:
     "A run at work: what its stages share."
     run: Run # held for writing
     config: BreedConfig
-    base: object # `experts.Base`
+    base: object # `evonb.training.base.Base`
     experts: dict # name -> Adapter
     tasks: list # of Task, selected on
     held_out: list # of Task, asked at the end only

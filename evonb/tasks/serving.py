@@ -977,7 +977,7 @@ MOST_APART = .5 # nats a token between a base here and the same base as it is se
 @torch.inference_mode()
 def check_served(
     backend: ServerBackend,
-    base # an `experts.Base`
+    base # a `Base` of `evonb.training.base`
 ):
     "Refuse a server whose model isn't this base."
     seen, here = backend.known(), []

@@ -62,7 +62,7 @@ def of(cls: Wiring,
 # %% ../../nbs/widgets/12_connectome.ipynb #66eeb081
 @lru_cache(maxsize=16)
 def _stored_wiring(path, when, size): # `when` and `size` make it another entry when the file was replaced
-    "What `connectome.from_planes` checks, without unpacking a matrix; then the wiring."
+    "What `evonb.training.connectome.from_planes` checks, without unpacking a matrix; then the wiring."
     tensors, about = read_tensors(path)
     with parsing(path):
         if about.get("kind") != "connectome" or about.get("format") != 1:

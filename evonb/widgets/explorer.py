@@ -141,7 +141,7 @@ class Reply:
 # %% ../../nbs/widgets/10_explorer.ipynb #6c27aac9
 @patch(cls_method=True)
 def of_figure(cls: Reply,
-    fig: go.Figure # as plots, population_plots and alignment_plots make them
+    fig: go.Figure # as `evonb.plots` makes them
 ) -> Reply:
     "What a plotly view draws."
     return cls({}, [fig.to_json().encode()], fig)
