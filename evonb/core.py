@@ -393,7 +393,8 @@ def with_parameters(
 ): # the same
     "Add parameters and what is returned to the docstring, for `help` and Shift-Tab; what has no comments stays."
     from fastcore.docments import docments
-    if not callable(thing) or not hasattr(thing, "__module__") or "\nParameters\n" in (thing.__doc__ or ""): return thing
+    if not callable(thing) or not hasattr(thing, "__module__"): return thing
+    if "\nParameters\n" in (thing.__doc__ or ""): return thing
     try: found = docments(thing, full=True)
     except (OSError, TypeError, ValueError, SyntaxError): return thing # built in, or typed by hand: there is no source
     given = found.pop("return", None) or {}
@@ -406,7 +407,8 @@ def with_parameters(
         default = "" if nothing(d["default"]) and d["default"] is not None else f"default {d['default']!r}"
         head = " : ".join(filter(None, [name, ", ".join(filter(None, [type_of(d["anno"]), default]))]))
         return f"{head}\n    {d['docment'] or ''}".rstrip()
-    rows = [told(n, d) for n, d in found.items() if n not in ("self", "cls") and (d["docment"] or not nothing(d["anno"]))]
+    says = lambda d: d["docment"] or not nothing(d["anno"])
+    rows = [told(n, d) for n, d in found.items() if n not in ("self", "cls") and says(d)]
     parts = [(thing.__doc__ or "").strip()]
     if rows: parts.append("\n".join(["Parameters", "----------", *rows]))
     back = " ".join(filter(None, [type_of(given.get("anno")), given.get("docment")]))

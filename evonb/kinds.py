@@ -89,14 +89,16 @@ RUN_KINDS.add("connectome", RunKind(
 RUN_KINDS.add("experts", RunKind(
     "experts", "evonb experts", "This one's experts are bred by: evonb population {} --out FOLDER",
     config="evonb.populations.experts:ExpertsConfig", run="evonb.populations.experts:train_experts",
-    jobs=("train_experts", "toy_base"), scores="evonb.populations.experts:expert_table", table="evonb.cli:experts_text", page="evonb.report:experts_page",
+    jobs=("train_experts", "toy_base"), scores="evonb.populations.experts:expert_table",
+    table="evonb.cli:experts_text", page="evonb.report:experts_page",
     views=("progress", "loss"), stored="evonb.widgets.monitor:stored_experts",
     work="evonb.widgets.monitor:work_of_experts"),
     "LoRA experts of one base model, one for each skill")
 RUN_KINDS.add("population", RunKind(
     "population", "evonb population EXPERTS --out FOLDER, where EXPERTS is a run of evonb experts",
     "What this one holds is shown by: evonb explore {}", config="evonb.populations.breeding:BreedConfig",
-    run="evonb.populations.breeding:breed", scores="evonb.populations.breeding:method_table", jobs=("breed", "evolve"), fleet="evonb.cluster:backend_on",
+    run="evonb.populations.breeding:breed", scores="evonb.populations.breeding:method_table",
+    jobs=("breed", "evolve"), fleet="evonb.cluster:backend_on",
     table="evonb.cli:population_text", page="evonb.report:population_page", views=("progress", "search"),
     stored="evonb.widgets.monitor:stored_population", work="evonb.widgets.monitor:work_of_population",
     also=dict(tasks="evonb.populations.breeding:default_tasks", server="evonb.tasks.serving:served_by",
@@ -105,7 +107,8 @@ RUN_KINDS.add("population", RunKind(
 RUN_KINDS.add("alignment", RunKind(
     "alignment", "evonb align RUN --data DATA", "What this one holds is shown by: evonb explore {}",
     config="evonb.alignment.run:AlignConfig", run="evonb.alignment.run:align_run", jobs=("align_run",),
-    scores="evonb.alignment.run:arm_table", command="evonb.alignment.run:alignment_command", table="evonb.cli:alignment_text", page="evonb.report:alignment_page",
+    scores="evonb.alignment.run:arm_table", command="evonb.alignment.run:alignment_command",
+    table="evonb.cli:alignment_text", page="evonb.report:alignment_page",
     views=("progress", "layers"), stored="evonb.widgets.monitor:stored_alignment",
     work="evonb.widgets.monitor:work_of_alignment"),
     "models scored on people's reading times or brain responses")

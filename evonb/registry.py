@@ -204,7 +204,7 @@ def _registrant():
 
 # %% ../nbs/02_registry.ipynb #0b59f7fd
 def _same(old, origin, target):
-    "Whether a thing may take another's place: a cell that is run again, or a module or cell that has what was promised."
+    "Whether a thing may take another's place: a cell that is run again, or code that has what was promised."
     place = lambda t: t.partition(":")[2] if isinstance(t, str) else getattr(t, "__qualname__", None)
     if place(old.target) != place(target): return False
     return old.origin == origin or isinstance(old.target, str) and origin == SESSION

@@ -24,7 +24,8 @@ DATA.add("toy-reading", "evonb.alignment.sources.toy_readers:toy_reading", "simu
 DATA.add("toy-brain", "evonb.alignment.sources.toy_brain:toy_brain", "simulated brains that hear toy English",
          measures="brain", simulated=True)
 
-DATA_FILES = {"TABLE.csv": "a table of reading times (.csv, .tsv): word, time, order, and story and reader if there are several",
+DATA_FILES = {"TABLE.csv": "a table of reading times (.csv, .tsv): word, time, order, and story and reader if there "
+                           "are several",
               "IMAGES.json": "scanner runs: names images, events and atlas"} # how files are written -> what they are
 
 # %% ../../nbs/alignment/28_data.ipynb #dcae0b9c
@@ -42,8 +43,8 @@ def open_data(
     entry, opened = DATA.entry(name), DATA[name]
     made = opened(seeds or Seeds(0))[0] if entry.about.get("simulated") else opened()
     if hasattr(made, "passages"): return made
-    raise InputError(f"The data set {name!r} of {entry.origin} gave {type(made).__name__}, but must give ReadingTimes or "
-                     "Responses.")
+    raise InputError(f"The data set {name!r} of {entry.origin} gave {type(made).__name__}, but must give "
+                     "ReadingTimes or Responses.")
 
 # %% ../../nbs/alignment/28_data.ipynb #ece30c3f
 def open_data_file(

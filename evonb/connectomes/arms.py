@@ -17,7 +17,7 @@ from ..registry import Registry
 class Arm:
     "How the newborns of an arm are made."
     wiring: Callable | None = None # (connectome, rng) -> Connectome; None: dense
-    config: Callable | None = None # (GPTConfig, weights that can learn with the connectome) -> GPTConfig; None: the same
+    config: Callable | None = None # (GPTConfig, weights that learn with the connectome) -> GPTConfig; None: the same
     shared: bool = False # whether all newborns have the inherited wiring itself, so that none of its own is stored
 
     @property
@@ -27,8 +27,8 @@ class Arm:
 # %% ../../nbs/connectomes/11_arms.ipynb #95c4c339
 def _check(name, thing):
     if not isinstance(thing, Arm) and not callable(thing):
-        raise InputError(f"The arm {name!r} is of type {type(thing).__name__}, but must be a function (connectome, rng) "
-                         "-> Connectome, or an Arm that says how its newborns are made.")
+        raise InputError(f"The arm {name!r} is of type {type(thing).__name__}, but must be a function (connectome, "
+                         "rng) -> Connectome, or an Arm that says how its newborns are made.")
 
 ARMS = Registry("arm", _check)
 ARMS.add("connectome", Arm(lambda connectome, rng: connectome, shared=True), "the inherited wiring")

@@ -235,7 +235,8 @@ def grown_newborns(
     found = []
     for a in arms or there:
         seeds = sorted(int(p.name.removeprefix("seed-")) for p in run.file("development", a).glob("seed-*"))
-        found += [(a, s, f"{run.path}::{a}/{s}") for s in seeds if (life_folder(run, a, s, there[a]["lr"])/"model").is_dir()]
+        seeds = [s for s in seeds if (life_folder(run, a, s, there[a]["lr"])/"model").is_dir()]
+        found += [(a, s, f"{run.path}::{a}/{s}") for s in seeds]
     return found
 
 # %% ../../nbs/connectomes/22_experiments.ipynb #c3ed0099

@@ -281,7 +281,8 @@ def _seconds(newborn, n, looked, costs, devices):
     "How long `n` lifetimes of one kind take where costs were measured; `looked` is how many tokens are evaluated."
     life, gpt, dense = newborn.life, newborn.config, newborn.live is None
     passes = lifetime_tokens(life)[0] * token_flops(gpt, life.context) / (costs.dense if dense else costs.wired)
-    update = life.steps * _trainable(newborn.sizes, newborn.live or {}) * (costs.dense_update if dense else costs.wired_update)
+    update = costs.dense_update if dense else costs.wired_update
+    update = life.steps * _trainable(newborn.sizes, newborn.live or {}) * update
     looks = looked * token_flops(gpt, life.context, training=False) / costs.evaluating
     saves = math.ceil(life.steps / life.checkpoint_every) - 1 # the last one is part of `lifetime`
     saved = saves * checkpoint_bytes(newborn.sizes, newborn.live, newborn.muon) * costs.saving
@@ -480,7 +481,8 @@ def problems(self: Plan) -> list[str]: # sentences; empty when nothing speaks ag
         seen.add(s.part)
         life = (self.config.evolution if s.part == "evolution" else self.config.development).lifetime
         per_window, room = s.activations / life.at_once, self.device.memory - s.state
-        n = max((n for n in range(1, life.at_once + 1) if life.batch_size % n == 0 and n * per_window <= room), default=0)
+        fit = [n for n in range(1, life.at_once + 1) if life.batch_size % n == 0 and n * per_window <= room]
+        n = max(fit, default=0)
         advice = f"Set micro_batch_size to {n}" if n else "Take a larger device, or a smaller model"
         out.append(f"{s.name} needs about {human_bytes(s.memory)} ({human_bytes(s.state)} between steps), but "
                    f"{self.device.name} has {human_bytes(self.device.memory)}. {advice} (now {life.at_once}).")

@@ -216,7 +216,7 @@ _built_in = { # name -> module and class below `evonb.evolution.methods`, what i
     "lorahub": ("lorahub:LoraHub", "coefficients by nevergrad, with a penalty on their size"),
     "differential-evolution": ("differential:DifferentialEvolution", "differences of coefficients as steps"),
     "pareto": ("pareto:Pareto", "NSGA-II: a front over the tasks"),
-    "coarse-to-fine": ("coarse_to_fine:CoarseToFine", "a surrogate of each item's margin, from few coefficients to many"),
+    "coarse-to-fine": ("coarse_to_fine:CoarseToFine", "a surrogate of each item's margin; few coefficients, then many"),
 }
 for _name, (_target, _line) in _built_in.items(): METHODS.add(_name, f"evonb.evolution.methods.{_target}", _line)
 

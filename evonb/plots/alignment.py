@@ -204,13 +204,15 @@ def layer_scores(
     ends = x[np.isfinite(v).any((0, 2))][[0, -1]]
     for y, name, dash in ((alone, "nuisances alone", "dot"), (level, m.top, "dash")):
         if math.isfinite(y):
-            fig.add_scatter(x=list(ends), y=[y, y], mode="lines", name=name, line=dict(color=_grey, dash=dash, width=1.5),
+            fig.add_scatter(x=list(ends), y=[y, y], mode="lines", name=name,
+                            line=dict(color=_grey, dash=dash, width=1.5),
                             hovertemplate=f"{name}: %{{y:.4f}}<extra></extra>")
     sizes = [c[4] for c in curves.values()]
     band = f"band: {spread_text(sizes)} over seeds" if spread_text(sizes) else "one seed, no band"
     captioned(fig, "mean over targets and seeds",
               f"band: 95 % CI over {max(sizes)} people" if over == "subjects" else band,
-              said + ", above" * (" is " in said), "" if null else "no null: it is of all targets" if roi else "no null")
+              said + ", above" * (" is " in said),
+              "" if null else "no null: it is of all targets" if roi else "no null")
     fig.update_xaxes(title_text="layer (0 = embeddings)", dtick=max(1, len(x) // 12))
     return fig.update_yaxes(title_text=m.axis, zeroline=True, zerolinecolor=_grey, rangemode="tozero")
 
@@ -391,8 +393,8 @@ def _add_region_levels(fig, brain, value, regions, highest):
     near = ok.any() and np.nanmin(c) <= 2 * max(highest, 0)
     lines = [(by_region(brain[m.alone].values), "nuisances alone", "dot")] if m.alone and m.alone in brain else []
     for x, name, dash in lines + [(c, m.top, "solid")] * bool(near):
-        fig.add_scatter(x=np.stack([x, x, np.full(len(x), np.nan)], -1).ravel(), mode="lines", name=name, # (3 * n_rows,)
-                        cliponaxis=False, y=np.stack([at - .42, at + .42, at], -1).ravel(),
+        fig.add_scatter(x=np.stack([x, x, np.full(len(x), np.nan)], -1).ravel(), mode="lines", # (3 * n_rows,)
+                        name=name, cliponaxis=False, y=np.stack([at - .42, at + .42, at], -1).ravel(),
                         line=dict(color=_grey, dash=dash, width=1.5),
                         hovertemplate=f"{name}: %{{x:.4f}}<extra></extra>")
     if not ok.any(): return "noise ceiling unknown"

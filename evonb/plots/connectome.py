@@ -323,7 +323,7 @@ def block_share(
     pair = [min(n, check_positive(m, "n_cells")) for n, m in zip(signs.shape, pair)]
     down, across = (np.arange(m) * n // m for n, m in zip(signs.shape, pair)) # where blocks begin; sizes differ by one
     live, net, size = (np.add.reduceat(np.add.reduceat(a, down, axis=0, dtype=np.int32), across, axis=1)
-                       for a in (signs != 0, signs, np.ones(signs.shape, np.int8))) # -> (down, n_columns) -> (down, across)
+                       for a in (signs != 0, signs, np.ones(signs.shape, np.int8))) # (down, across)
     return live / size, net / np.maximum(live, 1)
 
 # %% ../../nbs/plots/14_connectome.ipynb #4ce80e72

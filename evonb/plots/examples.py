@@ -49,7 +49,8 @@ def example_development(
     data = dict(train_loss=(("arm", "seed", "step"), train), val_loss=(("arm", "seed", "eval_step"), val),
                 final_val_loss=(("arm", "seed"), val[..., -1]), final_test_loss=(("arm", "seed"), val[..., -1] + .03),
                 sweep_val_loss=(("arm", "lr"), sweep), chosen_lr=(("arm",), lrs[sweep.argmin(1)]))
-    return xr.Dataset(data, dict(arm=list(example_floors), seed=np.arange(n_seeds), step=steps, eval_step=evals, lr=lrs))
+    coords = dict(arm=list(example_floors), seed=np.arange(n_seeds), step=steps, eval_step=evals, lr=lrs)
+    return xr.Dataset(data, coords)
 
 # %% ../../nbs/plots/12_examples.ipynb #9465a922
 _kinds = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
@@ -292,7 +293,8 @@ def example_brain(
     data |= dict(r2_confounds=("target", base), r_confounds=("target", np.sqrt(base)), ceiling=("target", ceiling))
     coords = dict(model=[m[0] for m in models], arm=("model", [m[1] for m in models]), layer=np.arange(nl),
                   seed=("model", [m[2] for m in models]), target=[f"{s} {r}" for r, s in pairs], roi=("target", rois),
-                  subject=("target", [s for _, s in pairs]), **{k: ("target", where[:, i]) for i, k in enumerate("xyz")})
+                  subject=("target", [s for _, s in pairs]),
+                  **{k: ("target", where[:, i]) for i, k in enumerate("xyz")})
     return xr.Dataset(data, coords, dict(name="example", illustrative=1, folds="contiguous", n_permutations=200))
 
 # %% ../../nbs/plots/12_examples.ipynb #9e93737a

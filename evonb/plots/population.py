@@ -508,7 +508,7 @@ def family_tree(
     if everyone.failed.all(): raise NothingToPlot("All individuals failed, so there is no best one with a family.")
     if not any(everyone.parents): raise NothingToPlot("No individual has a parent: this method draws each one anew.")
     if n_rows is not None: check_positive(n_rows, "n_rows")
-    else: n_rows = max(8, min(20, 400 // len(np.unique(everyone.generation)))) # the fewer the more generations there are
+    else: n_rows = max(8, min(20, 400 // len(np.unique(everyone.generation)))) # fewer for more generations
     best = everyone.id[best_place(everyone)]
     lineage, line, edges = ancestry(everyone, best), main_line(everyone, best), family_edges(everyone)
     rows, x = _rows(everyone, lineage, n_rows), _across(everyone, edges)

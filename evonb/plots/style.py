@@ -98,7 +98,8 @@ def keep_figures_here():
     import plotly.io as pio
     for name in pio.renderers:
         shows = pio.renderers[name]
-        if hasattr(shows, "config"): shows.config = {**(shows.config or {}), "showSendToCloud": False, "plotlyServerURL": ""}
+        if hasattr(shows, "config"):
+            shows.config = {**(shows.config or {}), "showSendToCloud": False, "plotlyServerURL": ""}
 
 if "IPython" in sys.modules: keep_figures_here()
 

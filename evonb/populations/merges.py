@@ -136,7 +136,7 @@ def grams(
 def module_weights(weights, modules):
     "(n_modules,) of 0 or more; 1 where not named."
     if unknown := sorted(set(weights or {}) - set(modules)):
-        raise InputError(f"The weights name {some_names(unknown)}, but the adapters' modules are {some_names(modules)}.")
+        raise InputError(f"The weights name {some_names(unknown)}, but the adapters have {some_names(modules)}.")
     w = np.array([(weights or {}).get(m, 1.) for m in modules])
     if not (np.isfinite(w).all() and (w >= 0).all()):
         raise InputError("A module's weight is negative or not finite. Give weights of 0 or more.")
@@ -221,7 +221,8 @@ class OnFactors:
         self.parents, self.rank = adapters, rank
         self.tensors = [(n, m) for n in "AB" for m in all_modules(adapters)]
 
-    def stack(self, tensor): return torch.stack([float32_at_least(getattr(a, tensor[0])[tensor[1]]) for a in self.parents])
+    def stack(self, tensor):
+        return torch.stack([float32_at_least(getattr(a, tensor[0])[tensor[1]]) for a in self.parents])
 
     def gram(self):
         flat = [exacter(self.stack(t)).flatten(1) for t in self.tensors] # each (n_parents, n_entries)

@@ -996,6 +996,7 @@ def open_task(
     several, opened = "," in TASKS.entry(form).spelled, TASKS[form]
     made = opened([n.strip() for n in what.split(",") if n.strip()] if several else what, name=spec, seeds=seeds,
                   n_validation=n_validation, n_test=n_test, n_train=n_train)
-    if not isinstance(made, Task): raise InputError(f"The task {form!r} gave {type(made).__name__}, but must give a Task.")
+    if not isinstance(made, Task):
+        raise InputError(f"The task {form!r} gave {type(made).__name__}, but must give a Task.")
     made.name = spec
     return made

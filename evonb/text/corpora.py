@@ -364,8 +364,8 @@ def load_corpus(
     if (paths := corpus_files(source)) is None: corpus = CORPORA[source](n_bytes, seeds or Seeds(0))
     else: corpus = read_files(paths, str(source) if isinstance(source, (str, Path)) else f"{len(paths)} files")
     if not hasattr(corpus, "documents"):
-        raise InputError(f"The corpus {source!r} gave {type(corpus).__name__}, but must give a Corpus, or be registered "
-                         "with files=True.")
+        raise InputError(f"The corpus {source!r} gave {type(corpus).__name__}, but must give a Corpus, or be "
+                         "registered with files=True.")
     if n_bytes and corpus.n_bytes > n_bytes:
         corpus.documents, corpus.sources = limit(zip(corpus.sources, corpus.documents), n_bytes)
     return corpus

@@ -51,7 +51,7 @@ class Adapter:
                            "weights": f"{n:,}", "shapes": ", ".join(f"{k} ({v})" for k, v in shapes.items())})
 
 # %% ../../nbs/training/18_adapters.ipynb #8048502f
-def float32_at_least(t): return t if t.dtype in (torch.float32, torch.float64) else t.float() # half precisions, for the algebra
+def float32_at_least(t): return t if t.dtype in (torch.float32, torch.float64) else t.float() # for the algebra
 
 def exacter(t): return t.double() if t.device.type != "mps" else t.float() # MPS has no double precision
 
@@ -211,7 +211,8 @@ def _read_factors(path, config):
         raise DamagedFileError(f"{path} is damaged: it can't be read ({e}). Restore it from a copy.") from e
     A, B = factors["A"], factors["B"]
     if alone := sorted(set(A) ^ set(B)):
-        raise InputError(f"{path.parent} holds only one of the two factors of {some_names(alone)}. Save the adapter again.")
+        raise InputError(f"{path.parent} holds only one of the two factors of {some_names(alone)}. Save the "
+                         "adapter again.")
     for m in A:
         rank, _ = config_rank_scale(config, m)
         if A[m].ndim != 2 or B[m].ndim != 2:
@@ -290,8 +291,8 @@ def check_finite(
         bad = [m for m in a.modules if not math.isfinite(a.scale[m])]
         tensors = {(m, n): t for n, ts in (("A", a.A), ("B", a.B)) for m, t in ts.items() if t.numel()}
         bad += [m for (m, _), t in tensors.items() if not torch.isfinite(t.detach().abs().amax())]
-        if bad: raise InputError(f"Adapter {i} has values that are NaN or infinite in {some_names(bad)}. Leave it out, or "
-                                 "train it with a smaller learning rate.")
+        if bad: raise InputError(f"Adapter {i} has values that are NaN or infinite in {some_names(bad)}. Leave it out, "
+                                 "or train it with a smaller learning rate.")
 
 # %% ../../nbs/training/18_adapters.ipynb #8390fa39
 def check_compatible(
@@ -303,8 +304,8 @@ def check_compatible(
     if not adapters: raise InputError("There is no adapter to merge. Give at least one.")
     check_choice(on, ["delta", "factors"], "on")
     if len(bases := sorted({a.config.get("base_model_name_or_path") or "" for a in adapters} - {""})) > 1:
-        raise InputError(f"The adapters change different base models: {some_names(bases)}. Merge adapters of one base; if "
-                         "it is one under several names, set config['base_model_name_or_path'] alike.")
+        raise InputError(f"The adapters change different base models: {some_names(bases)}. Merge adapters of one base; "
+                         "if it is one under several names, set config['base_model_name_or_path'] alike.")
     if len(digests := sorted({d for a in adapters if (d := trained_on(a))})) > 1:
         raise InputError(f"The adapters were trained on different weights of {some_names(bases)}: their bases have the "
                          f"digests {some_names(d[:12] for d in digests)}. Merge adapters of one base.")
@@ -321,7 +322,8 @@ def check_compatible(
                                  "apart. Merge on='delta', where ranks and scales may differ.")
     if on == "factors" and len({frozenset(a.modules) for a in adapters}) > 1:
         odd = sorted(set(all_modules(adapters)) - set.intersection(*(set(a.modules) for a in adapters)))
-        raise InputError(f"Not all adapters have the modules {some_names(odd)}. Merge on='delta': there a missing one is 0.")
+        raise InputError(f"Not all adapters have the modules {some_names(odd)}. Merge on='delta': there a missing "
+                         "one is 0.")
     return bases[0] if bases else ""
 
 # %% ../../nbs/training/18_adapters.ipynb #2afe337c

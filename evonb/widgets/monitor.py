@@ -681,7 +681,8 @@ def _arguments(job, args, kwargs):
     signature = inspect.signature(job)
     if "stop" not in signature.parameters:
         raise InputError(f"{getattr(job, '__name__', job)} takes no argument `stop`, so it couldn't be stopped "
-                         f"cleanly. Give one of {', '.join(known_jobs())}, or a function of your own that looks at its `stop`.")
+                         f"cleanly. Give one of {', '.join(known_jobs())}, or a function of your own that "
+                         "looks at its `stop`.")
     if kwargs.get("stop") is not None: raise InputError("stop is the monitor's own: leave it out, and call stop().")
     try: bound = signature.bind_partial(*args, **kwargs)
     except TypeError as e: raise InputError(f"{getattr(job, '__name__', job)} can't be called so: {e}.") from None
