@@ -394,6 +394,9 @@ def with_parameters(
     "Add parameters and what is returned to the docstring, for `help` and Shift-Tab; what has no comments stays."
     from fastcore.docments import docments
     if not callable(thing) or not hasattr(thing, "__module__"): return thing
+    if isinstance(thing, type): # its methods, too
+        for name, method in vars(thing).items():
+            if inspect.isfunction(method) and not name.startswith("_"): with_parameters(method)
     if "\nParameters\n" in (thing.__doc__ or ""): return thing
     try: found = docments(thing, full=True)
     except (OSError, TypeError, ValueError, SyntaxError): return thing # built in, or typed by hand: there is no source

@@ -124,7 +124,7 @@ def _registering(origin, how):
     with _doors.lock:
         before, _doors.origin = _doors.origin, origin
         try: yield
-        except Exception as e:
+        except (Exception, SystemExit) as e: # a file that ends the process would do so without a word
             for registry in REGISTRIES.values():
                 for entry in list(registry.known.values()):
                     if entry.origin == origin: del registry.known[entry.name]
@@ -186,7 +186,7 @@ def add(self: Registry,
                          "'package.module:attribute'.")
     origin, old = _registrant(), self.known.get(name)
     if old and not _same(old, origin, target):
-        raise InputError(f"There is a {self.kind} {name!r} already, from {old.origin}. Give the one from {origin} "
+        raise InputError(f"The {self.kind} {name!r} is there already, from {old.origin}. Give the one from {origin} "
                          "another name.")
     told = "" if isinstance(target, str) else (getattr(target, "__doc__", None) or "").strip().split("\n")[0]
     line = line or (old.line if old else told)

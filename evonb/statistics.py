@@ -288,7 +288,7 @@ def loss_verdict(
 ) -> str:
     "What a difference says of the connectome's loss; clear only when interval and t-test agree."
     low, high, p = difference["low"], difference["high"], difference["p"]
-    if p is None: return "can't be told from one seed whether lower or higher"
+    if p is None: return "not to be told from one seed"
     if p >= 0.05 or low <= 0 <= high: return "not clearly different"
     return "lower" if low > 0 else "higher"
 

@@ -208,6 +208,10 @@ def bad_files(folder):
       "--set", "evolution.magnitude=1e30"], "norm (nan|inf).*Lower the learning rate"),
     (["demo", "--corpus", "{text}", "--set", "nonsense=1"], "nonsense"),
     (["run", "--corpus", "{text}", "--set", "evolution.generations=6"], "Did you mean evolution.n_generations[?]"),
+    (["run", "--corpus", "{text}", "--set", "evolution.n_generations"],
+     "gives no value. Write it like evolution.n_generations=2;"),
+    (["run", "--corpus", "{text}", "--set", "vocab_size=9"], "mean corpus.vocab_size[?] Write it like corpus.vocab"),
+    (["run", "--corpus", "chldes"], "chldes doesn't exist. Did you mean childes[?] Known corpora are: "),
     (["run", "--corpus", "{text}", "--set", "lr=6"], "mean evolution.lifetime.lr or development.lifetime.lr[?]"),
     (["devlop", "{tmp}"], "command is 'devlop', but must be one of: .*run.* Did you mean develop[?]"),
     (["show", "{tmp}", "--plugin", "{tmp}/mine.txt"], "mine.txt is no plugin"),
@@ -230,6 +234,13 @@ def test_bad_input_is_one_clear_line_and_leaves_nothing_half_written(arguments, 
     last = err.strip().splitlines()[-1]
     assert code == 2 and last.startswith("evonb: error: ") and re.search(says, last), err
     assert not list(tmp_path.rglob("*.tmp")) and "Traceback" not in err
+
+
+def test_an_option_that_is_not_there_is_refused_with_the_usage_of_its_command(capsys):
+    with pytest.raises(SystemExit, match="2"): main(["explore", "runs/demo", "--max-bm=3"])
+    err = capsys.readouterr().err
+    assert err.startswith("usage: evonb explore")
+    assert "unrecognized arguments: --max-bm=3. Did you mean --max-mb?" in err
 
 
 def test_a_folder_that_holds_another_run_is_refused(done, text, capsys):

@@ -75,6 +75,7 @@ def test_help_tells_what_a_part_may_be():
     import evonb
 
     assert '"connectome", "population"' in inspect.getdoc(evonb.explore)
+    assert "seed : int, default 0\n    which of them" in inspect.getdoc(evonb.Run.model)  # methods, too
 
 
 def test_faces_are_no_place_for_code():

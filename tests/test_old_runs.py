@@ -1,5 +1,6 @@
 """Runs of before (tests/runs): they are shown, reported and explored, other runs build on them, and they go on."""
 
+import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -59,6 +60,17 @@ def test_a_run_of_before_is_shown_reported_and_explored(kind, folder, capsys):
     else:
         assert f"explore/{kind}.html" in [str(p.relative_to(folder / kind)) for p in explore_pages(folder / kind)]
     assert {k: v for k, v in files(folder / kind).items() if k in before} == before
+
+
+@pytest.mark.parametrize("arguments, says", [
+    (["connectome", "--arms", "conectome"], "Did you mean connectome[?]"),
+    (["population", "--seeds", "2"], "'population', but newborns are raised in one of kind 'connectome'"),
+    (["experts"], "'experts', but newborns are raised in one of kind 'connectome'"),
+])  # fmt: skip
+def test_a_mistake_in_what_to_raise_leaves_a_run_as_it_was(arguments, says, folder, capsys):
+    before = (folder / arguments[0] / "state.json").read_bytes()
+    assert main(["develop", *arguments]) == 2 and re.search(says, capsys.readouterr().err)
+    assert (folder / arguments[0] / "state.json").read_bytes() == before
 
 
 def test_a_newborn_of_before_is_a_base_for_others(folder):

@@ -122,7 +122,7 @@ def test_a_thing_that_is_not_of_the_kind_is_refused_when_it_is_used():
 
 
 def test_a_name_that_is_taken_is_refused(toys):
-    with pytest.raises(InputError, match="There is a toy 'ball' already, from this session"):
+    with pytest.raises(InputError, match="The toy 'ball' is there already, from this session"):
         toys.add("ball", "math:e", "another")
 
     def kite(): "Flies."
@@ -130,7 +130,7 @@ def test_a_name_that_is_taken_is_refused(toys):
     toys.add("new", kite)  # the same again, as when a cell is run twice
 
     def other(): "Another."
-    with pytest.raises(InputError, match="There is a toy 'new' already"): toys.add("new", other)
+    with pytest.raises(InputError, match="The toy 'new' is there already"): toys.add("new", other)
     toys.remove("new")
     toys.add("new", other)
     assert toys["new"] is other
@@ -179,7 +179,7 @@ def test_a_file_registers_once(tmp_path, toys):
     load_plugin(str(path))
     assert toys["drum"] > 6 and toys.entry("drum").origin == str(path)
     assert "makes noise (from mine.py)" in toys.text()
-    with pytest.raises(InputError, match=r"There is a toy 'drum' already, from .*mine.py"):
+    with pytest.raises(InputError, match=r"The toy 'drum' is there already, from .*mine.py"):
         load_plugin(plugin(tmp_path, "toys.add('drum', 'math:e', 'the same name')", "second"))
 
 
@@ -200,8 +200,8 @@ def test_a_file_that_was_loaded_by_name_does_not_keep_other_doors_closed(tmp_pat
 
 @pytest.mark.parametrize("text, why", [
     ("import a_module_that_is_not_there", "ModuleNotFoundError"), ("1 / 0", "ZeroDivisionError"),
-    ("def (", "SyntaxError"),
-    ("toys.add('ball', 'math:e')", "There is a toy 'ball' already, from this session. Give the one from .*mine.py"),
+    ("def (", "SyntaxError"), ("raise SystemExit(3)", "SystemExit: 3"),
+    ("toys.add('ball', 'math:e')", "The toy 'ball' is there already, from this session. Give the one from .*mine.py"),
 ])
 def test_a_plugin_that_fails_is_named_and_leaves_nothing(tmp_path, toys, monkeypatch, text, why):
     path = plugin(tmp_path, f"toys.add('drum', 'math:tau')\n{text}")

@@ -93,8 +93,9 @@ class _Controls(Mapping):
     "The arms whose newborns have a wiring of their own: name -> (connectome, rng) -> Connectome."
     def __iter__(self): return (name for name in ARMS if find_arm(name).own)
     def __len__(self): return sum(1 for _ in self)
+    def __contains__(self, name): return name in ARMS and find_arm(name).own # loads no other
     def __getitem__(self, name):
-        if name not in list(self): raise KeyError(name)
+        if name not in self: raise KeyError(name)
         return find_arm(name).wiring
 
 CONTROLS = _Controls()
@@ -106,7 +107,8 @@ def control(
     rng: np.random.Generator # decides it
 ) -> Connectome: # noted as this control, and of which connectome
     "A control wiring by name; one's own are added to `ARMS`."
-    made = CONTROLS[check_choice(kind, CONTROLS, "control")](connectome, rng)
+    if kind not in CONTROLS: check_choice(kind, CONTROLS, "control")
+    made = CONTROLS[kind](connectome, rng)
     if not isinstance(made, Connectome):
         raise InputError(f"The control {kind!r} gave an object of type {type(made).__name__}, but must give a "
                          "Connectome: dataclasses.replace(connectome, signs=...).")

@@ -18,6 +18,7 @@ from .settings import DevelopmentConfig, Experiment, ExperimentConfig
 from .summary import summarise
 from ..core import ConnectomeError, CorpusError, InputError, ProcessLostError, Seeds, Stopped, StopRequest
 from ..core import check_choice, file_sha256, from_dict, stoppable, to_dict
+from ..kinds import refusal
 from ..store import Run, check_folder, create_run, differences, open_run, read_dataset, read_json, reopen_run
 from ..store import write_json, writing_folder
 from ..text.tokens import load_tokenizer, open_prepared, prepare, save_prepared
@@ -127,13 +128,16 @@ def _followed(path, compute, stop):
 
 # %% ../../nbs/connectomes/22_experiments.ipynb #1d859ac1
 def developed_config(
-    run # a Run
+    run, # a Run of kind connectome
+    changes: dict | None = None # fields of its DevelopmentConfig to replace; they are checked
 ) -> ExperimentConfig:
     "A run's settings with what its development has become."
+    if run.kind != "connectome": raise refusal(run, "newborns are raised in", "connectome")
     config = from_dict(ExperimentConfig, run.config)
     if (path := run.file("development.json")).exists():
         config.development = from_dict(DevelopmentConfig, read_json(path), "development.json")
-    return config
+    if changes is None: return config
+    return replace(config, development=replace(config.development, **changes)).check()
 
 # %% ../../nbs/connectomes/22_experiments.ipynb #63a14b04
 def experiment(
@@ -170,13 +174,14 @@ def develop_run(
     "Raise newborns in an existing run: what is missing of its arms, seeds and rates, or more of them."
     compute, group = _computing(device, compute, fleet)
     if group.rank: return _followed(path, compute, stop)
-    with group.leading(), stoppable(stop) as request, reopen_run(path) as run:
-        config = developed_config(run)
-        config = replace(config, development=replace(config.development, **(changes or {}))).check()
-        _check_shares(config, compute, group)
-        exp = Experiment(run, _prepare_corpus(run, config, request, show), config, show, request, compute.device,
-                         fleet, compute, group)
-        return exp.work(("develop",))
+    with group.leading(), stoppable(stop) as request:
+        developed_config(open_run(path), changes or {}) # a mistake leaves the run as it is
+        with reopen_run(path) as run:
+            config = developed_config(run, changes or {})
+            _check_shares(config, compute, group)
+            exp = Experiment(run, _prepare_corpus(run, config, request, show), config, show, request, compute.device,
+                             fleet, compute, group)
+            return exp.work(("develop",))
 
 # %% ../../nbs/connectomes/22_experiments.ipynb #5655fb73
 def newborn_folder(

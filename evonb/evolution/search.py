@@ -453,7 +453,8 @@ def _repr_html_(self: Result):
 def result(self: Evolution) -> Result:
     "What was found so far."
     if self.best is None:
-        raise InputError("Nothing was scored within max_seconds. Give more time, and resume in the same folder.")
+        raise InputError("Nothing was scored within max_seconds. Give more time, and resume in the same folder. If "
+                         "there was time, the method proposed nothing.")
     m = self.method
     chosen = m.choose(m.members + [self.best]) if m.members else self.best
     return Result(m.name, chosen, m.population(), self.history(), len(self.rows), self.seconds, self.ended, m.front())

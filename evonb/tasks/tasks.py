@@ -992,7 +992,8 @@ def open_task(
     "The task that a string names."
     form, _, what = spec.partition(":")
     if not what and (form not in TASKS or ":" in TASKS.entry(form).spelled):
-        raise InputError(f"{spec!r} names no task. Write one of: {', '.join(TASKS.spelled())}.{near_miss(form, TASKS)}")
+        meant = f" Did you mean {TASKS.entry(form).spelled}?" if form in TASKS else near_miss(form, TASKS)
+        raise InputError(f"{spec!r} names no task. Write one of: {', '.join(TASKS.spelled())}.{meant}")
     several, opened = "," in TASKS.entry(form).spelled, TASKS[form]
     made = opened([n.strip() for n in what.split(",") if n.strip()] if several else what, name=spec, seeds=seeds,
                   n_validation=n_validation, n_test=n_test, n_train=n_train)

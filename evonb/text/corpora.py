@@ -32,7 +32,7 @@ import numpy as np
 from fastcore.basics import patch
 
 from ..core import CorpusError, DamagedFileError, InputError, Seeds, check_choice, check_positive, file_sha256
-from ..core import human_bytes, human_count, to_dict
+from ..core import human_bytes, human_count, near_miss, to_dict
 from ..datasets import MissingCorpusError, MissingExtraError, dataset_path, published, read_text
 from ..registry import Registry
 from .toy_english import toy_documents
@@ -131,9 +131,9 @@ def expand(
     if path.is_dir(): found = [p for p in path.rglob("*") if p.suffix.lower() in (*TEXT_SUFFIXES, ".bin")]
     else: found = map(Path, glob.glob(str(source), recursive=True))
     if found := sorted(p for p in found if p.is_file()): return found
-    why = "doesn't exist"
-    if path.is_dir(): why = f"is a folder without files ending in {', '.join(TEXT_SUFFIXES)} or .bin"
-    raise MissingCorpusError(f"{source} {why}. Known corpora are: {', '.join(CORPORA)}; the path of a file, a "
+    why = f"doesn't exist.{'' if path.suffix else near_miss(source, CORPORA)}"
+    if path.is_dir(): why = f"is a folder without files ending in {', '.join(TEXT_SUFFIXES)} or .bin."
+    raise MissingCorpusError(f"{source} {why} Known corpora are: {', '.join(CORPORA)}; the path of a file, a "
                              "folder or a glob, and hf:NAME for Hugging Face datasets, work too.")
 
 # %% ../../nbs/text/12_corpora.ipynb #e8f7d0ad

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from fastcore.basics import patch
 
-from ..core import InputError, cache_folder, file_sha256, human_count, panicked, parsing
+from ..core import InputError, cache_folder, file_sha256, human_count, near_miss, panicked, parsing
 from ..kinds import call
 from ..registry import Registry
 from ..store import check_folder, open_run, read_json, tensors_digest, write_json, writing_folder
@@ -237,5 +237,5 @@ def open_base(
     if (path/"run.json").is_file():
         return call(open_run(path), "base", "a base comes from", source, device)
     if path.is_dir() and path == Path(source): return open_folder(path, device)
-    raise InputError(f"{source!r} is no base model. Give {', '.join(BASES)}, a folder of a transformers model with "
-                     "safetensors, or a run of evonb evolve (RUN or RUN::ARM/SEED).")
+    raise InputError(f"{source!r} is no base model.{near_miss(source, BASES)} Give {', '.join(BASES)}, a folder "
+                     "of a transformers model with safetensors, or a run of evonb evolve (RUN or RUN::ARM/SEED).")

@@ -84,6 +84,15 @@ def test_what_makes_no_newborn_is_refused_by_name(thing, mine):
         find_arm("odd")
 
 
+def test_an_arm_that_cannot_be_loaded_is_nobody_elses_trouble(wiring, mine):
+    ARMS.add("gone", "no_module_of_this_name:arm")
+    try:
+        assert control(wiring, "random", np.random.default_rng(0)).info["control"] == "random"
+        with pytest.raises(InputError, match="The arm 'gone' of .*no_module_of_this_name"):
+            control(wiring, "gone", np.random.default_rng(0))
+    finally: ARMS.remove("gone")
+
+
 def test_wrong_arms_and_controls_say_what_is_there(wiring, mine):
     with pytest.raises(InputError, match="arm is 'dense_match', .*connectome, random.*Did you mean dense_matched"):
         preset("demo", development=DevelopmentConfig(arms=("dense_match",))).check()

@@ -461,7 +461,7 @@ def test_an_unknown_method_names_the_known_ones(config):
     (dict(experts="no/such/folder"), FileNotFoundError, "no/such/folder"),
     (dict(tasks=("skill:flying",)), InputError, "flying.*agreement"),
     (dict(tasks=("chess:e4",)), InputError, "must be one of.*skill"),
-    (dict(tasks=("skill",)), InputError, "names no task"),
+    (dict(tasks=("skill",)), InputError, "names no task.*Did you mean skill:NAME,NAME[?]"),
     (dict(tasks=("choice:no/such.jsonl",)), Exception, "no/such.jsonl"),
 ])  # fmt: skip
 def test_what_isnt_there_is_named(change, kind, says, config, tmp_path):
