@@ -722,3 +722,7 @@ def main(
         print(f"evonb: error: {e}", file=sys.stderr)
         return 2
     return 0
+
+# %% ../nbs/84_cli.ipynb #5c1e9a71
+#| eval: false
+if __name__ == "__main__": sys.exit(main())

@@ -236,6 +236,11 @@ def test_bad_input_is_one_clear_line_and_leaves_nothing_half_written(arguments, 
     assert not list(tmp_path.rglob("*.tmp")) and "Traceback" not in err
 
 
+def test_the_module_is_the_command():
+    done = subprocess.run([sys.executable, "-m", "evonb.cli", "devlop"], capture_output=True, text=True)
+    assert done.returncode == 2 and "Did you mean develop?" in done.stderr
+
+
 def test_an_option_that_is_not_there_is_refused_with_the_usage_of_its_command(capsys):
     with pytest.raises(SystemExit, match="2"): main(["explore", "runs/demo", "--max-bm=3"])
     err = capsys.readouterr().err
