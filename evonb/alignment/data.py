@@ -85,7 +85,7 @@ def image_arguments(
         raise InputError(f"{path} isn't JSON ({e}). Name images, events and atlas in it.") from None
     if not isinstance(given, dict) or not {"images", "events"} <= set(given):
         raise InputError(f'{path} must be like {{"images": ["run1.nii.gz"], "events": ["run1.tsv"], "atlas": '
-                         '"parcels.nii.gz"}}.')
+                         '"parcels.nii.gz"}.')
     for k, v in given.items():
         expect(v, _image_kinds[check_choice(k, _image_kinds, f"a key of {path}")], f"{k} in {path}")
         for item in v if isinstance(v, list) else ():
