@@ -128,9 +128,9 @@ def test_help_lists_what_there_is_in_registries():
     listed = dict(run=(ARMS, CORPORA), develop=(ARMS, CORPORA), evolve=(CORPORA,), plan=(CORPORA,), experts=(BASES,),
                   population=(METHODS, TASKS), serve=(BASES,), align=(BASES, DATA), explore=(EXPLORERS,))  # fmt: skip
     for name, registries in listed.items():
-        shown = helps()[name].format_help()
+        shown = " ".join(helps()[name].format_help().split())  # long lines are folded
         for entry in (things.entry(n) for things in registries for n in things):
-            assert re.search(rf"^  {re.escape(entry.spelled)} +{re.escape(entry.line)}$", shown, re.M), (name, entry)
+            assert f" {entry.spelled} {' '.join(entry.line.split())}" in shown, (name, entry)
 
 
 def test_bare_evonb_helps_and_tells_its_version_without_importing_much():

@@ -76,7 +76,7 @@ def test_the_front_page_leads_everywhere(open_page, assert_accessible, screensho
     screenshot(page, "site_front")
     page.locator(".sd-card").nth(2).click()
     page.wait_for_url("**/modules.html")
-    assert page.get_by_role("link", name="connectome", exact=True).count() >= 1
+    assert page.get_by_role("link", name="wiring", exact=True).count() >= 1
 
 
 @pytest.mark.parametrize("theme, width", [("light", 1200), ("dark", 1200), ("light", 400)])
