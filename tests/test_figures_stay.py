@@ -81,10 +81,16 @@ def begin_figures():
 
 def test_every_figure_begins_without_the_button():
     # `plots.figure` is where the look comes from; monitor, plots.population and report copy such a figure or its look
-    # (the browser tests count their buttons), and `plan_figure`, which stands below plots, has its own test
-    assert set(begin_figures()) == {"connectomes/planning", "plots/population", "plots/style", "report",
-                                    "widgets/monitor"}
+    # (the browser tests count their buttons); `plan_figure` and `race`, which stand below plots, are tested by themselves
+    assert set(begin_figures()) == {"connectomes/planning", "evolution/landscape", "plots/population", "plots/style",
+                                    "report", "widgets/monitor"}
     assert plots.figure("any").layout.template.layout.modebar.remove == ("sendChartToCloud",)
+
+
+def test_the_race_of_methods_has_no_such_button():
+    from evonb.evolution.landscape import race
+
+    assert race(["random-search"], seeds=(0,), budget=12).layout.modebar.remove == ("sendChartToCloud",)
 
 
 def test_figures_of_plotly_alone_have_no_button_that_uploads_where_they_are_shown():

@@ -108,5 +108,6 @@ def race(
                         mode="lines", line_width=0, hoverinfo="skip", showlegend=False, legendgroup=str(label),
                         fillcolor=look["line_color"])
         fig.add_scatter(x=x, y=v.mean("seed").values, mode="lines", name=str(label), **look)
+    fig.update_layout(modebar_remove=["sendChartToCloud"]) # plotly's button that uploads the data
     return fig.update_layout(xaxis_title="evaluations", yaxis_title="best fitness so far (validation)", width=640,
                              height=380)
