@@ -25,7 +25,7 @@ models: install ## fetch SmolLM2-135M-Instruct (93 MB) into .venv/models, for `-
 demo: install ## evolve a small connectome, compare it with its controls; prints a table and the path of a page
 	@.venv/bin/evonb demo $(ARGS)
 
-test: install ## all checks and tests: export, notebooks, layers, style, notebooks run, pytest, an old processor
+test: install ## all checks and tests: export, notebooks, layers, style, notebooks run, an old processor, pytest
 	@$(MAKE) --no-print-directory models || echo "== SmolLM2 can't be fetched now; the tests that need it are skipped"
 	@.ci/browser >/dev/null || { test -z "$$CI" && echo "== the tests in a browser are skipped"; }
 	@$(MAKE) --no-print-directory check-export
@@ -33,8 +33,8 @@ test: install ## all checks and tests: export, notebooks, layers, style, noteboo
 	@$(MAKE) --no-print-directory check-layers
 	@$(MAKE) --no-print-directory check-style
 	@$(MAKE) --no-print-directory test-notebooks
-	@$(MAKE) --no-print-directory test-python
 	@$(MAKE) --no-print-directory test-portable-short
+	@$(MAKE) --no-print-directory test-python
 
 test-portable: install ## what rests on numerics, by the instructions of other processors; hours (ARGS="--no-browser -- -x")
 	@$(PY) .ci/portable.py $(ARGS)
@@ -108,9 +108,9 @@ test-notebooks:
 	@$(PY) docs/build.py execute --workers $(NB_WORKERS)
 
 test-python:
-	@echo "== 6/7 pytest"
+	@echo "== 7/7 pytest"
 	@$(PY) -m pytest $(PYTEST_ARGS)
 
 test-portable-short:
-	@echo "== 7/7 training, by the instructions of an old processor"
+	@echo "== 6/7 training, by the instructions of an old processor"
 	@$(PY) .ci/portable.py --short
