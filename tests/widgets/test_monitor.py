@@ -243,7 +243,7 @@ def test_what_cannot_be_started_is_refused(tmp_path):
 
 
 def test_a_folder_at_work_is_busy(tmp_path):
-    with create_run(tmp_path / "run", {}):
+    with create_run(tmp_path / "run", to_dict(TINY), "connectome"):
         seen = Monitor(develop_run, tmp_path / "run")
         with pytest.raises(RunBusyError, match="is being written by another process"):
             seen.wait()
