@@ -149,8 +149,9 @@ def population_text(
     for name, m in methods:
         sd = "" if m["validation"]["sd"] is None else f" ± {m['validation']['sd']:.3f}"
         versus = [interval_cell(m["versus"].get(r)) for r in ("best-expert", "random-search")]
-        rows.append((name, f"{m['validation']['mean']:.3f}{sd}", score(m["test"]), *versus, f"{m['evaluations']:g}",
-                     human_time(m["seconds"])))
+        failed = f", {m['failed']} failed" if m.get("failed") else ""
+        rows.append((name, f"{m['validation']['mean']:.3f}{sd}", score(m["test"]), *versus,
+                     f"{m['evaluations']:g}{failed}", human_time(m["seconds"])))
     out = [f"{summary['n_seeds']} evolutions a method, {summary['budget']} evaluations each. Validation: mean ± sd "
            "over evolutions; test: mean ± standard error over evolutions and items; differences with 95 % bootstrap "
            "intervals", *columns(rows), ""]

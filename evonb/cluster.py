@@ -26,11 +26,11 @@ from tqdm.auto import tqdm
 
 from .connectomes.generations import known_loss, life_folder, read_life
 from .connectomes.settings import Experiment
-from .core import EvonbError, InputError, RunBusyError, Stopped, StopRequest, announce, check_positive
-from .core import file_sha256, human_time, listening, progress
+from .core import EvonbError, InputError, MachineError, RunBusyError, Stopped, StopRequest, announce
+from .core import check_positive, file_sha256, human_time, listening, progress
 from .datasets import MissingExtraError
 from .store import Run
-from .tasks.backends import Backend, InProcess, check_seconds, pack_adapter, unpack_adapter
+from .tasks.backends import Backend, InProcess, broken_off, check_seconds, pack_adapter, unpack_adapter
 from .tasks.engine import Engine
 from .text.tokens import open_prepared
 from .training.base import open_base
@@ -203,6 +203,7 @@ class _Scorer:
     def answer(self, packed, asked):
         try: return "ok", self.backend.answers([unpack_adapter(packed)], *asked)[0]
         except InputError as e: return "input", str(e)
+        except MachineError as e: return "machine", str(e)
 
 # %% ../nbs/82_cluster.ipynb #6e5007ff
 @dataclass
@@ -230,7 +231,7 @@ class RayPool(Backend):
         timeout: float = 600., # seconds that one individual may take
         n_threads: int = 1, # of each actor, and CPUs that it takes up
         open_timeout: float = 600., # seconds to wait for an actor that has opened the base
-        max_tries: int = 3, # how often an individual's worker may die before it counts as failed
+        max_tries: int = 3, # how often an individual's worker may die before the work breaks off
         n_gpus: float = 0 # GPUs that each actor takes up
     ):
         for name in ("timeout", "open_timeout"): check_seconds(locals()[name], name)
@@ -421,9 +422,7 @@ def _collect(self: RayPool, todo, found):
     for ref in done:
         if ref in busy: self._finish(busy[ref], todo, found)
     for w in [w for w in busy.values() if w.jobs and time.monotonic() - w.since > self.timeout]:
-        found[w.jobs.popleft()[1].member] = f"it took longer than {self.timeout:g} s"
-        todo.extend(job for _, job in w.jobs)
-        self._restart(w)
+        raise broken_off(f"an individual took longer than {self.timeout:g} s on {w.node}")
 
 # %% ../nbs/82_cluster.ipynb #097c2393
 @patch
@@ -434,8 +433,9 @@ def _finish(self: RayPool, worker, todo, found):
     try: said, answer = ray.get(ref)
     except ray.exceptions.RayError as e:
         if isinstance(e, ray.exceptions.RayTaskError): raise
-        return self._lost(worker, todo, found)
+        return self._lost(worker, todo)
     if said == "input": raise InputError(answer)
+    if said == "machine": raise MachineError(f"On {worker.node}: {answer}")
     worker.jobs.popleft()
     found[job.member], job.sent = answer, None
     self.history.append(dict(member=job.member, worker=worker.node, began=worker.since, ended=time.monotonic()))
@@ -443,13 +443,15 @@ def _finish(self: RayPool, worker, todo, found):
 
 # %% ../nbs/82_cluster.ipynb #03db4ee5
 @patch
-def _lost(self: RayPool, worker, todo, found):
-    for _, job in worker.jobs:
-        job.tries += 1
-        if job.tries < self.max_tries: todo.append(job)
-        else: found[job.member] = f"its worker died, {job.tries} times (the last: {worker.node})"
+def _lost(self: RayPool, worker, todo):
+    jobs = [job for _, job in worker.jobs]
     worker.jobs.clear()
     _wake(worker)
+    for job in jobs:
+        job.tries += 1
+        if job.tries == self.max_tries:
+            raise broken_off(f"a worker died, {job.tries} times over the same individual, the last on {worker.node}")
+        todo.append(job)
 
 # %% ../nbs/82_cluster.ipynb #378bbe69
 @patch

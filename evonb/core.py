@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['EvonbError', 'InputError', 'CorpusError', 'ConnectomeError', 'StoreError', 'DamagedFileError', 'NoSpaceError',
-           'RunExistsError', 'RunBusyError', 'NonFiniteLossError', 'ProcessLostError', 'Stopped', 'check_fraction',
-           'check_positive', 'near_miss', 'check_choice', 'Seeds', 'to_dict', 'expect', 'expect_fields', 'panicked',
-           'parsing', 'from_dict', 'can_draw', 'progress', 'listened', 'listening', 'announce', 'StopRequest',
-           'stoppable', 'file_sha256', 'cache_folder', 'human_count', 'human_bytes', 'human_time', 'with_parameters',
-           'facts_html']
+           'RunExistsError', 'RunBusyError', 'NonFiniteLossError', 'ProcessLostError', 'MachineError', 'Stopped',
+           'check_fraction', 'check_positive', 'near_miss', 'check_choice', 'Seeds', 'to_dict', 'expect',
+           'expect_fields', 'panicked', 'parsing', 'from_dict', 'can_draw', 'progress', 'listened', 'listening',
+           'announce', 'StopRequest', 'stoppable', 'file_sha256', 'cache_folder', 'human_count', 'human_bytes',
+           'human_time', 'with_parameters', 'facts_html']
 
 # %% ../nbs/00_core.ipynb #917cb114
 import dataclasses
@@ -79,6 +79,10 @@ class NonFiniteLossError(EvonbError, ArithmeticError):
 # %% ../nbs/00_core.ipynb #147099f8
 class ProcessLostError(EvonbError, RuntimeError):
     "A process that worked on the same lifetime is gone or failed; what was stored stays, and can be resumed."
+
+# %% ../nbs/00_core.ipynb #9eb4cf5c
+class MachineError(EvonbError, RuntimeError):
+    "The machine failed, not what was computed on it: nothing is noted of it, and the work can be resumed."
 
 # %% ../nbs/00_core.ipynb #526d8aa1
 class Stopped(EvonbError):

@@ -32,7 +32,7 @@ from evonb.connectomes import generations
 from evonb.connectomes import settings as cs
 from evonb.connectomes.experiments import develop_run, experiment  # noqa: E402
 from evonb.connectomes.generations import life_folder
-from evonb.core import InputError, RunBusyError, Stopped, StopRequest, listening  # noqa: E402
+from evonb.core import InputError, MachineError, RunBusyError, Stopped, StopRequest, listening  # noqa: E402
 from evonb.store import open_run, read_dataset, read_json, write_json  # noqa: E402
 from evonb.tasks.backends import InProcess
 from evonb.tasks.fitness import Fitness  # noqa: E402
@@ -150,17 +150,20 @@ def test_actors_that_the_cluster_takes_away_while_idle_are_made_up_for(pool, mon
 
 
 @pytest.mark.faults
-def test_one_that_always_kills_its_worker_or_never_ends_fails_alone(here, pool, tmp_path):
+@pytest.mark.parametrize("mark, says", [("deadly", "a worker died, 2 times"), ("slow", "took longer than 2 s")])
+def test_one_that_always_kills_its_worker_or_never_ends_breaks_the_work_off(here, pool, tmp_path, mark, says):
+    "That is no individual's fitness; without it the rest is scored as ever."
+    timeout = 60 if mark == "deadly" else 2
     pool.close()  # its CPUs are needed
     adapters, tasks = population(llama(), 4)[:4], [pair_task()]
-    adapters[0], adapters[2] = marked(adapters[0], "deadly"), marked(adapters[2], "slow")
     engine = partial(mortal_engine, str(tmp_path), once=False)
-    with RayPool(engine, n_workers=2, timeout=2, max_tries=2) as mortal:
-        found = Fitness(mortal, tasks)(adapters)
-    assert "its worker died, 2 times" in found[0].reason and found[2].reason == "it took longer than 2 s"
-    sound = expected(adapters, tasks)
-    for i in (1, 3):
-        same(sound[i], found[i])
+    with RayPool(engine, n_workers=2, timeout=timeout, max_tries=2) as mortal:
+        fitness = Fitness(mortal, tasks)
+        with pytest.raises(MachineError, match=says):
+            fitness([marked(adapters[0], mark), *adapters[1:]])
+        mortal.timeout = 60
+        for a, b in zip(expected(adapters[1:], tasks), fitness(adapters[1:]), strict=True):
+            same(a, b)
 
 
 def test_a_pool_on_ray_says_what_it_cannot_do(here, pool, monkeypatch):

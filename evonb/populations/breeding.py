@@ -6,7 +6,7 @@
 __all__ = ['BASELINES', 'SPACES', 'BreedConfig', 'RunCache', 'Breeding', 'scored', 'experts_run', 'expert_base', 'default_tasks',
            'make_space', 'failed_experts', 'item_texts', 'check_unread', 'method_settings', 'members',
            'sealed_candidates', 'options_of', 'item_credit', 'describe_ensemble', 'task_score', 'breeding_statement',
-           'breed', 'method_table']
+           'failures_told', 'breed', 'method_table']
 
 # %% ../../nbs/populations/18_breeding.ipynb #242e5d05
 import math
@@ -491,6 +491,16 @@ def breeding_statement(
                 f"[{d['low']:+.3f}, {d['high']:+.3f}], p = {d['p']:.2g}.")
     return out
 
+# %% ../../nbs/populations/18_breeding.ipynb #fddcfb36
+def failures_told(
+    judged: dict # method -> what `judge` gave
+) -> str: # empty where none failed
+    "How many individuals of which method got no score."
+    failed = {m: v["failed"] for m, v in judged.items() if v["failed"]}
+    if not failed: return ""
+    return (f" Individuals that failed (NaN, or output that can't be graded) and so couldn't be selected: "
+            f"{', '.join(f'{n} of {m}' for m, n in failed.items())}.")
+
 # %% ../../nbs/populations/18_breeding.ipynb #ca82bcd7
 @patch
 def gather(self: Breeding, results, tested, voted): # -> xarray Dataset
@@ -555,7 +565,7 @@ def summarise(self: Breeding, results, tested, voted) -> dict:
         base = base and dict(mean=base.mean, se=None if math.isnan(base.se) else base.se)
         tasks.append(dict(name=t.name, kind=t.kind, selected=t in self.tasks, n_validation=t.n("validation"),
                           n_test=t.n("test"), chance=None if math.isnan(t.chance) else t.chance, base=base))
-    said = breeding_statement(judged, c.methods or c.all_methods()) + _told(self.left_out)
+    said = breeding_statement(judged, c.methods or c.all_methods()) + _told(self.left_out) + failures_told(judged)
     return dict(kind="population", statement=said, methods=judged, tasks=tasks, experts=list(self.experts),
                 left_out=self.left_out, base=self.base.name, space=c.space, by=c.by, budget=c.budget, n_seeds=c.n_seeds,
                 ci=.95)

@@ -460,7 +460,7 @@ _NO_LORA = (" Either the server can't load adapters (start vLLM with VLLM_ALLOW_
             "--enable-lora), or it can't read the folder (it must see it, under adapters_at where its path differs).")
 
 # %% ../../nbs/tasks/20_serving.ipynb #be52c5a1
-_OF_INDIVIDUAL = (400, 404, 413, 422, 500) # statuses that may be this individual's fault; others are the server's state
+_OF_INDIVIDUAL = (400, 422) # how a server refuses an adapter that doesn't fit; other statuses are its own state
 
 class _Unfit(EvonbError):
     "The server doesn't take this individual."
@@ -512,8 +512,7 @@ async def _individual(self: ServerBackend, adapter, choices, prompts):
                 async with self._loaded(adapter) as name: return await self._answer(name, choices, prompts)
             except (ScoreError, _Unfit) as e: return f"{type(e).__name__.lstrip('_')}: {e}"
             except ServerError as e:
-                if e.status not in _OF_INDIVIDUAL: raise
-                if last or e.status != 404: return f"ServerError: {e}" # 404: a server that restarted has forgotten it
+                if last or e.status != 404: raise # 404: a server that restarted has forgotten it
 
 # %% ../../nbs/tasks/20_serving.ipynb #8f922b65
 @patch

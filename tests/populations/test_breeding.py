@@ -17,7 +17,8 @@ import pytest
 import torch
 
 import evonb.populations.breeding as breeding
-from evonb.core import InputError, RunExistsError, Seeds, to_dict
+from evonb.cli import population_text
+from evonb.core import InputError, MachineError, RunExistsError, Seeds, to_dict
 from evonb.datasets import MissingExtraError
 from evonb.evolution.method import METHODS, Objective, right_options
 from evonb.evolution.operators import AllFailedError
@@ -577,6 +578,34 @@ def test_an_individual_that_fails_is_recorded_and_never_chosen(config, tmp_path,
     summary = read_json(run.file("summary.json"))
     assert summary["methods"]["genome"]["failed"] == failed.sum() > 0
     assert np.isfinite(summary["methods"]["genome"]["test"]["mean"])
+    counted = f"{failed.sum()} of genome"
+    assert counted in summary["statement"] and f", {failed.sum()} failed" in population_text(summary)
+
+
+@pytest.mark.parametrize("error", [MemoryError("can't allocate memory"), OSError(5, "Input/output error")], ids=str)
+def test_a_passing_failure_of_the_machine_changes_no_result(brief, tmp_path, monkeypatch, error):
+    "The run stops by name and is resumed to what it would have been; no individual got a score of it."
+    done, config = brief
+    whole, calls = Engine.loglikelihoods, []
+
+    def sometimes(self, adapters, choices):
+        calls.append(len(adapters))
+        if len(calls) > 4 and len(calls) % 3 == 0:
+            raise error
+        return whole(self, adapters, choices)
+
+    stops = 0
+    for _ in range(60):
+        try:
+            with monkeypatch.context() as patch:
+                patch.setattr(Engine, "loglikelihoods", sometimes)
+                bred(tmp_path / "run", config, resume=True)
+            break
+        except MachineError as e:
+            stops += 1
+            assert "no individual's" in str(e) and open_run(tmp_path / "run").state()["status"] == "failed"
+    assert stops and open_run(tmp_path / "run").state()["status"] == "complete"
+    assert_same_run(done, open_run(tmp_path / "run"))
 
 
 def test_a_folder_of_adapters(experts, base, config, tmp_path):

@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from evonb.core import InputError, Seeds, Stopped
+from evonb.core import InputError, MachineError, Seeds, Stopped
 from evonb.populations.spaces import AdapterSpace, StoredSpace
 from evonb.tasks.backends import InProcess, Pool
 from evonb.tasks.engine import Engine, PackedRow, encode_choices, merged_weight, pack, wanted
@@ -23,6 +23,7 @@ from evonb.tasks.tasks import (
     Grading,
     Item,
     Prompt,
+    ScoreError,
     SealedTestError,
     SealedTestWarning,
     Task,
@@ -524,9 +525,38 @@ class Moody(Engine):
 
 def test_the_culprit_of_a_batch_is_found():
     adapters = population(llama(), 3)
-    guilty = replace(adapters[1], config=dict(raises=RuntimeError("out of patience")))
+    guilty = replace(adapters[1], config=dict(raises=ScoreError("out of numbers")))
     found = Fitness(InProcess(Moody(llama(), TOKENIZER)), [pair_task()])([adapters[0], guilty, adapters[2]])
-    assert found[1].reason == "RuntimeError: out of patience" and not found[0].failed and not found[2].failed
+    assert found[1].reason == "ScoreError: out of numbers" and not found[0].failed and not found[2].failed
+
+
+MACHINE = (MemoryError("can't allocate memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+           OSError(5, "Input/output error"), torch.OutOfMemoryError("CUDA out of memory"),
+           RuntimeError("CUDA error: device-side assert"), TimeoutError("late"))  # fmt: skip
+
+
+@pytest.mark.parametrize("error", MACHINE, ids=lambda e: type(e).__name__)
+def test_a_machines_failure_is_no_individuals_fitness(error):
+    "It ends the work by name, and nothing is noted; the same individual is scored once the machine is well again."
+    adapters = population(llama(), 3)
+    fitness = Fitness(InProcess(Moody(llama(), TOKENIZER)), [pair_task()])
+    with pytest.raises(MachineError, match=f"Scoring broke off .{type(error).__name__}.*no individual's.*resume"):
+        fitness([adapters[0], replace(adapters[1], config=dict(raises=error)), adapters[2]])
+    assert len(fitness.cache) == 0
+    assert not any(e.failed for e in fitness(adapters))
+
+
+def test_memory_that_runs_out_for_a_batch_alone_costs_nothing():
+    class Narrow(Engine):
+        def loglikelihoods(self, adapters, choices):
+            if len(adapters) > 1:
+                raise MemoryError("can't allocate memory")
+            return super().loglikelihoods(adapters, choices)
+
+    adapters = population(llama(), 3)
+    found = Fitness(InProcess(Narrow(llama(), TOKENIZER)), [pair_task()])(adapters)
+    alone = [Fitness(InProcess(llama_engine()), [pair_task()])([a])[0].value for a in adapters]
+    assert [e.value for e in found] == alone
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), Stopped("on request")])
@@ -609,14 +639,15 @@ def test_a_pool_gives_what_one_process_gives(pool):
             np.testing.assert_allclose(a.scores["pairs"].option_scores, b.scores["pairs"].option_scores, atol=1e-5)
 
 
-def test_dead_and_stuck_workers_are_replaced(pool, tmp_path):
+@pytest.mark.parametrize("config, says", [("die", "its worker process died"), ("hang", "it took longer than 2 s")])
+def test_a_worker_that_dies_or_hangs_is_no_individuals_failure(pool, tmp_path, config, says):
+    "Its batch's members are tried one by one; what is lost again ends the work, and the pool goes on to serve."
     adapters = population(llama(), 3)[:3]
-    adapters[1] = replace(adapters[1], config=dict(die=str(tmp_path / "deaths")))
-    adapters[2] = replace(adapters[2], config=dict(hang=1), scale=dict.fromkeys(adapters[2].A, 0.1))
-    found = Fitness(pool, [pair_task()])(adapters)
-    assert [e.failed for e in found] == [False, True, True]
-    assert found[1].reason == "its worker process died" and found[2].reason == "it took longer than 2 s"
-    assert (tmp_path / "deaths").read_text() == "xxx"  # in company, alone, and once more
+    adapters[1] = replace(adapters[1], config={config: str(tmp_path / "deaths")})
+    with pytest.raises(MachineError, match=f"Scoring broke off .{says}"):
+        Fitness(pool, [pair_task()])(adapters)
+    if config == "die":
+        assert (tmp_path / "deaths").read_text() == "xxx"  # in company, alone, and once more
     assert not Fitness(pool, [pair_task()])([adapters[0]])[0].failed
 
 

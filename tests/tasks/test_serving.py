@@ -540,12 +540,31 @@ def test_an_individuals_failure_leaves_the_others_alone(fake, tmp_path):
 
     def twist(path, body):
         if path == "load_lora_adapter" and bad in body["lora_name"]:
-            return 500, dict(error=dict(message="LoRA rank 128 is greater than max_lora_rank 64.")), {}
+            return 400, dict(error=dict(message="LoRA rank 128 is greater than max_lora_rank 64.")), {}
 
     fake.twist = twist
     found = of_fake(fake, tmp_path).answers(population(), CHOICES[:2], PROMPTS[:1])
-    assert "max_lora_rank 64" in found[1] and "answered 500" in found[1] and isinstance(found[0], tuple)
+    assert "max_lora_rank 64" in found[1] and "answered 400" in found[1] and isinstance(found[0], tuple)
     assert isinstance(found[2], tuple) and not fake.loaded and not [p for p in tmp_path.iterdir() if p.is_dir()]
+
+
+@pytest.mark.parametrize("path, status", [("load_lora", 500), ("completions", 500), ("completions", 400)])
+def test_a_servers_own_failure_is_no_individuals_fitness(fake, tmp_path, path, status):
+    "It comes for one individual only, as when memory runs out in passing; that is still no score of it."
+    bad = population()[1].digest()[:32]
+    told = []
+
+    def twist(where, body):
+        if where.startswith(path) and bad in (body.get("lora_name") or body["model"]):
+            told.append(where)
+            return status, dict(error=dict(message="can't allocate memory")), {}
+
+    b = of_fake(fake, tmp_path, retries=0)
+    b.known()
+    fake.twist = twist
+    with pytest.raises(ServerError, match=f"answered {status}: can't allocate memory"):
+        b.answers(population(), CHOICES[:2], [])
+    assert told and not fake.loaded and not [p for p in tmp_path.iterdir() if p.is_dir()]
 
 
 @pytest.mark.parametrize("value", [None, math.nan, -math.inf])
