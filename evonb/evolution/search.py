@@ -191,13 +191,25 @@ def remaining(self: Evolution) -> int:
     "Evaluations left."
     return self.budget - len(self.rows)
 
+# %% ../../nbs/evolution/14_search.ipynb #e86e2c2c
+@patch
+def before_anew(self: Evolution,
+    settings: dict # of an evolution, as stored or asked
+) -> str | None: # the merge's name today; None: it is what it always was
+    "How a merge is called today that went by another name before that name was given to another definition."
+    config, about, space = settings.get("config"), settings.get("about"), self.method.space
+    merge = config.get("merge") if isinstance(config, dict) else None
+    if not isinstance(merge, str) or isinstance(about, dict) and "merge" in about: return None
+    return space.formerly(merge) if hasattr(space, "formerly") else None
+
 # %% ../../nbs/evolution/14_search.ipynb #cd59912c
 @patch
 def settings(self: Evolution) -> dict:
     "What must be the same for a run to be resumed."
     m = self.method
-    return dict(method=m.name, config=to_dict(m.config), seeds=m.seeds.to_dict(), budget=self.budget,
+    made = dict(method=m.name, config=to_dict(m.config), seeds=m.seeds.to_dict(), budget=self.budget,
                 chunk=None if self.chunk == math.inf else self.chunk, patience=self.patience, about=self.about)
+    return made | dict(about=self.about | dict(merge="defined anew")) if self.before_anew(made) else made
 
 # %% ../../nbs/evolution/14_search.ipynb #c7c7d779
 @patch
@@ -252,6 +264,11 @@ def check_settings(self: Evolution,
 ):
     "Refuse to go on with what was begun with other settings, experts or items."
     own = json.loads(json.dumps(self.settings()))
+    if today := self.before_anew(stored): # it was begun before that
+        if own["config"].get("merge") == (then := stored["config"]["merge"]):
+            raise StoreError(f"{self.folder} was computed with the merge {then!r} of before, which is called {today!r} "
+                             f"today; {then!r} is now as its paper has it. Resume it with merge={today!r}.")
+        stored = stored | dict(config=stored["config"] | dict(merge=today))
     stored = dict(about=own["about"]) | stored # runs of before didn't note it
     if diff := differences(stored, own):
         raise StoreError(f"{self.folder} holds an evolution with other settings: {'; '.join(diff[:5])}. Choose another "

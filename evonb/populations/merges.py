@@ -6,7 +6,8 @@
 __all__ = ['MERGES', 'balanced_factors', 'adapter_of', 'check_weights', 'combine', 'compress', 'stacked_experts', 'grams',
            'module_weights', 'gram_cosine', 'distance', 'similarity', 'OnFactors', 'Merge', 'register_merge',
            'known_merge', 'merge', 'linear', 'task_arithmetic', 'uniform_soup', 'greedy_soup', 'spherical_mean',
-           'slerp', 'largest', 'magnitude_prune', 'breadcrumbs', 'ties', 'dare_linear', 'dare_ties', 'pcb']
+           'slerp', 'largest', 'magnitude_prune', 'breadcrumbs', 'ties', 'dare_linear', 'dare_ties',
+           'dare_ties_elect_first', 'pcb', 'pcb_normalise_first']
 
 # %% ../../nbs/populations/10_merges.ipynb #539b047f
 import functools
@@ -252,6 +253,7 @@ class Merge:
     copies_in_mean: dict | None = None # options under which copies give the parent on average over draws
     normalised: bool = True # only the shares of the weights count
     signed: bool = False # negative weights make sense
+    formerly: str | None = None # the merge that does what was called by this name before it was defined anew
 
     @property
     def options(self) -> dict: # name -> default
@@ -304,7 +306,7 @@ def check_options(self: Merge, generator, options):
         raise InputError(f"{self.name} has no option {unknown[0]!r}; it has: {some_names(self.options, 9)}.")
     if self.random and generator is None:
         raise InputError(f"{self.name} draws at random: give it a generator, such as Seeds(0).torch().")
-    numbers = {k: options[k] for k in ("density", "outliers", "scale") if k in options}
+    numbers = {k: options[k] for k in ("density", "outliers", "extremes", "scale") if k in options}
     if odd := [k for k, v in numbers.items() if not isinstance(v, (int, float, np.number))]:
         raise InputError(f"{odd[0]} is {options[odd[0]]!r}, but must be a number.")
     for name in {"density", "outliers"} & set(options):
@@ -312,6 +314,8 @@ def check_options(self: Merge, generator, options):
         if not (low and options[name] <= 1):
             raise InputError(f"{name} is {options[name]!r}, but must be a fraction above 0 and at most 1 "
                              "(outliers may be 0).")
+    if "extremes" in options and not 0 <= options["extremes"] < .5:
+        raise InputError(f"extremes is {options['extremes']!r}, but must be a share from 0 to below 0.5 on each side.")
 
 # %% ../../nbs/populations/10_merges.ipynb #ad3ba256
 @patch
@@ -429,11 +433,12 @@ def slerp(parts, weights, *, scale=1.0):
 # %% ../../nbs/populations/10_merges.ipynb #641e46de
 def largest(
     x: torch.Tensor, # (n_parents, ...)
-    density: float # the share of entries to keep
+    density: float, # the share of entries to keep
+    whole=round # how a share becomes a number of entries; PEFT and mergekit cut it off: int
 ) -> torch.Tensor: # bool, the shape of x
     "Which entries of each parent are among its largest by magnitude; at least one is."
     flat = x.abs().flatten(1) # (n_parents, n_entries)
-    keep = max(1, round(density * flat.shape[1]))
+    keep = max(1, whole(density * flat.shape[1]))
     top = flat.topk(keep, dim=1).indices
     return torch.zeros_like(flat, dtype=torch.bool).scatter_(1, top, True).view_as(x)
 
@@ -464,7 +469,7 @@ def _elected_mean(x, shares, voters, scale, released):
 @register_merge("elementwise", copies_give_parent={"density": 1.0}, symmetric=True)
 def ties(x, weights, generator=None, *, density=.2, scale=1.0, released=False):
     "Trim, elect signs, average those that agree."
-    trimmed = x * largest(x, density)
+    trimmed = x * largest(x, density, int if released else round)
     return _elected_mean(trimmed, _shares(x, weights), trimmed, scale, released)
 
 # %% ../../nbs/populations/10_merges.ipynb #ce6c64c6
@@ -482,15 +487,48 @@ def dare_linear(x, weights, generator=None, *, density=.5, rescale=True, scale=1
 
 # %% ../../nbs/populations/10_merges.ipynb #bb6ae0a9
 @register_merge("elementwise", copies_give_parent={"density": 1.0}, symmetric={"density": 1.0}, random=True,
+                copies_in_mean={"density": .5, "normalise": False}, formerly="dare_ties_elect_first")
+def dare_ties(x, weights, generator=None, *, density=.5, rescale=True, scale=1.0, normalise=True, released=False):
+    "Drop entries at random, elect signs among what is left, average those that agree (as PEFT and mergekit do)."
+    shares, left = _shares(x, weights), _dropped(x, density, generator, rescale)
+    if normalise or released: return _elected_mean(left, shares, left, scale, released)
+    return scale * (shares * left * (left.sign() == (shares * left).sum(0).sign())).sum(0)
+
+# %% ../../nbs/populations/10_merges.ipynb #2481a851
+@register_merge("elementwise", copies_give_parent={"density": 1.0}, symmetric={"density": 1.0}, random=True,
                 copies_in_mean={"density": .5})
-def dare_ties(x, weights, generator=None, *, density=.5, rescale=True, scale=1.0, released=False):
-    "Elect signs, then average those that agree, with entries dropped at random."
-    return _elected_mean(_dropped(x, density, generator, rescale), _shares(x, weights), x, scale, released)
+def dare_ties_elect_first(x, weights, generator=None, *, density=.5, rescale=True, scale=1.0):
+    "Elect signs among whole parents, then average those that agree, with entries dropped at random."
+    return _elected_mean(_dropped(x, density, generator, rescale), _shares(x, weights), x, scale, False)
 
 # %% ../../nbs/populations/10_merges.ipynb #bb793f0b
+def _to_unit(rows): # (n_parents, n_entries), each row from 0 to 1; a row of one value is 1 throughout, but 0 for 0
+    low, high = rows.amin(1, keepdim=True), rows.amax(1, keepdim=True)
+    width = (high - low).clamp_min(torch.finfo(rows.dtype).tiny)
+    return torch.where(high > low, (rows - low) / width, high.sign().abs())
+
+# %% ../../nbs/populations/10_merges.ipynb #c63c1866
+@register_merge("elementwise", copies_give_parent={"density": 1.0, "extremes": 0.0}, symmetric=True,
+                formerly="pcb_normalise_first")
+def pcb(x, weights, generator=None, *, density=.1, scale=1.0, extremes=1e-4):
+    "Parameter competition balancing: exp(n · size²) · tanh(agreement), clipped and normalised, weighs each entry."
+    flat = x.flatten(1) # (n_parents, n_entries)
+    n, ranked = flat.shape[1], flat.abs().sort(1).values
+    ends = [min(max(int(i), 0), n - 1) for i in (n * extremes, n * (1 - extremes) - 1)] if extremes else [0, n - 1]
+    sizes = flat.abs().clamp(*(ranked[:, [i]] for i in ends))
+    score = torch.exp(len(flat) * (_to_unit(sizes) ** 2 - 1)) * torch.tanh(flat * flat.sum(0)) # times e^-n: no overflow
+    lowest = score.sort(1).values[:, [min(int(n * (1 - density)), n - 1)]] # what is below counts as little as this
+    clipped = score.maximum(lowest)
+    flattened = clipped.amax(1, keepdim=True) == lowest # nothing is above: those that are there count alike
+    balance = torch.where(flattened, (score >= lowest) & (score != 0), _to_unit(clipped)) * _shares(flat, weights)
+    if density == 1: balance = balance.clamp_min(1e-12) # nothing is dropped
+    total = balance.sum(0).clamp_min(torch.finfo(x.dtype).tiny)
+    return scale * ((balance * flat.sign() * sizes).sum(0) / total).view_as(x[0])
+
+# %% ../../nbs/populations/10_merges.ipynb #632abfc3
 @register_merge("elementwise", copies_give_parent={"density": 1.0}, symmetric=True)
-def pcb(x, weights, generator=None, *, density=.1, scale=1.0):
-    "Parameter competition balancing: exp(n · size²) · tanh(agreement) scores each entry."
+def pcb_normalise_first(x, weights, generator=None, *, density=.1, scale=1.0):
+    "As `pcb`, but scores are normalised before the best are kept, and nothing is clipped."
     tiny = torch.finfo(x.dtype).tiny
     def to_unit(rows): # each from 0 to 1
         low, high = rows.amin(1, keepdim=True), rows.amax(1, keepdim=True)

@@ -21,7 +21,7 @@ import torch
 from fastcore.basics import patch
 
 from ..core import DamagedFileError, InputError, check_choice, check_positive
-from .merges import OnFactors, adapter_of, balanced_factors, check_weights, combine, compress
+from .merges import MERGES, OnFactors, adapter_of, balanced_factors, check_weights, combine, compress
 from .merges import distance, gram_cosine, grams, known_merge, module_weights, similarity
 from .merges import stacked_experts
 from ..store import read_tensors, tensors_digest, write_tensors
@@ -49,6 +49,9 @@ class AdapterSpace:
     def adapter(self, genome: Adapter) -> Adapter: return genome
 
     def digest(self, genome: Adapter) -> str: return genome.digest()
+
+    def formerly(self, merge: str) -> str | None: # a merge's name today, when it was defined anew since
+        return MERGES[merge].formerly if merge in MERGES else None
 
 # %% ../../nbs/populations/12_spaces.ipynb #81c5f412
 def _checked_experts(experts, on="delta"):
@@ -317,6 +320,8 @@ class CoefficientSpace:
         self.size = self.shape[0] * self.shape[1]
         self._stacks = {m: stacked_experts(self._parents, m) for m in all_modules(self._parents)}
         self._grams, self._cores, self._digest = None, {}, None # made when first needed
+    def formerly(self, merge: str) -> str | None: # a merge's name today, when it was defined anew since
+        return MERGES[merge].formerly if merge in MERGES else None
 
 # %% ../../nbs/populations/12_spaces.ipynb #926d2de8
 @patch

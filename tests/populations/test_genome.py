@@ -11,10 +11,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evonb.core import DamagedFileError, InputError, RunExistsError, Seeds
-from evonb.evolution.method import Lineage
+from evonb.core import DamagedFileError, InputError, RunExistsError, Seeds, StoreError
+from evonb.evolution.method import METHODS, Lineage, Outcome
+from evonb.evolution.search import evolve
 from evonb.populations.merges import MERGES, combine, compress, distance, grams, merge, similarity
 from evonb.populations.spaces import AdapterSpace, CoefficientSpace
+from evonb.store import read_tensors, write_tensors
 from evonb.training.adapters import (
     Adapter,
     applied,
@@ -501,7 +503,7 @@ def test_ties_equals_a_plain_loop():
 def test_breadcrumbs_and_pcb_equal_plain_loops():
     parents, shares = some(2), np.array([0.75, 0.25])
     crumbs = merged("breadcrumbs", parents, weights=shares, density=0.5, outliers=0.1)
-    balanced = merged("pcb", parents, weights=shares, density=0.3)
+    balanced = merged("pcb_normalise_first", parents, weights=shares, density=0.3)
     for m in crumbs.modules:
         X = np.array([a.delta(m).double().numpy().ravel() for a in parents])
         n, order = X.shape[1], np.argsort(-np.abs(X), axis=1)
@@ -516,6 +518,123 @@ def test_breadcrumbs_and_pcb_equal_plain_loops():
         total = s.sum(0)
         expected = np.divide((s * X).sum(0), total, out=np.zeros(n), where=total > 0)
         assert np.allclose(balanced.delta(m).numpy().ravel(), expected, atol=1e-5)
+
+
+def authors_pcb(X, ratio, extremes=1e-4):
+    "PCB-Merging as its authors' code has it, in numpy: magnitudes and scores are clipped, then normalised."
+
+    def clip(x, low, high):
+        rows, n = np.sort(x, axis=1), x.shape[1]
+        return np.clip(x, rows[:, [int(n * low)]], rows[:, [int(n * (1 - high) - 1)]])
+
+    unit = lambda x: (x - x.min(1, keepdims=True)) / (x.max(1, keepdims=True) - x.min(1, keepdims=True))
+    sizes = clip(np.abs(X), extremes, extremes)
+    score = np.exp(len(X) * unit(sizes) ** 2) * np.tanh(X * X.sum(0))
+    weight = unit(clip(score, 1 - ratio, 0))
+    return (np.sign(X) * sizes * weight).sum(0) / np.maximum(weight.sum(0), 1e-12)
+
+
+@pytest.mark.parametrize(
+    "n, shape, density", [(2, (7, 5), 0.1), (3, (40, 33), 0.1), (5, (110, 100), 0.05), (2, (6, 9), 0.8)]
+)
+def test_pcb_is_that_of_its_authors(n, shape, density):
+    x = torch.randn(n, *shape, generator=Seeds(n).torch(), dtype=torch.float64)
+    expected = authors_pcb(x.flatten(1).numpy(), density).reshape(shape)
+    got = MERGES["pcb"].function(x, np.full(n, 1 / n), density=density)
+    assert np.allclose(got, expected, atol=1e-12)
+    before = MERGES["pcb_normalise_first"].function(x, np.full(n, 1 / n), density=density)
+    assert (before - got).norm() > 0.05 * got.norm()  # another merge
+
+
+def test_pcb_is_finite_where_its_authors_divide_by_zero():
+    alike, none = torch.full((1, 4, 4), 0.3, dtype=torch.float64), torch.zeros(1, 4, 4, dtype=torch.float64)
+    function, half = MERGES["pcb"].function, np.full(2, 0.5)
+    assert torch.allclose(function(torch.cat([alike, alike]), half), alike[0])  # one magnitude throughout
+    some_parent = torch.randn(1, 4, 4, generator=Seeds(0).torch(), dtype=torch.float64)
+    with_none = function(torch.cat([some_parent, none]), half)  # a parent without this module has no say
+    assert np.allclose(with_none.flatten(), authors_pcb(some_parent.flatten(1).numpy(), 0.1), atol=1e-12)
+    few = torch.tensor([[0.1, 0.9, 0.2]], dtype=torch.float64)  # fewer entries than 1 / density: the best alone stays
+    assert function(few, np.ones(1), extremes=0.0).tolist() == [0.0, 0.9, 0.0]
+    many = torch.randn(120, 5, 5, generator=Seeds(1).torch())  # e to the power of 120 isn't a float32
+    assert function(many, np.full(120, 1 / 120)).isfinite().all()
+    for bad in (-0.1, 0.5, "few"):
+        with pytest.raises(InputError, match="extremes"):
+            merged("pcb", some(2), extremes=bad)
+
+
+@pytest.mark.parametrize("n, shape, density", [(2, (6, 8), 0.5), (3, (5, 7), 0.3), (4, (9, 4), 0.9), (3, (11,), 0.2)])
+def test_dare_ties_is_that_of_peft_and_mergekit(n, shape, density, monkeypatch):
+    from peft.utils import merge_utils
+
+    x = torch.randn(n, *shape, generator=Seeds(n).torch())
+    kept = torch.rand(x.shape, generator=Seeds(7).torch()) < density
+    masks = iter([*kept.float()] * 2)
+    monkeypatch.setattr(merge_utils, "random_pruning", lambda t, d, rescale: t * next(masks) / (d if rescale else 1))
+    function, w = MERGES["dare_ties"].function, np.arange(1, n + 1) / sum(range(1, n + 1))
+    equal = function(x, np.full(n, 1 / n), Seeds(7).torch(), density=density)
+    assert torch.allclose(equal, merge_utils.dare_ties([*x], torch.ones(n), density), atol=1e-6)
+    released = function(x, w, Seeds(7).torch(), density=density, released=True)
+    assert torch.allclose(released, merge_utils.dare_ties([*x], torch.tensor(w).float(), density), atol=1e-6)
+    shares = torch.tensor(w).float().view(-1, *[1] * len(shape))
+    weighted = x * kept / density * shares  # mergekit: weighted survivors elect, and are added up or averaged
+    agree = weighted.sign() == torch.where(weighted.sum(0) >= 0, 1, -1)
+    total = (weighted * agree).sum(0)
+    summed = function(x, w, Seeds(7).torch(), density=density, normalise=False)
+    assert torch.allclose(summed, total, atol=1e-6)
+    divided = total / torch.where((shares * agree).sum(0) == 0, 1.0, (shares * agree).sum(0))
+    assert torch.allclose(function(x, w, Seeds(7).torch(), density=density), divided, atol=1e-5)
+    first = MERGES["dare_ties_elect_first"].function(x, w, Seeds(7).torch(), density=density)
+    assert not torch.allclose(first, divided, atol=1e-3)
+
+
+@pytest.mark.parametrize("density", [0.2, 0.37, 0.5, 0.99])
+def test_released_ties_keeps_as_many_entries_as_peft(density):
+    from peft.utils import merge_utils
+
+    x, w = torch.randn(3, 7, 11, generator=Seeds(2).torch()), np.array([0.5, 0.3, 0.2])
+    got = MERGES["ties"].function(x, w, density=density, released=True)
+    assert torch.allclose(got, merge_utils.ties([*x], torch.tensor(w).float(), density), atol=1e-6)
+
+
+def test_what_was_defined_anew_names_what_it_was():
+    renamed = {name: m.formerly for name, m in MERGES.items() if m.formerly}
+    assert renamed == dict(dare_ties="dare_ties_elect_first", pcb="pcb_normalise_first")
+    assert all(MERGES[was].formerly is None for was in renamed.values())
+
+
+class KilledError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("was, today", [("dare_ties", "dare_ties_elect_first"), ("pcb", "pcb_normalise_first")])
+@pytest.mark.parametrize("i", [0, 3])
+def test_a_search_of_before_goes_on_with_the_merge_it_was_computed_with(was, today, i, tmp_path):
+    def search(called, folder, most):
+        space, n = spaces()[i], iter(range(most))
+
+        def score(genomes):
+            if next(n, None) is None:
+                raise KilledError
+            return [Outcome(-space.adapter(g).norm()) for g in genomes]
+
+        method = METHODS["genome"](space, dict(population_size=4, merge=called), Seeds(0))
+        return evolve(method, score, 20, folder, show=False)
+
+    whole_run = search(today, tmp_path / "whole", 99)
+    for name, called in (("before", today), ("now", was)):
+        with pytest.raises(KilledError):
+            search(called, tmp_path / name, 2)
+    path = tmp_path / "before" / "method.safetensors"  # as a folder of before has it: the old name, and no note
+    tensors, meta = read_tensors(path)
+    meta["settings"]["config"]["merge"] = was
+    assert "merge" not in meta["settings"]["about"]
+    write_tensors(path, tensors, meta)
+    with pytest.raises(StoreError, match=f"called '{today}' today.*Resume it with merge='{today}'"):
+        search(was, tmp_path / "before", 99)
+    assert search(today, tmp_path / "before", 99).best.digest == whole_run.best.digest
+    with pytest.raises(StoreError, match="config.merge"):
+        search(today, tmp_path / "now", 99)  # what began with the new one isn't the old one
+    assert search(was, tmp_path / "now", 99).evaluations == 20
 
 
 @pytest.mark.parametrize("t", [0.0, 0.3, 1.0])
