@@ -21,9 +21,11 @@ import torch
 from fastcore.basics import patch
 
 from ..core import InputError, cache_folder, file_sha256, human_count, near_miss, panicked, parsing
+from ..core import remark
 from ..kinds import call
 from ..registry import Registry
 from ..store import check_folder, open_run, read_json, tensors_digest, write_json, writing_folder
+from ..text.tokens import settle
 from .gpt import GPT
 
 # %% ../../nbs/training/20_base.ipynb #6eb34a66
@@ -104,6 +106,7 @@ def new_base(
 ) -> Base:
     "Freeze a model and put it together with its tokenizer."
     if tokenizer.eos_token is None: raise InputError(f"The tokenizer of {name} has no eos_token. Set one.")
+    if found := settle(tokenizer): remark(f"The tokenizer of {name} holds {' and '.join(found)}; it is used without.")
     if tokenizer.pad_token is None: tokenizer.pad_token = tokenizer.eos_token
     model = model.eval().requires_grad_(False)
     return Base(model, tokenizer, name, digest or base_digest(model, tokenizer))

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import types
+import warnings
 from collections import Counter
 
 import numpy as np
@@ -46,6 +47,7 @@ from evonb.text.tokens import (
     read_row,
     read_shard,
     save_prepared,
+    tokenizer_fit,
     train_tokenizer,
     write_shard,
 )
@@ -397,8 +399,8 @@ def test_vocabulary_too_large():
     with pytest.raises(CorpusError, match=r"supports (\d+) entries") as e: train_tokenizer(["ab ab cd"] * 2, 300)
     n = int(str(e.value).split("supports ")[1].split()[0])
     assert 257 < n < 300 and len(train_tokenizer(["ab ab cd"] * 2, n)) == n
-    with pytest.raises(CorpusError, match="uint16"): train_tokenizer(["ab"], 65_537)
-    with pytest.raises(CorpusError, match="uint16"): prepare(CorpusConfig(vocab_size=70_000), Seeds(0))
+    with pytest.raises(CorpusError, match="larger than that of any tokenizer"): train_tokenizer(["ab"], 2**21 + 1)
+    with pytest.raises(CorpusError, match="larger than"): prepare(CorpusConfig(vocab_size=2**30), Seeds(0))
     with pytest.raises(InputError, match="at least 257"): train_tokenizer(["ab"], 256)
 
 
@@ -436,9 +438,129 @@ def word_level(path, n, special=()):
 def test_tokenizers_that_cannot_serve(tmp_path):
     with pytest.raises(CorpusError, match="names no token for the end"):
         load_tokenizer(word_level(tmp_path / "a.json", 5))
-    with pytest.raises(CorpusError, match="uint16"):
-        load_tokenizer(word_level(tmp_path / "b.json", 2**16, ["<|endoftext|>"]))
     assert load_tokenizer(word_level(tmp_path / "c.json", 5, ["<|endoftext|>"])).eos_token_id == 0
+
+
+def altered(path, **changes):
+    "A tokenizer.json of 400 byte-level entries with something changed in it."
+    record = json.loads(small_tokenizer().backend_tokenizer.to_str())
+    for key, value in changes.items():
+        *way, last = key.split("__")
+        place = record
+        for w in way: place = place[w]
+        place[last] = value
+    path.write_text(json.dumps(record))
+    return path
+
+
+CUT = dict(direction="Right", max_length=32, strategy="LongestFirst", stride=0)
+FILL = dict(strategy="BatchLongest", direction="Right", pad_to_multiple_of=None, pad_id=0, pad_type_id=0,
+            pad_token="<|endoftext|>")
+AROUND = dict(type="TemplateProcessing", single=[dict(SpecialToken=dict(id="<|endoftext|>", type_id=0)),
+              dict(Sequence=dict(id="A", type_id=0)), dict(SpecialToken=dict(id="<|endoftext|>", type_id=0))],
+              pair=[dict(Sequence=dict(id="A", type_id=0)), dict(Sequence=dict(id="B", type_id=1))],
+              special_tokens={"<|endoftext|>": dict(id="<|endoftext|>", ids=[0], tokens=["<|endoftext|>"])})
+
+
+@pytest.mark.parametrize("changes, said", [
+    (dict(truncation=CUT), "holds truncation to 32 tokens; it is read without"),
+    (dict(padding=FILL), "holds padding; it is read without"),
+    (dict(truncation=CUT, padding=dict(FILL, strategy=dict(Fixed=64))), "truncation to 32 tokens and padding"),
+    (dict(model__dropout=.3), "dropout of 0.3"),
+    (dict(post_processor=AROUND), None)])
+def test_what_a_tokenizer_stored_does_not_change_the_data(tmp_path, changes, said):
+    path, texts = altered(tmp_path / "t.json", **changes), [*toy().documents[:40], "short", "a b c " * 200]
+    if said is None: loaded = load_tokenizer(path)
+    else:
+        with pytest.warns(core.Remark, match=said): loaded = load_tokenizer(path)
+    assert encode_texts(texts, loaded).ids.tolist() == encode_texts(texts, small_tokenizer()).ids.tolist()
+    loaded.pad_token = loaded.eos_token
+    loaded(["a", "b c d"], padding=True, truncation=True, max_length=2) # which leaves its state behind
+    assert encode_texts(texts, loaded).ids.tolist() == encode_texts(texts, small_tokenizer()).ids.tolist()
+    loaded.save_pretrained(tmp_path / "kept")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", core.Remark)
+        assert load_tokenizer(tmp_path / "kept").backend_tokenizer.truncation is None
+
+
+def spread(path, n, at):
+    "A word-level tokenizer of n words and the end, whose ids are moved by a gap from `at`[0] on by `at`[1]."
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    ids = [i + at[1] * (i >= at[0]) for i in range(n + 1)]
+    words = ["<|endoftext|>", "[UNK]", *(f"w{i}" for i in range(n - 1))]
+    tokenizer = Tokenizer(models.WordLevel(dict(zip(words, ids)), "[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(path))
+    return path
+
+
+def test_gaps_in_ids_are_counted_and_said(tmp_path):
+    text = tmp_path / "t.txt"
+    text.write_text("".join(f"w{i % 99} w{i * 7 % 99} w3\n" for i in range(4000)))
+    path = spread(tmp_path / "gap.json", 100, (60, 40))
+    with pytest.warns(core.Remark, match="101 entries, but ids up to 140: the vocabulary counts 141, 40 of which"):
+        made = prepare(CorpusConfig(str(text), tokenizer=str(path), block_bytes=256), Seeds(0))
+    assert made.info["vocab_size"] == 141 > max(int(t.ids.max()) for t in made.splits.values()) == 140
+    assert any("40 of which" in n for n in made.info["notes"])
+    for gap in (400, 70_000, 2**31 - 200):
+        with pytest.raises(CorpusError, match=r"101 entries, but ids up to \d+: a model would need a row for each"):
+            load_tokenizer(spread(tmp_path / "far.json", 100, (60, gap)))
+
+
+def test_more_ids_than_uint16_holds(tmp_path):
+    path, text = spread(tmp_path / "many.json", 70_000, (0, 0)), tmp_path / "t.txt"
+    text.write_text("".join(f"w{i * 37 % 69_999} w{i}\n" for i in range(69_000)))
+    made = prepare(CorpusConfig(str(text), tokenizer=str(path)), Seeds(0), tmp_path)
+    opened = open_prepared(save_prepared(made, tmp_path))
+    row = np.concatenate([np.asarray(t.ids) for t in opened.splits.values()])
+    assert row.dtype == np.uint32 and row.max() == 70_000 and opened.info["vocab_size"] == 70_001
+    words = opened.tokenizer.decode(row[row > 0]).split()
+    assert Counter(words) == Counter(text.read_text().split())
+
+
+def test_a_tokenizer_that_fails_at_the_unknown_is_refused_before_work(tmp_path):
+    from tokenizers import Tokenizer, models
+    vocab = {"<|endoftext|>": 0, "a": 1, "b": 2}
+    for name, model in dict(WordLevel=models.WordLevel(vocab, "[UNK]"),
+                            WordPiece=models.WordPiece(vocab, unk_token="[UNK]"),
+                            Unigram=models.Unigram([(w, -1.) for w in vocab], None)).items():
+        Tokenizer(model).save(str(tmp_path / "t.json"))
+        with pytest.raises(CorpusError, match=f"is a {name} tokenizer without a token for what it doesn't know"):
+            load_tokenizer(tmp_path / "t.json")
+    Tokenizer(models.BPE(vocab, [])).save(str(tmp_path / "t.json"))
+    with pytest.warns(core.Remark, match="drops the characters that it doesn't know"):
+        loaded = load_tokenizer(tmp_path / "t.json")
+    fit = tokenizer_fit(loaded, ["ab xy", "a"])
+    assert fit.dropped == pytest.approx(2 / 5) and fit.unknown == 0 and fit.bytes_per_token == 2
+
+
+@pytest.mark.parametrize("known, refused", [(0, True), (.3, True), (.9, False)])
+def test_mostly_unknown_text_is_refused_and_a_little_is_said(tmp_path, known, refused):
+    rng = np.random.default_rng(0)
+    text = tmp_path / "t.txt"
+    text.write_text("".join(f"w{rng.integers(9)}\n" if rng.random() < known else f"x{rng.integers(9)}\n"
+                            for _ in range(5000)))
+    config = CorpusConfig(str(text), tokenizer=str(spread(tmp_path / "t.json", 20, (0, 0))), block_bytes=64)
+    if refused:
+        with pytest.raises(CorpusError, match=r"doesn't fit this text: \d+.\d% of the characters are unknown"):
+            prepare(config, Seeds(0))
+    else:
+        with pytest.warns(core.Remark, match=r"(9|10|11)\.\d% of the characters are unknown"): prepare(config, Seeds(0))
+
+
+def test_bytes_per_token_far_off_are_said(tmp_path):
+    text = tmp_path / "t.txt"
+    a, b = "antidisestablishmentarianism", "counterrevolutionaries"
+    text.write_text("".join(f"{(a, b)[i % 2]} {(a, b)[i // 2 % 2]} {(a, b)[i // 4 % 2]}\n" for i in range(4000)))
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    t = Tokenizer(models.WordLevel({"<|endoftext|>": 0, "[UNK]": 1, a: 2, b: 3}, "[UNK]"))
+    t.pre_tokenizer = pre_tokenizers.Whitespace()
+    t.save(str(tmp_path / "long.json"))
+    with pytest.warns(core.Remark, match=r"a token stands for 2\d\.\d\d bytes"):
+        prepare(CorpusConfig(str(text), tokenizer=str(tmp_path / "long.json"), block_bytes=300), Seeds(0))
+    short = altered(tmp_path / "short.json", model__merges=[])
+    with pytest.warns(core.Remark, match=r"a token stands for 1\.00 bytes"):
+        prepare(CorpusConfig(str(text), tokenizer=str(short), block_bytes=300), Seeds(0))
 
 
 def test_prepare_with_a_given_tokenizer(tmp_path):
@@ -465,7 +587,9 @@ def test_shards_against_struct(tmp_path_factory, ids):
 
 
 @pytest.mark.parametrize("data, message", [
-    (shard_bytes([1, 2], magic=20240801), "begins with 20240801"),
+    (shard_bytes([1, 2], magic=20240801), "version 1; of those that begin with 20240801 only version 7"),
+    (shard_bytes([1, 2], magic=20240522), "begins with 20240522, not with 20240520 or 20240801"),
+    (shard_bytes([1, 2], magic=20240801, version=7), "is truncated: 2 tokens take 1032 bytes"),
     (shard_bytes([1, 2], version=2), "version 2"),
     (shard_bytes([1, 2])[:-1], "is truncated: 2 tokens take 1028 bytes, but it has 1027"),
     (shard_bytes([1, 2]) + b"\0", "has trailing bytes"),
@@ -481,7 +605,7 @@ def test_damaged_shards(tmp_path, data, message):
 
 
 @pytest.mark.parametrize("ids, message", [
-    ([65_536], "uint16 holds 0 to 65535"), ([-1], "uint16 holds"), ([], "one row of integers"),
+    ([65_536], "uint16 holds 0 to 65535"), ([-1], "begin with 0"), ([], "one row of integers"),
     ([[1]], "one row of integers"), ([.5], "one row of integers"), (5, "one row of integers")])
 def test_ids_that_do_not_fit(tmp_path, ids, message):
     with pytest.raises(CorpusError, match=message): write_shard(tmp_path / "a.bin", ids)
@@ -515,6 +639,30 @@ def test_prepare_from_shards(tmp_path):
         prepare(CorpusConfig(str(tmp_path / "*.bin"), vocab_size=500), Seeds(0))
     with pytest.raises(CorpusError, match="n_bytes"): prepare(CorpusConfig(config.source, n_bytes=99), Seeds(0))
     with pytest.raises(CorpusError, match="is a token shard"): load_corpus(tmp_path / "0.bin")
+
+
+def wide_shard(path, ids):
+    "As llm.c writes its llama-3 shards."
+    path.write_bytes(struct.pack("<3i", 20240801, 7, len(ids)).ljust(1024, b"\0") + struct.pack(f"<{len(ids)}I", *ids))
+    return path
+
+
+def test_shards_of_uint32_beside_uint16(tmp_path):
+    rng = np.random.default_rng(0)
+    a, b, c = rng.integers(0, 60_000, 6400), rng.integers(60_000, 128_256, 6400), rng.integers(0, 60_000, 640)
+    write_shard(tmp_path / "a.bin", np.concatenate([a, c]))
+    assert read_shard(wide_shard(tmp_path / "b.bin", [*b, *c])).dtype == np.uint32
+    assert write_shard(tmp_path / "c", b, "<u4").read_bytes() == wide_shard(tmp_path / "d", b).read_bytes()
+    config = CorpusConfig(str(tmp_path / "*.bin"), vocab_size=128_256, block_bytes=256)
+    made = prepare(config, Seeds(0))
+    row = np.concatenate([t.ids for t in made.splits.values()])
+    assert row.dtype == np.uint32 and np.array_equal(np.sort(row), np.sort(np.concatenate([a, b, c, c])))
+    runs = [{r.tobytes() for r in t.ids.reshape(-1, 64)} for t in made.splits.values()] # (n_blocks, 64)
+    assert sum(map(len, runs)) == len(set().union(*runs)) # equal tokens in both kinds went together
+    small = prepare(CorpusConfig(str(wide_shard(tmp_path / "e.bin", a)), vocab_size=60_000, block_bytes=256), Seeds(0))
+    assert all(t.ids.dtype == np.uint16 for t in small.splits.values())
+    with pytest.raises(CorpusError, match="but the vocabulary has 65536 entries"):
+        prepare(CorpusConfig(str(tmp_path / "b.bin"), vocab_size=65_536), Seeds(0))
 
 
 def test_equal_runs_of_tokens_go_together(tmp_path):
@@ -813,10 +961,12 @@ from pathlib import Path
 import numpy as np
 from evonb.text.tokens import CorpusConfig, prepare, write_shard
 from evonb.core import Seeds
+from evonb.text import tokens
 from tokenizers import Tokenizer, models
 kind, mb, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
 rng, out, tokenizer = np.random.default_rng(0), folder / "out", str(folder / "tokenizer.json")
 Tokenizer(models.WordLevel({"<|endoftext|>": 0, "w": 1}, "w")).save(tokenizer)
+tokens.check_fit = lambda *args: [] # a text is one unknown token, which is quick, and refused otherwise
 out.mkdir()
 for i in range(mb):
     if kind == "bin": write_shard(folder / f"{i}.bin", rng.integers(0, 2, 2**19)); continue
