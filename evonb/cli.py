@@ -18,11 +18,12 @@ import json
 import os
 import re
 import sys
+import warnings
 from contextlib import nullcontext
 from pathlib import Path
 
 from . import __version__
-from .core import EvonbError, InputError, Stopped, from_dict, human_bytes, human_count, human_time, near_miss
+from .core import EvonbError, InputError, Remark, Stopped, from_dict, human_bytes, human_count, human_time, near_miss
 from .core import to_dict
 from .kinds import RUN_KINDS, ability
 from .registry import Registry, load_plugin
@@ -699,6 +700,11 @@ def main(
     argv: list[str] | None = None # the arguments; None takes the process's own
 ) -> int: # exit code: 0, 2 for an error, 130 for a stop request
     "Run a command."
+    shown = warnings.showwarning
+    def told(message, category, *more, **named): # what should be known of an input, as a line
+        if not issubclass(category, Remark): return shown(message, category, *more, **named)
+        print(f"evonb: note: {message}", file=sys.stderr)
+    warnings.showwarning = told
     try:
         early = argparse.ArgumentParser("evonb", "evonb [--plugin FILE.py] COMMAND ...", add_help=False,
                                         allow_abbrev=False)
@@ -722,6 +728,7 @@ def main(
     except (EvonbError, OSError) as e:
         print(f"evonb: error: {e}", file=sys.stderr)
         return 2
+    finally: warnings.showwarning = shown
     return 0
 
 # %% ../nbs/84_cli.ipynb #5c1e9a71

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['EvonbError', 'InputError', 'CorpusError', 'ConnectomeError', 'StoreError', 'DamagedFileError', 'NoSpaceError',
            'RunExistsError', 'RunBusyError', 'NonFiniteLossError', 'ProcessLostError', 'MachineError', 'Stopped',
-           'check_fraction', 'check_positive', 'near_miss', 'check_choice', 'Seeds', 'to_dict', 'expect',
-           'expect_fields', 'panicked', 'parsing', 'from_dict', 'can_draw', 'progress', 'listened', 'listening',
-           'announce', 'StopRequest', 'stoppable', 'file_sha256', 'cache_folder', 'human_count', 'human_bytes',
-           'human_time', 'with_parameters', 'facts_html']
+           'Remark', 'noted', 'remark', 'check_fraction', 'check_positive', 'near_miss', 'check_choice', 'Seeds',
+           'to_dict', 'expect', 'expect_fields', 'panicked', 'parsing', 'from_dict', 'can_draw', 'progress', 'listened',
+           'listening', 'announce', 'StopRequest', 'stoppable', 'file_sha256', 'cache_folder', 'human_count',
+           'human_bytes', 'human_time', 'with_parameters', 'facts_html']
 
 # %% ../nbs/00_core.ipynb #917cb114
 import dataclasses
@@ -87,6 +87,29 @@ class MachineError(EvonbError, RuntimeError):
 # %% ../nbs/00_core.ipynb #526d8aa1
 class Stopped(EvonbError):
     "Work was stopped on request after its state was saved; it can be resumed."
+
+# %% ../nbs/00_core.ipynb #73121e80
+class Remark(UserWarning):
+    "What a user should know of an input: nothing is wrong, but something was decided or left out."
+
+# %% ../nbs/00_core.ipynb #7f1ff499
+_notes = ContextVar("notes", default=None)
+
+@contextmanager
+def noted():
+    "What is remarked inside is kept, too: yields a list of str."
+    notes = []
+    token = _notes.set(notes)
+    try: yield notes
+    finally: _notes.reset(token)
+
+# %% ../nbs/00_core.ipynb #f21e0241
+def remark(
+    what: str # one sentence, or some
+):
+    "Say something of an input, as a warning of the kind `Remark`; `evonb` shows it as a line."
+    if (notes := _notes.get()) is not None and what not in notes: notes.append(what)
+    warnings.warn(what, Remark, stacklevel=3)
 
 # %% ../nbs/00_core.ipynb #537332a3
 def check_fraction(
