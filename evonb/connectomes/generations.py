@@ -457,9 +457,7 @@ def _statistics(exp, facts):
     import xarray as xr
     like = next(r for rows in facts.values() for r in rows if r)
     def arm(a, rows):
-        windows = _filled(rows, lambda r: r[0]["window_loss"], like)
-        rng = exp.seeds.child("bootstrap", a, "val").numpy()
-        return describe(windows.mean(1), windows, rng, exp.config.development.n_bootstrap)
+        return describe(_filled(rows, lambda r: r[0]["window_loss"], like), ("seed", "window"))
     found, nats = [arm(a, rows) for a, rows in facts.items()], dict(units="nats/token")
     out = {f"val_loss_{k}": xr.Variable("arm", [math.nan if x[k] is None else x[k] for x in found], nats)
            for k in ("mean", "sd", "low", "high")}

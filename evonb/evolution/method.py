@@ -247,6 +247,7 @@ def method_class(
 class Method:
     "Ask for individuals, be told their fitness. Subclasses write `propose`, and `learn` when they forget some."
     config_class, needs_vectors, least, reads_margins = MethodConfig, False, 1, False
+    by_chance = True # another seed finds something else
     name = "method"
 
     def __init__(self,

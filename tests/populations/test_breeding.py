@@ -137,7 +137,11 @@ def test_everything_is_there_and_the_baselines_are_beside(done, config):
     assert tuple(summary["methods"]) == (*BASELINES, "genome", "coarse-to-fine") == tuple(data.method.values)
     for method, one in summary["methods"].items():
         assert one["evaluations"] <= config.budget and one["failed"] == 0
-        assert set(one["versus"]) == {"best-expert", "random-search", "sum"} - {method}
+        references = {"best-expert"} if method in BASELINES else {"best-expert", "random-search", "sum"}
+        assert set(one["versus"]) == references - {method}
+        assert {d["family"] for d in one["versus"].values()} <= {9}  # what the table shows: 3 baselines, 2 methods by 3
+        by_chance = method in ("random-search", "genome", "coarse-to-fine")
+        assert ("search" in one["test"]["units"]) == by_chance and one["test"]["units"]["question"] == 48
         for s in range(config.n_seeds):
             history = read_dataset(done.file("evolve", method, f"seed-{s}", "history.zarr.zip"))
             assert (history.number >= 0).sum() <= config.budget
@@ -769,13 +773,21 @@ def test_the_statement_names_the_best_by_validation_and_says_when_there_is_no_ga
     def one(value, test, versus):
         return dict(validation=dict(mean=value), test=dict(mean=test, low=test - 0.1, high=test + 0.1), versus=versus)
 
-    none, gain, loss = (dict(mean=m, low=m - 0.05, high=m + 0.05, p=0.5) for m in (0.0, 0.1, -0.1))
-    judged = dict(sum=one(0.9, 0.9, {}), a=one(0.7, 0.6, dict(sum=none)), b=one(0.6, 0.8, dict(sum=gain)))
+    def versus(mean, p):
+        told = dict(mean=mean, low=mean - 0.05, high=mean + 0.05, p=p / 3, p_adjusted=p, family=3, one=None)
+        return dict(sum=told | dict(units=dict(search=5, question=60)))
+
+    judged = dict(sum=one(0.9, 0.9, {}), a=one(0.7, 0.6, versus(0.0, 0.5)), b=one(0.6, 0.8, versus(0.1, 0.03)))
     said = breeding_statement(judged, ("a", "b"))
     assert said.startswith("By validation, a is the best of a, b") and "not clearly different: +0.000" in said
-    assert "is higher: +0.100" in breeding_statement(judged, ("b",))
-    judged["b"]["versus"]["sum"] = loss
+    said = breeding_statement(judged, ("b",))
+    assert "is higher: +0.100" in said and "5 searches, 60 questions" in said and "3 comparisons" in said
+    judged["b"]["versus"] = versus(-0.1, 0.03)
     assert "is lower: -0.100" in breeding_statement(judged, ("b",))
+    judged["b"]["versus"] = versus(0.1, 0.12)  # alone it would be clear, of three it isn't
+    assert "it is not clearly different" in breeding_statement(judged, ("b",))
+    judged["b"]["versus"]["sum"] |= dict(p=None, p_adjusted=None, low=None, high=None, one="search")
+    assert "can't be told from one search" in breeding_statement(judged, ("b",))
 
 
 def test_settings_go_through_json(config):

@@ -18,6 +18,7 @@ from ..method import Method, register_method
 @register_method("best-expert")
 class BestExpert(Method):
     "Every expert once."
+    by_chance = False
     def propose(self): return [] if self.generation else [(g, (), "expert") for g in self.space.start()]
 
 def mean_of(
@@ -31,6 +32,7 @@ def mean_of(
 @register_method("uniform")
 class Uniform(Method):
     "The mean of all experts' ΔW."
+    by_chance = False
     def propose(self):
         return [] if self.generation else [(mean_of(self.space, self.space.start()), (), "mean")]
 
@@ -38,6 +40,7 @@ class Uniform(Method):
 @register_method("sum")
 class Sum(Method):
     "The sum of all experts' ΔW: task arithmetic with factor 1."
+    by_chance = False
     def propose(self):
         experts = self.space.start()
         return [] if self.generation else [(self.space.combine(experts, np.ones(len(experts))), (), "sum")]
@@ -46,6 +49,7 @@ class Sum(Method):
 @register_method("greedy-soup")
 class GreedySoup(Method):
     "Experts, best first, each kept in the average if that doesn't get worse."
+    by_chance = False
     def propose(self):
         if self.generation == 0: return [(g, (), "expert") for g in self.space.start()]
         alone = [x for x in self.members if x.lineage.operator == "expert" and np.isfinite(x.value)]
