@@ -15,6 +15,7 @@ __all__ = ['MEASURES', 'COMMANDS', 'EXAMPLE_SKILLS', 'TABLES', 'flat_settings', 
 # %% ../nbs/84_cli.ipynb #10c6d36d
 import argparse
 import json
+import math
 import os
 import re
 import sys
@@ -103,8 +104,11 @@ def default_out(
 def interval_cell(x, spec="+.3f"):
     "mean [low, high] p"
     if x is None: return ""
-    p = "" if x.get("p") is None else f" p={x['p']:.2g}"
-    return f"{x['mean']:{spec}} [{x['low']:{spec}}, {x['high']:{spec}}]{p}"
+    known = lambda v: v is not None and math.isfinite(v)
+    if not known(x.get("mean")): return "–"
+    ends = f" [{x['low']:{spec}}, {x['high']:{spec}}]" if known(x.get("low")) and known(x.get("high")) else ""
+    p = x.get("p_adjusted", x.get("p"))
+    return f"{x['mean']:{spec}}{ends}" + (f" p={p:.2g}" if known(p) else "")
 
 # %% ../nbs/84_cli.ipynb #0595a501
 def columns(rows):
@@ -127,7 +131,7 @@ def connectome_text(
     if arms:
         def loss(x): # mean ± sd [low, high]
             sd = f" ± {x['sd']:.3f}" if x["sd"] is not None else ""
-            return f"{x['mean']:.3f}{sd} [{x['low']:.3f}, {x['high']:.3f}]"
+            return f"{x['mean']:.3f}{sd}" + ("" if x["low"] is None else f" [{x['low']:.3f}, {x['high']:.3f}]")
         rows = [("arm", "validation loss [95 % CI]", "test loss [95 % CI]", "validation: minus connectome's", "lr",
                  "live weights")]
         rows += [(name, loss(a["val_loss"]), loss(a["test_loss"]), interval_cell(a["difference"]), f"{a['lr']:g}",
