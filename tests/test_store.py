@@ -3,11 +3,13 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
 import time
+from functools import reduce
 
 import numpy as np
 import pytest
@@ -18,20 +20,25 @@ from hypothesis import strategies as st
 
 from evonb.core import DamagedFileError, InputError, NoSpaceError, RunBusyError, RunExistsError, StoreError
 from evonb.store import (
+    _sweep,
     check_folder,
     create_run,
     differences,
     open_run,
+    own_mark,
+    process_began,
     read_dataset,
     read_json,
     read_tensors,
     reopen_run,
+    replacing,
     write_dataset,
     write_json,
     write_tensors,
     writing_folder,
 )
 
+NOBODY = 4_194_305  # above every process number that Linux gives
 DATASET = xr.Dataset({"loss": (("arm", "step"), np.arange(6.0).reshape(2, 3))}, {"arm": ["a", "b"]})
 
 
@@ -234,11 +241,115 @@ def test_leftovers_of_killed_writers_are_swept(tmp_path):
     with create_run(tmp_path / "run", {}) as run:
         with writing_folder(run.file("model")) as t:
             (t / "a").write_text("a")
-    (tmp_path / "run" / ".x.json.123.tmp").write_text("{")
+    (tmp_path / "run" / f".x.json.{NOBODY}.tmp").write_text("{")
+    (tmp_path / "run" / f".y.json.{NOBODY}@{own_mark().partition('@')[2]}.tmp").write_text("{")
+    (tmp_path / "run" / f"..zarr.z.{NOBODY}.0.tmp").mkdir()  # as runs of before have it
     os.replace(tmp_path / "run" / "model", tmp_path / "run" / ".model.old.tmp")  # killed between the two renames
     with reopen_run(tmp_path / "run") as run:
         check_folder(run.file("model"))
     assert not list((tmp_path / "run").glob(".*.tmp"))
+
+
+def test_what_a_living_process_writes_and_what_belongs_to_another_run_is_not_swept(tmp_path):
+    "Reports and explorers write without the run's lock; and a run may lie inside of another."
+    with create_run(tmp_path / "run", {}):
+        pass
+    with create_run(tmp_path / "run" / "alignment" / "inner", {}):
+        pass
+    host, p = own_mark().partition("@")[2], subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        alive = [f"run/.report.html.{own_mark()}.tmp", f"run/.page.html.{p.pid}@{host}.tmp", f"run/.old.{p.pid}.tmp",
+                 f"run/.far.{NOBODY}@another-machine.tmp", f"run/alignment/inner/.x.json.{NOBODY}.tmp"]  # fmt: skip
+        for name in alive:
+            (tmp_path / name).write_text("half")
+        late = tmp_path / "run" / f".late.{NOBODY}@another-machine.tmp"
+        reused = tmp_path / "run" / f".reused.{p.pid}.tmp"  # by a process that had the number before
+        for q in (late, reused):
+            q.write_text("left")
+            os.utime(q, (1e9, 1e9))
+        with reopen_run(tmp_path / "run"):
+            pass
+        assert all((tmp_path / name).exists() for name in alive) and not late.exists()
+        assert not reused.exists() or process_began(p.pid) == 0  # where the system doesn't tell when one began
+    finally:
+        p.kill()
+        p.wait()
+    with reopen_run(tmp_path / "run" / "alignment" / "inner"):
+        pass
+    assert not (tmp_path / alive[-1]).exists()
+    with reopen_run(tmp_path / "run"):
+        pass
+    assert not (tmp_path / alive[1]).exists()
+
+
+def test_a_dataset_that_is_being_written_survives_another_writers_sweep(tmp_path):
+    with create_run(tmp_path / "run", {}) as run:
+        with replacing(run.file("x.zarr.zip")) as t:
+            beside = t.with_name(f".zarr{t.name}")
+            t.write_text("half")
+            beside.mkdir()
+            _sweep(run.path)
+            assert t.exists() and beside.exists()
+            beside.rmdir()
+
+
+def finished(path, config):
+    with create_run(path, config) as run:
+        write_json(run.file("result.json"), dict(x=1))
+    return run
+
+
+def test_a_path_in_the_settings_is_known_by_its_content(tmp_path, monkeypatch):
+    "Spelled otherwise, moved, copied, behind a link: the same. Other content: not, whatever it is called."
+    monkeypatch.chdir(tmp_path)
+    for name in ("a/text.txt", "a/more/b.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    run = finished("inner", dict(seed=0))
+    settings = dict(corpus=dict(source="a/text.txt"), runs=["inner", "inner::connectome/0"], folder="a",
+                    task="exact:a/more/b.txt", files="a/*.txt", name="toy", texts=dict(one="a/text.txt"))  # fmt: skip
+    finished("run", settings)
+    (tmp_path / "elsewhere").mkdir()
+
+    def again(change, name="run"):
+        told = json.dumps(settings)
+        with create_run(name, json.loads(change(told)), resume=True) as r:
+            return r.config
+
+    spelled = [lambda s: s, lambda s: s.replace('"a/', '"./a/').replace(":a/", ":a//").replace('"a"', '"./a/"')]
+    spelled += [lambda s: s.replace('"a', f'"{tmp_path}/a').replace('"inner', f'"{tmp_path}/a/../inner')]
+    for change in spelled:
+        assert again(change) == settings  # noted as they were
+    shutil.copytree("a", "elsewhere/b")
+    shutil.copytree("inner", "elsewhere/inner")
+    there = {'"a': '"elsewhere/b', ":a/": ":elsewhere/b/", '"inner': '"elsewhere/inner'}
+    moved = lambda s: reduce(lambda text, pair: text.replace(*pair), there.items(), s)
+    assert again(moved) == settings
+    os.replace("a", "gone")
+    os.replace("inner", "also gone")
+    os.replace("run", "moved run")
+    assert again(moved, "moved run") == settings
+    (tmp_path / "elsewhere" / "b" / "text.txt").write_text("another text")
+    with pytest.raises(RunExistsError, match="corpus.source: 'a/text.txt' there, 'elsewhere/b/text.txt' asked"):
+        again(moved, "moved run")
+    with pytest.raises(RunExistsError, match="name: 'toy' there, 'tob' asked"):
+        again(lambda s: s.replace("toy", "tob"), "moved run")
+    assert run.about["inputs"] == {}
+
+
+def test_what_is_asked_of_a_finished_run_and_refused_leaves_it_finished(tmp_path):
+    finished(tmp_path / "run", dict(seed=0))
+    for error in (InputError("arms are nonsense"), RunExistsError("raised otherwise")):
+        with pytest.raises(type(error)), reopen_run(tmp_path / "run"):
+            raise error
+        assert open_run(tmp_path / "run").state()["status"] == "complete"
+        assert open_run(tmp_path / "run").events()[-1]["event"] == "refused"
+    with pytest.raises(ZeroDivisionError), reopen_run(tmp_path / "run"):
+        1 / 0  # noqa: B018
+    assert open_run(tmp_path / "run").state()["status"] == "failed"
+    with pytest.raises(InputError), reopen_run(tmp_path / "run"):
+        raise InputError("of a run that isn't finished")
+    assert open_run(tmp_path / "run").state()["status"] == "failed"
 
 
 def test_paths_and_newer_formats_are_refused(tmp_path):

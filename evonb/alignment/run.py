@@ -111,13 +111,14 @@ def grown(
 
 # %% ../../nbs/alignment/30_run.ipynb #5cabf2b8
 def candidates(
-    config: AlignConfig # source, arms and how many untrained ones
+    config: AlignConfig, # source, arms and how many untrained ones
+    called: str | None = None # the source as the run noted it, by which a single model is called; None: as it is now
 ) -> list: # of Candidate
     "All models to score."
     run = source_run(config.source)
     if run is None and config.arms:
         raise InputError(f"arms are {config.arms}, but {config.source} is a single model. Leave them out.")
-    found = grown(run, config.arms) if run else [Candidate(Path(config.source).name, 0, config.source)]
+    found = grown(run, config.arms) if run else [Candidate(Path(called or config.source).name, 0, config.source)]
     return [*found, *(Candidate("untrained", s, found[0].source, True) for s in range(config.untrained))]
 
 # %% ../../nbs/alignment/30_run.ipynb #79ddf1d8
@@ -257,7 +258,9 @@ def score_brain(self: Alignment, candidate): # -> xarray Dataset over layer, fol
     base = self.open(candidate)
     name = scores_name(candidate, base.digest)
     path, folder = self.run.file("models", f"{name}.zarr.zip"), self.run.file("layers", name)
-    if path.exists(): return read_dataset(path)
+    if path.exists():
+        shutil.rmtree(folder, ignore_errors=True) # where a kill came between
+        return read_dataset(path)
     hidden = self.features(base, self.config.layers or "all").hidden
     layers = [int(x) for x in hidden.layer.values]
     with progress(len(layers), candidate.name, show=self.show, unit="layer") as bar:
@@ -569,10 +572,12 @@ def align_run(
     data = open_data(config.data, Seeds(config.seed).child("data")) if data is None else data
     with stoppable(stop) as request, create_run(path, to_dict(config), "alignment", resume) as run:
         known, found = run.file("data.json"), dict(name=data.name, digest=data_digest(data))
-        if known.exists() and (then := read_json(known)) != found:
+        if known.exists() and (then := read_json(known))["digest"] != found["digest"]:
             raise InputError(f"{run.path} began with other data ({then['name']}, digest {then['digest'][:12]}) than "
                              f"{data.name} as it is now. Restore it, or choose another --out.")
-        write_json(known, found)
+        if known.exists(): data = replace(data, name=then["name"]) # a file that was renamed is the same data
+        else: write_json(known, found)
+        models = candidates(config, run.config["source"])
         if summed_models(run) == [c.name for c in models]: return run
         clean = data.cleaned() if isinstance(data, Responses) else data
         return Alignment(run, config, clean, data, models, device, show, request, cache).work()

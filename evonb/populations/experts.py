@@ -600,7 +600,7 @@ def train_experts(
 def _one_expert(run, base, config, name, replay, show, stop):
     "Train one expert, if it isn't there."
     folder, working = run.file("experts", name), run.file("working", name)
-    if (folder/"expert.json").exists(): return
+    if (folder/"expert.json").exists(): return shutil.rmtree(working, ignore_errors=True) # where a kill came between
     seeds, source = Seeds(config.seed).child("expert", name), config.experts[name]
     if isinstance(source, str): texts = expert_texts(source, config.n_texts, Seeds(config.seed))
     else: source, texts = "texts", check_texts(source, name)

@@ -987,7 +987,8 @@ def open_task(
     seeds: Seeds, # decide which items are for selection and which are sealed
     n_validation: int = 200, # items that selection sees
     n_test: int | None = 300, # sealed items; None takes all that are left (of generated skills 300)
-    n_train: int | None = None # items kept apart for training experts
+    n_train: int | None = None, # items kept apart for training experts
+    name: str | None = None # by which it was known when its items were drawn; None: as it is written
 ) -> Task:
     "The task that a string names."
     form, _, what = spec.partition(":")
@@ -995,9 +996,9 @@ def open_task(
         meant = f" Did you mean {TASKS.entry(form).spelled}?" if form in TASKS else near_miss(form, TASKS)
         raise InputError(f"{spec!r} names no task. Write one of: {', '.join(TASKS.spelled())}.{meant}")
     several, opened = "," in TASKS.entry(form).spelled, TASKS[form]
-    made = opened([n.strip() for n in what.split(",") if n.strip()] if several else what, name=spec, seeds=seeds,
+    made = opened([n.strip() for n in what.split(",") if n.strip()] if several else what, name=name or spec, seeds=seeds,
                   n_validation=n_validation, n_test=n_test, n_train=n_train)
     if not isinstance(made, Task):
         raise InputError(f"The task {form!r} gave {type(made).__name__}, but must give a Task.")
-    made.name = spec
+    made.name = name or spec
     return made

@@ -224,6 +224,20 @@ def test_other_data_or_settings_are_refused(aligned, grown, driven, tmp_path):
     assert data_digest(other) != data_digest(driven[0])
 
 
+def test_a_source_under_another_path_is_the_same_run(aligned, grown, driven, tmp_path, monkeypatch):
+    shutil.copytree(grown, tmp_path / "moved")
+    shutil.copytree(aligned.path, tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    for source in ("moved", "./moved/", str(tmp_path / "moved")):
+        again = align_run("run", config(source), show=False, device="cpu", data=driven[0], cache=tmp_path / "cache")
+        assert again.config["source"] == str(grown) and again.state()["status"] == "complete"
+    with pytest.raises(InputError, match="began with other data"):
+        align_run("run", config("moved"), show=False, data=replace(driven[0], data=driven[0].data + 1))
+    assert open_run("run").state()["status"] == "complete"  # what was refused is no failure of the run
+    renamed = replace(driven[0], name="called otherwise")
+    assert align_run("run", config("moved"), show=False, data=renamed).state()["status"] == "complete"
+
+
 @pytest.mark.parametrize("changes, message", [
     (dict(source=""), "source is empty"),
     (dict(data=""), "data is empty"),

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from evonb.connectomes.experiments import develop_run, experiment
+from evonb.connectomes.experiments import develop_run, experiment, grown_newborns, load_newborn
 from evonb.connectomes.generations import choose_lr, inherited_connectome, life_folder, load_generation, read_life
 from evonb.connectomes.settings import (
     DEFAULT_ARMS,
@@ -38,6 +38,7 @@ from evonb.core import (
     listening,
     to_dict,
 )
+from evonb.report import write_report
 from evonb.store import open_run, read_dataset, read_json, read_tensors
 from evonb.text.tokens import CorpusConfig
 from evonb.training.base import load_model
@@ -260,6 +261,68 @@ def test_more_arms_and_seeds_add_to_a_run_without_doing_anything_again(tmp_path)
     assert after.sizes["seed"] == 3 and list(after.arm.values) == ["connectome", "random", "sign_shuffled"]
     assert np.array_equal(after.final_val_loss.sel(arm=before.arm, seed=before.seed), before.final_val_loss)
     assert len([e for e in run.events() if e["event"] == "lifetime"]) == n + 2 + (2 + 2)
+
+
+def test_a_finished_run_that_is_extended_is_whole_at_every_moment(tmp_path, monkeypatch):
+    "Readers beside it see what there was until there is more; a kill at any newborn leaves that, models included."
+    run = experiment(tmp_path / "run", tiny(), show=False)
+    before, seen = read_json(run.file("summary.json")), []
+
+    def look(kind, values):
+        if kind != "newborn": return
+        summary, ds = read_json(run.file("summary.json")), read_dataset(run.file("development.zarr.zip"))
+        grown = grown_newborns(open_run(run.path))
+        assert set(before["arms"]) <= set(summary["arms"]) == set(ds.arm.values)
+        assert {(a, s) for a in before["arms"] for s in range(2)} <= {(a, s) for a, s, _ in grown}
+        for a, s, _ in grown:
+            load_newborn(open_run(run.path), a, s)
+        write_report(run.path)
+        seen.append((values["status"], summary["n_seeds"], len(summary["arms"])))
+
+    changes = dict(arms=("connectome", "random", "sign_shuffled"), n_seeds=3, lrs=(2e-3, 4e-3, 8e-3))
+    with listening(look):
+        develop_run(run.path, changes, show=False)
+    assert len(seen) > 12 and seen[0][1:] == (2, 2)
+    after = read_dataset(run.file("development.zarr.zip"))
+    assert after.sizes["seed"] == 3 and after.sizes["arm"] == 3
+    lrs = {a: x["lr"] for a, x in read_json(run.file("summary.json"))["arms"].items()}
+    kept = {p.parts[-4:-1] for p in run.path.glob("development/*/seed-*/lr-*/model")}
+    assert kept == {(a, f"seed-{s}", life_folder(run, a, s, lr).name) for a, lr in lrs.items() for s in range(3)}
+
+
+@pytest.mark.parametrize("after", [1, 3, 6])
+def test_a_kill_during_an_extension_leaves_the_results_there_were(tmp_path, whole, after):
+    shutil.copytree(whole.path, tmp_path / "run")
+    before = read_json(whole.file("summary.json"))["arms"]
+    left = [after]
+
+    class Killed(BaseException): pass
+
+    def kill(kind, values):
+        left[0] -= kind == "newborn" and values["status"] == "finished"
+        if not left[0]: raise Killed
+
+    with pytest.raises(Killed), listening(kill):
+        develop_run(tmp_path / "run", dict(n_seeds=3), show=False)
+    run = open_run(tmp_path / "run")
+    assert set(read_json(run.file("summary.json"))["arms"]) == set(before)
+    assert set(read_dataset(run.file("development.zarr.zip")).arm.values) == set(before)
+    assert "sign_shuffled" in write_report(run.path).read_text()
+
+
+def test_a_moved_run_and_a_corpus_under_another_path_go_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text("\n".join(f"line {i} of a text about {i * i}" for i in range(6000)))
+    config = lambda source: tiny(corpus=CorpusConfig(source, vocab_size=320))
+    experiment("run", config("text.txt"), show=False, stages=("evolve",))
+    (tmp_path / "far").mkdir()
+    shutil.move("text.txt", "far/renamed.txt")
+    shutil.move("run", "far/run")
+    run = experiment("far/run/", config("./far/renamed.txt"), resume=True, show=False)
+    assert run.state()["status"] == "complete" and run.config["corpus"]["source"] == "text.txt"
+    (tmp_path / "far" / "renamed.txt").write_text("another text")
+    with pytest.raises(RunExistsError, match="corpus.source"):
+        experiment("far/run", config("far/renamed.txt"), resume=True, show=False)
 
 
 def test_a_run_never_shrinks(tmp_path):

@@ -4,6 +4,7 @@ import json
 import math
 import multiprocessing
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -512,6 +513,28 @@ def test_a_task_file_that_changed_is_refused_on_resume(config, tmp_path, monkeyp
     assert open_run(tmp_path / "run").state()["status"] == "failed"
     (tmp_path / "mine.jsonl").write_text(whole)
     assert bred(tmp_path / "run", small, resume=True).state()["status"] == "complete"
+
+
+def test_experts_and_tasks_under_another_path_are_the_same_run(experts, config, tmp_path, monkeypatch):
+    "Stopped, everything moved and renamed, resumed: the items are those of before, and so is the result."
+    monkeypatch.chdir(tmp_path)
+    write_items(tmp_path / "mine.jsonl", 60)
+    shutil.copytree(experts, tmp_path / "trained")
+    small = replace(config, experts="trained", tasks=("choice:mine.jsonl",), held_out=(), n_seeds=1, budget=6)
+    whole = bred("whole", small)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        crashing(patch, "keep", 2)
+        bred("run", small)
+    for a, b in (("mine.jsonl", "far/yours.jsonl"), ("trained", "far/experts"), ("run", "far/run")):
+        (tmp_path / b).parent.mkdir(exist_ok=True)
+        shutil.move(a, b)
+    moved = replace(small, experts="./far/experts/", tasks=(f"choice:{tmp_path}/far/yours.jsonl",))
+    run = bred("far/run", moved, resume=True)
+    assert run.config["tasks"] == ["choice:mine.jsonl"]
+    assert_same_run(whole, run)
+    (tmp_path / "far" / "yours.jsonl").write_text((tmp_path / "far" / "yours.jsonl").read_text().replace("so", "to"))
+    with pytest.raises(RunExistsError, match="tasks: .*there, .*asked"):
+        bred("far/run", moved, resume=True)
 
 
 def test_an_expert_that_has_read_an_item_is_refused(base, config, tmp_path):

@@ -428,6 +428,11 @@ def test_a_kill_between_files_is_mended(whole, tmp_path):
     (tmp_path / "run" / "experts" / "own" / "expert.json").unlink()
     (tmp_path / "run" / "experts" / "own" / "adapter_model.safetensors").write_bytes(b"half")
     assert_same_experts(run, train_experts(tmp_path / "run", config, True, False, device="cpu"))
+    left = tmp_path / "run" / "working" / "own" / "checkpoint-00000024.safetensors"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"a kill came between the expert and the removal of this")
+    train_experts(tmp_path / "run", config, True, False, device="cpu")
+    assert not left.parent.exists()
 
 
 def test_another_base_or_text_is_another_run(whole, base, tmp_path):
