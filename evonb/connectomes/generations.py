@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['read_life', 'finished_life', 'take_part', 'n_trainable', 'generation_folder', 'load_generation', 'evolve_connectome',
-           'gather_evolution', 'inherited_connectome', 'life_folder', 'known_loss', 'choose_lr', 'develop',
+           'gather_evolution', 'inherited_connectome', 'life_folder', 'known_loss', 'choose_lr', 'told_arms', 'develop',
            'gather_development']
 
 # %% ../../nbs/connectomes/16_generations.ipynb #d35df270
@@ -327,9 +327,23 @@ def _develop_arm(exp, arm, inherited):
     for s in range(d.n_seeds): raised(s, lr, needed=True)
     for p in home.glob("seed-*/lr-*/lived.safetensors"): # what a kill left behind a life's end
         for left in p.parent.glob("checkpoint-*.safetensors"): left.unlink()
-    for p in home.glob("seed-*/lr-*/model"):
-        if p.parent.name != life_folder(exp.run, arm, 0, lr).name: shutil.rmtree(p)
     return lr
+
+# %% ../../nbs/connectomes/16_generations.ipynb #f1b7a8bf
+def told_arms(
+    run # a Run of kind connectome
+) -> set: # of arms' names
+    "The arms that a run's results tell of."
+    path = run.file("summary.json")
+    return set(read_json(path)["arms"]) if path.exists() else set()
+
+# %% ../../nbs/connectomes/16_generations.ipynb #f6d92b32
+def _drop_models(exp, chosen):
+    "Remove the grown models at rates that weren't chosen, once the results tell of those that were."
+    for arm, lr in chosen.items():
+        kept = life_folder(exp.run, arm, 0, lr).name
+        for p in exp.run.file("development", arm).glob("seed-*/lr-*/model"):
+            if p.parent.name != kept: shutil.rmtree(p)
 
 # %% ../../nbs/connectomes/16_generations.ipynb #caf4606a
 def _send_out(exp):
@@ -350,11 +364,14 @@ def develop(
     if exp.fleet: _send_out(exp)
     chosen = {arm: lr for arm in exp.config.development.arms if (lr := choose_lr(_sweep(exp, arm))) is not None}
     chosen = {arm: lr for arm, lr in chosen.items() if _all_there(exp, arm, lr)}
+    told = told_arms(exp.run)
     for arm in exp.config.development.arms:
         if (lr := _develop_arm(exp, arm, inherited)) is None: continue
         chosen[arm] = lr
+        if not told <= set(chosen): continue # readers see what there was until there is more
         write_dataset(exp.run.file("development.zarr.zip"), gather_development(exp, chosen))
         write_json(exp.run.file("summary.json"), summarise(exp))
+        _drop_models(exp, chosen)
     if failed := [a for a in exp.config.development.arms if a not in chosen]:
         raise NonFiniteLossError(f"Every newborn of {', '.join(failed)} failed at every learning rate tried "
                                  f"({', '.join(f'{x:g}' for x in exp.config.development.lrs)}); the other arms are "

@@ -237,9 +237,10 @@ def make_space(
 
 # %% ../../nbs/populations/18_breeding.ipynb #7809f3f4
 def _open_tasks(run, config):
-    "The tasks of a run; when it is resumed, only with the items it began with."
-    seeds = Seeds(config.seed).child("tasks")
-    made = [open_task(t, seeds, config.n_validation, config.n_test) for t in (*config.tasks, *config.held_out)]
+    "The tasks of a run; when it is resumed, only with the items it began with, and under the names of then."
+    seeds, names = Seeds(config.seed).child("tasks"), (*run.config["tasks"], *run.config["held_out"])
+    made = [open_task(t, seeds, config.n_validation, config.n_test, name=name)
+            for t, name in zip((*config.tasks, *config.held_out), names, strict=True)]
     path, found = run.file("tasks.json"), {t.name: t.digest() for t in made}
     if path.exists() and (diff := differences(read_json(path), found)):
         raise InputError(f"{run.path} began with other items: {'; '.join(diff[:3])}. Restore the task's file, or begin "
