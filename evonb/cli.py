@@ -28,6 +28,7 @@ from .core import EvonbError, InputError, Remark, Stopped, from_dict, human_byte
 from .core import to_dict
 from .kinds import RUN_KINDS, ability
 from .registry import Registry, load_plugin
+from .statistics import family_text, p_text, units_text
 
 # %% ../nbs/84_cli.ipynb #7bdb9d1a
 def flat_settings(
@@ -103,12 +104,10 @@ def default_out(
 # %% ../nbs/84_cli.ipynb #d70b5dff
 def interval_cell(x, spec="+.3f"):
     "mean [low, high] p"
-    if x is None: return ""
     known = lambda v: v is not None and math.isfinite(v)
-    if not known(x.get("mean")): return "–"
+    if not x or not known(x.get("mean")): return "" if not x else "–"
     ends = f" [{x['low']:{spec}}, {x['high']:{spec}}]" if known(x.get("low")) and known(x.get("high")) else ""
-    p = x.get("p_adjusted", x.get("p"))
-    return f"{x['mean']:{spec}}{ends}" + (f" p={p:.2g}" if known(p) else "")
+    return " ".join(filter(None, [f"{x['mean']:{spec}}{ends}", p_text(x).replace(" = ", "=")]))
 
 # %% ../nbs/84_cli.ipynb #0595a501
 def columns(rows):
@@ -121,7 +120,7 @@ def columns(rows):
 def connectome_text(
     summary: dict # of a run of kind connectome
 ) -> str: # lines
-    "Generations and arms, and a warning where the chosen rate is the lowest or highest that was tried."
+    "The sentence, generations and arms, and a warning where the chosen rate is the lowest or highest that was tried."
     out, arms = [], summary["arms"]
     if summary["generations"]:
         rows = [("generation", "lived at density", "left density", "val loss", "time")]
@@ -132,39 +131,47 @@ def connectome_text(
         def loss(x): # mean ± sd [low, high]
             sd = f" ± {x['sd']:.3f}" if x["sd"] is not None else ""
             return f"{x['mean']:.3f}{sd}" + ("" if x["low"] is None else f" [{x['low']:.3f}, {x['high']:.3f}]")
-        rows = [("arm", "validation loss [95 % CI]", "test loss [95 % CI]", "validation: minus connectome's", "lr",
+        rows = [("arm", "test loss [95 % CI]", "test: minus connectome's", "validation loss [95 % CI]", "lr",
                  "live weights")]
-        rows += [(name, loss(a["val_loss"]), loss(a["test_loss"]), interval_cell(a["difference"]), f"{a['lr']:g}",
-                  human_count(a["n_live"])) for name, a in sorted(arms.items(), key=lambda x: x[1]["val_loss"]["mean"])]
-        n, edge = max(a["val_loss"]["n"] for a in arms.values()), [m for m, a in arms.items() if a.get("lr_at_edge")]
-        out += [f"Losses in nats/token: mean ± sd over {n} seeds [95 % bootstrap interval over seeds and windows, too "
-                "narrow with few seeds]; p: paired t-test over seeds", *columns(rows)]
+        told = [a.get("test_difference") for a in arms.values()]
+        rows += [(name, loss(a["test_loss"]), interval_cell(a.get("test_difference")), loss(a["val_loss"]),
+                  f"{a['lr']:g}", human_count(a["n_live"]))
+                 for name, a in sorted(arms.items(), key=lambda x: x[1]["test_loss"]["mean"])]
+        edge = [m for m, a in arms.items() if a.get("lr_at_edge")]
+        units = max((units_text(d) for d in told if d), key=len, default="")
+        how = "; ".join(filter(None, ["p: over seeds, over windows and over both, the largest", family_text(told)]))
+        out += [f"Losses in nats/token: mean ± sd over seeds [95 % interval over seeds and windows of text]"
+                f"{f'; {units}' * bool(units)}; {how}", *columns(rows)]
         if edge: out += [f"lr at the edge of those tried for: {', '.join(edge)}; a better one may lie beyond (--lrs)"]
-        out += ["", summary["statement"]]
+        out = [summary["statement"], "", *out]
     return "\n".join(out)
 
 # %% ../nbs/84_cli.ipynb #ad44ea8f
 def population_text(
     summary: dict # of a run of kind population
 ) -> str: # lines
-    "Methods, what they found, and the statement."
+    "The sentence, the methods and what they found."
     methods = sorted(summary["methods"].items(), key=lambda x: -x[1]["validation"]["mean"])
     score = lambda x: f"{x['mean']:.3f}" + ("" if x["se"] is None else f" ± {x['se']:.3f}")
-    rows = [("method", "validation", "sealed test", "minus best expert", "minus random search", "evaluations", "time")]
+    rows = [("method", "validation", "sealed test", "minus best expert", "minus random search", "minus sum",
+             "evaluations", "time")]
     for name, m in methods:
         sd = "" if m["validation"]["sd"] is None else f" ± {m['validation']['sd']:.3f}"
-        versus = [interval_cell(m["versus"].get(r)) for r in ("best-expert", "random-search")]
+        versus = [interval_cell(m["versus"].get(r)) for r in ("best-expert", "random-search", "sum")]
         failed = f", {m['failed']} failed" if m.get("failed") else ""
         rows.append((name, f"{m['validation']['mean']:.3f}{sd}", score(m["test"]), *versus,
                      f"{m['evaluations']:g}{failed}", human_time(m["seconds"])))
-    out = [f"{summary['n_seeds']} evolutions a method, {summary['budget']} evaluations each. Validation: mean ± sd "
-           "over evolutions; test: mean ± standard error over evolutions and items; differences with 95 % bootstrap "
-           "intervals", *columns(rows), ""]
+    told = [d for _, m in methods for d in m["versus"].values()]
+    units, family = max(map(units_text, told), key=len, default=""), family_text(told)
+    out = [summary["statement"], "", f"{summary['n_seeds']} evolutions a method, {summary['budget']} evaluations each. "
+           "Validation: mean ± sd over evolutions; test: mean ± standard error over evolutions and items; differences on "
+           f"the test with 95 % intervals{f' ({units})' * bool(units)}, p: over searches, over questions and over both, "
+           f"the largest{'; ' * bool(family)}{family}", *columns(rows), ""]
     out += [f"the base alone on {t['name']}: {score(t['base'])}" for t in summary["tasks"] if t.get("base")]
     if carried := [t["name"] for t in summary["tasks"] if not t["selected"]]:
         rows = [("method", *carried), *((m, *(score(x["by_task"][t]) for t in carried)) for m, x in methods)]
         out += ["", "Tasks that nothing was selected on, mean ± standard error:", *columns(rows)]
-    return "\n".join([*out, "", summary["statement"]])
+    return "\n".join(out).rstrip()
 
 # %% ../nbs/84_cli.ipynb #9b511fef
 def experts_text(

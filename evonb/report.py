@@ -30,6 +30,7 @@ from .kinds import RUN_KINDS, ability
 from .plots import alignment as alignment_plots, connectome as plots, examples, population as population_plots
 from .plots.population import by_test
 from .plots.style import figure_script
+from .statistics import crossed_mean, describe, family_text, judge_family, p_text, units_text
 from .store import create_run, now, open_run, read_dataset, read_json, replacing, write_dataset, write_json
 
 # %% ../nbs/80_report.ipynb #41ee4163
@@ -221,29 +222,30 @@ def difference_html(
 ) -> Html:
     "A difference with its interval below it."
     mean, _, told = plots.difference_text(d or {}).partition(" ")
-    if with_p and mean and known((d or {}).get("p")): told = "<br>".join(filter(None, [told, f"p = {d['p']:.2g}"]))
+    if with_p and mean: told = "<br>".join(filter(None, [told, p_text(d)]))
     return Html((mean or "–") + (f"<br><small>{told}</small>" if told else ""))
 
 # %% ../nbs/80_report.ipynb #141036ac
 def results_table(
     summary: dict # a run's summary
 ) -> Html:
-    "Every arm's losses and its difference to the connectome, the best first."
-    mean = lambda v: (v.get("val_loss") or {}).get("mean")
+    "Every arm's losses and its difference to the connectome on the test text, the best first."
+    mean = lambda v: (v.get("test_loss") or v.get("val_loss") or {}).get("mean")
     rank = lambda kv: math.inf if number(mean(kv[1])) == "–" else mean(kv[1])
     ci, rows = f"{100 * summary['ci']:g} %", []
+    family = family_text(v.get("test_difference") for v in summary["arms"].values())
     for arm, v in sorted(summary["arms"].items(), key=rank):
-        d = v.get("difference") or {}
         density = f"<br><small>{number(v.get('density'), '.1%')}</small>" if v.get("density") is not None else ""
-        live = "–" if v.get("n_live") is None else human_count(v["n_live"])
-        rows.append([swatch(plots.arm_style(arm).colour, Html(plots.label(arm))), spread_html(v.get("val_loss")),
-                     spread_html(v.get("test_loss")), (v.get("val_loss") or {}).get("n", "–"),
-                     number(v.get("lr"), "g"), Html(live + density), difference_html(d), number(d.get("p"), ".2g")])
-    header = ["arm", "validation loss", "test loss", "seeds", "learning rate", "live weights", "minus connectome", "p"]
-    caption = (f"Losses in nats/token: mean ± sd over seeds [{ci} bootstrap interval over seeds and windows, "
-               f"too narrow with few seeds]. Minus connectome: paired difference of the validation losses (p: paired "
-               f"t-test over seeds), positive where the connectome is better. Live weights: how many weights "
-               "can learn, and the live share of the wired matrices.")
+        live, loss = "–" if v.get("n_live") is None else human_count(v["n_live"]), v.get("test_loss") or v.get("val_loss")
+        rows.append([swatch(plots.arm_style(arm).colour, Html(plots.label(arm))), spread_html(v.get("test_loss")),
+                     difference_html(v.get("test_difference")), p_text(v.get("test_difference")) or "–",
+                     units_text(loss or {}) or (loss or {}).get("n", "–"), spread_html(v.get("val_loss")),
+                     number(v.get("lr"), "g"), Html(live + density)])
+    header = ["arm", "test loss", "minus connectome", "p", "number", "validation loss", "learning rate", "live weights"]
+    caption = (f"Losses in nats/token: mean ± sd over seeds [{ci} interval over seeds and windows of text]. Minus "
+               "connectome: paired difference of the test losses, positive where the connectome is better; p: the "
+               f"largest of a test over seeds, one over windows and one over both{'; ' * bool(family)}{family}. Live "
+               "weights: how many weights can learn, and the live share of the wired matrices.")
     return table(header, rows, caption)
 
 # %% ../nbs/80_report.ipynb #66a12d78
@@ -354,9 +356,13 @@ def methods_table(
         versus = [difference_html((v.get("versus") or {}).get(r), with_p=True) for r in references]
         rows.append([swatch(styles[method].colour, method), score_html(v.get("validation"), "sd"),
                      score_html(v.get("test")), *versus, Html(number(v.get("evaluations"), ",.0f") + more)])
+    told = [d for v in summary["methods"].values() for d in (v.get("versus") or {}).values()]
+    units, family = max((units_text(d) for d in told), key=len, default=""), family_text(told)
     caption = (f"Mean scores over seeds. Validation: ± sd over seeds; test: ± SE; brackets: {ci} intervals. Minus ...: "
-               "paired differences of the test scores with their p, positive where the method is better. Evaluations: "
-               "individuals scored on validation, by which alone individuals were selected.")
+               "paired differences of the test scores, positive where the method is better; p: the largest of a test "
+               f"over searches, one over questions and one over both{', ' * bool(family)}{family}"
+               f"{f' ({units})' * bool(units)}. Evaluations: individuals scored on validation, by which alone "
+               "individuals were selected.")
     header = ["method", "validation", "test", *(f"minus {r}" for r in references), "evaluations"]
     return table(header, rows, caption)
 
@@ -717,35 +723,26 @@ def write_report(
     with replacing(run.path/"report.html") as t: t.write_text(page, encoding="utf-8")
     return run.path/"report.html"
 
-# %% ../nbs/80_report.ipynb #f7bbee1c
-def _describe(v, t=2.776): # Student's t for 5 seeds, 95 %
-    half = t * v.std(ddof=1) / len(v)**.5
-    return dict(mean=float(v.mean()), sd=float(v.std(ddof=1)), n=len(v), low=float(v.mean() - half),
-                high=float(v.mean() + half))
-
-# %% ../nbs/80_report.ipynb #4cdb5831
-def _sign_flip_p(d):
-    "Exact two-sided p of a paired difference: all ways to flip its signs."
-    import itertools
-    means = [abs(sum(s * x for s, x in zip(signs, d))) for signs in itertools.product((1, -1), repeat=len(d))]
-    return sum(m >= abs(sum(d)) - 1e-12 for m in means) / len(means)
-
 # %% ../nbs/80_report.ipynb #3c15c38f
 def _example_summary(development, evolution):
     val, test = ({a: development[f"final_{k}_loss"].sel(arm=a).values for a in development.arm.values.tolist()}
                  for k in ("val", "test"))
-    diff = {a: v - val["connectome"] for a, v in val.items()}
-    arms = {a: dict(val_loss=_describe(val[a]), test_loss=_describe(test[a]),
+    def versus(loss): # each arm's difference to the connectome
+        return judge_family({a: None if a == "connectome" else crossed_mean(v - loss["connectome"], ("seed",))
+                             for a, v in loss.items()})
+    difference, test_difference = versus(val), versus(test)
+    arms = {a: dict(val_loss=describe(val[a], ("seed",)), test_loss=describe(test[a], ("seed",)),
                     lr=float(development.chosen_lr.sel(arm=a)),
                     n_live=100_000 if a == "dense" else 32_768, density=1. if a.startswith("dense") else .32768,
-                    difference=None if a == "connectome" else dict(_describe(diff[a]), p=_sign_flip_p(diff[a])))
+                    difference=difference[a], test_difference=test_difference[a])
             for a in val}
     generations = [dict(generation=int(g), density=float(evolution.density[g]),
                         val_loss=float(evolution.final_val_loss[g]))
                    for g in evolution.generation.values]
     return dict(arms=arms, generations=generations, ci=.95,
                 corpus=dict(evolution=dict(tokens=1_000_000), development=dict(tokens=200_000)),
-                statement=f"Simulated: the connectome ends {diff['random'].mean():.2f} nats/token below random wiring.")
+                statement="Simulated: on test text the connectome ends "
+                          f"{test_difference['random']['mean']:.2f} nats/token below random wiring.")
 
 # %% ../nbs/80_report.ipynb #0fba0179
 def example_run(
@@ -772,18 +769,20 @@ def example_run(
 
 # %% ../nbs/80_report.ipynb #1614e86c
 def _example_population_summary(population):
-    versus = lambda a, b: dict(_describe(test[a] - test[b]), p=_sign_flip_p(test[a] - test[b]))
-    test, methods = {}, {}
+    references, test, methods = ("best-expert", "random-search"), {}, {}
     for m in population.method.values.tolist(): test[m] = population_plots.of_method(population, m).test.values
+    family = judge_family({(m, o): crossed_mean(test[m] - test[o], ("search",)) for m in test for o in references
+                           if m != o})
     for m in test:
         one = population_plots.of_method(population, m)
         last, alone = one.isel(size=-1).mean("seed"), m in examples.example_baselines
         methods[m] = dict(
-            validation=_describe(one.validation.values), test=_describe(test[m]) | dict(se=float(one.test_se.mean())),
+            validation=describe(one.validation.values, ("search",)),
+            test=describe(test[m], ("search",)) | dict(se=float(one.test_se.mean())),
             by_task={t: dict(mean=float(one.task_test.sel(task=t).mean()),
                              se=float(one.task_test_se.sel(task=t).mean())) for t in one.task.values.tolist()},
             failed=0, evaluations=1 if alone else one.sizes["evaluation"], seconds=2. if alone else 90.,
-            versus={o: versus(m, o) for o in ("best-expert", "random-search") if o != m}, ensemble=None if alone else
+            versus={o: family[m, o] for o in references if o != m}, ensemble=None if alone else
             dict(rule={r: float(last.ensemble_test.sel(rule=r)) for r in one.rule.values.tolist()},
                  size=int(one["size"][-1]), oracle=float(last.oracle_test)))
     tasks = [dict(name=t, selected=bool(s), chance=float(c), n_validation=200, n_test=300) for t, s, c in

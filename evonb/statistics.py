@@ -7,7 +7,8 @@ __all__ = ['ALPHA', 'PLURALS', 'known_mean', 'moments', 'bootstrap_means', 'boot
            'Interval', 'cluster_interval', 'seed_interval', 't_test', 'paired_test', 'wilson_interval',
            'chance_interval', 'p_values', 'fdr', 'factor_test', 'spread', 'satterthwaite', 'usable_parts',
            'crossed_tests', 'widest_interval', 'judged', 'crossed_mean', 'paired_difference', 'crossed_contrast',
-           'describe', 'holm', 'judge_family', 'counted', 'units_text', 'verdict', 'gain_verdict']
+           'describe', 'holm', 'judge_family', 'counted', 'units_text', 'verdict', 'p_text', 'family_text',
+           'gain_verdict']
 
 # %% ../nbs/08_statistics.ipynb #9df674a2
 import math
@@ -199,9 +200,9 @@ def factor_test(
     floor: float = 1. # the smallest p that n units can give when they agree to the last digit
 ) -> dict: # over, n, se, df, p; the last three None for fewer than two units
     "A two-sided t-test over one factor. Where nothing varies there is no t, and signs alone tell no less than `floor`."
-    from scipy import stats
+    from scipy.special import stdtr
     if n < 2: return dict(over=over, n=n, se=None, df=None, p=None)
-    p = 2 * stats.t.sf(abs(mean) / se, df) if se > 0 else floor if mean else 1.
+    p = 2 * stdtr(df, -abs(mean) / se) if se > 0 else floor if mean else 1.
     return dict(over=over, n=n, se=float(se), df=float(df), p=float(p))
 
 # %% ../nbs/08_statistics.ipynb #4e86de02
@@ -260,8 +261,8 @@ def widest_interval(
     tested: bool = True # it goes with a verdict, so it mustn't say otherwise
 ) -> tuple: # low, high; None where nothing varies
     "The widest of the tests' t intervals: it leaves out zero exactly where the largest p is below 1 - level."
-    from scipy import stats
-    half = max((stats.t.ppf((1 + level) / 2, t["df"]) * t["se"] for t in tests), default=0.)
+    from scipy.special import stdtrit
+    half = max((stdtrit(t["df"], (1 + level) / 2) * t["se"] for t in tests), default=0.)
     clear = max((t["p"] for t in tests), default=1.) < 1 - level
     if half == 0 or tested and clear != (half < abs(mean)): return None, None # units that agree show no spread
     return float(mean - half), float(mean + half)
@@ -405,6 +406,23 @@ def verdict(
     if found.get("mean") is None: return "can't be told: there is no value"
     if p is None: return f"can't be told from one {found.get('one') or 'seed'}"
     return same if p >= ALPHA else higher if found["mean"] > 0 else lower
+
+# %% ../nbs/08_statistics.ipynb #d7bd75e7
+def p_text(
+    found: dict | None # what `judged` told
+) -> str: # "p = 0.016", "one seed", or "" where there is no test
+    "The p that a verdict rests on, corrected for its family, or what there is only one of."
+    p = (found or {}).get("p_adjusted", (found or {}).get("p"))
+    if p is not None and math.isfinite(p): return f"p = {p:.2g}"
+    return f"one {found['one']}" if found and found.get("one") else ""
+
+# %% ../nbs/08_statistics.ipynb #89bcdbd9
+def family_text(
+    found # what `judged` told of each comparison, None where there is none
+) -> str: # "corrected for 5 comparisons"; "" for one alone, and for what an older version stored
+    "For how many comparisons a table's p-values and intervals are corrected."
+    n = max((d.get("family", 1) for d in found if d), default=1)
+    return f"corrected for {n} comparisons (Holm)" if n > 1 else ""
 
 # %% ../nbs/08_statistics.ipynb #c92be243
 def gain_verdict(

@@ -75,7 +75,9 @@ def test_demo_prints_a_table_and_a_page_and_is_quick_the_second_time(done, text,
     for arm, x in read_json(done / "summary.json")["arms"].items():
         row = next(line for line in out.splitlines() if line.startswith(arm))
         assert f"{x['val_loss']['mean']:.3f} ± {x['val_loss']['sd']:.3f}" in row
-    assert "95 % bootstrap interval" in out and "sealed test text" in out
+    assert "95 % interval over seeds and windows" in out and "corrected for 2 comparisons (Holm)" in out
+    said = read_json(done / "summary.json")["statement"]
+    assert "sealed test text" in said and "2 seeds" in said and out.index(said) < out.index("validation loss")
 
 
 def test_show_as_text_and_json(done, capsys):
@@ -288,6 +290,10 @@ def test_names_of_folders_and_tables():
     x = dict(mean=1.0, sd=None, n=1, low=0.9, high=1.1)
     arm = dict(val_loss=x, test_loss=x, lr=1e-3, n_live=10, density=1.0, difference=None)
     assert "1.000 [0.900, 1.100]" in results_text(dict(generations=[], arms=dict(dense=arm), statement="S"))
+    gap = dict(mean=0.25, low=None, high=None, p=None, p_adjusted=None, one="seed", units=dict(seed=1, window=40))
+    alone = dict(arm, test_loss=dict(x, low=None, high=None), test_difference=gap)
+    said = results_text(dict(generations=[], arms=dict(random=alone), statement="S"))
+    assert "+0.250 one seed" in said and "1 seed, 40 windows" in said and said.startswith("S\n")
 
 
 # the second system

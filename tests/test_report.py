@@ -14,6 +14,7 @@ from evonb.core import DamagedFileError, Seeds
 from evonb.kinds import RUN_KINDS, RunKind
 from evonb.plots import connectome as plots
 from evonb.plots import examples as plots_examples
+from evonb.statistics import p_text
 from evonb.store import create_run, open_run, read_dataset, read_json, reopen_run, write_dataset, write_json
 
 EVIL = "</script><script>alert('x')</script><img src=http://evil.example/x onerror=alert(1)>\"'&"
@@ -106,14 +107,18 @@ def test_the_page_asks_the_network_for_nothing(run):
 def test_the_table_holds_the_summary(run):
     text, summary = (report.write_report(run)).read_text(encoding="utf-8"), read_json(run / "summary.json")
     rows = re.findall(r"<tr><th scope='row'><span[^>]*></span>([^<]*)</th>(.*?)</tr>", text)
-    by_loss = sorted(summary["arms"], key=lambda a: summary["arms"][a]["val_loss"]["mean"])
+    by_loss = sorted(summary["arms"], key=lambda a: summary["arms"][a]["test_loss"]["mean"])
     assert [name for name, _ in rows] == [a.replace("_", "-") for a in by_loss]
     for arm, (_, cells) in zip(by_loss, rows):
         v = summary["arms"][arm]
         for k in ("val_loss", "test_loss"):
             mean, sd, low, high = (f"{v[k][x]:.3f}" for x in ("mean", "sd", "low", "high"))
             assert f"{mean} ± {sd}<br><small>[{low}, {high}]</small>" in cells
-        assert (f"{v['difference']['mean']:+.3f}<br>" in cells) if v["difference"] else cells.count("<td>–</td>") == 2
+        d = v["test_difference"]  # of the split that the sentence speaks of
+        told = d and f"<td>{d['mean']:+.3f}<br><small>[{d['low']:+.3f}, {d['high']:+.3f}]</small></td>"
+        assert f"{told}<td>{p_text(d)}</td>" in cells if d else cells.count("<td>–</td>") == 2
+        assert "<td>5 seeds</td>" in cells
+    assert f"corrected for {len(rows) - 1} comparisons (Holm)" in text
     assert summary["statement"] in parse(run / "report.html").text
 
 
@@ -124,8 +129,9 @@ def test_example_run_reaches_its_truth_and_repeats(run, tmp_path):
     floor = plots_examples.example_floors
     for arm, v in arms.items():
         if arm != "connectome":
-            assert v["difference"]["mean"] == pytest.approx(floor[arm] - floor["connectome"], abs=0.03)
-            assert v["difference"]["p"] == 2 / 2**5  # five seeds, all on one side
+            for d in (v["difference"], v["test_difference"]):
+                assert d["mean"] == pytest.approx(floor[arm] - floor["connectome"], abs=0.03)
+                assert d["p"] < d["p_adjusted"] * 1.0001 and d["family"] == len(arms) - 1
 
 
 def test_what_users_name_things_stays_text(tmp_path):
@@ -265,7 +271,7 @@ def test_a_population_has_every_section_and_figure(bred_once):
     page = parse(path)
     assert not missing(path) and all(t in page.text for t in POPULATION)
     assert len(specs(page)) == len(POPULATION) - 1  # the result is tables
-    assert "Growing up" not in page.text and page.text.count("p = 0.062") > 6
+    assert "Growing up" not in page.text and page.text.count("p = ") > 6
 
 
 def test_the_methods_table_holds_the_summary_best_first(bred_once):
@@ -279,8 +285,8 @@ def test_the_methods_table_holds_the_summary_best_first(bred_once):
         low, high = v["test"]["low"], v["test"]["high"]
         assert f"{v['test']['mean']:.3f} ± {v['test']['se']:.3f}<br><small>[{low:.3f}, {high:.3f}]" in cells
         for d in v["versus"].values():
-            told = f"{d['mean']:+.3f}<br><small>[{d['low']:+.3f}, {d['high']:+.3f}]<br>p = {d['p']:.2g}</small>"
-            assert told in cells
+            told = f"{d['mean']:+.3f}<br><small>[{d['low']:+.3f}, {d['high']:+.3f}]<br>"
+            assert f"{told}p = {d['p_adjusted']:.2g}</small>" in cells
         assert cells.count("<td>–</td>") == 2 - len(v["versus"])
     by_task = text.split("Test score by task")[1].split("</table>")[0]
     for v in summary["methods"].values():

@@ -47,7 +47,7 @@ class DevelopmentConfig:
     lrs: tuple[float, ...] = (1e-3, 2e-3) # peak learning rates tried for each arm
     sweep_seeds: int = 1 # seeds on which the rate is chosen by validation loss; the rest runs at the chosen one
     test_windows: int = 512 # windows of the sealed test split
-    n_bootstrap: int = 2000 # resamples for the intervals
+    n_bootstrap: int = 2000 # without effect since intervals come from tests; runs of before have it
     lifetime: LifetimeConfig = field(default_factory=LifetimeConfig) # how each newborn is trained
 
     @property

@@ -7,7 +7,7 @@ __all__ = ['UNITS', 'summarise']
 
 # %% ../../nbs/connectomes/18_summary.ipynb #837057bc
 from .arms import MAIN_CONTROL, REFERENCE
-from ..statistics import describe, paired_difference, units_text, verdict
+from ..statistics import describe, family_text, judge_family, p_text, paired_difference, units_text, verdict
 from ..store import read_dataset
 
 # %% ../../nbs/connectomes/18_summary.ipynb #5f8e3cfd
@@ -26,17 +26,32 @@ def _summarise_arm(exp, ds, arm):
                 test_difference=gap("test_window_loss") if paired else None)
 
 # %% ../../nbs/connectomes/18_summary.ipynb #88dacc52
+def _sentence(told):
+    "What the differences of all arms say of the connectome, the main control first."
+    d = told[MAIN_CONTROL]
+    words = {a: verdict(x, "higher", "lower") for a, x in told.items()} # of the arm's loss
+    says, control = verdict(d, "lower", "higher"), "its random control's"
+    if says in ("lower", "higher"): out = f"On the sealed test text the connectome's loss is {says} than {control}"
+    elif d["p"] is None: out = f"Whether the connectome's loss on the sealed test text differs from {control} {says}"
+    else: out = f"On the sealed test text the connectome's loss is {says} from {control}"
+    parts = [f"{kind}: {', '.join(names)}" for kind in ("higher", "lower")
+             if (names := [a for a, w in words.items() if w == kind and a != MAIN_CONTROL])]
+    if len(told) > 1 and d["p"] is not None:
+        out += f"; of the other arms' losses clearly {'; '.join(parts)}" if parts else "; no other arm differs clearly"
+    return f"{out} ({units_text(d)} of one evolution)."
+
+# %% ../../nbs/connectomes/18_summary.ipynb #6a09dad3
 def _statement(arms):
-    "The result on the sealed test split in a sentence, also when it doesn't hold."
+    "The result on the sealed test split: one sentence, also when it doesn't hold, then its numbers."
     if not {REFERENCE, MAIN_CONTROL} <= set(arms):
         return "The connectome and its random control haven't both been raised yet."
-    a, b = (arms[x]["test_loss"] for x in (REFERENCE, MAIN_CONTROL))
-    d = arms[MAIN_CONTROL]["test_difference"]
-    ends = "" if d["low"] is None else f", 95 % interval {d['low']:+.3f} to {d['high']:+.3f}"
-    p = "" if d["p"] is None else f", p = {d['p']:.2g}"
-    return (f"On the sealed test text the connectome ends at {a['mean']:.3f} nats/token and the random connectome of "
-            f"the same density at {b['mean']:.3f}: the connectome's loss is {verdict(d, 'lower', 'higher')} "
-            f"(difference {d['mean']:+.3f}{ends}{p}; {units_text(d)}).")
+    told = {a: x["test_difference"] for a, x in arms.items() if a != REFERENCE and x.get("test_difference")}
+    a, b, d = arms[REFERENCE]["test_loss"], arms[MAIN_CONTROL]["test_loss"], told[MAIN_CONTROL]
+    if d["mean"] is None: return "The connectome and its random control share no seed whose newborns both grew up."
+    ends = "" if d["low"] is None else f" [{d['low']:+.3f}, {d['high']:+.3f}]"
+    p = ", ".join(filter(None, [p_text(d), family_text(told.values())])) if d["p"] is not None else ""
+    return (f"{_sentence(told)} It ends at {a['mean']:.3f} nats/token, the random connectome of the same density at "
+            f"{b['mean']:.3f}: difference {d['mean']:+.3f}{ends}{', ' * bool(p)}{p}.")
 
 # %% ../../nbs/connectomes/18_summary.ipynb #243b9378
 def _summarise_generations(run):
@@ -55,5 +70,7 @@ def summarise(
     path = exp.run.file("development.zarr.zip")
     ds = read_dataset(path) if path.exists() else None
     arms = {a: _summarise_arm(exp, ds, a) for a in map(str, ds.arm.values)} if ds else {}
+    for k in ("difference", "test_difference"):
+        for a, d in judge_family({a: x[k] for a, x in arms.items()}).items(): arms[a][k] = d
     return dict(arms=arms, generations=_summarise_generations(exp.run), corpus=exp.corpus.info, ci=0.95,
                 n_seeds=exp.config.development.n_seeds, statement=_statement(arms))

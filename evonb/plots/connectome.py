@@ -23,6 +23,7 @@ from plotly.subplots import make_subplots
 from ..connectomes.arms import REFERENCE
 from ..core import InputError, check_choice, check_positive
 from .style import NothingToPlot, arm_style, figure, label, line_colour, values
+from ..statistics import family_text, p_text
 
 # %% ../../nbs/plots/14_connectome.ipynb #736d4512
 class Band(NamedTuple):
@@ -156,17 +157,19 @@ _measures = dict(val_loss="validation", test_loss="test")
 def final_losses(
     summary: dict, # a run's summary: arms, ci
     development=None, # the run's xarray Dataset, to show each seed too
-    measure: str = "val_loss" # or "test_loss"
+    measure: str = "test_loss" # or "val_loss"
 ) -> go.Figure:
-    "Each arm's final loss with its confidence interval, and the difference to the connectome."
+    "Each arm's final loss with its confidence interval, and the difference to the connectome as the sentence has it."
     check_choice(measure, _measures, "measure")
     arms = {a: v for a, v in summary.get("arms", {}).items() if (v.get(measure) or {}).get("mean") is not None}
     if not arms: raise NothingToPlot(f"The summary holds no arm with a {measure}: the arms have not been run yet.")
     arms = dict(sorted(arms.items(), key=lambda kv: kv[1][measure]["mean"]))
-    notes = {a: difference_text(v.get("difference")) if measure == "val_loss" else "" for a, v in arms.items()}
+    told = "difference" if measure == "val_loss" else "test_difference"
+    notes = {a: ", ".join(filter(None, [difference_text(v.get(told)), p_text(v.get(told))])) for a, v in arms.items()}
+    family = family_text(v.get(told) for v in arms.values())
     compared, stored = any(notes.values()), development is not None and f"final_{measure}" in development
     fig = figure(f"Final {_measures[measure]} loss by arm", f"dot: mean, bar: {100 * summary['ci']:g} % CI, open: seeds"
-                 + "<br>right: arm minus connectome, paired by seed" * compared, height=150 + 52 * len(arms))
+                 + f"<br>right: arm minus connectome, paired{', ' * bool(family)}{family}" * compared, height=150 + 52 * len(arms))
     for arm, v in arms.items():
         style, name, v = arm_style(arm), label(arm), v[measure]
         if stored and arm in development["arm"].values:

@@ -24,6 +24,7 @@ from ..evolution.operators import dominated
 from .connectome import add_band, add_scale, block_means, difference_text, half_widths, ramp, ramp_colour
 from .connectome import rgba, seed_band, seeds_text
 from .style import NothingToPlot, Style, brief, figure, label, values
+from ..statistics import family_text, p_text
 
 # %% ../../nbs/plots/16_population.ipynb #eb302073
 COLOURS = ("#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00") # Okabe and Ito (2008), less blue and grey
@@ -153,8 +154,9 @@ def final_scores(
     methods = dict(sorted(methods.items(), key=lambda mv: -mv[1]["test"]["mean"]))
     stored = [] if population is None else population["method"].values.tolist()
     styles = method_styles(dict.fromkeys([*stored, *summary["methods"]]))
+    family = family_text(d for v in methods.values() for d in (v.get("versus") or {}).values())
     fig = figure("Test scores", f"dot: mean; thin: {100 * summary['ci']:g} % CI; thick: ± 1 SE; open: seeds"
-                 "<br>right: minus the best single expert, paired", height=170 + 48 * len(methods))
+                 f"<br>right: minus the best single expert, paired{', ' * bool(family)}{family}", height=170 + 48 * len(methods))
     for m, v in methods.items():
         style, y, mean, se = styles[m], label(m), v["test"]["mean"], v["test"].get("se")
         points = of_method(population, m)["test"].values.astype(float) if m in stored else np.empty(0)
@@ -168,8 +170,7 @@ def final_scores(
         fig.add_scatter(x=[mean], y=[y], mode="markers", error_x=half_widths(v["test"]), name=y,
                         hovertemplate="mean %{x:.3f}", marker=dict(symbol=style.symbol, size=11, color=style.colour))
         d = (v.get("versus") or {}).get("best-expert") or {}
-        note = difference_text(d) # +0.213 [+0.190, +0.235], p = 0.001
-        if note and d.get("p") is not None and math.isfinite(d["p"]): note += f", p = {d['p']:.2g}"
+        note = ", ".join(filter(None, [difference_text(d), p_text(d)])) # +0.213 [+0.190, +0.235], p = 0.001
         fig.add_annotation(text=note, x=1, xref="paper", xanchor="right", y=y, yshift=17, showarrow=False,
                            font=dict(size=12), visible=bool(note))
     chance = math.nan if population is None else chance_level(population)

@@ -22,6 +22,7 @@ from ..kinds import refusal
 from ..plots import population as pp
 from ..plots.connectome import ramp
 from ..plots.population import by_test
+from ..statistics import family_text, p_text
 from ..plots.style import NothingToPlot
 from ..populations.merges import distance
 from ..populations.spaces import AdapterFiles, AdapterSpace, StoredAdapter, stored_name
@@ -410,13 +411,15 @@ def methods_reply(
     methods, ci = by_test(summary), f"{100 * summary['ci']:g} % interval"
     references, rows = list(dict.fromkeys(r for v in methods.values() for r in v.get("versus") or {})), []
     for name, v in methods.items():
-        versus = {f"minus {r}": _interval((v.get("versus") or {}).get(r), "+.3f") for r in references}
+        told = lambda d: ", ".join(filter(None, [_interval(d, "+.3f"), p_text(d)]))
+        versus = {f"minus {r}": told((v.get("versus") or {}).get(r)) for r in references}
         rows.append({"method": name, "validation": _interval({"mean": (v.get("validation") or {}).get("mean")}),
                      f"test [{ci}]": _interval(v.get("test")), **versus,
                      "individuals": f"{v.get('evaluations', math.nan):,.0f}", "failed": v.get("failed", "–"),
                      "time": human_time(v["seconds"]) if v.get("seconds") is not None else "–"})
-    note = (f"Means over {summary['n_seeds']} seed(s). Brackets: {ci}; differences are paired. Selection saw "
-            "validation only.")
+    family = family_text(d for v in methods.values() for d in (v.get("versus") or {}).values())
+    note = (f"Means over {summary['n_seeds']} seed(s). Brackets: {ci}; differences are paired{', ' * bool(family)}"
+            f"{family}. Selection saw validation only.")
     return Reply.of_table(rows, note=note, picked=list(methods).index(picked) if picked in methods else None)
 
 # %% ../../nbs/widgets/14_population.ipynb #078c9927

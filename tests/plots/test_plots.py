@@ -40,7 +40,7 @@ def curves(fig):
 
 
 def figures(development, evolution):
-    summary = {"ci": 0.95, "arms": {a: {"val_loss": dict(mean=2 + i / 10, low=1.9 + i / 10, high=2.2 + i / 10, n=4),
+    summary = {"ci": 0.95, "arms": {a: {"test_loss": dict(mean=2 + i / 10, low=1.9 + i / 10, high=2.2 + i / 10, n=4),
                                         "difference": None} for i, a in enumerate(ARMS)}}
     return dict(loss_curves=plots.loss_curves(development), train=plots.loss_curves(development, train=True),
                 final_losses=plots.final_losses(summary), generation_curves=plots.generation_curves(evolution),
@@ -136,7 +136,7 @@ def test_every_figure_has_units_a_title_and_a_see_through_page(development, evol
         json.loads(fig.to_json())
     for name in ("loss_curves", "train", "training_curves", "sweep_curve"):
         assert made[name].layout.yaxis.title.text.endswith("loss (nats/token)")
-    assert made["final_losses"].layout.xaxis.title.text == "validation loss (nats/token)"
+    assert made["final_losses"].layout.xaxis.title.text == "test loss (nats/token)"
     for name in ("loss_curves", "training_curves"):
         assert made[name].layout.xaxis.title.text == "training step"
     panels = made["generation_curves"].layout
@@ -146,9 +146,12 @@ def test_every_figure_has_units_a_title_and_a_see_through_page(development, evol
 
 
 def test_final_losses_are_sorted_with_intervals_and_differences(development):
-    arms = {a: {"val_loss": dict(mean=m, sd=0.1, n=4, low=m - 0.1, high=m + 0.2), "difference": d} for a, m, d in (
-        ("connectome", 2.5, None), ("random", 2.7, dict(mean=0.2, low=0.1, high=0.3, p=0.01)),
-        ("dense", 2.1, dict(mean=-0.4, low=None, high=None, p=None)))}
+    higher = dict(mean=0.2, low=0.1, high=0.3, p=0.01, p_adjusted=0.02, family=2)
+    alone = dict(mean=-0.4, low=None, high=None, p=None, one="seed")
+    found = (("connectome", 2.5, None), ("random", 2.7, higher), ("dense", 2.1, alone))
+    told = ["-0.400, one seed", "+0.200 [+0.100, +0.300], p = 0.02"]
+    arms = {a: {"test_loss": dict(mean=m, sd=0.1, n=4, low=m - 0.1, high=m + 0.2), "test_difference": d}
+            for a, m, d in found}
     fig = plots.final_losses({"ci": 0.9, "arms": arms}, development)
     means = [t for t in fig.data if t.error_x.array is not None]
     assert [t.name for t in means] == ["dense", "connectome", "random"]
@@ -156,14 +159,19 @@ def test_final_losses_are_sorted_with_intervals_and_differences(development):
     for t, m in zip(means, (2.1, 2.5, 2.7)):
         assert t.x[0] == m
         assert t.error_x.array[0] == pytest.approx(0.2) and t.error_x.arrayminus[0] == pytest.approx(0.1)
-    assert [a.text for a in fig.layout.annotations if a.visible] == ["-0.400", "+0.200 [+0.100, +0.300]"]
-    assert "90 % CI" in fig.layout.title.subtitle.text
+    assert [a.text for a in fig.layout.annotations if a.visible] == told
+    how = fig.layout.title.subtitle.text
+    assert "90 % CI" in how and "corrected for 2 comparisons" in how
     points = next(t for t in fig.data if t.marker.symbol == "circle-open")
-    assert np.array_equal(points.x, development.final_val_loss.sel(arm="connectome").values)
+    assert np.array_equal(points.x, development.final_test_loss.sel(arm="connectome").values)
+    old = {a: {"val_loss": v["test_loss"], "difference": v["test_difference"]} for a, v in arms.items()}
+    fig = plots.final_losses({"ci": 0.9, "arms": old}, development, "val_loss")
+    assert [a.text for a in fig.layout.annotations if a.visible] == told
+    assert fig.layout.xaxis.title.text == "validation loss (nats/token)"
 
 
 def test_one_seed_has_no_interval():
-    fig = plots.final_losses({"ci": 0.95, "arms": {"connectome": {"val_loss": dict(mean=2.0, sd=None, n=1)}}})
+    fig = plots.final_losses({"ci": 0.95, "arms": {"connectome": {"test_loss": dict(mean=2.0, sd=None, n=1)}}})
     assert len(fig.data) == 1 and fig.data[0].error_x.array is None
 
 
@@ -293,7 +301,7 @@ def test_what_cannot_be_plotted_is_refused_by_name(development, evolution):
             make(data.drop_vars(name))
         with pytest.raises(plots_style.NothingToPlot, match=f"{name} holds no finite value"):
             make(data.assign({name: data[name] * np.nan}))
-    with pytest.raises(plots_style.NothingToPlot, match="no arm with a val_loss"):
+    with pytest.raises(plots_style.NothingToPlot, match="no arm with a test_loss"):
         plots.final_losses({"ci": 0.95, "arms": {}})
     with pytest.raises(InputError, match="val_loss, test_loss"):
         plots.final_losses({"ci": 0.95, "arms": {}}, measure="loss")

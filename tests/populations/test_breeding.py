@@ -802,15 +802,21 @@ def test_the_statement_names_the_best_by_validation_and_says_when_there_is_no_ga
 
     judged = dict(sum=one(0.9, 0.9, {}), a=one(0.7, 0.6, versus(0.0, 0.5)), b=one(0.6, 0.8, versus(0.1, 0.03)))
     said = breeding_statement(judged, ("a", "b"))
-    assert said.startswith("By validation, a is the best of a, b") and "not clearly different: +0.000" in said
+    assert said.startswith("On the sealed test a is not clearly different from sum (5 searches, 60 questions). ")
+    assert "It is, by validation, the best of a, b, and scores 0.600" in said and "to sum (0.900) +0.000" in said
     said = breeding_statement(judged, ("b",))
-    assert "is higher: +0.100" in said and "5 searches, 60 questions" in said and "3 comparisons" in said
+    assert said.startswith("On the sealed test b scores higher than sum (5 searches, 60 questions).")
+    assert "+0.100 [+0.050, +0.150], p = 0.03; corrected for 3 comparisons" in said
     judged["b"]["versus"] = versus(-0.1, 0.03)
-    assert "is lower: -0.100" in breeding_statement(judged, ("b",))
+    assert "b scores lower than sum" in breeding_statement(judged, ("b",))
     judged["b"]["versus"] = versus(0.1, 0.12)  # alone it would be clear, of three it isn't
-    assert "it is not clearly different" in breeding_statement(judged, ("b",))
+    assert "b is not clearly different from sum" in breeding_statement(judged, ("b",))
     judged["b"]["versus"]["sum"] |= dict(p=None, p_adjusted=None, low=None, high=None, one="search")
-    assert "can't be told from one search" in breeding_statement(judged, ("b",))
+    assert "whether b differs from sum can't be told from one search" in breeding_statement(judged, ("b",))
+    judged["b"]["versus"] |= {"best-expert": versus(0.2, 0.01)["sum"], "random-search": versus(-0.2, 0.01)["sum"]}
+    judged |= {r: one(0.5, 0.5, {}) for r in ("best-expert", "random-search")}
+    said = breeding_statement(judged, ("b",))
+    assert "b scores higher than best-expert and lower than random-search; whether b differs from sum" in said
 
 
 def test_settings_go_through_json(config):

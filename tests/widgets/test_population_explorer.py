@@ -231,7 +231,8 @@ def test_the_table_of_methods_is_the_summary(complete):
     assert content["rows"][0][2] == f"{v['mean']:.3f} [{v['low']:.3f}, {v['high']:.3f}]"
     assert content["columns"][2] == "test [95 % interval]"
     d = summary["methods"][best]["versus"]["best-expert"]
-    assert content["rows"][0][3] == f"{d['mean']:+.3f} [{d['low']:+.3f}, {d['high']:+.3f}]"
+    told = f"{d['mean']:+.3f} [{d['low']:+.3f}, {d['high']:+.3f}], p = {d['p_adjusted']:.2g}"
+    assert content["rows"][0][3] == told and "corrected for" in content["note"]
 
 
 def test_a_search_in_progress_shows_what_is_there(run, tmp_path):
