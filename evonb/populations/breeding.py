@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['BASELINES', 'SPACES', 'UNITS', 'BreedConfig', 'RunCache', 'Breeding', 'scored', 'experts_run', 'expert_base',
            'default_tasks', 'make_space', 'failed_experts', 'item_texts', 'check_unread', 'method_settings', 'members',
-           'sealed_candidates', 'options_of', 'item_credit', 'describe_ensemble', 'task_score', 'breeding_statement',
-           'failures_told', 'breed', 'method_table']
+           'sealed_candidates', 'options_of', 'item_credit', 'describe_ensemble', 'task_score', 'in_words',
+           'breeding_statement', 'failures_told', 'breed', 'method_table']
 
 # %% ../../nbs/populations/18_breeding.ipynb #242e5d05
 import math
@@ -28,7 +28,8 @@ from ..kinds import refusal
 from .ensemble import COMBINATIONS, ensemble_accuracy
 from .experts import check_base, load_experts, seen_in_training
 from .spaces import AdapterSpace, CoefficientSpace, StoredSpace
-from ..statistics import describe, judge_family, moments, paired_difference, units_text, verdict
+from ..statistics import describe, family_text, judge_family, moments, p_text, paired_difference, units_text
+from ..statistics import verdict
 from ..store import Run, create_run, differences, open_run, read_dataset, read_json, read_tensors, write_dataset
 from ..store import write_json, write_tensors
 from ..tasks.backends import InProcess
@@ -60,7 +61,7 @@ class BreedConfig:
     n_validation: int = 200 # items of each task that selection sees
     n_test: int = 300 # sealed items of each task
     ensemble_size: int = 5 # the most members
-    n_bootstrap: int = 2000 # resamples behind intervals and p
+    n_bootstrap: int = 2000 # without effect since intervals come from tests; runs of before have it
     max_tokens: int = 2048 # tokens in one pass of the model: bounds the memory
     seed: int = 0 # the root of the seed tree
 
@@ -479,22 +480,39 @@ def task_score(tested, method, task, n_seeds) -> dict: # mean over seeds, se ove
     return dict(mean=float(by_item.mean()), se=float(by_item.std(ddof=1) / math.sqrt(len(by_item))))
 
 # %% ../../nbs/populations/18_breeding.ipynb #c6c6a680
+def in_words(
+    who: str, # the method
+    versus: dict # reference -> what `judged` told
+) -> str: # "On the sealed test genome scores higher than sum, ..."
+    "What the tests say of a method against its references, in one sentence."
+    told = {r: verdict(d) for r, d in versus.items()}
+    groups = {w: " and ".join(r for r, x in told.items() if x == w) for w in dict.fromkeys(told.values())}
+    parts = [" and ".join(f"{w} than {groups[w]}" for w in ("higher", "lower") if w in groups)]
+    parts = [f"{who} scores {parts[0]}"] if parts[0] else []
+    if same := groups.get("not clearly different"):
+        parts.append(f"{'it' if parts else who} is not clearly different from {same}")
+    parts += [f"whether {who} differs from {names} {w}" for w, names in groups.items() if w.startswith("can't")]
+    units = max((units_text(d) for d in versus.values()), key=len)
+    return f"On the sealed test {'; '.join(parts)} ({units})."
+
+# %% ../../nbs/populations/18_breeding.ipynb #bd6d2a64
 def breeding_statement(
     judged: dict, # method -> what `judge` gave
     asked: tuple # the methods among which the best by validation is named
 ) -> str:
-    "The result in a few sentences, also when there is no gain. The method is chosen by validation."
+    "The result in a sentence, also when there is no gain, then its numbers. The method is chosen by validation."
     best = max(asked, key=lambda m: judged[m]["validation"]["mean"])
-    one = judged[best]
-    among = f"By validation, {best} is the best of {', '.join(asked)}. It" if len(asked) > 1 else best
-    ends = "" if one["test"]["low"] is None else f" (95 % interval {one['test']['low']:.3f} to {one['test']['high']:.3f})"
-    out = f"{among} scores {one['test']['mean']:.3f} on the sealed test{ends}."
-    for name, d in one["versus"].items():
-        ends = "" if d["low"] is None else f" [{d['low']:+.3f}, {d['high']:+.3f}]"
-        p = "" if d["p"] is None else f", p = {d['p_adjusted']:.2g}, corrected for {d['family']} comparisons"
-        out += (f" Against {name} ({judged[name]['test']['mean']:.3f}) it is {verdict(d)}: {d['mean']:+.3f}{ends}{p} "
-                f"({units_text(d)}).")
-    return out
+    one, versus = judged[best], {r: d for r, d in judged[best]["versus"].items() if d.get("mean") is not None}
+    def ends(d, sign=""):
+        return "" if d["low"] is None else f" [{d['low']:{sign}.3f}, {d['high']:{sign}.3f}]"
+    best_of = f"is, by validation, the best of {', '.join(asked)}, and " if len(asked) > 1 else ""
+    out = [in_words(best, versus)] if versus else []
+    out.append(f"{'It' if out else best} {best_of}scores {one['test']['mean']:.3f}{ends(one['test'])}.")
+    gaps = [f"to {r} ({judged[r]['test']['mean']:.3f}) {d['mean']:+.3f}{ends(d, '+')}, {p_text(d)}".rstrip(", ")
+            for r, d in versus.items()]
+    family = family_text(d for m in judged.values() for d in m["versus"].values())
+    if gaps: out.append(f"Differences {'; '.join(gaps)}{'; ' * bool(family)}{family}.")
+    return " ".join(out)
 
 # %% ../../nbs/populations/18_breeding.ipynb #fddcfb36
 def failures_told(
