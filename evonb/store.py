@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['own_mark', 'replacing', 'content_digest', 'write_json', 'read_json', 'tensors_digest', 'write_tensors',
-           'read_tensors', 'append', 'write_dataset', 'too_large', 'check_arrays', 'texts_as_str', 'file_starts',
-           'read_dataset', 'writing_folder', 'inside', 'check_folder', 'versions', 'now', 'Run', 'is_locked', 'locked',
-           'being_written', 'process_began', 'own_files', 'changed_settings', 'differences', 'content_of',
-           'visible_files', 'identity', 'leaves', 'inputs_of', 'stands_for', 'real_changes', 'create_run', 'writing',
-           'open_run', 'reopen_run', 'folder_size']
+           'read_tensors', 'append', 'write_dataset', 'write_netcdf', 'too_large', 'check_arrays', 'texts_as_str',
+           'file_starts', 'read_dataset', 'writing_folder', 'inside', 'check_folder', 'versions', 'now', 'Run',
+           'is_locked', 'locked', 'being_written', 'process_began', 'own_files', 'changed_settings', 'differences',
+           'content_of', 'visible_files', 'identity', 'leaves', 'inputs_of', 'stands_for', 'real_changes', 'create_run',
+           'writing', 'open_run', 'reopen_run', 'folder_size']
 
 # %% ../nbs/04_store.ipynb #760b2170
 import datetime
@@ -204,6 +204,19 @@ def write_dataset(
             t.write_bytes(data + hashlib.sha256(data).hexdigest().encode())
         finally: _discard(folder)
 
+# %% ../nbs/04_store.ipynb #dc075e65
+def write_netcdf(
+    path, # the file, ending in .nc
+    dataset # an xarray Dataset
+):
+    "Write a dataset as netCDF 4, which xarray, R, Julia and MATLAB open without evonb; whole or not at all."
+    text = {k: v.astype(object) for k, v in dataset.variables.items() if v.dtype.kind in "UT"}
+    numbers = [k for k, v in dataset.variables.items() if v.dtype.kind in "fiu" and v.ndim]
+    told = {k: v for k, v in dataset.attrs.items() if v is not None}
+    with replacing(path) as t:
+        dataset.assign(text).drop_encoding().drop_attrs(deep=False).assign_attrs(told).to_netcdf(
+            t, engine="h5netcdf", encoding={k: dict(zlib=True, complevel=1) for k in numbers})
+
 # %% ../nbs/04_store.ipynb #b250aa6f
 _max_bytes = 4e9 # in memory, unless the caller allows more
 _codecs = {"bytes", "vlen-utf8", "zstd", "crc32c"} # what evonb writes
@@ -309,7 +322,8 @@ def read_dataset(
         files = {n: partial(_start, partial(z.open, n)) for n in z.namelist()}
         with zarr.storage.ZipStore(path, mode="r") as store:
             check_arrays(zarr.open_group(store, mode="r", zarr_format=3), files, path, max_bytes)
-            return texts_as_str(xr.open_zarr(store, consolidated=False, zarr_format=3).load(), path, max_bytes)
+            found = xr.open_zarr(store, consolidated=False, zarr_format=3).load().drop_encoding()
+            return texts_as_str(found, path, max_bytes)
 
 # %% ../nbs/04_store.ipynb #8637247f
 @contextmanager
@@ -572,7 +586,7 @@ def visible_files(
 
 # %% ../nbs/04_store.ipynb #af0af782
 def identity(
-    setting: str # as a user wrote it: a name, a path, RUN::ARM/SEED, FORM:PATH
+    setting: str # as a user wrote it: a name, a path, PATH::PART, FORM:PATH
 ) -> str: # the same however a path is spelled; of what names no path itself
     "What a setting stands for."
     with suppress(OSError, ValueError): # too long for a path, or with a NUL

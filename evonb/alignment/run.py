@@ -30,7 +30,7 @@ from .surfaces import to_surface, write_surface
 from .volumes import mean_by_roi, roi_volume, write_volume
 from ..core import InputError, Seeds, Stopped, StopRequest, announce, cache_folder, check_choice, check_positive
 from ..core import progress, stoppable, to_dict
-from ..kinds import call
+from ..kinds import call, write_results
 from ..statistics import contrast, fdr, gain_verdict, mean_interval
 from ..store import Run, changed_settings, create_run, open_run, read_dataset, read_json, replacing, write_dataset
 from ..store import write_json
@@ -531,7 +531,7 @@ def work(self: Alignment) -> Run:
     "Score every model, put it together, sum up."
     brain = isinstance(self.data, Responses)
     ds = self.gather_brain(self.each_model(self.score_brain)) if brain else self.score_reading()
-    write_dataset(self.run.file("brain.zarr.zip" if brain else "reading.zarr.zip"), ds)
+    write_results(self.run, "brain" if brain else "reading", ds)
     if brain: self.write_maps(ds)
     with replacing(self.run.file("scores.csv")) as t: score_table(ds).to_csv(t, index=False)
     write_json(self.run.file("summary.json"), self.summarise(ds))

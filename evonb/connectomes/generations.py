@@ -29,9 +29,9 @@ from .summary import summarise
 from .wiring import prune
 from ..core import CorpusError, InputError, NonFiniteLossError, RunExistsError, Seeds, StopRequest, announce
 from ..core import from_dict, human_time, stoppable, to_dict
+from ..kinds import write_results
 from ..statistics import describe
-from ..store import check_folder, differences, read_dataset, read_json, read_tensors, write_dataset, write_json
-from ..store import write_tensors
+from ..store import check_folder, differences, read_dataset, read_json, read_tensors, write_json, write_tensors
 from ..text.tokens import open_prepared
 from ..training.base import load_model, save_model
 from ..training.connectome import Connectome, inherit
@@ -199,7 +199,7 @@ def evolve_connectome(
     parent = None
     for g in range(exp.config.evolution.n_generations):
         parent = _live_generation(exp, g, parent)
-        write_dataset(exp.run.file("evolution.zarr.zip"), gather_evolution(exp.run))
+        write_results(exp.run, "evolution", gather_evolution(exp.run))
         write_json(exp.run.file("summary.json"), summarise(exp))
         exp.run.log("generation", generation=g, density=parent.density)
         announce("generation", status="pruned", generation=g, density=parent.density)
@@ -369,7 +369,7 @@ def develop(
         if (lr := _develop_arm(exp, arm, inherited)) is None: continue
         chosen[arm] = lr
         if not told <= set(chosen): continue # readers see what there was until there is more
-        write_dataset(exp.run.file("development.zarr.zip"), gather_development(exp, chosen))
+        write_results(exp.run, "development", gather_development(exp, chosen))
         write_json(exp.run.file("summary.json"), summarise(exp))
         _drop_models(exp, chosen)
     if failed := [a for a in exp.config.development.arms if a not in chosen]:

@@ -33,9 +33,8 @@ from ..core import check_choice, check_fraction, check_positive, human_time, lis
 from ..core import to_dict
 from ..datasets import dataset_path
 from ..evolution.method import Lineage
-from ..kinds import refusal
-from ..store import Run, create_run, differences, open_run, read_json, read_tensors, write_dataset, write_json
-from ..store import write_tensors
+from ..kinds import refusal, write_results
+from ..store import Run, create_run, differences, open_run, read_json, read_tensors, write_json, write_tensors
 from ..tasks.skills import neutral_documents, skill_documents
 from ..tasks.tasks import make_task, read_pairs, read_rows
 from ..text.corpora import load_corpus
@@ -592,7 +591,7 @@ def train_experts(
         for i, name in enumerate(config.experts):
             run.set_state("running", f"expert {name} ({i + 1} of {len(config.experts)})")
             _one_expert(run, base, config, name, replay, show, request)
-        write_dataset(run.file("experts.zarr.zip"), gather_experts(run, list(config.experts)))
+        write_results(run, "experts", gather_experts(run, list(config.experts)))
         write_json(run.file("summary.json"), summarise_experts(run, list(config.experts)))
     return run
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import xarray as xr
 
 from evonb.core import EvonbError
 from evonb.store import open_run, read_dataset, read_json, read_tensors
@@ -26,6 +27,8 @@ def read(path: Path):
     "A file's content as plain values and arrays; damage raises."
     if path.name.endswith(".zarr.zip"):
         return {k: v.values for k, v in read_dataset(path).variables.items()}
+    if path.suffix == ".nc":
+        return {k: v.values for k, v in xr.load_dataset(path, engine="h5netcdf").variables.items()}
     if path.suffix == ".safetensors" and (path.parent / "files.json").exists():
         from safetensors.torch import load_file
 
