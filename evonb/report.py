@@ -17,7 +17,6 @@ import html
 import json
 import math
 import re
-import shlex
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -26,7 +25,7 @@ import plotly.graph_objects as go
 from fastcore.basics import patch
 
 from .core import InputError, Seeds, human_count, human_time
-from .kinds import RUN_KINDS, ability
+from .kinds import ability, command_of
 from .plots import alignment as alignment_plots, connectome as plots, examples, population as population_plots
 from .plots.population import by_test
 from .plots.style import figure_script
@@ -616,9 +615,7 @@ def repeat_html(
     run # a Run
 ) -> str:
     "The command that makes the same run."
-    command, spell = run.config.get("command"), ability(run.kind, "command")
-    if not command and spell and (settings := RUN_KINDS[run.kind].stored_settings(run)): command = spell(settings)
-    again = command if isinstance(command, str) else shlex.join(map(str, command or []))
+    again = command_of(run)
     return (f"<p>With the versions above:</p><pre><code>{esc(again)}</code></pre>" if again else
             "<p>The run noted no command. Its settings and its seed are above; with the same versions, on the "
             "same machine, they make the same run.</p>")

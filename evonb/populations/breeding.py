@@ -24,14 +24,14 @@ from ..core import parsing, stoppable, to_dict
 from ..evolution.method import METHODS, numbered
 from ..evolution.operators import usable
 from ..evolution.search import best_so_far, evolve
-from ..kinds import refusal
+from ..kinds import refusal, write_results
 from .ensemble import COMBINATIONS, ensemble_accuracy
 from .experts import check_base, load_experts, seen_in_training
 from .spaces import AdapterSpace, CoefficientSpace, StoredSpace
 from ..statistics import describe, family_text, judge_family, moments, p_text, paired_difference, units_text
 from ..statistics import verdict
-from ..store import Run, create_run, differences, open_run, read_dataset, read_json, read_tensors, write_dataset
-from ..store import write_json, write_tensors
+from ..store import Run, create_run, differences, open_run, read_dataset, read_json, read_tensors, write_json
+from ..store import write_tensors
 from ..tasks.backends import InProcess
 from ..tasks.engine import Engine
 from ..tasks.fitness import Cache, Fitness, pack_score, unpack_score
@@ -574,7 +574,7 @@ def work(self: Breeding) -> Run:
     found = sealed_candidates(results, self.experts, self.config.ensemble_size)
     tested = self.test(found)
     voted = self.ensembles(results, tested)
-    write_dataset(self.run.file("population.zarr.zip"), self.gather(results, tested, voted))
+    write_results(self.run, "population", self.gather(results, tested, voted))
     write_json(self.run.file("summary.json"), self.summarise(results, tested, voted))
     return self.run
 
