@@ -28,8 +28,8 @@ from ..store import read_json, write_json
 def rms_norm(
     x: torch.Tensor # (..., n_embd)
 ) -> torch.Tensor: # shape and dtype of `x`
-    "Scale each vector to a root mean square of one, in float32; no parameters."
-    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+    "Scale each vector to a root mean square of one, in float32 at least; no parameters."
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
     return (x * torch.rsqrt(norm.square() / x.shape[-1] + 1e-6)).to(x.dtype)
 
 # %% ../../nbs/training/08_linear.ipynb #98dd93f6

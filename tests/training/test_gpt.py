@@ -116,7 +116,7 @@ def test_gradients_agree_with_the_reference(sharp, way):
 def test_the_sign_of_the_rotation_matters(sharp, monkeypatch):
     ids = draw(1, 16)
     before = sharp(ids).logits
-    monkeypatch.setattr("evonb.training.gpt.rotary_frequencies", lambda d, base: -rotary_frequencies(d, base))
+    monkeypatch.setattr("evonb.training.gpt.rotary_frequencies", lambda *given: -rotary_frequencies(*given))
     assert (sharp(ids).logits - before).abs().max() > 1e-2
 
 
