@@ -5,17 +5,18 @@
 # %% auto #0
 __all__ = ['GPTConfig', 'computed_with', 'refusal', 'check_config', 'check_changed', 'rotary_frequencies', 'rotary_table',
            'rotate', 'attend', 'Attention', 'MLP', 'Block', 'GPTPreTrainedModel', 'GPTModel', 'is_packed', 'GPT',
-           'exact_loss', 'new_gpt', 'HeadLoss', 'head_loss', 'nats_to_bits_per_byte', 'n_parameters', 'load_published',
-           'ModelConfig']
+           'exact_loss', 'new_gpt', 'HeadLoss', 'head_loss', 'nats_to_bits_per_byte', 'n_weights', 'n_parameters',
+           'Numpy', 'same_frequencies', 'rotary_base', 'Published', 'read_published', 'load_published', 'ModelConfig']
 
 # %% ../../nbs/training/10_gpt.ipynb #b27af99e
+import argparse
 import json
 import math
 import pickle
 import re
 import warnings
 import zipfile
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import torch
@@ -58,6 +59,12 @@ class GPTConfig(PreTrainedConfig):
     pad_token_id: int | None = None
     use_cache: bool = True # generate() keeps keys and values
     tie_word_embeddings: bool = False # the published head is untied
+
+    @property
+    def output_attentions(self): return self._output_attentions
+
+    @output_attentions.setter
+    def output_attentions(self, value): self._output_attentions = value # whatever the attention's implementation
 
     def __new__(cls, **given):
         _refuse_two_names(cls.attribute_map, given)
@@ -620,12 +627,16 @@ def nats_to_bits_per_byte(
     return loss_nats / math.log(2) * check_positive(n_tokens, "n_tokens") / check_positive(n_bytes, "n_bytes")
 
 # %% ../../nbs/training/10_gpt.ipynb #0833d6c3
+def n_weights(vocab_size: int, n_layer: int, n_embd: int) -> int: # embedding and head included
+    "How many weights a GPT of these sizes has."
+    return 2 * vocab_size * n_embd + 12 * n_layer * n_embd ** 2
+
 def n_parameters(
     model # a GPT or a GPTConfig
 ) -> int: # weights, embedding and head included
     "How many weights a model has or would have."
     if not isinstance(model, GPTConfig): return sum(p.numel() for p in model.parameters())
-    return 2 * model.vocab_size * model.n_embd + 12 * model.n_layer * model.n_embd ** 2
+    return n_weights(model.vocab_size, model.n_layer, model.n_embd)
 
 # %% ../../nbs/training/10_gpt.ipynb #4a20d262
 def _read_json(file):
@@ -668,44 +679,100 @@ def _check_packed(file):
         raise DamagedFileError(f"{file} is compressed, which torch's files aren't. Ask its author for safetensors.")
 
 # %% ../../nbs/training/10_gpt.ipynb #c178626f
+class Numpy:
+    "Stands where a checkpoint has a number of numpy's, such as a loss; nothing of numpy is called for it."
+    def __init__(self, *given): pass
+    def __setstate__(self, state): pass
+
+_values = [argparse.Namespace, *((Numpy, f"numpy.{n}") for n in
+                                 ("dtype", "_core.multiarray.scalar", "core.multiarray.scalar"))]
+
+# %% ../../nbs/training/10_gpt.ipynb #0a412d99
 def _read_pt(file):
+    "Weights by name, and all else that the file holds."
     _check_packed(file)
-    try: found = torch.load(file, map_location="cpu", weights_only=True)
+    try:
+        with torch.serialization.safe_globals(_values):
+            found = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError as e: raise InputError(f"{file} isn't there.") from e
     except pickle.UnpicklingError as e:
         raise InputError(f"{file} holds more than tensors and plain values, or isn't a torch file. It was refused and "
                          f"nothing in it was run. Ask its author for safetensors. ({str(e).splitlines()[0]})") from e
     except Exception as e: # what torch meets in a damaged file: KeyError, IndexError, UnicodeDecodeError, ...
         raise DamagedFileError(f"{file} is truncated or isn't a torch file ({e}). Download it again.") from e
+    beside = found if isinstance(found, dict) else {}
     for key in ("model_state_dict", "weights"):
         if isinstance(found, dict) and key in found: found = found[key]
     if not isinstance(found, dict) or not any(torch.is_tensor(v) for v in found.values()):
         raise InputError(f"{file} holds no weights, but must be a state dict, or hold one as 'model_state_dict' "
                          "or 'weights'.")
-    found = {str(k): v for k, v in found.items()}
-    claimed = sum(v.numel() * v.element_size() for v in found.values() if torch.is_tensor(v))
-    if claimed > 4 * Path(file).stat().st_size: # tied weights may be there twice, a repeated number is there once
+    beside = {} if found is beside else {k: v for k, v in beside.items() if v is not found}
+    _check_size(file, found, *(v for v in beside.values() if isinstance(v, dict)))
+    return {str(k): v for k, v in found.items()}, beside
+
+# %% ../../nbs/training/10_gpt.ipynb #5836d20d
+def _check_size(file, *parts):
+    "Tied weights may be there twice; a number that is repeated is there once, whatever shape it claims."
+    claimed = sum(v.numel() * v.element_size() for part in parts for v in part.values() if torch.is_tensor(v))
+    if claimed > 4 * Path(file).stat().st_size:
         raise DamagedFileError(f"{file} is damaged: its tensors claim {claimed:,} bytes. Download it again.")
-    return found, file
 
 # %% ../../nbs/training/10_gpt.ipynb #f3bd61f1
 def _strip_prefixes(state, file):
-    out = {re.sub(r"^(module\.|_orig_mod\.)+", "", name): value for name, value in state.items()}
+    out = {re.sub(r"(^|\.)(?:(?:module|_orig_mod)\.)+", r"\1", str(name)): value for name, value in state.items()}
     if len(out) < len(state):
         raise InputError(f"{file} holds a tensor twice, with and without the prefix 'module.' or '_orig_mod.'. "
                          "Save the weights again with one name each.")
     return out
 
 # %% ../../nbs/training/10_gpt.ipynb #da553325
-def _drop_frequencies(state, config, file):
-    ours = rotary_frequencies(config.n_embd // config.n_head, config.rope_base)
-    for name in [n for n in state if re.fullmatch(r"transformer\.h\.\d+\.attn\.rotary\.inv_freq", n)]:
-        theirs = state.pop(name)
-        low = theirs.dtype in (torch.float16, torch.bfloat16)
-        if theirs.shape != ours.shape or not torch.allclose(theirs.float(), ours, rtol=1e-2 if low else 1e-5, atol=0):
-            raise InputError(f"{file}: {name} differs from the frequencies of rope_base={config.rope_base:g} and head "
-                             f"size {2 * len(ours)}. Check n_head, or give a config with the right rope_base.")
-    return state
+def same_frequencies(
+    theirs: torch.Tensor, # (head_size / 2,), as saved
+    base: float # to hold them against
+) -> bool:
+    "Whether these are the rotary frequencies of a base, as exactly as their precision allows."
+    ours = rotary_frequencies(2 * len(theirs), base, torch.float64)
+    low = theirs.dtype in (torch.float16, torch.bfloat16)
+    return torch.allclose(theirs.double(), ours, rtol=1e-2 if low else 1e-5, atol=1e-7 if low else 0)
+
+# %% ../../nbs/training/10_gpt.ipynb #be79ffc1
+def rotary_base(
+    theirs: torch.Tensor, # (head_size / 2,), radians per position, as saved
+    said: float | None = None # the base by other evidence
+) -> float | None: # None where these aren't frequencies of plain rotary positions, or don't tell
+    "The base that saved frequencies belong to: the one that is said or published, if they agree, else read off them."
+    for base in (10000.0,) if said is None else (said,):
+        if same_frequencies(theirs, base): return base
+    if len(theirs) < 2 or theirs.dtype in (torch.float16, torch.bfloat16) or not 0 < (last := float(theirs[-1])) < 1:
+        return None
+    base = last ** (-len(theirs) / (len(theirs) - 1)) # of the slowest pair: b^(-2i/d)
+    if abs(float(f"{base:.6g}") / base - 1) < 1e-6: base = float(f"{base:.6g}")
+    return base if same_frequencies(theirs, base) else None
+
+# %% ../../nbs/training/10_gpt.ipynb #e4fe2ed8
+@dataclass
+class Published:
+    "A checkpoint of the published code as it lies on disk; nothing of it was run."
+    file: Path # where the weights are
+    state: dict # parameter name -> tensor, prefixes stripped
+    frequencies: dict # name -> rotary.inv_freq, where saved
+    config: Path | None = None # a config.json in the folder or beside the file
+    beside: dict = field(default_factory=dict) # what a .pt holds besides its weights: cfg, mask, iteration, ...
+
+# %% ../../nbs/training/10_gpt.ipynb #234a54c4
+def read_published(
+    path # a folder with config.json and *.safetensors, or a .pt
+) -> Published: # not yet checked against a model
+    "Read a published checkpoint without running anything of it."
+    path = Path(path)
+    if path.is_dir(): (state, file), beside = _read_folder(path), {}
+    else: (state, beside), file = _read_pt(path), path
+    state = _strip_prefixes(state, file)
+    saved = {n: state.pop(n) for n in list(state) if re.fullmatch(r"transformer\.h\.\d+\.attn\.rotary\.inv_freq", n)}
+    config = (path if path.is_dir() else path.parent) / "config.json"
+    if bad := [n for n, t in saved.items() if not torch.is_tensor(t) or t.ndim != 1 or not t.is_floating_point()]:
+        raise InputError(f"{file}: {bad[0]} isn't a row of frequencies. Save the weights again.")
+    return Published(file, state, saved, config if path.is_dir() or config.exists() else None, beside)
 
 # %% ../../nbs/training/10_gpt.ipynb #ad0b843b
 def _check_state(state, model, file):
@@ -722,60 +789,162 @@ def _check_state(state, model, file):
                          "Check that it is a GPT of Model connectomes and that the configuration is its own.")
 
 # %% ../../nbs/training/10_gpt.ipynb #e5ee799d
+_sizes = ("vocab_size", "n_layer", "n_head", "n_embd")
+
 def _read_config(file):
+    "The fields of a config.json that matter here, sizes checked."
     given = expect(_read_json(file), dict, str(file))
     check_choice(given.get("model_type"), ("GenerationalPruning.GPT", GPTConfig.model_type), f"model_type in {file}")
-    sizes = ("vocab_size", "n_layer", "n_head", "n_embd")
-    names = (*sizes, "block_size", "rope_base", "initializer_range", "dropout", "bias", "pos_init", "bos_token_id",
-             "eos_token_id", "pad_token_id", "tie_word_embeddings")
-    if missing := [n for n in sizes if n not in given]:
-        raise InputError(f"{file} lacks {missing[0]}. Add it, or give the configuration as config=GPTConfig(...).")
-    for n in sizes:
-        if check_positive(given[n], f"{n} in {file}") >= 2**31:
-            raise InputError(f"{n} in {file} can't be right: 2^31 or more. Correct it.")
-    with parsing(file, "Correct it."): return GPTConfig(**{n: given[n] for n in names if n in given})
+    if given.get("quantization_config"):
+        raise InputError(f"{file} says that the weights are quantised, which isn't read here. Give unquantised ones.")
+    if none := [n for n in _sizes if n in given and given[n] is None]: check_positive(None, f"{none[0]} in {file}")
+    about_the_file = ("model_type", "auto_map", "architectures", "dtype", "torch_dtype", "transformers_version")
+    return _check_said({k: v for k, v in given.items() if k not in about_the_file and not k.startswith("_")}, file)
+
+# %% ../../nbs/training/10_gpt.ipynb #c72caad2
+def _check_said(given, where):
+    "Fields by our names, sizes checked."
+    _refuse_two_names(GPTConfig.attribute_map, given)
+    given = {GPTConfig.attribute_map.get(k, k): v for k, v in given.items() if v is not None}
+    for n in (n for n in _sizes if n in given):
+        if check_positive(given[n], f"{n} in {where}") >= 2**31:
+            raise InputError(f"{n} in {where} can't be right: 2^31 or more. Correct it.")
+    return given
+
+# %% ../../nbs/training/10_gpt.ipynb #8a688feb
+def _read_cfg(found):
+    "What the checkpoint's own `cfg` says of the model; the rest of it is about training."
+    cfg = found.beside.get("cfg")
+    cfg = vars(cfg) if isinstance(cfg, argparse.Namespace) else {} if cfg is None else cfg
+    cfg = {k: v for k, v in expect(cfg, dict, f"cfg in {found.file}").items() if v is not None}
+    known = {name for names, *_ in computed_with(GPTConfig()) for name in names.split()}
+    known |= {f.name for f in fields(GPTConfig)} - {f.name for f in fields(PreTrainedConfig)}
+    return _check_said({k: v for k, v in cfg.items() if k in known | set(GPTConfig.attribute_map)}, f"cfg of {found.file}")
 
 # %% ../../nbs/training/10_gpt.ipynb #c7251332
-def _check_claims(state, config, file):
-    "Refuse a configuration of far more weights than there are, before a model of it is made."
+def _check_claims(state, sizes, file):
+    "Refuse sizes of far more weights than there are, before a model of them is made."
     held = sum(t.numel() for t in state.values() if torch.is_tensor(t))
-    if (claimed := n_parameters(config)) > 4 * held + 1000:
+    if (claimed := n_weights(sizes["vocab_size"], sizes["n_layer"], sizes["n_embd"])) > 4 * held + 1000:
         raise InputError(f"{file} doesn't fit this model: it holds {human_count(held)} weights, but its configuration "
                          f"or names claim {human_count(claimed)}. Give the configuration that is its own.")
 
 # %% ../../nbs/training/10_gpt.ipynb #c501ded4
-def _infer_config(state, n_head, file):
-    wte = state.get("transformer.wte.weight")
-    layers = {int(m[1]) for n in state if (m := re.match(r"transformer\.h\.(\d+)\.", n))}
+def _read_shapes(found):
+    "The sizes that the weights' shapes tell."
+    wte = found.state.get("transformer.wte.weight")
+    layers = {int(m[1]) for n in found.state if (m := re.match(r"transformer\.h\.(\d+)\.", n))}
     if not torch.is_tensor(wte) or wte.ndim != 2 or not layers:
-        raise InputError(f"{file} lacks transformer.wte.weight (vocab_size, n_embd) or transformer.h.*, from which "
-                         f"the sizes are read; it holds {', '.join(sorted(map(str, state))[:3])}. "
+        raise InputError(f"{found.file} lacks transformer.wte.weight (vocab_size, n_embd) or transformer.h.*, from which "
+                         f"the sizes are read; it holds {', '.join(sorted(map(str, found.state))[:3])}. "
                          "Is it a GPT of Model connectomes?")
-    vocab_size, n_embd = wte.shape
-    if n_head is None and n_embd != 768:
-        raise InputError(f"{file} is {n_embd} wide and doesn't tell its number of heads. Give n_head.")
-    return GPTConfig(vocab_size=vocab_size, n_embd=n_embd, n_layer=max(layers) + 1, n_head=n_head or 12)
+    return dict(vocab_size=wte.shape[0], n_embd=wte.shape[1], n_layer=max(layers) + 1)
+
+# %% ../../nbs/training/10_gpt.ipynb #0db7e1c6
+def _read_frequencies(found, n_embd, base):
+    "Heads and base by the saved frequencies; `base` is what other evidence says."
+    if not found.frequencies: return {}
+    name, theirs = next(iter(found.frequencies.items()))
+    if not len(theirs) or n_embd % (2 * len(theirs)):
+        raise InputError(f"{found.file}: {name} has {len(theirs)} entries, but heads of {2 * len(theirs)} don't divide a "
+                         f"width of {n_embd}. Download the checkpoint again.")
+    heads = dict(n_head=n_embd // (2 * len(theirs)))
+    if (read := rotary_base(theirs, base) or rotary_base(theirs)) is not None: return heads | dict(rope_base=read)
+    raise InputError(f"{found.file}: {name} differs from the frequencies of rope_base={base or 10000:g} and head size "
+                     f"{2 * len(theirs)}, and tells no other base. Give a config with the right rope_base, if its "
+                     "rotary positions are plain.")
+
+# %% ../../nbs/training/10_gpt.ipynb #750eb6d0
+def _agreed(said, name, file):
+    "What all evidence says of a field, or None."
+    values = {source: given[name] for source, given in said.items() if given.get(name) is not None}
+    for source, value in values.items():
+        if value != (first := next(iter(values.values()))):
+            raise InputError(f"{file}: {name} is {first} by {next(iter(values))}, but {value} by {source}. Leave out or "
+                             "correct the one that is wrong.")
+    return next(iter(values.values()), None)
+
+# %% ../../nbs/training/10_gpt.ipynb #720eebc3
+@patch
+def find_config(
+    self: Published,
+    config: GPTConfig | None = None, # the configuration, if its reader knows it; default: what the checkpoint tells
+    n_head: int | None = None # heads, where nothing in the checkpoint tells them
+) -> GPTConfig:
+    "The configuration on which all evidence agrees."
+    given = {} if self.config is None or config is not None else _read_config(self.config)
+    cfg, shapes, names = _read_cfg(self), _read_shapes(self), (*_sizes, "rope_base")
+    said = {"n_head as given": dict(n_head=n_head),
+            "config as given": {} if config is None else {n: getattr(config, n) for n in names},
+            str(self.config): given, "the checkpoint's cfg": cfg}
+    with parsing(self.config or self.file, "Correct it."):
+        sizes = {n: _agreed(said, n, self.file) or shapes.get(n) for n in names}
+        _check_claims(self.state, sizes, self.file)
+        said["rotary.inv_freq"] = _read_frequencies(self, sizes["n_embd"], sizes["rope_base"])
+        sizes |= {n: _agreed(said, n, self.file) for n in ("n_head", "rope_base")}
+        if sizes["n_head"] is None:
+            raise InputError(f"{self.file} is {sizes['n_embd']} wide, and nothing tells its number of heads: it has "
+                             "neither rotary.inv_freq nor cfg, and there is no config.json with n_head. Give n_head.")
+        return config or GPTConfig(**cfg | given | {n: v for n, v in sizes.items() if v is not None})
+
+# %% ../../nbs/training/10_gpt.ipynb #c7bdc0dd
+def _check_frequencies(found, config):
+    for name, theirs in found.frequencies.items():
+        if 2 * len(theirs) != config.n_embd // config.n_head or not same_frequencies(theirs, config.rope_base):
+            raise InputError(f"{found.file}: {name} differs from the frequencies of rope_base={config.rope_base:g} and "
+                             f"head size {config.n_embd // config.n_head}. Download the checkpoint again, or give a "
+                             "config with the right n_head and rope_base.")
+
+# %% ../../nbs/training/10_gpt.ipynb #43fa061b
+@patch
+def live(
+    self: Published,
+    names # of the parameters whose masks are needed
+) -> dict[str, torch.Tensor]: # name -> bool, True where alive
+    "The checkpoint's mask, checked."
+    mask = self.beside.get("mask")
+    if mask is None:
+        raise InputError(f"{self.file} holds no 'mask'. Give a checkpoint of the published train_itp.py, such as "
+                         "model_generation_10.pt; a finished model's zeros don't tell which weights are wired.")
+    mask, out = _strip_prefixes(expect(mask, dict, f"mask in {self.file}"), self.file), {}
+    if unknown := [n for n in mask if n not in self.state]:
+        raise InputError(f"{self.file} has a mask of {unknown[0]}, but no such weight. It was put together wrongly.")
+    for name in names:
+        m, shape = mask.get(name), tuple(self.state[name].shape)
+        if not torch.is_tensor(m):
+            raise InputError(f"{self.file} has no mask of {name} but {m!r}. If it was never pruned, name its part as "
+                             "exempt; else take a whole checkpoint.")
+        if tuple(m.shape) != shape:
+            raise InputError(f"{self.file}: the mask of {name} has the shape {tuple(m.shape)}, but the weight {shape}.")
+        if (odd := m[(m != 0) & (m != 1)]).numel():
+            raise InputError(f"{self.file}: the mask of {name} holds {odd[0].item():g}, but may hold 0 and 1 only.")
+        out[name] = m != 0
+    return out
+
+# %% ../../nbs/training/10_gpt.ipynb #2680cdb7
+def _mask_weights(state, found, masked):
+    "Make pruned weights zero, or warn that some aren't."
+    live = found.live(state)
+    if masked: return [t.masked_fill_(~live[n], 0) for n, t in state.items()]
+    if n_odd := sum(int((t[~live[n]] != 0).sum()) for n, t in state.items()):
+        warnings.warn(f"{found.file} was written right after pruning: {n_odd:,} weights that its mask has pruned aren't "
+                      "zero yet. They are loaded as stored; masked=True makes them zero.", stacklevel=3)
 
 # %% ../../nbs/training/10_gpt.ipynb #93d699dd
 def load_published(
     path, # a folder with config.json and *.safetensors, or a .pt
-    config: GPTConfig | None = None, # default: the config.json in or beside `path`, else read off the .pt's shapes
-    n_head: int | None = None # heads of a .pt without configuration; default 12 for the published width of 768
+    config: GPTConfig | None = None, # default: what config.json, the checkpoint's cfg, shapes and frequencies tell
+    n_head: int | None = None, # heads, where nothing in the checkpoint tells them
+    masked: bool | None = None # make zero what the checkpoint's mask has pruned; None: as stored, said where it differs
 ) -> GPT: # float32, in evaluation mode
     "Load a published checkpoint without running anything of it."
-    path = Path(path)
-    state, file = _read_folder(path) if path.is_dir() else _read_pt(path)
-    state = _strip_prefixes(state, file)
-    beside = (path if path.is_dir() else path.parent) / "config.json"
-    if config is None and (path.is_dir() or beside.exists()): config = _read_config(beside)
-    if config is None: config = _infer_config(state, n_head, file)
-    _check_claims(state, config, file)
-    if n_head not in (None, config.n_head):
-        raise InputError(f"n_head is {n_head}, but the configuration of {path} says {config.n_head}. Leave n_head out.")
+    found = read_published(path)
+    config = found.find_config(config, n_head)
     with torch.device("meta"): model = GPT(config)
-    state = _drop_frequencies(state, config, file)
-    _check_state(state, model, file)
-    state = {n: torch.empty(t.shape).copy_(t) for n, t in state.items()} # float32, and no storage shared
+    _check_frequencies(found, config)
+    _check_state(found.state, model, found.file)
+    state = {n: torch.empty(t.shape).copy_(t) for n, t in found.state.items()} # float32, and no storage shared
+    if masked or masked is None and found.beside.get("mask") is not None: _mask_weights(state, found, masked)
     model.load_state_dict(state, assign=True)
     return model.eval()
 

@@ -1,14 +1,27 @@
 """The GPT against a plain reference, transformers' contracts, and checkpoints in the published layout."""
 
+import argparse
+import copy
 import json
 import math
 import pickle
+import warnings
+from functools import partial
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, DynamicCache
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    DynamicCache,
+    LlamaConfig,
+    LlamaForCausalLM,
+    StaticCache,
+)
 
 from evonb.core import DamagedFileError, InputError, Seeds
 from evonb.training import linear as gpt
@@ -23,7 +36,7 @@ from evonb.training.gpt import (
     new_gpt,
     rotary_frequencies,
 )
-from evonb.training.linear import multiply
+from evonb.training.linear import multiply, rms_norm
 
 pytestmark = pytest.mark.numerics
 
@@ -442,6 +455,225 @@ def test_bfloat16_weights_run(sharp):
     assert (rough - exact).square().mean().sqrt() < 0.05 * exact.std()
 
 
+# ---- precisions
+
+
+def in_float64(model):
+    return copy.deepcopy(model).double()
+
+
+def test_float64_is_computed_in_float64(sharp, monkeypatch):
+    "Against the plain reference: far closer than float32 could be."
+    ids, exact = draw(2, 20), in_float64(sharp)
+    monkeypatch.setitem(globals(), "reference_norm", exact_norm)
+    expected = torch.stack([reference_logits(weights_of(exact), row, 3, 2) for row in ids])
+    for logits in (exact(ids).logits, exact(ids, output_attentions=True).logits):
+        assert logits.dtype == torch.float64
+        torch.testing.assert_close(logits, expected, atol=1e-12, rtol=1e-12)
+    picked = -expected[:, :-1].log_softmax(-1).gather(2, ids[:, 1:, None])
+    nats = exact.loss(ids[:, :-1], ids[:, 1:])
+    torch.testing.assert_close(nats, picked.mean(), atol=1e-12, rtol=0)
+    torch.testing.assert_close(exact(ids, labels=ids).loss, picked.mean(), atol=1e-12, rtol=0)
+    by_items = exact(ids, labels=ids, num_items_in_batch=76).loss
+    torch.testing.assert_close(by_items, picked.sum() / 76, atol=1e-12, rtol=0)
+    torch.testing.assert_close(sharp(ids).logits.double(), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("way", ["loss", "labels", "attentions"])
+def test_numerical_gradients_agree(way):
+    model = new_gpt(GPTConfig(vocab_size=7, n_layer=1, n_head=2, n_embd=8, initializer_range=0.3), Seeds(0)).double()
+    ids, names = draw(2, 5, high=7), [n for n, _ in model.named_parameters()]
+
+    def f(*weights):
+        call = dict(loss=(lambda m: m.loss(ids[:, :-1], ids[:, 1:])), labels=(lambda m: m(ids, labels=ids).loss),
+                    attentions=(lambda m: m(ids, output_attentions=True).attentions[0]))[way]
+        return torch.func.functional_call(Calling(model, call), {f"model.{n}": w for n, w in zip(names, weights)})
+
+    assert torch.autograd.gradcheck(f, [p.detach().clone().requires_grad_() for p in model.parameters()])
+
+
+class Calling(torch.nn.Module):
+    def __init__(self, model, call):
+        super().__init__()
+        self.model, self.call = model, call
+
+    def forward(self):
+        return self.call(self.model)
+
+
+@pytest.mark.parametrize("dtype, atol", [(torch.float16, 2e-3), (torch.bfloat16, 2e-2)])
+def test_half_precision_is_normed_in_float32(dtype, atol):
+    x = torch.randn(40, 64, generator=torch.Generator().manual_seed(4)).to(dtype)
+    for scale in (1, 300):  # squares of the second are beyond float16
+        y = rms_norm(x * scale)
+        assert y.dtype == dtype
+        torch.testing.assert_close(y.double(), exact_norm((x * scale).double()), atol=atol, rtol=2 * atol)
+
+
+# ---- packed documents, attention weights
+
+
+def test_documents_packed_into_a_row_are_apart(sharp):
+    "Also where the row is longer than block_size, which is 32."
+    ids = draw(2, 32)
+    lengths = [[9, 5, 18], [30, 2]]
+    position_ids = torch.stack([torch.cat([torch.arange(n) for n in row]) for row in lengths])
+    for use_cache in (None, False, True):
+        out = sharp(ids, position_ids=position_ids, use_cache=use_cache)
+        for row, of, got in zip(ids, lengths, out.logits):
+            alone = torch.cat([sharp(part[None]).logits[0] for part in row.split(of)])
+            torch.testing.assert_close(got, alone, atol=1e-5, rtol=1e-5)
+        assert out.past_key_values is None
+    long = draw(1, 70)
+    position_ids = torch.cat([torch.arange(n) for n in (32, 6, 32)])[None]
+    alone = torch.cat([sharp(part).logits for part in long.split((32, 6, 32), 1)], 1)
+    torch.testing.assert_close(sharp(long, position_ids=position_ids).logits, alone, atol=1e-5, rtol=1e-5)
+
+
+def llama(model):
+    "Attention of our kind in transformers' own model: the other way round is a sign, a layer without its MLP."
+    config = LlamaConfig(vocab_size=97, hidden_size=24, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2,
+                         rms_norm_eps=1e-6, max_position_embeddings=32)
+    theirs = LlamaForCausalLM(config).eval()
+    signs = torch.cat([torch.ones(6), -torch.ones(6)]).repeat(2)  # mirrors the second half of each head
+    state = {n: torch.zeros_like(p) if "proj" in n else torch.ones_like(p) for n, p in theirs.named_parameters()}
+    q, k, v = model.transformer.h[0].attn.c_attn.weight.detach().split(24)
+    p = "model.layers.0.self_attn."
+    state |= {p + "q_proj.weight": signs[:, None] * q, p + "k_proj.weight": signs[:, None] * k, p + "v_proj.weight": v,
+              p + "o_proj.weight": model.transformer.h[0].attn.c_proj.weight.detach() / math.sqrt(2),
+              "model.embed_tokens.weight": model.transformer.wte.weight, "lm_head.weight": model.lm_head.weight}
+    theirs.load_state_dict(state)
+    return theirs
+
+
+@pytest.fixture
+def pair():
+    "A model of ours without its MLP, and transformers' Llama that computes the same."
+    ours = new_gpt(GPTConfig(**CONFIG | dict(n_layer=1), initializer_range=0.3), Seeds(2)).eval()
+    with torch.no_grad():
+        ours.transformer.h[0].mlp.c_proj.weight.zero_()
+    theirs = llama(ours)
+    theirs.set_attn_implementation("eager")
+    return ours, theirs
+
+
+@pytest.mark.parametrize("lengths", [(20,), (7, 13), (1, 1, 9, 9), (19, 1)])
+def test_packed_documents_and_attention_weights_are_those_of_llama(pair, lengths):
+    ids, position_ids = draw(2, 20), torch.cat([torch.arange(n) for n in lengths])[None]
+    ours, theirs = (m(ids, position_ids=position_ids, use_cache=False, output_attentions=True) for m in pair)
+    torch.testing.assert_close(ours.logits, theirs.logits, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(ours.attentions[0], theirs.attentions[0], atol=1e-5, rtol=1e-4)
+    first = torch.arange(20).split(lengths)
+    for document in first:  # nothing is seen of other documents
+        inside = ours.attentions[0][:, :, document][..., document].sum(-1)
+        torch.testing.assert_close(inside, torch.ones(2, 2, len(document)))
+
+
+def test_a_packed_row_and_a_cache_are_refused_together(sharp):
+    ids, position_ids = draw(1, 5), torch.tensor([[0, 1, 2, 0, 1]])
+    with pytest.raises(InputError, match="several documents.*Leave past_key_values out"):
+        sharp(ids, position_ids=position_ids, past_key_values=DynamicCache(config=sharp.config))
+    with pytest.raises(InputError, match="33 tokens.*block_size is 32"):
+        sharp(draw(1, 40), position_ids=torch.cat([torch.arange(33), torch.arange(7)])[None])
+    with_mask = sharp(ids, position_ids=position_ids, attention_mask=torch.ones(1, 5, dtype=torch.long))
+    assert with_mask.past_key_values.get_seq_length() == 5  # the mask says that all see each other, as in transformers
+
+
+def test_attention_weights_by_every_way_of_asking(sharp):
+    ids = draw(2, 10)
+    plain = sharp(ids)
+    assert plain.attentions is None and not plain.get("attentions")
+    config = GPTConfig(**CONFIG, output_attentions=True)
+    by_config = GPT(config).eval()
+    by_config.load_state_dict(sharp.state_dict())
+    late = copy.deepcopy(sharp)
+    late.config.output_attentions = True
+    eager = copy.deepcopy(sharp)
+    eager.set_attn_implementation("eager")
+    asked = sharp(ids, output_attentions=True)
+    for out in (asked, by_config(ids), late(ids), eager(ids, output_attentions=True)):
+        assert len(out.attentions) == 3 and {a.shape for a in out.attentions} == {(2, 2, 10, 10)}
+        torch.testing.assert_close(out.logits, plain.logits, atol=1e-5, rtol=1e-5)
+        for mine, first in zip(out.attentions, asked.attentions):
+            torch.testing.assert_close(mine, first, atol=1e-6, rtol=1e-5)
+            torch.testing.assert_close(mine.sum(-1), torch.ones(2, 2, 10))
+            assert mine.triu(1).eq(0).all()
+    assert by_config(ids, output_attentions=False).attentions is None
+    assert GPTConfig.from_dict(config.to_dict()).output_attentions is True
+    assert by_config(ids, return_dict=False)[2][0].shape == (2, 2, 10, 10)
+    made = sharp.generate(ids, max_new_tokens=3, do_sample=False, pad_token_id=0, output_attentions=True,
+                          return_dict_in_generate=True)
+    assert [a[0].shape for a in made.attentions] == [(2, 2, 10, 10), (2, 2, 1, 11), (2, 2, 1, 12)]
+
+
+def test_attention_weights_are_those_that_were_computed_with(sharp):
+    "The weights times the values, through the projection, are what the layer adds; by hand from the hidden states."
+    out = sharp(draw(2, 10), output_attentions=True, output_hidden_states=True)
+    for block, x, weights in zip(sharp.transformer.h, out.hidden_states, out.attentions):
+        v = (exact_norm(x) @ block.attn.c_attn.weight[48:].T).view(2, 10, 2, 12).transpose(1, 2)
+        y = (weights @ v).transpose(1, 2).reshape(2, 10, 24) @ block.attn.c_proj.weight.T
+        added = block.attn(x, sharp.transformer.rotary(10, x.device))
+        torch.testing.assert_close(added, y, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "static"])
+def test_attention_weights_with_a_cache_and_with_padding(sharp, kind):
+    ids = draw(2, 12)
+    whole = sharp(ids, output_attentions=True).attentions
+    dynamic = kind == "dynamic"
+    cache = DynamicCache(config=sharp.config) if dynamic else StaticCache(config=sharp.config, max_cache_len=16)
+    parts = [sharp(p, past_key_values=cache, output_attentions=True).attentions for p in ids.split([5, 1, 6], 1)]
+    for layer in range(3):
+        for part, rows in zip(parts, torch.arange(12).split([5, 1, 6])):
+            n = min(part[layer].shape[-1], 12)
+            torch.testing.assert_close(part[layer][..., :n], whole[layer][:, :, rows, :n], atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(part[layer].sum(-1), torch.ones(2, 2, len(rows)))
+    padded, mask = F.pad(ids, (3, 0)), F.pad(torch.ones_like(ids), (3, 0))
+    out = sharp(padded, attention_mask=mask, output_attentions=True)
+    torch.testing.assert_close(out.logits[:, 3:], sharp(ids).logits, atol=1e-5, rtol=1e-5)
+    for mine, theirs in zip(out.attentions, whole):
+        torch.testing.assert_close(mine[:, :, 3:, 3:], theirs, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(mine.sum(-1), torch.ones(2, 2, 15))
+        assert mine[:, :, 3:, :3].eq(0).all()
+
+
+def test_attention_weights_under_a_mask_of_ones_own(sharp):
+    "A tree: two continuations of the same four tokens, each blind to the other."
+    ids, position_ids = draw(1, 8), torch.tensor([[0, 1, 2, 3, 4, 5, 4, 5]])
+    sees = torch.ones(8, 8, dtype=torch.bool).tril()
+    sees[6:, 4:6] = False
+    alone = sharp(ids[:, [0, 1, 2, 3, 6, 7]], output_attentions=True)
+    added = torch.zeros(8, 8).masked_fill(~sees, torch.finfo(torch.float32).min)
+    for mask in (sees, added):
+        out = sharp(ids, position_ids=position_ids, attention_mask=mask[None, None], output_attentions=True)
+        torch.testing.assert_close(out.logits[:, 6:], alone.logits[:, 4:], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(out.attentions[2][:, :, 6:][..., [0, 1, 2, 3, 6, 7]], alone.attentions[2][:, :, 4:],
+                                   atol=1e-5, rtol=1e-4)
+
+
+def test_attention_weights_carry_gradients_and_survive_checkpointing(sharp):
+    ids = draw(2, 8)
+    plain = sharp.train()(ids, output_attentions=True, use_cache=False)
+    expected = torch.autograd.grad(plain.attentions[2].square().sum() + plain.logits.sum(), sharp.lm_head.weight)
+    by_qk = torch.autograd.grad(sharp(ids, output_attentions=True).attentions[1].square().sum(),
+                                sharp.transformer.h[1].attn.c_attn.weight)[0]
+    assert by_qk[:48].abs().max() > 0 and by_qk[48:].eq(0).all()  # of queries and keys, not of values
+    sharp.activation_checkpointing_enable()
+    again = sharp(ids, output_attentions=True, use_cache=False)
+    got = torch.autograd.grad(again.attentions[2].square().sum() + again.logits.sum(), sharp.lm_head.weight)
+    torch.testing.assert_close(got, expected)
+    assert len(again.attentions) == 3
+
+
+def test_half_precision_attention_weights(sharp):
+    ids = draw(2, 10)
+    exact = sharp(ids, output_attentions=True).attentions
+    rough = sharp.to(torch.bfloat16)(ids, output_attentions=True).attentions
+    assert rough[0].dtype == torch.bfloat16
+    torch.testing.assert_close(rough[0].float(), exact[0], atol=0.05, rtol=0.05)
+    torch.testing.assert_close(rough[0].float().sum(-1), torch.ones(2, 2, 10), atol=0.02, rtol=0)
+
+
 # ---- sizes, names and seeds
 
 
@@ -518,6 +750,123 @@ def test_a_bad_configuration_is_refused(bad, message):
         GPTConfig(**bad)
 
 
+# what transformers' models can do otherwise, and what says the same as CONFIG
+FOREIGN = {
+    "hidden_act": ("silu", "gelu"), "activation_function": ("gelu_new", "gelu"), "intermediate_size": (64, 96),
+    "n_inner": (48, 96), "num_key_value_heads": (1, 2), "head_dim": (16, 12), "rms_norm_eps": (1e-5, 1e-6),
+    "layer_norm_epsilon": (1e-5, 1e-6), "n_positions": (64, 32), "num_layers": (4, 3), "d_model": (32, 24),
+    "partial_rotary_factor": (0.5, 1.0), "rotary_pct": (0.25, 1), "position_embedding_type": ("absolute", "rope"),
+    "alibi": (True, False), "scale_attn_weights": (False, True), "attention_multiplier": (1.0, 12**-0.5),
+    "query_pre_attn_scalar": (256, 12), "scale_attn_by_inverse_layer_idx": (True, False),
+    "attn_logit_softcapping": (50.0, None), "final_logit_softcapping": (30.0, None), "clip_qkv": (8.0, None),
+    "embedding_multiplier": (12.0, 1.0), "residual_multiplier": (0.2, 1), "logits_scaling": (8.0, 1),
+    "sliding_window": (8, None), "use_sliding_window": (True, False), "attention_chunk_size": (8, None),
+    "layer_types": (["sliding_attention"] * 3, ["full_attention"] * 3), "is_causal": (False, True),
+    "is_encoder_decoder": (True, False), "add_cross_attention": (True, False), "attention_bias": (True, False),
+    "mlp_bias": (True, False), "attention_dropout": (0.1, 0.0), "resid_pdrop": (0.1, 0), "hidden_dropout": (0.1, 0.0),
+    "use_qk_norm": (True, False), "use_parallel_residual": (True, False), "num_local_experts": (8, 1),
+    "tie_word_embeddings": (True, False), "per_layer_config": ({0: {"n_head": 1}}, {}),
+    "rope_interleave": (True, False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_field_that_is_not_computed_with_is_refused_by_name(name, tmp_path):
+    other, same = FOREIGN[name]
+    config = GPTConfig(**CONFIG)
+    config.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    ways = [lambda v: GPTConfig(**CONFIG, **{name: v}), lambda v: GPTConfig.from_dict(saved | {name: v}),
+            lambda v: _from_file(tmp_path, saved | {name: v}), lambda v: _set_late(name, v)]  # fmt: skip
+    if name in ("rms_norm_eps", "layer_norm_epsilon", "tie_word_embeddings", "per_layer_config"):
+        ways.pop()  # warned of, or refused by transformers
+    for read in ways:
+        assert read(same).n_embd == 24
+        with pytest.raises(InputError, match=rf"{name} is .*, but this model computes with.*Leave {name} out"):
+            read(other)
+
+
+def _from_file(folder, given):
+    (folder / "config.json").write_text(json.dumps(given))
+    return AutoConfig.from_pretrained(folder)
+
+
+def _set_late(name, value):
+    config = GPTConfig(**CONFIG)
+    setattr(config, name, value)
+    return new_gpt(config, Seeds(0)).config
+
+
+def test_what_is_set_late_and_has_no_effect_is_warned_of_and_not_saved(tmp_path):
+    for name, value in (("rms_norm_eps", 1.0), ("tie_word_embeddings", True)):
+        config = GPTConfig(**CONFIG)
+        setattr(config, name, value)
+        with pytest.warns(UserWarning, match=f"no effect.*{name} is"):
+            model = new_gpt(config, Seeds(0))
+        assert model.lm_head.weight is not model.transformer.wte.weight
+        model.save_pretrained(tmp_path)
+        assert not json.loads((tmp_path / "config.json").read_text()).get(name)
+        assert GPT.from_pretrained(tmp_path).config.n_head == 2
+
+
+def test_an_unknown_field_is_refused_and_a_note_is_kept():
+    with pytest.raises(InputError, match="mixture_of_depths is 2, but this model has no such part.*_mixture_of_depths"):
+        GPTConfig(**CONFIG, mixture_of_depths=2)
+    assert GPTConfig(**CONFIG, _from="a note", eos_token_id=3, decoder_start_token_id=1, torch_dtype="float32",
+                     architectures=["GPT"], do_sample=True, use_cache=False).n_head == 2
+
+
+@pytest.mark.parametrize("given", [
+    dict(rope_theta=5e5), dict(rope_base=5e5), dict(rope_parameters=dict(rope_type="default", rope_theta=5e5)),
+    dict(rope_scaling=dict(type="default"), rope_theta=5e5), dict(rope_scaling=None, rope_theta=500000),
+    dict(rope_parameters=dict(rope_theta=5e5, partial_rotary_factor=1.0), rope_theta=5e5),
+])  # fmt: skip
+def test_the_base_of_the_rotary_positions_by_any_name(given, tmp_path, sharp):
+    model = GPT(GPTConfig(**CONFIG, **given)).eval()
+    model.load_state_dict(sharp.state_dict())
+    assert model.config.rope_base == model.config.rope_theta == 5e5
+    ids, w = draw(1, 20), weights_of(sharp)
+    far = partial(reference_rotate, base=5e5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(globals(), "reference_rotate", far)
+        expected = reference_logits(w, ids[0], 3, 2)
+    torch.testing.assert_close(model(ids).logits[0], expected, atol=1e-5, rtol=1e-5)
+    assert (model(ids).logits - sharp(ids).logits).abs().max() > 1e-2
+    model.save_pretrained(tmp_path)
+    assert torch.equal(AutoModelForCausalLM.from_pretrained(tmp_path)(ids).logits, model(ids).logits)
+
+
+@pytest.mark.parametrize("given, message", [
+    (dict(rope_base=2e4, rope_theta=5e5), "rope_base is 20000.0 and rope_theta 500000.0.*one thing"),
+    (dict(rope_base=2e4, rope_parameters=dict(rope_theta=5e5)), "500000.0 by rope_param.*, and 20000.0 by rope_base"),
+    (dict(rope_theta=2e4, rope_parameters=dict(rope_theta=5e5)), "20000.0 by rope_theta, and 500000.0"),
+    (dict(rope_scaling=dict(type="linear", factor=2.0)), "rope_scaling is .*linear.*plain"),
+    (dict(rope_parameters=dict(rope_type="llama3", rope_theta=5e5, factor=8)), "rope_parameters is .*llama3.*plain"),
+    (dict(rope_parameters=dict(rope_type="default", partial_rotary_factor=0.5)), "rope_parameters is .*plain"),
+    (dict(rope_parameters=dict(full_attention=dict(rope_theta=1e4))), "rope_parameters is .*full_attention.*plain"),
+    (dict(rope_scaling=8), "rope_scaling is 8"),
+    (dict(rope_theta=0), "rope_base is 0.*positive"),
+    (dict(hidden_size=48, n_embd=96), "n_embd is 96 and hidden_size 48.*two names for one thing"),
+    (dict(num_attention_heads=4, n_head=2), "n_head is 2 and num_attention_heads 4"),
+])  # fmt: skip
+def test_rotary_positions_of_another_kind_and_two_names_at_odds_are_refused(given, message):
+    with pytest.raises(InputError, match=message):
+        GPTConfig(**{k: v for k, v in CONFIG.items() if k not in ("n_embd", "n_head") or "rope" in message}, **given)
+
+
+def test_a_configuration_of_before_loads_with_the_same_numbers(sharp, tmp_path):
+    "What 0.1 wrote has no more than these."
+    sharp.save_pretrained(tmp_path)
+    old = dict(architectures=["GPT"], block_size=32, bos_token_id=None, dtype="float32", eos_token_id=None,
+               initializer_range=0.3, model_type="evonb-gpt", n_embd=24, n_head=2, n_layer=3, pad_token_id=None,
+               rope_base=10000.0, tie_word_embeddings=False, transformers_version="5.0.0", use_cache=True,
+               vocab_size=97)
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    ids = draw(2, 10)
+    assert torch.equal(AutoModelForCausalLM.from_pretrained(tmp_path)(ids).logits, sharp(ids).logits)
+    assert set(json.loads(GPT.from_pretrained(tmp_path).config.to_json_string())) - set(old) <= {"_name_or_path"}
+
+
 def test_bad_tokens_are_refused(model):
     for call in (lambda i: model(i), lambda i: model.loss(i, i), lambda i: model.transformer(i)):
         with pytest.raises(InputError, match="hold 97.*ids 0 to 96"):
@@ -532,8 +881,8 @@ def test_bad_tokens_are_refused(model):
         model(inputs_embeds=torch.zeros(1, 33, 24))
     with pytest.raises(InputError, match="either input_ids or inputs_embeds"):
         model()
-    with pytest.raises(InputError, match="output_attentions"):
-        model(draw(1, 4), output_attentions=True)
+    with pytest.raises(InputError, match="is_causal is False"):
+        model(draw(1, 4), is_causal=False)
 
 
 def test_a_bad_call_of_the_loss_is_refused(model):
@@ -563,7 +912,7 @@ PUBLISHED = {
 def published_state(n_embd=24, n_layer=12, vocab_size=61, head_size=12):
     "Tensors in the published naming, made without our model."
     g = torch.Generator().manual_seed(0)
-    r = lambda *shape: torch.randn(*shape, generator=g) * 0.2
+    r = lambda *shape: torch.randn(*shape, generator=g) * 0.2 * math.sqrt(24 / n_embd)
     state = {"transformer.wte.weight": r(vocab_size, n_embd)}
     for i in range(n_layer):
         p = f"transformer.h.{i}."
@@ -581,9 +930,10 @@ def published(tmp_path):
     return tmp_path, state
 
 
-def assert_loaded(model, state, n_head=2):
+def assert_loaded(model, state, n_head=2, n_layer=12):
     ids = draw(1, 12, high=61)
-    torch.testing.assert_close(model(ids).logits[0], reference_logits(state, ids[0], 12, n_head), atol=1e-5, rtol=1e-5)
+    expected = reference_logits(state, ids[0], n_layer, n_head)
+    torch.testing.assert_close(model(ids).logits[0], expected, atol=2e-5, rtol=2e-5)
     assert not model.training and all(p.requires_grad and p.dtype == torch.float32 for p in model.parameters())
 
 
@@ -624,22 +974,146 @@ def test_a_pt_loads(tmp_path, key, prefix):
     assert_loaded(load_published(tmp_path / "run.pt", n_head=2), state)
 
 
-def test_the_heads_of_a_pt(tmp_path):
-    state = published_state()
-    torch.save(state, tmp_path / "run.pt")
-    with pytest.raises(InputError, match="24 wide.*Give n_head"):
+def without_frequencies(state):
+    return {n: t for n, t in state.items() if "inv_freq" not in n}
+
+
+def saved(folder, state, **beside):
+    folder.mkdir(exist_ok=True)
+    torch.save(dict(model_state_dict=state, **beside) if beside else state, folder / "run.pt")
+    return folder / "run.pt"
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "_orig_mod.module."])
+@pytest.mark.parametrize("n_embd, n_head", [(64, 4), (64, 2), (24, 2), (24, 1), (768, 6), (768, 12)])
+def test_heads_are_read_off_the_frequencies_or_cfg(tmp_path, n_embd, n_head, prefix):
+    state = published_state(n_embd, 2, 61, head_size=n_embd // n_head)
+    bare = without_frequencies(state)
+    cfg = dict(n_head=n_head, n_embd=n_embd, block_size=512, lr=0.1, model_type="models.GPT")
+    for kept, beside in ((state, {}), (bare, dict(cfg=cfg)), (bare, dict(cfg=argparse.Namespace(**cfg))),
+                         (state, dict(cfg=cfg, step=3))):
+        model = load_published(saved(tmp_path, {prefix + n: t for n, t in kept.items()}, **beside))
+        assert model.config.n_head == n_head and model.config.block_size == (512 if beside else 1024)
+        assert_loaded(model, state, n_head, n_layer=2)
+    inside = {n.replace("h.1.", "h.1._orig_mod."): t for n, t in state.items()}  # blocks compiled one by one
+    assert_loaded(load_published(saved(tmp_path, inside)), state, n_head, n_layer=2)
+
+
+@pytest.mark.parametrize("n_embd", [24, 64, 768])
+def test_heads_that_nothing_tells_are_asked_for(tmp_path, n_embd):
+    "Twelve heads of a width of 768 were a guess, and a wrong one computes without an error."
+    state = published_state(n_embd, 1, 61, head_size=n_embd // 2)
+    for kept in (without_frequencies(state), {"module." + n: t for n, t in without_frequencies(state).items()}):
+        file = saved(tmp_path, kept, cfg=dict(block_size=64))
+        with pytest.raises(InputError, match=f"is {n_embd} wide, and nothing tells its number of heads.*Give n_head"):
+            load_published(file)
+        assert_loaded(load_published(file, n_head=2), state, 2, n_layer=1)
+        sizes = dict(vocab_size=61, n_embd=n_embd, n_layer=1, n_head=2)
+        assert_loaded(load_published(file, config=GPTConfig(**sizes)), state, 2, n_layer=1)
+        (tmp_path / "config.json").write_text(json.dumps(dict(PUBLISHED, n_embd=n_embd, n_layer=1)))
+        assert_loaded(load_published(file), state, 2, n_layer=1)
+        (tmp_path / "config.json").write_text(json.dumps({k: v for k, v in PUBLISHED.items() if k in ("model_type",)}))
+        with pytest.raises(InputError, match="Give n_head"):
+            load_published(file)
+        (tmp_path / "config.json").unlink()
+
+
+def test_evidence_that_disagrees_is_refused(tmp_path):
+    state = published_state(n_layer=1)  # 24 wide, 2 heads by its frequencies
+    bare, odd = without_frequencies(state), "transformer.h.0.attn.rotary.inv_freq"
+    own = dict(_sizes(), n_layer=1)
+    cases = [
+        (state, {}, dict(n_head=1), "n_head is 1 by n_head as given, but 2 by rotary.inv_freq"),
+        (state, {}, dict(config=GPTConfig(**dict(own, n_head=3))), "n_head is 3 by config as given, but 2 by rotary"),
+        (state, dict(n_head=3), {}, "n_head is 3 by the checkpoint's cfg, but 2 by rotary.inv_freq"),
+        (bare, dict(n_head=3), dict(n_head=2), "n_head is 2 by n_head as given, but 3 by the checkpoint's cfg"),
+        (bare, dict(n_head=3), dict(config=GPTConfig(**own)), "n_head is 2 by config as given, but 3 by the"),
+        (bare, {}, dict(config=GPTConfig(**own), n_head=4), "n_head is 4 by n_head as given, but 2 by config as given"),
+        (state, dict(rope_base=5e5), {}, "rope_base is 500000.0 by the checkpoint's cfg, but 10000.0 by rotary"),
+        (state, {}, dict(config=GPTConfig(**own, rope_base=5e5)), "rope_base is 500000.0 by config as given, but 1"),
+        (state | {odd: torch.ones(5)}, {}, {}, "inv_freq has 5 entries.*don't divide a width of 24"),
+        (state | {odd: torch.rand(6)}, {}, {}, "inv_freq differs from the frequencies of rope_base=10000"),
+        (state | {odd: state[odd] / 4}, {}, {}, "differs from the frequencies.*tells no other base"),
+        (state | {odd: torch.ones(2, 3)}, {}, {}, "isn't a row of frequencies"),
+        (bare, dict(n_head="two"), {}, "n_head in cfg of .* is 'two'"),
+        (bare, dict(n_head=2, bias=True), {}, "bias is True"),
+        (bare, [2], {}, "cfg in .*run.pt"),
+        (bare, dict(n_head=2, n_layer=2), {}, "h.1.attn.c_attn.weight is missing"),
+    ]
+    for kept, cfg, how, message in cases:
+        with pytest.raises(InputError, match=message):
+            load_published(saved(tmp_path, kept, cfg=cfg), **how)
+    (tmp_path / "config.json").write_text(json.dumps(PUBLISHED | dict(n_layer=1, n_head=3)))
+    with pytest.raises(InputError, match="n_head is 3 by .*config.json, but 2 by rotary.inv_freq"):
+        load_published(saved(tmp_path, state))
+    with pytest.raises(InputError, match="n_head is 3 by .*config.json, but 2 by the checkpoint's cfg"):
+        load_published(saved(tmp_path, bare, cfg=dict(n_head=2)))
+
+
+@pytest.mark.parametrize("base", [500000.0, 1234.5, 10.0, 1e6 / 3])
+def test_the_rotary_base_is_read_off_the_frequencies(tmp_path, base):
+    state = published_state(64, 2, 61, head_size=16)
+    for n in (n for n in state if "inv_freq" in n):
+        state[n] = base ** (-torch.arange(0, 16, 2) / 16)
+    model = load_published(saved(tmp_path, state))
+    assert model.config.rope_base == pytest.approx(base, rel=1e-6)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(globals(), "reference_rotate", partial(reference_rotate, base=base))
+        assert_loaded(model, state, 4, n_layer=2)
+    state = {n: t.bfloat16() if "inv_freq" in n else t for n, t in state.items()}
+    with pytest.raises(InputError, match="differs from the frequencies of rope_base=10000.*tells no other base"):
+        load_published(saved(tmp_path, state))
+    sizes = dict(vocab_size=61, n_embd=64, n_layer=2, n_head=4)
+    assert load_published(saved(tmp_path, state), config=GPTConfig(**sizes, rope_base=base)).config.rope_base == base
+
+
+def test_a_checkpoint_of_a_generation_is_read_whole(tmp_path):
+    "With what train_itp.py puts beside the weights: its arguments and a loss of numpy's."
+    state = published_state(64, 2, 61, head_size=16)
+    mask = {n: (t.abs() > 0.1).float() for n, t in state.items() if "inv_freq" not in n}
+    file = tmp_path / "model_generation_3.pt"
+    for loss in (np.float64(3.5), np.float32(3.5), np.mean([3.0, 4.0])):
+        torch.save(dict(weights=state, iteration=7000, tokens=7, best_val_loss=loss, cfg=dict(block_size=32),
+                        args=argparse.Namespace(lr=0.0018, compile=False), mask=mask), file)
+        with pytest.warns(UserWarning, match="weights that its mask has pruned aren't zero yet.*masked=True"):
+            model = load_published(file)
+        assert_loaded(model, state, 4, n_layer=2)
+    zeroed = {n: t * mask[n] if n in mask else t for n, t in state.items()}
+    assert_loaded(load_published(file, masked=True), zeroed, 4, n_layer=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert_loaded(load_published(file, masked=False), state, 4, n_layer=2)
+        torch.save(dict(weights=zeroed, mask=mask), file)
+        assert_loaded(load_published(file), zeroed, 4, n_layer=2)
+        torch.save(dict(weights=state), file)
+    with pytest.raises(InputError, match="holds no 'mask'"):
+        load_published(file, masked=True)
+
+
+class Sneaky:
+    "Pretends to be one of the plain values, to have something called."
+
+    def __init__(self, *reduced):
+        self.reduced = reduced
+
+    def __reduce__(self):
+        return self.reduced
+
+
+@pytest.mark.parametrize("how", ["setstate", "call", "nested"])
+def test_the_plain_values_that_are_let_through_call_nothing(tmp_path, how):
+    trace, payload = tmp_path / "trace", {}
+    evil = Malicious(trace)
+    if how == "setstate":
+        payload = argparse.Namespace(__setstate__=evil)
+    elif how == "call":
+        payload = Sneaky(np.dtype, (evil,))
+    else:
+        payload = Sneaky(argparse.Namespace, (), {"a": evil})
+    torch.save(dict(weights=published_state(), args=payload), tmp_path / "run.pt")
+    with pytest.raises(InputError, match="refused and nothing in it was run"):
         load_published(tmp_path / "run.pt")
-    with pytest.raises(InputError, match="inv_freq differs.*Check n_head"):
-        load_published(tmp_path / "run.pt", n_head=1)
-    assert_loaded(load_published(tmp_path / "run.pt", config=GPTConfig(**_sizes())), state)
-    with pytest.raises(InputError, match="n_head is 4.*says 2"):
-        load_published(tmp_path / "run.pt", config=GPTConfig(**_sizes()), n_head=4)
-    (tmp_path / "config.json").write_text(json.dumps(PUBLISHED))
-    assert_loaded(load_published(tmp_path / "run.pt"), state)
-    wide = published_state(n_embd=768, n_layer=1, vocab_size=3, head_size=64)
-    (tmp_path / "wide").mkdir()
-    torch.save(wide, tmp_path / "wide" / "run.pt")
-    assert load_published(tmp_path / "wide" / "run.pt").config.n_head == 12
+    assert not trace.exists()
 
 
 def _sizes():
@@ -737,9 +1211,13 @@ def test_damaged_files_are_named(published):
     "config, message",
     [
         ({"model_type": "llama"}, "model_type in .*config.json is 'llama'.*GenerationalPruning.GPT"),
-        ({"n_head": ...}, "config.json lacks n_head"),
         ({"bias": True}, "bias is True"),
-        ({"n_head": 5}, "5 heads"),
+        ({"hidden_act": "silu"}, "hidden_act is 'silu'.*'gelu'"),
+        ({"num_key_value_heads": 1}, "num_key_value_heads is 1.*with 2"),
+        ({"quantization_config": {"bits": 4}}, "quantised"),
+        ({"n_head": 5}, "n_head is 5 by .*config.json, but 2 by rotary.inv_freq"),
+        ({"n_head": None}, "n_head in .*config.json is None"),
+        ({"hidden_size": 48}, "n_embd is 24 and hidden_size 48"),
     ],
 )
 def test_a_published_config_that_does_not_fit_is_refused(published, config, message):
