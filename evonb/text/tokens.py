@@ -655,7 +655,8 @@ class _Shards:
     "Blocks of tokens in shards, and what is known of them."
     def __init__(self, step, kind="<u2"): # tokens a block; how they are stored afterwards
         self.step, self.kind, self.paths, self.files, self.stats, self.open = step, np.dtype(kind), [], [], [], {}
-        self.sizes, self.starts, self.sources, self.keys, self.kinds = array("q"), array("q"), array("q"), bytearray(), []
+        self.sizes, self.starts, self.sources, self.keys = array("q"), array("q"), array("q"), bytearray()
+        self.kinds = [] # of each shard, the type of a token
 
     def add(self, path, vocab_size, tick):
         before, row = path.stat(), read_shard(path)
