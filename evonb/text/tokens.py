@@ -9,7 +9,6 @@ __all__ = ['END', 'MAX_VOCAB', 'SHARDS', 'TOKENIZER_BYTES', 'check_vocab_size', 
            'CorpusConfig', 'PreparedCorpus', 'prepare', 'save_prepared', 'open_prepared']
 
 # %% ../../nbs/text/14_tokens.ipynb #89234bec
-import codecs
 import hashlib
 import json
 import math
@@ -19,7 +18,6 @@ import typing
 from array import array
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -28,10 +26,11 @@ from fastcore.basics import patch
 from ..core import CorpusError, DamagedFileError, Seeds, Stopped, StopRequest, StoreError, check_choice
 from ..core import check_positive, expect_fields, file_sha256, from_dict, human_bytes, human_count, panicked
 from ..core import noted, parsing, progress, remark, to_dict
-from ..datasets import MissingCorpusError, dataset_path, first_bad_byte
+from ..datasets import MissingCorpusError, dataset_path
 from .corpora import CORPORA, FRACTIONS, SPLITS, ShardError, assembled, check_fractions, corpus_files
-from .corpora import corpus_table_html, deal_splits, expand, hf_texts, json_text, load_corpus, pieces
-from .corpora import utf8_len
+from .corpora import corpus_table_html, deal_splits, expand, files_info, files_source, hf_texts, load_corpus
+from .corpora import pieces, read_documents, survey, utf8_len
+from .formats import TextOptions
 
 # %% ../../nbs/text/14_tokens.ipynb #eebb2c7d
 END = "<|endoftext|>"
@@ -399,6 +398,9 @@ class CorpusConfig:
     split_by: str = "block" # or "source"
     fractions: tuple[float, ...] = FRACTIONS # evolution, development, validation, test
     tokenizer: str | None = None # a folder or tokenizer.json, instead of training one
+    field: str | None = None # what holds the text in records and tables; None takes `text`
+    encoding: str = "utf-8" # of files
+    format: str | None = None # of files: text, jsonl, json, csv, tsv or parquet; None tells by their content
 
 # %% ../../nbs/text/14_tokens.ipynb #6fcdd01c
 @dataclass(repr=False)
@@ -444,60 +446,6 @@ def check_window(
 # %% ../../nbs/text/14_tokens.ipynb #f59e4f39
 _CHUNK = 2**20 # bytes read at once
 
-# %% ../../nbs/text/14_tokens.ipynb #80cd4bec
-def _file_bytes(path, hasher, tick): # yields offset and bytes
-    "A file by the megabyte, without its byte order mark; a NUL is refused."
-    at = 0
-    with open(path, "rb") as f:
-        while data := f.read(_CHUNK):
-            hasher.update(data)
-            if (zero := data.find(0)) >= 0: raise first_bad_byte(path, 0, at + zero)
-            mark = 3 * (at == 0 and data.startswith(codecs.BOM_UTF8))
-            if data[mark:]: yield at + mark, data[mark:]
-            at += len(data)
-            tick(len(data))
-
-# %% ../../nbs/text/14_tokens.ipynb #b9284c38
-def _text_chunks(path, hasher, tick): # yields str
-    "A text file by the megabyte."
-    held, start = b"", 0 # bytes of a character that isn't complete, and where they are
-    for at, data in chain(_file_bytes(path, hasher, tick), [(0, b"")]): # which ends the last character
-        held, start = held + data, start if held else at
-        try: text, n = codecs.utf_8_decode(held, "strict", not data)
-        except UnicodeDecodeError as e: raise first_bad_byte(path, held[e.start], start + e.start) from None
-        if text: yield text
-        held, start = held[n:], start + n
-
-# %% ../../nbs/text/14_tokens.ipynb #377d5534
-def _jsonl_texts(path, hasher, tick): # yields str
-    "The key `text` of each line."
-    held, start, i = bytearray(), 0, 0 # a line that isn't complete, where it is, how many were before
-    for at, data in chain(_file_bytes(path, hasher, tick), [(0, b"\n")]): # which ends the last line
-        start = start if held else at
-        held += data
-        if b"\n" not in data: continue
-        *lines, rest = bytes(held).split(b"\n")
-        for line in lines:
-            i += 1
-            try: text = line.decode()
-            except UnicodeDecodeError as e: raise first_bad_byte(path, line[e.start], start + e.start) from None
-            if text.strip() and (text := json_text(text, f"{path}, line {i}")): yield text
-            start += len(line) + 1
-        held = bytearray(rest)
-
-# %% ../../nbs/text/14_tokens.ipynb #71fad8b2
-def _file_documents(paths, files, tick): # yields source, bytes and chunks; what is recorded of a file goes to `files`
-    for path in paths:
-        hasher, size = hashlib.sha256(), path.stat().st_size
-        if path.suffix.lower() == ".jsonl":
-            for text in _jsonl_texts(path, hasher, tick): yield str(path), utf8_len(text), [text]
-        else:
-            with open(path, "rb") as f: mark = 3 * (f.read(3) == codecs.BOM_UTF8)
-            chunks = _text_chunks(path, hasher, tick)
-            yield str(path), size - mark, chunks
-            for _ in chunks: pass # what nobody took is read for its checksum
-        files.append(dict(path=str(path), n_bytes=size, sha256=hasher.hexdigest()))
-
 # %% ../../nbs/text/14_tokens.ipynb #0fa811ba
 @dataclass
 class _Stream:
@@ -517,30 +465,33 @@ def _open_stream(config, seeds, tick) -> _Stream:
             tick(n := utf8_len(text))
             yield source, n, [text]
     if source.startswith("hf:"):
-        texts, info = hf_texts(source[3:], n_bytes)
+        texts, info = hf_texts(source[3:], n_bytes, config.field)
         return _Stream(source, told(texts), info, True, f"{source} is empty.")
     if (paths := corpus_files(source)) is None:
         corpus = load_corpus(source, n_bytes, seeds)
         return _Stream(corpus.name, told(zip(corpus.sources, corpus.documents)), corpus.info)
-    files = []
-    if shards := [p for p in paths if p.suffix == ".bin"]:
-        raise CorpusError(f"{shards[0]} is a token shard, which has no text. Use prepare with shards alone.")
-    return _Stream(source, _file_documents(paths, files, tick), dict(files=files), empty=
+    options, left = TextOptions(config.field, config.encoding, config.format), survey(files_source(source))[1]
+    info = files_info(left)
+    return _Stream(source, read_documents(paths, options, info, tick), info, empty=
                    f"{source} is empty: {len(paths)} file(s) without any text, the first is {paths[0]}.")
 
 # %% ../../nbs/text/14_tokens.ipynb #be0040bb
 @patch
-def limited(self: _Stream, n_bytes): # yields source, bytes and chunks; bytes are None where a document is cut
+def limited(self: _Stream, n_bytes): # yields source, bytes and chunks; bytes are None where only reading them tells
     "The documents that `limit` keeps."
-    def cut(chunks, left): # the beginning of a document, as `limit` cuts it
-        for piece in pieces(chunks, left):
-            if (left := left - utf8_len(piece)) < 0: return
+    left, used = math.inf if n_bytes is None else n_bytes, 0
+    def cut(chunks, room): # the beginning of a document, as `limit` cuts it
+        nonlocal used
+        for piece in pieces(chunks, room):
+            if (used := used + utf8_len(piece)) > room: return
             yield piece
-    left = math.inf if n_bytes is None else n_bytes
     for source, n, chunks in self.documents:
-        if n and n <= left: yield source, n, chunks
-        elif n and left >= 16: yield source, None, cut(chunks, left)
-        left = max(0, left - n)
+        used = 0
+        if n is None and left == math.inf: yield source, None, chunks
+        elif n is not None and n <= left:
+            if n: yield source, n, chunks
+        elif left >= 16: yield source, None, cut(chunks, left)
+        left = max(0, left - (used if n is None else n))
         if not left and self.endless: return
 
 # %% ../../nbs/text/14_tokens.ipynb #16bcb729

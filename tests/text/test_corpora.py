@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from evonb import core, datasets
 from evonb.core import CorpusError, DamagedFileError, InputError, Seeds, Stopped, StopRequest
 from evonb.datasets import MissingCorpusError, MissingExtraError, dataset_path
-from evonb.text import corpora
+from evonb.text import corpora, formats
 from evonb.text import tokens as text_tokens
 from evonb.text.corpora import (
     CORPORA,
@@ -825,6 +825,7 @@ def whole(config, seeds):
 def test_a_streamed_corpus_is_the_same_bit_for_bit(tmp_path, tmp_path_factory, monkeypatch, seed):
     rng = np.random.default_rng(seed)
     monkeypatch.setattr(text_tokens, "_CHUNK", 257)
+    monkeypatch.setattr(formats, "CHUNK", 257)
     def wild(n): return "".join(rng.choice([*PARTS, *["\n", " "] * 4, *map(str, rng.integers(0, 10**6, 40))], n))
     for k in range(3):
         mark = b"\xef\xbb\xbf" * int(rng.integers(2))
@@ -856,7 +857,7 @@ def test_a_streamed_corpus_is_the_same_bit_for_bit(tmp_path, tmp_path_factory, m
     ("f.jsonl", b'{"text": "a"}\n' * 40 + b'{"text": "\xe9"}\n', "f.jsonl isn't UTF-8: byte 0xe9 at offset 570"),
 ])
 def test_bad_files_are_named_while_they_are_streamed(tmp_path, monkeypatch, name, data, message):
-    monkeypatch.setattr(text_tokens, "_CHUNK", 101)
+    monkeypatch.setattr(formats, "CHUNK", 101)
     (tmp_path / name).write_bytes(data)
     for read in (load_corpus, lambda path: prepare(CorpusConfig(str(path)), Seeds(0))):
         with pytest.raises(CorpusError) as e: read(tmp_path / name)
