@@ -239,7 +239,7 @@ def read_documents(
         hasher, size, kind = hashlib.sha256(), path.stat().st_size, "text"
         for kind, chunks in texts_of(path, options, hasher, tick):
             if kind != "text": yield str(path), utf8_len(chunks[0]), chunks
-            else: yield str(path), known_size(path, options), chunks
+            else: yield str(path), known_size(path, options, size), chunks
         kinds.setdefault(kind, []).append(path)
         as_kind = {} if kind == "text" else dict(format=kind)
         files.append(dict(path=str(path), n_bytes=size, sha256=hasher.hexdigest(), **as_kind))
@@ -252,13 +252,14 @@ def read_documents(
 # %% ../../nbs/text/12_corpora.ipynb #5a081418
 def known_size(
     path, # a file of prose
-    options: TextOptions
+    options: TextOptions,
+    size: int # bytes of the file
 ) -> int | None: # bytes of its text in UTF-8; None where only reading tells
     "How long a text is, by its file alone."
     with open(path, "rb") as f: start = f.read(8)
     packed = any(start.startswith(magic) for magic in PACKED)
     if packed or codecs.lookup(options.encoding).name != "utf-8": return None
-    return Path(path).stat().st_size - 3 * start.startswith(codecs.BOM_UTF8)
+    return size - 3 * start.startswith(codecs.BOM_UTF8)
 
 # %% ../../nbs/text/12_corpora.ipynb #c0edf764
 def read_files(

@@ -131,7 +131,8 @@ FOREIGN = {b"%PDF": "a PDF; save its text, for example with pdftotext",
            b"\xd0\xcf\x11\xe0": "a document of an old office program; save it as plain text",
            b"{\\rtf": "RTF; save it as plain text", b"\x89PNG": "an image", b"\xff\xd8\xff": "an image",
            b"GIF8": "an image", b"SQLite format 3": "a database; export its texts as JSON lines",
-           b"\x89HDF": "HDF5; export its texts as JSON lines", b"\x93NUMPY": "a NumPy array", b"ARROW1": "an Arrow file; save it as Parquet or JSON lines",
+           b"\x89HDF": "HDF5; export its texts as JSON lines", b"\x93NUMPY": "a NumPy array",
+           b"ARROW1": "an Arrow file; save it as Parquet or JSON lines",
            b"7z\xbc\xaf": "a 7z archive; unpack it", b"\x04\x22\x4d\x18": "compressed by lz4; unpack it",
            b"\x7fELF": "a program", b"%!PS": "PostScript; save its text", b"OggS": "sound", b"RIFF": "sound or video"}
 
@@ -182,8 +183,10 @@ def separator_of(
     head: str # how a table begins
 ) -> str: # "," unless another one makes more columns
     "What stands between the cells of a table."
-    line = next((x for x in head.split("\n") if x.strip()), "")
-    count = lambda sep: len(next(csv.reader([line], delimiter=sep), ()))
+    line = next((x for x in re.split("[\r\n]", head) if x.strip()), "")
+    def count(sep):
+        try: return len(next(csv.reader([line], delimiter=sep), ()))
+        except csv.Error: return 0 # a cell that is too long
     return max((",", ";", "\t", "|"), key=count)
 
 # %% ../../nbs/text/11_formats.ipynb #b6942492

@@ -373,6 +373,34 @@ def _():
     return lambda f: written(f, "a.jsonl", text), read
 
 
+def _read_formats(path):
+    from evonb.text.corpora import load_corpus
+
+    return repr(load_corpus(path, n_bytes=64))
+
+
+@reader("corpus.csv", m.some_bytes, m.some_lines)
+def _():
+    text = "id,text\n" + "".join(f'{i},"The cat saw {i} dogs, it ""said""."\n' for i in range(9))
+    return lambda f: written(f, "a.csv", text), _read_formats
+
+
+@reader("corpus.json", m.some_bytes)
+def _():
+    text = json.dumps([dict(text=f"text {i} é", n=i) for i in range(9)], indent=1)
+    return lambda f: written(f, "a.json", text), _read_formats
+
+
+@reader("corpus.txt.gz", m.some_bytes)
+def _():
+    import gzip
+
+    def make(folder):
+        (folder / "a.txt.gz").write_bytes(gzip.compress(b"The cat saw the dogs.\n" * 200))
+        return folder / "a.txt.gz"
+    return make, _read_formats
+
+
 @reader("token shard")
 def _():
     def make(folder):
