@@ -10,7 +10,7 @@ __all__ = ['MEASURES', 'COMMANDS', 'EXAMPLE_SKILLS', 'TABLES', 'flat_settings', 
            'do_run', 'evolve_options', 'do_evolve', 'develop_options', 'do_develop', 'base_help', 'experts_options',
            'do_experts', 'population_options', 'do_population', 'serve_options', 'do_serve', 'align_options',
            'do_align', 'explore_options', 'do_explore', 'do_report', 'show_options', 'do_show', 'plan_options',
-           'do_plan', 'parser', 'main']
+           'do_plan', 'parser', 'remarks_shown', 'main']
 
 # %% ../nbs/84_cli.ipynb #10c6d36d
 import argparse
@@ -20,11 +20,12 @@ import os
 import re
 import sys
 import warnings
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from . import __version__
-from .core import EvonbError, InputError, Remark, Stopped, from_dict, human_bytes, human_count, human_time, near_miss
+from .core import EvonbError, InputError, Remark, Stopped, from_dict, human_bytes, human_count, human_time
+from .core import near_miss
 from .core import to_dict
 from .kinds import RUN_KINDS, ability
 from .registry import Registry, load_plugin
@@ -706,16 +707,23 @@ def parser() -> argparse.ArgumentParser: # its `command` is the name in `COMMAND
         p.options = about.get("options", lambda p: None)
     return top
 
+# %% ../nbs/84_cli.ipynb #41f11443
+@contextmanager
+def remarks_shown():
+    "What should be known of an input is a line on stderr, without the place in the code."
+    shown = warnings.showwarning
+    def told(message, category, *more, **named):
+        if not issubclass(category, Remark): return shown(message, category, *more, **named)
+        print(f"evonb: note: {message}", file=sys.stderr)
+    warnings.showwarning = told
+    try: yield
+    finally: warnings.showwarning = shown
+
 # %% ../nbs/84_cli.ipynb #b39be283
 def main(
     argv: list[str] | None = None # the arguments; None takes the process's own
 ) -> int: # exit code: 0, 2 for an error, 130 for a stop request
     "Run a command."
-    shown = warnings.showwarning
-    def told(message, category, *more, **named): # what should be known of an input, as a line
-        if not issubclass(category, Remark): return shown(message, category, *more, **named)
-        print(f"evonb: note: {message}", file=sys.stderr)
-    warnings.showwarning = told
     try:
         early = argparse.ArgumentParser("evonb", "evonb [--plugin FILE.py] COMMAND ...", add_help=False,
                                         allow_abbrev=False)
@@ -732,14 +740,13 @@ def main(
             if os.environ.get("RANK", "0") != "0": # another one leads
                 from evonb.connectomes.generations import take_part
                 return dict(done=0, stopped=130, failed=2)[take_part(args.device)]
-        COMMANDS[args.command](args)
+        with remarks_shown(): COMMANDS[args.command](args)
     except (Stopped, KeyboardInterrupt) as e:
         print(f"evonb: {str(e) or 'interrupted'}\nThe same command with --resume goes on.", file=sys.stderr)
         return 130
     except (EvonbError, OSError) as e:
         print(f"evonb: error: {e}", file=sys.stderr)
         return 2
-    finally: warnings.showwarning = shown
     return 0
 
 # %% ../nbs/84_cli.ipynb #5c1e9a71
