@@ -90,6 +90,7 @@ def test_a_run_of_before_goes_on_and_keeps_what_it_found(folder):
     for arm, x in summary["arms"].items():
         assert again["arms"][arm]["test_loss"]["mean"] == pytest.approx(x["test_loss"]["mean"], abs=1e-6)
     assert again["arms"]["random"]["test_difference"]["units"] == dict(seed=2, window=8)
+    assert all(0 < a["n_live_occurring"] < a["n_live"] for a in again["arms"].values())  # told since
     arms = ["connectome", "random", "sign_shuffled", "dense_matched"]
     develop_run("connectome", dict(arms=tuple(arms), n_seeds=3), show=False)
     after = read_dataset("connectome/development.zarr.zip")

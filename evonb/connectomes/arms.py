@@ -39,7 +39,9 @@ ARMS.add("degree_preserving", "evonb.connectomes.controls:degree_preserving_cont
 ARMS.add("sign_shuffled", "evonb.connectomes.controls:sign_shuffled_control", "the same wires, other signs")
 ARMS.add("dense", Arm(), "an ordinary newborn without wiring")
 ARMS.add("dense_matched", "evonb.connectomes.controls:DENSE_MATCHED",
-         "a narrower dense model, with as many weights that can learn")
+         "a smaller dense model, with as many weights that can learn")
+ARMS.add("random_rows", "evonb.connectomes.controls:random_rows_control",
+         "as random, but every token keeps as many live weights in embedding and head")
 
 REFERENCE, MAIN_CONTROL = "connectome", "random" # what all others are compared with; what the verdict is about
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fastcore.basics import patch
+from tqdm.auto import tqdm
 
 from .arms import REFERENCE
 from .generations import develop, evolve_connectome, inherited_connectome, life_folder, take_part
@@ -37,6 +38,9 @@ def _prepare_corpus(run, config, stop=None, show=False):
             made.check_window(1 + max(config.evolution.lifetime.context, config.development.lifetime.context))
             _check_unchanged(run, made)
             save_prepared(made, t)
+            used, n = made.info["n_occurring"], made.info["vocab_size"]
+            if show and used < n: tqdm.write(f"{used} of {n} tokens occur in {made.info['name']}; rows of the others "
+                                             "learn nothing")
     corpus = open_prepared(check_folder(run.file("corpus")))
     if known: _check_text(run, corpus) # what was just made has read its files just now
     return corpus
@@ -251,7 +255,9 @@ def newborn_table(
     "What each newborn reached at its arm's chosen rate, and what it is."
     if not run.file("development.zarr.zip").exists():
         raise InputError(f"{run.path} has raised no newborn yet. Resume it, or run evonb develop {run.path}.")
+    ds = read_dataset(run.file("development.zarr.zip"))
     names = dict(chosen_lr="lr", final_val_loss="val_loss", final_test_loss="test_loss", n_live="n_live",
-                 density="density", wall_time="seconds")
-    table = read_dataset(run.file("development.zarr.zip"))[list(names)].to_dataframe().reset_index()
+                 n_live_occurring="n_live_occurring", density="density", wall_time="seconds")
+    names = {k: v for k, v in names.items() if k in ds} # runs of before don't tell on which tokens
+    table = ds[list(names)].to_dataframe().reset_index()
     return table[["arm", "seed", *names]].rename(columns=names)

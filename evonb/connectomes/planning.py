@@ -15,6 +15,7 @@ import os
 import platform
 import tempfile
 import time
+import warnings
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 
@@ -390,6 +391,10 @@ def _checkpoints(config, rows, live):
 def _notes(config, device, devices, corpus):
     out = [f"Speed of {device.name} is {device.assumption}.",
            "Activations are an estimate."]
+    if corpus and (never := int((~corpus.occurring()).sum())):
+        out.append(f"{len(corpus.occurring()) - never} of {len(corpus.occurring())} tokens occur in the corpus. Live "
+                   f"weights on the others do nothing: {never / len(corpus.occurring()):.0%} of what random has in "
+                   "embedding and head; random_rows is matched in those that can be used.")
     if device.costs is None:
         out.append("Tokenizing, saving and pruning take time that isn't counted, for it wasn't measured.")
     if _text_bytes(config) is None and corpus is None:
@@ -432,9 +437,11 @@ def plan(
         given = Connectome.load(config.connectome).signs
         rows, live = [], {n: int((s != 0).sum()) for n, s in given.items()}
     else: rows, live = _evolution(config, device, devices)
-    rows += [_arm(config, arm, live, device, devices) for arm in config.development.arms]
+    with warnings.catch_warnings(record=True) as told: # an arm that can't be matched
+        warnings.simplefilter("always")
+        rows += [_arm(config, arm, live, device, devices) for arm in config.development.arms]
     rows = [_corpus(config, corpus, device), *rows, _records(config, live), _checkpoints(config, rows, live)]
-    return Plan(config, rows, devices, device, _notes(config, device, devices, corpus))
+    return Plan(config, rows, devices, device, _notes(config, device, devices, corpus) + [str(w.message) for w in told])
 
 # %% ../../nbs/connectomes/20_planning.ipynb #351541ea
 @patch

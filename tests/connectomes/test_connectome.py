@@ -1,6 +1,7 @@
 """The connectome's laws, as properties over random models, prunings and wirings."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -8,7 +9,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evonb.connectomes.controls import CONTROLS, control, dense_matched_config, swap_edges
+from evonb.connectomes import planning
+from evonb.connectomes.controls import (
+    CONTROLS,
+    control,
+    dense_matched_config,
+    matched_width,
+    occurring_weights,
+    swap_edges,
+    token_matrices,
+)
+from evonb.connectomes.settings import preset
 from evonb.connectomes.wiring import compare, prune, weakest
 from evonb.core import ConnectomeError, DamagedFileError, InputError, Seeds
 from evonb.store import read_tensors, write_tensors
@@ -170,6 +181,9 @@ def test_controls_keep_what_they_promise(kind):
             assert not torch.equal(c != 0, s != 0)
         if kind == "sign_shuffled":
             assert torch.equal(c != 0, s != 0)
+        if kind == "random_rows":
+            assert torch.equal((c != 0).sum(1), (s != 0).sum(1)) == (n in ("transformer.wte.weight", "lm_head.weight"))
+            assert not torch.equal(c != 0, s != 0)
     again = control(wiring, kind, Seeds(0).numpy())
     other = control(wiring, kind, Seeds(1).numpy())
     assert again.digest() == made.digest() != other.digest()
@@ -226,11 +240,70 @@ def test_comparison_equals_sets(seed_a, seed_b):
         assert row.flipped == len(one & other) - agree
 
 
-def test_a_dense_model_of_matched_size():
-    wiring = prune(new_gpt(big := GPTConfig(vocab_size=512, n_layer=3, n_head=4, n_embd=128), Seeds(0)), 0.75)
-    matched = dense_matched_config(big, wiring.n_trainable)
-    assert abs(n_parameters(matched) / wiring.n_trainable - 1) < 0.15
-    assert matched.n_layer == 3 and matched.n_head == 4 and new_gpt(matched, Seeds(0)) is not None
+@pytest.mark.parametrize("name, changed", [("demo", 1), ("laptop", 1), ("paper", 0)])
+def test_the_dense_opponent_of_every_preset_is_within_five_percent(name, changed):
+    config = preset(name)
+    live = planning._evolution(config, planning.find_device("H100"), 1)[1]
+    big = planning._gpt_config(config, config.development.lifetime)
+    n = round(planning._trainable(planning.matrix_sizes(big)[0], live))
+    matched = dense_matched_config(big, n)
+    assert abs(n_parameters(matched) / n - 1) <= 0.05 and matched.n_embd < big.n_embd
+    assert (matched.n_layer != big.n_layer) + (matched.n_head != big.n_head) == changed  # no more than it takes
+    assert sum(p.numel() for p in new_gpt(matched, Seeds(0)).parameters()) == n_parameters(matched) or name == "paper"
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.integers(257, 3000), st.integers(1, 8), st.integers(1, 8), st.integers(2, 20), st.floats(0.08, 0.9))
+def test_a_dense_model_of_matched_size(vocab, n_layer, n_head, size, share):
+    big = GPTConfig(vocab_size=vocab, n_layer=n_layer, n_head=n_head, n_embd=2 * size * n_head, block_size=8)
+    n = int(share * n_parameters(big))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        matched = dense_matched_config(big, n)
+    off = abs(n_parameters(matched) / n - 1)
+    assert (off > 0.05) == bool(told) and matched.n_embd <= max(big.n_embd, 2)
+    rigid = matched_width(big, n, n_layer, n_head)
+    if abs(n_parameters(rigid) / n - 1) <= 0.05:  # depth and heads stay where the width alone will do
+        assert matched.to_dict() == rigid.to_dict()
+    every = (2 * vocab * w + 12 * n_layer * w**2 for w in range(2 * n_head, big.n_embd + 1, 2 * n_head))
+    assert abs(n_parameters(rigid) - n) == min(abs(m - n) for m in every)
+
+
+def test_a_dense_model_that_cannot_match_is_told_of():
+    big = GPTConfig(vocab_size=5000, n_layer=2, n_head=2, n_embd=16, block_size=8)
+    with pytest.warns(UserWarning, match="No dense model of 5000 tokens has about 900 weights: the closest has 20048"):
+        dense_matched_config(big, 900)
+
+
+def test_rows_of_tokens_are_known_by_name_in_other_models_too():
+    names = ["model.embed_tokens.weight", "lm_head.weight", "gpt_neox.embed_in.weight"]
+    assert token_matrices([*names, "model.layers.0.mlp.up_proj.weight", "model.norm.weight"]) == names
+    odd = Connectome(dict(table=torch.ones(2, 2, dtype=torch.int8)), dict(table=(2, 2)))
+    with pytest.raises(ConnectomeError, match="table may be an embedding or a head.*wte.*'random'"):
+        control(odd, "random_rows", Seeds(0).numpy())
+
+
+def test_random_rows_keeps_every_token_what_it_has():
+    config = GPTConfig(vocab_size=64, n_layer=1, n_head=2, n_embd=16, block_size=8)
+    occurs = np.arange(64) % 3 > 0
+    model = new_gpt(config, Seeds(0))
+    with torch.no_grad():  # tokens that never occur don't grow, and are pruned first
+        for name in ("transformer.wte.weight", "lm_head.weight"):
+            model.get_parameter(name)[~occurs] *= 1e-3
+    wiring = prune(model, 0.5)
+    table = wiring.signs["transformer.wte.weight"]
+    assert not table[~occurs].any()
+    idle = {k: int(control(wiring, k, Seeds(1).numpy()).signs["transformer.wte.weight"][~occurs].count_nonzero())
+            for k in ("random", "random_rows", "degree_preserving")}
+    assert idle["random_rows"] == idle["degree_preserving"] == 0
+    assert abs(idle["random"] / int(table.count_nonzero()) - 22 / 64) < 0.08
+    used = {k: occurring_weights(config, control(wiring, k, Seeds(1).numpy()), occurs) for k in CONTROLS}
+    assert used["random_rows"] == wiring.n_trainable == occurring_weights(config, wiring, occurs) > used["random"]
+    exempt = prune(model, 0.5, exempt=("embeddings", "head"))
+    assert occurring_weights(config, exempt, occurs) == exempt.n_trainable - 2 * 22 * 16
+    assert occurring_weights(config, None, occurs) == n_parameters(config) - 2 * 22 * 16
+    signs = control(exempt, "random_rows", Seeds(1).numpy()).signs
+    assert set(signs) == set(exempt.signs)
 
 
 BAD = [

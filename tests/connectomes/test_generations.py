@@ -39,7 +39,7 @@ from evonb.core import (
     to_dict,
 )
 from evonb.report import write_report
-from evonb.store import open_run, read_dataset, read_json, read_tensors
+from evonb.store import open_run, read_dataset, read_json, read_tensors, write_tensors
 from evonb.text.tokens import CorpusConfig
 from evonb.training.base import load_model
 from evonb.training.connectome import Connectome, check_sparse
@@ -108,7 +108,57 @@ def test_arms_are_born_with_what_they_promise(whole):
     n_live = {a: x["n_live"] for a, x in summary["arms"].items()}
     assert n_live["dense"] == sum(p.numel() for p in dense.parameters())
     assert n_live["random"] == n_live["connectome"] == inherited.n_trainable
-    assert abs(n_live["dense_matched"] / n_live["connectome"] - 1) < abs(n_live["dense"] / n_live["connectome"] - 1)
+    assert abs(n_live["dense_matched"] / n_live["connectome"] - 1) <= 0.05
+
+
+def test_live_weights_are_told_on_tokens_that_occur(whole):
+    from evonb.connectomes.experiments import newborn_table
+    from evonb.text.tokens import open_prepared
+
+    corpus, inherited = open_prepared(whole.file("corpus")), inherited_connectome(whole)
+    occurs = np.isin(np.arange(320), np.unique(np.concatenate([t.ids for t in corpus.splits.values()])))
+    assert 0 < occurs.sum() == corpus.info["n_occurring"] < 320
+    assert f"vocabulary 320 ({occurs.sum()} occur)" in repr(corpus)
+    told = {a: x["n_live_occurring"] for a, x in read_json(whole.file("summary.json"))["arms"].items()}
+    idle = sum(int(inherited.signs[n][~occurs].count_nonzero()) for n in ("transformer.wte.weight", "lm_head.weight"))
+    assert told["connectome"] == inherited.n_trainable - idle == told["degree_preserving"] == told["sign_shuffled"]
+    lr = read_json(whole.file("summary.json"))["arms"]["dense_matched"]["lr"]
+    dense = load_model(life_folder(whole, "dense_matched", 0, lr) / "model")
+    width = dense.config.n_embd
+    assert told["dense_matched"] == sum(p.numel() for p in dense.parameters()) - 2 * width * int((~occurs).sum())
+    table = newborn_table(whole).set_index(["arm", "seed"])
+    assert table.n_live_occurring["random", 1] == told["random"] < table.n_live["random", 0]
+
+
+def test_an_arm_keeps_the_architecture_of_its_first_newborn(whole, tmp_path):
+    from evonb.connectomes.arms import ARMS, Arm
+
+    width = [8]
+    ARMS.add("odd", Arm(config=lambda c, n: GPTConfig(**c.to_dict() | dict(n_embd=width[0]))))
+    try:
+        shutil.copytree(whole.path, tmp_path / "run")
+
+        def widths(n_seeds, **changes):
+            run = develop_run(tmp_path / "run", dict(arms=("odd",), n_seeds=n_seeds, **changes), show=False)
+            lr = read_json(run.file("summary.json"))["arms"]["odd"]["lr"]
+            return [load_model(life_folder(run, "odd", s, lr) / "model").config.n_embd for s in range(n_seeds)]
+
+        assert widths(2) == [8, 8]
+        width[0] = 4  # the rule has become another
+        assert widths(3) == [8] * 3
+        note = tmp_path / "run" / "development" / "odd" / "architecture.json"
+        assert read_json(note) == dict(n_layer=1, n_head=2, n_embd=8)
+        note.unlink()  # as runs of before are
+        assert widths(4) == [8] * 4 and note.exists()
+        home = tmp_path / "run" / "development" / "odd"
+        shutil.rmtree(home)  # begun, and not over
+        write_tensors(home / "seed-0" / "lr-0.002" / "checkpoint-000006.safetensors", dict(x=torch.zeros(1)),
+                      dict(model=dict(n_layer=1, n_head=2, n_embd=8)))
+        from evonb.connectomes.generations import _sizes_noted
+
+        assert _sizes_noted(open_run(tmp_path / "run"), "odd")["n_embd"] == 8
+    finally:
+        ARMS.remove("odd")
 
 
 def test_arms_of_a_seed_read_the_same_text(whole):

@@ -343,7 +343,12 @@ def test_repeated_reading_is_noted(run):
     corpus = open_prepared(run.file("corpus"))
     often = tiny()
     often.evolution.lifetime = replace(LIFE, steps=4000)
-    assert "reads the evolution text" in " ".join(plan(often, device=1e9, corpus=corpus).notes)
+    notes = " ".join(plan(often, device=1e9, corpus=corpus).notes)
+    assert "reads the evolution text" in notes
+    occur = len(set().union(*(set(t.ids.tolist()) for t in corpus.splits.values())))
+    assert f"{occur} of 320 tokens occur in the corpus" in notes and "random_rows" in notes
+    small = replace(tiny(), model=ModelConfig(1, 2, 4), corpus=replace(tiny().corpus, vocab_size=2000))
+    assert "No dense model of 2000 tokens" in " ".join(plan(small, device=1e9).notes)
     assert "should have" in " ".join(plan(often, device=1e9).notes)
 
 

@@ -13,6 +13,7 @@ import threading
 import types
 import warnings
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -40,6 +41,7 @@ from evonb.text.tokens import (
     CorpusConfig,
     ShardWriter,
     TokenRow,
+    Tokens,
     encode_texts,
     load_tokenizer,
     open_prepared,
@@ -996,3 +998,19 @@ def grown(kind, mb, folder):
 def test_memory_does_not_grow_with_the_corpus(tmp_path, kind, small, large):
     (a, less), (b, more) = (grown(kind, mb, tmp_path / str(mb)) for mb in (small, large))
     assert b == pytest.approx(a * large / small, rel=.05) and more - less < 10 * max(1, large / 64)
+
+
+def test_tokens_that_occur_are_counted_wherever_they_lie(tmp_path):
+    made = prepare(CorpusConfig("toy-english", n_bytes=60_000, vocab_size=300), Seeds(0))
+    expected = np.isin(np.arange(300), np.concatenate([t.ids for t in made.splits.values()]))
+    assert np.array_equal(made.occurring(), expected) and made.info["n_occurring"] == expected.sum() < 300
+    (folder := tmp_path / "corpus").mkdir()
+    again = open_prepared(save_prepared(made, folder))
+    assert np.array_equal(again.occurring(), expected)
+    parts = [(7, 9, 9), (11, 250), (3,)]  # several shards, and maps that begin and end within a file
+    for i, ids in enumerate(parts):
+        write_shard(tmp_path / f"{i}.bin", np.array(ids))
+    maps = [read_shard(tmp_path / f"{i}.bin") for i in range(3)]
+    for rows, occur in ((maps, {7, 9, 11, 250, 3}), ([maps[0][:1], maps[1][1:]], {7, 250})):
+        corpus = replace(again, splits=dict(evolution=Tokens(TokenRow(rows), 1, None)))
+        assert set(np.flatnonzero(corpus.occurring())) == occur
