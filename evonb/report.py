@@ -236,6 +236,7 @@ def results_table(
     for arm, v in sorted(summary["arms"].items(), key=rank):
         density = f"<br><small>{number(v.get('density'), '.1%')}</small>" if v.get("density") is not None else ""
         live, loss = "–" if v.get("n_live") is None else human_count(v["n_live"]), v.get("test_loss") or v.get("val_loss")
+        if (used := v.get("n_live_occurring")) is not None: live += f"<br><small>{human_count(used)} occur</small>"
         rows.append([swatch(plots.arm_style(arm).colour, Html(plots.label(arm))), spread_html(v.get("test_loss")),
                      difference_html(v.get("test_difference")), p_text(v.get("test_difference")) or "–",
                      units_text(loss or {}) or (loss or {}).get("n", "–"), spread_html(v.get("val_loss")),
@@ -244,7 +245,8 @@ def results_table(
     caption = (f"Losses in nats/token: mean ± sd over seeds [{ci} interval over seeds and windows of text]. Minus "
                "connectome: paired difference of the test losses, positive where the connectome is better; p: the "
                f"largest of a test over seeds, one over windows and one over both{'; ' * bool(family)}{family}. Live "
-               "weights: how many weights can learn, and the live share of the wired matrices.")
+               "weights: how many can learn; how many of them on tokens that occur in the corpus, for rows of others "
+               "in embedding and head learn nothing of use; and the live share of the wired matrices.")
     return table(header, rows, caption)
 
 # %% ../nbs/80_report.ipynb #66a12d78

@@ -23,7 +23,7 @@ from fastcore.basics import patch
 from tqdm.auto import tqdm
 
 from .arms import find_arm
-from .controls import control
+from .controls import control, occurring_weights
 from .settings import DevelopmentConfig, Experiment
 from .summary import summarise
 from .wiring import prune
@@ -35,7 +35,7 @@ from ..store import check_folder, differences, read_dataset, read_json, read_ten
 from ..text.tokens import open_prepared
 from ..training.base import load_model, save_model
 from ..training.connectome import Connectome, inherit
-from ..training.gpt import n_parameters, new_gpt
+from ..training.gpt import GPTConfig, n_parameters, new_gpt
 from ..training.lifetime import Compute, Lifetime, LifetimeConfig, joined_lifetime, validation_windows
 from ..training.lifetime import window_losses
 from ..training.parallel import world
@@ -278,6 +278,34 @@ def known_loss(
     lived = finished_life(folder) if needed and not tested else read_life(folder)
     return lived and float(lived[0]["val_loss"][-1])
 
+# %% ../../nbs/connectomes/16_generations.ipynb #0bcf2f20
+def _sizes_noted(run, arm):
+    "The sizes that an arm's newborns have in a run, as noted, else as those have that were raised or begun before."
+    home = run.file("development", arm)
+    if (path := home/"architecture.json").exists(): return read_json(path)
+    if grown := sorted(home.glob("seed-*/lr-*/model/config.json")):
+        return GPTConfig.from_pretrained(grown[0].parent, local_files_only=True).to_dict()
+    begun = sorted(home.glob("seed-*/lr-*/checkpoint-*.safetensors"))
+    return read_tensors(begun[-1])[1]["model"] if begun else None
+
+# %% ../../nbs/connectomes/16_generations.ipynb #5bcc1045
+@patch
+def arm_config(self: Experiment,
+    arm: str, # which arm
+    inherited: Connectome | None = None # the wiring that is handed on; None: the run's
+) -> GPTConfig:
+    "The architecture of an arm's newborns: the connectome's, or one of their own that is settled with the first."
+    config, other = self.model_config(self.config.development.lifetime.context), find_arm(arm).config
+    if not other: return config
+    if (noted := _sizes_noted(self.run, arm)) is None:
+        made = other(config, (inherited or inherited_connectome(self.run)).n_trainable)
+        noted = {k: getattr(made, k) for k in ("n_layer", "n_head", "n_embd")}
+    if not (path := self.run.file("development", arm, "architecture.json")).exists():
+        noted = {k: noted[k] for k in ("n_layer", "n_head", "n_embd")}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, noted)
+    return GPTConfig(**config.to_dict() | noted)
+
 # %% ../../nbs/connectomes/16_generations.ipynb #08878452
 @patch
 def raise_arm(self: Experiment,
@@ -292,8 +320,7 @@ def raise_arm(self: Experiment,
     folder, life = life_folder(self.run, arm, seed, lr), self.config.development.lifetime
     announce("newborn", status="begun", arm=arm, seed=seed, lr=lr, folder=folder)
     inherited = inherited or inherited_connectome(self.run)
-    wiring, config = self.arm_wiring(arm, seed, inherited), self.model_config(life.context)
-    if other := find_arm(arm).config: config = other(config, inherited.n_trainable)
+    wiring, config = self.arm_wiring(arm, seed, inherited), self.arm_config(arm, inherited)
     newborn = new_gpt(config, self.seeds.child("development", "init", seed)).to(self.device)
     if wiring: newborn = inherit(newborn, wiring)
     life = replace(life, lr=lr, muon_lr=life.muon_lr * lr / life.lr) # the rates of both optimizers scale together
@@ -440,6 +467,11 @@ def _filled(rows, get, like):
     blank = np.full_like(np.asarray(get(like), float), np.nan)
     return np.stack([blank if r is None else np.asarray(get(r), float) for r in rows])
 
+# %% ../../nbs/connectomes/16_generations.ipynb #ec8795b2
+def _n_occurring(exp, arm):
+    "Of an arm's first newborn: weights that training can change, on tokens that occur in the corpus."
+    return occurring_weights(exp.arm_config(arm), exp.arm_wiring(arm, 0), exp.corpus.occurring())
+
 # %% ../../nbs/connectomes/16_generations.ipynb #c0a349d7
 def gather_development(
     exp: Experiment, # the run and its corpus
@@ -462,6 +494,7 @@ def gather_development(
         tokens_per_s=(("arm", "seed"), stack(lambda r: r[1]["tokens_per_s"]), dict(units="tokens/s")),
         wall_time=(("arm", "seed"), stack(lambda r: r[1]["seconds"]), dict(units="s")),
         chosen_lr=("arm", list(chosen.values())), n_live=("arm", [f["n_trainable"] for f in last.values()]),
+        n_live_occurring=("arm", [_n_occurring(exp, a) for a in chosen]),
         density=("arm", [w.density if (w := exp.arm_wiring(a, 0)) else 1.0 for a in chosen]),
         sweep_val_loss=(("arm", "lr"), [[float(np.mean(v)) for v in _sweep(exp, a).values()] for a in chosen], nats),
         **_statistics(exp, facts)),

@@ -22,6 +22,7 @@ def _summarise_arm(exp, ds, arm):
                 bits_per_byte=float(one.val_bits_per_byte) if "val_bits_per_byte" in ds else None,
                 lr=lr, lr_at_edge=len(lrs) > 1 and lr in (min(lrs), max(lrs)),
                 n_live=int(one.n_live), density=float(one.density),
+                n_live_occurring=int(one.n_live_occurring) if "n_live_occurring" in ds else None,
                 difference=gap("window_loss") if paired else None,
                 test_difference=gap("test_window_loss") if paired else None)
 
