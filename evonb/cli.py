@@ -132,11 +132,14 @@ def connectome_text(
         def loss(x): # mean ± sd [low, high]
             sd = f" ± {x['sd']:.3f}" if x["sd"] is not None else ""
             return f"{x['mean']:.3f}{sd}" + ("" if x["low"] is None else f" [{x['low']:.3f}, {x['high']:.3f}]")
+        def live(a): # of all tokens, and of those that occur, where it was noted
+            used = a.get("n_live_occurring")
+            return human_count(a["n_live"]) + (f" ({human_count(used)})" if used is not None else "")
         rows = [("arm", "test loss [95 % CI]", "test: minus connectome's", "validation loss [95 % CI]", "lr",
-                 "live weights")]
+                 "live weights (on tokens that occur)")]
         told = [a.get("test_difference") for a in arms.values()]
         rows += [(name, loss(a["test_loss"]), interval_cell(a.get("test_difference")), loss(a["val_loss"]),
-                  f"{a['lr']:g}", human_count(a["n_live"]))
+                  f"{a['lr']:g}", live(a))
                  for name, a in sorted(arms.items(), key=lambda x: x[1]["test_loss"]["mean"])]
         edge = [m for m, a in arms.items() if a.get("lr_at_edge")]
         units = max((units_text(d) for d in told if d), key=len, default="")

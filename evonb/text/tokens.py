@@ -418,11 +418,33 @@ def sizes(self: PreparedCorpus) -> list: # a dict per split: split, documents (b
     "The size of each split."
     return [dict(split=s, documents=t.n_documents, tokens=len(t), bytes=t.n_bytes) for s, t in self.splits.items()]
 
+# %% ../../nbs/text/14_tokens.ipynb #100793c3
+def _read_through(ids, step=2**20): # np.ndarray, np.memmap or TokenRow; yields (at most step,) uint16
+    "All tokens in pieces. A mapped file is read beside the map, whose pages would stay in this process's memory."
+    for part in getattr(ids, "parts", [ids]):
+        path, start = getattr(part, "filename", None), getattr(part, "offset", 0)
+        whole = path is not None and Path(path).stat().st_size == start + part.nbytes
+        for i in range(0, len(part), step):
+            n = min(step, len(part) - i)
+            if whole: yield np.fromfile(path, part.dtype, n, offset=start + i * part.itemsize)
+            else: yield np.asarray(part[i:i + n])
+
+# %% ../../nbs/text/14_tokens.ipynb #0a9ddd34
+@patch
+def occurring(self: PreparedCorpus) -> np.ndarray: # (vocab_size,) bool
+    "Which tokens of the vocabulary occur in any split; looked up once."
+    if getattr(self, "_occurring", None) is None:
+        self._occurring = np.zeros(self.info["vocab_size"], bool)
+        for t in self.splits.values():
+            for ids in _read_through(t.ids): self._occurring[ids] = True
+    return self._occurring
+
 # %% ../../nbs/text/14_tokens.ipynb #bf90dea1
 @patch
 def __repr__(self: PreparedCorpus):
     rows = "\n".join(f"  {split:12} {tokens!r}" for split, tokens in self.splits.items())
-    return (f"PreparedCorpus({self.info['name']!r}, vocabulary {self.info['vocab_size']}, "
+    occur = f" ({self.info['n_occurring']} occur)" if "n_occurring" in self.info else "" # older ones don't note it
+    return (f"PreparedCorpus({self.info['name']!r}, vocabulary {self.info['vocab_size']}{occur}, "
             f"digest {self.info['digest'][:12]})\n{rows}")
 
 # %% ../../nbs/text/14_tokens.ipynb #6eb7531a
@@ -705,7 +727,7 @@ def prepare(
         else: made = _prepare_text(config, seeds, folder, watch)
     prepared = PreparedCorpus(config, *made, folder)
     if notes: prepared.info["notes"] = notes
-    prepared.info["splits"] = prepared.sizes()
+    prepared.info |= dict(splits=prepared.sizes(), n_occurring=int(prepared.occurring().sum()))
     return prepared
 
 # %% ../../nbs/text/14_tokens.ipynb #259a7fc8
