@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MERGE_FROM', 'token_ids', 'Sequence', 'encode_choices', 'PackedRow', 'Wanted', 'wanted', 'pack', 'Stack', 'stack',
-           'adapted_linear', 'merged_weight', 'Engine', 'bit_sums']
+           'adapted_linear', 'merged_weight', 'Engine', 'begun_prompts', 'bit_sums']
 
 # %% ../../nbs/tasks/14_engine.ipynb #d4569d3e
 import hashlib
@@ -21,7 +21,7 @@ from fastcore.basics import patch
 
 from ..core import InputError, check_choice, check_positive
 from ..store import tensors_digest
-from ..training.base import begin_token
+from ..training.base import TextBegin, text_begin
 from ..training.linear import fast_linear, patched
 
 # %% ../../nbs/tasks/14_engine.ipynb #c5771159
@@ -44,7 +44,8 @@ class Sequence:
 # %% ../../nbs/tasks/14_engine.ipynb #ec120fdd
 def encode_choices(
     tokenizer, # a fast tokenizer of transformers
-    choices: list # of Choice
+    choices: list, # of Choice
+    begin: str | TextBegin = "auto" # what stands before texts, as in `text_begin`
 ) -> list[list[Sequence]]: # per choice, per option
     "Tokenise contexts and options as lm-evaluation-harness does."
     pairs = [] # per choice, per option (context, option): spaces at the context's end belong to the option
@@ -54,17 +55,17 @@ def encode_choices(
     flat = [p for pair in pairs for p in pair]
     wholes = token_ids(tokenizer, dict.fromkeys(c + o for c, o in flat))
     contexts = token_ids(tokenizer, dict.fromkeys(c for c, _ in flat if c))
-    begin = (begin_token(tokenizer),) if any(not c for c, _ in flat) else ()
-    encoded = []
+    begin, encoded = text_begin(tokenizer, begin), []
     for i, pair in enumerate(pairs):
         encoded.append([])
         for c, o in pair:
-            context, whole = (contexts[c], wholes[c + o]) if c else (begin, begin + wholes[o])
-            if len(whole) <= len(context) or not context:
+            whole = begin.before(wholes[c + o], context=bool(c))
+            start = len(begin.before(contexts[c])) if c else max(1, len(begin.alone)) # a first token has no surprisal
+            if len(whole) <= start or (c and not contexts[c]):
                 raise InputError(f"An option of item {i} has no token of its own behind its context. Give each option "
                                  "some text, and let options begin with the space that separates them from their "
                                  "context.")
-            encoded[-1].append(Sequence(whole, len(context)))
+            encoded[-1].append(Sequence(whole, start))
     return encoded
 
 # %% ../../nbs/tasks/14_engine.ipynb #4c74f60a
@@ -229,9 +230,10 @@ class Engine:
         row_tokens: int = 64, # the length of a packed row
         head_rows: int = 256, # positions whose logits are held at once; bounds the memory too
         packing: str = "auto", # "tree", "padded", or "auto": padded, saying why, if the model can't do trees
-        linear: str = "auto" # "onednn", "torch", or "auto" for the machine's better
+        linear: str = "auto", # "onednn", "torch", or "auto" for the machine's better
+        begin: str | TextBegin | None = "auto" # what stands before contexts and texts, as in `text_begin`
     ):
-        self.model, self.tokenizer = model.eval(), tokenizer
+        self.model, self.tokenizer, self.begin = model.eval(), tokenizer, text_begin(tokenizer, begin, model)
         self.method = check_choice(method, ("auto", "batched", "merged"), "method")
         self.max_tokens = check_positive(max_tokens, "max_tokens")
         self.row_tokens = check_positive(row_tokens, "row_tokens")
@@ -251,7 +253,7 @@ class Engine:
 def __repr__(self: Engine):
     why = f" ({self.why_padded})" if self.why_padded else ""
     return (f"Engine({type(self.model).__name__} on {self.model.device}, method {self.method}, linear {self.linear}, "
-            f"packing {self.packing}{why}, max_tokens {self.max_tokens})")
+            f"packing {self.packing}{why}, max_tokens {self.max_tokens}, {self.begin.told})")
 
 # %% ../../nbs/tasks/14_engine.ipynb #4d6f78d0
 @patch
@@ -274,9 +276,9 @@ def plan(self: Engine,
     choices: list # of Choice
 ) -> tuple: # rows, and for each choice its options' token counts
     "How choices are laid out; kept, because a population is scored on the same items again and again."
-    key = tuple(choices), self.packing, self.row_tokens, self.max_tokens, self.context
+    key = tuple(choices), self.packing, self.row_tokens, self.max_tokens, self.context, self.begin
     if key not in self._plans:
-        encoded, items, slot = encode_choices(self.tokenizer, choices), [], 0
+        encoded, items, slot = encode_choices(self.tokenizer, choices, self.begin), [], 0
         for i, (choice, sequences) in enumerate(zip(choices, encoded, strict=True)):
             self._check_length(f"Item {i} ({choice.context[:40]!r} ...)", max(len(s.ids) for s in sequences) - 1)
             items.append(wanted(sequences, choice.absolute, slot))
@@ -432,14 +434,27 @@ def generate(self: Engine,
             for k, answer in enumerate(answers): mine[k // len(some)][some[k % len(some)]] = answer
     return texts
 
+# %% ../../nbs/tasks/14_engine.ipynb #314b9036
+def begun_prompts(
+    tokenizer, # a fast tokenizer of transformers
+    prompts: list, # of Prompt
+    begin: TextBegin # what stands before them
+) -> list: # of tuples of token ids
+    "The tokens of prompts behind what stands before a text; an empty one has a begin token at least."
+    found = token_ids(tokenizer, dict.fromkeys(p.text for p in prompts))
+    ids = [begin.before(found[p.text], context=bool(found[p.text])) for p in prompts]
+    if () in ids:
+        raise InputError(f"Prompt {ids.index(())} is empty, and with begin={begin.policy!r} nothing stands before it: "
+                         "there is nothing to go on from. Give it some text, or name a begin token.")
+    return ids
+
 # %% ../../nbs/tasks/14_engine.ipynb #d166cb7a
 @patch
 def encode_prompts(self: Engine,
     prompts: list # of Prompt
 ) -> list: # of tuples of token ids
     "The tokens of prompts; one that leaves no room for its answer is refused."
-    found = token_ids(self.tokenizer, dict.fromkeys(p.text for p in prompts))
-    ids = [found[p.text] or (begin_token(self.tokenizer),) for p in prompts]
+    ids = begun_prompts(self.tokenizer, prompts, self.begin)
     for i, (p, t) in enumerate(zip(prompts, ids, strict=True)):
         self._check_length(f"Prompt {i} ({p.text[:40]!r} ...) with its max_new_tokens", len(t) + p.max_new_tokens)
     return ids
@@ -500,6 +515,8 @@ def digest(self: Engine) -> str: # SHA-256 in hex
     config = {k: str(v) for k, v in self.model.config.to_dict().items()
               if k not in ("_name_or_path", "transformers_version")}
     special = [self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, sorted(map(str, self.end_ids()))]
+    usual, own = text_begin(self.tokenizer, "alone"), self.begin # as scores of before were computed: digests stay
+    if (own.ids, own.alone) != (usual.ids, usual.alone): special.append([own.ids, own.alone])
     state = dict(itertools.chain(self.model.named_parameters(), self.model.named_buffers()))
     # what changes when the base changes, without hashing it
     tokenizer = self.tokenizer.backend_tokenizer

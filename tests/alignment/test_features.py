@@ -188,7 +188,9 @@ def test_a_token_over_two_words_counts_for_the_first_and_is_reported(tiny):
     if t.spanning:
         found = read(tiny, [p])
         assert found.attrs["spanning_tokens"] == t.spanning == 1
-        assert found.n_tokens[2] == 0 and found.surprisal[2] == 0
+        assert found.n_tokens[2] == 0 and np.isnan(found.surprisal[2])  # not 0: nothing is known of it alone
+        assert found.shared.values.tolist() == [False, True, True, False]
+        assert found.attrs["words_without_token"] == 1 and found.attrs["words_sharing_tokens"] == 2
         assert np.array_equal(found.hidden[:, 2], found.hidden[:, 1])
         assert np.isclose(found.surprisal.sum(), plain(tiny, p.text)[0].sum(), atol=1e-4)
     word, holder, spanning = token_words(p, [(0, 3), (3, 11), (11, 17)])
