@@ -423,7 +423,7 @@ def split_halves(
 # %% ../../nbs/alignment/14_reading.ipynb #84cc9ece
 def check_surprisal(
     reading: ReadingTimes,
-    surprisal, # (n_words,) bits
+    surprisal, # (n_words,) bits; nan where it isn't known
     name: str = "surprisal" # for messages
 ) -> np.ndarray: # (n_words,) float
     "Refuse surprisals that don't fit the words."
@@ -431,14 +431,13 @@ def check_surprisal(
     if values.shape != reading.time.shape:
         raise InputError(f"{name} has shape {values.shape}, but {reading.name} has {len(reading.time)} words; give one "
                          "number of bits for each.")
-    wrong = np.isinf(values) | (np.isnan(values) & (reading.position > 1))
-    if wrong.any():
+    if (wrong := np.isinf(values)).any():
         i = int(wrong.argmax())
         raise InputError(f"{name} is {values[i]} at word {reading.position[i]} of {reading.story[i]} "
-                         f"({reading.word[i]!r}); only the first word of a story may be nan, where a model can't "
-                         "score it.")
+                         f"({reading.word[i]!r}); give a number of bits, or nan where it isn't known.")
     there = values[np.isfinite(values)]
-    if not len(there) or np.ptp(there) == 0:
+    if not len(there): raise InputError(f"{name} is nan at every word; nothing is known of the model.")
+    if np.ptp(there) == 0:
         raise InputError(f"{name} is the same for every word; there is nothing that could explain reading times.")
     return values
 

@@ -662,7 +662,6 @@ def test_bad_settings_are_named(bad):
 
 def bent(bits, what):
     bits = bits.copy()
-    if what == "nan": bits[7] = np.nan
     if what == "infinite": bits[0] = np.inf
     if what == "short": bits = bits[:-1]
     if what == "constant": bits[:] = 3
@@ -671,12 +670,22 @@ def bent(bits, what):
 
 
 @pytest.mark.parametrize("what, message", [
-    ("nan", "surprisal of m is nan at word 8 of story 1"), ("infinite", "is inf at word 1 of story 1"),
+    ("infinite", "is inf at word 1 of story 1"),
     ("short", r"shape \(1499,\), but toy-reading has 1500 words"), ("constant", "is the same for every word"),
-    ("empty", "is nan at word 2 of story 1")])
+    ("empty", "surprisal of m is nan at every word")])
 def test_bad_surprisals_are_named(toy, counts, what, message):
     with pytest.raises(InputError, match=message):
         b.score_models(toy[0], {"m": bent(toy[1]["surprisal"], what)}, QUICK, counts)
+
+
+def test_words_whose_surprisal_isnt_known_are_left_out_and_told(toy, counts):
+    reading, bits = toy[0], toy[1]["surprisal"].copy()
+    bits[[7, 40]] = np.nan
+    ds = b.score_models(reading, {"m": bits}, QUICK, counts)
+    assert not ds.used.values[[7, 40]].any() and ds.used.values[[6, 8, 39, 41]].all()
+    assert not ds.fitted.values[[7, 8, 9, 40, 41, 42]].any()  # words whose previous word isn't known aren't fitted, too
+    assert ds.fitted.values[[6, 10, 39, 43]].all()
+    assert any("2 words have no surprisal" in n for n in json.loads(ds.notes))
 
 
 def test_more_folds_than_stories_is_an_error(toy, counts):
