@@ -191,7 +191,7 @@ class _Scorer:
         torch.set_num_threads(n_threads)
         try:
             self.backend = InProcess(open_engine())
-            self.told = "open", self.backend.digest(), node_name()
+            self.told = "open", (self.backend.digest(), self.backend.begin), node_name()
         except Exception as e: self.told = "failed", f"{type(e).__name__}: {e}", node_name()
 
     def opened(self): return self.told # the first thing that it is asked
@@ -239,7 +239,7 @@ class RayPool(Backend):
         if n_workers is not None: check_positive(n_workers, "n_workers")
         self.open_engine, self.wanted, self.timeout, self.n_threads = open_engine, n_workers, timeout, n_threads
         self.open_timeout, self.max_tries, self.n_gpus = open_timeout, max_tries, n_gpus
-        self._workers, self._digest, self.history = [], None, deque(maxlen=10_000)
+        self._workers, self._digest, self._begin, self.history = [], None, None, deque(maxlen=10_000)
 
     in_flight = 2 # jobs that an actor has at most: one at work, one waiting
 
@@ -292,11 +292,11 @@ def _awake(self: RayPool, worker):
     except _ray().exceptions.RayError as e: return self._asleep(worker, e)
     worker.waking, worker.since = None, time.monotonic()
     if said == "failed": why = f"{worker.node} couldn't open the base: {what}. Call open_engine() there to see why."
-    elif self._digest not in (None, what):
+    elif self._digest not in (None, what[0]):
         why = (f"{worker.node} opened another base than the rest, but open_engine must give the same one on every "
                "node. Copy the base's files anew.")
     else:
-        self._digest = what
+        self._digest, self._begin = what
         return
     self.close()
     raise InputError(why)
@@ -349,6 +349,13 @@ def digest(self: RayPool) -> str: # of the base that the workers hold
     "As `Engine.digest`."
     if self._digest is None: self._ready()
     return self._digest
+
+# %% ../nbs/82_cluster.ipynb #f1cc4a3a
+@patch(as_prop=True)
+def begin(self: RayPool): # -> TextBegin
+    "What the actors' engines put before texts."
+    if self._begin is None: self._ready()
+    return self._begin
 
 # %% ../nbs/82_cluster.ipynb #7f216213
 @patch
@@ -465,24 +472,26 @@ def _restart(self: RayPool, worker):
 def base_engine(
     name: str, # what `open_base` takes
     device: str, # where it lives
-    max_tokens: int = 2048 # tokens in one pass
+    max_tokens: int = 2048, # tokens in one pass
+    begin: str | None = "auto" # what stands before contexts and texts, as in `text_begin`
 ) -> Engine:
     "An engine of a base by name: what a worker opens."
     base = open_base(name, device)
-    return Engine(base.model, base.tokenizer, max_tokens=max_tokens)
+    return Engine(base.model, base.tokenizer, max_tokens=max_tokens, begin=begin)
 
 # %% ../nbs/82_cluster.ipynb #e39d7037
 def open_pool(
     name: str, # what `open_base` takes
     device: str, # "cpu"; or "cuda": each actor has a GPU to itself
     max_tokens: int = 2048, # tokens in one pass
+    begin: str | None = "auto", # what stands before contexts and texts, as in `text_begin`
     **options # of RayPool
 ) -> RayPool: # open
     "A pool over the cluster that this process belongs to: `partial(open_pool, max_tokens=...)` for `breed`."
     path, _, newborn = str(name).partition("::")
     if Path(path).exists(): name = "::".join(filter(None, (str(Path(path).resolve()), newborn)))
     on_gpu = device.startswith("cuda")
-    engine = partial(base_engine, name, "cuda" if on_gpu else device, max_tokens)
+    engine = partial(base_engine, name, "cuda" if on_gpu else device, max_tokens, begin=begin)
     return RayPool(engine, n_gpus=float(on_gpu), **options).open()
 
 # %% ../nbs/82_cluster.ipynb #d34204c7
@@ -778,9 +787,10 @@ def fleet_on(
 @contextmanager
 def backend_on(
     address: str | None, # what `connect` takes; None: no cluster
-    max_tokens: int = 2048 # the run's bound on tokens in one pass
+    max_tokens: int = 2048, # the run's bound on tokens in one pass
+    begin: str | None = "auto" # the run's rule for what stands before texts
 ): # yields a function, or None
     "What `breed` takes as `open_backend`."
     if address is None: yield None
     else:
-        with connect(address): yield partial(open_pool, max_tokens=max_tokens)
+        with connect(address): yield partial(open_pool, max_tokens=max_tokens, begin=begin)

@@ -392,9 +392,9 @@ def test_the_command_line_names_the_cluster(here):
         assert isinstance(fleet, RayFleet)
     with _fleet(parser().parse_args(["demo"])) as fleet:
         assert fleet is None
-    config = BreedConfig(max_tokens=77)
+    config = BreedConfig(max_tokens=77, begin="model")
     with _scorers(parser().parse_args(["population", "--ray", "local"]), config) as opens:
-        assert opens.keywords == dict(max_tokens=77)
+        assert opens.keywords == dict(max_tokens=77, begin="model")
     both = parser().parse_args(["population", "--ray", "local", "--server", "http://localhost:1"])
     with pytest.raises(InputError, match="--ray.*or by a server"):
         _scorers(both, config)

@@ -42,11 +42,11 @@ from fastcore.basics import patch
 from ..core import EvonbError, InputError, Seeds, StopRequest, cache_folder, check_positive, parsing, stoppable
 from ..store import read_json, write_json
 from .backends import Backend, check_seconds, not_finite
-from .engine import Engine, PackedRow, encode_choices
+from .engine import Engine, PackedRow, begun_prompts, encode_choices
 from .fitness import plain_digest
 from .tasks import Prompt, ScoreError
 from ..training.adapters import Adapter, check_modules, new_config, read_adapter, write_adapter
-from ..training.base import begin_token, open_base
+from ..training.base import TextBegin, begin_token, open_base, text_begin
 
 # %% ../../nbs/tasks/20_serving.ipynb #d472cf76
 class ServerError(InputError):
@@ -158,9 +158,11 @@ class ServerBackend(Backend):
         backoff: float = .5, # seconds of the first pause
         seed: int = 0, # of the pauses' jitter
         within: float = .05, # nats a token that two probes of the same base may differ by
-        keep: bool = False # leave individuals' folders
+        keep: bool = False, # leave individuals' folders
+        begin: str | TextBegin | None = "auto" # what stands before contexts and texts, as in `text_begin`
     ):
         self.url, self.tokenizer, self.wanted_model = server_address(url), tokenizer, model
+        self.begin = text_begin(tokenizer, begin)
         self._token = token or os.environ.get("EVONB_SERVER_TOKEN") or os.environ.get("OPENAI_API_KEY") or ""
         self.folder = Path(adapters_folder or default_adapters()).absolute()
         self.adapters_at, self.keep, self.within = adapters_at or str(self.folder), keep, within
@@ -350,7 +352,9 @@ def known(self: ServerBackend) -> dict: # name, root, room (tokens), n_new, prob
 def digest(self: ServerBackend) -> str: # SHA-256 in hex
     "A name for the served base under which scores are kept: not a hash of weights, which stay on the server."
     if self._digest is None: self._digest = self._known_probe(self.known())
-    return self._digest
+    usual = text_begin(self.tokenizer, "alone") # as scores of before were computed: their digest stays
+    if (own := (self.begin.ids, self.begin.alone)) == (usual.ids, usual.alone): return self._digest
+    return plain_digest([self._digest, *own])
 
 # %% ../../nbs/tasks/20_serving.ipynb #377bfbbe
 @patch
@@ -450,9 +454,8 @@ def _encode(self: ServerBackend, choices, prompts):
     "Token ids; those of the last items asked are kept, because a population is asked the same again and again."
     key = (tuple(choices), tuple(prompts))
     if key not in self._encoded:
-        split = [self.tokenizer(p.text, add_special_tokens=False)["input_ids"] for p in prompts]
-        ids = [tuple(i) or (begin_token(self.tokenizer),) for i in split]
-        self._encoded = {key: (encode_choices(self.tokenizer, choices), ids)}
+        ids = begun_prompts(self.tokenizer, prompts, self.begin)
+        self._encoded = {key: (encode_choices(self.tokenizer, choices, self.begin), ids)}
     return self._encoded[key]
 
 # %% ../../nbs/tasks/20_serving.ipynb #f6b12d27
@@ -571,7 +574,8 @@ def asked(
     body: dict, # a request's JSON
     tokenizer, # of the served base
     context: int, # tokens
-    n_vocab: int # token ids are below it
+    n_vocab: int, # token ids are below it
+    begin: str | TextBegin = "auto" # what stands before prompts that are texts
 ) -> Asked:
     "What a request wants, or why it can't have it."
     for key, value in body.items():
@@ -586,7 +590,7 @@ def asked(
                            "Set temperature to 0.")
     if not isinstance(echo := body.get("echo") or False, bool): raise Refused(400, "echo must be true or false.")
     if not max_tokens and not echo: raise Refused(400, "max_tokens is 0 without echo: nothing is asked.")
-    ids = prompt_ids(body.get("prompt"), tokenizer, context, n_vocab)
+    ids = prompt_ids(body.get("prompt"), tokenizer, context, n_vocab, begin)
     if (n := max(map(len, ids))) + max(0, max_tokens - 1) > context:
         raise Refused(400, f"A prompt of {n} tokens and max_tokens {max_tokens} don't fit into this model's context of "
                            f"{context} tokens.")
@@ -605,7 +609,8 @@ def prompt_ids(
     prompt, # of a request
     tokenizer, # of the served base
     context: int, # tokens
-    n_vocab: int # token ids are below it
+    n_vocab: int, # token ids are below it
+    begin: str | TextBegin = "auto" # what stands before prompts that are texts; token ids are taken as they are
 ) -> list: # of lists of token ids
     "The tokens of a request's prompts, or why they can't be asked."
     many = isinstance(prompt, list) and prompt and isinstance(prompt[0], (str, list))
@@ -618,7 +623,9 @@ def prompt_ids(
             try: p.encode()
             except UnicodeEncodeError:
                 raise Refused(400, "The prompt isn't valid Unicode: half a surrogate pair.") from None
-            p = tokenizer(p, add_special_tokens=False, verbose=False)["input_ids"] or [begin_token(tokenizer)]
+            p = tokenizer(p, add_special_tokens=False, verbose=False)["input_ids"]
+            p = list(text_begin(tokenizer, begin).before(p, context=bool(p)))
+            if not p: raise Refused(400, "The prompt is empty, and nothing stands before a text here.")
         elif not isinstance(p, list) or not p:
             raise Refused(400, "prompt must be a text, a list of token ids, or a list of either; none may be missing "
                                "or empty.")
@@ -765,7 +772,7 @@ def completions(self: ModelServer, body) -> dict:
     model, served = body.get("model"), {self.name: Adapter({}, {}, {}, {}), **self.loaded}
     adapter = served.get(model) if isinstance(model, str) else None
     if adapter is None: raise Refused(404, f"The model {model!r:.150} does not exist. Served are: {', '.join(served)}.")
-    a = asked(body, self.engine.tokenizer, self.engine.context, self._n_vocab)
+    a = asked(body, self.engine.tokenizer, self.engine.context, self._n_vocab, self.engine.begin)
     longest, n_tokens = max(map(len, a.ids)) + a.max_tokens, sum(map(len, a.ids)) + a.max_tokens * len(a.ids)
     with self._computing:
         for _ in self.engine.groups([adapter], n_tokens, longest): # one group
@@ -941,12 +948,13 @@ def serve(
     max_loaded: int = 16, # adapters at once
     max_tokens: int = 2048, # tokens in one pass of the model: bounds the memory
     device: str | None = None, # where the base lives; None takes the best there is
-    stop: StopRequest | None = None # one to share with another thread
+    stop: StopRequest | None = None, # one to share with another thread
+    begin: str | None = "auto" # what stands before prompts that are texts, as in `text_begin`
 ):
     "Serve a base on 127.0.0.1 until SIGINT or SIGTERM."
     with stoppable(stop) as request:
         opened = open_base(base, device)
-        engine = Engine(opened.model, opened.tokenizer, max_tokens=max_tokens)
+        engine = Engine(opened.model, opened.tokenizer, max_tokens=max_tokens, begin=begin)
         with ModelServer(engine, name or str(base), adapters_folder, token, port, max_loaded) as server:
             say = lambda what, value: print(f"{what + ':':10}{value}", flush=True)
             for what, value in (("server", server.url), ("model", server.name), ("adapters", server.folder),
@@ -959,12 +967,14 @@ def served_by(
     url: str, # the server's address
     model: str | None = None, # the name that the base is served under; None: the only one
     adapters_folder=None, # that the server can read
+    begin: str | None = "auto", # what stands before contexts and texts, as in `text_begin`
     **options # of `ServerBackend`
 ): # -> a function of (base's name, device) that opens a ServerBackend
     "How `breed` scores through a server."
     def open_backend(base_name, device):
         base = open_base(base_name, device)
-        backend = ServerBackend(url, base.tokenizer, model, adapters_folder=adapters_folder, **options)
+        found = text_begin(base.tokenizer, begin, base.model)
+        backend = ServerBackend(url, base.tokenizer, model, adapters_folder=adapters_folder, begin=found, **options)
         check_served(backend, base)
         return backend
     return open_backend
