@@ -7,8 +7,8 @@ __all__ = ['own_mark', 'replacing', 'content_digest', 'write_json', 'read_json',
            'read_tensors', 'append', 'write_dataset', 'write_netcdf', 'too_large', 'check_arrays', 'texts_as_str',
            'file_starts', 'read_dataset', 'writing_folder', 'inside', 'check_folder', 'versions', 'now', 'Run',
            'is_locked', 'locked', 'being_written', 'process_began', 'own_files', 'changed_settings', 'differences',
-           'content_of', 'visible_files', 'identity', 'leaves', 'inputs_of', 'stands_for', 'real_changes', 'create_run',
-           'writing', 'open_run', 'reopen_run', 'folder_size']
+           'content_of', 'visible_files', 'identity', 'leaves', 'inputs_of', 'stands_for', 'real_changes', 'as_begun',
+           'create_run', 'writing', 'open_run', 'reopen_run', 'folder_size']
 
 # %% ../nbs/04_store.ipynb #760b2170
 import datetime
@@ -26,6 +26,7 @@ import socket
 import time
 import zipfile
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -633,6 +634,20 @@ def real_changes(
     noted = run.about.get("inputs") or {}
     return [f"{k}: {a!r} there, {b!r} asked" for k, (a, b) in changed_settings(run.config, config).items()
             if stands_for(a, noted) != stands_for(b, {})]
+
+# %% ../nbs/04_store.ipynb #328e0309
+def as_begun(
+    path, # a run's folder, there or not
+    config, # a dataclass of all settings asked for
+    within: str = "", # the part of the settings that `config` is, as in "training"; "": all of them
+    **later # settings that runs of before don't have: name -> default
+): # `config`, with None for what the run that is there was begun without
+    "Settings to go on with in a run that was made before some of them existed."
+    path = Path(path)/"run.json"
+    stored = read_json(path).get("config") if path.is_file() else None
+    if isinstance(stored, dict) and within: stored = stored.get(within)
+    if not isinstance(stored, dict): return config
+    return replace(config, **{k: None for k, v in later.items() if k not in stored and getattr(config, k) == v})
 
 # %% ../nbs/04_store.ipynb #e88ee9d1
 @contextmanager

@@ -23,7 +23,7 @@ from fastcore.basics import patch
 
 from .data import data_forms, open_data
 from .encoding import RidgeConfig, across_subject_ceiling, encode, permutation_null
-from .features import ReadConfig, read
+from .features import COUNTS, ReadConfig, count_notes, read
 from .reading import BehaviorConfig, ReadingTimes, score_models
 from .responses import Responses, design, nuisance_design
 from .surfaces import to_surface, write_surface
@@ -32,9 +32,9 @@ from ..core import InputError, Seeds, Stopped, StopRequest, announce, cache_fold
 from ..core import progress, stoppable, to_dict
 from ..kinds import call, write_results
 from ..statistics import contrast, fdr, gain_verdict, mean_interval
-from ..store import Run, changed_settings, create_run, open_run, read_dataset, read_json, replacing, write_dataset
-from ..store import write_json
-from ..training.base import Base, choose_device, new_base, open_base
+from ..store import Run, as_begun, changed_settings, create_run, open_run, read_dataset, read_json, replacing
+from ..store import write_dataset, write_json
+from ..training.base import Base, choose_device, new_base, open_base, text_begin
 from ..training.gpt import GPT, new_gpt
 
 # %% ../../nbs/alignment/30_run.ipynb #17d17f2b
@@ -47,6 +47,7 @@ class AlignConfig:
     untrained: int = 3 # fresh models of the same architecture beside them
     layers: tuple[int, ...] = () # for brain data; 0 is the embeddings; empty: all
     context: int | None = None # tokens that a model sees at once; None: its own
+    begin: str | None = "auto" # what stands before a text, as in `text_begin`; None, as in runs of before: "alone"
     correction: bool = False # word probabilities with the begin-of-word correction
     how: str = "average" # a scan's words: average, sum or lanczos
     delays: tuple[int, ...] = (1, 2, 3, 4) # scans after a word at which its response is sought
@@ -158,6 +159,7 @@ class Alignment:
     show: bool = True
     stop: StopRequest | None = None
     cache: Path | None = None # where features are kept; None: the user's cache
+    begins: dict = field(default_factory=dict) # name of a model -> what stands before its texts
 
     @property
     def seeds(self): return Seeds(self.config.seed)
@@ -172,14 +174,17 @@ class Alignment:
 @patch
 def open(self: Alignment, candidate) -> Base:
     "A model, ready to read."
-    return open_candidate(candidate, self.config.seed, self.device)
+    base = open_candidate(candidate, self.config.seed, self.device)
+    self.begins[candidate.name] = text_begin(base.tokenizer, self.config.begin, base.model).told
+    return base
 
 # %% ../../nbs/alignment/30_run.ipynb #e2116666
 @patch
 def features(self: Alignment, base, layers="none"): # -> xarray Dataset of `read`
     "What a model makes of the data's texts, from the cache where it read them before."
     level = "passage" if isinstance(self.data, Responses) and self.data.kind == "items" else "word"
-    config = ReadConfig(level=level, layers=layers, context=self.config.context, correction=self.config.correction)
+    config = ReadConfig(level=level, layers=layers, context=self.config.context, begin=self.config.begin,
+                        correction=self.config.correction)
     return read(base, self.data.passages, config, cache=self.cache or cache_folder()/"features", show=self.show,
                 stop=self.stop)
 
@@ -261,7 +266,8 @@ def score_brain(self: Alignment, candidate): # -> xarray Dataset over layer, fol
     if path.exists():
         shutil.rmtree(folder, ignore_errors=True) # where a kill came between
         return read_dataset(path)
-    hidden = self.features(base, self.config.layers or "all").hidden
+    found = self.features(base, self.config.layers or "all")
+    hidden, counts = found.hidden, {k: found.attrs[k] for k in COUNTS}
     layers = [int(x) for x in hidden.layer.values]
     with progress(len(layers), candidate.name, show=self.show, unit="layer") as bar:
         made = []
@@ -269,7 +275,7 @@ def score_brain(self: Alignment, candidate): # -> xarray Dataset over layer, fol
             made.append(self.scored_layer(folder, hidden, layer))
             announce("layer", model=candidate.name, layer=layer, layers=layers, score=float(made[-1].r_fold.mean()))
             bar.update()
-    write_dataset(path, xr.concat(made, "layer").assign_coords(layer=layers))
+    write_dataset(path, xr.concat(made, "layer").assign_coords(layer=layers).assign_attrs(counts))
     shutil.rmtree(folder)
     return read_dataset(path)
 
@@ -337,14 +343,16 @@ def gather_brain(self: Alignment, made): # made: a dataset each model; -> xarray
     t = self.data.targets
     ds = ds.assign_coords(target=t.target.tolist(), **self.coordinates(),
                           **{k: ("target", t[k].tolist()) for k in ("roi", "subject", "x", "y", "z")})
-    return ds.assign_attrs(data=self.data.name, illustrative=int(self.data.illustrative), folds=self.config.ridge.folds,
-                           notes=json.dumps(self.data.notes), n_permutations=self.config.n_permutations)
+    ds = ds.assign_attrs(data=self.data.name, illustrative=int(self.data.illustrative), folds=self.config.ridge.folds,
+                         notes=json.dumps(self.data.notes), n_permutations=self.config.n_permutations)
+    return self.with_counts(ds, [m.attrs for m in made])
 
 # %% ../../nbs/alignment/30_run.ipynb #55128b06
 @patch
 def coordinates(self: Alignment) -> dict:
-    "Arm and seed of each model."
-    return dict(arm=("model", [c.arm for c in self.models]), seed=("model", [c.seed for c in self.models]))
+    "Arm and seed of each model, and what stood before its texts."
+    each = lambda f: ("model", [f(c) for c in self.models])
+    return dict(arm=each(lambda c: c.arm), seed=each(lambda c: c.seed), begin=each(lambda c: self.begins[c.name]))
 
 # %% ../../nbs/alignment/30_run.ipynb #bd64e90f
 def ceilings(
@@ -358,14 +366,22 @@ def ceilings(
             out[rows.index] = across_subject_ceiling(courses).r.values[:, 0]
     return out
 
+# %% ../../nbs/alignment/30_run.ipynb #8c1d2c0f
+@patch
+def with_counts(self: Alignment, ds, counts): # counts: a dict each model; -> xarray Dataset
+    "What reading left out, as variables over models and as notes; -1 for models that were scored before it was counted."
+    each = {k: [int(c.get(k, -1)) for c in counts] for k in COUNTS}
+    notes = [*json.loads(ds.notes), *count_notes({k: max(v) for k, v in each.items()})]
+    return ds.assign({k: ("model", v) for k, v in each.items()}).assign_attrs(notes=json.dumps(notes))
+
 # %% ../../nbs/alignment/30_run.ipynb #502cc9f2
 @patch
 def score_reading(self: Alignment): # -> xarray Dataset over model and story
     "Surprisal of every model against reading times."
-    surprisals = self.each_model(lambda c: self.features(self.open(c)).surprisal.values)
-    names = [c.name for c in self.models]
-    ds = score_models(self.data, dict(zip(names, surprisals)), self.config.behavior)
-    return ds.assign_coords(self.coordinates())
+    found = self.each_model(lambda c: self.features(self.open(c)))
+    own = [f.surprisal.where(~f.shared).values for f in found] # bits that two words share belong to neither
+    ds = score_models(self.data, dict(zip([c.name for c in self.models], own)), self.config.behavior)
+    return self.with_counts(ds.assign_coords(self.coordinates()), [f.attrs for f in found])
 
 # %% ../../nbs/alignment/30_run.ipynb #c6aafa93
 @patch
@@ -474,6 +490,7 @@ def summarise(self: Alignment, ds) -> dict:
     arms = {a: v | layers.get(a, {}) for a, v in arms.items()}
     unit = "ΔR²" if brain else "nats/word"
     facts = self.brain_facts(ds) if brain else self.reading_facts(ds)
+    facts += list(dict.fromkeys(ds.begin.values.tolist()))
     return dict(kind="alignment", modality="brain" if brain else "reading", data=self.data.name,
                 source=self.config.source, models=[c.name for c in self.models], reference=reference_arm(arms),
                 arms=arms, facts=facts,
@@ -512,7 +529,7 @@ def score_table(
     "Scores as rows, written to `scores.csv`."
     brain = "layer" in ds.dims
     names = ("r", "gain", "p", "q") if brain else ("pearson", "spearman", "gain", "n_words")
-    beside = ("arm", "seed", *(("roi", "subject") if brain else ()))
+    beside = ("arm", "seed", *(("begin",) if "begin" in ds else ()), *(("roi", "subject") if brain else ()))
     table = ds[list(names)].to_dataframe().reset_index()
     return table[["model", *beside, *(("layer", "target") if brain else ("story",)), *names]].dropna(subset=["gain"])
 
@@ -567,7 +584,7 @@ def align_run(
     cache=None # a folder for features; None: the user's cache
 ) -> Run:
     "Score every model of a source on a data set, in one run folder."
-    config.check()
+    config = as_begun(path, config.check(), begin="auto")
     device, models = choose_device(device), candidates(config)
     data = open_data(config.data, Seeds(config.seed).child("data")) if data is None else data
     with stoppable(stop) as request, create_run(path, to_dict(config), "alignment", resume) as run:

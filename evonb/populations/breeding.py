@@ -26,18 +26,18 @@ from ..evolution.operators import usable
 from ..evolution.search import best_so_far, evolve
 from ..kinds import refusal, write_results
 from .ensemble import COMBINATIONS, ensemble_accuracy
-from .experts import check_base, load_experts, seen_in_training
+from .experts import check_base, load_experts, read_expert, seen_in_training
 from .spaces import AdapterSpace, CoefficientSpace, StoredSpace
 from ..statistics import describe, family_text, judge_family, moments, p_text, paired_difference, units_text
 from ..statistics import verdict
-from ..store import Run, create_run, differences, open_run, read_dataset, read_json, read_tensors, write_json
-from ..store import write_tensors
-from ..tasks.backends import InProcess
+from ..store import Run, as_begun, create_run, differences, open_run, read_dataset, read_json, read_tensors
+from ..store import write_json, write_tensors
+from ..tasks.backends import InProcess, check_begin
 from ..tasks.engine import Engine
 from ..tasks.fitness import Cache, Fitness, pack_score, unpack_score
 from ..tasks.tasks import TASKS, Task, open_task, open_test
 from ..training.adapters import Adapter, LazyAdapter, check_modules
-from ..training.base import choose_device, open_base
+from ..training.base import TextBegin, choose_device, open_base, text_begin
 
 # %% ../../nbs/populations/18_breeding.ipynb #4e8b9d25
 BASELINES = ("best-expert", "uniform", "sum", "random-search") # beside every evolution, at the same evaluations
@@ -63,6 +63,7 @@ class BreedConfig:
     ensemble_size: int = 5 # the most members
     n_bootstrap: int = 2000 # without effect since intervals come from tests; runs of before have it
     max_tokens: int = 2048 # tokens in one pass of the model: bounds the memory
+    begin: str | None = "auto" # what stands before a text, as in `text_begin`; None, as in runs of before: "alone"
     seed: int = 0 # the root of the seed tree
 
 # %% ../../nbs/populations/18_breeding.ipynb #5f6de00c
@@ -169,6 +170,7 @@ class Breeding:
     show: bool = True
     stop: StopRequest | None = None
     opened: list = field(default_factory=list) # the tasks with their test items, once they were asked
+    begin: TextBegin | None = None # what stands before texts; None: as the backend has it
 
     @property
     def seeds(self): return Seeds(self.config.seed)
@@ -271,9 +273,11 @@ def _open(run, config, device, show, stop, open_backend=None):
     experts = load_experts(config.experts)
     base = _open_base(config, experts, device)
     tasks, held_out = _open_tasks(run, config)
-    if open_backend is None: backend = InProcess(Engine(base.model, base.tokenizer, max_tokens=config.max_tokens))
-    else: backend = open_backend(config.base or expert_base(config.experts), device)
+    begin = text_begin(base.tokenizer, config.begin, base.model)
+    if open_backend is not None: backend = open_backend(config.base or expert_base(config.experts), device)
+    else: backend = InProcess(Engine(base.model, base.tokenizer, max_tokens=config.max_tokens, begin=begin))
     try:
+        check_begin(backend, begin)
         fitness = Fitness(backend, tasks, cache=RunCache(run.file("cache")))
         left_out = failed_experts(experts, fitness)
         experts = {n: a for n, a in experts.items() if n not in left_out}
@@ -281,7 +285,7 @@ def _open(run, config, device, show, stop, open_backend=None):
             raise InputError(f"{config.experts} has {len(experts)} expert{_told(left_out)}, but a population needs at "
                              "least two. Train more.")
         space = make_space(experts, config)
-        yield Breeding(run, config, base, experts, tasks, held_out, fitness, space, left_out, show, stop)
+        yield Breeding(run, config, base, experts, tasks, held_out, fitness, space, left_out, show, stop, begin=begin)
     finally:
         if open_backend is not None and hasattr(backend, "close"): backend.close()
 
@@ -524,6 +528,16 @@ def failures_told(
     return (f" Individuals that failed (NaN, or output that can't be graded) and so couldn't be selected: "
             f"{', '.join(f'{n} of {m}' for m, n in failed.items())}.")
 
+# %% ../../nbs/populations/18_breeding.ipynb #19b28302
+@patch(as_prop=True)
+def begin_told(self: Breeding) -> str:
+    "What stands before texts in scoring, and in the experts' training where that was another rule."
+    told = self.begin.told if self.begin else "what stands before a text is the backend's to say"
+    if not (run := experts_run(self.config.experts)): return told
+    trained = dict.fromkeys(read_expert(run, n).get("begin", told) for n in run.config["experts"])
+    others = [t for t in trained if t.partition(" (")[0] != told.partition(" (")[0]] # the same by another policy's name
+    return told + "".join(f"; experts were trained otherwise: {t}" for t in others)
+
 # %% ../../nbs/populations/18_breeding.ipynb #ca82bcd7
 @patch
 def gather(self: Breeding, results, tested, voted): # -> xarray Dataset
@@ -549,7 +563,7 @@ def gather(self: Breeding, results, tested, voted): # -> xarray Dataset
     if c.space == "coefficients":
         data["coefficients"] = (*of_run, "group", "expert"), np.array(grid(lambda m, s: results[m, s].best.genome))
         coords["group"] = list(self.space.groups)
-    return xr.Dataset(data | self._votes(voted), coords)
+    return xr.Dataset(data | self._votes(voted), coords, dict(begin=self.begin_told))
 
 # %% ../../nbs/populations/18_breeding.ipynb #8fcab555
 @patch
@@ -591,7 +605,7 @@ def summarise(self: Breeding, results, tested, voted) -> dict:
     said = breeding_statement(judged, c.methods or c.all_methods()) + _told(self.left_out) + failures_told(judged)
     return dict(kind="population", statement=said, methods=judged, tasks=tasks, experts=list(self.experts),
                 left_out=self.left_out, base=self.base.name, space=c.space, by=c.by, budget=c.budget, n_seeds=c.n_seeds,
-                ci=.95)
+                begin=self.begin_told, ci=.95)
 
 # %% ../../nbs/populations/18_breeding.ipynb #fef076d5
 def breed(
@@ -604,7 +618,7 @@ def breed(
     open_backend=None # (base's name, device) -> a Backend that scores, as on a cluster; None: this process
 ) -> Run:
     "Evolve a population of experts by several methods, and test what they chose, in one run folder."
-    config.check()
+    config = as_begun(path, config.check(), begin="auto")
     device = choose_device(device)
     with stoppable(stop) as request, create_run(path, to_dict(config), "population", resume) as run:
         if run.file("summary.json").exists(): return run
