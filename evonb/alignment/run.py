@@ -369,7 +369,7 @@ def ceilings(
 # %% ../../nbs/alignment/30_run.ipynb #8c1d2c0f
 @patch
 def with_counts(self: Alignment, ds, counts): # counts: a dict each model; -> xarray Dataset
-    "What reading left out, as variables over models and as notes; -1 for models that were scored before it was counted."
+    "What reading left out, as variables over models and as notes; -1 where it wasn't counted yet."
     each = {k: [int(c.get(k, -1)) for c in counts] for k in COUNTS}
     notes = [*json.loads(ds.notes), *count_notes({k: max(v) for k, v in each.items()})]
     return ds.assign({k: ("model", v) for k, v in each.items()}).assign_attrs(notes=json.dumps(notes))

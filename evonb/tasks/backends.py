@@ -116,8 +116,8 @@ def check_begin(
     if own is None and begin.policy in ("auto", "alone"): return backend
     if own is not None and (own.ids, own.alone) == (begin.ids, begin.alone): return backend
     told = "doesn't say what it puts before texts" if own is None else f"scores by another rule: {own.told}"
-    raise InputError(f"Texts should be scored so: {begin.told}. But {type(backend).__name__} {told}. Open its engine, or "
-                     f"make it, with begin={begin.policy!r}.")
+    raise InputError(f"Texts should be scored so: {begin.told}. But {type(backend).__name__} {told}. Open its engine, "
+                     f"or make it, with begin={begin.policy!r}.")
 
 # %% ../../nbs/tasks/16_backends.ipynb #853e83e7
 class InProcess(Backend):

@@ -194,8 +194,8 @@ def named_token(
     ids = tokenizer(token, add_special_tokens=False, verbose=False)["input_ids"] if token else []
     if len(ids) == 1 and ids[0] != tokenizer.unk_token_id: return ids[0]
     what = "no token" if len(ids) < 2 else f"{len(ids)} tokens"
-    raise InputError(f"begin is {token!r}, which is {what} of this tokenizer.{near_miss(token, BEGINS)} Give one token, "
-                     f"such as {tokenizer.bos_token or tokenizer.eos_token!r}, or {', '.join(BEGINS)}.")
+    raise InputError(f"begin is {token!r}, which is {what} of this tokenizer.{near_miss(token, BEGINS)} Give one "
+                     f"token, such as {tokenizer.bos_token or tokenizer.eos_token!r}, or {', '.join(BEGINS)}.")
 
 # %% ../../nbs/training/20_base.ipynb #20efdda5
 def text_begin(
