@@ -6,11 +6,11 @@
 __all__ = ['MEASURES', 'COMMANDS', 'EXAMPLE_SKILLS', 'TABLES', 'flat_settings', 'with_settings', 'numbers_of', 'names_of',
            'arm_changes', 'experiment_config', 'default_out', 'interval_cell', 'columns', 'connectome_text',
            'population_text', 'experts_text', 'alignment_text', 'results_text', 'Parser', 'listing', 'run_options',
-           'ray_option', 'working_in', 'finish', 'experiment_options', 'arm_options', 'whole_options', 'work_on',
-           'do_run', 'evolve_options', 'do_evolve', 'develop_options', 'do_develop', 'base_help', 'experts_options',
-           'do_experts', 'population_options', 'do_population', 'serve_options', 'do_serve', 'align_options',
-           'do_align', 'explore_options', 'do_explore', 'do_report', 'show_options', 'do_show', 'plan_options',
-           'do_plan', 'parser', 'remarks_shown', 'main']
+           'begin_option', 'ray_option', 'working_in', 'finish', 'experiment_options', 'arm_options', 'whole_options',
+           'work_on', 'do_run', 'evolve_options', 'do_evolve', 'develop_options', 'do_develop', 'base_help',
+           'experts_options', 'do_experts', 'population_options', 'do_population', 'serve_options', 'do_serve',
+           'align_options', 'do_align', 'explore_options', 'do_explore', 'do_report', 'show_options', 'do_show',
+           'plan_options', 'do_plan', 'parser', 'remarks_shown', 'main']
 
 # %% ../nbs/84_cli.ipynb #10c6d36d
 import argparse
@@ -175,6 +175,7 @@ def population_text(
     if carried := [t["name"] for t in summary["tasks"] if not t["selected"]]:
         rows = [("method", *carried), *((m, *(score(x["by_task"][t]) for t in carried)) for m, x in methods)]
         out += ["", "Tasks that nothing was selected on, mean ± standard error:", *columns(rows)]
+    if summary.get("begin"): out += ["", summary["begin"]]
     return "\n".join(out).rstrip()
 
 # %% ../nbs/84_cli.ipynb #9b511fef
@@ -186,7 +187,7 @@ def experts_text(
     row = lambda n, e: (n, str(e["source"]), f"{e['loss_before']:.3f}", f"{e['loss']:.3f}", str(e["n_steps"]),
                         human_count(e["n_weights"]), human_time(e["seconds"]))
     return "\n".join(["Loss on held-out texts of each expert's own kind, nats/token",
-                      *columns([head, *(row(*e) for e in summary["experts"].items())])])
+                      *columns([head, *(row(*e) for e in summary["experts"].items())]), *summary.get("notes", [])])
 
 # %% ../nbs/84_cli.ipynb #86b10bfd
 MEASURES = dict(brain=dict(r=("r", ".3f"), r_beyond=("r beyond nuisances", "+.3f"), gain=("gain in R²", "+.4f")),
@@ -268,6 +269,16 @@ def run_options(
     p.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 or mps (default: the best there is)")
     p.add_argument("--set", action="append", default=[], metavar="NAME=VALUE",
                    help=f"replace a setting of run.json by its dotted name, as in {example}")
+
+# %% ../nbs/84_cli.ipynb #7d1e5f81
+def begin_option(
+    p # the command's parser
+):
+    "What stands before a text."
+    p.add_argument("--begin", metavar="RULE",
+                   help="what stands before a text: auto, tokenizer, model, none, alone, or a token such as '<s>' "
+                        "(default: auto, what the tokenizer adds; where it adds nothing its begin token, before texts "
+                        "without context)")
 
 # %% ../nbs/84_cli.ipynb #3345965c
 def ray_option(
@@ -436,6 +447,7 @@ def experts_options(
                         "file (default for the toy base: six skills)")
     p.add_argument("--replay", metavar="SOURCE",
                    help="text of the base's own kind, mixed in (for the toy base: neutral)")
+    begin_option(p)
     run_options(p, "runs/experts", "training.steps=200")
 
 # %% ../nbs/84_cli.ipynb #e1c8d5c2
@@ -449,6 +461,7 @@ def do_experts(
     given = args.expert or ([f"skill:{s}" for s in EXAMPLE_SKILLS] if args.base == "toy" else [])
     made = ExpertsConfig(base=args.base, experts=dict(map(source_name, given)), replay=args.replay, seed=args.seed,
                          training=training_for(args.base))
+    if args.begin is not None: made.training.begin = args.begin
     out = working_in(args.out or "runs/experts")
     finish(train_experts(out, with_settings(made, args.set), args.resume, device=args.device))
 
@@ -476,6 +489,7 @@ def population_options(
     p.add_argument("--server-adapters", metavar="FOLDER",
                    help="where individuals are written for the server (default: in the user's cache, as evonb serve)")
     ray_option(p, "individuals are scored")
+    begin_option(p)
     run_options(p, "runs/population", "n_individuals=12")
     p.epilog += listing("tasks", TASKS) + listing("methods", METHODS)
 
@@ -484,13 +498,14 @@ def _scorers(args, config):
     "Where individuals are scored: on a cluster, by a server, or (None) in this process. -> a context manager"
     by_server = None
     if args.server is not None:
-        by_server = ability("population", "server")(args.server, args.server_model, args.server_adapters)
+        served = ability("population", "server")
+        by_server = served(args.server, args.server_model, args.server_adapters, config.begin)
     elif args.server_model is not None or args.server_adapters is not None:
         raise InputError("--server-model and --server-adapters go with --server URL.")
     if args.ray is None: return nullcontext(by_server)
     if by_server: raise InputError("Individuals are scored either on a cluster (--ray) or by a server (--server). "
                                    "Name one of the two.")
-    return ability("population", "fleet")(args.ray, config.max_tokens)
+    return ability("population", "fleet")(args.ray, config.max_tokens, config.begin)
 
 # %% ../nbs/84_cli.ipynb #2784b2fb
 @COMMANDS.register("population", "evolve a population of experts, beside baselines at equal evaluations",
@@ -501,7 +516,7 @@ def do_population(
 ):
     "Evolve a population of experts."
     given = dict(methods=args.methods, budget=args.budget, n_seeds=args.seeds, space=args.space, by=args.by,
-                 base=args.base)
+                 base=args.base, begin=args.begin)
     tasks = tuple(args.task) or ability("population", "tasks")(args.run)
     config = ability("population", "config")(experts=args.run, tasks=tasks, seed=args.seed,
         held_out=tuple(args.held_out), **{k: v for k, v in given.items() if v is not None})
@@ -520,6 +535,7 @@ def serve_options(
                    help="adapters are loaded from here only (default: a folder in the user's cache)")
     p.add_argument("--name", help="that the base is served under (default: as --base)")
     p.add_argument("--max-loaded", type=int, default=16, metavar="N", help="adapters at once (default: 16)")
+    begin_option(p)
     p.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 or mps (default: the best there is)")
 
 # %% ../nbs/84_cli.ipynb #3b6b2031
@@ -530,7 +546,7 @@ def do_serve(
 ):
     "Serve a base model on this machine until interrupted."
     ability("population", "serve")(args.base, args.port, None, args.adapters, args.name, args.max_loaded,
-                                   device=args.device)
+                                   device=args.device, begin=args.begin or "auto")
 
 # %% ../nbs/84_cli.ipynb #24370b84
 TABLES = """
@@ -563,6 +579,7 @@ def align_options(
                    help="layers for brain data, 0 is the embeddings (default: all)")
     p.add_argument("--untrained", type=int, metavar="N", help="fresh models of the same architecture (default: 3)")
     p.add_argument("--permutations", type=int, metavar="N", help="of each layer's null (default: 200)")
+    begin_option(p)
     run_options(p, "RUN/alignment/DATA, or runs/align-NAME-DATA for a base model", "n_bootstrap=500",
                 "not needed: what was scored is always taken up")
     p.epilog += listing("data sets", DATA) + listing("files", DATA_FILES) + TABLES
@@ -576,7 +593,8 @@ def do_align(
     "Score models on human data; what was scored already is taken up."
     from evonb.alignment.run import AlignConfig, align_run, default_place
     from evonb.report import write_report
-    given = dict(arms=args.arms, layers=args.layers, untrained=args.untrained, n_permutations=args.permutations)
+    given = dict(arms=args.arms, layers=args.layers, untrained=args.untrained, n_permutations=args.permutations,
+                 begin=args.begin)
     made = AlignConfig(args.source, args.data, seed=args.seed, **{k: v for k, v in given.items() if v is not None})
     out = working_in(args.out or default_place(args.source, args.data))
     finish(align_run(out, with_settings(made, args.set), device=args.device))

@@ -410,7 +410,8 @@ def methods_result(
     "What came out, in a sentence and three tables."
     if not summary.get("methods"): raise plots.NothingToPlot("no method has been run.")
     statement = f"<p class='statement'>{esc(summary.get('statement', ''))}</p>"
-    return statement + methods_table(summary) + tasks_table(summary) + ensembles_table(summary)
+    begin = listed([summary["begin"]] if summary.get("begin") else [])
+    return statement + methods_table(summary) + tasks_table(summary) + ensembles_table(summary) + begin
 
 # %% ../nbs/80_report.ipynb #55360e08
 population_page.figures("Test scores", population_plots.final_scores, needs=("summary.json",),
@@ -508,7 +509,7 @@ def experts_html(
     if not summary.get("experts"): raise plots.NothingToPlot("no expert has been trained.")
     base = summary.get("base") or "?"
     name = base.get("source", "?") if isinstance(base, dict) else base
-    return f"<p>Base model: {esc(name)}</p>{experts_table(summary)}"
+    return f"<p>Base model: {esc(name)}</p>{experts_table(summary)}{listed(summary.get('notes', []))}"
 
 # %% ../nbs/80_report.ipynb #a6230b51
 experts_page.figures("Training", population_plots.expert_curves, needs=("experts.zarr.zip",))
