@@ -3,7 +3,7 @@
 from evonb import face
 
 __getattr__, __dir__, __all__ = face(__name__, {
-    "evonb.training.connectome": "Connectome inherit",
+    "evonb.training.connectome": "Connectome inherit published_connectome",
     ".wiring": "prune compare",
     ".arms": "ARMS Arm find_arm",
     ".controls": "control CONTROLS",

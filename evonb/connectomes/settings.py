@@ -64,7 +64,7 @@ class ExperimentConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     evolution: EvolutionConfig = field(default_factory=EvolutionConfig)
     development: DevelopmentConfig = field(default_factory=DevelopmentConfig)
-    connectome: str | None = None # a stored connectome to develop with, instead of evolving one
+    connectome: str | None = None # a connectome to develop with: a stored one, or a published .pt with a mask
 
 # %% ../../nbs/connectomes/14_settings.ipynb #e37a4abe
 @patch
@@ -99,7 +99,8 @@ def _check_sources(self: ExperimentConfig) -> ExperimentConfig: # itself
     check_choice(c.split_by, ("block", "source"), "split_by")
     for n, least in (("vocab_size", 257), ("block_bytes", 1)): check_positive(getattr(c, n), n, least)
     if self.connectome and not os.path.isfile(self.connectome): # False also for a name that can't be one
-        raise FileNotFoundError(f"There is no connectome {self.connectome}. Name a connectome.safetensors of a run.")
+        raise FileNotFoundError(f"There is no connectome {self.connectome}. Name a connectome.safetensors of a run, or "
+                                "a published model_generation_*.pt.")
     return self
 
 # %% ../../nbs/connectomes/14_settings.ipynb #6e63993c

@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['Connectome', 'parameter_groups', 'wired_parameters', 'parameter_shapes', 'check_fits', 'inherit', 'check_sparse',
-           'pack_signs', 'unpack_signs', 'stored_shapes', 'from_planes']
+           'pack_signs', 'unpack_signs', 'stored_shapes', 'from_planes', 'common_magnitude', 'published_connectome']
 
 # %% ../../nbs/training/12_connectome.ipynb #ba2519e3
 import html
 import math
+import re
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -254,10 +256,62 @@ def from_planes(
 # %% ../../nbs/training/12_connectome.ipynb #d81036a9
 @patch(cls_method=True)
 def load(cls: Connectome,
-    path # a file that `save` wrote
+    path # a file that `save` wrote, or a published checkpoint with a mask: `.pt`
 ) -> Connectome: # as it was saved
-    "Read what `save` wrote, fully checked."
+    "Read what `save` wrote, fully checked; see `published_connectome` for a `.pt`."
+    if Path(path).suffix == ".pt": return published_connectome(path)
     return from_planes(*read_tensors(path), path)
+
+# %% ../../nbs/training/12_connectome.ipynb #d0adafe9
+def _read_signs(found, live):
+    "Signs of the live weights: those that are kept apart, else those of the weights."
+    kept, out = expect(found.beside.get("signs") or {}, dict, f"signs in {found.file}"), {}
+    if unknown := [n for n in kept if n not in found.state]:
+        raise ConnectomeError(f"{found.file} has signs of {unknown[0]}, but no such weight. It was put together "
+                              "wrongly.")
+    for name, alive in live.items():
+        given, what = kept.get(name, found.state[name]), "signs" if name in kept else "weights"
+        if not torch.is_tensor(given) or given.dtype == torch.bool or given.shape != alive.shape:
+            raise ConnectomeError(f"{found.file}: the {what} of {name} aren't numbers of the shape "
+                                  f"{tuple(alive.shape)}. Take a whole checkpoint.")
+        if not (given[alive].isfinite() if name not in kept else given[alive].abs() <= 1).all():
+            raise ConnectomeError(f"{found.file}: the {what} of {name} hold other values than {_allowed[what]}.")
+        if n_zero := int((given[alive] == 0).sum()):
+            raise ConnectomeError(f"{name} in {found.file} has {n_zero} live weights that are exactly zero, so they "
+                                  "have no sign. Take a checkpoint in which they learned, or mask them.")
+        out[name] = (torch.sign(given) * alive).to(torch.int8)
+    return out
+
+_allowed = dict(signs="-1, 0 and 1", weights="finite numbers")
+
+# %% ../../nbs/training/12_connectome.ipynb #db20abad
+def common_magnitude(
+    weights: dict, # name -> tensor
+    live: dict # name -> bool, True where alive
+) -> float | None: # the one |weight| that all live weights have, or None
+    "The magnitude that newborns were given, if it can still be seen."
+    sizes = [weights[n][alive].abs() for n, alive in live.items() if alive.any()]
+    low, high = (f([float(f(s)) for s in sizes], default=0.) for f in (min, max))
+    return float(str(np.float32(low))) if 0 < low == high else None
+
+# %% ../../nbs/training/12_connectome.ipynb #05488a6e
+def published_connectome(
+    path, # a .pt of the published train_itp.py, such as model_generation_10.pt or model_best.pt
+    exempt: tuple = (), # parts that stay dense: "embeddings", "head"
+    magnitude: float | None = None # |weight| of a newborn's live weights; None: that of the checkpoint, else 0.02
+) -> Connectome: # with the checkpoint's name and iteration in `info`
+    "The wiring of a published checkpoint: wired where its mask is one, signs of its weights."
+    from evonb.training.gpt import GPT, check_state, read_published
+    found = read_published(path)
+    with torch.device("meta"): model = GPT(found.find_config(heads_matter=False))
+    check_state(found.state, model, found.file)
+    live = found.live(wired_parameters(model, exempt))
+    signs = _read_signs(found, live)
+    if magnitude is None: magnitude = common_magnitude(found.state, live) or 0.02
+    info = dict(published=found.file.name, iteration=found.beside.get("iteration"))
+    if m := re.fullmatch(r"model_generation_(\d{1,9})\.pt", found.file.name): info["generation"] = int(m[1])
+    info = {k: v for k, v in info.items() if type(v) in (int, str)}
+    return Connectome(signs, parameter_shapes(model), magnitude, info).check()
 
 # %% ../../nbs/training/12_connectome.ipynb #f0309049
 @patch

@@ -6,7 +6,8 @@
 __all__ = ['GPTConfig', 'computed_with', 'refusal', 'check_config', 'check_changed', 'rotary_frequencies', 'rotary_table',
            'rotate', 'attend', 'Attention', 'MLP', 'Block', 'GPTPreTrainedModel', 'GPTModel', 'is_packed', 'GPT',
            'exact_loss', 'new_gpt', 'HeadLoss', 'head_loss', 'nats_to_bits_per_byte', 'n_weights', 'n_parameters',
-           'Numpy', 'same_frequencies', 'rotary_base', 'Published', 'read_published', 'load_published', 'ModelConfig']
+           'Numpy', 'same_frequencies', 'rotary_base', 'Published', 'read_published', 'check_state', 'load_published',
+           'ModelConfig']
 
 # %% ../../nbs/training/10_gpt.ipynb #b27af99e
 import argparse
@@ -179,14 +180,14 @@ def _rope_base(base, given):
         plain = {k: v for k, v in rope.items() if k != "rope_theta"} if isinstance(rope, dict) else rope
         as_is = dict(rope_type="default", type="default", partial_rotary_factor=1)
         if not isinstance(plain, dict) or any(k not in as_is or v not in (None, as_is[k]) for k, v in plain.items()):
-            raise InputError(f"{name} is {rope!r}, but this model's rotary positions are plain: rope_type 'default' and "
-                             f"a rope_theta. Leave {name} out, or load the model with its own code.")
+            raise InputError(f"{name} is {rope!r}, but this model's rotary positions are plain: rope_type 'default' "
+                             f"and a rope_theta. Leave {name} out, or load the model with its own code.")
         said[name] = rope.get("rope_theta")
     said |= dict(rope_base=None if base == GPTConfig.rope_base else base)
     said = {k: v for k, v in said.items() if v is not None}
     if any(v != next(iter(said.values())) for v in said.values()):
-        raise InputError(f"The base of the rotary positions is {', and '.join(f'{v!r} by {k}' for k, v in said.items())}"
-                         ". They are one thing: give one.")
+        all_said = ", and ".join(f"{v!r} by {k}" for k, v in said.items())
+        raise InputError(f"The base of the rotary positions is {all_said}. They are one thing: give one.")
     return next(iter(said.values()), base)
 
 # %% ../../nbs/training/10_gpt.ipynb #bdc9eae5
@@ -428,8 +429,8 @@ def is_packed(
     if position_ids is None or attention_mask is not None or position_ids.shape[1] < 2: return False
     packed = find_packed_sequence_indices(position_ids) is not None
     if packed and past_key_values is not None and not is_tracing(position_ids):
-        raise InputError("position_ids don't go on by one, so the row holds several documents, which a cache can't keep "
-                         "apart. Leave past_key_values out, or give an attention_mask.")
+        raise InputError("position_ids don't go on by one, so the row holds several documents, which a cache can't "
+                         "keep apart. Leave past_key_values out, or give an attention_mask.")
     return packed and past_key_values is None
 
 # %% ../../nbs/training/10_gpt.ipynb #cc899d0b
@@ -768,6 +769,7 @@ def read_published(
     if path.is_dir(): (state, file), beside = _read_folder(path), {}
     else: (state, beside), file = _read_pt(path), path
     state = _strip_prefixes(state, file)
+    beside |= {k: _strip_prefixes(v, file) for k, v in beside.items() if k in ("mask", "signs") and isinstance(v, dict)}
     saved = {n: state.pop(n) for n in list(state) if re.fullmatch(r"transformer\.h\.\d+\.attn\.rotary\.inv_freq", n)}
     config = (path if path.is_dir() else path.parent) / "config.json"
     if bad := [n for n, t in saved.items() if not torch.is_tensor(t) or t.ndim != 1 or not t.is_floating_point()]:
@@ -775,7 +777,12 @@ def read_published(
     return Published(file, state, saved, config if path.is_dir() or config.exists() else None, beside)
 
 # %% ../../nbs/training/10_gpt.ipynb #ad0b843b
-def _check_state(state, model, file):
+def check_state(
+    state: dict, # name -> tensor
+    model, # the model they should fit, on the meta device
+    file # where they come from, for messages
+):
+    "Refuse weights that are missing, left over, no numbers, or of another shape, and name them."
     expected = {n: tuple(p.shape) for n, p in model.named_parameters()}
     wrong = [f"{n} is missing (expected {s})" for n, s in expected.items() if n not in state]
     wrong += [f"{n} is unexpected" for n in state if n not in expected]
@@ -819,7 +826,8 @@ def _read_cfg(found):
     cfg = {k: v for k, v in expect(cfg, dict, f"cfg in {found.file}").items() if v is not None}
     known = {name for names, *_ in computed_with(GPTConfig()) for name in names.split()}
     known |= {f.name for f in fields(GPTConfig)} - {f.name for f in fields(PreTrainedConfig)}
-    return _check_said({k: v for k, v in cfg.items() if k in known | set(GPTConfig.attribute_map)}, f"cfg of {found.file}")
+    known |= set(GPTConfig.attribute_map)
+    return _check_said({k: v for k, v in cfg.items() if k in known}, f"cfg of {found.file}")
 
 # %% ../../nbs/training/10_gpt.ipynb #c7251332
 def _check_claims(state, sizes, file):
@@ -835,8 +843,8 @@ def _read_shapes(found):
     wte = found.state.get("transformer.wte.weight")
     layers = {int(m[1]) for n in found.state if (m := re.match(r"transformer\.h\.(\d+)\.", n))}
     if not torch.is_tensor(wte) or wte.ndim != 2 or not layers:
-        raise InputError(f"{found.file} lacks transformer.wte.weight (vocab_size, n_embd) or transformer.h.*, from which "
-                         f"the sizes are read; it holds {', '.join(sorted(map(str, found.state))[:3])}. "
+        raise InputError(f"{found.file} lacks transformer.wte.weight (vocab_size, n_embd) or transformer.h.*, from "
+                         f"which the sizes are read; it holds {', '.join(sorted(map(str, found.state))[:3])}. "
                          "Is it a GPT of Model connectomes?")
     return dict(vocab_size=wte.shape[0], n_embd=wte.shape[1], n_layer=max(layers) + 1)
 
@@ -846,8 +854,8 @@ def _read_frequencies(found, n_embd, base):
     if not found.frequencies: return {}
     name, theirs = next(iter(found.frequencies.items()))
     if not len(theirs) or n_embd % (2 * len(theirs)):
-        raise InputError(f"{found.file}: {name} has {len(theirs)} entries, but heads of {2 * len(theirs)} don't divide a "
-                         f"width of {n_embd}. Download the checkpoint again.")
+        raise InputError(f"{found.file}: {name} has {len(theirs)} entries, but heads of {2 * len(theirs)} don't divide "
+                         f"a width of {n_embd}. Download the checkpoint again.")
     heads = dict(n_head=n_embd // (2 * len(theirs)))
     if (read := rotary_base(theirs, base) or rotary_base(theirs)) is not None: return heads | dict(rope_base=read)
     raise InputError(f"{found.file}: {name} differs from the frequencies of rope_base={base or 10000:g} and head size "
@@ -860,8 +868,8 @@ def _agreed(said, name, file):
     values = {source: given[name] for source, given in said.items() if given.get(name) is not None}
     for source, value in values.items():
         if value != (first := next(iter(values.values()))):
-            raise InputError(f"{file}: {name} is {first} by {next(iter(values))}, but {value} by {source}. Leave out or "
-                             "correct the one that is wrong.")
+            raise InputError(f"{file}: {name} is {first} by {next(iter(values))}, but {value} by {source}. Leave out "
+                             "or correct the one that is wrong.")
     return next(iter(values.values()), None)
 
 # %% ../../nbs/training/10_gpt.ipynb #720eebc3
@@ -869,7 +877,8 @@ def _agreed(said, name, file):
 def find_config(
     self: Published,
     config: GPTConfig | None = None, # the configuration, if its reader knows it; default: what the checkpoint tells
-    n_head: int | None = None # heads, where nothing in the checkpoint tells them
+    n_head: int | None = None, # heads, where nothing in the checkpoint tells them
+    heads_matter: bool = True # False where only shapes do, on which heads have no say
 ) -> GPTConfig:
     "The configuration on which all evidence agrees."
     given = {} if self.config is None or config is not None else _read_config(self.config)
@@ -882,6 +891,7 @@ def find_config(
         _check_claims(self.state, sizes, self.file)
         said["rotary.inv_freq"] = _read_frequencies(self, sizes["n_embd"], sizes["rope_base"])
         sizes |= {n: _agreed(said, n, self.file) for n in ("n_head", "rope_base")}
+        if sizes["n_head"] is None and not heads_matter: sizes["n_head"] = 1
         if sizes["n_head"] is None:
             raise InputError(f"{self.file} is {sizes['n_embd']} wide, and nothing tells its number of heads: it has "
                              "neither rotary.inv_freq nor cfg, and there is no config.json with n_head. Give n_head.")
@@ -906,7 +916,7 @@ def live(
     if mask is None:
         raise InputError(f"{self.file} holds no 'mask'. Give a checkpoint of the published train_itp.py, such as "
                          "model_generation_10.pt; a finished model's zeros don't tell which weights are wired.")
-    mask, out = _strip_prefixes(expect(mask, dict, f"mask in {self.file}"), self.file), {}
+    mask, out = expect(mask, dict, f"mask in {self.file}"), {}
     if unknown := [n for n in mask if n not in self.state]:
         raise InputError(f"{self.file} has a mask of {unknown[0]}, but no such weight. It was put together wrongly.")
     for name in names:
@@ -927,8 +937,8 @@ def _mask_weights(state, found, masked):
     live = found.live(state)
     if masked: return [t.masked_fill_(~live[n], 0) for n, t in state.items()]
     if n_odd := sum(int((t[~live[n]] != 0).sum()) for n, t in state.items()):
-        warnings.warn(f"{found.file} was written right after pruning: {n_odd:,} weights that its mask has pruned aren't "
-                      "zero yet. They are loaded as stored; masked=True makes them zero.", stacklevel=3)
+        warnings.warn(f"{found.file} was written right after pruning: {n_odd:,} weights that its mask has pruned "
+                      "aren't zero yet. They are loaded as stored; masked=True makes them zero.", stacklevel=3)
 
 # %% ../../nbs/training/10_gpt.ipynb #93d699dd
 def load_published(
@@ -942,7 +952,7 @@ def load_published(
     config = found.find_config(config, n_head)
     with torch.device("meta"): model = GPT(config)
     _check_frequencies(found, config)
-    _check_state(found.state, model, found.file)
+    check_state(found.state, model, found.file)
     state = {n: torch.empty(t.shape).copy_(t) for n, t in found.state.items()} # float32, and no storage shared
     if masked or masked is None and found.beside.get("mask") is not None: _mask_weights(state, found, masked)
     model.load_state_dict(state, assign=True)

@@ -431,6 +431,12 @@ def test_a_given_connectome_is_developed_with_and_rewinding_works(tmp_path):
     b = experiment(tmp_path / "b", tiny(connectome=str(given)), show=False)
     assert inherited_connectome(b).digest() == load_generation(a).digest()
     assert read_json(b.file("summary.json"))["generations"] == []
+    wiring = load_generation(a)
+    checkpoint = dict(weights={n: s * 0.02 for n, s in wiring.signs.items()},
+                      mask={n: (s != 0).float() for n, s in wiring.signs.items()})  # fmt: skip
+    torch.save(checkpoint, tmp_path / "model_generation_2.pt")
+    c = experiment(tmp_path / "c", tiny(connectome=str(tmp_path / "model_generation_2.pt")), show=False, stages=())
+    assert inherited_connectome(c).digest() == wiring.digest()
 
 
 # What goes wrong
