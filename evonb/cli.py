@@ -404,7 +404,8 @@ def develop_options(
 ):
     "What `evonb develop` takes."
     p.add_argument("run", nargs="?", metavar="RUN", help="a run whose evolution is over")
-    p.add_argument("--connectome", metavar="FILE", help="a stored connectome to develop with in a new run")
+    p.add_argument("--connectome", metavar="FILE",
+                   help="a stored connectome to develop with in a new run, or a published .pt with a mask")
     experiment_options(p)
     arm_options(p)
 
