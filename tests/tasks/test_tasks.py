@@ -9,7 +9,7 @@ import warnings
 import numpy as np
 import pytest
 
-from evonb.core import DamagedFileError, InputError, Seeds
+from evonb.core import DamagedFileError, InputError, Remark, Seeds
 from evonb.datasets import MissingCorpusError, MissingExtraError
 from evonb.tasks.tasks import (
     Choice,
@@ -21,6 +21,7 @@ from evonb.tasks.tasks import (
     SealedTestWarning,
     Task,
     TaskFileError,
+    affordable,
     by_group,
     choice_credit,
     draw_splits,
@@ -134,6 +135,36 @@ def test_perplexity_is_minus_bits_per_byte_and_higher_is_better():
         ("1e3", "1000"),
         ("0.50", "1/2"),
         ("10 - 3", "3"),
+        ("1 000", "1000"),
+        ("1\u202f000", "1000"),
+        ("1\u00a0000,5", "1000.5"),
+        ("1.000,50", "1000.5"),
+        ("1,000.50", "1000.5"),
+        ("minus 2", "-2"),
+        ("\u22122", "-2"),
+        ("\u20132", "-2"),
+        ("negative 3.5", "-3.5"),
+        ("5 minus 2", "2"),
+        ("3\u20135", "5"),
+        ("5 kg", "5"),
+        ("5kg.", "5"),
+        ("about 5 m2", "5"),
+        ("1'000", "1000"),
+        ("1\u2019234\u2019567.8", "1234567.8"),
+        ("1.000.000", "1000000"),
+        ("1.000", "1"),
+        ("0,5", "0.5"),
+        ("12,5", "12.5"),
+        ("1,2,3", "3"),
+        ("100 200 300", "300"),
+        ("1 234 567", "1234567"),
+        ("1,00,000", "100000"),
+        ("It is minus 1 000,5 degrees.", "-1000.5"),
+        ("-1 000", "-1000"),
+        ("1.234.567,89", "1234567.89"),
+        ("\u22121.000,50", "-1000.5"),
+        ("x2", "2"),
+        ("12 500 people", "12500"),
     ],
 )
 def test_numbers_that_are_equal(text, number):
@@ -143,6 +174,14 @@ def test_numbers_that_are_equal(text, number):
 @pytest.mark.parametrize("text, number", [("12,34", "1234"), ("50%", "0.5"), ("1.5", "15"), ("-3", "3"), ("1/2", "2")])
 def test_numbers_that_differ(text, number):
     assert parse_number(text) != parse_number(number)
+
+
+@pytest.mark.parametrize(
+    "text, value",
+    [("1 000,5", 1000.5), ("minus 1.000,50", -1000.5), ("12,5", 12.5), ("1 2", 2), ("1.000.000", 1_000_000)],
+)
+def test_numbers_by_their_value(text, value):
+    assert parse_number(text) == value
 
 
 def test_generated_answers_and_the_unparseable():
@@ -282,6 +321,89 @@ def test_a_bad_line_is_named_and_nothing_is_loaded(tmp_path, row, message):
     with pytest.raises(TaskFileError) as e:
         Task.from_jsonl(path, n_validation=1)
     assert f"{path}, line 2" in str(e.value) and message in str(e.value)
+
+
+def choices(*rows):
+    return [dict(prompt=f"p{i}", options=list(o), answer=a) for i, (o, a) in enumerate(rows)]
+
+
+def golds(path, rows, **options):
+    task = Task.from_jsonl(written(path, rows), n_validation="all", **options)
+    return [i.options[i.answer] for i in sorted(task.items(), key=lambda i: int(i.prompt[1:]))]
+
+
+ARITHMETIC = [("012-", 1), ("1230", 2), ("2341", 3)]  # the case of tasks/arith.jsonl
+
+
+@pytest.mark.parametrize(
+    "rows, first, second",
+    [
+        (ARITHMETIC, "'index'", "'text'"),
+        ([("321", 1)] * 3, "'index'", "'text'"),
+        ([("BA", "A"), ("AB", "A")], "'text'", "'letter'"),
+        ([("CAB", "B")], "'text'", "'letter'"),
+    ],
+)
+def test_answers_with_two_readings_are_refused(tmp_path, rows, first, second):
+    rows = choices(*rows)
+    with pytest.raises(
+        TaskFileError, match=rf"t.jsonl, line \d: answer is .* but also .* say labels={first} or {second}"
+    ):
+        Task.from_jsonl(written(tmp_path / "t.jsonl", rows), n_validation=1)
+
+
+def test_declared_labels_decide(tmp_path):
+    assert golds(tmp_path / "a", choices(*ARITHMETIC), labels="text") == ["1", "2", "3"]
+    assert golds(tmp_path / "b", choices(*ARITHMETIC), labels="index") == ["1", "3", "1"]
+    assert golds(tmp_path / "c", choices(*ARITHMETIC), labels="index from 1") == ["0", "2", "4"]
+    assert golds(tmp_path / "d", choices(("BA", "A"), ("AB", "A")), labels="letter") == ["B", "A"]
+    assert golds(tmp_path / "e", choices(*((o, str(a)) for o, a in ARITHMETIC))) == ["1", "2", "3"]  # strings are texts
+    with pytest.raises(InputError, match="labels"):
+        golds(tmp_path / "f", choices(*ARITHMETIC), labels="values")
+
+
+def test_what_other_lines_rule_out_is_no_reading(tmp_path):
+    words = [(["cat", "dog"], 0)] * 5
+    with pytest.warns(Remark, match="1 of 6 answers are an index and another option's text as well"):
+        assert golds(tmp_path / "a", choices(*words, ("210", 2)))[-1] == "0"
+    with pytest.warns(Remark, match="each answer is read as the text of an option"):
+        assert golds(tmp_path / "b", choices((["10", "20"], 20), (["1", "0"], 1))) == ["20", "1"]
+    with pytest.warns(Remark, match="each answer is read as a letter from A"):
+        assert golds(tmp_path / "c", choices((["cat", "dog"], "B"), (["A", "B"], "A"))) == ["dog", "A"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Remark)
+        assert golds(tmp_path / "d", choices(("0123", 0), ("0123", 2))) == ["0", "2"]  # both readings agree
+        assert golds(tmp_path / "e", choices(("ABCD", "C"), ("ABCD", "A"))) == ["C", "A"]
+
+
+def test_a_file_that_seems_to_count_from_one_is_said(tmp_path):
+    rows = choices(*[(["cat", "dog", "owl"], 1 + i % 2) for i in range(9)])
+    with pytest.warns(Remark, match="no answer is 0, the first option, in 9 lines.*labels='index from 1'"):
+        assert set(golds(tmp_path / "a", rows)) == {"dog", "owl"}
+    assert set(golds(tmp_path / "a", rows, labels="index from 1")) == {"cat", "dog"}
+    with pytest.raises(TaskFileError, match="answer is 3, but must be .* Say labels='index from 1' if that is meant"):
+        golds(tmp_path / "b", [*rows, *choices((["cat", "dog", "owl"], 3))])
+
+
+@pytest.mark.parametrize(
+    "sizes, asked, taken",
+    [
+        (dict(validation=50, test=80), 200, 50),
+        (dict(validation=51), 200, 26),
+        (dict(train=7), 200, 4),
+        (dict(validation=500), 200, 200),
+        (dict(validation=50), "all", "all"),
+        (dict(validation=50, test=9), 20, 20),
+    ],
+)
+def test_small_published_tasks_give_what_they_have(sizes, asked, taken):
+    given = {s: [Item(f"{s} {i}", ("a", "b"), 0) for i in range(n)] for s, n in sizes.items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error" if asked == taken else "ignore", Remark)
+        assert affordable(given, asked, "t") == taken
+        task = make_task("t", "choice", given, n_validation=affordable(given, asked, "t"))
+    if asked != "all":
+        assert task.n() == taken and task.n("test") > 0
 
 
 @pytest.mark.parametrize(
