@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MAX_COLUMNS', 'MissingCorpusError', 'MissingExtraError', 'published', 'verify', 'dataset_file', 'dataset_path',
-           'first_bad_byte', 'read_text', 'check_head']
+           'dataset_here', 'first_bad_byte', 'read_text', 'check_head']
 
 # %% ../nbs/06_datasets.ipynb #7cfba554
 import codecs
@@ -93,6 +93,16 @@ def dataset_path(
     raise MissingCorpusError(f"{name} lies partly in {' and partly in '.join(sorted(map(str, roots)))}; put all of it "
                              "into one of them.")
 
+# %% ../nbs/06_datasets.ipynb #c7307fa1
+def dataset_here(
+    name: str # a name of the registry
+) -> bool:
+    "Whether all files of a data set are on this machine, in `EVONB_DATA` or in the cache."
+    import pooch
+    known, data = published()[name], os.environ.get("EVONB_DATA")
+    roots = [*([Path(data)] if data else []), Path(pooch.os_cache("evonb"))]
+    return all(any((root / known["folder"] / file).is_file() for root in roots) for file in known["files"])
+
 # %% ../nbs/06_datasets.ipynb #664969fe
 def first_bad_byte(path, byte, at): # a NUL, or what can't be UTF-8
     if byte: return CorpusError(f"{path} isn't UTF-8: byte 0x{byte:02x} at offset {at}. Convert it, for example with "
@@ -118,10 +128,13 @@ MAX_COLUMNS = 10_000 # of a table: pandas needs some kilobytes for each, however
 def check_head(
     path, # a table
     sep: str, # between its cells
-    quoting: int = csv.QUOTE_MINIMAL # as csv has it
+    quoting: int = csv.QUOTE_MINIMAL, # as csv has it
+    text: str | None = None # what the table holds, where it was read already
 ):
     "Refuse a table whose first line has more columns than any data set, before it is read."
-    with open(path, encoding="utf-8", errors="replace", newline="") as f: head = f.read(2**22)
+    if text is not None: head = text[:2**22]
+    else:
+        with open(path, encoding="utf-8", errors="replace", newline="") as f: head = f.read(2**22)
     with parsing(path): n = len(next(csv.reader(io.StringIO(head, newline=""), delimiter=sep, quoting=quoting), ()))
     if n > MAX_COLUMNS:
         raise InputError(f"{path} has {n:,} columns or more in its first line; at most {MAX_COLUMNS:,} are read. Is it "

@@ -8,9 +8,9 @@ __all__ = ['DATA', 'DATA_FILES', 'data_forms', 'open_data', 'open_data_file', 'i
 # %% ../../nbs/alignment/28_data.ipynb #4ffdcf98
 import json
 import os
-import re
 from pathlib import Path
 
+from .tables import TableConfig, name_key, table_names
 from ..core import InputError, Seeds, check_choice, expect, near_miss
 from ..datasets import published
 from ..registry import Entry, Registry
@@ -24,8 +24,8 @@ DATA.add("toy-reading", "evonb.alignment.sources.toy_readers:toy_reading", "simu
 DATA.add("toy-brain", "evonb.alignment.sources.toy_brain:toy_brain", "simulated brains that hear toy English",
          measures="brain", simulated=True)
 
-DATA_FILES = {"TABLE.csv": "a table of reading times (.csv, .tsv): word, time, order, and story and reader if there "
-                           "are several",
+DATA_FILES = {"TABLE.csv": "a table of reading times (.csv, .tsv, .tab): word, time, order, and story and reader if "
+                           "there are several",
               "IMAGES.json": "scanner runs: names images, events and atlas"} # how files are written -> what they are
 
 # %% ../../nbs/alignment/28_data.ipynb #dcae0b9c
@@ -36,10 +36,13 @@ def data_forms() -> list: # of str
 # %% ../../nbs/alignment/28_data.ipynb #dbd5496c
 def open_data(
     name: str, # one of `DATA`, or a path
-    seeds: Seeds | None = None # decide the simulated ones
+    seeds: Seeds | None = None, # decide the simulated ones
+    columns: dict | None = None, # of a table of one's own: role -> its column, where it isn't found by itself
+    table: TableConfig | None = None # how such a table is read
 ): # -> ReadingTimes or Responses
     "The data set that a name or path means."
-    if name not in DATA: return open_data_file(name)
+    if name not in DATA: return open_data_file(name, columns, table)
+    if columns: raise InputError(f"columns are {columns}, but {name} is a data set with columns of its own. Leave them out.")
     entry, opened = DATA.entry(name), DATA[name]
     made = opened(seeds or Seeds(0))[0] if entry.about.get("simulated") else opened()
     if hasattr(made, "passages"): return made
@@ -48,30 +51,31 @@ def open_data(
 
 # %% ../../nbs/alignment/28_data.ipynb #ece30c3f
 def open_data_file(
-    path # a file, or a folder as Alice's
+    path, # a file, or a folder as Alice's
+    columns: dict | None = None, # of a table of reading times: role -> its column, where it isn't found by itself
+    table: TableConfig | None = None # how such a table is read
 ): # -> ReadingTimes or Responses
-    "The data that a file or folder holds."
+    "The data that a file or folder holds, called by the file's name without its suffix."
     path = Path(path)
+    suffix = path.suffix.lower()
     if not path.exists():
         raise InputError(f"{str(path)!r} is no data set and no file. Give one of: {', '.join(data_forms())}."
                          f"{near_miss(path, DATA)}")
     if path.is_dir(): return DATA["alice"](path)
-    if path.suffix == ".nc": return DATA["futrell2018"](path)
-    if path.suffix == ".json": return _reader("images:image_responses")(**image_arguments(path))
-    if path.suffix not in (".csv", ".tsv"):
+    if suffix == ".nc": return DATA["futrell2018"](path)
+    if suffix == ".json": return _reader("images:image_responses")(**dict(name=path.stem) | image_arguments(path))
+    if suffix not in (".csv", ".tsv", ".tab"):
         raise InputError(f"{path} isn't of a kind that is known. Give a folder as Alice's, a .nc assembly, a .csv or "
                          ".tsv table, or a .json that names images and events.")
-    with open(path, encoding="utf-8", errors="replace") as f: # what isn't UTF-8 is said by the table's reader
-        columns = re.split(r"[,\t]", f.readline(2**20).strip().replace('"', ""))
-    if "response_target" in columns: return DATA["tuckute2024"](path)
-    return _reader("sources.reading_tables:reading_table")(path, **{c: c for c in ("story", "reader") if c in columns})
+    if "responsetarget" in map(name_key, table_names(path, table)): return DATA["tuckute2024"](path, name=path.stem)
+    return _reader("sources.reading_tables:reading_table")(path, columns=columns, config=table)
 
 # %% ../../nbs/alignment/28_data.ipynb #489a4e32
 def _reader(place): return Entry(place, f"evonb.alignment.{place}").load() # imported when a file needs it
 
 # %% ../../nbs/alignment/28_data.ipynb #70479b1c
 _image_paths = ("images", "events", "atlas", "labels", "mask", "confounds")
-_image_kinds = dict(tr=float | None, subject=str, name=str, resample=bool, max_bytes=float,
+_image_kinds = dict(tr=float | None, subject=str, name=str, tier=str | None, resample=bool, max_bytes=float,
                     confound_columns=list | None, images=str | list | dict, events=str | list, atlas=str | None,
                     labels=str | dict | None, mask=str | None, confounds=str | list | None)
 

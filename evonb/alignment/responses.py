@@ -27,7 +27,7 @@ class Responses:
     groups: np.ndarray # (n_samples,) the run, story or item of each sample; contiguous
     passages: list # of Passage; items: one a sample; series: one a run, in the order of groups
     onsets: list | None = None # series: (n_words,) s of each run, from the run's first scan
-    offsets: list | None = None # series: (n_words,) s when each word ends, where known
+    offsets: list | None = None # series: (n_words,) s when each word ends, where known; its onset: an impulse
     tr: float | None = None # s from scan to scan of a series
     nuisance: dict = field(default_factory=dict) # name -> (n_samples, k), for all subjects
     subject_nuisance: dict = field(default_factory=dict) # subject -> (n_samples, k), such as head movement
@@ -104,7 +104,7 @@ def runs(self: Responses) -> list: # of (label, slice of the samples)
 
 # %% ../../nbs/alignment/16_responses.ipynb #1f539936
 def _check_timing(r):
-    "A series: TR, and for each run as many onsets as words, in order, within its scans, and before the words' ends."
+    "A series: TR, and for each run as many onsets as words, in order, within its scans, not behind the words' ends."
     if r.kind == "items":
         if r.onsets is not None or r.tr is not None: raise InputError(f"{r.name}: items have neither onsets nor a tr.")
         return
@@ -124,7 +124,7 @@ def _check_timing(r):
         raise InputError(f"{r.name}: offsets must hold as many seconds as onsets for each run, or be None.")
     object.__setattr__(r, "offsets", [np.asarray(end, np.float64) for end in r.offsets])
     for passage, begin, end in zip(r.passages, checked, r.offsets):
-        if not (after := end > begin).all():
+        if not (after := end >= begin).all():
             i = int(np.argmin(after))
             raise InputError(f"{r.name}, {passage.name}: word {i + 1} begins at {begin[i]:g} s and ends at "
                              f"{end[i]:g} s.")

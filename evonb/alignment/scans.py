@@ -83,7 +83,7 @@ def scan_weights(
     n_scans: int, # how many scans there are
     tr: float, # seconds from one scan to the next
     how: str = "average", # one of `WAYS`
-    offsets=None, # (n_words,), s, when each word ends
+    offsets=None, # (n_words,), s, when each word ends; a word that ends where it begins is an impulse
     lobes: int = 3, # of the Lanczos window, to each side
     words=None # (n_words,) the words, for error messages
 ): # (n_scans, n_words) scipy.sparse.csr_array
@@ -93,7 +93,7 @@ def scan_weights(
     onsets = check_onsets(onsets, n_scans, tr, words)
     if offsets is not None:
         offsets = finite_rows(offsets, "offsets", len(onsets)).astype(np.float64)
-        if (bad := offsets <= onsets).any():
+        if (bad := offsets < onsets).any():
             i = int(np.argmax(bad))
             raise InputError(f"word {i + 1} ends at {offsets[i]:g} s, but begins at {onsets[i]:g} s: an offset is "
                              "the second at which a word ends, not how long it lasts.")
@@ -105,11 +105,13 @@ def scan_weights(
         x = scans - middle[words]
         return matrix(np.sinc(x) * np.sinc(x / lobes), scans, words)
     first = np.floor(onsets / tr) # the scan in which it begins; with offsets each scan by the word's share there
-    scans, words = touching_pairs(first, first if offsets is None else np.ceil(offsets / tr) - 1, n_scans)
+    last = first if offsets is None else np.maximum(first, np.ceil(offsets / tr) - 1)
+    scans, words = touching_pairs(first, last, n_scans)
     if offsets is None: weights = matrix(np.ones(len(words)), scans, words)
     else:
         inside = np.minimum(offsets[words], (scans + 1) * tr) - np.maximum(onsets[words], scans * tr)
-        weights = matrix(inside / (offsets - onsets)[words], scans, words)
+        length = (offsets - onsets)[words]
+        weights = matrix(np.where(length > 0, inside / np.where(length > 0, length, 1), 1), scans, words)
     if how == "sum": return weights
     total = weights.sum(1)
     return weights.multiply(1 / np.where(total > 0, total, 1)[:, None]).tocsr()

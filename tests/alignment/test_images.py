@@ -766,7 +766,7 @@ def test_events_are_read_literally(tmp_path):
         (words(onset=[0.5, np.inf, 3, 4]), "infinite"),
         (words(word=[None] * 4), "holds no word"),
         (words(word=["a", " ", "b", "c"]), "' '|''"),
-        (words(duration=[0.1, 0.2, np.nan, 0.1]), "durations"),
+        (words(duration=[0.1, 0.2, np.nan, -0.1]), "negative durations: row 4 lasts -0.1 s"),
         (words().drop(columns="word"), "lacks the column 'word'"),
         (words()[["word"]], "lacks the column 'onset'"),
     ],
@@ -843,7 +843,7 @@ def test_bad_runs(tmp_path):
         with pytest.raises(FileNotFoundError, match="There is no file"):
             im.image_responses(**dict(images=bold(), events=words(), atlas=ATLAS) | change)
     (tmp_path / "empty.tsv").write_text("")
-    with pytest.raises(InputError, match="can't be read as a tab-separated table"):
+    with pytest.raises(InputError, match="can't be read as a table"):
         im.image_responses(bold(), tmp_path / "empty.tsv", ATLAS)
     with pytest.raises(InputError, match="No voxel is finite and changing"):
         im.measured_mask(scan(np.ones((4, 5, 6, 9), np.float32)))

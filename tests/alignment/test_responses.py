@@ -240,7 +240,10 @@ def test_bad_textgrids(tmp_path):
         path.write_text(text)
         with pytest.raises(InputError, match=match): read_textgrid(path)
     path.write_text(LONG)
-    with pytest.raises(InputError, match="has the tiers word, clicks"): spoken_words(path)
+    assert spoken_words(path)[0] == spoken_words(path, "word")[0]  # the only tier of that name
+    path.write_text(LONG.replace('"word"', '"phones"'))
+    with pytest.raises(InputError, match="has the tiers phones, clicks"): spoken_words(path)
+    path.write_text(LONG)
     with pytest.raises(InputError, match="tier is 'phone'"): spoken_words(path, "phone")
     path.write_text(LONG.replace('say ""3 4"" – now', "sp").replace("done ", ""))
     with pytest.raises(InputError, match="has no words"): spoken_words(path, "word")
@@ -527,7 +530,7 @@ def test_tuckute_bad_files(tmp_path):
         with pytest.raises(InputError, match=match): tuckute2024(path)
     text = published(path)[0].read_text(encoding="utf-8")
     path.write_text(text.replace("lang_LH_MFG", "x", 1) + "many,lang_LH_MFG,9,B.1,s,B,B\n", encoding="utf-8")
-    with pytest.raises(InputError, match="response_target must be numbers"): tuckute2024(path)
+    with pytest.raises(InputError, match="response_target is 'many' in row 121"): tuckute2024(path)
 
 
 # --- the toy brain --------------------------------------------------------------------------------------------------

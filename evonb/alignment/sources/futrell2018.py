@@ -120,5 +120,6 @@ def futrell2018(
         rank = {s: i for i, s in enumerate(dict.fromkeys(story))}
         place = ds["word_id"].values.astype(float) if "word_id" in ds.variables else np.arange(len(words))
         order = np.lexsort((place, [rank[s] for s in story]))
-    readers, notes = clean_readers(times[order], keep)
-    return assemble("futrell2018", [story[i] for i in order], [words[i] for i in order], None, readers, notes)
+    readers, notes, dropped = clean_readers(times[order], keep)
+    return assemble("futrell2018", [story[i] for i in order], [words[i] for i in order], None, readers, notes,
+                    dropped)

@@ -12,17 +12,18 @@ from pathlib import Path
 import numpy as np
 
 from ..reading import ReadingTimes, assemble, clean_readers, story_label
-from .reading_tables import check_columns, number_column, open_table, word_rows
+from .reading_tables import check_columns, word_rows
+from ..tables import number_column, open_table
 from ...core import InputError, parsing
 from ...datasets import dataset_path, read_text
 from ...text.passages import Passage, join_words
 
 # %% ../../../nbs/alignment/sources/10_natural_stories.ipynb #979880ac
-def _story_table(folder, name):
+def _story_table(folder, name, clean=True):
     path = folder / name
     if not path.is_file():
         raise FileNotFoundError(f"There is no {name} in {folder}; it needs the publisher's file of Natural Stories.")
-    return open_table(path)
+    return open_table(path, clean=clean)[0]
 
 # %% ../../../nbs/alignment/sources/10_natural_stories.ipynb #afcc0a32
 def _known_places(words, table, what):
@@ -62,8 +63,8 @@ def natural_stories(
         who = {r: i for i, r in enumerate(dict.fromkeys(table.WorkerId))}
         grid = np.full((len(words), len(who)), np.nan)
         grid[at, table.WorkerId.map(who).to_numpy()] = number_column(table.RT, "RT")
-        times, notes = clean_readers(grid)
-        return assemble("natural-stories", words.item, words.word.tolist(), None, times, notes)
+        times, notes, dropped = clean_readers(grid)
+        return assemble("natural-stories", words.item, words.word.tolist(), None, times, notes, dropped)
     table = _story_table(folder, "processed_wordinfo.tsv")
     check_columns(table, ["word", "zone", "item", "meanItemRT"], "processed_wordinfo.tsv")
     time = np.full(len(words), np.nan)
@@ -106,7 +107,7 @@ def gpt3_surprisal(
         lines = (line.split("\t") for line in read_text(folder / "words.tsv").splitlines() if line.count("\t") == 1)
         whole = {tuple(k.split(".")[:2]): text.replace(" ", "") for k, text in lines if k.endswith(".whole")}
         words["spelling"] = [whole.get((i, z), w) for i, z, w in zip(words.item, words.zone, words.word)]
-    table = _story_table(folder, "all_stories_gpt3.csv")
+    table = _story_table(folder, "all_stories_gpt3.csv", clean=False) # blanks belong to tokens
     check_columns(table, ["token", "logprob", "story"], "all_stories_gpt3.csv")
     table["bits"] = -number_column(table.logprob, "logprob") / math.log(2)
     found = []

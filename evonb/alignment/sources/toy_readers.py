@@ -80,8 +80,9 @@ def toy_reading(
     expected = people.base + people.length * np.array([len(w) for w in words]) + spill @ people.slopes
     times = expected[:, None] + rng.normal(0, people.reader_sd, people.n_readers) # (n_words, n_readers)
     times = times + rng.normal(0, people.noise, times.shape)
-    readers, notes = clean_readers(np.where(rng.random(times.shape) < people.missing, np.nan, times))
-    reading = ReadingTimes("toy-reading", passages, mean_time(readers), readers, ["simulated readers", *notes])
+    readers, notes, dropped = clean_readers(np.where(rng.random(times.shape) < people.missing, np.nan, times))
+    reading = ReadingTimes("toy-reading", passages, mean_time(readers), readers, ["simulated readers", *notes],
+                           dropped)
     # where times are missing, it also matters whose: a mean then holds some of the readers' differences
     error = (people.noise**2 + people.reader_sd**2 * people.missing) / (people.n_readers * (1 - people.missing))
     reliability = float(expected.var() / (expected.var() + error))

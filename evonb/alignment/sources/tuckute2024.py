@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from ..responses import Responses, chosen_names, many
-from ...core import InputError, check_choice, parsing
-from ...datasets import MissingCorpusError, check_head, dataset_path
+from ..tables import find_columns, number_column, open_table
+from ...core import InputError, check_choice
+from ...datasets import MissingCorpusError, dataset_path
 from ...text.passages import split_words
 
 # %% ../../../nbs/alignment/sources/22_tuckute2024.ipynb #6f745913
@@ -23,18 +24,11 @@ _tuckute_columns = ("response_target", "roi", "target_UID", "item_id", "sentence
 # %% ../../../nbs/alignment/sources/22_tuckute2024.ipynb #92f41aee
 def _tuckute_rows(path, **chosen):
     "Rows of the published table of the chosen regions, conditions and participants: a cell once, an item one text."
-    import pandas as pd
     if not Path(path).is_file(): raise MissingCorpusError(f"{path} isn't a file; give the published CSV.")
-    check_head(path, ",")
-    with parsing(path, "Get the published CSV again."):
-        table = pd.read_csv(path, dtype={c: str for c in _tuckute_columns[1:]}, keep_default_na=False,
-                            na_values=dict(response_target=["", "NA", "NaN", "nan"])) # "None" may be a sentence
-    if missing := [c for c in _tuckute_columns if c not in table]:
-        raise InputError(f"{path} lacks the column {missing[0]!r}; it has: {', '.join(map(str, table.columns[:20]))}.")
-    values = table["response_target"]
-    wrong = values[pd.to_numeric(values, errors="coerce").isna() & values.notna()]
-    if len(wrong): raise InputError(f"{path}: response_target must be numbers, but holds {wrong.iloc[0]!r}.")
-    with parsing(path): table["response_target"] = values.astype(float) # whole numbers that no float holds
+    table, _ = open_table(path)
+    columns = find_columns(list(table.columns), dict.fromkeys(_tuckute_columns, ()), needed=_tuckute_columns, what=path)
+    table = table.rename(columns={name: role for role, name in columns.items()})
+    table["response_target"] = number_column(table["response_target"], f"{path}: response_target")
     if (blank := (table[list(_tuckute_columns[1:])] == "").any(axis=1)).any():
         raise InputError(f"{path}: line {int(np.argmax(blank)) + 2} has a blank among roi, target_UID, item_id, "
                          "sentence and cond.")
@@ -88,7 +82,8 @@ def tuckute2024(
     participants: str = "average", # over participants, or "each": a target per participant and region
     rois=tuple(TUCKUTE_ROIS), # regions; None takes all of the file
     cond="B", # conditions, of B, D and S; None takes all
-    who=None # participants (target_UID); None takes all
+    who=None, # participants (target_UID); None takes all
+    name: str = "tuckute2024" # of the data set
 ) -> Responses:
     "Tuckute et al. 2024: responses of the left language regions to single sentences."
     import pandas as pd
@@ -111,5 +106,5 @@ def tuckute2024(
     passages = [split_words(f"item {i}", sentences[i]) for i in items]
     sizes = [[len(p.spans), sum(c.isalpha() for c in p.text)] for p in passages] # words, letters
     notes += [*told, "Positions of regions are ours, not the data set's: illustrative."]
-    return Responses("tuckute2024", "items", data, table, np.array(items), passages,
+    return Responses(name, "items", data, table, np.array(items), passages,
                      nuisance={"length": np.array(sizes)}, illustrative=True, notes=notes)
