@@ -109,7 +109,8 @@ def test_equal_onsets_are_in_order():
     (dict(how="median"), "how is 'median'.*average, sum, lanczos"), (dict(how="lanczos", lobes=0), "lobes is 0"),
     (dict(values=VALUES[:-1]), r"values has shape \(169, 4\).*170 words"), (dict(values=3.), r"shape \(\)"),
     (dict(values=np.full((N_WORDS, 1), np.nan)), "values isn't finite in row 0"),
-    (dict(offsets=OFFSETS[:3]), r"offsets has shape \(3,\)"), (dict(offsets=ONSETS - .1), "word 1 ends at .* but begins at"),
+    (dict(offsets=OFFSETS[:3]), r"offsets has shape \(3,\)"),
+    (dict(offsets=ONSETS - .1), "word 1 ends at .* but begins at"),
 ])
 def test_bad_arguments(change, match):
     arguments = dict(values=VALUES, onsets=ONSETS, n_scans=N_SCANS, tr=TR) | change
