@@ -42,7 +42,8 @@ def open_data(
 ): # -> ReadingTimes or Responses
     "The data set that a name or path means."
     if name not in DATA: return open_data_file(name, columns, table)
-    if columns: raise InputError(f"columns are {columns}, but {name} is a data set with columns of its own. Leave them out.")
+    if columns:
+        raise InputError(f"columns are {columns}, but {name} is a data set with columns of its own. Leave them out.")
     entry, opened = DATA.entry(name), DATA[name]
     made = opened(seeds or Seeds(0))[0] if entry.about.get("simulated") else opened()
     if hasattr(made, "passages"): return made

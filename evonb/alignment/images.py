@@ -75,7 +75,8 @@ def _table(table):
 def _numbers(column, name, where):
     "A column as finite float64, with nan where the table has n/a."
     try: return number_column(column, f"the column {name!r}")
-    except InputError as e: raise InputError(f"The column {name!r} of {where} isn't numeric, or infinite: {e}") from None
+    except InputError as e:
+        raise InputError(f"The column {name!r} of {where} isn't numeric, or infinite: {e}") from None
 
 # %% ../../nbs/alignment/24_images.ipynb #a09ee5a1
 EVENT_COLUMNS = dict( # role -> other usual names, as `tables.name_key` gives them
@@ -104,10 +105,12 @@ def read_events(
     if not len(table): raise InputError(f"{where} holds no word.")
     onsets = _numbers(table[found["onset"]], found["onset"], where)
     words = [str(w).strip() for w in table[found["word"]]]
-    if np.isnan(onsets).any(): raise InputError(f"{where} has no onset for the word {words[int(np.isnan(onsets).argmax())]!r}.")
+    if np.isnan(onsets).any():
+        raise InputError(f"{where} has no onset for the word {words[int(np.isnan(onsets).argmax())]!r}.")
     length = _lengths(table, found, onsets, where)
     if length is None: return words, onsets, None, note
-    if n := int((length == 0).sum()): note.append(f"{where}: {n} of {len(words)} words have no duration (0 or n/a) and are impulses")
+    if n := int((length == 0).sum()):
+        note.append(f"{where}: {n} of {len(words)} words have no duration (0 or n/a) and are impulses")
     return words, onsets, onsets + length if length.any() else None, note
 
 # %% ../../nbs/alignment/24_images.ipynb #615048d1
@@ -119,7 +122,8 @@ def _lengths(table, found, onsets, where):
     if np.isnan(length).all(): return None
     if (length < 0).any():
         i = int((length < 0).argmax())
-        raise InputError(f"{where} has negative durations: row {i + 1} lasts {length[i]:g} s. Give seconds, 0 or n/a for an impulse.")
+        raise InputError(f"{where} has negative durations: row {i + 1} lasts {length[i]:g} s. Give seconds; 0 or n/a "
+                         "is an impulse.")
     return np.nan_to_num(length)
 
 # %% ../../nbs/alignment/24_images.ipynb #8197728f

@@ -72,8 +72,8 @@ def table_text(
     text = decoded_text(path, encoding).replace("\r\n", "\n").replace("\r", "\n").lstrip("\n")
     n = 1 + max(text[:2**22].partition("\n")[0].count(s) for s in SEPARATORS)
     if n <= MAX_COLUMNS: return text
-    raise InputError(f"{path} has {n:,} columns or more in its first line; at most {MAX_COLUMNS:,} are read. Is it a table "
-                     "with a row for each word?")
+    raise InputError(f"{path} has {n:,} columns or more in its first line; at most {MAX_COLUMNS:,} are read. Is it a "
+                     "table with a row for each word?")
 
 # %% ../../nbs/alignment/13_tables.ipynb #21ddacfe
 def layout_of(
@@ -109,8 +109,8 @@ def _parsed(path, text, layout):
     if layout.more: first = f"{layout.separator}{first}" if layout.more == "before" else f"{first}{layout.separator}"
     kind = dict(sep=r"\s+" if layout.separator == " " else layout.separator, quoting=layout.csv["quoting"])
     if layout.more == "before" and layout.separator == " ": first = '""' + first
-    try: return pd.read_csv(io.StringIO(f"{first}\n{rest}"), header=None, dtype=str, keep_default_na=False,
-                            na_filter=False, **kind).fillna("")
+    how = kind | dict(header=None, dtype=str, keep_default_na=False, na_filter=False)
+    try: return pd.read_csv(io.StringIO(f"{first}\n{rest}"), **how).fillna("")
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as e:
         raise InputError(f"{path} can't be read as a table: {e}. Its columns must be named in line 1, and each line "
                          "have a cell for each.") from e
@@ -155,8 +155,8 @@ MISSING = ("", "na", "nan", "n/a", "#n/a", "null", "none", ".", "-", "–", "?")
 def _number(cell, decimal):
     "A cell as a number by one convention; None where it isn't one."
     group = {".": "[,'’ ]", ",": "[.'’ ]"}[decimal]
-    pattern = rf"([-+]?)((?:[1-9]\d{{0,2}}({group})\d{{3}}(?:\3\d{{3}})*|\d+)?)((?:{re.escape(decimal)}\d*)?)(e[-+]?\d+)?"
-    m = re.fullmatch(pattern, cell, re.I)
+    whole = rf"[1-9]\d{{0,2}}({group})\d{{3}}(?:\3\d{{3}})*|\d+"
+    m = re.fullmatch(rf"([-+]?)((?:{whole})?)((?:{re.escape(decimal)}\d*)?)(e[-+]?\d+)?", cell, re.I)
     if not m or not (m[2] or len(m[4]) > 1): return None
     return float(m[1] + re.sub(r"\D", "", m[2]) + m[4].replace(decimal, ".") + (m[5] or ""))
 
@@ -174,8 +174,8 @@ def decimal_mark(
     mark = "".join(sorted({c for cell in cells for c in cell if c in ".,"})) # wherever it is, it may group digits
     if len(mark) == 1 and (not both or max(map(abs, both)) >= 1000): return mark
     if mark == ",": return "."
-    raise InputError(f"{what} holds {next(c for c in cells if mark[-1] in c)!r} beside {cells[0]!r}: its mark may be of "
-                     "decimals or of thousands. Say which it is that marks decimals: decimal='.' or ',' "
+    raise InputError(f"{what} holds {next(c for c in cells if mark[-1] in c)!r} beside {cells[0]!r}: its mark may be "
+                     "of decimals or of thousands. Say which it is that marks decimals: decimal='.' or ',' "
                      "(--set table.decimal=,).")
 
 # %% ../../nbs/alignment/13_tables.ipynb #caa49f2b
@@ -253,8 +253,8 @@ def find_columns(
         found[role] = candidates[0] if candidates else None
     if missing := [r for r in needed if found[r] is None]:
         told = f'{{"{missing[0]}": "NAME"}}'
-        raise InputError(f"{what} lacks the column {missing[0]!r}; it has: {', '.join(map(str, names[:30]))}. Say which "
-                         f"it is: columns={told} (--set 'columns={told}').")
+        raise InputError(f"{what} lacks the column {missing[0]!r}; it has: {', '.join(map(str, names[:30]))}. Say "
+                         f"which it is: columns={told} (--set 'columns={told}').")
     return found
 
 # %% ../../nbs/alignment/13_tables.ipynb #65da5898

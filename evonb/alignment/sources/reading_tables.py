@@ -20,15 +20,15 @@ from ...core import InputError
 # %% ../../../nbs/alignment/sources/14_reading_tables.ipynb #3009faff
 READING_COLUMNS = dict( # role -> other usual names, as `tables.name_key` gives them
     word=("words", "token", "wordform", "ialabel", "currentword", "wort", "mot", "palabra", "parola"),
-    time=("rt", "rts", "rtms", "ms", "msec", "readingtime", "readingtimes", "readingtimems", "timems", "meantime", "rtmean",
-          "meanrt", "meanreadingtime", "meanitemrt", "reactiontime", "responsetime", "wordrt", "wordtime", "lesezeit",
-          "rts", "rtsec", "times", "readtime"),
+    time=("times", "rt", "rts", "rtms", "rtsec", "ms", "msec", "readtime", "readingtime", "readingtimes",
+          "readingtimems", "timems", "meantime", "meanrt", "rtmean", "meanreadingtime", "meanitemrt", "reactiontime", "responsetime",
+          "wordrt", "wordtime", "lesezeit"),
     order=("zone", "position", "place", "wordnumber", "wordnum", "wordnr", "wordno", "wordn", "wordposition", "wordpos",
            "wordindex", "wordidx", "wordid", "wordorder", "wordinstory", "wordintext", "region", "regionnumber", "iaid",
-           "token id", "tokenid", "tokennumber"),
-    story=("item", "items", "itemid", "itemnumber", "itemnum", "itemno", "storyid", "storynumber", "storyname", "storynum",
-           "text", "textid", "textnumber", "textname", "passage", "passageid", "document", "documentid", "doc", "docid",
-           "article", "articleid", "narrative"),
+           "tokenid", "tokennumber"),
+    story=("item", "items", "itemid", "itemnumber", "itemnum", "itemno", "storyid", "storynumber", "storyname",
+           "storynum", "text", "textid", "textnumber", "textname", "passage", "passageid", "document", "documentid",
+           "doc", "docid", "article", "articleid", "narrative"),
     reader=("readers", "readerid", "participant", "participants", "participantid", "participantnumber", "subject",
             "subjects", "subjectid", "subjectnumber", "subj", "subjid", "workerid", "worker", "ppt", "pptid", "ppid",
             "person", "personid", "prolificid", "prolificpid", "vp", "vpn", "proband", "recordingsessionlabel"),
@@ -163,15 +163,16 @@ def text_notes(
     gaps = int((words.groupby("story", sort=False).order.diff() > 1).sum())
     if gaps: notes.append(f"{gaps} places are missing from the order of words; a model reads the text without them")
     if marks and config.join_punctuation:
-        notes.append(f"{marks:,} rows are punctuation alone: each is joined to the word that it belongs to, which keeps its own time")
+        notes.append(f"{marks:,} rows are punctuation alone: each is joined to the word that it belongs to, which "
+                     "keeps its own time")
     elif marks:
         example = next((" ".join(words.word[i - 1:i + 1]) for i in range(1, len(words)) if is_mark(words.word[i])), "")
         notes.append(f"{marks:,} rows are punctuation alone, so models read {example!r}; join_punctuation=True (--set "
                      "table.join_punctuation=true) joins each to the word that it belongs to")
     unspaced = sum(bool(_UNSPACED.search(w)) for w in words.word)
     if config.between and unspaced > len(words) / 2:
-        notes.append(f"most words are in a script that is written without spaces, and models read them with {config.between!r} "
-                     "between; between='' (--set table.between=\"\") puts nothing there")
+        notes.append("most words are in a script that is written without spaces, and models read them with "
+                     f"{config.between!r} between; between='' (--set 'table.between=\"\"') puts nothing there")
     return notes
 
 # %% ../../../nbs/alignment/sources/14_reading_tables.ipynb #caf2ed93
@@ -193,11 +194,13 @@ def reading_table(
         name = name or Path(table).stem
         table, notes = open_table(table, config.separator, config.encoding)
     what = name or "the table"
-    named = {k: v for k, v in dict(word=word, time=time, order=order, story=story, reader=reader).items() if v is not None}
-    c = find_columns(list(table.columns), READING_COLUMNS, named | (columns or {}), ("word", "time", "order"), ("time",), what)
+    named = dict(word=word, time=time, order=order, story=story, reader=reader)
+    named = {k: v for k, v in named.items() if v is not None} | (columns or {})
+    c = find_columns(list(table.columns), READING_COLUMNS, named, ("word", "time", "order"), ("time",), what)
     if not len(table): raise InputError(f"{what} has no rows.")
     rows = word_rows(table, c["word"], c["order"], c["story"], c["reader"], what, c["sentence"], config.decimal)
-    times = number_column(table[c["time"]], f"{what}: {c['time']}", config.decimal, written) * dict(ms=1, s=1000)[config.unit]
+    times = number_column(table[c["time"]], f"{what}: {c['time']}", config.decimal, written)
+    if config.unit == "s": times = 1000 * times
     check_milliseconds(times, what)
     words, place = in_order(rows, what)
     notes = [*text_notes(words, config), *notes, *written]
