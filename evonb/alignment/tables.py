@@ -255,7 +255,7 @@ def find_columns(
         told = f'{{"{missing[0]}": "NAME"}}'
         raise InputError(f"{what} lacks the column {missing[0]!r}; it has: {', '.join(map(str, names[:30]))}. Say "
                          f"which it is: columns={told} (--set 'columns={told}').")
-    return found
+    return {role: found[role] for role in roles}
 
 # %% ../../nbs/alignment/13_tables.ipynb #65da5898
 def columns_note(

@@ -7,16 +7,18 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
 from evonb.alignment.data import DATA, data_forms, image_arguments, open_data
 from evonb.alignment.features import ReadConfig, read
-from evonb.alignment.reading import BehaviorConfig
+from evonb.alignment.reading import BehaviorConfig, core_form
 from evonb.alignment.responses import Responses
 from evonb.alignment.run import (
     AlignConfig,
@@ -28,15 +30,18 @@ from evonb.alignment.run import (
     default_place,
     fresh_base,
     open_candidate,
+    training_counts,
 )
 from evonb.alignment.sources.toy_brain import toy_brain
 from evonb.alignment.surfaces import read_surface
 from evonb.alignment.volumes import read_volume, roi_table
+from evonb.cli import main, with_settings
 from evonb.connectomes.experiments import experiment
 from evonb.connectomes.settings import preset
-from evonb.core import InputError, RunExistsError, Seeds, Stopped, StopRequest
+from evonb.core import InputError, RunExistsError, Seeds, Stopped, StopRequest, from_dict
 from evonb.report import write_report
 from evonb.store import open_run, read_dataset, read_json
+from evonb.text.tokens import open_prepared
 from evonb.training.base import open_base
 
 pytestmark = pytest.mark.numerics
@@ -178,17 +183,62 @@ def test_newborns_that_came_later_are_scored_too_and_the_others_only_once(grown,
 
 
 def test_reading_times_of_every_arm(grown, tmp_path):
-    behavior = BehaviorConfig(frequency=("toy-english",), n_bootstrap=200)
+    behavior = BehaviorConfig(frequency=("toy-english", "training"), n_bootstrap=200, drop_last=True)
     settings = config(grown, data="toy-reading", behavior=behavior)
     run = align_run(tmp_path / "run", settings, show=False, device="cpu", cache=tmp_path / "cache")
     ds, summary = read_dataset(run.file("reading.zarr.zip")), read_json(run.file("summary.json"))
-    assert ds.surprisal.shape == (5, ds.sizes["word"]) and set(ds.arm.values) == {"connectome", "random", "untrained"}
+    assert ds.surprisal.shape == (7, ds.sizes["word"])
+    assert ds.arm.values.tolist() == [*["connectome"] * 2, *["random"] * 2, "untrained", "unigram", "bigram"]
     words = np.isfinite(ds.time.values)
     by_hand = [stats.pearsonr(s[words & ds.used.values], ds.time.values[words & ds.used.values])[0]
                for s in ds.surprisal.values]
     np.testing.assert_allclose(ds.pearson_pooled.values, by_hand, atol=1e-10)
     assert summary["modality"] == "reading" and summary["arms"]["random"]["difference"]["p"] is not None
-    assert "Reading times" in write_report(run.path).read_text(encoding="utf-8")
+    page = write_report(run.path).read_text(encoding="utf-8")
+    assert "Reading times" in page and "lack a previous word" in page and "are the last of their story" in page
+    assert summary["left_out"]["story 1"] == {"are the last of their story": 1, "lack a previous word": 2}
+    assert int(ds.left_out.sum()) == ds.n_left_out == (~ds.fitted.values).sum() == 3 * 6
+    assert summary["dropped"] == dict(single_times=summary["dropped"]["single_times"], readers=0)
+    facts = " | ".join(summary["facts"])
+    assert "cover 100.0% of the words read" in facts and "18 of 1,500 words are in no regression" in facts
+    assert pd.read_csv(run.file("scores.csv")).n_left_out.tolist() == [3] * 42
+
+
+def test_what_a_run_was_trained_on_is_counted(grown, tmp_path):
+    "The text comes back from the tokens to the letter; its unigrams add nothing to a baseline that counts it."
+    counts, run = training_counts(str(grown)), open_run(grown)
+    corpus = open_prepared(run.file("corpus"))
+    blocks = [*corpus.texts("evolution"), *corpus.texts("development")]
+    n_bytes = sum(corpus.splits[s].n_bytes for s in ("evolution", "development"))
+    assert sum(len(t.encode()) for t in blocks) == n_bytes
+    by_hand = Counter(core_form(w) for t in blocks for w in t.split())
+    assert counts.frequencies.counts == by_hand and training_counts(f"{grown}::random/0").name == counts.name
+    behavior = BehaviorConfig(frequency=("training",), n_bootstrap=20)
+    settings = config(grown, data="toy-reading", behavior=behavior, arms=("random",), untrained=0)
+    run = align_run(tmp_path / "run", settings, show=False, device="cpu", cache=tmp_path / "cache")
+    ds = read_dataset(run.file("reading.zarr.zip"))
+    assert abs(float(ds.gain_mean.sel(model="unigram/0"))) < 1e-9 and counts.name in ds.frequency
+    assert "the slopes of unigram/0 can't be told from the baseline's" in ds.notes
+    assert training_counts("smollm2-135m-instruct") is None
+
+
+def test_a_table_is_described_on_the_command_line(grown, tmp_path):
+    rows = ["subject;item;zone;word;RT;again",
+            *(f"{p};{1 + i // 30};{i};w{i % 7};0,{300 + 7 * (i % 5) + 20 * p};9" for p in range(3) for i in range(60))]
+    (tmp_path / "their times.CSV").write_text("\n".join(rows), encoding="utf-8")
+    fast = ["--set", 'behavior.frequency=["training"]', "--set", "behavior.n_bootstrap=20"]
+    command = ["align", str(grown), "--data", str(tmp_path / "their times.CSV"), "--arms", "random", "--untrained", "0",
+               "--device", "cpu", *fast, "--out"]
+    assert main([*command, str(tmp_path / "ms")]) == 2  # seconds, and said to be so
+    assert main([*command, str(tmp_path / "s"), "--set", "table.unit=s", "--set", 'columns={"time":"RT"}']) == 0
+    run = open_run(tmp_path / "s")
+    summary, data = read_json(run.file("summary.json")), read_json(run.file("data.json"))
+    assert data["name"] == summary["data"] == "their times"
+    assert any("time = 'RT', order = 'zone', story = 'item', reader = 'subject'" in n for n in summary["notes"])
+    again = alignment_command(from_dict(AlignConfig, run.config))
+    assert '--set=columns={"time": "RT"}' in again and "--set=table.unit=s" in again
+    assert with_settings(AlignConfig(*again[2:5:2]), [w[6:] for w in again if w.startswith("--set=")]) == from_dict(
+        AlignConfig, run.config)
 
 
 def test_layers_are_chosen_on_other_folds():
