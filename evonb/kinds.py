@@ -82,7 +82,8 @@ RUN_KINDS.add("connectome", RunKind(
     table="evonb.cli:connectome_text", page="evonb.report:connectome_page",
     views=("progress", "loss", "generations", "newborns"), stored="evonb.widgets.monitor:stored_experiment",
     work="evonb.widgets.monitor:work_of_experiment",
-    also=dict(extend="evonb.connectomes.experiments:develop_run", plan="evonb.connectomes.planning:plan",
+    also=dict(extend="evonb.connectomes.experiments:develop_run",
+              training_text="evonb.connectomes.experiments:training_text", plan="evonb.connectomes.planning:plan",
               device="evonb.connectomes.planning:find_device", measure="evonb.connectomes.planning:measure",
               devices="evonb.connectomes.planning:DEVICES")),
     "generations that evolve a connectome, and newborns with it and with its controls")

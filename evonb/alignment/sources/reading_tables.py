@@ -21,8 +21,8 @@ from ...core import InputError
 READING_COLUMNS = dict( # role -> other usual names, as `tables.name_key` gives them
     word=("words", "token", "wordform", "ialabel", "currentword", "wort", "mot", "palabra", "parola"),
     time=("times", "rt", "rts", "rtms", "rtsec", "ms", "msec", "readtime", "readingtime", "readingtimes",
-          "readingtimems", "timems", "meantime", "meanrt", "rtmean", "meanreadingtime", "meanitemrt", "reactiontime", "responsetime",
-          "wordrt", "wordtime", "lesezeit"),
+          "readingtimems", "timems", "meantime", "meanrt", "rtmean", "meanreadingtime", "meanitemrt", "reactiontime",
+          "responsetime", "wordrt", "wordtime", "lesezeit"),
     order=("zone", "position", "place", "wordnumber", "wordnum", "wordnr", "wordno", "wordn", "wordposition", "wordpos",
            "wordindex", "wordidx", "wordid", "wordorder", "wordinstory", "wordintext", "region", "regionnumber", "iaid",
            "tokenid", "tokennumber"),
