@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['developed_config', 'experiment', 'develop_run', 'newborn_folder', 'load_newborn', 'open_newborn', 'grown_newborns',
-           'newborn_table']
+           'newborn_table', 'training_text']
 
 # %% ../../nbs/connectomes/22_experiments.ipynb #81433ce5
 from dataclasses import replace
@@ -261,3 +261,12 @@ def newborn_table(
     names = {k: v for k, v in names.items() if k in ds} # runs of before don't tell on which tokens
     table = ds[list(names)].to_dataframe().reset_index()
     return table[["arm", "seed", *names]].rename(columns=names)
+
+# %% ../../nbs/connectomes/22_experiments.ipynb #90ee61e6
+def training_text(
+    run # a Run of kind connectome
+) -> tuple | None: # what the text is called; an iterator over its blocks. None where only its tokens are known
+    "All text that a run's models learned from: that of evolution, which the wiring comes from, and of development."
+    if not run.file("corpus", "tokenizer").is_dir(): return None
+    corpus = open_prepared(run.file("corpus"))
+    return f"{corpus.info['name']} as {run.path.name} was trained on it", corpus.texts("evolution", "development")

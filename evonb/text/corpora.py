@@ -7,8 +7,8 @@ __all__ = ['TEXT_SUFFIXES', 'PACKED_SUFFIXES', 'CORPORA', 'DOCUMENTED', 'SPLITS'
            'corpus_table_html', 'read_jsonl', 'is_hidden', 'wanted_in_folder', 'walk', 'named_files', 'same_content',
            'survey', 'expand', 'left_text', 'read_documents', 'known_size', 'read_files', 'files_info', 'pieces',
            'assembled', 'cut_blocks', 'limit', 'is_prose', 'paragraphs', 'docstrings', 'gc_paused', 'python_docs',
-           'hf_texts', 'read_hf', 'toy_corpus', 'corpus_files', 'files_source', 'load_corpus', 'check_fractions',
-           'tied_sources', 'deal', 'deal_splits', 'split_corpus']
+           'hf_texts', 'read_hf', 'toy_corpus', 'corpus_files', 'files_source', 'load_corpus', 'corpora_here',
+           'check_fractions', 'tied_sources', 'deal', 'deal_splits', 'split_corpus']
 
 # %% ../../nbs/text/12_corpora.ipynb #a9b1e4b5
 import ast
@@ -36,7 +36,7 @@ from fastcore.basics import patch
 
 from ..core import CorpusError, DamagedFileError, InputError, Seeds, check_choice, check_positive, file_sha256
 from ..core import human_bytes, human_count, near_miss, remark, to_dict
-from ..datasets import MissingCorpusError, MissingExtraError, dataset_path, published, read_text
+from ..datasets import MissingCorpusError, MissingExtraError, dataset_here, dataset_path, published, read_text
 from ..registry import Registry
 from .formats import PACKED, TextOptions, json_text, record_text, texts_of
 from .toy_english import toy_documents
@@ -514,6 +514,12 @@ def load_corpus(
     if n_bytes and corpus.n_bytes > n_bytes:
         corpus.documents, corpus.sources = limit(zip(corpus.sources, corpus.documents), n_bytes)
     return corpus
+
+# %% ../../nbs/text/12_corpora.ipynb #31e31567
+def corpora_here() -> list: # names, as `load_corpus` takes them
+    "The corpora of natural text that are on this machine: nothing is downloaded for them."
+    return ["python-docs", *(name for name, known in published().items() if known["kind"] == "text" and
+                             dataset_here(name))]
 
 # %% ../../nbs/text/12_corpora.ipynb #4a7d4b37
 SPLITS = ("evolution", "development", "validation", "test")

@@ -465,6 +465,23 @@ def check_window(
                               f"takes {n_tokens}. Give more text, a larger fraction for {split} or a shorter window.")
     return self
 
+# %% ../../nbs/text/14_tokens.ipynb #03e103b7
+@patch
+def texts(
+    self: PreparedCorpus,
+    *splits: str # which
+) -> typing.Iterator[str]: # blocks, in the order in which they are trained on
+    "The text of splits, from their tokens; a corpus of shards without a tokenizer has none."
+    if self.tokenizer is None: raise CorpusError(f"{self.info['name']} has no tokenizer, so its text isn't known.")
+    decode, end = self.tokenizer.backend_tokenizer.decode_batch, self.tokenizer.eos_token_id
+    for split in splits:
+        ids, held = self.splits[check_choice(split, self.splits, "split")].ids, np.zeros(0, np.uint16)
+        for start in range(0, len(ids), _CHUNK):
+            row = np.concatenate([held, ids[start:start + _CHUNK]])
+            *blocks, held = np.split(row, np.flatnonzero(row == end) + 1)
+            yield from decode([b.tolist() for b in blocks], skip_special_tokens=True)
+        if len(held): yield from decode([held.tolist()], skip_special_tokens=True)
+
 # %% ../../nbs/text/14_tokens.ipynb #f59e4f39
 _CHUNK = 2**20 # bytes read at once
 
