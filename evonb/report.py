@@ -9,8 +9,8 @@ __all__ = ['connectome_page', 'population_page', 'experts_page', 'alignment_page
            'generations_html', 'wiring_html', 'corpus_table', 'corpora_html', 'known', 'score_html', 'methods_table',
            'tasks_table', 'ensembles_table', 'methods_result', 'first_histories', 'evolutions_html', 'family_html',
            'conflict_html', 'of_methods', 'experts_table', 'experts_html', 'alignment_table', 'listed',
-           'alignment_result', 'human_like_html', 'settings_html', 'repeat_html', 'report_html', 'write_report',
-           'example_run', 'example_population_run']
+           'left_out_table', 'alignment_result', 'human_like_html', 'settings_html', 'repeat_html', 'report_html',
+           'write_report', 'example_run', 'example_population_run']
 
 # %% ../nbs/80_report.ipynb #2b3e800e
 import html
@@ -556,6 +556,16 @@ def listed(
     "Lines as a list."
     return Html("<ul class='note'>" + "".join(f"<li>{esc(x)}</li>" for x in lines) + "</ul>")
 
+# %% ../nbs/80_report.ipynb #8e0c82f9
+def left_out_table(
+    summary: dict # of a run of kind "alignment"
+) -> Html: # nothing where no word was left out, or the run didn't count them
+    "Words that are in no regression, story by story and by reason."
+    if not (found := summary.get("left_out")): return Html("")
+    reasons = list(dict.fromkeys(why for story in found.values() for why in story))
+    rows = [[shown(story), *(of.get(why, 0) for why in reasons)] for story, of in found.items()]
+    return table(["story", *reasons], rows, "Words that are in no regression.")
+
 # %% ../nbs/80_report.ipynb #013d3a42
 alignment_page = Page()
 
@@ -566,7 +576,7 @@ def alignment_result(
     "What came out, in a sentence, facts and a table."
     return (f"<p class='statement'>{esc(summary['statement'])}</p>{listed(summary['facts'])}"
             f"{alignment_table(summary)}<details><summary>Notes on the data</summary>{listed(summary['notes'])}"
-            "</details>")
+            f"{left_out_table(summary)}</details>")
 
 # %% ../nbs/80_report.ipynb #40918a02
 alignment_page.figures("Brain: layer by layer", lambda brain: alignment_plots.layer_scores(brain, "gain"),

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['AlignConfig', 'alignment_command', 'Candidate', 'source_run', 'grown', 'candidates', 'fresh_base', 'open_candidate',
            'Alignment', 'slug', 'scores_name', 'scored_model', 'choose_layers', 'chosen_scores', 'ceilings',
-           'reference_arm', 'alignment_statement', 'region_table', 'score_table', 'default_place', 'data_digest',
-           'summed_models', 'align_run', 'arm_table']
+           'training_counts', 'ngram_surprisals', 'reference_arm', 'alignment_statement', 'left_out_counts',
+           'region_table', 'score_table', 'default_place', 'data_digest', 'summed_models', 'as_before', 'align_run',
+           'arm_table']
 
 # %% ../../nbs/alignment/30_run.ipynb #4730feaf
 import hashlib
@@ -24,13 +25,14 @@ from fastcore.basics import patch
 from .data import data_forms, open_data
 from .encoding import RidgeConfig, across_subject_ceiling, encode, permutation_null
 from .features import COUNTS, ReadConfig, count_notes, read
-from .reading import BehaviorConfig, ReadingTimes, score_models
+from .reading import BehaviorConfig, Bigrams, ReadingTimes, count_bigrams, score_models
 from .responses import Responses, design, nuisance_design
 from .surfaces import to_surface, write_surface
+from .tables import TableConfig
 from .volumes import mean_by_roi, roi_volume, write_volume
 from ..core import InputError, Seeds, Stopped, StopRequest, announce, cache_folder, check_choice, check_positive
 from ..core import progress, stoppable, to_dict
-from ..kinds import call, write_results
+from ..kinds import ability, call, write_results
 from ..statistics import contrast, fdr, gain_verdict, mean_interval
 from ..store import Run, as_begun, changed_settings, create_run, open_run, read_dataset, read_json, replacing
 from ..store import write_dataset, write_json
@@ -43,6 +45,8 @@ class AlignConfig:
     "All settings of a run of kind alignment, saved in `run.json`."
     source: str = "" # a run of kind connectome, or what `open_base` takes
     data: str = "" # an entry of `DATA`, or a path as `open_data` takes it
+    columns: dict = field(default_factory=dict) # of a table of one's own: word, time, story, ... -> its column
+    table: TableConfig = field(default_factory=TableConfig) # how such a table is read
     arms: tuple[str, ...] = () # of a run; empty: all that were raised
     untrained: int = 3 # fresh models of the same architecture beside them
     layers: tuple[int, ...] = () # for brain data; 0 is the embeddings; empty: all
@@ -78,7 +82,8 @@ def alignment_command(
     config: AlignConfig # all settings
 ) -> list[str]: # words of the command
     "The command line that makes the same alignment."
-    changes = changed_settings(to_dict(AlignConfig(config.source, config.data, seed=config.seed)), to_dict(config))
+    plain = to_dict(AlignConfig(config.source, config.data, seed=config.seed, columns=config.columns))
+    changes = changed_settings(plain, to_dict(config)) | ({"columns": (None, config.columns)} if config.columns else {})
     return ["evonb", "align", config.source, "--data", config.data, "--seed", str(config.seed),
             *(f"--set={k}={v if isinstance(v, str) else json.dumps(v)}" for k, (_, v) in changes.items())]
 
@@ -349,10 +354,12 @@ def gather_brain(self: Alignment, made): # made: a dataset each model; -> xarray
 
 # %% ../../nbs/alignment/30_run.ipynb #55128b06
 @patch
-def coordinates(self: Alignment) -> dict:
+def coordinates(self: Alignment,
+    beside=() # Candidates that stand beside the run's own
+) -> dict:
     "Arm and seed of each model, and what stood before its texts."
-    each = lambda f: ("model", [f(c) for c in self.models])
-    return dict(arm=each(lambda c: c.arm), seed=each(lambda c: c.seed), begin=each(lambda c: self.begins[c.name]))
+    each = lambda f: ("model", [f(c) for c in (*self.models, *beside)])
+    return dict(arm=each(lambda c: c.arm), seed=each(lambda c: c.seed), begin=each(lambda c: self.begins.get(c.name, "")))
 
 # %% ../../nbs/alignment/30_run.ipynb #bd64e90f
 def ceilings(
@@ -366,6 +373,26 @@ def ceilings(
             out[rows.index] = across_subject_ceiling(courses).r.values[:, 0]
     return out
 
+# %% ../../nbs/alignment/30_run.ipynb #79bec195
+def training_counts(
+    source: str # a run, or what `open_base` takes
+) -> Bigrams | None: # None where the text isn't known
+    "Words and pairs of the text that a source's models were trained on."
+    run = source_run(source.partition("::")[0])
+    tell = ability(run.kind, "training_text") if run else None
+    found = tell(run) if tell else None
+    return count_bigrams(*found) if found else None
+
+# %% ../../nbs/alignment/30_run.ipynb #04d0dc45
+def ngram_surprisals(
+    data: ReadingTimes, # what was read
+    training: Bigrams | None # of the models' own text
+) -> dict: # name of an arm -> (n_words,) bits
+    "Unigrams and bigrams of the training text, where it is known and tells words apart."
+    if training is None: return {}
+    found = dict(unigram=training.frequencies.surprisal(data.word), bigram=training.surprisal(data.word, data.position))
+    return {name: bits for name, bits in found.items() if np.ptp(bits) > 0}
+
 # %% ../../nbs/alignment/30_run.ipynb #8c1d2c0f
 @patch
 def with_counts(self: Alignment, ds, counts): # counts: a dict each model; -> xarray Dataset
@@ -377,11 +404,16 @@ def with_counts(self: Alignment, ds, counts): # counts: a dict each model; -> xa
 # %% ../../nbs/alignment/30_run.ipynb #502cc9f2
 @patch
 def score_reading(self: Alignment): # -> xarray Dataset over model and story
-    "Surprisal of every model against reading times."
+    "Surprisal of every model against reading times, beside unigrams and bigrams of the training text."
     found = self.each_model(lambda c: self.features(self.open(c)))
     own = [f.surprisal.where(~f.shared).values for f in found] # bits that two words share belong to neither
-    ds = score_models(self.data, dict(zip([c.name for c in self.models], own)), self.config.behavior)
-    return self.with_counts(ds.assign_coords(self.coordinates()), [f.attrs for f in found])
+    training = training_counts(self.config.source)
+    counted = {Candidate(arm, 0, ""): bits for arm, bits in ngram_surprisals(self.data, training).items()}
+    bits = {c.name: v for c, v in [*zip(self.models, own), *counted.items()]}
+    ds = score_models(self.data, bits, self.config.behavior, training=training and training.frequencies)
+    ds = ds.assign_attrs(training_text="unknown" if training is None else training.name)
+    counts = [*(f.attrs for f in found), *({} for _ in counted)]
+    return self.with_counts(ds.assign_coords(self.coordinates(counted)), counts)
 
 # %% ../../nbs/alignment/30_run.ipynb #c6aafa93
 @patch
@@ -464,8 +496,30 @@ def brain_facts(self: Alignment, ds): # -> list of str
 def reading_facts(self: Alignment, ds): # -> list of str
     "What stands above the table of reading times."
     said = f", readers' ceiling r = {float(ds.ceiling):.3f}" if "ceiling" in ds and np.isfinite(ds.ceiling) else ""
-    return [f"{self.data.name}: {np.isfinite(self.data.time).sum():,} words with times, {len(self.data.passages)} "
-            f"stories; mean over stories, 95 % intervals over models and stories{said}"]
+    facts = [f"{self.data.name}: {np.isfinite(self.data.time).sum():,} words with times, {len(self.data.passages)} "
+             f"stories; mean over stories, 95 % intervals over models and stories{said}",
+             f"the baseline's frequencies: {ds.frequency_of} ({ds.frequency_words:,} words); they cover "
+             f"{ds.coverage_words:.1%} of the words read and {ds.coverage_different_words:.1%} of the different ones"]
+    facts.append("what the models were trained on isn't known: no rows of its unigrams and bigrams, nor in the baseline"
+                 if ds.training_text == "unknown" else
+                 f"unigram and bigram: counts of {ds.training_text} (add-one, and Witten-Bell)"
+                 if "unigram" in ds.arm.values else
+                 f"no rows of unigrams and bigrams: {ds.training_text} tells none of the words apart")
+    reasons = [f"{int(n):,} {why}" for why, n in zip(ds.reason.values, ds.left_out.sum("any_story").values) if n]
+    if reasons:
+        n = f"{ds.n_left_out:,} of {ds.sizes['word']:,}"
+        facts.append(f"{n} words are in no regression: {'; '.join(reasons)}")
+    gone = {k.replace("_", " "): n for k, n in self.data.dropped.items() if n}
+    if gone: facts.append("left out before: " + ", ".join(f"{n:,} {what}" for what, n in gone.items()))
+    return facts
+
+# %% ../../nbs/alignment/30_run.ipynb #1f8615af
+def left_out_counts(
+    ds # reading scores
+) -> dict: # story -> reason -> words; only what there is
+    "Which words of each story are in no regression."
+    return {s: {w: int(n) for w, n in zip(ds.reason.values.tolist(), row) if n}
+            for s, row in zip(ds.any_story.values.tolist(), ds.left_out.values.T) if row.any()}
 
 # %% ../../nbs/alignment/30_run.ipynb #7f3afb6b
 @patch
@@ -490,10 +544,11 @@ def summarise(self: Alignment, ds) -> dict:
     arms = {a: v | layers.get(a, {}) for a, v in arms.items()}
     unit = "ΔR²" if brain else "nats/word"
     facts = self.brain_facts(ds) if brain else self.reading_facts(ds)
-    facts += list(dict.fromkeys(ds.begin.values.tolist()))
+    facts += [b for b in dict.fromkeys(ds.begin.values.tolist()) if b] # n-grams have none
     return dict(kind="alignment", modality="brain" if brain else "reading", data=self.data.name,
                 source=self.config.source, models=[c.name for c in self.models], reference=reference_arm(arms),
                 arms=arms, facts=facts,
+                **({} if brain else dict(left_out=left_out_counts(ds), dropped=self.data.dropped)),
                 notes=json.loads(ds.notes), ci=.95, statement=alignment_statement(self.data.name, arms, unit))
 
 # %% ../../nbs/alignment/30_run.ipynb #c4372b7d
@@ -528,8 +583,11 @@ def score_table(
 ): # -> DataFrame
     "Scores as rows, written to `scores.csv`."
     brain = "layer" in ds.dims
-    names = ("r", "gain", "p", "q") if brain else ("pearson", "spearman", "gain", "n_words")
+    names = ("r", "gain", "p", "q") if brain else ("pearson", "spearman", "gain", "n_words", "n_times")
     beside = ("arm", "seed", *(("begin",) if "begin" in ds else ()), *(("roi", "subject") if brain else ()))
+    names += () if brain or "left_out" not in ds else ("n_left_out",)
+    if "n_left_out" in names: # of the stories that were kept
+        ds = ds.assign(n_left_out=("story", ds.left_out.sum("reason").sel(any_story=ds.story).values))
     table = ds[list(names)].to_dataframe().reset_index()
     return table[["model", *beside, *(("layer", "target") if brain else ("story",)), *names]].dropna(subset=["gain"])
 
@@ -572,6 +630,16 @@ def summed_models(
     path = run.file("summary.json")
     return read_json(path)["models"] if path.exists() else None
 
+# %% ../../nbs/alignment/30_run.ipynb #1437fe5e
+def as_before(
+    path, # a run's folder, there or not
+    config: AlignConfig # as asked
+) -> AlignConfig:
+    "Settings to go on with in a run of before, which counted python-docs alone and knew no settings of tables."
+    config = as_begun(path, config, begin="auto", columns={}, table=TableConfig())
+    if config.columns is not None or config.behavior.frequency != BehaviorConfig().frequency: return config
+    return replace(config, behavior=replace(config.behavior, frequency=("python-docs",)))
+
 # %% ../../nbs/alignment/30_run.ipynb #36d41877
 def align_run(
     path, # the run's folder
@@ -584,9 +652,9 @@ def align_run(
     cache=None # a folder for features; None: the user's cache
 ) -> Run:
     "Score every model of a source on a data set, in one run folder."
-    config = as_begun(path, config.check(), begin="auto")
+    config = as_before(path, config.check())
     device, models = choose_device(device), candidates(config)
-    data = open_data(config.data, Seeds(config.seed).child("data")) if data is None else data
+    if data is None: data = open_data(config.data, Seeds(config.seed).child("data"), config.columns, config.table)
     with stoppable(stop) as request, create_run(path, to_dict(config), "alignment", resume) as run:
         known, found = run.file("data.json"), dict(name=data.name, digest=data_digest(data))
         if known.exists() and (then := read_json(known))["digest"] != found["digest"]:
