@@ -359,7 +359,8 @@ def coordinates(self: Alignment,
 ) -> dict:
     "Arm and seed of each model, and what stood before its texts."
     each = lambda f: ("model", [f(c) for c in (*self.models, *beside)])
-    return dict(arm=each(lambda c: c.arm), seed=each(lambda c: c.seed), begin=each(lambda c: self.begins.get(c.name, "")))
+    begin = each(lambda c: self.begins.get(c.name, ""))
+    return dict(arm=each(lambda c: c.arm), seed=each(lambda c: c.seed), begin=begin)
 
 # %% ../../nbs/alignment/30_run.ipynb #bd64e90f
 def ceilings(
