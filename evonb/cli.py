@@ -552,18 +552,24 @@ def do_serve(
 # %% ../nbs/84_cli.ipynb #24370b84
 TABLES = """
 
-a table of reading times of one's own (.csv with commas, .tsv with tabs): UTF-8, the columns named in line 1, a row
-for each word, or for each word and reader:
+a table of reading times of one's own (.csv, .tsv, .tab; commas, semicolons or tabs; decimal points or commas; UTF-8, or
+UTF-16 with its mark), the columns named in line 1, a row for each word, or for each word and reader:
   word    the word as it was shown; in their order the words are the text that the models read
   time    reading time in ms: a reader's, or the mean over readers
   order   the word's place in its story: 1, 2, 3, ...
   story   which story (may be left out: one story)
   reader  who read (may be left out: times are means; with it, times outside of 100 to 3000 ms are left out)
+Other usual names are found (RT, zone, item, participant, subject, WorkerId, Story ID ...), and what was taken for what
+is said. Name others, or one of several, by --set 'columns={"time": "RT", "story": "item"}'. Further:
+  --set table.unit=s                 times are in seconds
+  --set table.join_punctuation=true  rows of punctuation belong to their words
+  --set 'table.between=""'           no blank between words, for languages that are written without
+  --set table.decimal=,              and table.separator, table.encoding: how numbers, cells, letters are written
 
 images of one's own (.json), paths relative to it:
   {"images": ["run1.nii.gz"], "events": ["run1.tsv"], "atlas": "parcels.nii.gz"}
   images  4-D NIfTI, one for each run; "tr" (s) where their headers don't say it
-  events  a .tsv for each run: onset (s), word, and perhaps duration (s)
+  events  a table for each run: onset (s), word, and perhaps duration or offset (s); or a TextGrid ("tier")
   atlas   regions as whole numbers, "labels" their names; or "mask" for voxels; "confounds" .tsv of each run"""
 
 # %% ../nbs/84_cli.ipynb #81e0ad0c
