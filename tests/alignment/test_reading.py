@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -18,7 +19,7 @@ from evonb.alignment.sources import toy_readers as toys
 from evonb.core import DamagedFileError, InputError, Seeds, from_dict, to_dict
 from evonb.datasets import MissingExtraError
 from evonb.store import read_dataset, write_dataset
-from evonb.text.corpora import Corpus
+from evonb.text.corpora import Corpus, corpora_here
 from evonb.text.passages import join_words
 
 pytestmark = pytest.mark.numerics
@@ -310,6 +311,97 @@ def test_reading_times_must_fit_their_words(toy):
 
 
 # Frequency -------------------------------------------------------------------------------------------------------
+
+def test_bigrams_equal_a_count_by_hand():
+    "Pairs: a b, b a, b a, a c; none reaches over documents. Shares of words: 4, 3, 2, 2 of 12, and 1 for any other."
+    found = b.count_bigrams("mine", ["a b A", "b. a c", "", "d"])
+    assert found.frequencies.counts == dict(a=3, b=2, c=1, d=1) and found.pair_counts.sum() == 4
+    share = lambda w: 2. ** -found.frequencies.surprisal([w])[0]
+    assert [share(w) for w in "abcdx"] == pytest.approx([n / 12 for n in (4, 3, 2, 2, 1)])
+    bits = found.surprisal(["a", "b", "a", "c", "x", "b", "d", "a"], np.array([1, 2, 3, 4, 5, 6, 1, 2]))
+    by_hand = [4 / 12,  # first of its story
+               (1 + 2 * 3 / 12) / (2 + 2),  # a, then b once of two, two kinds
+               (2 + 1 * 4 / 12) / (2 + 1),  # b, then a always
+               (1 + 2 * 2 / 12) / (2 + 2), 1 / 12,  # nothing follows c
+               3 / 12, 2 / 12, 4 / 12]  # nothing is known of x; a story begins; nothing follows d
+    assert 2. ** -bits == pytest.approx(by_hand)
+
+
+def test_bigrams_of_a_large_text_equal_a_plain_loop():
+    rng = Seeds(4).numpy()
+    texts = [" ".join(f"w{i}" for i in rng.zipf(1.6, 400) % 300) for _ in range(600)]
+    found, pairs, single, after = b.count_bigrams("large", texts), {}, {}, {}
+    for text in texts:
+        words = text.split()
+        for w in words: single[w] = single.get(w, 0) + 1
+        for v, w in zip(words, words[1:]):
+            pairs[v, w] = pairs.get((v, w), 0) + 1
+            after.setdefault(v, []).append(w)
+    read = texts[0].split()[:200] + ["new", "w1", "w2"]
+    p = [(single.get(w, 0) + 1) / (sum(single.values()) + len(single) + 1) for w in read]
+    for i in range(len(read) - 1, 0, -1):
+        v, kinds = read[i - 1], set(after.get(read[i - 1], ()))
+        if kinds: p[i] = (pairs.get((v, read[i]), 0) + len(kinds) * p[i]) / (len(after[v]) + len(kinds))
+    assert 2. ** -found.surprisal(read, np.arange(1, 204)) == pytest.approx(p)
+
+
+def test_the_baseline_counts_what_a_unigram_model_counted(data_folder, monkeypatch):
+    "Against python-docs alone the unigrams of CHILDES pass for a model of reading; against the union they are nothing."
+    monkeypatch.setenv("EVONB_DATA", str(data_folder))
+    assert set(corpora_here()) >= {"python-docs", "childes"}
+    reading = stories.natural_stories(data_folder / "natural_stories")
+    docs, childes = b.count_words("python-docs"), b.count_words("childes")
+    union = b.baseline_counts(b.BehaviorConfig().frequency)
+    models = dict(childes=childes.surprisal(reading.word), both=union.surprisal(reading.word))
+    quick = replace(QUICK, n_bootstrap=2)
+    alone, whole = (b.score_models(reading, models, quick, f) for f in (docs, union))
+    assert (alone.gain_mean > .002).all() and (np.abs(whole.gain_mean) < 2e-4).all()
+    assert docs.coverage(reading.word)[0] < .8 < alone.coverage_words + .1 and whole.coverage_words > .88
+    assert whole.coverage_different_words == union.coverage(reading.word)[1] > .7
+    assert (whole.gain_p > .05).all() or abs(float(whole.gain_mean.max())) < 1e-9
+
+
+def test_frequencies_of_several_sources(toy, counts, monkeypatch):
+    reading, truth = toy
+    both = b.baseline_counts(("training", "training"), counts)
+    assert both.counts == counts.counts  # named twice, counted once
+    with pytest.raises(InputError, match="what the models were trained on isn't known"):
+        b.baseline_counts(("training",))
+    ds = b.score_models(reading, {"m": truth["surprisal"]}, replace(QUICK, frequency=("training",)), training=counts)
+    assert ds.coverage_words == np.mean([b.core_form(w) in counts.counts for w in reading.word])
+    assert b.core_form("Dog’s") == b.core_form("dog's,") == "dog's"
+    monkeypatch.setitem(sys.modules, "wordfreq", None)
+    with pytest.raises(MissingExtraError, match=r"evonb\[wordfreq\]"): b.baseline_counts(("wordfreq",))
+
+
+def test_wordfreqs_lists(monkeypatch):
+    "As wordfreq gives them: a share of all words by word; here a list of four words in its form."
+    kind = type(sys)("wordfreq")
+    kind.available_languages = lambda: {"en": "x"}
+    kind.get_frequency_dict = lambda language: {"the": .05, "cat": 1e-5, "Cat,": 1e-5, "rare": 1e-10}
+    monkeypatch.setitem(sys.modules, "wordfreq", kind)
+    found = b.baseline_counts(("wordfreq",))
+    assert found.counts == {"the": 50_000_000, "cat": 20_000} and found.coverage(["The", "rare"]) == (.5, .5)
+    with pytest.raises(InputError, match="language of wordfreq is 'xx'"): b.baseline_counts(("wordfreq:xx",))
+
+
+def test_what_is_left_out_is_counted_by_story_and_reason(toy, counts):
+    reading, truth = toy
+    time = reading.time.copy()
+    time[[5, 260]], time[reading.story == "story 3"] = np.nan, np.nan
+    bits = np.where(np.arange(1500) == 600 + 255, np.nan, truth["surprisal"])
+    ds = b.score_models(replace(reading, time=time, readers=None), {"m": bits}, replace(QUICK, drop_first=True), counts)
+    table = ds.left_out.to_series().unstack("reason")
+    assert ds.any_story.values.tolist() == [f"story {i}" for i in range(1, 7)] and "story 3" not in ds.story.values
+    assert table["have no time"].tolist() == [1, 1, 250, 0, 0, 0]
+    assert table["have no surprisal"].tolist() == [0, 0, 0, 1, 0, 0]
+    assert table["follow a word without a surprisal of its own"].tolist() == [0, 0, 0, 2, 0, 0]
+    assert table.to_numpy().sum() == ds.n_left_out == int((~ds.fitted).sum())
+    readers = np.column_stack([reading.readers, np.full(1500, 50.)])
+    times, notes, dropped = b.clean_readers(readers)
+    assert dropped["readers"] == 1 and dropped["single_times"] >= 1500 and times.shape == reading.readers.shape
+    assert reading.dropped["readers"] == 0
+
 
 def test_frequency_is_a_smoothed_unigram_surprisal():
     found = b.count_words(Corpus("mine", ["The cat, the dog.", "'The' end"], ["a", "b"]))
