@@ -27,6 +27,7 @@ demo: install ## evolve a small connectome, compare it with its controls; prints
 
 test: install ## all checks and tests: export, notebooks, layers, style, notebooks run, an old processor, pytest
 	@$(MAKE) --no-print-directory models || echo "== SmolLM2 can't be fetched now; the tests that need it are skipped"
+	@.ci/transformers-tests || echo "== transformers' own tests can't be fetched now; they are skipped"
 	@.ci/browser >/dev/null || { test -z "$$CI" && echo "== the tests in a browser are skipped"; }
 	@$(MAKE) --no-print-directory check-export
 	@$(MAKE) --no-print-directory check-notebooks

@@ -59,3 +59,9 @@ def reading():
     from evonb.plots import examples as plots_examples
 
     return plots_examples.example_reading(Seeds(3))
+
+
+def pytest_configure(config):
+    "Marks in transformers' own tests, which tests/training/test_transformers.py takes over."
+    for name in ("accelerate_tests", "flash_attn_test", "flash_attn_3_test", "flash_attn_4_test", "torch_compile_test"):
+        config.addinivalue_line("markers", f"{name}: of transformers' own tests")
