@@ -203,6 +203,7 @@ def unpack_individuals(
 METHODS = Registry("method")
 _built_in = { # name -> module and class below `evonb.evolution.methods`, what it is
     "genome": ("genome:Genome", "crossover, mutation and selection, by ΔW or coefficients"),
+    "genome-scaled": ("genome:ScaledGenome", "GENOME whose children may be longer or shorter than their parents' mean"),
     "genome+": ("genome_plus:GenomePlus", "moves by succession and rounds of breeding in turn"),
     "model-swarms": ("swarms:ModelSwarms", "particles that are drawn to their own and the swarm's best"),
     "genome-released": ("released:GenomeReleased", "GENOME as its released code runs"),
@@ -210,13 +211,15 @@ _built_in = { # name -> module and class below `evonb.evolution.methods`, what i
     "best-expert": ("baselines:BestExpert", "every expert once"),
     "uniform": ("baselines:Uniform", "the mean of all experts"),
     "sum": ("baselines:Sum", "the sum of all experts' ΔW"),
+    "scaled-sum": ("baselines:ScaledSum", "the sum of all experts' ΔW at the best of ten scales"),
     "greedy-soup": ("baselines:GreedySoup", "experts, best first, kept while the mean doesn't get worse"),
     "random-search": ("baselines:RandomSearch", "independent draws of coefficients"),
     "cma": ("cma:CMA", "CMA-ES over coefficients"),
-    "lorahub": ("lorahub:LoraHub", "coefficients by nevergrad, with a penalty on their size"),
+    "lorahub": ("lorahub:LoraHub", "coefficients by nevergrad's CMA, with a penalty on their size"),
     "differential-evolution": ("differential:DifferentialEvolution", "differences of coefficients as steps"),
     "pareto": ("pareto:Pareto", "NSGA-II: a front over the tasks"),
-    "coarse-to-fine": ("coarse_to_fine:CoarseToFine", "a surrogate of each item's margin; few coefficients, then many"),
+    "coarse-to-fine": ("coarse_to_fine:CoarseToFine",
+                       "a surrogate of each item's margin; few coefficients, then many (developed on skill tasks)"),
 }
 for _name, (_target, _line) in _built_in.items(): METHODS.add(_name, f"evonb.evolution.methods.{_target}", _line)
 
@@ -248,6 +251,7 @@ class Method:
     "Ask for individuals, be told their fitness. Subclasses write `propose`, and `learn` when they forget some."
     config_class, needs_vectors, least, reads_margins = MethodConfig, False, 1, False
     by_chance = True # another seed finds something else
+    developed_on = () # families of tasks, as their names begin ("skill"), on which it was designed and tuned
     name = "method"
 
     def __init__(self,
@@ -263,6 +267,8 @@ class Method:
         self.setup()
 
     def setup(self): "For subclasses: what a fresh method needs."
+    @classmethod
+    def note(cls, config) -> str: "For subclasses: what a table should say of it with these settings."; return ""
     def propose(self): raise NotImplementedError(f"{type(self).__name__} doesn't say how it proposes genomes.")
     def learn(self, told): self.members = self.members + told
     def population(self) -> list: return self.last # who is alive: those told last, unless it keeps a population

@@ -34,7 +34,7 @@ from evonb.tasks.tasks import skill_task
 pytestmark = pytest.mark.numerics
 
 SPACE = ArraySpace([f"e{i}" for i in range(4)], 2)
-SEARCHES = sorted(set(METHODS) - {"best-expert", "uniform", "sum", "greedy-soup"})
+SEARCHES = sorted(set(METHODS) - {"best-expert", "uniform", "sum", "scaled-sum", "greedy-soup"})
 BUDGET = 50
 
 
@@ -176,7 +176,7 @@ def test_a_failed_individual_is_never_selected(name):
     h = r.history
     assert r.best.digest not in failed and not {x.digest for x in r.front} & failed
     assert set(h.digest.values[h.failed.values]) == failed and set(h.reason.values[h.failed.values]) <= {"timeout"}
-    if name in ("genome", "genome+", "genome-released"):  # nor does it live on or have children by crossover
+    if name in ("genome", "genome-scaled", "genome+", "genome-released"):  # nor does it live on or have children
         assert not {x.digest for x in r.population} & failed
         crossed = h.parents.values[h.operator.values == "crossover"]
         assert not {p for row in crossed for p in row.split()} & failed
@@ -202,6 +202,36 @@ def sphere(genomes):
 )
 def test_reaches_the_top_of_a_sphere(name, budget, least):
     assert evolve(make(name), sphere, budget, show=False, measure_diversity=False).best.value > least
+
+
+def along_the_sum(best):
+    "Fitness that only the length of the sum of all experts decides; the best is `best` times it."
+    return lambda genomes: [Outcome(-abs(float(g.mean()) - best) - float(g.std())) for g in genomes]
+
+
+@pytest.mark.parametrize("best", [0.1, 0.3, 0.6, 1.0, 1.5])
+def test_the_scaled_sum_finds_the_length_in_ten_evaluations(best):
+    asked = []
+    r = evolve(make("scaled-sum"), lambda gs: asked.extend(gs) or along_the_sum(best)(gs), BUDGET, show=False)
+    assert r.evaluations == len(asked) == 10 and np.allclose(r.best.genome, best)
+    assert all(np.ptp(g) == 0 for g in asked)  # one factor for all experts and groups
+    short = evolve(make("scaled-sum"), along_the_sum(best), 3, show=False)
+    assert short.evaluations == 3  # the budget counts it, too
+    with pytest.raises(InputError, match="scales of 'scaled-sum'"):
+        METHODS["scaled-sum"](SPACE, dict(scales=(1.0, -1.0)))
+
+
+def test_a_free_scale_lets_genome_leave_the_hull_of_its_experts():
+    quiet, names = dict(individual_rate=0.0), ("genome", "genome-scaled")
+    hull, free = (evolve(make(n), along_the_sum(1.0), 600, show=False).best.genome for n in names)
+    made = (METHODS[n](SPACE, quiet, Seeds(0)) for n in names)  # no mutation: what merges alone can reach
+    merged, scaled = (evolve(m, along_the_sum(1.0), 600, show=False).best.genome for m in made)
+    assert np.allclose(merged.sum(1), 1) and (scaled.sum(1) > 2.5).all()
+    assert abs(free.sum() / 8 - 1) < abs(hull.sum() / 8 - 1)
+    rigid = METHODS["genome-scaled"](SPACE, quiet | dict(spread=1.0), Seeds(0))
+    assert np.allclose(evolve(rigid, along_the_sum(1.0), 100, show=False).best.genome.sum(1), 1)
+    with pytest.raises(InputError, match="spread of 'genome-scaled'"):
+        METHODS["genome-scaled"](SPACE, dict(spread=0.5))
 
 
 def test_coarse_to_fine_beats_all_on_the_landscape():

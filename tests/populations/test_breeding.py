@@ -22,6 +22,7 @@ from evonb.cli import population_text
 from evonb.core import InputError, MachineError, RunExistsError, Seeds, to_dict
 from evonb.datasets import MissingExtraError
 from evonb.evolution.method import METHODS, Objective, right_options
+from evonb.evolution.methods.lorahub import LoraHubConfig
 from evonb.evolution.operators import AllFailedError
 from evonb.evolution.search import stored_state
 from evonb.populations.breeding import (
@@ -33,9 +34,11 @@ from evonb.populations.breeding import (
     default_tasks,
     item_credit,
     item_texts,
+    method_note,
 )
 from evonb.populations.experts import ExpertConfig, ExpertsConfig, ToyConfig, load_experts, toy_base, train_experts
 from evonb.populations.spaces import AdapterSpace, CoefficientSpace
+from evonb.report import methods_table
 from evonb.store import create_run, open_run, read_dataset, read_json, read_tensors
 from evonb.tasks.backends import InProcess
 from evonb.tasks.engine import Engine
@@ -140,7 +143,7 @@ def test_everything_is_there_and_the_baselines_are_beside(done, config):
         assert one["evaluations"] <= config.budget and one["failed"] == 0
         references = {"best-expert"} if method in BASELINES else {"best-expert", "random-search", "sum"}
         assert set(one["versus"]) == references - {method}
-        assert {d["family"] for d in one["versus"].values()} <= {9}  # what the table shows: 3 baselines, 2 methods by 3
+        assert {d["family"] for d in one["versus"].values()} <= {10}  # what the table shows: 4 baselines, 2 x 3
         by_chance = method in ("random-search", "genome", "coarse-to-fine")
         assert ("search" in one["test"]["units"]) == by_chance and one["test"]["units"]["question"] == 48
         for s in range(config.n_seeds):
@@ -148,10 +151,27 @@ def test_everything_is_there_and_the_baselines_are_beside(done, config):
             assert (history.number >= 0).sum() <= config.budget
             assert list(history.task.values) == sorted(config.tasks)  # nothing held out was scored on the way
     assert summary["methods"]["best-expert"]["evaluations"] == 3 and summary["methods"]["sum"]["evaluations"] == 1
+    tuned = data.coefficients.sel(dict(method="scaled-sum")).values  # one factor for all, not worse than the plain sum
+    assert summary["methods"]["scaled-sum"]["evaluations"] == min(10, config.budget) and np.ptp(tuned[0]) == 0
+    validation = {m: x["validation"]["mean"] for m, x in summary["methods"].items()}
+    assert validation["scaled-sum"] >= validation["sum"]
+    notes = {m: x["note"] for m, x in summary["methods"].items() if x["note"]}
+    tuned_here = "designed and tuned on skill tasks, as they are here"
+    assert notes == {"coarse-to-fine": tuned_here} and f"coarse-to-fine: {tuned_here}" in population_text(summary)
+    assert f"coarse-to-fine: {tuned_here}." in methods_table(summary)
     assert summary["methods"]["genome"]["evaluations"] == config.budget
     assert [t["selected"] for t in summary["tasks"]] == [True, True, False]
     assert summary["tasks"][0] | dict(n_validation=20, n_test=24, chance=0.5) == summary["tasks"][0]
     assert summary["left_out"] == {} and summary["experts"] == list(SKILLS) and "genome" in summary["statement"]
+
+
+def test_a_table_names_the_optimiser_and_who_was_developed_on_such_tasks():
+    config = BreedConfig("experts", ("choice:mine.jsonl",))
+    assert method_note("coarse-to-fine", config) == method_note("random-search", config) == ""
+    held = replace(config, held_out=("skill:agreement",))
+    assert method_note("coarse-to-fine", held) == "designed and tuned on skill tasks, as they are here"
+    assert method_note("lorahub", config) == "optimiser: nevergrad's CMA (its public code has NGOpt)"
+    assert "NGOpt (as in its public code)" in METHODS["lorahub"].note(LoraHubConfig(optimiser="NGOpt"))
 
 
 def test_the_best_so_far_is_the_history(done, config):
@@ -412,7 +432,7 @@ def test_individuals_that_are_adapters(space, config, tmp_path):
     run = bred(tmp_path / "run", small)
     data, summary = read_dataset(run.file("population.zarr.zip")), read_json(run.file("summary.json"))
     assert "coefficients" not in data and "random-search" not in summary["methods"]
-    assert set(summary["methods"]) == {"best-expert", "uniform", "sum", "genome"}
+    assert set(summary["methods"]) == {"best-expert", "uniform", "sum", "scaled-sum", "genome"}
     full = {"best_value", "validation", "test", "task_test", "task_test_se", "task_validation", "expert_test",
             "base_test", "selected", "chance", "ensemble_test", "oracle_test"}  # fmt: skip
     assert set(data.data_vars) == full and np.isfinite(data.test).all()

@@ -134,6 +134,7 @@ def maximise(
 class CoarseToFine(VectorMethod):
     "A surrogate of each item's margin; one coefficient per expert first, then all."
     config_class, reads_margins = CoarseToFineConfig, True
+    developed_on = ("skill",)
 
     def setup(self):
         if not self.config.coarse_boxes + self.config.fine_boxes:

@@ -46,6 +46,11 @@ class LoraHub(Replayed):
     "Coefficients by nevergrad, with a penalty on their size."
     config_class = LoraHubConfig
 
+    @classmethod
+    def note(cls, config):
+        published = "as in its public code" if config.optimiser == "NGOpt" else "its public code has NGOpt"
+        return f"optimiser: nevergrad's {config.optimiser} ({published})"
+
     def setup(self): self.optimiser = None # made when the budget is known
     def points(self):
         self.optimiser = self.optimiser or self.make()
