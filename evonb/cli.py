@@ -171,6 +171,7 @@ def population_text(
            "Validation: mean ± sd over evolutions; test: mean ± standard error over evolutions and items; differences on "
            f"the test with 95 % intervals{f' ({units})' * bool(units)}, p: over searches, over questions and over both, "
            f"the largest{'; ' * bool(family)}{family}", *columns(rows), ""]
+    out += [f"{name}: {m['note']}" for name, m in methods if m.get("note")]
     out += [f"the base alone on {t['name']}: {score(t['base'])}" for t in summary["tasks"] if t.get("base")]
     if carried := [t["name"] for t in summary["tasks"] if not t["selected"]]:
         rows = [("method", *carried), *((m, *(score(x["by_task"][t]) for t in carried)) for m, x in methods)]

@@ -363,7 +363,8 @@ def methods_table(
                "paired differences of the test scores, positive where the method is better; p: the largest of a test "
                f"over searches, one over questions and one over both{', ' * bool(family)}{family}"
                f"{f' ({units})' * bool(units)}. Evaluations: individuals scored on validation, by which alone "
-               "individuals were selected.")
+               "individuals were selected." + "".join(f" {m}: {v['note']}." for m, v in summary["methods"].items()
+                                                      if v.get("note")))
     header = ["method", "validation", "test", *(f"minus {r}" for r in references), "evaluations"]
     return table(header, rows, caption)
 

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['BASELINES', 'SPACES', 'UNITS', 'BreedConfig', 'RunCache', 'Breeding', 'scored', 'experts_run', 'expert_base',
            'default_tasks', 'make_space', 'failed_experts', 'item_texts', 'check_unread', 'method_settings', 'members',
-           'sealed_candidates', 'options_of', 'item_credit', 'describe_ensemble', 'task_score', 'in_words',
-           'breeding_statement', 'failures_told', 'breed', 'method_table']
+           'sealed_candidates', 'options_of', 'item_credit', 'method_note', 'describe_ensemble', 'task_score',
+           'in_words', 'breeding_statement', 'failures_told', 'breed', 'method_table']
 
 # %% ../../nbs/populations/18_breeding.ipynb #242e5d05
 import math
@@ -40,7 +40,7 @@ from ..training.adapters import Adapter, LazyAdapter, check_modules
 from ..training.base import TextBegin, choose_device, open_base, text_begin
 
 # %% ../../nbs/populations/18_breeding.ipynb #4e8b9d25
-BASELINES = ("best-expert", "uniform", "sum", "random-search") # beside every evolution, at the same evaluations
+BASELINES = ("best-expert", "uniform", "sum", "scaled-sum", "random-search") # beside every evolution, at equal evaluations
 SPACES = ("coefficients", "delta", "factors")
 
 # %% ../../nbs/populations/18_breeding.ipynb #d9020781
@@ -451,6 +451,19 @@ def judge(self: Breeding, results, tested, voted) -> dict: # method -> what came
     family = judge_family({(m, r): d for m, one in found.items() for r, d in one["versus"].items()})
     return {m: one | dict(versus={r: family[m, r] for r in one["versus"]}) for m, one in found.items()}
 
+# %% ../../nbs/populations/18_breeding.ipynb #de4c6e4c
+def method_note(
+    method: str, # as in METHODS
+    config: BreedConfig
+) -> str: # empty where there is nothing to say
+    "What must be known of a method to read its numbers in this run."
+    kind = METHODS[method]
+    families = dict.fromkeys(t.partition(":")[0] for t in (*config.tasks, *config.held_out))
+    met = " and ".join(f for f in families if f in kind.developed_on)
+    told = [kind.note(kind.config_class(**method_settings(kind, config))),
+            f"designed and tuned on {met} tasks, as they are here" if met else ""]
+    return "; ".join(filter(None, told))
+
 # %% ../../nbs/populations/18_breeding.ipynb #87200bd2
 @patch
 def judge_one(self: Breeding, method, results, tested, credit) -> dict:
@@ -464,7 +477,7 @@ def judge_one(self: Breeding, method, results, tested, credit) -> dict:
         by_task={t.name: task_score(tested, method, t, len(own)) for t in self.opened},
         versus={r: versus(r) for r in others if r in credit and r != method},
         evaluations=float(np.mean([r.evaluations for r in own])), seconds=float(np.mean([r.seconds for r in own])),
-        failed=int(sum(int(r.history.failed.sum()) for r in own)))
+        failed=int(sum(int(r.history.failed.sum()) for r in own)), note=method_note(method, self.config))
 
 # %% ../../nbs/populations/18_breeding.ipynb #517e1445
 def describe_ensemble(
