@@ -20,6 +20,15 @@ def face(package: str, places: dict) -> tuple:
     return __getattr__, lambda: sorted({*vars(sys.modules[package]), *home}), list(home)
 
 
+def main():
+    "The command `evonb`; who interrupts it while it is still loading gets a line, not a traceback."
+    try:
+        return import_module("evonb.cli").main()
+    except KeyboardInterrupt:
+        print("evonb: interrupted", file=sys.stderr)
+        return 130
+
+
 __getattr__, __dir__, __all__ = face(__name__, {
     ".widgets.explorers": "explore",
     ".kinds": "open_run Run",
