@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from evonb.cli import COMMANDS, default_out, main, parser, results_text, with_se
 from evonb.connectomes.arms import ARMS
 from evonb.connectomes.settings import preset
 from evonb.connectomes.wiring import prune
-from evonb.core import InputError, Seeds
+from evonb.core import InputError, Seeds, Stopped
 from evonb.evolution.method import METHODS
 from evonb.populations.breeding import BASELINES
 from evonb.populations.experts import ToyConfig, toy_base
@@ -78,6 +79,72 @@ def test_demo_prints_a_table_and_a_page_and_is_quick_the_second_time(done, text,
     assert "95 % interval over seeds and windows" in out and "corrected for 2 comparisons (Holm)" in out
     said = read_json(done / "summary.json")["statement"]
     assert "sealed test text" in said and "2 seeds" in said and out.index(said) < out.index("validation loss")
+
+
+def command(*words, **env):
+    "The installed command, in a process of its own."
+    return dict(args=[EVONB, *map(str, words)], env={**os.environ, **env}, text=True)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp437", "utf-8"])
+def test_a_terminal_of_few_letters_gets_the_table(done, encoding):
+    out = subprocess.run(**command("show", done, PYTHONIOENCODING=encoding, PYTHONUTF8="0"), capture_output=True,
+                         encoding=encoding)  # fmt: skip
+    assert out.returncode == 0 and "connectome" in out.stdout and not out.stderr
+
+
+@pytest.mark.parametrize("words", [["show"], ["show", "--json"], ["report"]])
+def test_a_pipe_that_was_closed_is_no_error(done, words):
+    (done / "report.html").unlink()
+    p = subprocess.Popen(**command(words[0], done, *words[1:]), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    p.stdout.close()
+    assert (p.stderr.read(), p.wait()) == ("", 0)
+    assert words[0] != "report" or (done / "report.html").exists()
+    main(["report", str(done)])
+
+
+def test_the_page_is_written_before_anything_is_printed(done, text):
+    "Whoever prints the table may find no terminal any more."
+    (done / "report.html").unlink()
+    again = ["demo", "--corpus", text, "--out", done, "--arms", "connectome,random,dense", *small()]
+    p = subprocess.Popen(**command(*again), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    p.stdout.close()
+    assert "rror" not in p.stderr.read() and p.wait() == 0 and (done / "report.html").exists()
+
+
+@pytest.mark.parametrize("words, way", [
+    ("demo", "The same command goes on."), ("run --preset laptop", "The same command goes on."),
+    ("evolve", "The same command with --resume goes on."), ("develop RUN", "The same command goes on."),
+    ("develop --connectome FILE", "The same command with --resume goes on."),
+    ("align RUN --data X", "The same command goes on."), ("experts", "The same command with --resume goes on."),
+    ("population", "The same command with --resume goes on."), ("show RUN", ""), ("report RUN", ""),
+    ("explore RUN", ""), ("plan", ""),
+])  # fmt: skip
+def test_resume_is_advised_only_where_there_is_such_a_thing(words, way, monkeypatch, capsys):
+    def stopped(args):
+        raise Stopped("Stopped by the test.")
+
+    name = words.split()[0]
+    monkeypatch.setitem(COMMANDS.known, name, replace(COMMANDS.entry(name), target=stopped))
+    assert main(words.split()) == 130
+    assert capsys.readouterr().err == "evonb: Stopped by the test." + (f"\n{way}\n" if way else "\n")
+
+
+LOADING = """
+import signal, sys
+sys.argv = ["evonb", "--version"]
+from evonb import main
+class Interrupted:
+    def find_spec(self, name, *_):
+        if name == "evonb.cli": raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupted())
+sys.exit(main())
+"""
+
+
+def test_an_interrupt_while_the_command_is_loaded_is_one_line():
+    out = subprocess.run([sys.executable, "-c", LOADING], capture_output=True, text=True)
+    assert (out.returncode, out.stdout, out.stderr) == (130, "", "evonb: interrupted\n")
 
 
 def test_show_as_text_and_json(done, capsys):
