@@ -10,7 +10,7 @@ __all__ = ['MEASURES', 'COMMANDS', 'EXAMPLE_SKILLS', 'TABLES', 'flat_settings', 
            'work_on', 'do_run', 'evolve_options', 'do_evolve', 'develop_options', 'do_develop', 'base_help',
            'experts_options', 'do_experts', 'population_options', 'do_population', 'serve_options', 'do_serve',
            'align_options', 'do_align', 'explore_options', 'do_explore', 'do_report', 'show_options', 'do_show',
-           'plan_options', 'do_plan', 'parser', 'remarks_shown', 'main']
+           'plan_options', 'do_plan', 'parser', 'way_on', 'any_letters', 'nobody_reads', 'remarks_shown', 'main']
 
 # %% ../nbs/84_cli.ipynb #10c6d36d
 import argparse
@@ -18,6 +18,7 @@ import json
 import math
 import os
 import re
+import select
 import sys
 import warnings
 from contextlib import contextmanager, nullcontext
@@ -303,11 +304,11 @@ def working_in(
 def finish(
     run # a Run
 ):
-    "Write the page, print the table and where the page is."
+    "Write the page, then print the table and where the page is: a terminal may be gone, or lack letters."
     from evonb.report import write_report
     from evonb.store import read_json
-    print(results_text(read_json(run.file("summary.json"))))
-    print(f"\nrun:    {run.path}\nreport: {write_report(run.path).resolve()}")
+    page = write_report(run.path).resolve()
+    print(results_text(read_json(run.file("summary.json"))), f"\nrun:    {run.path}\nreport: {page}", sep="\n")
 
 # %% ../nbs/84_cli.ipynb #6600e19f
 def experiment_options(
@@ -370,9 +371,9 @@ def work_on(
         finish(work(out, experiment_config(args), resume, stages, fleet=fleet, compute=_compute(args)))
 
 # %% ../nbs/84_cli.ipynb #ceb52efd
-@COMMANDS.register("demo", "short for evonb run --preset demo", options=whole_options, together=True,
+@COMMANDS.register("demo", "short for evonb run --preset demo", options=whole_options, together=True, takes_up=True,
                    example="evonb demo --corpus speech.txt --seed 1")
-@COMMANDS.register("run", "evolve, develop and report", options=whole_options, together=True,
+@COMMANDS.register("run", "evolve, develop and report", options=whole_options, together=True, takes_up=True,
                    example="evonb run --preset laptop --corpus speech.txt --arms connectome,random,dense --seeds 5")
 def do_run(
     args # what `parser` made of the command line
@@ -594,7 +595,7 @@ def align_options(
 
 # %% ../nbs/84_cli.ipynb #a35f6be7
 @COMMANDS.register("align", "score every arm, seed and layer on reading times or brain responses",
-                   options=align_options, example="evonb align runs/demo --data natural-stories")
+                   options=align_options, takes_up=True, example="evonb align runs/demo --data natural-stories")
 def do_align(
     args # what `parser` made of the command line
 ):
@@ -736,6 +737,30 @@ def parser() -> argparse.ArgumentParser: # its `command` is the name in `COMMAND
         p.options = about.get("options", lambda p: None)
     return top
 
+# %% ../nbs/84_cli.ipynb #c54f7047
+def way_on(
+    args # what `parser` made of the command line; None when it hadn't yet
+) -> str: # a line; empty where there is nothing to go on with
+    "How a command that was stopped goes on."
+    if not hasattr(args, "resume"): return ""
+    always = COMMANDS.entry(args.command).about.get("takes_up") or (args.command == "develop" and args.run)
+    return f"\nThe same command {'' if always else 'with --resume '}goes on."
+
+# %% ../nbs/84_cli.ipynb #a00440df
+def any_letters():
+    "A terminal or a file of few letters gets the others by their numbers, where it would end the command."
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"): stream.reconfigure(errors="backslashreplace")
+
+# %% ../nbs/84_cli.ipynb #f5b415b5
+def nobody_reads() -> bool:
+    "Whether what this process prints goes nowhere any more, as behind `| head`; from then on it is silent."
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0) # reports what is wrong, whatever is asked for
+    gone = bool(poll.poll(0))
+    if gone: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return gone
+
 # %% ../nbs/84_cli.ipynb #41f11443
 @contextmanager
 def remarks_shown():
@@ -753,6 +778,8 @@ def main(
     argv: list[str] | None = None # the arguments; None takes the process's own
 ) -> int: # exit code: 0, 2 for an error, 130 for a stop request
     "Run a command."
+    args = None
+    any_letters()
     try:
         early = argparse.ArgumentParser("evonb", "evonb [--plugin FILE.py] COMMAND ...", add_help=False,
                                         allow_abbrev=False)
@@ -770,9 +797,14 @@ def main(
                 from evonb.connectomes.generations import take_part
                 return dict(done=0, stopped=130, failed=2)[take_part(args.device)]
         with remarks_shown(): COMMANDS[args.command](args)
+        sys.stdout.flush() # here, where a closed pipe can be told from a failure
     except (Stopped, KeyboardInterrupt) as e:
-        print(f"evonb: {str(e) or 'interrupted'}\nThe same command with --resume goes on.", file=sys.stderr)
+        print(f"evonb: {str(e) or 'interrupted'}{way_on(args)}", file=sys.stderr)
         return 130
+    except BrokenPipeError as e:
+        if nobody_reads(): return 0
+        print(f"evonb: error: {e}", file=sys.stderr)
+        return 2
     except (EvonbError, OSError) as e:
         print(f"evonb: error: {e}", file=sys.stderr)
         return 2
