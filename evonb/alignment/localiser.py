@@ -72,6 +72,7 @@ def localize(
     layers: tuple | None = None, # that are tested; None: all but the embeddings
     alpha: float | None = 0.05, # largest q of a selected unit; None: significance isn't asked for
     absolute: bool = False, # compare magnitudes
+    begin: str | None = "auto", # what stands before a text, as in `text_begin`
     **options # of `read`: cache, show, stop
 ): # -> xarray Dataset over layer, feature: t, p, q, selected
     "Units that respond more to sentences than to nonwords."
@@ -85,7 +86,7 @@ def localize(
         if len(texts) < 2: raise InputError(f"There is one text in {what}, but a variance needs at least 2. Give more.")
         sets.append([split_words(f"{what} {i}", t) for i, t in enumerate(texts)])
     if layers is None: layers = tuple(range(1, open_reader(base, ReadConfig(layers="none")).n_layers + 1))
-    found = read(base, sets[0] + sets[1], ReadConfig(level="passage", pool=pool, layers=layers), **options)
+    found = read(base, sets[0] + sets[1], ReadConfig(level="passage", pool=pool, layers=layers, begin=begin), **options)
     x = found.hidden.values # (n_layers, n_texts, n_features)
     if not np.isfinite(x).all():
         raise InputError(f"{base.name} gives hidden states that are NaN or infinite. Look at the model's weights.")
@@ -95,7 +96,7 @@ def localize(
     dims = ("layer", "feature")
     return xr.Dataset(dict(t=(dims, t), p=(dims, p), q=(dims, q), selected=(dims, select_units(t, q, top, alpha))),
                       dict(layer=found.layer.values), dict(
-        base=base.name, digest=base.digest, n_sentences=len(sets[0]), n_nonwords=len(sets[1]), pool=pool, top=top,
+        base=base.name, digest=base.digest, begin=found.begin, n_sentences=len(sets[0]), n_nonwords=len(sets[1]), pool=pool, top=top,
         n_asked=n_asked_units(top, t.size), alpha=np.nan if alpha is None else alpha, absolute=int(absolute)))
 
 # %% ../../nbs/alignment/11_localiser.ipynb #fd2745ea
