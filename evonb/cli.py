@@ -518,12 +518,14 @@ def do_population(
     args # what `parser` made of the command line
 ):
     "Evolve a population of experts."
+    from evonb.store import as_begun
     given = dict(methods=args.methods, budget=args.budget, n_seeds=args.seeds, space=args.space, by=args.by,
                  base=args.base, begin=args.begin)
     tasks = tuple(args.task) or ability("population", "tasks")(args.run)
     config = ability("population", "config")(experts=args.run, tasks=tasks, seed=args.seed,
         held_out=tuple(args.held_out), **{k: v for k, v in given.items() if v is not None})
-    config, out = with_settings(config, args.set), working_in(args.out or "runs/population")
+    out = working_in(args.out or "runs/population")
+    config = as_begun(out, with_settings(config, args.set), begin="auto")
     with _scorers(args, config) as open_backend:
         finish(ability("population", "run")(out, config, args.resume, device=args.device, open_backend=open_backend))
 

@@ -848,3 +848,12 @@ def test_settings_go_through_json(config):
 
 def test_the_base_is_opened_from_the_run_of_experts(experts, base):
     assert open_base(breeding.expert_base(experts), "cpu").digest == base.digest
+
+
+def test_the_rule_for_what_stands_before_texts_is_told_and_kept_by_every_backend(done, base, config, tmp_path):
+    told = "stands before texts without context, nothing before a context (auto)"
+    assert told in read_json(done.file("summary.json"))["begin"]
+    assert told in read_dataset(done.file("population.zarr.zip")).attrs["begin"]
+    usual = InProcess(Engine(base.model, base.tokenizer))
+    with pytest.raises(InputError, match="nothing stands before a text.*InProcess scores by another rule.*begin='none'"):
+        bred(tmp_path / "run", replace(config, begin="none"), open_backend=lambda name, device: usual)
