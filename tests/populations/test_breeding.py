@@ -855,5 +855,6 @@ def test_the_rule_for_what_stands_before_texts_is_told_and_kept_by_every_backend
     assert told in read_json(done.file("summary.json"))["begin"]
     assert told in read_dataset(done.file("population.zarr.zip")).attrs["begin"]
     usual = InProcess(Engine(base.model, base.tokenizer))
-    with pytest.raises(InputError, match="nothing stands before a text.*InProcess scores by another rule.*begin='none'"):
+    says = "nothing stands before a text.*InProcess scores by another rule.*begin='none'"
+    with pytest.raises(InputError, match=says):
         bred(tmp_path / "run", replace(config, begin="none"), open_backend=lambda name, device: usual)
