@@ -275,10 +275,13 @@ def cleaned(self: Responses) -> Responses:
     for subject in self.subjects:
         basis = [self.drift(), *([self.subject_nuisance[subject]] if subject in self.subject_nuisance else [])]
         data[:, of == subject] = taken_out(self.data[:, of == subject], np.hstack(basis), self.runs)
+    left = np.abs(data).max(0) > 8 * np.finfo(np.float32).eps * np.abs(self.data).max(0) # more than rounding
     gone = dict(drifts=self.drift().shape[1], **{"each person's movement": len(self.subject_nuisance)})
     said = " and ".join(name for name, n in gone.items() if n)
-    left = {k: v for k, v in self.nuisance.items() if k != "drift"}
-    note = f"{said.capitalize()} were taken out of each run as a whole, before folds."
-    return dataclasses.replace(self, data=data.astype(np.float32), nuisance=left, subject_nuisance={},
-                               as_is=tuple(n for n in self.as_is if n != "drift"),
-                               notes=[*self.notes, note])
+    notes = [f"{said.capitalize()} were taken out of each run as a whole, before folds."]
+    if not left.all():
+        names = ", ".join(map(str, self.targets["target"][~left]))
+        notes.append(f"{(~left).sum()} of {len(left)} targets are nothing else and are left out: {names}.")
+    return dataclasses.replace(self, data=data[:, left].astype(np.float32), targets=self.targets[left],
+                               nuisance={k: v for k, v in self.nuisance.items() if k != "drift"}, subject_nuisance={},
+                               as_is=tuple(n for n in self.as_is if n != "drift"), notes=[*self.notes, *notes])

@@ -4,10 +4,9 @@
 
 # %% auto #0
 __all__ = ['AlignConfig', 'alignment_command', 'Candidate', 'source_run', 'grown', 'candidates', 'fresh_base', 'open_candidate',
-           'Alignment', 'slug', 'scores_name', 'scored_model', 'choose_layers', 'chosen_scores', 'ceilings',
-           'training_counts', 'ngram_surprisals', 'reference_arm', 'alignment_statement', 'left_out_counts',
-           'region_table', 'score_table', 'default_place', 'data_digest', 'summed_models', 'as_before', 'align_run',
-           'arm_table']
+           'Alignment', 'slug', 'scores_name', 'scored_model', 'ceilings', 'training_counts', 'ngram_surprisals',
+           'left_out_counts', 'region_table', 'score_table', 'default_place', 'data_digest', 'summed_models',
+           'as_before', 'align_run', 'arm_table']
 
 # %% ../../nbs/alignment/30_run.ipynb #4730feaf
 import hashlib
@@ -15,7 +14,7 @@ import json
 import re
 import shutil
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -23,17 +22,20 @@ import torch
 from fastcore.basics import patch
 
 from .data import data_forms, open_data
-from .encoding import RidgeConfig, across_subject_ceiling, encode, permutation_null
+from .encoding import RidgeConfig, across_subject_ceiling, encode, left_out_targets, left_out_text
+from .encoding import make_folds, permutation_null
 from .features import COUNTS, ReadConfig, count_notes, read
+from .nested import arms_explained, choose_layers, chosen_scores, map_q, nested_null
 from .reading import BehaviorConfig, Bigrams, ReadingTimes, count_bigrams, score_models
 from .responses import Responses, design, nuisance_design
 from .surfaces import to_surface, write_surface
 from .tables import TableConfig
+from .verdicts import alignment_statement, comparison_lines, judge_arms, reference_arm
 from .volumes import mean_by_roi, roi_volume, write_volume
 from ..core import InputError, Seeds, Stopped, StopRequest, announce, cache_folder, check_choice, check_positive
 from ..core import progress, stoppable, to_dict
 from ..kinds import ability, call, write_results
-from ..statistics import contrast, fdr, gain_verdict, mean_interval
+from ..statistics import counted, describe, fdr, known_mean, p_values
 from ..store import Run, as_begun, changed_settings, create_run, open_run, read_dataset, read_json, replacing
 from ..store import write_dataset, write_json
 from ..training.base import Base, choose_device, new_base, open_base, text_begin
@@ -61,7 +63,7 @@ class AlignConfig:
     ridge: RidgeConfig = field(default_factory=RidgeConfig) # of the encoding models
     behavior: BehaviorConfig = field(default_factory=BehaviorConfig) # of the reading-time regressions
     n_permutations: int = 200 # of each layer's null
-    n_bootstrap: int = 2000 # resamples behind intervals
+    n_bootstrap: int = 2000 # no longer used: intervals come from tests; kept so that older runs go on
     seed: int = 0 # the root of the seed tree
 
 # %% ../../nbs/alignment/30_run.ipynb #bdcd53af
@@ -200,7 +202,9 @@ def encoding_arguments(self: Alignment) -> dict:
     c, data = self.config, self.data
     ridge = replace(c.ridge, trim=c.trim if data.kind == "series" else 0)
     alone = len(set(data.groups)) == len(data.groups) # sentences on their own: all may change places
-    return dict(groups=None if alone else data.groups, config=ridge, confounds=self.confounds(), device=self.device)
+    there = self.raw.targets["target"].isin(data.targets["target"]).to_numpy() # `cleaned` may leave some out
+    return dict(groups=None if alone else data.groups, config=ridge, confounds=self.confounds(), device=self.device,
+                measured=self.raw.data[:, there])
 
 # %% ../../nbs/alignment/30_run.ipynb #079fff08
 @patch
@@ -209,12 +213,13 @@ def score_layer(self: Alignment, values): # values: (n_items, n_features); -> xa
     import xarray as xr
     c, data = self.config, self.data
     X = self.raw.high_passed(design(data, values, how=c.how, delays=c.delays))
-    null = permutation_null(X, data.data, n_permutations=c.n_permutations, seed=c.seed,
+    null = permutation_null(X, data.data, n_permutations=c.n_permutations, seed=c.seed, by_fold=True,
                             block=c.block if data.kind == "series" else 1, **self.given)
     scores = encode(X, data.data, **self.given)
     keep = dict(r_fold=scores.r, gain_fold=scores.gain, p=null.p_gain, p_r=null.p, null_r=null.r.mean("target"),
                 null_gain=null.gain.mean("target"), r_confounds_fold=scores.r_confounds,
-                r_confounds=scores.r_confounds_mean, r2_confounds=scores.r2_confounds_mean)
+                r_confounds=scores.r_confounds_mean, r2_confounds=scores.r2_confounds_mean,
+                left_out=scores.left_out, null_gain_fold=null.gain_fold)
     return xr.Dataset({k: (v.dims, v.values) for k, v in keep.items()})
 
 # %% ../../nbs/alignment/30_run.ipynb #51a29a4d
@@ -238,10 +243,16 @@ def slug(
 def scored_layer(self: Alignment, folder, hidden, layer): # -> xarray Dataset
     "A layer's scores, from its file where it was scored before."
     path = folder/f"{layer:03d}.zarr.zip"
-    if not path.exists():
-        self.check_stop()
-        write_dataset(path, self.score_layer(hidden.sel(layer=layer).values))
+    if path.exists() and "null_gain_fold" in (found := read_dataset(path)): return found # else of an older version
+    self.check_stop()
+    write_dataset(path, self.score_layer(hidden.sel(layer=layer).values))
     return read_dataset(path)
+
+# %% ../../nbs/alignment/30_run.ipynb #c1a77b02
+@patch
+def layer_null(self: Alignment, folder, hidden, layer) -> np.ndarray: # (n_permutations, n_folds, n_targets)
+    "The gains of a layer when responses are permuted."
+    return self.scored_layer(folder, hidden, layer).null_gain_fold.values
 
 # %% ../../nbs/alignment/30_run.ipynb #fe280b17
 def scores_name(
@@ -277,10 +288,12 @@ def score_brain(self: Alignment, candidate): # -> xarray Dataset over layer, fol
     with progress(len(layers), candidate.name, show=self.show, unit="layer") as bar:
         made = []
         for layer in layers:
-            made.append(self.scored_layer(folder, hidden, layer))
+            made.append(self.scored_layer(folder, hidden, layer).drop_vars("null_gain_fold")) # large: read again below
             announce("layer", model=candidate.name, layer=layer, layers=layers, score=float(made[-1].r_fold.mean()))
             bar.update()
-    write_dataset(path, xr.concat(made, "layer").assign_coords(layer=layers).assign_attrs(counts))
+    null = nested_null([partial(self.layer_null, folder, hidden, layer) for layer in layers])
+    whole = xr.concat(made, "layer").assign_coords(layer=layers).assign_attrs(counts)
+    write_dataset(path, whole.assign(null_gain_best=(("permutation", "target"), null.astype(np.float32))))
     shutil.rmtree(folder)
     return read_dataset(path)
 
@@ -298,59 +311,67 @@ def each_model(self: Alignment, score): # score: Candidate -> anything
             bar.update()
     return out
 
-# %% ../../nbs/alignment/30_run.ipynb #a21a3bd6
-def choose_layers(
-    scores # (n_layers, n_folds) mean scores; nan beyond a model's last layer
-) -> np.ndarray: # (n_folds,) row of the layer that is best on the other folds
-    "For each fold the layer that does best on all the others."
-    scores = np.asarray(scores, float)
-    n = scores.shape[1]
-    if n < 2: raise InputError(f"A layer can't be chosen on other folds with {n} fold. Use at least two.")
-    others = np.array([[row[np.arange(n) != f].mean() for f in range(n)] for row in scores]) # (n_layers, n_folds)
-    if not np.isfinite(others).any(0).all():
-        raise InputError("No layer has a finite score in every fold: a held-out block is too short, or responses are "
-                         "constant in it. Use fewer folds (ridge.n_folds), or more samples.")
-    return np.nanargmax(others, 0)
-
-# %% ../../nbs/alignment/30_run.ipynb #1fcdbd4a
-def chosen_scores(
-    ds, # a model's scores: r_fold, gain_fold (layer, fold, target)
-    what: str # r_fold or gain_fold
-): # -> xarray DataArray (fold, target)
-    "Each fold's scores of the layer that the other folds chose by gain."
-    import xarray as xr
-    chosen = choose_layers(ds.gain_fold.mean("target").transpose("layer", "fold"))
-    along = lambda at: xr.DataArray(at, dims="fold")
-    return ds[what].isel(layer=along(chosen), fold=along(np.arange(len(chosen))))
-
 # %% ../../nbs/alignment/30_run.ipynb #fd38a5aa
 @patch
 def gather_brain(self: Alignment, made): # made: a dataset each model; -> xarray Dataset
     "Everything measured, over model, layer, fold and target."
     import xarray as xr
-    names = [c.name for c in self.models]
-    ds = xr.concat(made, xr.DataArray(names, dims="model", name="model"), join="outer")
-    p = ds.p.transpose("model", "layer", ...)
-    q = p.copy(data=np.stack([[fdr(layer) for layer in model] for model in p.values]))
-    ds = ds.assign(r=ds.r_fold.mean("fold"), gain=ds.gain_fold.mean("fold"), q=q,
-                   r_best=(("model", "target"), [chosen_scores(m, "r_fold").values.mean(0) for m in made]),
-                   gain_best=(("model", "target"), [chosen_scores(m, "gain_fold").values.mean(0) for m in made]),
+    ds = xr.concat([m.drop_vars("null_gain_best", errors="ignore") for m in made],
+                   xr.DataArray([c.name for c in self.models], dims="model", name="model"), join="outer")
+    best = {k: np.stack([known_mean(chosen_scores(m, f"{k}_fold").values) for m in made]) for k in ("r", "gain")}
+    ds = ds.assign(r=ds.r_fold.mean("fold"), gain=ds.gain_fold.mean("fold"),
+                   q=(("model", "layer", "target"), map_q(ds.p.transpose("model", "layer", "target").values)),
+                   **{f"{k}_best": (("model", "target"), v) for k, v in best.items()},
                    best_layer=("model", [int(m.gain_fold.mean(("fold", "target")).idxmax()) for m in made]))
     alone = ("r_confounds", "r2_confounds", "r_confounds_fold") # no model is in them
     beside = {k: made[0][k].isel(layer=0, drop=True) for k in alone}
     if self.given["confounds"] is None: beside = {k: v * np.nan for k, v in beside.items()}
-    beside["ceiling"] = ("target", ceilings(self.data))
+    beside["left_out"] = ("fold", "target"), self.left_out()
+    beside["ceiling"] = "target", ceilings(self.data, self.folds(), self.left_out())
     for what, prefix in (("null_r", "null"), ("null_gain", "gain_null")): # of scores averaged over targets
         ends = ds[what].quantile([.025, .975], "permutation")
         beside |= {f"{prefix}_mean": ds[what].mean("permutation"), f"{prefix}_low": ends.isel(quantile=0, drop=True),
                    f"{prefix}_high": ends.isel(quantile=1, drop=True)}
-    ds = ds.assign(beside).drop_vars(("null_r", "null_gain"))
+    ds = ds.assign(beside | self.significance(made, best["gain"])).drop_vars(("null_r", "null_gain"))
     t = self.data.targets
     ds = ds.assign_coords(target=t.target.tolist(), **self.coordinates(),
                           **{k: ("target", t[k].tolist()) for k in ("roi", "subject", "x", "y", "z")})
     ds = ds.assign_attrs(data=self.data.name, illustrative=int(self.data.illustrative), folds=self.config.ridge.folds,
-                         notes=json.dumps(self.data.notes), n_permutations=self.config.n_permutations)
+                         notes=json.dumps([*self.data.notes, *self.left_out_notes()]),
+                         n_permutations=self.config.n_permutations)
     return self.with_counts(ds, [m.attrs for m in made])
+
+# %% ../../nbs/alignment/30_run.ipynb #5b7de201
+@patch
+def significance(self: Alignment, made, gain) -> dict: # gain (n_models, n_targets); variables of the dataset
+    "p and q at the layers that other folds chose: of every model, and of every arm's mean."
+    arms = [c.arm for c in self.models]
+    rows = {a: [i for i, arm in enumerate(arms) if arm == a] for a in dict.fromkeys(arms)}
+    if not all("null_gain_best" in m for m in made): return {} # some were scored by an older version
+    null = np.stack([m.null_gain_best.values for m in made]) # (n_models, n_permutations, n_targets)
+    told = arms_explained({a: gain[i] for a, i in rows.items()}, {a: null[i] for a, i in rows.items()})
+    p = np.stack([p_values(n, g) for n, g in zip(null, gain)]) # (n_models, n_targets)
+    ends = {a: np.nanquantile(known_mean(known_mean(null[i]), 1), [.025, .975]) for a, i in rows.items()}
+    found = dict(p_best=p, q_best=np.stack([fdr(x) for x in p]), **{f"{k}_arm": np.stack([told[a][k] for a in arms])
+                                                                   for k in ("p", "q")})
+    return {k: (("model", "target"), v) for k, v in found.items()} | {
+        f"gain_best_null_{end}": ("model", [ends[a][i] for a in arms]) for i, end in enumerate(("low", "high"))}
+
+# %% ../../nbs/alignment/30_run.ipynb #5b7de202
+@patch
+def folds(self: Alignment) -> list: # of (train, test) positions
+    "The folds on which everything is scored."
+    return make_folds(len(self.data.data), self.given["groups"], self.given["config"])
+
+@patch
+def left_out(self: Alignment) -> np.ndarray: # (n_folds, n_targets) bool
+    "Targets that were constant among a fold's held-out or training samples as they were measured."
+    return left_out_targets(self.given["measured"], self.folds())
+
+@patch
+def left_out_notes(self: Alignment) -> list: # of str, none where every target varies in every fold
+    "What was left out, by name."
+    return [said + "."] if (said := left_out_text(self.left_out(), self.data.targets["target"].tolist())) else []
 
 # %% ../../nbs/alignment/30_run.ipynb #55128b06
 @patch
@@ -364,14 +385,17 @@ def coordinates(self: Alignment,
 
 # %% ../../nbs/alignment/30_run.ipynb #bd64e90f
 def ceilings(
-    data: Responses # of one or several people
+    data: Responses, # of one or several people
+    folds=None, # (train, test) positions of each: ceilings as scores are, mean over folds of r in the test samples
+    left_out=None # (n_folds, n_targets) bool: where a target isn't scored
 ) -> np.ndarray: # (n_targets,) r; nan where one person alone can't tell
     "How well each person's response is predicted by the mean of the others', region by region."
     out, t = np.full(len(data.targets), np.nan), data.targets.reset_index(drop=True)
     for _, rows in t.groupby("roi", sort=False):
         if rows.subject.nunique() > 1 and rows.subject.is_unique:
             courses = data.data[:, rows.index].T[..., None] # (n_subjects, n_samples, 1)
-            out[rows.index] = across_subject_ceiling(courses).r.values[:, 0]
+            gone = None if left_out is None else left_out[:, rows.index].T[..., None] # (n_subjects, n_folds, 1)
+            out[rows.index] = across_subject_ceiling(courses, folds, gone).r.values[:, 0]
     return out
 
 # %% ../../nbs/alignment/30_run.ipynb #79bec195
@@ -424,57 +448,34 @@ def tables(self: Alignment, ds): # -> dict: measure -> (model -> (n_items,) valu
         return {m: ds[m].transpose("model", "story").values for m in ("pearson", "spearman", "gain")}
     people, alone = sorted(set(ds.subject.values)), ds.r_confounds
     if len(people) > 1:
-        by_person = lambda v: np.stack([v.values[:, ds.subject.values == p].mean(1) for p in people], 1)
+        by_person = lambda v: np.stack([known_mean(v.values[:, ds.subject.values == p], 1) for p in people], 1)
         found = dict(r=by_person(ds.r_best), gain=by_person(ds.gain_best), r_beyond=by_person(ds.r_best - alone))
     else:
         by_fold = lambda m, k: chosen_scores(ds.sel(model=m), f"{k}_fold").mean("target").values
         found = {k: np.stack([by_fold(m, k) for m in ds.model]) for k in ("r", "gain")}
         found |= dict(r_beyond=found["r"] - ds.r_confounds_fold.mean("target").values)
-    return {k: found[k] for k in ("r", "r_beyond", "gain") if np.isfinite(found[k]).all()} # nan without nuisances
+    return {k: found[k] for k in ("r", "r_beyond", "gain") if np.isfinite(found[k]).any()} # none without nuisances
 
-# %% ../../nbs/alignment/30_run.ipynb #7c961578
-def reference_arm(
-    arms # names
-) -> str: # the one that others are compared with
-    "The connectome where there is one, else the first."
-    return "connectome" if "connectome" in arms else list(arms)[0]
+# %% ../../nbs/alignment/30_run.ipynb #9ac3d410
+@patch
+def item(self: Alignment) -> str: # "person", "fold" or "story"
+    "What the columns of `tables` are, one of them: a person where there are several, else a fold of one person."
+    if isinstance(self.data, ReadingTimes): return "story"
+    return "person" if self.data.targets.subject.nunique() > 1 else "fold"
 
 # %% ../../nbs/alignment/30_run.ipynb #81c54838
 @patch
 def judge(self: Alignment, ds) -> dict: # arm -> its measures and differences
-    "Every arm's means with intervals, and its gain beyond the reference's and beyond untrained models'."
-    values, n = self.tables(ds), self.config.n_bootstrap
+    "Every arm's means with intervals, its gain and what that is beyond the reference's and untrained models'."
+    values, item = self.tables(ds), self.item()
     of = {a: ds.arm.values == a for a in dict.fromkeys(ds.arm.values.tolist())}
-    rng = lambda *names: self.seeds.child("bootstrap", *names).numpy()
     gain = {a: values["gain"][rows] for a, rows in of.items()}
-    def beyond(a, b): return contrast(gain[a], gain[b], rng(a, b), n) if b in gain and a != b else None
-    def one(a, rows):
-        return {m: mean_interval(v[rows], rng(a, m), n) for m, v in values.items()} | dict(
-            n_seeds=int(rows.sum()), difference=beyond(a, reference_arm(of)), learned=beyond(a, "untrained"))
-    return {a: one(a, rows) for a, rows in of.items()}
-
-# %% ../../nbs/alignment/30_run.ipynb #8a44a587
-def _told(found, unit, digits=4):
-    "0.0012 [0.0004, 0.0020] unit"
-    return f"{found['mean']:+.{digits}f} {unit} [{found['low']:+.{digits}f}, {found['high']:+.{digits}f}]"
-
-# %% ../../nbs/alignment/30_run.ipynb #cd34a4f2
-def alignment_statement(
-    data: str, # the data set's name
-    arms: dict, # what `judge` gave
-    unit: str # of the gain
-) -> str:
-    "The result in a few sentences, also when there is nothing."
-    ref = reference_arm(arms)
-    gain = arms[ref]["gain"]
-    out = [f"On {data}, {ref} adds {_told(gain, unit)} beyond the baseline: {gain_verdict(gain)}."]
-    if more := arms[ref].get("r_beyond"):
-        out.append(f"Its r is higher than the baseline's by {_told(more, 'r', 3)}: {gain_verdict(more)}.")
-    for arm, a in arms.items():
-        if a["difference"]:
-            p = "" if a["difference"]["p"] is None else f", p = {a['difference']['p']:.2g}"
-            out.append(f"{arm} minus {ref}: {_told(a['difference'], unit)}{p}: {gain_verdict(a['difference'])}.")
-    return " ".join(out)
+    single = ("unigram", "bigram", *([reference_arm(gain)] if source_run(self.config.source) is None else []))
+    judged = judge_arms(gain, item, single)
+    fixed = lambda rows: ("seed",) if rows.sum() == 1 else ()
+    told = {a: {m: describe(v[rows], ("seed", item), fixed(rows)) for m, v in values.items() if m != "gain"}
+            for a, rows in of.items()}
+    return {a: told[a] | judged[a] for a in of}
 
 # %% ../../nbs/alignment/30_run.ipynb #721b5697
 @patch
@@ -482,23 +483,41 @@ def brain_facts(self: Alignment, ds): # -> list of str
     "What stands above the table of a brain data set."
     c, data = self.config, self.data
     people, mean = data.targets.subject.nunique(), lambda v: f"{float(np.nanmean(v)):.3f}"
-    facts = [f"{data.name}: {len(data.data):,} samples, {data.targets.roi.nunique()} regions, {people} "
-             f"{'person' if people == 1 else 'people'}; {c.ridge.folds} folds; mean over regions, 95 % intervals over "
-             f"models and {'people' if people > 1 else 'folds'}; layer chosen on the other folds"]
+    over = counted(people, "person") if people > 1 else f"{counted(c.ridge.n_folds, 'fold')} of one person"
+    facts = [f"{data.name}: {len(data.data):,} samples, {data.targets.roi.nunique()} regions, "
+             f"{counted(people, 'person')}; {c.ridge.folds} folds; mean over regions, layer chosen on the other folds",
+             f"intervals and tests over an arm's models and {over}; p and intervals of gains by Holm over all of the "
+             "table's comparisons",
+             "R² is against the mean of a fold's test samples, so an offset that training can't know counts against "
+             "every prediction; a gain has the nuisances' own R² subtracted"]
     if np.isfinite(ds.r_confounds).any():
         facts.append(f"nuisances alone ({', '.join(c.nuisance or data.nuisance)}): r = {mean(ds.r_confounds)}, "
                      f"R² = {mean(ds.r2_confounds)}")
     if np.isfinite(ds.ceiling).any():
-        facts.append(f"ceiling (a person's response predicted by the others'): r = {mean(ds.ceiling)}")
-    return facts
+        facts.append("ceiling (a person's response predicted by the others', in the same folds): r = "
+                     f"{mean(ds.ceiling)}")
+    return [*facts, *self.explained_facts(ds), *self.left_out_notes()]
+
+# %% ../../nbs/alignment/30_run.ipynb #721b5698
+@patch
+def explained_facts(self: Alignment, ds): # -> list of str
+    "How many targets each arm explains."
+    if "q_arm" not in ds: return []
+    told = [f"{a} {v['significant']} of {v['n_targets']}" for a, v in self.arm_layers(ds).items()]
+    return ["targets with a clear gain (layer chosen on the other folds; false discovery rate below 0.05 over arms "
+            f"and targets): {', '.join(told)}"]
 
 # %% ../../nbs/alignment/30_run.ipynb #edb8b704
 @patch
 def reading_facts(self: Alignment, ds): # -> list of str
     "What stands above the table of reading times."
     said = f", readers' ceiling r = {float(ds.ceiling):.3f}" if "ceiling" in ds and np.isfinite(ds.ceiling) else ""
-    facts = [f"{self.data.name}: {np.isfinite(self.data.time).sum():,} words with times, {len(self.data.passages)} "
-             f"stories; mean over stories, 95 % intervals over models and stories{said}",
+    n = counted(len(self.data.passages), "story")
+    over = f"intervals and tests over an arm's models and {n}; p and intervals of gains by Holm over all of the " \
+           "table's comparisons"
+    if len(self.data.passages) == 1: over = "one story, so no intervals or tests between stories"
+    facts = [f"{self.data.name}: {np.isfinite(self.data.time).sum():,} words with times, {n}; mean over stories; "
+             f"{over}{said}",
              f"the baseline's frequencies: {ds.frequency_of} ({ds.frequency_words:,} words); they cover "
              f"{ds.coverage_words:.1%} of the words read and {ds.coverage_different_words:.1%} of the different ones"]
     facts.append("what the models were trained on isn't known: no rows of its unigrams and bigrams, nor in the baseline"
@@ -525,15 +544,18 @@ def left_out_counts(
 # %% ../../nbs/alignment/30_run.ipynb #7f3afb6b
 @patch
 def arm_layers(self: Alignment, ds): # -> dict: arm -> what only brain data have
-    "Each arm's best layer, the null there, and how many targets it explains beyond the nuisances."
+    "Each arm's best layer over all folds, the null of its means, and how many targets it explains beyond nuisances."
     out = {}
     for a in dict.fromkeys(ds.arm.values.tolist()):
         rows = ds.isel(model=ds.arm.values == a)
         layer = int(rows.gain.mean(("model", "target")).idxmax())
-        at = rows.sel(layer=layer)
-        out[a] = dict(layer=layer, significant=float((at.q < .05).mean()),
-                      null={k: [float(at[f"{p}_{e}"].mean()) for e in ("low", "high")]
-                            for k, p in (("r", "null"), ("gain", "gain_null"))})
+        null = {k: [float(rows.sel(layer=layer)[f"{p}_{e}"].mean()) for e in ("low", "high")]
+                for k, p in (("r", "null"), ("gain", "gain_null"))}
+        out[a] = dict(layer=layer, null=null)
+        if "q_arm" not in ds: continue
+        q = rows.q_arm.values[0] # the same for each of its models
+        null["gain"] = [float(rows[f"gain_best_null_{e}"][0]) for e in ("low", "high")]
+        out[a] |= dict(significant=int((q < .05).sum()), n_targets=int(np.isfinite(q).sum()))
     return out
 
 # %% ../../nbs/alignment/30_run.ipynb #60695091
@@ -541,28 +563,28 @@ def arm_layers(self: Alignment, ds): # -> dict: arm -> what only brain data have
 def summarise(self: Alignment, ds) -> dict:
     "What came out, as plain values."
     brain, arms = isinstance(self.data, Responses), self.judge(ds)
+    statement = alignment_statement(self.data.name, arms)
     layers = self.arm_layers(ds) if brain else {}
     arms = {a: v | layers.get(a, {}) for a, v in arms.items()}
-    unit = "ΔR²" if brain else "nats/word"
-    facts = self.brain_facts(ds) if brain else self.reading_facts(ds)
+    unit, facts = "ΔR²" if brain else "nats/word", self.brain_facts(ds) if brain else self.reading_facts(ds)
     facts += [b for b in dict.fromkeys(ds.begin.values.tolist()) if b] # n-grams have none
-    return dict(kind="alignment", modality="brain" if brain else "reading", data=self.data.name,
+    return dict(kind="alignment", modality="brain" if brain else "reading", data=self.data.name, item=self.item(),
                 source=self.config.source, models=[c.name for c in self.models], reference=reference_arm(arms),
                 arms=arms, facts=facts,
                 **({} if brain else dict(left_out=left_out_counts(ds), dropped=self.data.dropped)),
-                notes=json.loads(ds.notes), ci=.95, statement=alignment_statement(self.data.name, arms, unit))
+                notes=json.loads(ds.notes), ci=.95, statement=statement, comparisons=comparison_lines(arms, unit))
 
 # %% ../../nbs/alignment/30_run.ipynb #c4372b7d
 @patch
 def write_maps(self: Alignment, ds):
     "A volume and two hemispheres for each arm and measure."
-    layers = self.arm_layers(ds)
-    for arm, facts in layers.items():
-        rows = ds.isel(model=ds.arm.values == arm).sel(layer=facts["layer"])
+    for arm in dict.fromkeys(ds.arm.values.tolist()):
+        rows = ds.isel(model=ds.arm.values == arm)
         for what in ("r", "gain"):
-            table = region_table(rows, what)
+            table = region_table(rows, f"{what}_best")
             if table is None: return
-            about = dict(data=self.data.name, arm=arm, layer=facts["layer"], measure=what, source=self.config.source)
+            about = dict(data=self.data.name, arm=arm, layer="chosen on the other folds", measure=what,
+                         source=self.config.source)
             volume = roi_volume(table, name=f"{arm} {what}", provenance=about, illustrative=self.data.illustrative)
             write_volume(self.run.file("maps", f"{slug(arm)}-{what}.nii.gz"), volume)
             for s in to_surface(volume): write_surface(self.run.file("maps", f"{slug(arm)}-{what}.{s.side}.gii"), s)
@@ -570,11 +592,12 @@ def write_maps(self: Alignment, ds):
 # %% ../../nbs/alignment/30_run.ipynb #6bf57109
 def region_table(
     ds, # scores over model and target, with roi and positions
-    what: str # r or gain
+    what: str # a score over model and target, such as gain_best
 ): # -> DataFrame of roi, x, y, z (mm) and value; None where no region has a position
     "A row a region: the mean over models and people."
     import pandas as pd
-    t = mean_by_roi(pd.DataFrame({k: ds[k].values for k in ("roi", "x", "y", "z")}), ds[what].mean("model").values)
+    places = pd.DataFrame({k: ds[k].values for k in ("roi", "x", "y", "z")})
+    t = mean_by_roi(places, known_mean(ds[what].transpose("model", "target").values))
     t = t.dropna(subset=["x", "y", "z", "value"])
     return t if len(t) else None
 

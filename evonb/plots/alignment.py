@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['measures', 'viridis', 'two_sided', 'planes', 'reading_measures', 'arm_look', 'Measure', 'with_beyond', 'scores_of',
-           'arms_of', 'ceiling_of', 'null_band', 'captioned', 'layer_scores', 'scores_at', 'arm_interval',
-           'paired_text', 'ArmRow', 'rows_figure', 'arm_rows', 'arm_scores', 'row_offsets', 'roi_scores', 'places_of',
-           'place_numbers', 'Mesh', 'part_of_mesh', 'camera', 'Scale', 'colour_scale', 'surface_map', 'brain_map',
-           'Template', 'mni_template', 'Plane', 'slice_at', 'volume_slices', 'effect_of', 'reading_fit', 'reading_arms',
-           'story_scores', 'null_calibration']
+           'arms_of', 'fold_scores', 'item_table', 'ceiling_of', 'null_band', 'captioned', 'layer_scores', 'scores_at',
+           'arm_interval', 'over_text', 'paired_text', 'ArmRow', 'rows_figure', 'arm_rows', 'arm_scores', 'row_offsets',
+           'roi_scores', 'places_of', 'place_numbers', 'Mesh', 'part_of_mesh', 'camera', 'Scale', 'colour_scale',
+           'surface_map', 'brain_map', 'Template', 'mni_template', 'Plane', 'slice_at', 'volume_slices', 'effect_of',
+           'reading_fit', 'reading_arms', 'story_scores', 'null_calibration']
 
 # %% ../../nbs/plots/18_alignment.ipynb #e806ddce
 import functools
@@ -20,12 +20,14 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from ..alignment.nested import chosen_scores
 from ..alignment.surfaces import make_surfaces, surface_values
+from ..alignment.verdicts import judge_arms
 from ..alignment.volumes import roi_volume
 from ..core import InputError, check_choice
 from .connectome import add_band, half_widths, rgba, seed_band, seeds_text, spread_text
 from .style import NothingToPlot, Style, arm_style, figure, label, values
-from ..statistics import Interval, cluster_interval, known_mean, paired_test
+from ..statistics import Interval, counted, describe, known_mean
 
 # %% ../../nbs/plots/18_alignment.ipynb #2255b757
 def arm_look(
@@ -82,12 +84,12 @@ def scores_of(
 
 # %% ../../nbs/plots/18_alignment.ipynb #360c8411
 def _over(brain, over):
-    "What uncertainty is over: the named one, else people when there are three or more."
+    "What uncertainty is over: models and people at once (auto), or the one that is named."
     check_choice(over, ["auto", "subjects", "seeds"], "over")
     n = len(np.unique(brain["subject"].values))
     if over == "subjects" and n < 2:
         raise NothingToPlot(f"A band over subjects needs two or more; the dataset has {n}. Take over='seeds'.")
-    return over if over != "auto" else "subjects" if n > 2 else "seeds"
+    return over
 
 # %% ../../nbs/plots/18_alignment.ipynb #798016b6
 def arms_of(
@@ -99,6 +101,39 @@ def arms_of(
     for i, arm in enumerate(arms):
         if rows is None or np.isfinite(rows[i]).any(): out.setdefault(arm, []).append(i)
     return out
+
+# %% ../../nbs/plots/18_alignment.ipynb #5e0c7d01
+def fold_scores(
+    brain, # xarray Dataset of a run, with scores of folds
+    value: str, # one of `measures`
+    layer=None # a layer's number, "best", or None for all layers
+) -> np.ndarray | None: # (n_models, n_folds, n_targets), or with all layers (n_models, n_layers, n_folds, n_targets)
+    "Each fold's scores; None where the dataset has means over folds only."
+    if value == "r_beyond":
+        found = fold_scores(brain, "r", layer)
+        return None if found is None or "r_confounds_fold" not in brain else found - brain["r_confounds_fold"].values
+    if f"{value}_fold" not in brain: return None
+    if layer == "best":
+        return np.stack([chosen_scores(brain.isel(model=i), f"{value}_fold").transpose("fold", "target").values
+                         for i in range(brain.sizes["model"])])
+    v = brain[f"{value}_fold"].transpose("model", "layer", "fold", "target")
+    return (v if layer is None else v.sel(layer=layer)).values
+
+# %% ../../nbs/plots/18_alignment.ipynb #5e0c7d02
+def item_table(
+    brain, # xarray Dataset of a run
+    value: str, # one of `measures`
+    rows, # (n_models, ..., n_kept) scores
+    keep, # (n_targets,) bool: which targets these are
+    layer=None # as for `fold_scores`
+) -> tuple: # (n_models, ..., n_items), and what an item is: "person", "fold", or "" where there is one alone
+    "Scores as a run's summary has them: a column a person, or a fold of the only one."
+    who = brain["subject"].values[keep]
+    if len(people := np.unique(who)) > 1:
+        return np.stack([known_mean(rows[..., who == p], -1) for p in people], -1), "person"
+    folds = fold_scores(brain, value, layer)
+    if folds is None: return known_mean(rows, -1)[..., None], ""
+    return known_mean(folds[..., keep], -1), "fold"
 
 # %% ../../nbs/plots/18_alignment.ipynb #6586013f
 def ceiling_of(
@@ -155,14 +190,15 @@ def captioned(
     return fig.update_layout(title=title, margin_t=72 + 17 * text.count("<br>"))
 
 # %% ../../nbs/plots/18_alignment.ipynb #9e1c4afc
-def _arm_curve(v, models, subjects, over):
-    "An arm's (where, mean, low, high, n): the mean over its seeds and the targets, with its band."
+def _arm_curve(table, item, models, over):
+    "An arm's (where, mean, low, high, n): the mean over its seeds and items, with its band."
     if over == "seeds":
-        b = seed_band(known_mean(v[models], -1)) # (n_seeds, n_layers)
+        b = seed_band(known_mean(table[models], -1)) # (n_seeds, n_layers)
         return b and (b.where, b.mean, b.low, b.high, b.n)
-    found = cluster_interval(known_mean(v[models], 0), subjects) # (n_layers, n_targets)
-    where = np.isfinite(found.mean)
-    return (where, found.mean[where], found.low[where], found.high[where], found.n) if where.any() else None
+    found = [arm_interval(table[:, i], models, item, over) for i in range(table.shape[1])] # one a layer
+    mean, low, high = (np.array([float(getattr(f, k)) for f in found]) for k in ("mean", "low", "high"))
+    where, n = np.isfinite(mean), max(f.n for f in found)
+    return (where, mean[where], low[where], high[where], n) if where.any() else None
 
 # %% ../../nbs/plots/18_alignment.ipynb #1d128688
 def _add_layers(fig, x, curve, arm, n_models, m):
@@ -182,14 +218,15 @@ def layer_scores(
     brain, # xarray Dataset of a run: the score (model, layer, target), with its null and ceiling
     value: str = "r", # or "gain", "r_beyond"
     roi: str | None = None, # one region; None: all targets
-    over: str = "auto" # what the band is over: "subjects", "seeds", or people when there are three or more
+    over: str = "auto" # what the band is over: models and people at once, or "subjects" or "seeds" alone
 ) -> go.Figure:
     "Brain score by layer, arm by arm, with the noise ceiling, the nuisances alone and the null's 95 % band."
     brain = _measured(brain, value)
     (v, keep), x, m = scores_of(brain, value, roi), brain["layer"].values, measures[value]
-    over, subjects, arms = _over(brain, over), brain["subject"].values[keep], arms_of(brain)
+    over, arms = _over(brain, over), arms_of(brain)
+    table, item = item_table(brain, value, v, keep)
     fig = figure("Brain score by layer" + (f", {label(roi)}" if roi else ""), height=500)
-    curves = {a: c for a, models in arms.items() if (c := _arm_curve(v, models, subjects, over))}
+    curves = {a: c for a, models in arms.items() if (c := _arm_curve(table, item, models, over))}
     if null := None if roi else null_band(brain, value, x, range(len(v))): # hatched, and a line to hover at
         at, low, high = null
         fig.add_scatter(x=[*at, *at[::-1]], y=[*high, *low[::-1]], fill="toself", mode="lines", line=dict(width=0),
@@ -210,7 +247,7 @@ def layer_scores(
     sizes = [c[4] for c in curves.values()]
     band = f"band: {spread_text(sizes)} over seeds" if spread_text(sizes) else "one seed, no band"
     captioned(fig, "mean over targets and seeds",
-              f"band: 95 % CI over {max(sizes)} people" if over == "subjects" else band,
+              band if over == "seeds" else f"band: {over_text(table, arms, item, over)}",
               said + ", above" * (" is " in said),
               "" if null else "no null: it is of all targets" if roi else "no null")
     fig.update_xaxes(title_text="layer (0 = embeddings)", dtick=max(1, len(x) // 12))
@@ -235,23 +272,44 @@ def _which_layer(layer): return "layer: chosen on the other folds" if layer == "
 
 # %% ../../nbs/plots/18_alignment.ipynb #e6886677
 def arm_interval(
-    rows, # (n_models, n_targets) scores
+    table, # (n_models, n_items) scores
     models, # indices of an arm's models
-    clusters=None # (n_targets,) who each belongs to; None: the interval is over seeds
-) -> Interval: # of the mean over the arm's seeds and targets
-    "A t interval over people, or over seeds."
-    if clusters is not None: return cluster_interval(known_mean(rows[models], 0), clusters)
-    return cluster_interval(known_mean(rows[models], -1), np.arange(len(models)))
+    item: str = "person", # what an item is; empty: the only one, which is no sample
+    over: str = "auto" # models and items at once, or "subjects" or "seeds" alone
+) -> Interval: # of the mean over the arm's seeds and items
+    "The interval that `statistics.describe` gives; a lone model is told of itself."
+    fixed = [unit for unit, is_fixed in (("seed", len(models) == 1 or over == "subjects"),
+                                         (item or "item", not item or over == "seeds")) if is_fixed]
+    if len(fixed) > 1: return Interval(float(known_mean(np.ravel(table[models]))), math.nan, math.nan, 1)
+    d = describe(table[models], ("seed", item or "item"), tuple(fixed))
+    known = lambda x: math.nan if x is None else float(x)
+    return Interval(known(d["mean"]), known(d["low"]), known(d["high"]), min(d["units"].values()))
+
+# %% ../../nbs/plots/18_alignment.ipynb #5e0c7d03
+def over_text(
+    table, # (n_models, ..., n_items)
+    arms: dict, # arm -> indices of its models
+    item: str, # what an item is
+    over: str = "auto" # as for `arm_interval`
+) -> str: # short, for a caption
+    "What intervals are over, and how many of it."
+    seeds, n = max(map(len, arms.values())), table.shape[-1]
+    items = counted(n, item) if item and n > 1 and over != "seeds" else ""
+    models = ("models" if items else seeds_text(seeds)) if seeds > 1 and over != "subjects" else ""
+    told = " and ".join(filter(None, (models, items)))
+    return f"95 % CI over {told}" if told else f"no intervals: one {item if item and n == 1 else 'seed'}"
 
 # %% ../../nbs/plots/18_alignment.ipynb #63752850
 def paired_text(
-    d: dict, # see `paired_test`
+    d: dict, # what `judge_arms` told of two arms
     digits: int = 3 # shown
 ) -> str: # empty when there is no difference
     "+0.012 [+0.010, +0.015], p = 0.001."
-    if not d or d.get("mean") is None or not math.isfinite(d["mean"]): return ""
-    ends = f" [{d['low']:+.{digits}f}, {d['high']:+.{digits}f}]" if math.isfinite(d["low"]) else ""
-    return f"{d['mean']:+.{digits}f}{ends}" + (f", p = {d['p']:.2g}" if d.get("p") is not None else "")
+    known = lambda v: v is not None and math.isfinite(v)
+    if not d or not known(d.get("mean")): return ""
+    ends = f" [{d['low']:+.{digits}f}, {d['high']:+.{digits}f}]" if known(d["low"]) and known(d["high"]) else ""
+    p = d.get("p_adjusted", d.get("p"))
+    return f"{d['mean']:+.{digits}f}{ends}" + (f", p = {p:.2g}" if known(p) else "")
 
 # %% ../../nbs/plots/18_alignment.ipynb #0d3c2b2a
 class ArmRow(NamedTuple):
@@ -260,7 +318,7 @@ class ArmRow(NamedTuple):
     points: np.ndarray # (n_seeds,) each seed
     who: list # (n_seeds,) what a seed's hover begins with
     interval: Interval # of the mean
-    versus: dict # the paired difference, see `paired_test`; empty: none
+    versus: dict # the difference from another arm, see `judge_arms`; empty: none
     null: tuple # low, high; nan where unknown
 
 # %% ../../nbs/plots/18_alignment.ipynb #67f38ec7
@@ -302,24 +360,23 @@ def _add_upright(fig, x, text, dash):
 # %% ../../nbs/plots/18_alignment.ipynb #1ca4d429
 def arm_rows(
     ds, # with model, arm, seed
-    rows, # (n_models, n_targets) scores
-    clusters, # (n_targets,) who each belongs to; None: uncertainty is over seeds
-    versus, # the arm that others are compared with
-    null=lambda models: (math.nan, math.nan) # low and high for some models
+    table, # (n_models, n_items) scores
+    item: str, # what an item is: "person", "fold", "story"; empty: the only one
+    versus: str | None = None, # the arm that others are compared with; None: no comparisons
+    null=lambda models: (math.nan, math.nan), # low and high for some models
+    over: str = "auto", # as for `arm_interval`
+    judged: bool = False # the intervals are those of the comparisons with zero, too, one family with the others
 ) -> list: # of ArmRow
     "What a figure of arms side by side shows."
-    arms, units = arms_of(ds, rows), {}
-    for arm, models in arms.items(): # who it is -> one value a person, or a seed where there are no people
-        if clusters is None: units[arm] = dict(zip(ds["seed"].values[models].tolist(), known_mean(rows[models], -1)))
-        else:
-            v = known_mean(rows[models], 0) # (n_targets,)
-            units[arm] = {c: known_mean(v[clusters == c], -1) for c in np.unique(clusters).tolist()}
-    out = []
+    arms, out = arms_of(ds, table), []
+    values = {a: table[models] for a, models in arms.items()}
+    told = judge_arms(values, item or "person", reference=versus) if versus in arms else {}
     for arm, models in arms.items():
-        both = [k for k in units[arm] if k in units.get(versus, ())] if arm != versus else []
-        compared = paired_test(*([units[a][k] for k in both] for a in (arm, versus))) if len(both) > 1 else {}
-        out.append(ArmRow(arm, known_mean(rows[models], -1), [label(ds["model"].values[j]) for j in models],
-                          arm_interval(rows, models, clusters), compared, null(models)))
+        own, i = told.get(arm, {}), arm_interval(table, models, item, over)
+        if judged and own and own["gain"]["low"] is not None:
+            i = i._replace(low=own["gain"]["low"], high=own["gain"]["high"])
+        out.append(ArmRow(arm, known_mean(table[models], -1), [label(ds["model"].values[j]) for j in models], i,
+                          own.get("difference") or {}, null(models)))
     return out
 
 # %% ../../nbs/plots/18_alignment.ipynb #01530298
@@ -329,19 +386,17 @@ def _as_summarised(rows, summary, value):
         v = summary["arms"].get(row.arm, {}).get(value)
         if not v: raise InputError(f"The summary has no {value} of the arm {row.arm!r}: it is another run's.")
         d = summary["arms"][row.arm].get("difference") if value == "gain" else None
-        return row._replace(interval=Interval(v["mean"], v["low"], v["high"], 2), versus=d or {})
+        ends = (math.nan if v[k] is None else v[k] for k in ("low", "high"))
+        return row._replace(interval=Interval(v["mean"], *ends, 2), versus=d or {})
     return [one(r) for r in rows]
 
 # %% ../../nbs/plots/18_alignment.ipynb #bc96c89c
-def _rows_text(rows, who, versus, summary):
-    "What the bars are, and the numbers at the right; who: people or stories, empty for seeds."
-    n, right = max(r.interval.n for r in rows), ""
-    if summary is not None: bars = f"bar: 95 % CI over models and {who or 'folds'}"
-    elif n > 1: bars = f"bar: 95 % CI over {f'{n} {who}' if who else seeds_text(n)}"
-    else: bars = "no bars: one " + (who or "seed")
-    if any(paired_text(r.versus) for r in rows):
-        right = f"right: minus {label(versus)}" + ("" if summary is not None else ", paired; p uncorrected")
-    return bars, right
+def _rows_text(rows, versus, over):
+    "What the bars are, and the numbers at the right; over: what `over_text` told."
+    bars = f"bar: {over}" if over.startswith("95") else over
+    if not any(paired_text(r.versus) for r in rows): return bars, ""
+    family = max((r.versus.get("family") or 0 for r in rows if r.versus.get("p") is not None), default=0)
+    return bars, f"right: minus {label(versus)}" + (f"; p by Holm, {family} tests" if family else "")
 
 # %% ../../nbs/plots/18_alignment.ipynb #52470f8c
 def arm_scores(
@@ -349,11 +404,11 @@ def arm_scores(
     value: str = "gain", # or "r", "r_beyond"
     layer="best", # the one chosen on the other folds, or a layer's number for all
     roi: str | None = None, # one region; None: all targets
-    over: str = "auto", # what the intervals are over: "subjects", "seeds", or people when there are three or more
-    versus: str | None = "connectome", # the arm that the others are compared with, in pairs
+    over: str = "auto", # what intervals are over: models and people at once, or "subjects" or "seeds" alone
+    versus: str | None = "connectome", # the arm that the others are compared with, at their best layers
     summary: dict | None = None # a run's summary, to show its intervals and differences
 ) -> go.Figure:
-    "Arms side by side with intervals, seeds, null, ceiling and paired differences."
+    "Arms side by side with intervals, seeds, null, ceiling and differences."
     brain = _measured(brain, value)
     (_, keep), m, over = scores_of(brain, value, roi), measures[value], _over(brain, over)
     if summary is not None and (layer != "best" or roi is not None):
@@ -364,8 +419,9 @@ def arm_scores(
         band = None if roi is not None else null_band(part, value, part["layer"].values, models)
         return (math.nan, math.nan) if band is None else (band[1].min(), band[2].max())
 
-    who = brain["subject"].values[keep] if over == "subjects" else None
-    rows = arm_rows(brain, scores_at(brain, value, layer, keep), who, versus, null)
+    table, item = item_table(brain, value, scores_at(brain, value, layer, keep), keep, layer)
+    versus = versus if layer == "best" and over == "auto" else None
+    rows = arm_rows(brain, table, item, versus, null, over, judged=value == "gain")
     if summary is not None: rows, versus = _as_summarised(rows, summary, value), summary["reference"]
     fig, rows = rows_figure("Brain score by arm" + (f", {label(roi)}" if roi else ""), rows, m)
     highest = max(np.nanmax([*r.points, r.interval.high]) for r in rows)
@@ -373,7 +429,7 @@ def arm_scores(
     if math.isfinite(alone): _add_upright(fig, alone, "nuisances", "dot")
     if math.isfinite(level): _add_upright(fig, level, m.top, "dash")
     grey = "; grey: null, 95 %" * bool(np.isfinite(rows[0].null[0]))
-    bars, right = _rows_text(rows, "people" if over == "subjects" else "", versus, summary)
+    bars, right = _rows_text(rows, versus, over_text(table, arms_of(brain, table), item, over))
     return captioned(fig, _which_layer(layer), "dot: mean; open: seeds" + grey, bars, right, said)
 
 # %% ../../nbs/plots/18_alignment.ipynb #37b47b0b
@@ -406,18 +462,18 @@ def roi_scores(
     brain, # xarray Dataset of a run: the score (model, layer, target), with its ceiling
     value: str = "gain", # or "r", "r_beyond"
     layer="best", # the one chosen on the other folds over all regions, or a layer's number for all
-    over: str = "auto" # what the intervals are over: "subjects", "seeds", or people when there are three or more
+    over: str = "auto" # what intervals are over: models and people at once, or "subjects" or "seeds" alone
 ) -> go.Figure:
     "Scores of each region, arm by arm, with intervals and the region's noise ceiling."
     brain = _measured(brain, value)
     (_, keep), m, over = scores_of(brain, value), measures[value], _over(brain, over)
-    rows, rois, subjects = scores_at(brain, value, layer, keep), brain["roi"].values, brain["subject"].values
-    arms, regions, ns, highest = arms_of(brain, rows), list(dict.fromkeys(rois.tolist())), [], -math.inf
+    rows, rois = scores_at(brain, value, layer, keep), brain["roi"].values
+    arms, regions, highest = arms_of(brain, rows), list(dict.fromkeys(rois.tolist())), -math.inf
+    tables = [item_table(brain, value, rows[:, rois == r], rois == r, layer) for r in regions]
     fig = figure("Brain score by region", height=220 + max(40, 13 * len(arms) + 14) * len(regions))
     for (arm, models), shift in zip(arms.items(), row_offsets(len(arms))):
-        style, name, spans = arm_look(arm), label(arm), []
-        for r in regions:
-            spans.append(arm_interval(rows[:, rois == r], models, subjects[rois == r] if over == "subjects" else None))
+        style, name = arm_look(arm), label(arm)
+        spans = [arm_interval(table, models, item, over) for table, item in tables]
         mean, low, high = (np.array([float(s[i]) for s in spans]) for i in range(3))
         bar = dict(type="data", symmetric=False, array=np.nan_to_num(high - mean),
                    arrayminus=np.nan_to_num(mean - low), width=0, thickness=1.5)
@@ -426,13 +482,14 @@ def roi_scores(
                         customdata=np.stack([low, high], -1), text=list(map(label, regions)),
                         hovertemplate=f"{name}, %{{text}}: {m.short} = %{{x:.{m.digits}f}} "
                         f"[%{{customdata[0]:.{m.digits}f}}, %{{customdata[1]:.{m.digits}f}}]<extra></extra>")
-        highest, ns = np.nanmax([highest, *mean, *high]), [*ns, *(s.n for s in spans)]
+        highest = np.nanmax([highest, *mean, *high])
     said = _add_region_levels(fig, brain, value, regions, highest)
     fig.update_yaxes(tickvals=np.arange(len(regions)), ticktext=list(map(label, regions)), zeroline=False,
                      range=[len(regions) - .5, -.5], showgrid=False)
     fig.update_xaxes(title_text=m.axis, zeroline=True, zerolinecolor=_grey, rangemode="tozero")
-    bar = f"bar: 95 % CI over {f'{max(ns)} people' if over == 'subjects' else seeds_text(max(ns))}"
-    return captioned(fig, _which_layer(layer), bar if max(ns) > 1 else "one seed, no bars", said)
+    table, item = max(tables, key=lambda t: t[0].shape[-1])
+    told = over_text(table, arms, item, over)
+    return captioned(fig, _which_layer(layer), f"bar: {told}, each alone" if told.startswith("95") else told, said)
 
 # %% ../../nbs/plots/18_alignment.ipynb #00ce9cab
 def places_of(
@@ -764,17 +821,17 @@ reading_measures = dict(gain=Measure(_gain, "gain", "", "", "", 4),
 def reading_arms(
     reading, # xarray Dataset of a run: gain, pearson, spearman (model, story)
     value: str = "gain", # or "pearson", "spearman"
-    versus: str | None = "connectome", # the arm that the others are compared with, story by story
+    versus: str | None = "connectome", # the arm that the others are compared with
     summary: dict | None = None # a run's summary, to show its intervals and differences
 ) -> go.Figure:
-    "How well each arm's surprisal predicts reading times, with intervals, seeds and paired differences."
+    "How well each arm's surprisal predicts reading times, with intervals, seeds and differences."
     m, ds = reading_measures[check_choice(value, reading_measures, "value")], reading.transpose(
         "model", "story", ..., missing_dims="ignore")
     v, stories = values(ds, value), reading["story"].values
     several, arms = len(stories) > 1, arms_of(reading)
-    rows = arm_rows(reading, v, stories, versus)
+    rows = arm_rows(reading, v, "story" if several else "", versus if several else None, judged=value == "gain")
     if summary is not None: rows, versus = _as_summarised(rows, summary, value), summary["reference"]
-    elif not several: # then there is no interval over stories: the mean of the models' bootstraps over words
+    if not several: # then there is no interval over stories: the mean of the models' bootstraps over words
         ends = [values(ds, f"{value}_{e}").mean(1) for e in ("low", "high")]
         rows = [r._replace(interval=Interval(r.interval.mean, *(e[arms[r.arm]].mean() for e in ends), 1)) for r in rows]
     fig, rows = rows_figure("Reading times by arm", rows, m)
@@ -782,7 +839,7 @@ def reading_arms(
     ceiling, far = float(reading.get("ceiling", math.nan)) if m.top else math.nan, ""
     if ceiling <= 2 * max(highest, 0): _add_upright(fig, ceiling, m.top, "dash")
     elif math.isfinite(ceiling): far = f"{m.top} is {ceiling:.3g}"
-    bars, right = _rows_text(rows, "stories", versus, summary)
+    bars, right = _rows_text(rows, versus, over_text(v, arms, "story"))
     if not several: bars = "bar: 95 % bootstrap over words, mean of seeds"
     told = "dot: mean over stories; open: seeds" if several else "dot: mean; open: seeds; one story"
     return captioned(fig, told, bars, right, far)

@@ -16,12 +16,13 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 
+from ..alignment.nested import chosen_scores, map_q
 from ..alignment.surfaces import fsaverage5, hemispheres, make_surfaces
 from ..alignment.volumes import illustrative_label, roi_volume, sphere_labels
 from ..core import EvonbError, InputError, Seeds, check_choice, from_dict
 from ..plots import alignment as ap
 from ..plots.style import NothingToPlot
-from ..statistics import cluster_interval, known_mean, seed_interval
+from ..statistics import known_mean
 from ..store import Run, open_run, read_dataset, read_json
 from .explorer import Explorer, Reply, View, choice, slider, toggle
 
@@ -45,6 +46,9 @@ class BrainPart(Part):
     made: dict = field(default_factory=dict, init=False, repr=False, compare=False) # what `kept` keeps
 
     def __post_init__(self):
+        if "p" in self.ds: # one family over all that a map can show, also for runs of before
+            p = self.ds["p"].transpose("model", "layer", "target")
+            self.ds = self.ds.assign(q=p.copy(data=map_q(p.values)))
         try: self.ds = ap.with_beyond(self.ds)
         except NothingToPlot: pass # without nuisances there are the other measures
 
@@ -187,7 +191,7 @@ _of_several = "; p and q: how many of the people's and seeds' tests are below 0.
 # %% ../../nbs/widgets/16_alignment.ipynb #ccfbd99b
 @patch
 def region_row(self: BrainPart, region, measure, models, layer) -> dict:
-    "A region's score with its 95 % interval (over people when there are three or more, else over seeds) and tests."
+    "A region's score with its 95 % interval, as the figures have it, and tests."
     keep, m, at = self.ds["roi"].values == region, ap.measures[measure], self.layers.index(layer)
     pick = lambda name: self.scores(name)[models, at][:, keep] # (n_models, n_targets)
     mean = lambda name: float(known_mean(self.ds[name].values[keep], 0)) if name in self.ds else np.nan
@@ -196,15 +200,30 @@ def region_row(self: BrainPart, region, measure, models, layer) -> dict:
         v = pick(name)[np.isfinite(pick(name))] if name in self.ds else np.array([])
         if not v.size: return ""
         return f"{v[0]:.3g}" if v.size == 1 else f"{(v < .05).sum()} of {v.size}"
-    people, v, p = self.ds["subject"].values[keep], pick(measure), "p" if measure == "gain" else "p_r"
-    if p not in self.ds: p = "p"
-    over_people = len(np.unique(people)) > 2
-    i = cluster_interval(known_mean(v, 0), people) if over_people else seed_interval(known_mean(v, -1))
+    p = "p" if measure == "gain" or "p_r" not in self.ds else "p_r"
+    i = self.region_interval(measure, models, layer, keep)
     ends = f"{i.low:.{m.digits}f} to {i.high:.{m.digits}f}" if np.isfinite(i.low) else ""
     return {"region": region, m.short: known(i.mean, m.digits, "not measured"), "95 % CI": ends,
             "ceiling r": known(mean("ceiling"), 3, "unknown"),
             "nuisances r": known(mean("r_confounds"), 3, "unknown"),
-            f"p of {'ΔR²' if p == 'p' else 'r'}": tests(p), "q of ΔR²": tests("q")}
+            f"p of {'ΔR²' if p == 'p' else 'r'}": tests(p), "q of ΔR²": tests("q"),
+            **({"q, nested layer": self.nested_tests(models, keep)} if "q_arm" in self.ds else {})}
+
+# %% ../../nbs/widgets/16_alignment.ipynb #7ad0e501
+@patch
+def region_interval(self: BrainPart, measure, models, layer, keep): # -> statistics.Interval
+    "The mean of some models at a layer over a region's targets, over models and people (or one person's folds)."
+    rows = self.scores(measure)[:, self.layers.index(layer)][:, keep] # (n_models, n_targets)
+    table, item = ap.item_table(self.ds, measure, rows, keep, layer)
+    return ap.arm_interval(table, models, item)
+
+@patch
+def nested_tests(self: BrainPart, models, keep) -> str:
+    "Tests of the layers chosen on other folds: of an arm's mean where all its models are meant, else of the model."
+    arm = len(models) > 1 or len(self.of(self.ds["arm"].values[models[0]])) == 1
+    q = self.ds["q_arm" if arm else "q_best"].values[models[0]][keep]
+    q = q[np.isfinite(q)]
+    return "" if not q.size else f"{q[0]:.3g}" if q.size == 1 else f"{(q < .05).sum()} of {q.size}"
 
 # %% ../../nbs/widgets/16_alignment.ipynb #53532551
 @patch
@@ -217,8 +236,9 @@ def region_table(self: BrainPart, measure, arm, seed, layer) -> Reply:
     mean = {r: known_mean(v[self.ds["roi"].values == r], 0) for r in self.regions}
     ranked = sorted(mean, key=lambda r: -np.nan_to_num(mean[r], nan=-9))
     rows = [self.region_row(r, measure, models, layer) for r in ranked]
-    n, seeds = len(np.unique(self.ds["subject"].values)), len(models)
-    over = f"interval over {n} people" if n > 2 else f"interval over {seeds} seeds" if seeds > 1 else "no intervals"
+    seeds = len(models)
+    table, item = ap.item_table(self.ds, measure, self.scores(measure)[:, 0], np.ones(len(v), bool), layer)
+    over = ap.over_text(table, {arm: models}, item)
     who = f"mean of {seeds} seeds" if seed == "mean" else f"seed {seed}"
     tests = _of_several * (len(v) * seeds > len(mean))
     return Reply.of_table(rows, note=f"{arm}, {who}, layer {layer}; {over}{tests}")
@@ -273,13 +293,14 @@ def scored_so_far(run: Run): # -> xarray Dataset like a brain.zarr.zip, with one
     "What a half-written alignment knows: the scores of the models that are done."
     import xarray as xr
 
-    from evonb.alignment.run import chosen_scores, scored_model
+    from evonb.alignment.run import scored_model
     files = sorted(run.file("models").glob("*.zarr.zip")) if run.file("models").is_dir() else []
     if not files: return None
-    made, who = [read_dataset(f) for f in files], list(map(scored_model, files))
+    made = [read_dataset(f).drop_vars("null_gain_best", errors="ignore") for f in files]
+    who = list(map(scored_model, files))
     ds = xr.concat(made, xr.DataArray([f"{a}/{s}" for a, s in who], dims="model", name="model"), join="outer")
     n, alone = ds.sizes["target"], made[0].r_confounds.isel(layer=0, drop=True)
-    best = lambda k: (("model", "target"), [chosen_scores(m, f"{k}_fold").values.mean(0) for m in made])
+    best = lambda k: (("model", "target"), [known_mean(chosen_scores(m, f"{k}_fold").values) for m in made])
     ds = ds.assign(r=ds.r_fold.mean("fold"), gain=ds.gain_fold.mean("fold"), r_best=best("r"), gain_best=best("gain"),
                    r_confounds=alone, r2_confounds=made[0].r2_confounds.isel(layer=0, drop=True))
     return ds.assign_coords(arm=("model", [a for a, _ in who]), seed=("model", [s for _, s in who]),
@@ -310,7 +331,7 @@ def read(self: Found,
         elif summary is None:
             self.told.append(f"{run.path} has no summary.json, so intervals are the figures' own. "
                              f"Finish it: {_finish_command(run)}")
-        else: self.told += [summary["statement"], "; ".join(summary["facts"])]
+        else: self.told += [summary["statement"], *summary.get("comparisons", []), "; ".join(summary["facts"])]
     except EvonbError as e: self.told.append(f"{name} can't be shown: {e}")
 
 # %% ../../nbs/widgets/16_alignment.ipynb #b09aea4c

@@ -17,6 +17,7 @@ import pytest
 from scipy import stats
 
 from evonb.alignment.data import DATA, data_forms, image_arguments, open_data
+from evonb.alignment.encoding import RidgeConfig, make_folds
 from evonb.alignment.features import ReadConfig, read
 from evonb.alignment.reading import BehaviorConfig, core_form
 from evonb.alignment.responses import Responses
@@ -25,7 +26,7 @@ from evonb.alignment.run import (
     align_run,
     alignment_command,
     candidates,
-    choose_layers,
+    ceilings,
     data_digest,
     default_place,
     fresh_base,
@@ -90,7 +91,13 @@ def test_the_model_that_drives_a_brain_explains_it_best_and_beyond_the_nuisances
     gain = ds.gain_best.mean("target").to_series()
     assert gain.idxmax() == "connectome/0" and gain["connectome/0"] > 0.05
     one = ds.sel(model="connectome/0", layer=2)
-    assert float(one.r.mean()) > float(one.null_high) and (one.q < 0.05).mean() > 0.8
+    assert float(one.r.mean()) > float(one.null_high) and (one.q_best < 0.05).mean() > 0.8
+    for m in ds.model.values:  # all that a map can show is one family
+        p = ds.p.sel(model=m).values
+        assert np.allclose(ds.q.sel(model=m), stats.false_discovery_control(p.ravel()).reshape(p.shape))
+    arms = read_json(aligned.file("summary.json"))["arms"]
+    assert arms["connectome"]["significant"] == (ds.q_arm.sel(model="connectome/0") < 0.05).sum() > 0
+    assert arms["connectome"]["n_targets"] == ds.sizes["target"]
     assert (one.r < driven[1].ceiling ** 0.5 + 0.1).all()
     assert np.isfinite(ds.ceiling).all() and (ds.ceiling < 1).all()
 
@@ -99,18 +106,67 @@ def test_every_part_is_written_and_says_where_it_comes_from(aligned):
     summary = read_json(aligned.file("summary.json"))
     assert summary["kind"] == "alignment" and set(summary["arms"]) == {"connectome", "random", "untrained"}
     assert summary["arms"]["connectome"]["difference"] is None
-    assert "connectome adds" in summary["statement"] and "random minus connectome" in summary["statement"]
+    assert summary["statement"].startswith("On toy-brain, connectome ") and "3 people)" in summary["statement"]
+    assert summary["item"] == "person" and any("random minus connectome" in x for x in summary["comparisons"])
+    assert any("mean of a fold's test samples" in x for x in summary["facts"])
     volume = read_volume(aligned.file("maps", "connectome-gain.nii.gz"))
     assert volume.illustrative and volume.provenance["arm"] == "connectome"
     left = read_surface(aligned.file("maps", "connectome-gain.left.gii"))
     assert left.illustrative and np.isfinite(left.values).any() and left.provenance["arm"] == "connectome"
     ds = read_dataset(aligned.file("brain.zarr.zip"))
-    rows = ds.isel(model=ds.arm.values == "connectome").sel(layer=summary["arms"]["connectome"]["layer"])
+    rows = ds.isel(model=ds.arm.values == "connectome")  # of layers chosen on other folds
     known = roi_table(volume).set_index("roi")["value"]
-    for roi in known.index: assert known[roi] == pytest.approx(float(rows.gain[:, ds.roi.values == roi].mean()), 1e-4)
+    for roi in known.index:
+        assert known[roi] == pytest.approx(float(rows.gain_best[:, ds.roi.values == roi].mean()), 1e-4)
+    assert volume.provenance["layer"] == "chosen on the other folds"
     assert not list(aligned.path.glob("layers/*"))
     page = write_report(aligned.path).read_text(encoding="utf-8")
     assert "Brain: layer by layer" in page and "illustrative" in page and "Not yet run" not in page
+
+
+def test_ceilings_are_of_the_folds_that_are_scored(aligned, driven):
+    ds, people = read_dataset(aligned.file("brain.zarr.zip")), driven[0].cleaned()
+    folds = make_folds(len(people.data), people.groups, RidgeConfig(trim=5 if people.kind == "series" else 0))
+    t = people.targets.reset_index(drop=True)
+    for j in range(len(t)):
+        others = t.index[(t.roi == t.roi[j]) & (t.index != j)]
+        by_hand = [stats.pearsonr(people.data[test, j], people.data[test][:, others].mean(1))[0] for _, test in folds]
+        assert float(ds.ceiling[j]) == pytest.approx(np.mean(by_hand), abs=1e-5)
+    assert not np.allclose(ds.ceiling, ceilings(people), atol=1e-3)  # not of all scans at once
+
+
+@pytest.mark.parametrize("n_people", [2, 1])
+def test_a_region_that_is_constant_for_a_while_is_left_out_there_by_name(n_people, grown, tmp_path):
+    heard, _ = toy_brain(Seeds(3), n_subjects=n_people, n_rois=3, n_sentences=120)
+    data, folds = heard.data.copy(), make_folds(len(heard.data), heard.groups)
+    data[folds[0][1], 1] = 4.5  # the fold's test samples
+    few = dict(arms=("random",), layers=(0, 1), untrained=0, n_permutations=20)
+    run = align(tmp_path / "run", grown, replace(heard, data=data), **few)
+    ds, summary = read_dataset(run.file("brain.zarr.zip")), read_json(run.file("summary.json"))
+    name, gone = heard.targets["target"].iloc[1], ds.left_out.values
+    assert gone[:, 1].tolist() == [True, False, False, False, False] and not np.delete(gone, 1, 1).any()
+    assert np.array_equal(np.isnan(ds.gain_fold[0, 0].transpose("fold", "target")), gone)
+    assert np.isfinite(ds.gain_best).all() and np.isfinite(summary["arms"]["random"]["gain"]["mean"])
+    for told in (summary["facts"], json.loads(ds.notes)): assert any("1 of" in x and name in x for x in told), told
+    assert name in write_report(run.path).read_text(encoding="utf-8")
+    data[folds[1][0], 1] = 4.5  # the second fold's training samples, so the test samples of all others
+    run = align(tmp_path / "more", grown, replace(heard, data=data), **few)
+    ds, summary = read_dataset(run.file("brain.zarr.zip")), read_json(run.file("summary.json"))
+    assert np.isnan(ds.gain_best[0, 1]) and np.isfinite(np.delete(ds.gain_best[0], 1)).all()
+    assert summary["arms"]["random"]["n_targets"] == ds.sizes["target"] - 1
+    assert any(f"{name} in every fold" in x for x in summary["facts"])
+    assert np.isfinite(summary["arms"]["random"]["gain"]["mean"])
+
+
+def test_a_region_of_nothing_but_drift_is_left_out_by_name():
+    heard, _ = toy_brain(Seeds(3), n_subjects=2, n_rois=2, n_sentences=60)
+    slow = np.concatenate([np.linspace(-1, 1, w.stop - w.start) for _, w in heard.runs])[:, None]
+    data = heard.data.copy()
+    data[:, 1:2] = 100 + 3 * slow
+    clean = replace(heard, data=data, nuisance=heard.nuisance | dict(drift=slow)).cleaned()
+    gone = heard.targets["target"].iloc[1]
+    assert clean.targets["target"].tolist() == [t for t in heard.targets["target"] if t != gone]
+    assert clean.data.shape[1] == 3 and gone in clean.notes[-1]
 
 
 class StopAfter(StopRequest):
@@ -239,17 +295,6 @@ def test_a_table_is_described_on_the_command_line(grown, tmp_path):
     assert '--set=columns={"time": "RT"}' in again and "--set=table.unit=s" in again
     assert with_settings(AlignConfig(*again[2:5:2]), [w[6:] for w in again if w.startswith("--set=")]) == from_dict(
         AlignConfig, run.config)
-
-
-def test_layers_are_chosen_on_other_folds():
-    scores = np.array([[1.0, 0, 0, 0], [0.4, 0.3, 0.3, 0.3]])  # the first is best in its own fold only
-    assert choose_layers(scores).tolist() == [1, 0, 0, 0]
-    noise = Seeds(0).numpy().normal(size=(200, 40, 5))
-    honest = [n[choose_layers(n), range(5)].mean() for n in noise]
-    assert abs(np.mean(honest)) < 3 * np.std(honest) / 200**0.5 + 0.02 and noise.mean(2).max(1).mean() > 0.8
-    assert choose_layers([[0.1, 0.1], [np.nan, np.nan]]).tolist() == [0, 0]
-    with pytest.raises(InputError, match="at least two"): choose_layers([[1.0]])
-    with pytest.raises(InputError, match="No layer has a finite score"): choose_layers(np.full((2, 3), np.nan))
 
 
 def test_untrained_models_depend_on_their_seed_alone(grown):

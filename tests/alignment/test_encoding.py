@@ -15,14 +15,18 @@ from evonb.alignment.encoding import (
     banded,
     beyond,
     encode,
+    left_out_targets,
+    left_out_text,
     linear_cka,
     make_folds,
     make_inner_folds,
     normalised,
     partition,
+    pearson,
     permutation_null,
     permuted_rows,
     r_squared,
+    r_squared_gain,
     ridge_weights,
     rsa,
     split_half_ceiling,
@@ -186,6 +190,121 @@ def test_extreme_penalties():
     assert np.abs(none.prediction - np.concatenate([np.repeat(Y[tr].mean(0)[None], len(te), 0)
                                                     for tr, te in make_folds(150, GROUPS)])).max() < 1e-3
     assert np.isfinite(encode(X, Y, GROUPS, RidgeConfig(alphas=10.0 ** np.arange(-30, 30))).r).all()
+
+
+# Precisions and solvers ---------------------------------------------------------------------------------------------
+
+WIDE = tuple(10.0 ** np.arange(-8, 12.5, 1))
+
+
+def hard(n, p, noise, offset=0.0, unit=1.0, n_targets=12):
+    "Features of unequal use far from zero, responses in any unit; most noise is more than can be predicted through."
+    rng = np.random.default_rng([n, p])
+    X = rng.standard_normal((n, p)) * np.exp(-3 * np.arange(p) / p)
+    Y = X @ rng.standard_normal((p, n_targets)) / np.sqrt(p) + noise * rng.standard_normal((n, n_targets))
+    return 10 * X + offset, (Y + offset) * unit, rng.standard_normal((n, 2))
+
+
+@pytest.mark.parametrize(("n", "p"), [(120, 40), (60, 100), (126, 100), (30, 300)])
+@pytest.mark.parametrize("noise", [0.3, 1e4])
+@pytest.mark.parametrize("alphas", [tuple(10.0 ** np.arange(-1, 8.5, 0.5)), WIDE, (1e29,)])
+def test_both_precisions_and_both_solvers_tell_the_same(n, p, noise, alphas):
+    X, Y, C = hard(n, p, noise, offset=1e3)
+    tell = lambda confounds=None, **k: encode(X, Y, None, RidgeConfig(alphas=alphas, **k), confounds=confounds)
+    full = tell(search="full")
+    assert (full.r != 0).all() and np.isfinite(full.r).all()
+    for k in (dict(dtype="float32"), dict(solver="himalaya"), dict(solver="himalaya", dtype="float32")):
+        other = tell(**dict(search="full") | k)
+        assert np.abs(other.r - full.r).max() < 0.02 and np.abs(other.gain - full.gain).max() < 0.02, k
+    for k in (dict(), dict(confounds=C), dict(inner_folds="loo", search="full")):
+        double, single = (tell(**k, dtype=d) for d in ("float64", "float32"))
+        assert np.abs(double.r - single.r).max() < 0.02 and np.abs(double.r_mean - single.r_mean).mean() < 1e-3, k
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("solver", ["gram", "himalaya"])
+def test_what_a_large_penalty_shrinks_still_correlates(solver, dtype):
+    X, Y, _ = hard(120, 40, 3)
+    config = RidgeConfig(alphas=(1e8,), solver=solver, dtype=dtype)
+    found = encode(X, Y, None, config)
+    for i, (train, test) in enumerate(make_folds(120)):
+        Z = scaled(X, train)
+        shape = Z[test] @ Z[train].T @ (Y[train] - Y[train].mean(0))  # that of an infinite penalty
+        by_hand = [stats.pearsonr(shape[:, j], Y[test, j])[0] for j in range(12)]
+        assert np.allclose(found.r[i], by_hand, atol=1e-4)
+    one_unit = encode(X, Y * 1e-13, None, config)  # a magnetometer's, in tesla
+    assert np.allclose(one_unit.r, found.r, atol=1e-4) and np.allclose(one_unit.gain, found.gain, rtol=1e-3, atol=1e-7)
+    assert np.allclose(one_unit.prediction, found.prediction * 1e-13, rtol=1e-3, atol=1e-17)
+    steady = X.copy()
+    steady[96:] = steady[:1]  # features that don't vary in the last fold predict a constant there
+    assert (encode(steady, Y, None, config).r[4] == 0).all()
+
+
+def test_precisions_of_bands_and_scores():
+    X, Y, C = hard(60, 30, 30)
+    a, b = (banded(dict(model=X, rest=C), Y, None, RidgeConfig(dtype=d), n_random=2) for d in ("float64", "float32"))
+    assert (b.r != 0).all() and np.abs(a.r - b.r).max() < 0.02 and np.abs(a.r2 - b.r2).max() < 0.02
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((2, 50, 1))
+    truth = stats.pearsonr(x[:, 0], y[:, 0])[0]
+    for kind in (np.float64, np.float32):
+        assert all(pearson((s * x).astype(kind), y.astype(kind)).item() == pytest.approx(truth, abs=1e-6)
+                   for s in (1e30, 1, 1e-9, 1e-30))
+        rounding = 7 + np.finfo(kind).eps * rng.standard_normal((50, 1))
+        assert pearson(rounding.astype(kind), y.astype(kind)).item() == 0
+        assert np.isnan(pearson(y.astype(kind), rounding.astype(kind)).item())
+    assert r_squared_gain(x, y / 9, y).item() == pytest.approx(r_squared(x + y / 9, y).item() - r_squared(x, y).item())
+
+
+# Targets that don't vary for a while --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_a_target_is_left_out_where_it_is_constant(dtype):
+    X, Y, _ = simulated()
+    Y[:30, 1], Y[30:, 3] = 5, 7  # constant in the first fold; in all training samples of the first
+    config = RidgeConfig(dtype=dtype, search="full")
+    found, names = encode(X, Y, GROUPS, config, targets=list("abcdef")), list("abcdef")
+    gone = np.zeros((5, 6), bool)
+    gone[0, 1] = gone[:, 3] = True
+    assert np.array_equal(found.left_out, gone) and np.array_equal(left_out_targets(Y, make_folds(150, GROUPS)), gone)
+    for k in ("r", "r2", "gain", "r_confounds", "r2_confounds"): assert np.array_equal(np.isnan(found[k]), gone), k
+    assert "2 of 6 targets" in found.attrs["left_out"] and "b in fold 0; d in every fold" in found.attrs["left_out"]
+    rest = encode(X, Y[:, [0, 2, 4, 5]], GROUPS, config)
+    assert np.allclose(found.r[:, [0, 2, 4, 5]], rest.r, atol=1e-5)
+    assert float(found.r_mean[1]) == pytest.approx(float(found.r[1:, 1].mean())) and np.isnan(found.r_mean[3])
+    null = permutation_null(X, Y, GROUPS, config, n_permutations=19, targets=names, by_fold=True)
+    assert np.array_equal(np.isnan(null.gain_fold).any("permutation"), gone) and np.isnan(null.q[3])
+    assert np.isfinite(null.q[[0, 1, 2, 4, 5]]).all() and np.isfinite(null.r_mean_p)
+    assert np.allclose(null.gain_fold.mean("fold"), null.gain, atol=1e-5, equal_nan=True)
+    bands = banded(dict(x=X), Y, GROUPS, config, band_alphas=[1.0])
+    assert np.array_equal(np.isnan(bands.r2), gone) and np.array_equal(np.isnan(bands.r2_band[:, 0]), gone)
+
+
+def test_what_was_constant_before_something_was_taken_out_is_left_out():
+    X, Y, _ = simulated()
+    Y[:30, 1] = 5
+    slope = np.tile(np.linspace(-1, 1, 30), 5)[:, None]
+    cleaned = Y - slope @ (slope.T @ Y) / (slope**2).sum()  # varies in the first run, by what was taken out
+    assert not left_out_targets(cleaned, make_folds(150, GROUPS)).any()
+    assert encode(X, cleaned, GROUPS, measured=Y).left_out.sum() == 1
+    null = permutation_null(X, cleaned, GROUPS, n_permutations=9, measured=Y, by_fold=True)
+    assert np.isnan(null.gain_fold[:, 0, 1]).all()
+    with pytest.raises(InputError, match="measured has the shape"): encode(X, cleaned, GROUPS, measured=Y[:, :3])
+    assert left_out_text(np.zeros((5, 3), bool), "abc") == ""
+    many = left_out_text(np.ones((2, 30), bool), range(30))
+    assert many.startswith("30 of 30 targets") and many.endswith("9 in every fold; and 20 more")
+
+
+def test_r_squared_is_against_the_mean_of_the_test_block():
+    X, Y, _ = simulated(noise=1, n_targets=1)
+    Y = Y + np.repeat([0, 0, 0, 0, 40.0], 30)[:, None]  # an offset of one block, which training can't know
+    found = encode(X, Y, GROUPS)
+    test = Y[120:, 0]
+    by_hand = 1 - ((test - Y[:120, 0].mean()) ** 2).sum() / ((test - test.mean()) ** 2).sum()
+    assert float(found.r2_confounds[4, 0]) == pytest.approx(by_hand) and by_hand < -100
+    assert float(found.gain[4, 0]) == pytest.approx(float(found.r2[4, 0] - found.r2_confounds[4, 0]))
+    assert "mean of each fold's test samples" in found.attrs["r2"]
 
 
 # Confounds ----------------------------------------------------------------------------------------------------------

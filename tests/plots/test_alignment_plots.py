@@ -9,6 +9,7 @@ import pytest
 import xarray as xr
 from scipy import stats
 
+from evonb.alignment.verdicts import judge_arms
 from evonb.core import InputError, Seeds
 from evonb.plots import alignment as ap
 from evonb.plots import examples
@@ -29,6 +30,20 @@ def named(fig, name):
 
 def captions(fig):
     return fig.layout.title.subtitle.text
+
+
+def by_person(brain, v):
+    "(n_seeds, ..., n_people) of scores whose last axis is targets."
+    return np.stack([v[..., brain.subject.values == s].mean(-1) for s in np.unique(brain.subject.values)], -1)
+
+
+def half_width(table):
+    "Half of the widest t interval: over seeds, over people, and over both by Satterthwaite's degrees of freedom."
+    sides = [(stats.sem(table.mean(1 - axis)), n - 1) for axis, n in enumerate(table.shape) if n > 1]
+    if len(sides) > 1:
+        v, f = np.array([s[0] ** 2 for s in sides]), np.array([s[1] for s in sides])
+        sides.append((v.sum() ** 0.5, v.sum() ** 2 / (v**2 / f).sum()))
+    return max(stats.t.ppf(.975, df) * se for se, df in sides)
 
 
 def array(v):
@@ -86,13 +101,34 @@ def test_lines_are_means_over_targets_and_seeds(brain, value):
 
 
 def test_band_over_people_is_their_t_interval(brain):
-    fig = ap.layer_scores(brain, "gain")
+    fig = ap.layer_scores(brain, "gain", over="subjects")
     band = next(t for t in fig.data if t.fill == "toself" and t.legendgroup == "random")
     people = np.stack([arm_rows(brain, "gain", "random")[..., brain.subject.values == s].mean((0, 2))
                        for s in np.unique(brain.subject.values)])
     low, high = stats.t.interval(.95, 7, people.mean(0), stats.sem(people))
     assert np.allclose(band.y, [*high, *low[::-1]])
     assert np.allclose(named(fig, "random").customdata, np.stack([low, high], -1)) and "8 people" in captions(fig)
+
+
+def test_band_is_over_seeds_and_people_whichever_is_wider(brain):
+    fig = ap.layer_scores(brain, "gain")
+    tables = by_person(brain, arm_rows(brain, "gain", "random")).transpose(1, 0, 2)  # (n_layers, n_seeds, n_people)
+    ends = np.array(named(fig, "random").customdata)
+    assert np.allclose(np.diff(ends)[:, 0] / 2, [half_width(t) for t in tables])
+    assert "models and 8 people" in captions(fig)
+
+
+def test_one_person_has_intervals_over_seeds_and_folds(brain):
+    alone = brain.isel(target=brain.subject.values == "S01")
+    folds = alone.gain + .01 * xr.DataArray(np.random.default_rng(0).normal(size=5), dims="fold")
+    one = alone.assign(gain_fold=folds.transpose("model", "layer", "fold", "target"))
+    fig = ap.layer_scores(one, "gain")
+    v = one.gain_fold.values[one.arm.values == "random"][:, 2].mean(-1)  # (n_seeds, n_folds)
+    assert np.diff(named(fig, "random").customdata[2])[0] / 2 == pytest.approx(half_width(v))
+    assert "models and 5 folds" in captions(fig)
+    seeds = alone.gain_best.values[one.arm.values == "random"].mean(1)
+    t = named(ap.arm_scores(alone, "gain"), "random")  # without the folds' scores: over seeds
+    assert t.error_x.array[0] == pytest.approx(stats.t.ppf(.975, 2) * stats.sem(seeds))
 
 
 def test_band_over_seeds_is_their_sd_and_one_seed_has_none(brain):
@@ -166,8 +202,8 @@ def test_arms_stand_by_score_with_intervals_seeds_and_null(brain):
     assert [t.name for t in rows] == order and list(fig.layout.yaxis.ticktext) == order[::-1]
     for t in rows:
         assert t.x[0] == pytest.approx(best[t.name].mean())
-        people = [best[t.name][:, brain.subject.values == s].mean() for s in np.unique(brain.subject.values)]
-        assert t.error_x.array[0] == pytest.approx(stats.t.ppf(.975, 7) * stats.sem(people))
+        told = judge_arms({a: by_person(brain, v) for a, v in best.items()})[t.name]["gain"]  # as the sentence has it
+        assert t.error_x.array[0] == pytest.approx(told["high"] - told["mean"]) and told["family"] == 6
         points = next(p for p in fig.data if p.marker.symbol == f"{t.marker.symbol}-open")
         assert np.allclose(points.x, best[t.name].mean(1))
     null = next(t for t in fig.data if t.mode == "lines")
@@ -176,16 +212,16 @@ def test_arms_stand_by_score_with_intervals_seeds_and_null(brain):
     assert "other folds" in captions(fig) and "8 people" in captions(fig)
 
 
-def test_differences_are_paired_by_person(brain):
+def test_differences_are_those_of_the_verdicts(brain):
     fig = ap.arm_scores(brain, "gain")
-    people = {a: np.array([brain.gain_best.values[brain.arm.values == a][:, brain.subject.values == s].mean()
-                           for s in np.unique(brain.subject.values)]) for a in ARMS}
-    t = stats.ttest_rel(people["random"], people["connectome"])
-    low, high = t.confidence_interval()
-    said = f"{(people['random'] - people['connectome']).mean():+.4f} [{low:+.4f}, {high:+.4f}], p = {t.pvalue:.2g}"
+    told = judge_arms({a: by_person(brain, brain.gain_best.values[brain.arm.values == a]) for a in ARMS})
+    d = told["random"]["difference"]
+    said = f"{d['mean']:+.4f} [{d['low']:+.4f}, {d['high']:+.4f}], p = {d['p_adjusted']:.2g}"
     texts = [a.text for a in fig.layout.annotations if a.visible is not False]
-    assert said in texts and len(texts) == 3 and "minus connectome, paired" in captions(fig)
-    assert "minus" not in captions(ap.arm_scores(brain, "gain", versus=None))
+    assert said in texts and len(texts) == 3 and "minus connectome; p by Holm, 6 tests" in captions(fig)
+    assert f"{told['smollm2']['difference']['mean']:+.4f}" in texts  # one model: no test, no interval
+    for none in (dict(versus=None), dict(layer=2), dict(over="subjects")):
+        assert "minus" not in captions(ap.arm_scores(brain, "gain", **none))
 
 
 def test_one_layer_of_all_models(brain):
@@ -204,7 +240,9 @@ def test_a_summary_gives_the_intervals_and_differences(brain):
     fig = ap.arm_scores(brain, "gain", summary=dict(arms=arms, reference="connectome"))
     assert named(fig, "dense").x[0] == pytest.approx(.12) and named(fig, "dense").error_x.array[0] == pytest.approx(.08)
     assert "+0.0100 [+0.0000, +0.0200], p = 0.03" in [a.text for a in fig.layout.annotations]
-    assert "models and people" in captions(fig)
+    assert "models and 8 people" in captions(fig)
+    arms["dense"]["gain"] |= dict(low=None, high=None)  # one story, one person
+    assert named(ap.arm_scores(brain, summary=dict(arms=arms, reference="connectome")), "dense").error_x.array is None
     with pytest.raises(InputError, match="dense.*another run"):
         ap.arm_scores(brain, summary=dict(arms={k: v for k, v in arms.items() if k != "dense"}, reference="connectome"))
     with pytest.raises(InputError, match="leave out layer and roi"):
@@ -219,7 +257,7 @@ def test_regions_have_their_scores_ceilings_and_intervals(brain):
         v = brain.r_best.values[brain.arm.values == a][:, brain.roi.values == r]
         t = named(fig, a)
         assert t.x[i] == pytest.approx(v.mean()) and round(t.y[i]) == i
-        assert t.error_x.array[i] == pytest.approx(stats.t.ppf(.975, 7) * stats.sem(v.mean(0)))
+        assert t.error_x.array[i] == pytest.approx(half_width(v))  # a target a person
     ceilings = np.array(named(fig, "noise ceiling").x)[::3]
     assert np.allclose(ceilings, [brain.ceiling.values[brain.roi.values == r].mean() for r in regions], equal_nan=True)
     assert "no ceiling known: RATL" in captions(fig)
@@ -389,14 +427,15 @@ def test_without_interval_or_fit_the_caption_says_so(reading):
     assert "no fitted effect" in captions(ap.reading_fit(reading.assign(effect=reading.effect * np.nan), "smollm2"))
 
 
-def test_arms_are_means_over_stories_compared_story_by_story(reading):
+def test_arms_are_means_over_stories_judged_by_models_and_stories(reading):
     fig = ap.reading_arms(reading)
-    by_story = {a: reading.gain.values[reading.arm.values == a].mean(0) for a in ARMS}
-    for a, v in by_story.items():
-        assert named(fig, a).x[0] == pytest.approx(v.mean())
-        assert named(fig, a).error_x.array[0] == pytest.approx(stats.t.ppf(.975, 5) * stats.sem(v))
-    t = stats.ttest_rel(by_story["dense"], by_story["connectome"])
-    assert any(f"p = {t.pvalue:.2g}" in a.text for a in fig.layout.annotations) and "6 stories" in captions(fig)
+    told = judge_arms({a: reading.gain.values[reading.arm.values == a] for a in ARMS}, "story")
+    for a, v in told.items():
+        t = named(fig, a)
+        assert t.x[0] == pytest.approx(v["gain"]["mean"]) and t.error_x.array[0] == pytest.approx(
+            v["gain"]["high"] - v["gain"]["mean"])
+    p = told["dense"]["difference"]["p_adjusted"]
+    assert any(f"p = {p:.2g}" in a.text for a in fig.layout.annotations) and "models and 6 stories" in captions(fig)
     assert "nats/word" in fig.layout.xaxis.title.text
 
 
@@ -409,6 +448,7 @@ def test_readers_ceiling(reading):
 def test_one_story_takes_the_bootstrap_over_words(reading):
     fig = ap.reading_arms(reading.isel(story=[0]))
     assert named(fig, "random").error_x.array[0] == pytest.approx(.004) and "bootstrap over words" in captions(fig)
+    assert "minus" not in captions(fig)  # nothing is said between stories
 
 
 def test_what_behavior_gives_can_be_drawn():

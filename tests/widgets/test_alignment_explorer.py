@@ -4,7 +4,6 @@ import shutil
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from evonb.alignment.run import AlignConfig
 from evonb.alignment.surfaces import fsaverage5, surface_values
@@ -13,6 +12,7 @@ from evonb.core import InputError, to_dict
 from evonb.plots import alignment as ap
 from evonb.plots import examples
 from evonb.plots.style import NothingToPlot
+from evonb.statistics import describe, fdr
 from evonb.store import create_run, open_run, write_dataset, write_json
 from evonb.widgets.alignment import AlignmentExplorer, BrainPart, find_alignments, scored_so_far
 from evonb.widgets.explorer import packed
@@ -200,17 +200,29 @@ def test_table_has_scores_ceilings_and_tests(brain, explorer):
     head, rows = reply.content["columns"], {r[0]: r for r in reply.content["rows"]}
     assert head == ["region", "ΔR²", "95 % CI", "ceiling r", "nuisances r", "p of ΔR²", "q of ΔR²"]
     keep, models = brain.roi.values == "LIFG", brain.arm.values == "random"
-    people = brain.gain.values[models][:, 2][:, keep].mean(0)
-    low, high = stats.t.interval(0.95, 7, people.mean(), stats.sem(people))
+    table = brain.gain.values[models][:, 2][:, keep]  # (n_seeds, n_people): one target a person
+    i = describe(table, ("seed", "person"))
     p = brain.p.values[models][:, 2][:, keep]
     assert rows["LIFG"][1:4] == [
-        f"{people.mean():.4f}",
-        f"{low:.4f} to {high:.4f}",
+        f"{table.mean():.4f}",
+        f"{i['low']:.4f} to {i['high']:.4f}",
         f"{brain.ceiling.values[keep].mean():.3f}",
     ]
     assert rows["LIFG"][5] == f"{(p < 0.05).sum()} of {p.size}" and rows["RATL"][3] == "unknown"
     scores = [float(r[1]) for r in reply.content["rows"]]
-    assert scores == sorted(scores, reverse=True) and "interval over 8 people" in reply.content["note"]
+    assert scores == sorted(scores, reverse=True) and "95 % CI over models and 8 people" in reply.content["note"]
+
+
+def test_q_is_of_all_that_a_map_shows_also_of_older_runs(brain):
+    p = brain.p.copy(data=np.random.default_rng(0).uniform(0, 0.05, brain.p.shape))
+    older = brain.assign(p=p, q=p * 0)  # as an older version had it: of one layer alone, or worse
+    part = BrainPart("older", older)
+    assert np.allclose(part.ds.q.values[3], fdr(p.values[3]), equal_nan=True)
+    nested = older.assign(q_arm=(("model", "target"), np.full((10, 48), 0.01)), q_best=older.gain_best * 0 + 0.2)
+    row = BrainPart("new", nested).region_table("gain", "random", "mean", 2).content
+    assert row["columns"][-1] == "q, nested layer" and row["rows"][0][-1] == "8 of 8"
+    one = BrainPart("new", nested).region_table("gain", "random", 1, 2).content
+    assert one["rows"][0][-1] == "0 of 8"
 
 
 def test_figures_follow_their_controls(brain, reading, explorer):
