@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from evonb.alignment.responses import Responses, design, nuisance_design
+from evonb.alignment.responses import Responses, design, nuisance_design, varying_targets
 from evonb.alignment.scans import convolved, delayed, to_scans
 from evonb.alignment.sources.alice import ALICE_ROIS, alice, punctuated, read_textgrid, spoken_words
 from evonb.alignment.sources.toy_brain import ToyBrainConfig, toy_brain, toy_story, word_vectors
@@ -667,3 +667,13 @@ def test_a_config_can_be_given_and_changed():
     config = ToyBrainConfig(n_sentences=30, n_runs=3, n_subjects=1)
     brain, truth = toy_brain(Seeds(0), config, n_rois=2)
     assert brain.data.shape[1] == 2 and truth.config.n_runs == 3 and len(brain.runs) == 3
+
+
+def test_a_region_that_never_varies_is_left_out_of_images_by_name():
+    data = np.arange(12.0).reshape(4, 3)
+    data[:, 1] = 7
+    table = pd.DataFrame(dict(target=["a", "b", "c"]))
+    kept, rows, notes = varying_targets(data, table)
+    assert kept.shape == (4, 2) and rows.target.tolist() == ["a", "c"] and rows.index.tolist() == [0, 1]
+    assert notes == ["1 of 3 targets never vary and are left out: b"]
+    assert varying_targets(data * 0, table)[0].shape == (4, 3)  # what is left to refuse
