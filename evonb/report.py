@@ -521,10 +521,11 @@ _aligned = dict(brain=dict(r=("r", ".3f"), r_beyond=("r beyond nuisances", "+.3f
                              gain=("gain in log-likelihood (nats/word)", "+.4f")))
 
 def _interval_html(v, spec="+.4f"):
-    "mean, its interval and p below it."
-    if not v: return Html("–")
-    p = f"<br><small>p = {v['p']:.2g}</small>" if known(v.get("p")) else ""
-    return Html(f"{number(v['mean'], spec)}<br><small>[{number(v['low'], spec)}, {number(v['high'], spec)}]</small>{p}")
+    "mean, its interval and p below it; of one unit neither."
+    if not v or not known(v.get("mean")): return Html("–")
+    ends = f"[{number(v['low'], spec)}, {number(v['high'], spec)}]" if known(v["low"]) and known(v["high"]) else ""
+    below = "".join(f"<br><small>{x}</small>" for x in (ends, p_text(v)) if x)
+    return Html(f"{number(v['mean'], spec)}{below}")
 
 # %% ../nbs/80_report.ipynb #902a9277
 def alignment_table(
@@ -546,8 +547,10 @@ def alignment_table(
     header = ["arm", "models", *(["layer"] if brain else []), *(title for title, _ in measures.values()),
               *versus.values()]
     rows = sorted(summary["arms"].items(), key=lambda x: -x[1]["gain"]["mean"])
-    caption = ("Brackets: 95 % intervals; minus ...: differences of gains, p the larger of a test over models and one "
-               "over people or stories.")
+    told = [x for a in summary["arms"].values() for x in (a["gain"], *(a[k] for k in versus))]
+    units, family = max(map(units_text, filter(None, told)), key=len, default=""), family_text(told)
+    caption = ("Brackets: 95 % intervals; minus ...: differences of gains; p: over models, over people, stories or "
+               "folds, and over both, the largest" + "".join(f"; {x}" for x in (units, family) if x) + ".")
     return table(header, [row(*r) for r in rows], caption)
 
 # %% ../nbs/80_report.ipynb #d2611d56

@@ -462,7 +462,7 @@ def image_responses(
     tier: str | None = None # of TextGrids: which holds words; None: the only one, or the one that is called words
 ): # Responses: one sample a scan, one group a run
     "Responses of one person from any scanner runs and tables of words; nothing is standardised."
-    from evonb.alignment.responses import Responses
+    from evonb.alignment.responses import Responses, varying_targets
     from evonb.alignment.scans import to_scans
     if masker is not None and (atlas is not None or mask is not None):
         raise InputError("Give a masker, or an atlas and mask, but not both: a masker has its own.")
@@ -491,10 +491,10 @@ def image_responses(
     rate = np.concatenate([to_scans(np.ones((len(o), 1)), o, len(r.data), tr, how="sum")
                            for o, r in zip(onsets, runs, strict=True)]) # (n_scans, 1)
     groups = np.repeat([p.name for p in passages], [len(r.data) for r in runs])
-    return Responses(name=name, kind="series", data=np.concatenate([r.data for r in runs]),
-                     targets=runs[0].targets.assign(subject=subject), groups=groups, passages=passages, onsets=onsets,
+    data, targets, still = varying_targets(np.concatenate([r.data for r in runs]), runs[0].targets)
+    return Responses(name=name, kind="series", data=data, targets=targets.assign(subject=subject), groups=groups, passages=passages, onsets=onsets,
                      offsets=offsets, tr=tr, nuisance={"word rate": rate}, subject_nuisance=moved, illustrative=False,
-                     notes=list(dict.fromkeys([*(n for r in runs for n in r.notes), *notes, *more])))
+                     notes=list(dict.fromkeys([*(n for r in runs for n in r.notes), *notes, *more, *still])))
 
 # %% ../../nbs/alignment/24_images.ipynb #b7a5e6cd
 def _movement(confounds, columns, runs, subject):

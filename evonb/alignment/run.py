@@ -470,7 +470,7 @@ def judge(self: Alignment, ds) -> dict: # arm -> its measures and differences
     values, item = self.tables(ds), self.item()
     of = {a: ds.arm.values == a for a in dict.fromkeys(ds.arm.values.tolist())}
     gain = {a: values["gain"][rows] for a, rows in of.items()}
-    single = ("unigram", "bigram", *([reference_arm(gain)] if source_run(self.config.source) is None else []))
+    single = (reference_arm(gain),) if source_run(self.config.source) is None else () # a published model is itself
     judged = judge_arms(gain, item, single)
     fixed = lambda rows: ("seed",) if rows.sum() == 1 else ()
     told = {a: {m: describe(v[rows], ("seed", item), fixed(rows)) for m, v in values.items() if m != "gain"}

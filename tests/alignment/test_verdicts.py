@@ -42,7 +42,7 @@ def test_a_published_model_is_itself_and_untrained_ones_are_a_sample():
     tests = {t["over"]: t["p"] for t in found["untrained"]["difference"]["tests"]}
     assert tests["seed"] == pytest.approx(stats.ttest_1samp(d.mean(1), 0).pvalue)
     assert found["base"]["learned"]["mean"] == pytest.approx(-d.mean())
-    counts = judge_arms(dict(connectome=untrained, unigram=base), "story", ("unigram",))["unigram"]["difference"]
+    counts = judge_arms(dict(connectome=untrained, unigram=base), "story")["unigram"]["difference"]
     assert counts["p"] == pytest.approx(found["untrained"]["difference"]["p"])
     assert counts["mean"] == pytest.approx(-d.mean())  # counts of a training text are no sample either
     of_newborns = judge_arms(dict(connectome=base, random=base + 1))  # one newborn is no arm
