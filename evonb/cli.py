@@ -199,7 +199,7 @@ MEASURES = dict(brain=dict(r=("r", ".3f"), r_beyond=("r beyond nuisances", "+.3f
 def alignment_text(
     summary: dict # of a run of kind alignment
 ) -> str: # lines
-    "How human-like each arm is, and how much more so than the reference and than untrained models."
+    "The sentence, how human-like each arm is, and how much more so than the reference and than untrained models."
     reference, some = summary["reference"], next(iter(summary["arms"].values()))
     measures = {m: v for m, v in MEASURES[summary["modality"]].items() if m in some}
     layer = ["layer"] * (summary["modality"] == "brain")
@@ -209,7 +209,11 @@ def alignment_text(
         rows.append((name, str(a["n_seeds"]), *([str(a["layer"])] if "layer" in a else []),
                      *(interval_cell(a[m], spec) for m, (_, spec) in measures.items()),
                      *(interval_cell(a[v], "+.4f") for v in ("difference", "learned"))))
-    return "\n".join([*summary["facts"], *columns(rows), "", *summary["notes"], "", summary["statement"]])
+    told = [x for a in summary["arms"].values() for x in (a["gain"], a["difference"], a["learned"])]
+    units, family = max(map(units_text, filter(None, told)), key=len, default=""), family_text(told)
+    how = "; ".join(x for x in (f"{units}; [95 % CI]" * bool(units), family) if x)
+    return "\n".join([summary["statement"], "", *summary["facts"], *filter(None, [how]), *columns(rows), "",
+                      *summary["notes"]])
 
 # %% ../nbs/84_cli.ipynb #85a0e13b
 def results_text(
