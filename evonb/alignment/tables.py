@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SEPARATORS', 'MAX_COLUMNS', 'MISSING', 'SILENCES', 'decoded_text', 'Layout', 'rows_of', 'table_text', 'layout_of',
-           'clean_cell', 'open_table', 'decimal_mark', 'number_column', 'name_key', 'given_columns', 'find_columns',
-           'columns_note', 'TableConfig', 'table_names', 'read_textgrid', 'word_tier', 'spoken_words']
+           'clean_cell', 'unquoted', 'open_table', 'decimal_mark', 'number_column', 'name_key', 'given_columns',
+           'find_columns', 'columns_note', 'TableConfig', 'table_names', 'read_textgrid', 'word_tier', 'spoken_words']
 
 # %% ../../nbs/alignment/13_tables.ipynb #dd63fa9c
 import codecs
@@ -31,12 +31,15 @@ def decoded_text(
 ) -> str: # without a mark
     "A text file in UTF-8 or, with its mark, UTF-16 or UTF-32; in another encoding when that is named."
     data = Path(path).read_bytes()
-    try: return data.decode(encoding or next((e for mark, e in _MARKS if data.startswith(mark)), "utf-8"))
+    try: text = data.decode(encoding or next((e for mark, e in _MARKS if data.startswith(mark)), "utf-8"))
     except LookupError: raise InputError(f"encoding is {encoding!r}, which Python doesn't know. Write it like "
                                          "latin-1.") from None
     except UnicodeError as e:
         raise InputError(f"{path} can't be read as text: it is neither UTF-8 nor UTF-16 with a mark ({e}). Save it as "
                          "UTF-8, or name its encoding, such as latin-1.") from None
+    if "\0" not in text: return text
+    raise InputError(f"{path} holds NUL characters, so it isn't UTF-8 text; perhaps UTF-16 without its mark. Name its "
+                     "encoding, such as utf-16-le, or save it as UTF-8.")
 
 # %% ../../nbs/alignment/13_tables.ipynb #e0e39c16
 SEPARATORS = ("\t", ";", ",", "|", " ")
@@ -101,6 +104,14 @@ def clean_cell(
     "A cell without blanks around it, and with single blanks inside."
     return " ".join(cell.translate(dict.fromkeys(map(ord, _UNSEEN))).split())
 
+# %% ../../nbs/alignment/13_tables.ipynb #6728d9da
+def unquoted(
+    cell: str # of a table in which quote characters belong to words
+) -> str: # '"""Ah,"""' -> '"Ah,"'
+    "A cell that was put into quotes because it holds some; they are doubled inside, as no word has them."
+    found = re.fullmatch('"((?:[^"]|"")*)"', cell)
+    return found[1].replace('""', '"') if found and '""' in found[1] else cell
+
 # %% ../../nbs/alignment/13_tables.ipynb #98d946f2
 def _parsed(path, text, layout):
     "A DataFrame of str, whose columns are numbered; the first row has the names."
@@ -112,8 +123,8 @@ def _parsed(path, text, layout):
     how = kind | dict(header=None, dtype=str, keep_default_na=False, na_filter=False)
     try: return pd.read_csv(io.StringIO(f"{first}\n{rest}"), **how).fillna("")
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as e:
-        raise InputError(f"{path} can't be read as a table: {e}. Its columns must be named in line 1, and each line "
-                         "have a cell for each.") from e
+        raise InputError(f"{path} can't be read as a table: {str(e).strip()}. Its columns must be named in line 1, and each "
+                         "line have a cell for each.") from e
 
 # %% ../../nbs/alignment/13_tables.ipynb #114b66c7
 def _named(path, frame, names):
@@ -143,7 +154,9 @@ def open_table(
     if said := re.match("sep=(.)\n", text): text, separator = text[said.end():], separator or said[1] # as Excel says it
     with parsing(path): layout = layout_of(text[:2**22], separator)
     frame = _parsed(path, text, layout)
-    if clean: frame = frame.apply(lambda c: c.map({x: clean_cell(x) for x in c.unique()}))
+    def each(way): return frame.apply(lambda c: c.map({x: way(x) for x in c.unique()}))
+    if clean: frame = each(clean_cell)
+    if not layout.quoted: frame = each(unquoted)
     names = frame.iloc[0].map(clean_cell).tolist()
     empty = (frame.iloc[1:] == "").all(axis=1)
     table = pd.DataFrame(_named(path, frame.iloc[1:][~empty].reset_index(drop=True), names))
@@ -163,7 +176,8 @@ def _number(cell, decimal):
 # %% ../../nbs/alignment/13_tables.ipynb #c903613c
 def decimal_mark(
     cells: list, # of str, different cells of a column, none of them missing
-    what: str # the column, for the message
+    what: str, # the column, for the message
+    likely: tuple | None = None # between which the numbers must lie
 ) -> str: # "." or ","
     "By which convention a column's numbers are written."
     fits = {d: [_number(c, d) for c in cells] for d in ".,"}
@@ -172,6 +186,9 @@ def decimal_mark(
     if any(bad.values()): return min(bad, key=bad.get)
     if len(both) == len(cells): return "."
     mark = "".join(sorted({c for cell in cells for c in cell if c in ".,"})) # wherever it is, it may group digits
+    if likely:
+        ok = [d for d, found in fits.items() if all(likely[0] <= n <= likely[1] for n in found)]
+        if len(ok) == 1: return ok[0]
     if len(mark) == 1 and (not both or max(map(abs, both)) >= 1000): return mark
     if mark == ",": return "."
     raise InputError(f"{what} holds {next(c for c in cells if mark[-1] in c)!r} beside {cells[0]!r}: its mark may be "
@@ -183,7 +200,8 @@ def number_column(
     column, # Series of text or numbers
     what: str, # the column, for messages
     decimal: str = "", # "." or ","; empty: by the cells
-    notes: list | None = None # is told of decimal commas and digits in groups
+    notes: list | None = None, # is told of decimal commas and digits in groups
+    likely: tuple | None = None # between which the numbers must lie, where they are written in two ways
 ) -> np.ndarray: # (n_rows,) float; nan where the cell is empty or says that there is none
     "A column as numbers; a cell that holds anything else is refused with its row."
     import pandas as pd
@@ -191,13 +209,13 @@ def number_column(
     given = {i: float(c) for i, c in enumerate(cells) if isinstance(c, (int, float, np.number))} # numbers already
     texts = {i: re.sub(r"\s", " ", str(c).strip()).replace("−", "-") for i, c in enumerate(cells) if i not in given}
     texts = {i: t for i, t in texts.items() if t.casefold() not in MISSING}
-    decimal = decimal or decimal_mark(list(texts.values()), what)
+    decimal = decimal or decimal_mark(list(texts.values()), what, likely)
     known = given | {i: _number(t, check_choice(decimal, (".", ","), "decimal")) for i, t in texts.items()}
     if wrong := [i for i, n in known.items() if n is None or not np.isfinite(n)]:
         row = min(int(np.argmax(codes == i)) for i in wrong)
         raise InputError(f"{what} is {str(cells[codes[row]])!r} in row {row + 1}, but must be a number, or empty where "
                          "there is none.")
-    odd = [t for t in texts.values() if re.search("[,'’ ]", t) or decimal == "," and "." in t]
+    odd = [t for t in texts.values() if re.search("[,'’ ]", t) or decimal == "," and "." in t] # a comma, a group
     if odd and notes is not None: notes.append(f"{what}: {odd[0]!r} is read as {_number(odd[0], decimal):g}")
     values = np.array([*(known.get(i, np.nan) for i in range(len(cells))), np.nan]) # the last is code -1
     return values[codes]

@@ -49,6 +49,8 @@ SAME = {
     "upper tsv": (lines("\t"), "a.TSV", "utf-8"),
     "quoted": (lines(head='"story"{0}"order"{0}"word"{0}"time"', cell='"{}"'), "a.csv", "utf-8"),
     "quoted, tabs": (lines("\t", '"story"{0}"order"{0}"word"{0}"time"', cell='"{}"'), "a.tsv", "utf-8"),
+    "quotes doubled where a cell holds some": (lines("\t", rows=[(*r[:2], r[2].replace("sat", '"""sat"""'), r[3])
+                                                                   for r in ROWS]), "a.tsv", "utf-8"),
     "names of rows": (lines(head='""{0}"story"{0}"order"{0}"word"{0}"time"', rows=[(7, *r) for r in ROWS]), "a.csv",
                       "utf-8"),
     "names of rows without one of their own": (lines(rows=[(7, *r) for r in ROWS]), "a.csv", "utf-8"),
@@ -73,9 +75,11 @@ def test_one_table_in_many_spellings(kind, tmp_path):
     text, name, encoding = SAME[kind]
     reading = open_data(str(written(tmp_path, text, name, encoding)))
     words, stories, times = facts(reading)
+    if kind.startswith("quotes"): assert words[5] == '"sat"'
+    words = [w.strip('"') for w in words]
     if kind.startswith("thousands"): times = [x - 1000 for x in times]
     assert (words, stories, times) == RIGHT and reading.name == "a"
-    assert [p.text for p in reading.passages] == ["The dog's null NA None", "sat . And nan left"]
+    assert [p.text.replace('"', "") for p in reading.passages] == ["The dog's null NA None", "sat . And nan left"]
     assert any(n.startswith("columns: word = ") for n in reading.notes)
 
 
@@ -179,6 +183,10 @@ NUMBERS = [(["341,5", "1.234,5", "7"], {}, [341.5, 1234.5, 7]), (["341.5", "1,23
            (["1,234", "341", "12,345,678"], {}, [1234, 341, 12345678]), (["1 234", "341"], {}, [1234, 341]),
            (["1\u202f234,5", "341"], {}, [1234.5, 341]), (["1'234.5", "12"], {}, [1234.5, 12]),
            (["341.123", "341.125"], {}, [341.123, 341.125]), (["341,123", "341,125"], {}, [341.123, 341.125]),
+           (["310,125", "300"], dict(likely=(10, 6e4)), [310.125, 300]),
+           (["310.125", "300"], dict(likely=(10, 6e4)), [310.125, 300]),
+           (["1.234", "341"], dict(likely=(10, 6e4)), [1234, 341]),
+           (["1,234", "341"], dict(likely=(10, 6e4)), [1234, 341]),
            (["0,341", "1,234"], {}, [.341, 1.234]), (["1.234", "2500"], {}, [1.234, 2500]),
            (["1.234", "341"], dict(decimal=","), [1234, 341]), (["−5", "+5", "1e3", ".5"], {}, [-5, 5, 1000, .5]),
            (["NA", "n/a", "NULL", "", ".", "–", "300"], {}, [np.nan] * 6 + [300])]
@@ -204,6 +212,9 @@ def test_other_encodings_are_named(tmp_path):
     assert open_data(str(path), table=t.TableConfig(encoding="latin-1")).word == ["café", "noir"]
     with pytest.raises(InputError, match="encoding is 'klingon'"):
         open_data(str(path), table=t.TableConfig(encoding="klingon"))
+    with pytest.raises(InputError, match="NUL characters.*utf-16-le"):
+        open_data(str(written(tmp_path, lines("\t"), "a.tsv", "utf-16-le")))
+    assert open_data(str(tmp_path / "a.tsv"), table=t.TableConfig(encoding="utf-16-le")).word == WORDS
     for bad in (dict(unit="min"), dict(decimal=";")):
         with pytest.raises(InputError, match=next(iter(bad))): t.TableConfig(**bad)
 

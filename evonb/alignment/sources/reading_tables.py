@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..reading import KEEP, ReadingTimes, assemble, check_milliseconds, clean_readers, story_label
+from ..reading import KEEP, PLAUSIBLE, ReadingTimes, assemble, check_milliseconds, clean_readers
+from ..reading import story_label
 from ..tables import TableConfig, clean_cell, columns_note, find_columns, number_column, open_table
 from ...core import InputError
 
@@ -199,7 +200,8 @@ def reading_table(
     c = find_columns(list(table.columns), READING_COLUMNS, named, ("word", "time", "order"), ("time",), what)
     if not len(table): raise InputError(f"{what} has no rows.")
     rows = word_rows(table, c["word"], c["order"], c["story"], c["reader"], what, c["sentence"], config.decimal)
-    times = number_column(table[c["time"]], f"{what}: {c['time']}", config.decimal, written)
+    likely = PLAUSIBLE if config.unit == "ms" else None
+    times = number_column(table[c["time"]], f"{what}: {c['time']}", config.decimal, written, likely)
     if config.unit == "s": times = 1000 * times
     check_milliseconds(times, what)
     words, place = in_order(rows, what)
