@@ -632,6 +632,25 @@ def _():
     return make, _load_published
 
 
+@reader("model_generation_1.pt", m.some_bytes, m.zipped(m.some_bytes), m.zipped(m.flip))
+def _():
+    def make(folder):
+        from argparse import Namespace
+
+        import numpy as np
+        import torch
+
+        state, file = _gpt().state_dict(), folder / "model_generation_1.pt"
+        torch.save(dict(weights=state, mask={n: torch.ones_like(t) for n, t in state.items()}, cfg=dict(n_head=1),
+                        args=Namespace(lr=.1), best_val_loss=np.float64(3)), file)
+        return file
+
+    def read(path):
+        from evonb.training.connectome import Connectome
+        return Connectome.load(path)
+    return make, read
+
+
 @reader("config.json", m.some_bytes, m.json_file, m.json_file, m.json_file)
 def _(): return lambda f: _published(f) / "config.json", _load_published
 
