@@ -96,7 +96,8 @@ def localize(
     dims = ("layer", "feature")
     return xr.Dataset(dict(t=(dims, t), p=(dims, p), q=(dims, q), selected=(dims, select_units(t, q, top, alpha))),
                       dict(layer=found.layer.values), dict(
-        base=base.name, digest=base.digest, begin=found.begin, n_sentences=len(sets[0]), n_nonwords=len(sets[1]), pool=pool, top=top,
+        base=base.name, digest=base.digest, begin=found.begin, n_sentences=len(sets[0]), n_nonwords=len(sets[1]),
+        pool=pool, top=top,
         n_asked=n_asked_units(top, t.size), alpha=np.nan if alpha is None else alpha, absolute=int(absolute)))
 
 # %% ../../nbs/alignment/11_localiser.ipynb #fd2745ea
