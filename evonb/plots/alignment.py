@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['measures', 'viridis', 'two_sided', 'planes', 'reading_measures', 'arm_look', 'Measure', 'with_beyond', 'scores_of',
-           'arms_of', 'fold_scores', 'item_table', 'ceiling_of', 'null_band', 'captioned', 'layer_scores', 'scores_at',
-           'arm_interval', 'over_text', 'paired_text', 'ArmRow', 'rows_figure', 'arm_rows', 'arm_scores', 'row_offsets',
+           'arms_of', 'fold_scores', 'item_table', 'arm_interval', 'over_text', 'ceiling_of', 'null_band', 'captioned',
+           'layer_scores', 'scores_at', 'paired_text', 'ArmRow', 'rows_figure', 'arm_rows', 'arm_scores', 'row_offsets',
            'roi_scores', 'places_of', 'place_numbers', 'Mesh', 'part_of_mesh', 'camera', 'Scale', 'colour_scale',
            'surface_map', 'brain_map', 'Template', 'mni_template', 'Plane', 'slice_at', 'volume_slices', 'effect_of',
            'reading_fit', 'reading_arms', 'story_scores', 'null_calibration']
@@ -134,6 +134,35 @@ def item_table(
     folds = fold_scores(brain, value, layer)
     if folds is None: return known_mean(rows, -1)[..., None], ""
     return known_mean(folds[..., keep], -1), "fold"
+
+# %% ../../nbs/plots/18_alignment.ipynb #e6886677
+def arm_interval(
+    table, # (n_models, n_items) scores
+    models, # indices of an arm's models
+    item: str = "person", # what an item is; empty: the only one, which is no sample
+    over: str = "auto" # models and items at once, or "subjects" or "seeds" alone
+) -> Interval: # of the mean over the arm's seeds and items
+    "The interval that `statistics.describe` gives; a lone model is told of itself."
+    fixed = [unit for unit, is_fixed in (("seed", len(models) == 1 or over == "subjects"),
+                                         (item or "item", not item or over == "seeds")) if is_fixed]
+    if len(fixed) > 1: return Interval(float(known_mean(np.ravel(table[models]))), math.nan, math.nan, 1)
+    d = describe(table[models], ("seed", item or "item"), tuple(fixed))
+    known = lambda x: math.nan if x is None else float(x)
+    return Interval(known(d["mean"]), known(d["low"]), known(d["high"]), min(d["units"].values()))
+
+# %% ../../nbs/plots/18_alignment.ipynb #5e0c7d03
+def over_text(
+    table, # (n_models, ..., n_items)
+    arms: dict, # arm -> indices of its models
+    item: str, # what an item is
+    over: str = "auto" # as for `arm_interval`
+) -> str: # short, for a caption
+    "What intervals are over, and how many of it."
+    seeds, n = max(map(len, arms.values())), table.shape[-1]
+    items = counted(n, item) if item and n > 1 and over != "seeds" else ""
+    models = ("models" if items else seeds_text(seeds)) if seeds > 1 and over != "subjects" else ""
+    told = " and ".join(filter(None, (models, items)))
+    return f"95 % CI over {told}" if told else f"no intervals: one {item if item and n == 1 else 'seed'}"
 
 # %% ../../nbs/plots/18_alignment.ipynb #6586013f
 def ceiling_of(
@@ -269,35 +298,6 @@ def scores_at(
 
 # %% ../../nbs/plots/18_alignment.ipynb #076234c6
 def _which_layer(layer): return "layer: chosen on the other folds" if layer == "best" else f"layer {layer}"
-
-# %% ../../nbs/plots/18_alignment.ipynb #e6886677
-def arm_interval(
-    table, # (n_models, n_items) scores
-    models, # indices of an arm's models
-    item: str = "person", # what an item is; empty: the only one, which is no sample
-    over: str = "auto" # models and items at once, or "subjects" or "seeds" alone
-) -> Interval: # of the mean over the arm's seeds and items
-    "The interval that `statistics.describe` gives; a lone model is told of itself."
-    fixed = [unit for unit, is_fixed in (("seed", len(models) == 1 or over == "subjects"),
-                                         (item or "item", not item or over == "seeds")) if is_fixed]
-    if len(fixed) > 1: return Interval(float(known_mean(np.ravel(table[models]))), math.nan, math.nan, 1)
-    d = describe(table[models], ("seed", item or "item"), tuple(fixed))
-    known = lambda x: math.nan if x is None else float(x)
-    return Interval(known(d["mean"]), known(d["low"]), known(d["high"]), min(d["units"].values()))
-
-# %% ../../nbs/plots/18_alignment.ipynb #5e0c7d03
-def over_text(
-    table, # (n_models, ..., n_items)
-    arms: dict, # arm -> indices of its models
-    item: str, # what an item is
-    over: str = "auto" # as for `arm_interval`
-) -> str: # short, for a caption
-    "What intervals are over, and how many of it."
-    seeds, n = max(map(len, arms.values())), table.shape[-1]
-    items = counted(n, item) if item and n > 1 and over != "seeds" else ""
-    models = ("models" if items else seeds_text(seeds)) if seeds > 1 and over != "subjects" else ""
-    told = " and ".join(filter(None, (models, items)))
-    return f"95 % CI over {told}" if told else f"no intervals: one {item if item and n == 1 else 'seed'}"
 
 # %% ../../nbs/plots/18_alignment.ipynb #63752850
 def paired_text(
