@@ -7,7 +7,7 @@ NB_WORKERS ?= 2
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help install models demo test test-portable lab pictures docs docs-serve faults bench house export \
+.PHONY: help install models demo test test-portable lab pictures docs docs-serve faults bench calibrate house export \
         clean-notebooks lint check-export check-notebooks check-layers check-style test-notebooks test-python \
         test-portable-short
 
@@ -64,6 +64,9 @@ faults: install ## the whole fault suite: 200 kills, injected faults, 10,000 hos
 
 bench: install ## run the benchmarks
 	@$(PY) tests/bench/run.py $(ARGS)
+
+calibrate: install ## how often each printed verdict is wrong where there is nothing, and its power (ARGS="--n 400")
+	@$(PY) .ci/calibrate.py $(ARGS)
 
 house: install ## the library's measures: layers, sizes, crumbs, examples, each beside its aim
 	@$(PY) .ci/house.py $(ARGS)

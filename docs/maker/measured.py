@@ -196,6 +196,22 @@ def fuzz_part(found: dict) -> list[str]:
             table(["reader", "inputs", "slowest", "memory growth", "failures"], rows)]
 
 
+def calibration_table(folder: Path) -> str:
+    "How often verdicts are wrong, from what `make calibrate` kept."
+    found = rows_of(folder / "calibration.json")
+    if not found:
+        return "*Not counted yet: `make calibrate`.*"
+
+    def share(row: dict, key: str) -> str:
+        return "" if row[key] is None else f"{100 * row[key]:.1f} ± {100 * row[f'{key}_se']:.1f}\u00a0%"
+
+    rows = [[r["verdict"], r["design"], "" if r["before"] is None else f"{100 * r['before']:.1f}\u00a0%",
+             share(r, "wrong"), share(r, "power"), f"{r['effect']:g} {r['unit']}"] for r in found["rows"]]
+    head = ["verdict", "design", "false claims before", "false claims now", "power", "at an effect of"]
+    return (f"{found['n']:,} simulated runs a row, without and with an effect, from seed {found['seed']}; ± one "
+            f"standard error.\n\n{table(head, rows)}")
+
+
 def measured_page(folder: Path) -> str:
     "The page."
     said = folder / "speed.md"
