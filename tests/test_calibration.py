@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from evonb.calibration import (
     alignment_sentence,
     all_designs,
@@ -16,7 +17,6 @@ from evonb.calibration import (
     claims,
     methods_sentences,
 )
-
 from evonb.core import InputError, Seeds
 from evonb.populations.breeding import BASELINES
 
