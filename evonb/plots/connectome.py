@@ -169,7 +169,8 @@ def final_losses(
     family = family_text(v.get(told) for v in arms.values())
     compared, stored = any(notes.values()), development is not None and f"final_{measure}" in development
     fig = figure(f"Final {_measures[measure]} loss by arm", f"dot: mean, bar: {100 * summary['ci']:g} % CI, open: seeds"
-                 + f"<br>right: arm minus connectome, paired{', ' * bool(family)}{family}" * compared, height=150 + 52 * len(arms))
+                 + f"<br>right: arm minus connectome, paired{', ' * bool(family)}{family}" * compared,
+                 height=150 + 52 * len(arms))
     for arm, v in arms.items():
         style, name, v = arm_style(arm), label(arm), v[measure]
         if stored and arm in development["arm"].values:

@@ -156,7 +156,8 @@ def final_scores(
     styles = method_styles(dict.fromkeys([*stored, *summary["methods"]]))
     family = family_text(d for v in methods.values() for d in (v.get("versus") or {}).values())
     fig = figure("Test scores", f"dot: mean; thin: {100 * summary['ci']:g} % CI; thick: ± 1 SE; open: seeds"
-                 f"<br>right: minus the best single expert, paired{', ' * bool(family)}{family}", height=170 + 48 * len(methods))
+                 f"<br>right: minus the best single expert, paired{', ' * bool(family)}{family}",
+                 height=170 + 48 * len(methods))
     for m, v in methods.items():
         style, y, mean, se = styles[m], label(m), v["test"]["mean"], v["test"].get("se")
         points = of_method(population, m)["test"].values.astype(float) if m in stored else np.empty(0)
