@@ -169,9 +169,9 @@ def population_text(
     told = [d for _, m in methods for d in m["versus"].values()]
     units, family = max(map(units_text, told), key=len, default=""), family_text(told)
     out = [summary["statement"], "", f"{summary['n_seeds']} evolutions a method, {summary['budget']} evaluations each. "
-           "Validation: mean ± sd over evolutions; test: mean ± standard error over evolutions and items; differences on "
-           f"the test with 95 % intervals{f' ({units})' * bool(units)}, p: over searches, over questions and over both, "
-           f"the largest{'; ' * bool(family)}{family}", *columns(rows), ""]
+           "Validation: mean ± sd over evolutions; test: mean ± standard error over evolutions and items; differences "
+           f"on the test with 95 % intervals{f' ({units})' * bool(units)}, p: over searches, over questions and over "
+           f"both, the largest{'; ' * bool(family)}{family}", *columns(rows), ""]
     out += [f"{name}: {m['note']}" for name, m in methods if m.get("note")]
     out += [f"the base alone on {t['name']}: {score(t['base'])}" for t in summary["tasks"] if t.get("base")]
     if carried := [t["name"] for t in summary["tasks"] if not t["selected"]]:

@@ -235,7 +235,8 @@ def results_table(
     family = family_text(v.get("test_difference") for v in summary["arms"].values())
     for arm, v in sorted(summary["arms"].items(), key=rank):
         density = f"<br><small>{number(v.get('density'), '.1%')}</small>" if v.get("density") is not None else ""
-        live, loss = "–" if v.get("n_live") is None else human_count(v["n_live"]), v.get("test_loss") or v.get("val_loss")
+        live = "–" if v.get("n_live") is None else human_count(v["n_live"])
+        loss = v.get("test_loss") or v.get("val_loss")
         if (used := v.get("n_live_occurring")) is not None: live += f"<br><small>{human_count(used)} occur</small>"
         rows.append([swatch(plots.arm_style(arm).colour, Html(plots.label(arm))), spread_html(v.get("test_loss")),
                      difference_html(v.get("test_difference")), p_text(v.get("test_difference")) or "–",

@@ -41,7 +41,7 @@ from ..training.adapters import Adapter, LazyAdapter, check_modules
 from ..training.base import TextBegin, choose_device, open_base, text_begin
 
 # %% ../../nbs/populations/18_breeding.ipynb #4e8b9d25
-BASELINES = ("best-expert", "uniform", "sum", "scaled-sum", "random-search") # beside every evolution, at equal evaluations
+BASELINES = ("best-expert", "uniform", "sum", "scaled-sum", "random-search") # beside every evolution, at equal cost
 SPACES = ("coefficients", "delta", "factors")
 
 # %% ../../nbs/populations/18_breeding.ipynb #d9020781
