@@ -37,7 +37,7 @@ from ..training.base import load_model, save_model
 from ..training.connectome import Connectome, inherit
 from ..training.gpt import GPTConfig, n_parameters, new_gpt
 from ..training.lifetime import Compute, Lifetime, LifetimeConfig, joined_lifetime, validation_windows
-from ..training.lifetime import window_losses
+from ..training.lifetime import masked_loss, window_losses
 from ..training.parallel import world
 
 # %% ../../nbs/connectomes/16_generations.ipynb #67defb30
@@ -442,15 +442,19 @@ def _union(a, b): return tuple(dict.fromkeys((*a, *b)))
 
 # %% ../../nbs/connectomes/16_generations.ipynb #d0318537
 def _test_losses(exp, arm, seed, lr):
-    "Losses (nats/token) of a grown model on the test split's windows, kept beside the model."
+    "Losses (nats/token) of a grown model on the test split, kept beside the model: of windows, of unseen sentences."
     folder, d = life_folder(exp.run, arm, seed, lr), exp.config.development
-    if (folder/"tested.safetensors").exists(): return read_tensors(folder/"tested.safetensors")[0]["window_loss"]
+    if (folder/"tested.safetensors").exists(): return read_tensors(folder/"tested.safetensors")[0]
     x, y = validation_windows(exp.corpus.splits["test"].ids, d.lifetime.context, d.test_windows)
     model = load_model(folder/"model").to(exp.device)
     losses = window_losses(model, x, y, d.lifetime.at_once, d.lifetime.precision)
-    write_tensors(folder/"tested.safetensors", dict(window_loss=losses))
+    found = dict(window_loss=losses)
+    if exp.corpus.unseen is not None:
+        new = validation_windows(exp.corpus.unseen, d.lifetime.context, d.test_windows)[1] # (n_windows, context)
+        found["unseen_loss"] = masked_loss(model, x, y, new, d.lifetime.at_once, d.lifetime.precision)
+    write_tensors(folder/"tested.safetensors", found)
     exp.run.log("test split opened", arm=arm, seed=seed, lr=lr, test_loss=float(losses.mean()))
-    return losses
+    return found
 
 # %% ../../nbs/connectomes/16_generations.ipynb #0a1c6539
 def _arm_facts(exp, arm, lr):
@@ -489,8 +493,9 @@ def gather_development(
         val_loss=(("arm", "seed", "eval_step"), stack(lambda r: r[0]["val_loss"]), nats),
         window_loss=(("arm", "seed", "window"), stack(lambda r: r[0]["window_loss"]), nats),
         final_val_loss=(("arm", "seed"), stack(lambda r: r[0]["val_loss"][-1]), nats),
-        test_window_loss=(("arm", "seed", "test_window"), stack(lambda r: r[2]), nats),
-        final_test_loss=(("arm", "seed"), stack(lambda r: r[2].double().mean()), nats),
+        test_window_loss=(("arm", "seed", "test_window"), stack(lambda r: r[2]["window_loss"]), nats),
+        final_test_loss=(("arm", "seed"), stack(lambda r: r[2]["window_loss"].double().mean()), nats),
+        unseen_test_loss=(("arm", "seed"), stack(lambda r: r[2].get("unseen_loss", math.nan)), nats),
         tokens_per_s=(("arm", "seed"), stack(lambda r: r[1]["tokens_per_s"]), dict(units="tokens/s")),
         wall_time=(("arm", "seed"), stack(lambda r: r[1]["seconds"]), dict(units="s")),
         chosen_lr=("arm", list(chosen.values())), n_live=("arm", [f["n_trainable"] for f in last.values()]),

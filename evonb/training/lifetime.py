@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Windows', 'validation_windows', 'LifetimeConfig', 'lr_factor', 'LiveWeights', 'MaskedWeights', 'Optimizers',
-           'state_bytes', 'Compute', 'training_loss', 'Lifetime', 'autocast', 'window_losses', 'latest_checkpoint',
-           'load_checkpoint', 'joined_lifetime']
+           'state_bytes', 'Compute', 'training_loss', 'Lifetime', 'autocast', 'window_losses', 'masked_loss',
+           'latest_checkpoint', 'load_checkpoint', 'joined_lifetime']
 
 # %% ../../nbs/training/16_lifetime.ipynb #e5185a11
 import math
@@ -456,6 +456,25 @@ def window_losses(
         out.append(loss.float().mean(1)) # of (batch_size, context)
     model.train(was)
     return torch.cat(out).cpu()
+
+# %% ../../nbs/training/16_lifetime.ipynb #8c52301b
+@torch.no_grad()
+def masked_loss(
+    model, # any model with `loss(x, targets, reduction="none")`
+    x, # (n_windows, context) tokens
+    y, # (n_windows, context) their next tokens
+    counts, # (n_windows, context) 1 for the targets that count, 0 for others
+    batch_size: int = 128, # windows at once
+    precision: str = "fp32" # "auto", "fp32" or "bf16"
+) -> torch.Tensor: # () mean nats per token that counts, on the CPU; NaN where none does
+    "The loss of some of the tokens of windows."
+    device, was, total = next(model.parameters()).device, model.training, 0.
+    model.eval()
+    for xs, ys, c in zip(x.split(batch_size), y.split(batch_size), counts.split(batch_size)):
+        with autocast(device, precision): loss = model.loss(xs.to(device), ys.to(device), reduction="none")
+        total += (loss.double().cpu() * c).sum() # of (batch_size, context)
+    model.train(was)
+    return (total / counts.sum()).to(torch.float64) if counts.sum() else torch.tensor(math.nan, dtype=torch.float64)
 
 # %% ../../nbs/training/16_lifetime.ipynb #6c56656a
 @patch

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 
 from evonb.core import CorpusError, DamagedFileError, InputError, Remark, Seeds
 from evonb.datasets import MissingCorpusError, MissingExtraError
+from evonb.text import tokens
 from evonb.text.corpora import load_corpus
 from evonb.text.formats import json_kind
-from evonb.text.tokens import CorpusConfig, prepare
+from evonb.text.tokens import CorpusConfig, open_prepared, prepare, save_prepared
 
 TEXTS = [
     "The dogs near the door sleep, and a cat waits.\n",
@@ -369,3 +370,42 @@ def test_a_link_before_its_file_gives_way_to_it(tmp_path):
         (tmp_path / f"same-size-{k}.txt").write_text(f"T{k}xt.\n")  # alike in size only
     with pytest.warns(Remark):
         assert len(load_corpus(tmp_path).documents) == 3
+
+
+# Overlap
+
+
+def test_overlap_against_plain_sets(tmp_path):
+    rng = random.Random(0)
+    text = [f"{rng.choice('ABCDEFGH')} {rng.choice('abcdefgh')} {i % 90}.\n" for i in range(4000)]
+    (tmp_path / "t.txt").write_text("".join(text))
+    made = prepare(CorpusConfig(str(tmp_path / "t.txt"), vocab_size=270, block_bytes=48), Seeds(0))
+    decode = made.tokenizer.decode
+    sets = {s: [x for x in decode(t.ids).replace("<|endoftext|>", "").split("\n") if x] for s, t in made.splits.items()}
+    for row in made.info["overlap"]:
+        own = sets[row["split"]]
+        for name, known in (
+            ("evolution", {*sets["evolution"]}),
+            ("development", {*sets["development"]}),
+            ("training", {*sets["evolution"], *sets["development"]}),
+        ):
+            assert row[f"also in {name}"] == pytest.approx(sum(x in known for x in own) / len(own), abs=1e-6)
+        assert row["sentences"] == len(own)
+    known = {*sets["evolution"], *sets["development"]}
+    rest, marks, ids = [], made.unseen, made.splits["test"].ids
+    assert len(marks) == len(ids) and marks[ids == 0].sum() == 0
+    rest = "".join(decode(i) if m else "\n" for i, m in zip(ids.tolist(), marks))
+    assert sorted(x for x in rest.split("\n") if x.strip()) == sorted(x for x in sets["test"] if x not in known)
+    assert "sentences of test are in the training text word for word" in repr(made)
+    (tmp_path / "kept").mkdir()
+    opened = open_prepared(save_prepared(made, tmp_path / "kept"))
+    assert opened.unseen.tolist() == marks.tolist() and opened.info == made.info
+
+
+def test_overlap_of_a_sample_is_told_and_marks_nothing(monkeypatch):
+    whole = prepare(CorpusConfig(n_bytes=150_000, vocab_size=300), Seeds(0))
+    monkeypatch.setattr(tokens, "TRAINED_BYTES", 40_000)
+    part = prepare(CorpusConfig(n_bytes=150_000, vocab_size=300), Seeds(0))
+    assert part.unseen is None and whole.unseen is not None
+    for a, b in zip(part.info["overlap"], whole.info["overlap"]):
+        assert a["sentences"] == b["sentences"] and 0 < a["also in training"] < b["also in training"] < 0.5

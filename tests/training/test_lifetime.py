@@ -21,6 +21,7 @@ from evonb.training.lifetime import (
     latest_checkpoint,
     load_checkpoint,
     lr_factor,
+    masked_loss,
     state_bytes,
     validation_windows,
     window_losses,
@@ -324,3 +325,14 @@ def test_bf16_trains_too():
     exact = lifetime(connectome=wiring()).live(show=False)
     assert life.model.lm_head.weight.dtype == torch.float32
     assert life.train_loss != exact.train_loss and np.allclose(life.train_loss, exact.train_loss, atol=0.1)
+
+
+def test_the_loss_of_some_tokens_is_that_of_a_plain_loop():
+    model = new_gpt(GPTConfig(vocab_size=40, n_layer=1, n_head=2, n_embd=16, block_size=16), Seeds(0))
+    x, y = validation_windows(IDS, 16, 9)
+    counts = (y % 3 == 0).to(torch.uint8)
+    losses = torch.cat([model.loss(a[None], b[None], reduction="none").detach() for a, b in zip(x, y)])
+    expected = losses[counts.bool()].double().mean()
+    assert torch.allclose(masked_loss(model, x, y, counts, 4), expected, rtol=1e-6)
+    assert torch.allclose(masked_loss(model, x, y, torch.ones_like(counts)), window_losses(model, x, y).double().mean())
+    assert masked_loss(model, x, y, torch.zeros_like(counts)).isnan()
