@@ -46,9 +46,8 @@ def count_overlap(
     either, rows = np.logical_or.reduce([*found.values(), np.zeros(len(wanted), bool)]), []
     for split, own in keys.items():
         at = np.searchsorted(wanted, own) # (n_sentences,)
-        share = lambda seen: round(float(seen[at].mean()), 6) if len(at) else 0.
-        rows.append(dict(split=split, sentences=len(own), **{f"also in {s}": share(f) for s, f in found.items()},
-                         **{"also in training": share(either)}))
+        shares = {s: round(float(f[at].mean()), 6) if len(at) else 0. for s, f in {**found, "training": either}.items()}
+        rows.append(dict(split=split, sentences=len(own), **{f"also in {s}": v for s, v in shares.items()}))
     return rows, {split: np.intersect1d(wanted[either], own) for split, own in keys.items()}
 
 # %% ../../nbs/text/13_overlap.ipynb #a37ba9bc
