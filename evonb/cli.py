@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['MEASURES', 'COMMANDS', 'EXAMPLE_SKILLS', 'TABLES', 'flat_settings', 'with_settings', 'numbers_of', 'names_of',
-           'arm_changes', 'experiment_config', 'default_out', 'interval_cell', 'columns', 'connectome_text',
-           'population_text', 'experts_text', 'alignment_text', 'results_text', 'Parser', 'listing', 'run_options',
-           'begin_option', 'ray_option', 'working_in', 'finish', 'experiment_options', 'arm_options', 'whole_options',
-           'work_on', 'do_run', 'evolve_options', 'do_evolve', 'develop_options', 'do_develop', 'base_help',
-           'experts_options', 'do_experts', 'population_options', 'do_population', 'serve_options', 'do_serve',
-           'align_options', 'do_align', 'explore_options', 'do_explore', 'do_report', 'show_options', 'do_show',
-           'plan_options', 'do_plan', 'parser', 'way_on', 'any_letters', 'nobody_reads', 'remarks_shown', 'main']
+           'arm_changes', 'experiment_config', 'default_out', 'interval_cell', 'columns', 'unseen_text',
+           'connectome_text', 'population_text', 'experts_text', 'alignment_text', 'results_text', 'Parser', 'listing',
+           'run_options', 'begin_option', 'ray_option', 'working_in', 'finish', 'experiment_options', 'arm_options',
+           'whole_options', 'work_on', 'do_run', 'evolve_options', 'do_evolve', 'develop_options', 'do_develop',
+           'base_help', 'experts_options', 'do_experts', 'population_options', 'do_population', 'serve_options',
+           'do_serve', 'align_options', 'do_align', 'explore_options', 'do_explore', 'do_report', 'show_options',
+           'do_show', 'plan_options', 'do_plan', 'parser', 'way_on', 'any_letters', 'nobody_reads', 'remarks_shown',
+           'main']
 
 # %% ../nbs/84_cli.ipynb #10c6d36d
 import argparse
@@ -118,6 +119,17 @@ def columns(rows):
     lines = ["  ".join(f"{c:<{w}}" for c, w in zip(r, widths)).rstrip() for r in rows]
     return [lines[0], "-" * (sum(widths) + 2 * len(widths) - 2), *lines[1:]]
 
+# %% ../nbs/84_cli.ipynb #106f996d
+def unseen_text(
+    summary: dict # of a run of kind connectome
+) -> list: # of lines; nothing of runs of before
+    "How much of the held-out text is in the training text, and the test loss of what isn't."
+    from evonb.text.overlap import overlap_lines
+    lines = [f"{line}." for line in overlap_lines(summary.get("corpus") or {})]
+    new = {name: a["unseen_loss"]["mean"] for name, a in summary["arms"].items() if a.get("unseen_loss")}
+    told = ", ".join(f"{name} {loss:.3f}" for name, loss in sorted(new.items(), key=lambda x: x[1]))
+    return [*lines, *([f"Test loss on unseen sentences alone, nats/token: {told}."] if told else [])]
+
 # %% ../nbs/84_cli.ipynb #a9c32fdf
 def connectome_text(
     summary: dict # of a run of kind connectome
@@ -148,7 +160,7 @@ def connectome_text(
         out += [f"Losses in nats/token: mean ± sd over seeds [95 % interval over seeds and windows of text]"
                 f"{f'; {units}' * bool(units)}; {how}", *columns(rows)]
         if edge: out += [f"lr at the edge of those tried for: {', '.join(edge)}; a better one may lie beyond (--lrs)"]
-        out = [summary["statement"], "", *out]
+        out = [summary["statement"], "", *out, *unseen_text(summary)]
     return "\n".join(out)
 
 # %% ../nbs/84_cli.ipynb #ad44ea8f
