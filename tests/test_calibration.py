@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from evonb.calibration import (
+    alignment_sentence,
     all_designs,
     arms_sentence,
     calibrate,
@@ -47,6 +48,10 @@ def test_what_is_there_is_claimed_in_its_direction():
     assert all("the connectome's loss is higher than its random control's" in x for x in said)
     said = [methods_sentences(rng, 0.25, n_searches=5, sd=0.03)["genome"] for _ in range(10)]
     assert all("genome scores higher than best-expert and random-search and sum" in x for x in said)
+    said = [alignment_sentence(rng, 2.0, n_models=5) for _ in range(20)]
+    assert sum("connectome explains more than the baseline" in x for x in said) >= 18
+    said = [alignment_sentence(rng, -2.0, n_models=5) for _ in range(20)]
+    assert sum("connectome explains less than the baseline" in x for x in said) >= 18
 
 
 def test_a_verdict_that_rests_on_a_bootstrap_is_found_out():
