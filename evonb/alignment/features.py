@@ -29,6 +29,7 @@ from ..core import file_sha256, parsing, progress, stoppable, to_dict
 from ..store import check_arrays, file_starts, read_tensors, replacing, texts_as_str, write_tensors
 from ..text.passages import Passage, character_words
 from ..training.base import Base, TextBegin, begin_token, text_begin
+from ..training.limits import check_causal, look_ahead, model_limits
 from ..training.linear import fast_linear, patched
 
 # %% ../../nbs/alignment/10_features.ipynb #67444c9c
@@ -113,6 +114,7 @@ def windows(
     n_begin: int = 1 # how many tokens that is
 ) -> list: # of Window; each token is scored in exactly one
     "Cut a text into windows in which every scored token has at least half the context behind it."
+    check_positive(context, "context", least=max(4, 2 * n_begin + 2)) # each window must score something
     half, out = math.ceil(context / 2), []
     while not out or out[-1].stop < n_tokens:
         first = out[-1].stop if out else 0
@@ -198,7 +200,7 @@ def open_reader(
     if head is not None: # whether it gives the model's logits from the last hidden state
         own, full = head(last), out.logits
         if not (own.shape == full.shape and (own - full).abs().max() <= 1e-4 * full.abs().max()): head = None
-    linear, most = fast_linear(base.model), getattr(about, "max_position_embeddings", None)
+    linear, most = fast_linear(base.model), model_limits(base.model, base.tokenizer).context
     context = most if config.context is None else config.context
     if context is None:
         raise InputError(f"{base.name} doesn't tell how long a text it can read. Give the context in tokens.")
@@ -342,6 +344,7 @@ def make_plan(
     n_begin = len(reader.begin.alone)
     cuts = [windows(len(t.ids), reader.context, config.begin_at, i, n_begin) for i, t in enumerate(texts)]
     for t, ws in zip(texts, cuts, strict=True): ws[0] = replace(ws[0], begin=0 if t.begun else ws[0].begin)
+    check_causal(reader.base.model, reader.base.name, max(len(w) for ws in cuts for w in ws))
     counts = [len(p.spans) if config.level == "word" else 1 for p in passages]
     items = np.cumsum([0, *counts])
     pool = [pooled_tokens(t, config.level, config.pool, n) for t, n in zip(texts, counts, strict=True)]
@@ -393,12 +396,14 @@ class Progress:
 # %% ../../nbs/alignment/10_features.ipynb #ff3d7d6a
 def batches(
     block: list, # of Window
-    max_tokens: int # n_windows * longest, unless one window alone is longer
+    max_tokens: int, # n_windows * longest, unless one window alone is longer
+    alike: bool = False # windows of one length only
 ): # yields lists of Window
     "The windows of a block, those of like length together, the longest first."
     rest = sorted(block, key=len, reverse=True)
     while rest:
         take = max(1, max_tokens // len(rest[0]))
+        if alike: take = min(take, sum(len(w) == len(rest[0]) for w in rest))
         yield rest[:take]
         rest = rest[take:]
 
@@ -447,7 +452,8 @@ def read_block(
     n, model, device = block.items.stop - block.items.start, reader.base.model, reader.base.device
     run = model if reader.head is None else getattr(model, model.base_model_prefix)
     into = torch.zeros((len(reader.layers), n, reader.n_features), device=device)
-    for batch in batches(plan.windows[block.windows], reader.max_tokens):
+    alike = look_ahead(model, max(map(len, plan.windows))).by_length # then a shorter window mustn't be filled up
+    for batch in batches(plan.windows[block.windows], reader.max_tokens, alike):
         if stop: raise Stopped(stop.reason)
         rows = [[*reader.begin.alone[:w.begin], *plan.texts[w.passage].ids[w.start:w.stop].tolist()] for w in batch]
         longest = max(map(len, rows))

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['TRAIN_SHARE', 'texts_digest', 'ToyConfig', 'toy_base', 'text_ids', 'encode_text', 'pad_batch', 'check_texts',
            'ExpertConfig', 'linear_modules', 'target_modules', 'lora_config', 'with_lora', 'extract_adapter',
-           'FineTuning', 'draw', 'text_loss', 'mean_loss', 'train_expert', 'file_texts', 'is_for_training',
-           'blimp_items', 'blimp_task', 'blimp_texts', 'expert_texts', 'source_name', 'training_for', 'ExpertsConfig',
-           'train_experts', 'text_key', 'read_expert', 'gather_experts', 'expert_notes', 'summarise_experts',
-           'load_experts', 'check_base', 'seen_in_training', 'expert_table']
+           'FineTuning', 'draw', 'text_loss', 'mean_loss', 'check_trainable', 'train_expert', 'file_texts',
+           'is_for_training', 'blimp_items', 'blimp_task', 'blimp_texts', 'expert_texts', 'source_name', 'training_for',
+           'ExpertsConfig', 'train_experts', 'text_key', 'read_expert', 'gather_experts', 'expert_notes',
+           'summarise_experts', 'named_experts', 'load_experts', 'check_base', 'seen_in_training', 'expert_table']
 
 # %% ../../nbs/populations/14_experts.ipynb #f3f77387
 import hashlib
@@ -30,7 +30,7 @@ from tqdm.auto import tqdm
 
 from ..core import InputError, NonFiniteLossError, Seeds, Stopped, StopRequest, announce, cache_folder
 from ..core import check_choice, check_fraction, check_positive, human_time, listened, progress, stoppable
-from ..core import to_dict
+from ..core import remark, to_dict
 from ..datasets import dataset_path
 from ..evolution.method import Lineage
 from ..kinds import refusal, write_results
@@ -40,9 +40,11 @@ from ..tasks.skills import neutral_documents, skill_documents
 from ..tasks.tasks import make_task, read_pairs, read_rows
 from ..text.corpora import load_corpus
 from ..text.tokens import encode_texts, train_tokenizer
-from ..training.adapters import Adapter, config_rank_scale, linear_shapes, read_adapter, trained_on, write_adapter
+from ..training.adapters import Adapter, adapter_folders, check_complete, config_rank_scale, linear_shapes
+from ..training.adapters import read_adapter, trained_on, write_adapter
 from ..training.base import Base, TextBegin, choose_device, open_base, open_folder, save_base, text_begin
 from ..training.gpt import GPTConfig, ModelConfig, new_gpt
+from ..training.limits import check_causal, check_fits, model_limits
 from ..training.lifetime import Lifetime, LifetimeConfig, autocast, latest_checkpoint, load_checkpoint, lr_factor
 
 # %% ../../nbs/populations/14_experts.ipynb #1035e230
@@ -447,6 +449,22 @@ def learn(self: FineTuning,
             tell()
     return self
 
+# %% ../../nbs/populations/14_experts.ipynb #8c4eecc3
+def check_trainable(
+    base: Base,
+    config: ExpertConfig, # how long texts may be; the default counts only where a text reaches it
+    texts=list # () -> some lists of texts; asked only where it matters
+):
+    "Refuse texts that are longer than the base can read."
+    most, n = model_limits(base.model, base.tokenizer).context, config.max_tokens
+    if most is not None and n > most:
+        begin = text_begin(base.tokenizer, config.begin, base.model)
+        encoded = [encode_text(t, base.tokenizer, n, begin)[0] for ts in texts() for t in ts]
+        longest = max(map(len, encoded), default=n)
+        if n != ExpertConfig.max_tokens or longest > most: check_fits(base.model, n, "max_tokens", base.name)
+        n = longest
+    check_causal(base.model, base.name, n)
+
 # %% ../../nbs/populations/14_experts.ipynb #21b21278
 def train_expert(
     base: Base, # what the expert is of; it is left exactly as it was
@@ -458,7 +476,8 @@ def train_expert(
     stop: StopRequest | None = None # one to share with another thread
 ) -> Adapter: # on the CPU
     "Train a LoRA expert of a base model through PEFT."
-    with with_lora(base, config.check(), seeds) as model:
+    check_trainable(base, config.check(), lambda: (check_texts(texts), replay or []))
+    with with_lora(base, config, seeds) as model:
         FineTuning(base, model, texts, config, seeds, replay).learn("expert", show, stop)
         return extract_adapter(model)
 
@@ -593,6 +612,7 @@ def train_experts(
     "Train LoRA experts of one base in one run folder."
     config = replace(config.check(), training=as_begun(path, config.training, "training", begin="auto"))
     base = base or open_base(config.base, device)
+    check_trainable(base, config.training, lambda: [_texts_of(config, name) for name in config.experts])
     # the same run: settings, the base's content, and the content of texts that were given as such
     told = {n: s if isinstance(s, str) else dict(n=len(s), sha256=texts_digest(s)) for n, s in config.experts.items()}
     settings = to_dict(replace(config, experts={})) | dict(experts=told)
@@ -607,14 +627,20 @@ def train_experts(
         write_json(run.file("summary.json"), summarise_experts(run, list(config.experts)))
     return run
 
+# %% ../../nbs/populations/14_experts.ipynb #edd5a3e3
+def _texts_of(config, name):
+    "The texts that an expert of a run learns from."
+    source = config.experts[name]
+    if isinstance(source, str): return expert_texts(source, config.n_texts, Seeds(config.seed))
+    return check_texts(source, name)
+
 # %% ../../nbs/populations/14_experts.ipynb #f3a506a1
 def _one_expert(run, base, config, name, replay, show, stop):
     "Train one expert, if it isn't there."
     folder, working = run.file("experts", name), run.file("working", name)
     if (folder/"expert.json").exists(): return shutil.rmtree(working, ignore_errors=True) # where a kill came between
     seeds, source = Seeds(config.seed).child("expert", name), config.experts[name]
-    if isinstance(source, str): texts = expert_texts(source, config.n_texts, Seeds(config.seed))
-    else: source, texts = "texts", check_texts(source, name)
+    texts, source = _texts_of(config, name), source if isinstance(source, str) else "texts"
     with with_lora(base, config.training, seeds) as model:
         tuning = FineTuning(base, model, texts, config.training, seeds, replay, working)
         tuning.restore()
@@ -690,12 +716,20 @@ def summarise_experts(
     notes = expert_notes(told)
     return dict(kind="experts", base=run.config["base"], experts=told) | (dict(notes=notes) if notes else {})
 
+# %% ../../nbs/populations/14_experts.ipynb #e8519f96
+def named_experts(
+    source # FOLDER, or FOLDER::NAME,NAME
+) -> tuple: # the folder, and names, empty where none are picked
+    "Where experts are, and which of them are meant."
+    path, _, names = str(source).partition("::")
+    return Path(path), tuple(n.strip() for n in names.split(",") if n.strip())
+
 # %% ../../nbs/populations/14_experts.ipynb #0cfbc3af
 def load_experts(
-    source # a run of kind "experts", its folder, or any folder of folders that PEFT saved adapters to
+    source # a run of kind "experts", its folder, or any folder of adapters; FOLDER::A,B takes some of them by name
 ) -> dict: # name -> Adapter
     "The experts of a run, or the adapters in a folder, by name."
-    path = source.path if isinstance(source, Run) else Path(source)
+    path, picked = (source.path, ()) if isinstance(source, Run) else named_experts(source)
     if not path.is_dir():
         raise FileNotFoundError(f"There is no folder {path}. Give a run of evonb experts, or a folder of adapters.")
     if (path/"run.json").is_file():
@@ -705,22 +739,28 @@ def load_experts(
             raise InputError(f"{path} has not trained {', '.join(missing)} yet. Resume it with evonb experts "
                              "--resume.")
         path = run.file("experts")
-    if (path/"adapter_config.json").is_file(): return {path.name: read_adapter(path)}
-    folders = sorted(p.parent for p in path.glob("*/adapter_config.json"))
+    folders = adapter_folders(path)
     if not folders: raise InputError(f"{path} holds no adapters: none of its folders has an adapter_config.json.")
-    return {f.name: read_adapter(f) for f in folders}
+    for name in picked: check_choice(name, folders, f"adapter of {path}")
+    if list(folders) == ["default"]: return {path.name: read_adapter(path)}
+    if "default" in folders and not picked:
+        remark(f"{path} holds several adapters, {', '.join(folders)}, and all of them are taken. "
+               f"{path}::{list(folders)[-1]} takes one by name.")
+    return {n: read_adapter(path, n) for n in picked or folders}
 
 # %% ../../nbs/populations/14_experts.ipynb #ffb9c2ac
 def check_base(
     adapters: dict, # name -> Adapter
     base: Base # what they are to be added to
 ):
-    "Refuse adapters that were trained on another base; those that don't say on which pass."
+    "Refuse adapters that lack a part, or were trained on another base; those that don't say on which pass."
     for name, a in adapters.items():
         if (told := trained_on(a)) and told != base.digest:
             of = a.config.get("base_model_name_or_path")
             raise InputError(f"The expert {name} was trained on {of} with the digest {told[:12]}, not on {base.name} "
                              f"({base.digest[:12]}). Open the base it belongs to.")
+        try: check_complete(a, base.model)
+        except InputError as e: raise InputError(f"The expert {name}: {e}") from None
 
 # %% ../../nbs/populations/14_experts.ipynb #b3cc7183
 def seen_in_training(

@@ -19,9 +19,11 @@ import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 
-from ..core import InputError, check_choice, check_positive
+from ..core import InputError, check_choice, check_positive, remark
 from ..store import tensors_digest
 from ..training.base import TextBegin, text_begin
+from ..training.limits import LOOKS, apart, attention_window, check_causal, check_vocabulary, look_ahead
+from ..training.limits import model_limits, random_ids, rounding, states, text_config
 from ..training.linear import fast_linear, patched
 
 # %% ../../nbs/tasks/14_engine.ipynb #c5771159
@@ -229,7 +231,7 @@ class Engine:
         max_tokens: int = 2048, # tokens in one pass, individuals x row length; bounds the memory
         row_tokens: int = 64, # the length of a packed row
         head_rows: int = 256, # positions whose logits are held at once; bounds the memory too
-        packing: str = "auto", # "tree", "padded", or "auto": padded, saying why, if the model can't do trees
+        packing: str = "auto", # "tree", "padded", or "auto": padded, saying why, where the model can't do trees
         linear: str = "auto", # "onednn", "torch", or "auto" for the machine's better
         begin: str | TextBegin | None = "auto" # what stands before contexts and texts, as in `text_begin`
     ):
@@ -239,14 +241,17 @@ class Engine:
         self.row_tokens = check_positive(row_tokens, "row_tokens")
         self.head_rows = check_positive(head_rows, "head_rows")
         self.linear = fast_linear(model) if linear == "auto" else check_choice(linear, ("onednn", "torch"), "linear")
-        self.trunk, self.head = getattr(model, model.base_model_prefix), model.get_output_embeddings()
-        self.context = model.config.max_position_embeddings
-        self._plans, self._scratch, self._hashed = OrderedDict(), {}, (None, None)
-        check_choice(packing, ("auto", "tree", "padded"), "packing")
+        self.name = str(getattr(model.config, "name_or_path", "") or type(model).__name__) # for messages
+        check_vocabulary(model, tokenizer, self.name)
+        check_causal(model, self.name)
+        self.trunk, self.head = model.base_model, model.get_output_embeddings()
+        self.limits = model_limits(model, tokenizer)
+        self.context = self.limits.context or self.max_tokens # tokens; without an end of its own, what a pass may have
+        self._plans, self._scratch, self._hashed, self._tried = OrderedDict(), {}, (None, None), {}
+        self._told, self.why_plain = False, self.try_cache()
+        self.asked = check_choice(packing, ("auto", "tree", "padded"), "packing")
         why = "as asked" if packing == "padded" else self.try_tree()
-        if why and packing == "tree":
-            raise InputError(f"{type(model).__name__} can't score trees: {why}. Use packing='padded'.")
-        self.packing, self.why_padded = ("padded", why) if why else ("tree", "")
+        self.packing, self.why_padded = ("padded", self._refuse_tree(why)) if why else ("tree", "")
 
 # %% ../../nbs/tasks/14_engine.ipynb #2533c735
 @patch
@@ -257,18 +262,68 @@ def __repr__(self: Engine):
 
 # %% ../../nbs/tasks/14_engine.ipynb #4d6f78d0
 @patch
+def _refuse_tree(self: Engine, why):
+    "Whoever asked for trees is told that there can't be any."
+    if self.asked == "tree":
+        raise InputError(f"{type(self.model).__name__} can't score trees: {why}. Use packing='padded'.")
+    return why
+
+# %% ../../nbs/tasks/14_engine.ipynb #f9b6a04e
+@patch
+def try_head(self: Engine) -> str: # why not; empty if it does
+    "Whether head and trunk alone give the model's logits, at a few tokens."
+    if self.trunk is self.model or self.head is None: return "its layers can't be run without its head"
+    ids = random_ids(self.model, 5)
+    full, own = self.model(ids).logits, self.head(self.trunk(input_ids=ids).last_hidden_state)
+    if own.shape != full.shape: return f"its head gives {tuple(own.shape)} logits instead of {tuple(full.shape)}"
+    off = float((own - full).abs().max() / full.abs().max())
+    return "" if off <= rounding(self.model) else f"its head's logits differ from its own by {off:.1e} of the largest"
+
+# %% ../../nbs/tasks/14_engine.ipynb #92923d9a
+@patch
 @torch.inference_mode()
-def try_tree(self: Engine) -> str: # why the model can't score a tree; empty if it can
-    "Compare a small tree's logits with those of its two sequences alone."
-    vocab, row = self.head.weight.shape[0], PackedRow()
-    sequences = [tuple(i % vocab for i in ids) for ids in ((1, 2, 3, 4, 5), (1, 2, 6, 7, 8))]
-    paths = [row.add(s) for s in sequences]
-    plain = torch.stack([self.model(torch.tensor([s], device=self.model.device)).logits[0] for s in sequences])
-    try: tree = self.head(self.run_rows([row], 1, "tree"))[0]
-    except (TypeError, ValueError, RuntimeError, InputError) as e: return f"{type(e).__name__} {e}"
-    off = (tree[torch.tensor(paths)] - plain).abs().max() / plain.abs().max()
-    within = 1e-4 if plain.dtype == torch.float32 else 5e-2
-    return "" if off <= within else f"logits in a tree differ by {off:.1e} of the largest"
+def try_tree(self: Engine,
+    longest: int = 8 # tokens of the longest sequence
+) -> str: # why the model can't score trees of such sequences; empty if it can
+    "Compare the states of a tree that fills a row with those of its sequences alone."
+    window = attention_window(text_config(self.model))
+    if window is not None and longest > window:
+        return f"attention looks back over {window} tokens, and the longest sequence has {longest}"
+    row, start, n_vocab = PackedRow(), max(1, longest // 2), self.limits.n_vocab
+    ids = random_ids(self.model, 2 * longest)[0, :longest].tolist()
+    sequences, room = [tuple(ids)], max(longest, min(self.row_tokens, self.context, self.max_tokens))
+    paths = [row.add(sequences[0])]
+    while (n := min(longest - start, room - len(row))) > 0 and len(sequences) < n_vocab:
+        sequences.append((*ids[:start], *((t + len(sequences)) % n_vocab for t in ids[start:start + n])))
+        paths.append(row.add(sequences[-1]))
+    try:
+        if why := self.try_head(): return why
+        tree = self.run_rows([row], 1, "tree")[0].float()
+        alone = [states(self.model, torch.tensor([q], device=self.model.device))[0] for q in sequences]
+    except (TypeError, ValueError, RuntimeError, IndexError, AttributeError) as e: return f"{type(e).__name__} {e}"
+    off = max(apart(tree[p], a) for p, a in zip(paths, alone, strict=True))
+    return "" if off <= rounding(self.model) else f"states in a tree differ by {off:.1e} of their length"
+
+# %% ../../nbs/tasks/14_engine.ipynb #e66ca0b0
+@patch
+def packing_for(self: Engine,
+    longest: int # tokens of the longest sequence
+) -> str: # "tree", "padded", or "alike": padded, sequences of one length together
+    "How sequences up to some length are laid out, so that each is read as if it stood alone; it is tried once."
+    tried = self._tried.setdefault(self.row_tokens, {})
+    for n, p in tried.items():
+        if n >= longest if p == "tree" else n <= longest: return p
+    check_causal(self.model, self.name, longest)
+    found, why = "tree", ""
+    if look_ahead(self.model, longest).by_length:
+        found, why = "alike", "how a text begins depends on how long it is"
+    elif why := self.why_padded if self.packing == "padded" else self.try_tree(longest): found = "padded"
+    if why and self.asked == "tree": self._refuse_tree(why)
+    if why and self.asked == "auto" and not self._told:
+        self._told, self.why_padded = True, why
+        remark(f"{self.name} scores option by option, in padded batches: {why}. The scores are right; it takes longer.")
+    tried[longest] = found
+    return found
 
 # %% ../../nbs/tasks/14_engine.ipynb #1930302f
 @patch
@@ -283,7 +338,8 @@ def plan(self: Engine,
             self._check_length(f"Item {i} ({choice.context[:40]!r} ...)", max(len(s.ids) for s in sequences) - 1)
             items.append(wanted(sequences, choice.absolute, slot))
             slot += len(sequences)
-        if self.packing == "padded": rows = pack([[w] for item in items for w in item], 0)
+        longest = max((len(s.ids) - 1 for ss in encoded for s in ss), default=1)
+        if self.packing_for(longest) != "tree": rows = pack([[w] for item in items for w in item], 0)
         else: rows = pack(items, min(self.row_tokens, self.max_tokens, self.context))
         self._plans[key] = rows, [np.array([len(s.ids) - s.start for s in ss]) for ss in encoded]
     self._plans.move_to_end(key)
@@ -293,7 +349,7 @@ def plan(self: Engine,
 # %% ../../nbs/tasks/14_engine.ipynb #c1fd6883
 @patch
 def _check_length(self: Engine, what, n):
-    if n > self.context:
+    if n > self.context and self.limits.context:
         raise InputError(f"{what} has {n} tokens, but the model's context is {self.context}. Shorten it "
                          "or leave it out.")
     if n > self.max_tokens:
@@ -327,7 +383,7 @@ def forwards(self: Engine,
 ) -> dict: # module name -> what it calls, for `patched`
     "What every linear module computes while the model is this group."
     names = {n for a in adapters for n in a.A}
-    linears = {n for n, m in self.model.named_modules() if isinstance(m, torch.nn.Linear)}
+    linears = {n for n, m in self.model.named_modules() if type(m) is torch.nn.Linear}
     onednn, found = self.linear == "onednn", {}
     for name in names | (linears if onednn else set()):
         m, low_rank = self.model.get_submodule(name), None
@@ -351,13 +407,15 @@ def loglikelihoods(self: Engine,
     cuts = np.cumsum([len(c) for c in counts])
     sums = np.zeros((len(adapters), cuts[-1] if len(cuts) else 0))
     if rows: # logits of single tokens can be had without the whole head, unless an individual changes it
-        bare_fits = (self.packing == "tree" and isinstance(self.head, torch.nn.Linear)
+        packing = self.packing_for(1 + max(max(r.depths) for r in rows))
+        bare_fits = (packing == "tree" and isinstance(self.head, torch.nn.Linear)
                      and not any(self.model.get_submodule(m) is self.head for a in adapters for m in a.A))
         for group in self.groups(adapters, sum(map(len, rows)), len(rows[0])):
             mine, todo = sums[group], rows
             while todo:
                 take = max(1, self.max_tokens // (len(mine) * len(todo[0])))
-                self._add_predictions(todo[:take], mine, bare_fits)
+                if packing == "alike": take = min(take, sum(len(r) == len(todo[0]) for r in todo))
+                self._add_predictions(todo[:take], mine, packing, bare_fits)
                 todo = todo[take:]
     return [list(zip(np.split(s, cuts[:-1]), counts, strict=True)) if counts else [] for s in sums]
 
@@ -366,14 +424,14 @@ def loglikelihoods(self: Engine,
 def run_rows(self: Engine,
     rows: list, # of PackedRow, the longest first
     n: int, # individuals that the model is at the moment
-    packing: str # "tree" or "padded"
+    packing: str # of `packing_for`
 ) -> torch.Tensor: # (n, n_rows * row length, n_embd) of a tree, (..., vocab_size) of padded rows
     "One pass of the model: the last hidden states of trees, or the logits of padded rows."
     longest, device = len(rows[0]), self.model.device
     ids = np.zeros((len(rows), longest), dtype=np.int64)
     for i, r in enumerate(rows): ids[i, :len(r)] = r.tokens
     ids = torch.from_numpy(ids).to(device).repeat(n, 1)
-    if packing == "padded":
+    if packing != "tree":
         lengths = torch.tensor([len(r) for r in rows], device=device)
         mask = (torch.arange(longest, device=device) < lengths[:, None]).long()
         out = self.model(input_ids=ids, attention_mask=mask.repeat(n, 1), use_cache=False).logits
@@ -389,11 +447,11 @@ def run_rows(self: Engine,
 
 # %% ../../nbs/tasks/14_engine.ipynb #17238044
 @patch
-def _add_predictions(self: Engine, rows, sums, bare_fits):
+def _add_predictions(self: Engine, rows, sums, packing, bare_fits):
     "Add to the sums what one pass over some rows predicts."
     n, t = len(sums), len(rows[0])
     q = np.array([(i * t + node, *rest) for i, r in enumerate(rows) for node, *rest in r.queries])
-    x = self.run_rows(rows, n, self.packing)
+    x = self.run_rows(rows, n, packing)
     found, bare = [], (q[:, 3] == 1) & bare_fits # found: some queries, (n_individuals, n_queries) of values
     if bare.any(): # logits of the wanted tokens alone: a few rows of the head instead of all
         nodes, ids = q[bare, 0], q[bare, 1]
@@ -406,7 +464,7 @@ def _add_predictions(self: Engine, rows, sums, bare_fits):
     for k in range(0, len(nodes), step):
         some = (index >= k) & (index < k + step)
         logits = x[:, nodes[k:k + step]] # (n_individuals, positions, n_embd or, padded, vocab_size)
-        logits = (self.head(logits) if self.packing == "tree" else logits).float()
+        logits = (self.head(logits) if packing == "tree" else logits).float()
         at = index[some] - k
         found.append((q[some], logits[:, at, q[some, 1]] - logits.logsumexp(-1)[:, at]))
     for asked, values in found:
@@ -457,6 +515,7 @@ def encode_prompts(self: Engine,
     ids = begun_prompts(self.tokenizer, prompts, self.begin)
     for i, (p, t) in enumerate(zip(prompts, ids, strict=True)):
         self._check_length(f"Prompt {i} ({p.text[:40]!r} ...) with its max_new_tokens", len(t) + p.max_new_tokens)
+    check_causal(self.model, self.name, max((len(t) + p.max_new_tokens for p, t in zip(prompts, ids)), default=1))
     return ids
 
 # %% ../../nbs/tasks/14_engine.ipynb #4465423f
@@ -469,13 +528,26 @@ def end_ids(self: Engine) -> set: # of token ids
 
 # %% ../../nbs/tasks/14_engine.ipynb #8d500d33
 @patch
+def ended(self: Engine,
+    new: list, # token ids that were generated
+    prompt # a Prompt, which says where an answer ends
+) -> str | None: # the answer; None while it goes on
+    "Whether an answer is complete: by a stop string, the end of text, or its length."
+    text = self.tokenizer.decode(new, skip_special_tokens=True)
+    stops = [text.index(s) for s in prompt.stop if s and s in text]
+    over = stops or len(new) >= prompt.max_new_tokens or new[-1] in self.end_ids()
+    return text[:min(stops, default=len(text))] if over else None
+
+# %% ../../nbs/tasks/14_engine.ipynb #0aa422f2
+@patch
 def greedy(self: Engine,
     ids: list, # per prompt a tuple of token ids
     prompts: list, # of Prompt, which say where an answer ends
     n: int # individuals that the model is at the moment
 ) -> tuple: # new token ids and texts, n * n_prompts of each, individuals outermost
     "Continue prompts side by side, filled up on the left."
-    longest, device, ends = max(map(len, ids)), self.model.device, self.end_ids()
+    if self.why_plain or LOOKS[self.model].by_length: return self.greedy_plain(ids, prompts, n)
+    longest, device = max(map(len, ids)), self.model.device
     x = torch.tensor([(0,) * (longest - len(i)) + i for i in ids], device=device).repeat(n, 1)
     mask = torch.tensor([[0] * (longest - len(i)) + [1] * len(i) for i in ids], device=device).repeat(n, 1)
     new, answers, cache = [[] for _ in range(len(x))], [None] * len(x), None
@@ -487,12 +559,50 @@ def greedy(self: Engine,
         for i, token in enumerate(x[:, 0].tolist()):
             if answers[i] is not None: continue
             new[i].append(token)
-            prompt, text = prompts[i % len(prompts)], self.tokenizer.decode(new[i], skip_special_tokens=True)
-            stops = [text.index(s) for s in prompt.stop if s and s in text]
-            if stops or len(new[i]) >= prompt.max_new_tokens or token in ends:
-                answers[i] = text[:min(stops, default=len(text))]
+            answers[i] = self.ended(new[i], prompts[i % len(prompts)])
         mask, position = F.pad(mask, (0, 1), value=1), position[:, -1:] + 1
     return new, answers
+
+# %% ../../nbs/tasks/14_engine.ipynb #a472c32a
+@patch
+def greedy_plain(self: Engine,
+    ids: list, # per prompt a tuple of token ids
+    prompts: list, # of Prompt
+    n: int # individuals that the model is at the moment
+) -> tuple: # as `greedy`
+    "Continue prompts without a cache and without filling them up."
+    new, answers = [[[] for _ in range(n * len(ids))], [None] * (n * len(ids))]
+    while open_ := [k for k in range(len(ids)) if any(answers[j * len(ids) + k] is None for j in range(n))]:
+        length = max(len(ids[k]) + len(new[k]) for k in open_) # tokens of the individuals' rows are as many
+        some = [k for k in open_ if len(ids[k]) + len(new[k]) == length]
+        rows = [j * len(ids) + k for j in range(n) for k in some]
+        x = torch.tensor([(*ids[r % len(ids)], *new[r]) for r in rows], device=self.model.device)
+        for r, token in zip(rows, self.model(input_ids=x).logits[:, -1].argmax(-1).tolist(), strict=True):
+            new[r].append(token)
+            if answers[r] is None: answers[r] = self.ended(new[r], prompts[r % len(ids)])
+    return new, answers
+
+# %% ../../nbs/tasks/14_engine.ipynb #ccaf9bc9
+@patch
+@torch.inference_mode()
+def try_cache(self: Engine) -> str: # why not; empty if it can
+    "Whether prompts that are filled up on the left, and then go on from a cache, get the logits that they get alone."
+    long, more = random_ids(self.model, 8)[0].tolist(), [1 % self.limits.n_vocab] * 2
+    texts, device = [long[:6], long[:3]], self.model.device
+    x = torch.tensor([texts[0], [0] * 3 + texts[1]], device=device)
+    mask = torch.tensor([[1] * 6, [0] * 3 + [1] * 3], device=device)
+    position = (mask.cumsum(-1) - 1).clamp(min=0)
+    try:
+        first = self.model(input_ids=x, attention_mask=mask, position_ids=position, use_cache=True, logits_to_keep=1)
+        second = self.model(input_ids=torch.tensor(more, device=device)[:, None], attention_mask=F.pad(mask, (0, 1), value=1),
+                            position_ids=position[:, -1:] + 1, past_key_values=first.past_key_values, use_cache=True,
+                            logits_to_keep=1)
+        alone = [self.model(input_ids=torch.tensor([[*t, m]], device=device)).logits[0, -2:].float()
+                 for t, m in zip(texts, more, strict=True)]
+    except (TypeError, ValueError, RuntimeError, AttributeError, IndexError) as e: return f"{type(e).__name__} {e}"
+    own = torch.stack([first.logits[:, -1], second.logits[:, -1]], 1).float() # (2 prompts, 2 tokens, n_vocab)
+    off = max(apart(a, b) for a, b in zip(own, alone, strict=True))
+    return "" if off <= rounding(self.model) else f"logits of filled prompts differ by {off:.1e} of their length"
 
 # %% ../../nbs/tasks/14_engine.ipynb #9ffc7ea8
 def bit_sums(

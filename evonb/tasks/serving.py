@@ -47,6 +47,7 @@ from .fitness import plain_digest
 from .tasks import Prompt, ScoreError
 from ..training.adapters import Adapter, check_modules, new_config, read_adapter, write_adapter
 from ..training.base import TextBegin, begin_token, open_base, text_begin
+from ..training.limits import check_causal
 
 # %% ../../nbs/tasks/20_serving.ipynb #d472cf76
 class ServerError(InputError):
@@ -643,7 +644,8 @@ def token_logprobs(
     k: int # likeliest alternatives told
 ) -> list: # per sequence a list per token: (nats, [(token id, nats), ...]); None for the first
     "The log-probability of every token after the first."
-    tree, found, rows = engine.packing == "tree", [[None] * len(s) for s in sequences], []
+    packing, found, rows = engine.packing_for(max(map(len, sequences))), [[None] * len(s) for s in sequences], []
+    tree = packing == "tree"
     room = min(engine.row_tokens, engine.max_tokens, engine.context) if tree else 0
     for i in sorted(range(len(sequences)), key=lambda i: sequences[i]):
         ids = tuple(sequences[i])
@@ -653,8 +655,9 @@ def token_logprobs(
     rows = sorted(filter(len, rows), key=len, reverse=True)
     while rows:
         take = max(1, engine.max_tokens // len(rows[0]))
+        if packing == "alike": take = min(take, sum(len(r) == len(rows[0]) for r in rows))
         some, rows = rows[:take], rows[take:]
-        x = engine.run_rows(some, 1, engine.packing)[0] # (n_rows * length, ...)
+        x = engine.run_rows(some, 1, packing)[0] # (n_rows * length, ...)
         queries = [(i * len(some[0]) + node, *rest) for i, r in enumerate(some) for node, *rest in r.queries]
         for j in range(0, len(queries), engine.head_rows):
             nodes, tokens, *where = zip(*queries[j:j + engine.head_rows])
@@ -676,6 +679,7 @@ def continuations(
 ) -> list: # of (token ids, text, "stop" or "length")
     "Continue each prompt greedily."
     size, ends, found = max(1, engine.max_tokens // (max(map(len, ids)) + max_tokens)), engine.end_ids(), []
+    check_causal(engine.model, engine.name, max(map(len, ids)) + max_tokens)
     for i in range(0, len(ids), size):
         part = [tuple(s) for s in ids[i:i + size]]
         for new, text in zip(*engine.greedy(part, [Prompt("", max_tokens, stop)] * len(part), 1)):

@@ -13,7 +13,6 @@ import dataclasses
 import json
 import math
 import re
-import warnings
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ import torch
 from fastcore.basics import patch
 
 from ..core import DamagedFileError, InputError, RunExistsError, Seeds, check_choice, check_positive, expect
-from ..core import facts_html
+from ..core import facts_html, remark
 from ..store import check_folder, tensors_digest, writing_folder
 from .loading import WRAPPERS, some_names
 
@@ -224,7 +223,7 @@ def _read_factors(path, config):
     except SafetensorError as e:
         raise DamagedFileError(f"{path} is damaged: it can't be read ({e}). Restore it from a copy.") from e
     if odd:
-        warnings.warn(f"{path}: {some_names(odd, 1)} carry a wrapper's names; they were read without them.", stacklevel=4)
+        remark(f"{path}: {some_names(odd, 1)} carry a wrapper's names; they were read without them.")
     return _fitting_factors(path, config, **factors)
 
 # %% ../../nbs/training/18_adapters.ipynb #3b982a13

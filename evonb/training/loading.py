@@ -6,14 +6,13 @@
 __all__ = ['WRAPPERS', 'COMPUTED', 'quiet_transformers', 'some_names', 'bare_name', 'saved_state', 'renamed_state',
            'not_a_report', 'without_report', 'reported', 'load_whole', 'not_whole']
 
-# %% ../../nbs/training/17_loading.ipynb #3bd6a23d
+# %% ../../nbs/training/17_loading.ipynb #ff76c085
 import json
 import logging
-import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..core import InputError
+from ..core import InputError, remark
 
 # %% ../../nbs/training/17_loading.ipynb #d518d85b
 @contextmanager
@@ -110,7 +109,7 @@ def reported(
               for name, saved, own in sorted(found["mismatched_keys"])[:4]]
     return model, lines + [str(e) for e in found["error_msgs"] or ()]
 
-# %% ../../nbs/training/17_loading.ipynb #83378aab
+# %% ../../nbs/training/17_loading.ipynb #f5bd9488
 def load_whole(
     kind, # as in `reported`
     folder, # with config.json and safetensors
@@ -125,9 +124,8 @@ def load_whole(
         wrong = still
         if not wrong:
             again.generation_config = model.generation_config
-            warnings.warn(f"{folder}: the weights were saved with a wrapper's names (such as _orig_mod. of "
-                          "torch.compile, module. of DDP, base_model.model. of PEFT); they were read without them. The "
-                          "files are as they were.", stacklevel=2)
+            remark(f"{folder}: the weights were saved with a wrapper's names (such as _orig_mod. of torch.compile, "
+                   "module. of DDP, base_model.model. of PEFT); they were read without them. The files are as they were.")
             return again
     raise not_whole(folder, type(model).__name__, wrong)
 
