@@ -44,7 +44,7 @@ from ..training.adapters import Adapter, adapter_folders, check_complete, config
 from ..training.adapters import read_adapter, trained_on, write_adapter
 from ..training.base import Base, TextBegin, choose_device, open_base, open_folder, save_base, text_begin
 from ..training.gpt import GPTConfig, ModelConfig, new_gpt
-from ..training.limits import check_causal, check_fits, model_limits
+from ..training.limits import check_causal, check_context, model_limits
 from ..training.lifetime import Lifetime, LifetimeConfig, autocast, latest_checkpoint, load_checkpoint, lr_factor
 
 # %% ../../nbs/populations/14_experts.ipynb #1035e230
@@ -461,7 +461,7 @@ def check_trainable(
         begin = text_begin(base.tokenizer, config.begin, base.model)
         encoded = [encode_text(t, base.tokenizer, n, begin)[0] for ts in texts() for t in ts]
         longest = max(map(len, encoded), default=n)
-        if n != ExpertConfig.max_tokens or longest > most: check_fits(base.model, n, "max_tokens", base.name)
+        if n != ExpertConfig.max_tokens or longest > most: check_context(base.model, n, "max_tokens", base.name)
         n = longest
     check_causal(base.model, base.name, n)
 

@@ -279,6 +279,28 @@ def try_head(self: Engine) -> str: # why not; empty if it does
     off = float((own - full).abs().max() / full.abs().max())
     return "" if off <= rounding(self.model) else f"its head's logits differ from its own by {off:.1e} of the largest"
 
+# %% ../../nbs/tasks/14_engine.ipynb #ccaf9bc9
+@patch
+@torch.inference_mode()
+def try_cache(self: Engine) -> str: # why not; empty if it can
+    "Whether prompts that are filled up on the left, and then go on from a cache, get the logits that they get alone."
+    long, more = random_ids(self.model, 8)[0].tolist(), [1 % self.limits.n_vocab] * 2
+    texts, device = [long[:6], long[:3]], self.model.device
+    to = lambda rows: torch.tensor(rows, device=device)
+    x, mask = to([texts[0], [0] * 3 + texts[1]]), to([[1] * 6, [0] * 3 + [1] * 3])
+    position = (mask.cumsum(-1) - 1).clamp(min=0)
+    try:
+        first = self.model(input_ids=x, attention_mask=mask, position_ids=position, use_cache=True, logits_to_keep=1)
+        second = self.model(input_ids=to(more)[:, None], attention_mask=F.pad(mask, (0, 1), value=1),
+                            position_ids=position[:, -1:] + 1, past_key_values=first.past_key_values, use_cache=True,
+                            logits_to_keep=1)
+        alone = [self.model(input_ids=to([[*t, m]])).logits[0, -2:].float()
+                 for t, m in zip(texts, more, strict=True)]
+    except (TypeError, ValueError, RuntimeError, AttributeError, IndexError) as e: return f"{type(e).__name__} {e}"
+    own = torch.stack([first.logits[:, -1], second.logits[:, -1]], 1).float() # (2 prompts, 2 tokens, n_vocab)
+    off = max(apart(a, b) for a, b in zip(own, alone, strict=True))
+    return "" if off <= rounding(self.model) else f"logits of filled prompts differ by {off:.1e} of their length"
+
 # %% ../../nbs/tasks/14_engine.ipynb #92923d9a
 @patch
 @torch.inference_mode()
@@ -581,28 +603,6 @@ def greedy_plain(self: Engine,
             new[r].append(token)
             if answers[r] is None: answers[r] = self.ended(new[r], prompts[r % len(ids)])
     return new, answers
-
-# %% ../../nbs/tasks/14_engine.ipynb #ccaf9bc9
-@patch
-@torch.inference_mode()
-def try_cache(self: Engine) -> str: # why not; empty if it can
-    "Whether prompts that are filled up on the left, and then go on from a cache, get the logits that they get alone."
-    long, more = random_ids(self.model, 8)[0].tolist(), [1 % self.limits.n_vocab] * 2
-    texts, device = [long[:6], long[:3]], self.model.device
-    x = torch.tensor([texts[0], [0] * 3 + texts[1]], device=device)
-    mask = torch.tensor([[1] * 6, [0] * 3 + [1] * 3], device=device)
-    position = (mask.cumsum(-1) - 1).clamp(min=0)
-    try:
-        first = self.model(input_ids=x, attention_mask=mask, position_ids=position, use_cache=True, logits_to_keep=1)
-        second = self.model(input_ids=torch.tensor(more, device=device)[:, None], attention_mask=F.pad(mask, (0, 1), value=1),
-                            position_ids=position[:, -1:] + 1, past_key_values=first.past_key_values, use_cache=True,
-                            logits_to_keep=1)
-        alone = [self.model(input_ids=torch.tensor([[*t, m]], device=device)).logits[0, -2:].float()
-                 for t, m in zip(texts, more, strict=True)]
-    except (TypeError, ValueError, RuntimeError, AttributeError, IndexError) as e: return f"{type(e).__name__} {e}"
-    own = torch.stack([first.logits[:, -1], second.logits[:, -1]], 1).float() # (2 prompts, 2 tokens, n_vocab)
-    off = max(apart(a, b) for a, b in zip(own, alone, strict=True))
-    return "" if off <= rounding(self.model) else f"logits of filled prompts differ by {off:.1e} of their length"
 
 # %% ../../nbs/tasks/14_engine.ipynb #9ffc7ea8
 def bit_sums(

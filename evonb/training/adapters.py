@@ -217,7 +217,8 @@ def _read_factors(path, config):
                     raise InputError(f"{path} holds {key!r}: {what}, which is more than plain LoRA. Train adapters of "
                                      "linear modules only, without bias, DoRA and modules_to_save.")
                 m, n = named
-                if m in factors[n]: raise InputError(f"{path} holds lora_{n} of {m} twice, under two names. Save it again.")
+                if m in factors[n]:
+                    raise InputError(f"{path} holds lora_{n} of {m} twice, under two names. Save it again.")
                 if key != f"base_model.model.{m}.lora_{n}.weight": odd.append(key)
                 factors[n][m] = f.get_tensor(key)
     except SafetensorError as e:
@@ -251,8 +252,8 @@ def adapter_folders(
     found = {"default": folder} if (folder/"adapter_config.json").is_file() else {}
     below = {p.parent.name: p.parent for p in sorted(folder.glob("*/adapter_config.json"))}
     if found and "default" in below:
-        raise InputError(f"{folder} holds an adapter and another one in {folder/'default'}, and PEFT calls both default. "
-                         "Rename that folder.")
+        raise InputError(f"{folder} holds an adapter and another one in {folder/'default'}, and PEFT calls both "
+                         "default. Rename that folder.")
     return found | below
 
 # %% ../../nbs/training/18_adapters.ipynb #e7f9c288

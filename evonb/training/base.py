@@ -241,7 +241,7 @@ def check_base_folder(
     if adapter and not alone:
         raise InputError(f"{folder} holds a model and an adapter beside it. If the adapter was merged into the model, "
                          f"adding it would change the model twice. Write {folder}::model to open the model as it is; "
-                         "for a model with the adapter in it, merge them (PEFT's merge_and_unload) and save that alone.")
+                         "for a model with the adapter in it, merge them (PEFT's merge_and_unload) and save that.")
 
 # %% ../../nbs/training/20_base.ipynb #ac0d0e90
 def load_folder(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SENTINEL', 'CONTEXT_NAMES', 'WINDOW_NAMES', 'LOOKS', 'LOOK_PRICE', 'text_config', 'stated_context', 'Lookups',
-           'position_tables', 'vocabulary_size', 'Limits', 'model_limits', 'check_fits', 'check_vocabulary',
+           'position_tables', 'vocabulary_size', 'Limits', 'model_limits', 'check_context', 'check_vocabulary',
            'attention_window', 'states', 'apart', 'rounding', 'random_ids', 'reaches_back', 'Look', 'look_ahead',
            'check_causal']
 
@@ -91,8 +91,8 @@ def model_limits(
     context = min((n for n in told if n is not None), default=most if most and 0 < most < SENTINEL else None)
     return Limits(context and int(context), vocabulary_size(model))
 
-# %% ../../nbs/training/19_limits.ipynb #8ccd7e9c
-def check_fits(
+# %% ../../nbs/training/19_limits.ipynb #66c583cf
+def check_context(
     model, # of transformers
     n_tokens: int, # that it is to be given at once
     what: str, # the setting that says so
@@ -103,7 +103,7 @@ def check_fits(
     if most is not None and n_tokens > most:
         raise InputError(f"{what} is {n_tokens}, but {name} can read {most} tokens at once. Give at most {most}.")
 
-# %% ../../nbs/training/19_limits.ipynb #1380470d
+# %% ../../nbs/training/19_limits.ipynb #aa2526a0
 def check_vocabulary(
     model, # of transformers
     tokenizer, # its tokenizer
@@ -113,9 +113,10 @@ def check_vocabulary(
     rows = vocabulary_size(model)
     beyond = sorted((i, t) for t, i in tokenizer.get_vocab().items() if i >= rows)
     if not beyond: return
+    told = some_names(f"{t!r} ({i})" for i, t in beyond)
     raise InputError(f"The tokenizer of {name} gives token ids that the model doesn't know: it has {rows} embeddings, "
-                     f"for the ids 0 to {rows - 1}, but there are {some_names(f'{t!r} ({i})' for i, t in beyond)}. Open "
-                     "the model with the tokenizer that it was trained with, take the added tokens out, or give the "
+                     f"for the ids 0 to {rows - 1}, but there are {told}. Open the model with the tokenizer "
+                     "that it was trained with, take the added tokens out, or give the "
                      f"model rows for them: model.resize_token_embeddings({beyond[-1][0] + 1}).")
 
 # %% ../../nbs/training/19_limits.ipynb #eb137637
@@ -216,7 +217,7 @@ def look_ahead(
     LOOKS[model] = Look(n, ahead, apart(states(model, ids[:1, :short])[0], a[:short]) > many)
     return LOOKS[model]
 
-# %% ../../nbs/training/19_limits.ipynb #710b2ce6
+# %% ../../nbs/training/19_limits.ipynb #5372fb27
 def check_causal(
     model, # of transformers
     name: str, # how messages call it
@@ -225,11 +226,11 @@ def check_causal(
     "Refuse a model that looks ahead."
     try: ahead = look_ahead(model, n_tokens).ahead
     except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as e:
-        raise InputError(f"{name} can't read a text of random tokens ({type(e).__name__}: {str(e)[:300]}). Is it a model of "
-                         "text alone, in a precision that this device can compute?") from e
+        raise InputError(f"{name} can't read a text of random tokens ({type(e).__name__}: {str(e)[:300]}). Is it a "
+                         "model of text alone, in a precision that this device can compute?") from e
     if not ahead: return
-    raise InputError(f"{name} isn't a causal language model: {type(model).__name__} reads in both directions. Its states "
-                     f"of earlier tokens changed when later ones of a text of {LOOKS[model].n_tokens} tokens were "
-                     "exchanged, so it sees what it should predict, and no surprisal or score of it would mean "
+    raise InputError(f"{name} isn't a causal language model: {type(model).__name__} reads in both directions. Its "
+                     f"states of earlier tokens changed when later ones of a text of {LOOKS[model].n_tokens} tokens "
+                     "were exchanged, so it sees what it should predict, and no surprisal or score of it would mean "
                      "anything. Give a model that was trained to predict the next token (BERT and its kin need "
                      "is_decoder=True in config.json, and training with it).")

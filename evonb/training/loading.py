@@ -53,15 +53,15 @@ def bare_name(
     found = ".".join(parts)
     return next((n for n in (found, f"{prefix}.{found}") if n in expected), bare.removeprefix("base_model.model."))
 
-# %% ../../nbs/training/17_loading.ipynb #9e1349ec
+# %% ../../nbs/training/17_loading.ipynb #4766cbe1
 def saved_state(
     folder # with model.safetensors, or shards and their index
 ) -> dict: # name -> tensor
     "All tensors of a model's files, under the names they were saved with."
     from safetensors.torch import load_file
     folder, index, state = Path(folder), Path(folder)/"model.safetensors.index.json", {}
-    files = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.is_file() else ["model.safetensors"]
-    for name in files:
+    shards = json.loads(index.read_text())["weight_map"].values() if index.is_file() else ["model.safetensors"]
+    for name in sorted(set(shards)):
         if Path(name).name != name: raise InputError(f"{index} points to {name!r}, but a shard must lie beside it.")
         if twice := state.keys() & (more := load_file(folder/name)).keys():
             raise InputError(f"{folder} holds {some_names(sorted(twice))} in two files. Save the model again.")
@@ -79,8 +79,8 @@ def renamed_state(
     changed = any(a != b for a, b in names.items())
     return {b: state[a] for a, b in names.items()} if changed and len(set(names.values())) == len(names) else None
 
-# %% ../../nbs/training/17_loading.ipynb #850b082d
-def not_a_report(record): return " LOAD REPORT" not in record.getMessage() # a logging.Filter; what it says is handled here
+# %% ../../nbs/training/17_loading.ipynb #49449466
+def not_a_report(record): return " LOAD REPORT" not in record.getMessage() # a filter of logging
 
 @contextmanager
 def without_report():
@@ -109,13 +109,13 @@ def reported(
               for name, saved, own in sorted(found["mismatched_keys"])[:4]]
     return model, lines + [str(e) for e in found["error_msgs"] or ()]
 
-# %% ../../nbs/training/17_loading.ipynb #f5bd9488
+# %% ../../nbs/training/17_loading.ipynb #696d665e
 def load_whole(
     kind, # as in `reported`
     folder, # with config.json and safetensors
     **options # of `from_pretrained`
 ): # -> the model
-    "A model with exactly the weights that its folder holds. A wrapper's names are mended, and told; else it is refused."
+    "A model with exactly the weights that its folder holds, a wrapper's names taken off; else it is refused."
     model, wrong = reported(kind, folder, **options)
     if not wrong: return model
     state, prefix = saved_state(folder), model.base_model_prefix
@@ -125,7 +125,8 @@ def load_whole(
         if not wrong:
             again.generation_config = model.generation_config
             remark(f"{folder}: the weights were saved with a wrapper's names (such as _orig_mod. of torch.compile, "
-                   "module. of DDP, base_model.model. of PEFT); they were read without them. The files are as they were.")
+                   "module. of DDP, base_model.model. of PEFT); they were read without them. The files stay as they "
+                   "are.")
             return again
     raise not_whole(folder, type(model).__name__, wrong)
 

@@ -1,6 +1,7 @@
 """Surprisal and hidden states of words and passages for any tokenizer, model and length; the localiser."""
 
 import csv
+import dataclasses
 import itertools
 import json
 import math
@@ -681,7 +682,7 @@ def test_a_model_that_cannot_be_read_with_is_refused(tiny):
         tokenize(Slow(), [split_words("a", "the cat")])
     with pytest.raises(InputError, match="it has 60 embeddings"):
         new_base(make_model("gpt", 60), tiny.tokenizer, "small", "0")
-    small = replace(tiny, model=make_model("gpt", 60).eval())  # not by way of new_base
+    small = dataclasses.replace(tiny, model=make_model("gpt", 60).eval())  # not by way of new_base
     with pytest.raises(InputError, match="knows 60"):
         read(small, [split_words("a", "the doctors sleep")])
     broken = new_base(make_model("gpt", 600), tiny.tokenizer, "broken", "0")

@@ -541,3 +541,33 @@ def test_gpt2_whose_weights_are_stored_transposed_is_trained_too(tmp_path):
         peft = PeftModel.from_pretrained(copy.deepcopy(model), write_adapter(adapter, tmp_path / "a")).eval()
         torch.testing.assert_close(peft(x).logits, added, atol=1e-5, rtol=1e-5)
     assert (added - alone).abs().max() > 1e-3
+
+
+# How long texts may be ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "gpt"])
+def test_texts_beyond_the_positions_are_refused_before_anything_is_written(base, kind, tmp_path):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    n, ends = len(base.tokenizer), dict(bos_token_id=0, eos_token_id=0)
+    torch.manual_seed(0)
+    model = dict(
+        gpt2=lambda: GPT2LMHeadModel(GPT2Config(vocab_size=n, n_layer=1, n_head=2, n_embd=16, n_positions=20, **ends)),
+        llama=lambda: LlamaForCausalLM(LlamaConfig(vocab_size=n, hidden_size=16, intermediate_size=16, **ends,
+                                                   num_hidden_layers=1, num_attention_heads=2,
+                                                   max_position_embeddings=20)),
+        gpt=lambda: new_gpt(GPTConfig(vocab_size=n, n_layer=1, n_head=2, n_embd=16, block_size=20), Seeds(0)),
+    )[kind]()  # fmt: skip
+    small, short, long = new_base(model, base.tokenizer, kind), ["the cat sleeps."] * 8, ["the cat sleeps. " * 12] * 8
+    settings = dict(rank=1, steps=1, batch_size=2, warmup=0)
+    message = f"max_tokens is [0-9]+, but {kind} can read 20 tokens at once. Give at most 20"
+    for texts, n_max in ((long, 21), (short, 21), (long, 128)):
+        with pytest.raises(InputError, match=message):
+            train_expert(small, texts, ExpertConfig(**settings, max_tokens=n_max), Seeds(0), show=False)
+        with pytest.raises(InputError, match=message):
+            made = ExpertsConfig(experts=dict(a=short, b=texts), training=ExpertConfig(**settings, max_tokens=n_max))
+            train_experts(tmp_path / "run", made, show=False, base=small)
+        assert not (tmp_path / "run").exists()
+    train_expert(small, long, ExpertConfig(**settings, max_tokens=20), Seeds(0), show=False)
+    train_expert(small, short, ExpertConfig(**settings), Seeds(0), show=False)  # the default, which no text reaches

@@ -13,7 +13,7 @@ from evonb.training.limits import (
     Limits,
     attention_window,
     check_causal,
-    check_fits,
+    check_context,
     check_vocabulary,
     look_ahead,
     model_limits,
@@ -89,10 +89,10 @@ def test_a_tokenizers_word_counts_only_where_the_model_has_none():
 
 def test_what_doesnt_fit_is_refused():
     model = KNOWN["roberta"][0]()
-    check_fits(model, 22, "max_tokens", "it")
+    check_context(model, 22, "max_tokens", "it")
     with pytest.raises(InputError, match="max_tokens is 23, but it can read 22 tokens at once. Give at most 22"):
-        check_fits(model, 23, "max_tokens", "it")
-    check_fits(KNOWN["mamba"][0](), 10**6, "max_tokens", "it")
+        check_context(model, 23, "max_tokens", "it")
+    check_context(KNOWN["mamba"][0](), 10**6, "max_tokens", "it")
 
 
 def test_the_vocabulary_is_the_smaller_one_of_embedding_and_head():
