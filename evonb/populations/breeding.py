@@ -27,7 +27,7 @@ from ..evolution.operators import usable
 from ..evolution.search import best_so_far, evolve
 from ..kinds import refusal, write_results
 from .ensemble import COMBINATIONS, ensemble_accuracy
-from .experts import check_base, load_experts, read_expert, seen_in_training
+from .experts import check_base, load_experts, named_experts, read_expert, seen_in_training
 from .spaces import AdapterSpace, CoefficientSpace, StoredSpace
 from ..statistics import describe, family_text, judge_family, moments, p_text, paired_difference, units_text
 from ..statistics import verdict
@@ -199,14 +199,15 @@ def scored(
 
 # %% ../../nbs/populations/18_breeding.ipynb #21d4f0e6
 def experts_run(
-    experts # a run of experts, or a folder of adapters
+    experts # a run of experts, or a folder of adapters; ::NAMES behind it pick some
 ) -> Run | None: # None for a folder that isn't a run
     "The run of experts, if it is one; a run of another kind is refused."
-    if not Path(experts).is_dir():
-        raise FileNotFoundError(f"There is no folder {experts}. Give a run of evonb experts, or a folder of PEFT "
+    path, _ = named_experts(experts)
+    if not path.is_dir():
+        raise FileNotFoundError(f"There is no folder {path}. Give a run of evonb experts, or a folder of PEFT "
                                 "adapters.")
-    if not (Path(experts)/"run.json").is_file(): return None
-    if (run := open_run(experts)).kind == "experts": return run
+    if not (path/"run.json").is_file(): return None
+    if (run := open_run(path)).kind == "experts": return run
     raise refusal(run, "experts are in", "experts")
 
 # %% ../../nbs/populations/18_breeding.ipynb #5c20c5e0
