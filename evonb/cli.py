@@ -61,6 +61,7 @@ def with_settings(
             like = next(iter(ends), next((n for n, v in there.items() if ".n_" in f".{n}" and v), next(iter(there))))
             shown = there[like] if isinstance(there[like], str) else json.dumps(there[like])
             raise InputError(f"--set {text!r} {why} Write it like {like}={shown}; run.json lists them all.")
+        if isinstance(place[last], (list, tuple)) and "," in value and value[0] != "[": value = f"[{value}]"
         try: place[last] = json.loads(value)
         except ValueError: place[last] = value # what isn't JSON is the text itself
     return from_dict(type(config), values)

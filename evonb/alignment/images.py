@@ -19,7 +19,7 @@ from .surfaces import fsaverage5, gifti_side, hemispheres, open_gifti
 from .tables import columns_note, find_columns, name_key, number_column, open_table, spoken_words
 from .volumes import as_nifti, atlas_labels, centroids, check_affine, check_grid, check_regions
 from .volumes import check_size, open_image, same_grid
-from ..core import DamagedFileError, InputError, parsing
+from ..core import DamagedFileError, InputError, parsing, remark
 
 # %% ../../nbs/alignment/24_images.ipynb #cf2b5600
 _seconds = dict(sec=1., msec=1e-3, usec=1e-6)
@@ -47,12 +47,15 @@ def check_tr(
     if header is None and tr is None:
         raise InputError(f"The header of {where} gives no TR with a unit of time. Give tr= in seconds.")
     if header is None: return float(tr)
-    if tr is not None and abs(header - tr) > 1e-3 * tr:
+    wrong = not .05 <= header <= 60 # a unit that can't be, which tr overrules
+    if tr is not None and not wrong and abs(header - tr) > 1e-3 * tr:
         raise InputError(f"tr is {tr} s, but the header of {where} says {header:g} s. Find out which is right; repair "
                          "the header (pixdim[4] and its unit), or leave tr out.")
-    if not .05 <= header <= 60:
+    if wrong and tr is not None:
+        remark(f"The header of {where} gives a TR of {header:g} s, which can't be; tr={tr:g} s is taken.")
+    elif wrong:
         raise InputError(f"The header of {where} gives a TR of {header:g} s, which can't be: its unit (seconds or "
-                         "milliseconds) must be wrong. Repair the header.")
+                         "milliseconds) must be wrong. Give tr= in seconds, or repair the header.")
     return float(header) if tr is None else float(tr)
 
 # %% ../../nbs/alignment/24_images.ipynb #f0dc3070

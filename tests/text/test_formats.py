@@ -409,3 +409,22 @@ def test_overlap_of_a_sample_is_told_and_marks_nothing(monkeypatch):
     assert part.unseen is None and whole.unseen is not None
     for a, b in zip(part.info["overlap"], whole.info["overlap"]):
         assert a["sentences"] == b["sentences"] and 0 < a["also in training"] < b["also in training"] < 0.5
+
+
+def test_a_tr_overrules_a_header_that_cannot_be():
+    from evonb.alignment.images import check_tr
+
+    with pytest.warns(Remark, match="TR of 2000 s, which can't be; tr=2 s is taken"):
+        assert check_tr(2000.0, 2, "run 1") == 2
+    with pytest.raises(InputError, match="tr is 3 s, but the header"):
+        check_tr(2.0, 3, "run 1")
+    with pytest.raises(InputError, match="Give tr= in seconds"):
+        check_tr(2000.0, None, "run 1")
+
+
+def test_lists_are_set_with_commas():
+    from evonb.alignment.run import AlignConfig
+    from evonb.cli import with_settings
+
+    for text in ("delays=1,2", "delays=[1,2]"):
+        assert [*with_settings(AlignConfig(), [text]).delays] == [1, 2]
