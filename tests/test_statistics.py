@@ -8,7 +8,6 @@ from scipy import stats
 
 from evonb.core import InputError, Seeds
 from evonb.statistics import (
-    bootstrap_interval,
     cluster_interval,
     crossed_contrast,
     crossed_mean,
@@ -30,14 +29,6 @@ from evonb.statistics import (
 def simulated(rng, n, m, sd=(1.0, 1.0, 1.0), mean=0.0):
     "Models (n) that differ, items (m) that differ, and what is left."
     return mean + sd[0] * rng.normal(size=(n, 1)) + sd[1] * rng.normal(size=(1, m)) + sd[2] * rng.normal(size=(n, m))
-
-
-def test_the_resampled_interval_equals_a_plain_loop():
-    values = np.random.default_rng(0).normal(3, 1, (4, 30))
-    low, high = bootstrap_interval(values, np.random.default_rng(1), 4000)
-    rng = np.random.default_rng(2)
-    loop = [values[np.ix_(rng.integers(0, 4, 4), rng.integers(0, 30, 30))].mean() for _ in range(4000)]
-    assert np.allclose([low, high], np.quantile(loop, [0.025, 0.975]), atol=0.03)
 
 
 def test_each_factor_is_scipys_test_and_the_largest_p_counts():
