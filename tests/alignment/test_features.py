@@ -814,3 +814,11 @@ def test_smollm2_reads_like_a_plain_loop(smol, data_folder):
         scale = np.abs(states).max((1, 2), keepdims=True)
         assert np.abs((mine.hidden - states[:, t.holder]) / scale).max() < 1e-4
     assert json.loads(found.attrs["config"])["units"] == "bits" and 5 < found.surprisal.mean() < 9
+
+
+@pytest.mark.parametrize("context, begin, n_begin", [
+    (-1, "first", 1), (0, "none", 1), (3, "every", 1), (5, "every", 2)])
+def test_windows_that_could_never_end_are_refused(context, begin, n_begin):
+    with pytest.raises(InputError, match="context is"):
+        windows(50, context, begin, 0, n_begin)
+    assert windows(50, max(4, 2 * n_begin + 2), begin, 0, n_begin)[-1].stop == 50
