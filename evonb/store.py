@@ -429,6 +429,15 @@ def events(self: Run) -> list[dict]:
         if isinstance(event, dict) and isinstance(event.get("event"), str): found.append(event)
     return found
 
+# %% ../nbs/04_store.ipynb #1fab518b
+@patch
+def summary(self: Run,
+    **kinds # field -> its type, as `expect_fields` takes them
+) -> dict: # the fields that were asked for are there and of their type
+    "What came out, as plain values; empty where nothing has been finished yet."
+    path = self.file("summary.json")
+    return expect_fields(read_json(path), path, **kinds) if path.exists() else {}
+
 # %% ../nbs/04_store.ipynb #8946b366
 @patch
 def set_state(self: Run,

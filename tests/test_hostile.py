@@ -591,7 +591,7 @@ def test_every_reader_survives_changed_files(tmp_path):
     found = json.loads((tmp_path / "fuzz.json").read_text())["readers"]
     assert set(found) == set(fuzz.READERS) and len(found) > 55
     for name, f in found.items():
-        assert f["inputs"] == 40 and f["faults"] == 0, name
+        assert f["inputs"] == max(1, round(40 * fuzz.READERS[name].share)) and f["faults"] == 0, name
     assert sum(f["read"] for f in found.values()) > 500  # what is changed without harm is still read
 
 

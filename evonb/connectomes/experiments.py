@@ -18,7 +18,7 @@ from .generations import develop, evolve_connectome, inherited_connectome, life_
 from .settings import DevelopmentConfig, Experiment, ExperimentConfig
 from .summary import summarise
 from ..core import ConnectomeError, CorpusError, InputError, ProcessLostError, Seeds, Stopped, StopRequest
-from ..core import check_choice, file_sha256, from_dict, stoppable, to_dict
+from ..core import check_choice, file_sha256, from_dict, parsing, stoppable, to_dict
 from ..kinds import refusal
 from ..store import Run, check_folder, create_run, differences, open_run, read_dataset, read_json, reopen_run
 from ..store import write_json, writing_folder
@@ -194,10 +194,10 @@ def newborn_folder(
     seed: int # which newborn of the arm, from 0
 ) -> Path: # of the model, grown at the arm's chosen rate
     "Where a grown newborn is stored; one that isn't there is refused with those that are."
-    arms = read_json(run.file("summary.json"))["arms"] if run.file("summary.json").exists() else {}
+    arms = run.summary(arms=dict).get("arms")
     if not arms: raise InputError(f"{run.path} has raised no newborn yet. Resume it, or run evonb develop {run.path}.")
     check_choice(arm, arms, f"arm of {run.path}")
-    folder = life_folder(run, arm, seed, arms[arm]["lr"])/"model"
+    with parsing(run.file("summary.json")): folder = life_folder(run, arm, seed, arms[arm]["lr"])/"model"
     if not folder.is_dir():
         grown = run.file("development", arm).glob("seed-*/lr-*/model")
         seeds = sorted(p.parents[1].name.removeprefix("seed-") for p in grown)
@@ -237,14 +237,14 @@ def grown_newborns(
     arms: tuple = () # empty: all
 ) -> list: # of (arm, seed, what `open_base` takes)
     "The newborns of a run that have grown up, arm by arm."
-    path = run.file("summary.json")
-    there = read_json(path)["arms"] if path.exists() else {}
+    there = run.summary(arms=dict).get("arms")
     if not there: raise InputError(f"{run.path} has raised no newborn yet. Resume it, or run evonb develop {run.path}.")
     for a in arms: check_choice(a, there, f"arm of {run.path}")
     found = []
     for a in arms or there:
         seeds = sorted(int(p.name.removeprefix("seed-")) for p in run.file("development", a).glob("seed-*"))
-        seeds = [s for s in seeds if (life_folder(run, a, s, there[a]["lr"])/"model").is_dir()]
+        with parsing(run.file("summary.json")):
+            seeds = [s for s in seeds if (life_folder(run, a, s, there[a]["lr"])/"model").is_dir()]
         found += [(a, s, f"{run.path}::{a}/{s}") for s in seeds]
     return found
 

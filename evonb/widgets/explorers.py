@@ -8,7 +8,7 @@ __all__ = ['EXPLORERS', 'parts', 'explore', 'explore_pages']
 # %% ../../nbs/widgets/20_explorers.ipynb #20df54d7
 from pathlib import Path
 
-from ..core import check_choice
+from ..core import check_choice, parsing
 from ..kinds import refusal
 from ..registry import Registry
 from ..store import Run, open_run
@@ -45,7 +45,8 @@ def explore(
     if not found:
         shown = dict.fromkeys(k for name in EXPLORERS for k in EXPLORERS.entry(name).about.get("kinds", ()))
         raise refusal(run, "explorers show", *shown)
-    return EXPLORERS[check_choice(part or found[0], found, f"part of {run.path}")](run)
+    made = EXPLORERS[check_choice(part or found[0], found, f"part of {run.path}")]
+    with parsing(f"What {run.path} holds"): return made(run)
 
 # %% ../../nbs/widgets/20_explorers.ipynb #d4dd21c4
 def explore_pages(

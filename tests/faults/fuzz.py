@@ -19,6 +19,7 @@ import tempfile
 import time
 import traceback
 import warnings
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,6 +46,7 @@ class Reader:
     read: Callable  # that file
     kinds: tuple = (m.some_bytes,)  # how it is changed
     name: str = ""  # what the changed file is called in messages
+    share: float = 1.0  # of the inputs that others get: a whole page takes a second
     apart: bool = False  # evonb reads it in a process of its own first, which may crash, hang or run out of memory
 
 
@@ -1034,6 +1036,44 @@ def _():
     return make, read
 
 
+# --- whatever a command line can reach ------------------------------------------------------------------------------
+# By construction: every file beside the settings of a run of each kind (tests/runs), through every command that looks
+# at a run. A kind of run, a file or a command that comes later is here without being named.
+
+RUNS = ROOT / "tests" / "runs"
+CHANGES = {".json": (m.sealed_json,), ".zip": (m.sealed_archive,), ".jsonl": (m.json_lines,)}
+LOOKS = {"show": ([], ["--json"]), "report": ([],), "explore": ([],)}
+
+
+def looked_at(kind, command):
+    "What a command makes of a run; its error as it is raised."
+    def read(path):
+        from evonb.cli import COMMANDS, parser
+
+        for more in LOOKS[command]:
+            COMMANDS[command](parser().parse_args([command, str(path.parent), *more]))
+    return read
+
+
+def unpacked(kind, name):
+    def make(folder):
+        with zipfile.ZipFile(RUNS / f"{kind}.zip") as z:
+            z.extractall(folder / kind)
+        return folder / kind / name
+    return make
+
+
+for _packed in sorted(RUNS.glob("*.zip")):
+    _kind = _packed.stem
+    for _name in sorted(n for n in zipfile.ZipFile(_packed).namelist() if "/" not in n and Path(n).suffix in CHANGES):
+        for _command in LOOKS:
+            if _command == "explore" and _kind == "experts":
+                continue  # has nothing to explore
+            READERS[f"evonb {_command}: {_kind}'s {_name}"] = Reader(
+                unpacked(_kind, _name), looked_at(_kind, _command), CHANGES[Path(_name).suffix], _name,
+                share={"show": 0.1, "report": 0.02, "explore": 0.01}[_command])
+
+
 # --- running --------------------------------------------------------------------------------------------------------
 
 
@@ -1234,7 +1274,7 @@ def main():
     warm()
     found, out = {}, args.out or (RESULTS if args.n >= N else None)
     for name in args.reader or READERS:
-        found[name] = fuzz(name, range(args.n))
+        found[name] = fuzz(name, range(max(1, round(args.n * READERS[name].share))))
         f = found[name]
         print(f"{name:36} {f['inputs']:6} inputs, {f['read']:5} read, {f['faults']:3} faults, slowest "
               f"{f['slowest_s']:.2f} s, memory +{f['grown_mb']:.0f} MB, {f['seconds']:.1f} s", flush=True)
