@@ -28,7 +28,7 @@ from pathlib import Path
 from . import __version__
 from .core import EvonbError, InputError, Remark, Stopped, from_dict, human_bytes, human_count, human_time
 from .core import near_miss
-from .core import to_dict
+from .core import parsing, to_dict
 from .kinds import RUN_KINDS, ability
 from .registry import Registry, load_plugin
 from .statistics import family_text, p_text, units_text
@@ -230,11 +230,13 @@ def alignment_text(
 
 # %% ../nbs/84_cli.ipynb #85a0e13b
 def results_text(
-    summary: dict # a run's summary.json
+    summary: dict, # a run's summary.json
+    origin="The summary" # its file, for messages
 ) -> str: # lines; none for a kind of run that isn't known here
     "What came out, as text for a terminal: the table of its kind of run."
-    told = ability(summary.get("kind", "connectome"), "table")
-    return told(summary) if told else ""
+    with parsing(origin):
+        told = ability(summary.get("kind", "connectome"), "table")
+        return told(summary) if told else ""
 
 # %% ../nbs/84_cli.ipynb #6c397adb
 COMMANDS = Registry("command") # name -> function of the arguments; about: options, example, together
@@ -323,9 +325,8 @@ def finish(
 ):
     "Write the page, then print the table and where the page is: a terminal may be gone, or lack letters."
     from evonb.report import write_report
-    from evonb.store import read_json
     page = write_report(run.path).resolve()
-    print(results_text(read_json(run.file("summary.json"))), f"\nrun:    {run.path}\nreport: {page}", sep="\n")
+    print(results_text(run.summary(), run.file("summary.json")), f"\nrun:    {run.path}\nreport: {page}", sep="\n")
 
 # %% ../nbs/84_cli.ipynb #6600e19f
 def experiment_options(
@@ -677,12 +678,11 @@ def do_show(
     args # what `parser` made of the command line
 ):
     "What a run holds, as text or JSON."
-    from evonb.store import open_run, read_json
-    run = open_run(args.run)
-    path, nothing = run.file("summary.json"), dict(arms={}, generations=[], statement="Nothing has been finished yet.")
-    summary = read_json(path) if path.exists() else nothing
-    if args.json: print(json.dumps(dict(run=str(run.path), state=run.state(), **summary), indent=1))
-    else: print(run, results_text(summary) or summary.get("statement", ""), sep="\n\n")
+    from evonb.store import open_run
+    run, nothing = open_run(args.run), dict(arms={}, generations=[], statement="Nothing has been finished yet.")
+    summary = run.summary() or nothing
+    if args.json: print(json.dumps(summary | dict(run=str(run.path), state=run.state()), indent=1))
+    else: print(run, results_text(summary, run.file("summary.json")) or summary.get("statement", ""), sep="\n\n")
 
 # %% ../nbs/84_cli.ipynb #fe5eaa98
 def plan_options(

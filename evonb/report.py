@@ -24,7 +24,7 @@ from pathlib import Path
 import plotly.graph_objects as go
 from fastcore.basics import patch
 
-from .core import InputError, Seeds, human_count, human_time
+from .core import InputError, Seeds, human_count, human_time, parsing
 from .kinds import ability, command_of
 from .plots import alignment as alignment_plots, connectome as plots, examples, population as population_plots
 from .plots.population import by_test
@@ -181,7 +181,9 @@ def section_html(
     contents = {name: load(name) for name in (*part.needs, *part.uses)}
     absent = [n for n in part.needs if contents[n] is None]
     missing = lambda why: f"<p class='missing'>Not yet run: {esc(why)}</p>"
-    try: body = missing(f"the run has no {' and no '.join(absent)}.") if absent else part.body(*contents.values())
+    try:
+        with parsing(" or ".join(n for n, c in contents.items() if c is not None) or "The run"):
+            body = missing(f"the run has no {' and no '.join(absent)}.") if absent else part.body(*contents.values())
     except plots.NothingToPlot as e: body = missing(e)
     if body is None: return Html("")
     anchor = re.sub(r"\W+", "-", part.title.lower()).strip("-")
@@ -735,7 +737,7 @@ def write_report(
     "Write a run's report, whole or not at all."
     run = open_run(run_path)
     page = report_html(run)
-    with replacing(run.path/"report.html") as t: t.write_text(page, encoding="utf-8")
+    with replacing(run.path/"report.html") as t: t.write_text(page, encoding="utf-8", errors="backslashreplace")
     return run.path/"report.html"
 
 # %% ../nbs/80_report.ipynb #3c15c38f

@@ -651,8 +651,7 @@ def summed_models(
     run: Run # of kind alignment
 ) -> list | None: # names of the models; None where nothing was summed up yet
     "The models that a run's summary tells of: when the scored run has raised more since, they are scored too."
-    path = run.file("summary.json")
-    return read_json(path)["models"] if path.exists() else None
+    return run.summary(models=list).get("models")
 
 # %% ../../nbs/alignment/30_run.ipynb #1437fe5e
 def as_before(
@@ -697,7 +696,7 @@ def arm_table(
 ): # -> pandas DataFrame: a row an arm
     "What each arm reached: every measure's mean over its models, with its interval."
     import pandas as pd
-    found = read_json(run.file("summary.json"))["arms"] if run.file("summary.json").exists() else {}
+    found = run.summary(arms=dict).get("arms")
     if not found: raise InputError(f"{run.path} has scored nothing yet. Resume it.")
     def row(arm, v):
         told = {k: x for k, x in v.items() if isinstance(x, dict) and "mean" in x} # means of models, differences

@@ -123,8 +123,8 @@ def _parsed(path, text, layout):
     how = kind | dict(header=None, dtype=str, keep_default_na=False, na_filter=False)
     try: return pd.read_csv(io.StringIO(f"{first}\n{rest}"), **how).fillna("")
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as e:
-        raise InputError(f"{path} can't be read as a table: {str(e).strip()}. Its columns must be named in line 1, and each "
-                         "line have a cell for each.") from e
+        raise InputError(f"{path} can't be read as a table: {str(e).strip()}. Its columns must be named in line 1, "
+                         "and each line have a cell for each.") from e
 
 # %% ../../nbs/alignment/13_tables.ipynb #114b66c7
 def _named(path, frame, names):

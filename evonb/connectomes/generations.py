@@ -361,8 +361,7 @@ def told_arms(
     run # a Run of kind connectome
 ) -> set: # of arms' names
     "The arms that a run's results tell of."
-    path = run.file("summary.json")
-    return set(read_json(path)["arms"]) if path.exists() else set()
+    return set(run.summary(arms=dict).get("arms", ()))
 
 # %% ../../nbs/connectomes/16_generations.ipynb #f6d92b32
 def _drop_models(exp, chosen):

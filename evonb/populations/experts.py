@@ -779,7 +779,7 @@ def expert_table(
 ): # -> pandas DataFrame: a row an expert
     "What each expert learned from, and its loss (nats/token) on held-out texts of its own kind before and after."
     import pandas as pd
-    found = read_json(run.file("summary.json"))["experts"] if run.file("summary.json").exists() else {}
+    found = run.summary(experts=dict).get("experts")
     if not found: raise InputError(f"{run.path} has trained no expert yet. Resume it.")
     columns = ("source", "loss_before", "loss", "n_steps", "n_texts", "n_weights", "seconds", "begin", "n_cut")
     return pd.DataFrame([dict(expert=name) | {k: e.get(k) for k in columns} for name, e in found.items()])

@@ -1126,8 +1126,8 @@ def open_task(
         meant = f" Did you mean {TASKS.entry(form).spelled}?" if form in TASKS else near_miss(form, TASKS)
         raise InputError(f"{spec!r} names no task. Write one of: {', '.join(TASKS.spelled())}.{meant}")
     several, opened = "," in TASKS.entry(form).spelled, TASKS[form]
-    made = opened([n.strip() for n in what.split(",") if n.strip()] if several else what, name=name or spec, seeds=seeds,
-                  n_validation=n_validation, n_test=n_test, n_train=n_train)
+    what = [n.strip() for n in what.split(",") if n.strip()] if several else what
+    made = opened(what, name=name or spec, seeds=seeds, n_validation=n_validation, n_test=n_test, n_train=n_train)
     if not isinstance(made, Task):
         raise InputError(f"The task {form!r} gave {type(made).__name__}, but must give a Task.")
     made.name = name or spec

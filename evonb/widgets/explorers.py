@@ -59,4 +59,6 @@ def explore_pages(
     run = run if isinstance(run, Run) else open_run(run)
     folder = Path(folder or run.path/"explore")
     shown = parts(run) or [None] # of which `explore` says why there is nothing
-    return [explore(run, part).to_html(folder/f"{part}.html", max_mb=max_mb, show=show) for part in shown]
+    made = {part: explore(run, part) for part in shown}
+    with parsing(f"What {run.path} holds"):
+        return [e.to_html(folder/f"{part}.html", max_mb=max_mb, show=show) for part, e in made.items()]

@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from safetensors.torch import load_file
 
 from evonb.connectomes.experiments import develop_run, experiment, grown_newborns, load_newborn
@@ -232,6 +233,9 @@ def assert_same_run(a, b):
         elif name.endswith(".zarr.zip"):
             x, y = (read_dataset(f).drop_vars(clocks) for f in (p, q))
             assert x.identical(y), name
+        elif name.endswith(".nc"):  # says when, where and under which name, too
+            x, y = (xr.load_dataset(f).drop_vars(clocks) for f in (p, q))
+            assert x.equals(y), name
         else:
             assert p.read_bytes() == q.read_bytes(), name
     assert read_json(a.file("summary.json"))["arms"] == read_json(b.file("summary.json"))["arms"]
