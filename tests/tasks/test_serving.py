@@ -1,9 +1,11 @@
 """Scoring through a server: a real one on loopback against the engine in this process, and servers that misbehave."""
 
+import errno
 import http.client
 import json
 import math
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -22,7 +24,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from evonb.cli import main
-from evonb.core import DamagedFileError, InputError, Seeds, StopRequest
+from evonb.core import DamagedFileError, InputError, NoSpaceError, Seeds, StopRequest
 from evonb.populations.breeding import BreedConfig, breed
 from evonb.store import read_dataset, read_json, write_json
 from evonb.tasks.backends import InProcess
@@ -205,7 +207,8 @@ def test_adapters_are_loaded_from_their_folder_only(served, engine, tmp_path):
             for path in out:
                 path = str(path) if isinstance(path, Path) else path
                 answer = w.post("/v1/load_lora_adapter", json=dict(lora_name="x", lora_path=path))
-                assert answer.status_code == 400 and "lora_path" in answer.json()["error"]["message"], path
+                wanted = 404 if path and isinstance(path, str) and path != "\0" else 400
+                assert answer.status_code == wanted and "lora_path" in answer.json()["error"]["message"], path
             for name in ("tiny", "a/b", "../x", "", "x" * 200, None, "é", ["x"]):
                 answer = w.post("/v1/load_lora_adapter", json=dict(lora_name=name, lora_path=str(folder / "inside")))
                 assert answer.status_code == 400 and "lora_name" in answer.json()["error"]["message"], name
@@ -241,6 +244,50 @@ def test_an_adapters_life_on_the_server(served, engine):
         (path / "files.json").unlink()
         refused = post("load_lora_adapter", lora_name="one", lora_path=str(path))
         assert refused.status_code == 400 and "pickle" in refused.text
+
+
+@pytest.mark.parametrize(
+    "error, status",
+    [
+        (InputError("not plain LoRA"), 400),
+        (FileNotFoundError("no adapter_model.safetensors"), 404),
+        (DamagedFileError("a file that was cut off"), 503),
+        (NoSpaceError("the disk is full"), 503),
+        (OSError(errno.EIO, "Input/output error"), 503),
+        (OSError(errno.EMFILE, "Too many open files"), 503),
+        (PermissionError(errno.EACCES, "Permission denied"), 503),
+        (MemoryError("can't allocate memory"), 503),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 500),
+    ],
+)
+def test_only_a_misfit_is_the_adapters_own_failure(engine, tmp_path, monkeypatch, error, status, capfd):
+    "A client notes 400 as the individual's failure, so a machine's failure is never told as 400."
+
+    def fails(folder):
+        raise error
+
+    monkeypatch.setattr("evonb.tasks.serving.read_adapter", fails)
+    with ModelServer(engine, "tiny", tmp_path, TOKEN) as server:
+        with web((server.url,)) as w:
+            body = dict(lora_name="one", lora_path=str(tmp_path / "one"))
+            assert w.post("/v1/load_lora_adapter", json=body).status_code == status
+        b = ServerBackend(server.url, TOKENIZER, token=TOKEN, adapters_folder=tmp_path, retries=0)
+        if status == 400:
+            assert "not plain LoRA" in b.answers(individuals(engine.model, 1), CHOICES[:1], [])[0]
+        else:
+            with pytest.raises(ServerError, match=f"answered {status}"):
+                b.answers(individuals(engine.model, 1), CHOICES[:1], [])
+
+
+def test_an_adapter_that_was_cut_off_is_no_misfit(served, engine):
+    path = served[1] / "cut"
+    write_adapter(individuals(engine.model, 1)[0], path)
+    weights = path / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with web(served) as w:
+        answer = w.post("/v1/load_lora_adapter", json=dict(lora_name="cut", lora_path=str(path)))
+    shutil.rmtree(path)
+    assert answer.status_code == 503 and "damaged" in answer.json()["error"]["message"]
 
 
 def test_an_individual_that_does_not_fit_fails_alone_with_the_servers_message(served, engine):
@@ -845,6 +892,56 @@ def test_settings_that_cannot_work_are_refused(options, message, tmp_path):
     with pytest.raises(InputError, match=message) as e:
         ServerBackend(**dict(url="http://127.0.0.1:1", tokenizer=TOKENIZER, adapters_folder=tmp_path) | options)
     assert "secret" not in str(e.value)
+
+
+def sent_key(url, **options):
+    return ServerBackend(url, TOKENIZER, **options)._token
+
+
+def test_no_key_goes_where_it_was_not_named_for(fake, tmp_path, monkeypatch):
+    monkeypatch.delenv("EVONB_SERVER_TOKEN", raising=False)
+    for name in ("OPENAI_API_KEY", "HF_TOKEN", "ANTHROPIC_API_KEY"):
+        monkeypatch.setenv(name, "sk-somebody-elses")
+    seen = []
+    monkeypatch.setattr(FakeHandler, "parse_request", lambda self: parsed(self, seen))
+    of_fake(fake, tmp_path).digest()
+    assert seen and not any(seen)
+    monkeypatch.setenv("EVONB_SERVER_TOKEN", "named-for-this-one")
+    of_fake(fake, tmp_path).digest()
+    assert seen[-1] == "Bearer named-for-this-one"
+    of_fake(fake, tmp_path, token="an-argument").digest()
+    assert seen[-1] == "Bearer an-argument"
+    of_fake(fake, tmp_path, token="").digest()
+    assert seen[-1] is None
+
+
+def parsed(handler, seen):
+    good = BaseHTTPRequestHandler.parse_request(handler)
+    seen.append(handler.headers.get("Authorization") if good else None)
+    return good
+
+
+@pytest.mark.parametrize("host", ["example.org", "10.0.0.7", "192.168.1.2:8000", "localhost.example.org",
+                                  "[2001:db8::1]:80", "0x7f.1.example", "127.0.0.1.nip.io"])  # fmt: skip
+def test_a_token_is_not_sent_in_clear_text_to_another_machine(host, monkeypatch):
+    monkeypatch.setenv("EVONB_SERVER_TOKEN", "secret-token")
+    with pytest.raises(InputError, match="over plain http.*https.*ssh -L") as e:
+        sent_key(f"http://{host}")
+    assert "secret" not in str(e.value)
+    assert sent_key(f"https://{host}") == sent_key(f"http://{host}", clear_text=True) == "secret-token"
+    assert sent_key(f"http://{host}", token="") == ""
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:8000", "localhost:8000", "LocalHost", "[::1]:8000", "127.1.2.3"])
+def test_loopback_may_have_the_token(host):
+    assert sent_key(f"http://{host}", token="secret-token\n") == "secret-token"
+
+
+@pytest.mark.parametrize("token", ["two words", "a\nb", "schlüssel", "a\0b"])
+def test_a_token_that_no_header_can_hold_is_refused_unseen(token):
+    with pytest.raises(InputError, match="printable ASCII") as e:
+        sent_key("http://127.0.0.1:1", token=token)
+    assert token not in str(e.value)
 
 
 @pytest.mark.parametrize("more", [[], ["--ray", "local"]])
