@@ -418,6 +418,8 @@ _page = """<!doctype html>
 :root {{ color-scheme: light dark; }}
 body {{ margin: 0 auto; max-width: 1200px; padding: 16px; background: #fff; }}
 @media (prefers-color-scheme: dark) {{ body {{ background: #14171b; }} }}
+@page {{ margin: 14mm; }}
+@media print {{ :root {{ color-scheme: light; }} body {{ padding: 0; background: #fff; }} }}
 </style></head><body><main>{body}</main>{plotly}</body></html>
 """
 

@@ -32,6 +32,7 @@ const asText = (buffer) => new TextDecoder().decode(buffer);
 
 /** Whether the page around `node` is dark: the first opaque background decides, else what the user prefers. */
 function isDark(node) {
+  if (node.closest?.(".evonb-paper")) return false;
   for (let at = node; at; at = at.parentElement ?? at.getRootNode()?.host) {
     const [r, g, b, a = 1] = (getComputedStyle(at).backgroundColor.match(/[\d.]+/g) ?? [0, 0, 0, 0]).map(Number);
     if (a > 0.5) return 0.2126 * r + 0.7152 * g + 0.0722 * b < 110;
@@ -392,7 +393,8 @@ kinds.table = (host) => {
         line.addEventListener("click", () => host.click({ row: i, key: row[0] }));
         return line;
       });
-      const table = make("table", { class: "evonb-table" });
+      const letters = columns.reduce((n, c) => n + Math.max(...String(c).split(/\s+/).map((word) => word.length)), 0);
+      const table = make("table", { class: `evonb-table${letters > 90 ? " evonb-tight" : ""}` });
       if (note) table.append(make("caption", { textContent: note }));
       table.append(make("thead", {}, head), make("tbody", {}, ...body));
       box.replaceChildren(table);
@@ -488,13 +490,15 @@ function mount(root, link) {
     box.classList.toggle("evonb-dark", dark);
     views.forEach((v) => { if (v.host.section.dataset.state === "ready") v.host.redrawn(v.painter.restyle?.(link.values())); });
   };
+  const fit = () => views.forEach((v) => { if (v.host.root.clientWidth) v.host.redrawn(v.painter.resize?.()); });
   link.onPush((name, reply) => views.find((v) => v.host.view.name === name)?.push(reply),
               () => { cache.clear(); views.forEach((v) => v.again()); });
   const forget = link.onValues(update), unwatch = watchTheme(dress);
   const sizes = new ResizeObserver(() => { // its first call comes when the explorer is in the page: only then its colours are known
     dress();
-    views.forEach((v) => { if (v.host.root.clientWidth) v.host.redrawn(v.painter.resize?.()); });
+    fit();
   });
+  root.addEventListener("evonb-dress", () => { dress(); fit(); });
   sizes.observe(box);
   box.classList.toggle("evonb-dark", isDark(root));
   update();
@@ -507,8 +511,15 @@ function mount(root, link) {
 /** The widget's face: called by anywidget for each place where it is shown. */
 function render({ model, el }) { return mount(el, kernelLink(model)); }
 
-/** Draw the explorer whose replies stand in the page's element `ID-data`. */
+/** Draw the explorer whose replies stand in the page's element `ID-data`; it can be printed. */
 function mountStored(id) {
-  const data = JSON.parse(document.getElementById(`${id}-data`).textContent);
-  mount(document.getElementById(id), storedLink(data));
+  const data = JSON.parse(document.getElementById(`${id}-data`).textContent), root = document.getElementById(id);
+  mount(root, storedLink(data));
+  const again = () => root.dispatchEvent(new Event("evonb-dress"));
+  const narrow = () => {
+    root.classList.add("evonb-paper");
+    again();
+    return () => { root.classList.remove("evonb-paper"); again(); };
+  };
+  onPaper(narrow, figuresOnPaper);
 }
