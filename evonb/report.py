@@ -56,12 +56,14 @@ def table(
     rows, # of cells; the first of each row is its title
     caption: str = "" # what the table holds
 ) -> Html:
-    "A table that scrolls sideways on narrow screens."
+    "A table that scrolls sideways on narrow screens; on paper titles with many letters break within words."
+    header = list(header)
+    tight = sum(max(map(len, re.sub("<.*?>", " ", str(h)).split()), default=0) for h in header) > 90
     head = "".join(f"<th scope='col'>{esc(h)}</th>" for h in header)
     body = "".join(f"<tr><th scope='row'>{esc(first)}</th>{''.join(f'<td>{esc(c)}</td>' for c in rest)}</tr>"
                    for first, *rest in rows)
     note = f"<p class='note'>{esc(caption)}</p>" if caption else ""
-    return Html(f"{note}<div class='scroll' role='region' aria-label='table' tabindex='0'><table>"
+    return Html(f"{note}<div class='scroll' role='region' aria-label='table' tabindex='0'><table{' class=tight' * tight}>"
                 f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>")
 
 # %% ../nbs/80_report.ipynb #74d40e65
@@ -666,7 +668,19 @@ th, td { text-align: left; vertical-align: top; padding: .35rem .75rem .35rem 0;
 tbody th { font-weight: 500; } small { color: var(--soft); }
 td, th { white-space: nowrap; } details td { white-space: normal; }
 .swatch { display: inline-block; width: .7em; height: .7em; border-radius: 50%; margin-right: .5em; }
+p, li, h2, h3, figcaption, summary { overflow-wrap: anywhere; }
 summary { cursor: pointer; padding: .25rem 0; } pre { background: var(--tint); padding: .75rem; overflow-x: auto; }
+@page { margin: 14mm; }
+@media print {
+  :root { color-scheme: light;
+    --ink: #1f2328; --soft: #57606a; --page: #ffffff; --line: #d0d7de; --tint: #f3f5f7; --mark: #b04a00; }
+  body { font-size: 10pt; print-color-adjust: exact; } header, main, footer { max-width: none; padding: 0; }
+  nav, .modebar { display: none; } h2, h3, figcaption, summary, .note { break-after: avoid; }
+  figure, .plot, tr { break-inside: avoid; } .scroll { overflow: visible; } table { font-size: 8pt; width: 100%; }
+  td, th { white-space: normal; overflow-wrap: anywhere; padding-right: .4rem; }
+  table:not(.tight) thead th { overflow-wrap: break-word; }
+  pre { white-space: pre-wrap; overflow-wrap: anywhere; overflow: visible; }
+}
 """
 
 # %% ../nbs/80_report.ipynb #aaccae1b
@@ -681,6 +695,12 @@ for (const div of plots) {
   if (innerWidth < 600) spec.layout.dragmode = false;
   drawPlotly(div, spec, {responsive: true, modeBarButtonsToRemove: ["lasso2d", "select2d"]});
 }
+const opened = () => {
+  const shut = [...document.querySelectorAll("details:not([open])")];
+  shut.forEach(part => { part.open = true; });
+  return () => shut.forEach(part => { part.open = false; });
+};
+onPaper(opened, figuresOnPaper);
 scheme.addEventListener("change", () => plots.forEach(div => Plotly.relayout(div, {"font.color": ink()})));
 """
 
