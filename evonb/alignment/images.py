@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['EVENT_COLUMNS', 'movement', 'header_tr', 'check_tr', 'read_tsv', 'read_events', 'read_confounds', 'Signals',
-           'measured_mask', 'label_names', 'atlas_signals', 'mask_signals', 'masker_signals', 'cifti_signals',
-           'gifti_signals', 'run_signals', 'image_responses']
+           'measured_mask', 'label_table', 'label_names', 'label_places', 'atlas_notes', 'atlas_signals',
+           'mask_signals', 'masker_signals', 'cifti_signals', 'gifti_signals', 'run_signals', 'check_faults',
+           'image_responses']
 
 # %% ../../nbs/alignment/24_images.ipynb #575d5601
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -165,6 +166,7 @@ class Signals:
     tr: float | None # s, by the header
     place: object = None # of volumes: shape and affine, which all runs must share
     notes: tuple = ()
+    empty: tuple = () # targets that have no voxel, whose data are nan
 
 # %% ../../nbs/alignment/24_images.ipynb #57988801
 def _targets(names, rois, xyz=None):
@@ -197,16 +199,18 @@ def _on_grid(image, run, what, resample):
         raise InputError(f"{what} lies outside of the run: nothing would be left of it. Check both affines.") from e
 
 # %% ../../nbs/alignment/24_images.ipynb #b78d966e
-def _measured(run, inside, what):
-    "Refuse voxels without a number, which maskers would count as zero; elsewhere they may, in a copy of the run."
+def _measured(run, inside, what): # -> the run, finite; (nx, ny, nz) bool: voxels of `inside` without any number
+    "Refuse voxels that lack a number in some scans, which maskers would count as zero; tell those that have none."
     import nibabel as nib
     data = np.asanyarray(run.dataobj) # (nx, ny, nz, n_scans)
-    bad = ~np.isfinite(data[inside]).all(-1) # (n_voxels,)
+    finite = np.isfinite(data)
+    never = inside & ~finite.any(-1) # (nx, ny, nz)
+    bad = ~finite[inside & ~never].all(-1)
     if bad.any():
-        raise InputError(f"{bad.sum()} of {len(bad)} voxels of {what} hold NaN or infinite numbers in some scan. Leave "
-                         "them out with mask= (see `measured_mask`).")
-    if np.isfinite(data).all(): return run
-    return nib.Nifti1Image(np.nan_to_num(data, nan=0, posinf=0, neginf=0), run.affine, run.header)
+        raise InputError(f"{bad.sum()} of {inside.sum()} voxels of {what} hold NaN or infinite numbers in some scan. "
+                         "Leave them out with mask= (see `measured_mask`).")
+    if finite.all(): return run, never
+    return nib.Nifti1Image(np.nan_to_num(data, nan=0, posinf=0, neginf=0), run.affine, run.header), never
 
 # %% ../../nbs/alignment/24_images.ipynb #ef9e09c8
 def measured_mask(
@@ -227,24 +231,62 @@ def measured_mask(
     if not np.asanyarray(mask.dataobj).any(): raise InputError("No voxel is finite and changing in all runs.")
     return mask
 
+# %% ../../nbs/alignment/24_images.ipynb #09163914
+def label_table(
+    labels # as in `label_names`
+) -> dict: # label -> what it is called; empty for None
+    "Names by label, from whatever gives them."
+    import pandas as pd
+    if labels is None: return {}
+    if isinstance(labels, (str, Path)): labels = read_tsv(labels)
+    if isinstance(labels, pd.DataFrame):
+        labels = labels.rename(columns=dict(index="label", name="roi"))
+        labels = dict(zip(check_regions(labels, ["label", "roi"], "labels")["label"], labels["roi"], strict=True))
+    try: return {int(k): v for k, v in labels.items()}
+    except (ValueError, TypeError) as e: raise InputError(f"labels must have whole numbers as labels: {e}.") from e
+
 # %% ../../nbs/alignment/24_images.ipynb #e1de6dcc
 def label_names(
     labels, # DataFrame or TSV with label (or BIDS' index) and roi (or name), or dict; None, or n/a: "label 7"
     wanted: list # of int
 ) -> list: # of str
     "A name for each label of an atlas."
-    import pandas as pd
     if labels is None: return [f"label {v}" for v in wanted]
-    if isinstance(labels, (str, Path)): labels = read_tsv(labels)
-    if isinstance(labels, pd.DataFrame):
-        labels = labels.rename(columns=dict(index="label", name="roi"))
-        labels = dict(zip(check_regions(labels, ["label", "roi"], "labels")["label"], labels["roi"], strict=True))
-    try: labels = {int(k): v for k, v in labels.items()}
-    except (ValueError, TypeError) as e: raise InputError(f"labels must have whole numbers as labels: {e}.") from e
+    labels = label_table(labels)
     if lacking := [v for v in wanted if v not in labels]:
         raise InputError(f"labels names no region for the atlas's labels {lacking[:10]}. Give all of them.")
     blank = lambda v: v is None or v != v or str(v).strip() in ("", "n/a")
     return [f"label {v}" if blank(labels[v]) else str(labels[v]).strip() for v in wanted]
+
+# %% ../../nbs/alignment/24_images.ipynb #d62472d4
+def label_places(
+    numbers, # (nx, ny, nz) labels of the voxels that count
+    whole, # (nx, ny, nz) all labels
+    affine, # (4, 4), from voxel indices to mm
+    wanted # (n_wanted,) labels
+) -> np.ndarray: # (n_wanted, 3) mm; nan for labels without any voxel
+    "Centres of regions: of the voxels that count, or of all where none of them does."
+    xyz = np.full((len(wanted), 3), np.nan)
+    for image in (whole, numbers):
+        there = np.isin(wanted, image)
+        xyz[there] = centroids(image, affine, np.asarray(wanted)[there])
+    return xyz
+
+# %% ../../nbs/alignment/24_images.ipynb #b198692f
+def atlas_notes(
+    labels, # as in `label_names`
+    wanted: list, # of int: the atlas's labels
+    never # (nx, ny, nz) bool: voxels of the atlas that hold no number in any scan
+) -> list: # of str
+    "What an atlas's regions lack."
+    from evonb.alignment.responses import first_names
+    named = label_table(labels)
+    lost = [str(n) for v, n in named.items() if v not in (0, *wanted)]
+    notes = [f"{len(lost):,} of {len(named):,} regions that labels name have no voxel in the atlas and are left out: "
+             f"{first_names(lost)}"] if lost else []
+    if never.any(): notes.append(f"{never.sum():,} voxels of the atlas hold no number in any scan and are left out of "
+                                 "their regions")
+    return notes
 
 # %% ../../nbs/alignment/24_images.ipynb #73c0431a
 def _voxel_signals(run, data, names, rois, xyz, notes=()):
@@ -264,20 +306,26 @@ def atlas_signals(
     mask=None, # voxels that may count
     resample: bool = False # bring atlas and mask to the run's grid
 ) -> Signals:
-    "Means of the atlas's regions through nilearn's NiftiLabelsMasker."
+    "Means of the atlas's regions through nilearn's NiftiLabelsMasker; a region without a voxel has nan."
     import nibabel as nib
     from nilearn.maskers import NiftiLabelsMasker
     wanted = np.unique(atlas_labels(atlas)[1])
     wanted = wanted[wanted != 0].tolist()
-    atlas, numbers = atlas_labels(_on_grid(as_nifti(atlas, where="the atlas"), run, "The atlas", resample))
-    if mask is not None: numbers = numbers * _mask_array(mask, run, resample)
-    if lost := sorted(set(wanted) - set(np.unique(numbers).tolist())):
-        raise InputError(f"The labels {lost[:10]} of the atlas have no voxel left after the mask or resampling.")
-    run = _measured(run, numbers != 0, "the atlas")
-    names = label_names(labels, wanted)
+    atlas, whole = atlas_labels(_on_grid(as_nifti(atlas, where="the atlas"), run, "The atlas", resample))
+    numbers = whole if mask is None else whole * _mask_array(mask, run, resample)
+    run, never = _measured(run, numbers != 0, "the atlas")
+    numbers = np.where(never, 0, numbers)
+    names, there = label_names(labels, wanted), np.isin(wanted, numbers)
+    if not there.any(): raise InputError("No region of the atlas has a voxel left after the mask or resampling, and "
+                                         "without voxels that hold no number. Give an atlas and mask of this run.")
     image = nib.Nifti1Image(numbers.astype(np.int32), run.affine)
-    data = NiftiLabelsMasker(image, resampling_target=None, standardize=None, reports=False).fit_transform(run)
-    return _voxel_signals(run, data, names, names, centroids(numbers, run.affine, wanted))
+    masker = NiftiLabelsMasker(image, resampling_target=None, standardize=None, reports=False)
+    data = np.full((run.shape[3], len(wanted)), np.nan, np.float32)
+    data[:, there] = masker.fit_transform(run)
+    xyz, notes = label_places(numbers, whole, run.affine, wanted), atlas_notes(labels, wanted, never)
+    for note in notes: remark(f"{note}.")
+    found = _voxel_signals(run, data, names, names, xyz, notes)
+    return replace(found, empty=tuple(n for n, t in zip(names, there) if not t))
 
 # %% ../../nbs/alignment/24_images.ipynb #526f42ff
 def _mask_array(mask, run, resample): # (nx, ny, nz) bool
@@ -299,10 +347,12 @@ def mask_signals(
     import nibabel as nib
     from nilearn.maskers import NiftiMasker
     inside = _mask_array(mask, run, resample)
-    run = _measured(run, inside, "the mask")
+    run, never = _measured(run, inside, "the mask")
     masker = NiftiMasker(nib.Nifti1Image(inside.astype(np.uint8), run.affine), standardize=None, reports=False)
     names, xyz = _voxels(inside, run.affine)
-    return _voxel_signals(run, masker.fit_transform(run), names, ["mask"] * len(names), xyz)
+    data = masker.fit_transform(run) # (n_scans, n_voxels)
+    data[:, never[inside]] = np.nan
+    return _voxel_signals(run, data, names, ["mask"] * len(names), xyz)
 
 # %% ../../nbs/alignment/24_images.ipynb #9495be0a
 def _is_fitted(masker): return hasattr(masker, "__sklearn_is_fitted__") and masker.__sklearn_is_fitted__()
@@ -402,7 +452,7 @@ def run_signals(
     resample: bool = False, # bring atlas or mask to the run's grid (nearest voxel) instead of refusing it
     max_bytes: float = 8e9 # what reading it may take in memory
 ) -> Signals:
-    "What one run of any format measured; only finite numbers."
+    "What one run of any format measured; a target that has no number in some scan holds nan there."
     import nibabel as nib
     if isinstance(image, (str, Path)): image = open_image(image, max_bytes)
     elif hasattr(image, "dataobj"): check_size(image, where, max_bytes)
@@ -419,9 +469,6 @@ def run_signals(
         elif mask is not None: found = mask_signals(run, mask, resample)
         else: raise InputError(f"{where} is a volume: give atlas= (a label image), mask=, or masker= (one of "
                                "nilearn's).")
-    if not np.isfinite(found.data).all():
-        name = found.targets["target"].iloc[int((~np.isfinite(found.data)).any(0).argmax())]
-        raise InputError(f"{where} holds NaN or infinite numbers, first in the target {name!r}. Leave it out.")
     return found
 
 # %% ../../nbs/alignment/24_images.ipynb #5eb47cdf
@@ -447,6 +494,22 @@ def _run_words(events, runs, tr, tier=None):
     if all(o is None for o in offsets): return passages, onsets, None, notes
     return passages, onsets, [on if off is None else off for on, off in zip(onsets, offsets)], notes # impulses
 
+# %% ../../nbs/alignment/24_images.ipynb #47b1c989
+def check_faults(
+    data, # (n_scans, n_targets) of all runs
+    targets, # their table
+    empty=() # names of targets without a voxel
+) -> np.ndarray: # (n_targets,) str as of `target_faults`
+    "Why targets can't be predicted; refused where none can."
+    from evonb.alignment.responses import target_faults
+    why = target_faults(data)
+    why[targets["target"].isin(empty).to_numpy()] = "have no voxel"
+    if (why == "").any(): return why
+    told = ", ".join(f"{(why == w).sum():,} {w}" for w in dict.fromkeys(why.tolist()))
+    raise InputError(f"None of the {len(why):,} targets of the images can be predicted: {told}. What is "
+                     "constant, or not a number in some scan, has no response. Check that the images are runs, not "
+                     "maps, and that no scan lacks all its numbers.")
+
 # %% ../../nbs/alignment/24_images.ipynb #14601420
 def image_responses(
     images, # a run or a list of runs: NIfTI, CIFTI or GIFTI (path or nibabel image; both hemispheres: a dict)
@@ -465,7 +528,7 @@ def image_responses(
     tier: str | None = None # of TextGrids: which holds words; None: the only one, or the one that is called words
 ): # Responses: one sample a scan, one group a run
     "Responses of one person from any scanner runs and tables of words; nothing is standardised."
-    from evonb.alignment.responses import Responses, varying_targets
+    from evonb.alignment.responses import Responses, left_out_table, varying_targets
     from evonb.alignment.scans import to_scans
     if masker is not None and (atlas is not None or mask is not None):
         raise InputError("Give a masker, or an atlas and mask, but not both: a masker has its own.")
@@ -494,10 +557,14 @@ def image_responses(
     rate = np.concatenate([to_scans(np.ones((len(o), 1)), o, len(r.data), tr, how="sum")
                            for o, r in zip(onsets, runs, strict=True)]) # (n_scans, 1)
     groups = np.repeat([p.name for p in passages], [len(r.data) for r in runs])
-    data, targets, still = varying_targets(np.concatenate([r.data for r in runs]), runs[0].targets)
-    return Responses(name=name, kind="series", data=data, targets=targets.assign(subject=subject), groups=groups, passages=passages, onsets=onsets,
+    data, all_targets = np.concatenate([r.data for r in runs]), runs[0].targets.assign(subject=subject)
+    why = check_faults(data, all_targets, {t for r in runs for t in r.empty})
+    data, targets, gone = varying_targets(data, all_targets, why)
+    for note in gone: remark(f"{name}: {note}.")
+    return Responses(name=name, kind="series", data=data, targets=targets, groups=groups, passages=passages, onsets=onsets,
                      offsets=offsets, tr=tr, nuisance={"word rate": rate}, subject_nuisance=moved, illustrative=False,
-                     notes=list(dict.fromkeys([*(n for r in runs for n in r.notes), *notes, *more, *still])))
+                     notes=list(dict.fromkeys([*(n for r in runs for n in r.notes), *notes, *more, *gone])),
+                     left_out=left_out_table(all_targets, why))
 
 # %% ../../nbs/alignment/24_images.ipynb #b7a5e6cd
 def _movement(confounds, columns, runs, subject):

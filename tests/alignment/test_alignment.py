@@ -158,6 +158,24 @@ def test_a_region_that_is_constant_for_a_while_is_left_out_there_by_name(n_peopl
     assert np.isfinite(summary["arms"]["random"]["gain"]["mean"])
 
 
+def test_a_region_without_data_keeps_its_place_in_maps_and_is_counted(grown, tmp_path):
+    heard, _ = toy_brain(Seeds(3), n_subjects=1, n_rois=2, n_sentences=60)
+    place = dict(target="empty", roi="empty", subject=heard.subjects[0], x=20.0, y=-70.0, z=30.0)
+    gone = pd.DataFrame([place | dict(place=1, why="have no voxel")])
+    notes = ["1 of 3 targets have no voxel and are left out: empty"]
+    few = dict(arms=("random",), layers=(0,), untrained=0, n_permutations=20, block=5)
+    run = align(tmp_path / "run", grown, replace(heard, left_out=gone, notes=notes), **few)
+    ds = read_dataset(run.file("brain.zarr.zip"))
+    assert ds.attrs["n_targets_left_out"] == 1 and json.loads(ds.targets_left_out) == {"have no voxel": 1}
+    assert ds.target_left_out.values.tolist() == ["empty"] and ds.why_left_out.values.tolist() == ["have no voxel"]
+    assert ds.sizes["target"] == 2 and np.isfinite(ds.gain_best).all()
+    volume = read_volume(run.file("maps", "random-gain.nii.gz"))
+    table = roi_table(volume).set_index("roi")
+    assert np.isnan(table.value["empty"]) and table.value.notna().sum() == 2 and table.x["empty"] == 20
+    page = write_report(run.path).read_text(encoding="utf-8")
+    assert "have no voxel and are left out: empty" in page
+
+
 def test_a_region_of_nothing_but_drift_is_left_out_by_name():
     heard, _ = toy_brain(Seeds(3), n_subjects=2, n_rois=2, n_sentences=60)
     slow = np.concatenate([np.linspace(-1, 1, w.stop - w.start) for _, w in heard.runs])[:, None]

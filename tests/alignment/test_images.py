@@ -19,7 +19,7 @@ from nibabel.nifti1 import Nifti1Extension
 from evonb.alignment import images as im
 from evonb.alignment import surfaces as sf
 from evonb.alignment import volumes as bm
-from evonb.core import DamagedFileError, InputError, NoSpaceError, Seeds
+from evonb.core import DamagedFileError, InputError, NoSpaceError, Remark, Seeds
 
 AFFINE = np.array([[-2.0, 0.3, 0, 20], [0.2, 2.5, 0.1, -30], [0, -0.2, 3, -10], [0, 0, 0, 1]])  # oblique, left-handed
 LONG = "Pearson r of layer 12 – connectome, seed 3, mean over five contiguous folds, Ångström <&\"'> " * 3
@@ -669,8 +669,9 @@ def test_another_grid_is_an_error_and_resampling_explicit():
     half = nib.Nifti1Image(
         np.asarray(ATLAS.dataobj), AFFINE @ (np.eye(4) - np.eye(4, k=3) * 2)
     )  # two voxels to the left
-    with pytest.raises(InputError, match=r"labels \[3\].*no voxel left"):
-        im.image_responses(bold(), words(), half, resample=True)
+    with pytest.warns(Remark, match="1 of 3 targets have no voxel and are left out: label 3"):
+        r = im.image_responses(bold(), words(), half, resample=True)
+    assert r.targets.target.tolist() == ["label 8", "label 21"] and r.left_out.x.isna().all()
 
 
 def test_gaps_are_never_counted_as_zero():
@@ -930,3 +931,108 @@ def test_a_known_word_response_is_found_where_it_is():
     scores = encode(design(r, size[:, None], how="sum"), r.data, r.groups, RidgeConfig())
     found = dict(zip(NAMES.values(), scores.r.mean("fold").values, strict=True))
     assert found["back"] > 0.8 and abs(found["front"]) < 0.35 and abs(found["tip"]) < 0.35
+
+
+# ---- what was not measured
+
+
+WALL = slice(100, 140)  # vertices without data
+
+
+def walled(n=10242, value=0.0, side="left", seed="wall"):
+    data = draw(6, n, name=seed + side)
+    data[:, WALL] = value
+    return gifti(*data, AnatomicalStructurePrimary=f"Cortex{side.title()}"), data
+
+
+@pytest.mark.parametrize("value", [0.0, 7.5, np.nan])
+@pytest.mark.parametrize("n", [10242, 642])
+def test_an_empty_medial_wall_is_left_out_by_name_and_keeps_its_place(tmp_path, value, n):
+    image, data = walled(n, value)
+    nib.save(image, tmp_path / "wall.func.gii")
+    why = "hold NaN or infinite numbers" if np.isnan(value) else "never vary"
+    with pytest.warns(Remark, match=f"40 of {n:,} targets {why} and are left out: left vertex 100, .* and 30 more"):
+        r = im.image_responses(tmp_path / "wall.func.gii", words(), tr=2.0)
+    kept = np.delete(np.arange(n), WALL)
+    assert np.array_equal(bits(r.data), bits(data[:, kept])) and r.places().tolist() == kept.tolist()
+    assert r.left_out.target.tolist() == [f"left vertex {i}" for i in range(100, 140)] and set(r.left_out.why) == {why}
+    assert any("40 of" in note for note in r.notes) and repr(r).endswith("; 40 left out)")
+    table = r.placed(kept)  # a map: nan on the wall, all others where they were measured
+    expected = np.arange(float(n))
+    expected[WALL] = np.nan
+    assert np.array_equal(table.value, expected, equal_nan=True)
+    assert table.target.tolist() == [f"left vertex {i}" for i in range(n)]
+    with pytest.raises(InputError, match="values for"):
+        r.placed(np.zeros(n))
+
+
+def test_both_hemispheres_and_cifti_lose_dead_vertices_and_what_one_run_lacks_is_out_of_all(tmp_path):
+    sides = {s: walled(642, 0, s)[0] for s in sf.hemispheres}
+    r = im.image_responses(sides, words(), tr=2.0)
+    assert len(r.left_out) == 80 and r.left_out.place.tolist() == [*range(100, 140), *range(742, 782)]
+    data = draw(12, 5)
+    data[:, 1], data[3, 3] = 4, np.inf
+    images = [nib.Cifti2Image(d, (nib.cifti2.SeriesAxis(0, 2, 12), dense())) for d in (data, draw(12, 5, name="two"))]
+    r = im.image_responses(images, [words()] * 2)
+    assert r.left_out.target.tolist() == ["thalamus left voxel 2 3 4"]  # the vertex varies in the second run
+    one = im.image_responses(images[0], words())
+    assert dict(zip(one.left_out.target, one.left_out.why, strict=True)) == {
+        "cortex left vertex 9": "never vary",
+        "thalamus left voxel 2 3 4": "hold NaN or infinite numbers",
+    }
+    data[:] = 1
+    with pytest.raises(InputError, match="None of the 5 targets .* 5 never vary"):
+        im.image_responses(nib.Cifti2Image(data, (nib.cifti2.SeriesAxis(0, 2, 12), dense())), words())
+
+
+def test_voxels_without_a_number_are_left_out_of_masks_and_regions():
+    data = np.array(bold().get_fdata(dtype=np.float32))
+    data[0, 0, 0], data[2, 1, 0], data[2, 2, 2] = np.nan, np.nan, 5
+    run = scan(data)
+    with pytest.warns(Remark):
+        r = im.image_responses(run, words(), mask=scan(np.ones((4, 5, 6), np.uint8)))
+    assert dict(zip(r.left_out.target, r.left_out.why, strict=True)) == {
+        "voxel 0 0 0": "hold NaN or infinite numbers",
+        "voxel 2 1 0": "hold NaN or infinite numbers",
+        "voxel 2 2 2": "never vary",
+    }
+    assert r.placed(np.ones(117)).value.isna().sum() == 3 and r.left_out.place.tolist() == [0, 66, 74]
+    with pytest.warns(Remark, match="voxels of the atlas hold no number in any scan"):
+        r = im.image_responses(run, words(), ATLAS, NAMES)
+    assert r.left_out is None and np.allclose(r.data[:, 0], data[0].reshape(30, 9)[1:].mean(0), atol=1e-3)
+
+
+@pytest.mark.parametrize("how", ["masked", "nan", "constant"])
+def test_an_empty_region_is_left_out_by_name_and_keeps_its_place(how):
+    labels, data = np.asarray(ATLAS.dataobj), np.array(bold().get_fdata(dtype=np.float32))
+    if how != "masked":
+        data[labels == 8] = np.nan if how == "nan" else 3
+    mask = scan((labels != 8).astype(np.uint8)) if how == "masked" else None
+    why = "never vary" if how == "constant" else "have no voxel"
+    with pytest.warns(Remark, match=f"1 of 3 targets {why} and are left out: back"):
+        r = im.image_responses(scan(data), words(), ATLAS, NAMES, mask=mask)
+    assert r.targets.target.tolist() == ["front", "tip"]
+    assert np.allclose(r.data[:, 1], data[labels == 21].mean(0), atol=1e-3)
+    table = r.placed([0.25, 0.5])
+    assert table.target.tolist() == ["front", "back", "tip"] and np.isnan(table.value[1]) and table.why[1] == why
+    centre = (AFFINE @ [*np.argwhere(labels == 8).mean(0), 1])[:3]
+    assert np.allclose(table.loc[1, ["x", "y", "z"]].astype(float), centre, atol=1e-4)
+    volume = bm.label_volume(ATLAS, table.assign(label=list(NAMES)))
+    assert np.isnan(volume.values[labels == 8]).all() and (volume.values[labels == 21] == 0.5).all()
+
+
+def test_an_atlas_without_any_voxel_in_the_run_is_refused_and_unused_names_are_told():
+    labels = np.asarray(ATLAS.dataobj)
+    with pytest.raises(InputError, match="No region of the atlas has a voxel left"):
+        im.image_responses(bold(), words(), ATLAS, mask=scan((labels == 0).astype(np.uint8)))
+    with pytest.warns(Remark, match="1 of 5 regions that labels name have no voxel in the atlas .*: unused"):
+        r = im.image_responses(bold(), words(), ATLAS, {0: "background", **NAMES, 99: "unused"})
+    assert r.left_out is None and len(r.targets) == 3
+
+
+def test_a_choice_of_regions_keeps_the_places_of_what_is_left_out_in_them():
+    labels, data = np.asarray(ATLAS.dataobj), np.array(bold(60).get_fdata(dtype=np.float32))
+    data[labels == 8] = 0
+    r = im.image_responses(scan(data), words(), ATLAS, NAMES)
+    assert r.select(rois="tip").left_out is None and r.select().left_out.place.tolist() == [1]
+    assert r.cleaned().placed([1, 2]).value.fillna(0).tolist() == [1, 0, 2]
