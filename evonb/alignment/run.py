@@ -339,7 +339,7 @@ def gather_brain(self: Alignment, made): # made: a dataset each model; -> xarray
     ds = ds.assign_attrs(data=self.data.name, illustrative=int(self.data.illustrative), folds=self.config.ridge.folds,
                          notes=json.dumps([*self.data.notes, *self.left_out_notes()]),
                          n_permutations=self.config.n_permutations)
-    return self.with_counts(ds, [m.attrs for m in made])
+    return self.with_counts(self.with_left_out(ds), [m.attrs for m in made])
 
 # %% ../../nbs/alignment/30_run.ipynb #5b7de201
 @patch
@@ -425,6 +425,17 @@ def with_counts(self: Alignment, ds, counts): # counts: a dict each model; -> xa
     each = {k: [int(c.get(k, -1)) for c in counts] for k in COUNTS}
     notes = [*json.loads(ds.notes), *count_notes({k: max(v) for k, v in each.items()})]
     return ds.assign({k: ("model", v) for k, v in each.items()}).assign_attrs(notes=json.dumps(notes))
+
+# %% ../../nbs/alignment/30_run.ipynb #62c88a39
+@patch
+def with_left_out(self: Alignment, ds): # -> xarray Dataset, with `target_left_out` and why, and counts in attributes
+    "Which targets the data set holds no data of."
+    gone = self.data.left_out
+    if gone is None: return ds
+    counts = {str(w): int(n) for w, n in gone["why"].value_counts().items()}
+    beside = {f"{k}_left_out": ("target_left_out", gone[k].tolist()) for k in ("why", "roi", "subject", "place")}
+    return ds.assign_coords(target_left_out=gone["target"].map(str).tolist()).assign(beside).assign_attrs(
+        n_targets_left_out=len(gone), targets_left_out=json.dumps(counts))
 
 # %% ../../nbs/alignment/30_run.ipynb #502cc9f2
 @patch
@@ -581,7 +592,7 @@ def write_maps(self: Alignment, ds):
     for arm in dict.fromkeys(ds.arm.values.tolist()):
         rows = ds.isel(model=ds.arm.values == arm)
         for what in ("r", "gain"):
-            table = region_table(rows, f"{what}_best")
+            table = region_table(rows, f"{what}_best", self.data.left_out)
             if table is None: return
             about = dict(data=self.data.name, arm=arm, layer="chosen on the other folds", measure=what,
                          source=self.config.source)
@@ -592,14 +603,18 @@ def write_maps(self: Alignment, ds):
 # %% ../../nbs/alignment/30_run.ipynb #6bf57109
 def region_table(
     ds, # scores over model and target, with roi and positions
-    what: str # a score over model and target, such as gain_best
-): # -> DataFrame of roi, x, y, z (mm) and value; None where no region has a position
+    what: str, # a score over model and target, such as gain_best
+    left_out=None # table of targets without data, as `Responses.left_out`
+): # -> DataFrame of roi, x, y, z (mm) and value (nan where it was left out); None where no region has a place and value
     "A row a region: the mean over models and people."
     import pandas as pd
     places = pd.DataFrame({k: ds[k].values for k in ("roi", "x", "y", "z")})
-    t = mean_by_roi(places, known_mean(ds[what].transpose("model", "target").values))
-    t = t.dropna(subset=["x", "y", "z", "value"])
-    return t if len(t) else None
+    values = known_mean(ds[what].transpose("model", "target").values)
+    if left_out is not None:
+        more = left_out.loc[~left_out["roi"].isin(places["roi"]), list(places)]
+        places, values = pd.concat([places, more]), np.r_[values, np.full(len(more), np.nan)]
+    t = mean_by_roi(places, values).dropna(subset=["x", "y", "z"])
+    return t if t["value"].notna().any() else None
 
 # %% ../../nbs/alignment/30_run.ipynb #3729695b
 def score_table(
