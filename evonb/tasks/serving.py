@@ -6,8 +6,8 @@
 __all__ = ['AGAIN', 'LONGEST_PAUSE', 'MAX_REPLY', 'PROBES', 'MAX_PROMPTS', 'MOST_APART', 'ServerError', 'server_message',
            'retry_pause', 'reply_choices', 'prompt_logprobs', 'servable', 'ServerBackend', 'default_adapters',
            'server_address', 'is_loopback', 'check_token', 'together', 'received', 'server_error', 'probes_apart',
-           'Refused', 'error_body', 'Asked', 'asked', 'prompt_ids', 'token_logprobs', 'continuations', 'ModelServer',
-           'read_body', 'serve', 'served_by', 'check_served']
+           'Refused', 'error_body', 'Asked', 'asked', 'prompt_ids', 'token_logprobs', 'continuations', 'answered',
+           'Job', 'has_left', 'Batches', 'ModelServer', 'read_body', 'serve', 'served_by', 'check_served']
 
 # %% ../../nbs/tasks/20_serving.ipynb #c9bc3971
 import asyncio
@@ -20,15 +20,17 @@ import math
 import os
 import re
 import secrets
+import selectors
 import shutil
+import socket
 import sys
 import threading
 import time
 import traceback
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -155,7 +157,8 @@ class ServerBackend(Backend):
         concurrency: int = 16, # requests under way at once
         max_loaded: int = 4, # individuals on the server at once
         batch: int = 64, # prompts in a request
-        timeout: float = 120., # seconds that one try may take, from first to last byte
+        timeout: float = 120., # seconds that one try may take, from first to last byte; queueing in `evonb serve` apart
+        patience: float = 3600., # seconds to come back while a server says 429 with Retry-After: too much waits there
         retries: int = 4, # further tries of a request
         backoff: float = .5, # seconds of the first pause
         seed: int = 0, # of the pauses' jitter
@@ -172,6 +175,7 @@ class ServerBackend(Backend):
         self.adapters_at, self.keep, self.within = adapters_at or str(self.folder), keep, within
         for name in ("concurrency", "max_loaded", "batch"): setattr(self, name, check_positive(locals()[name], name))
         self.retries, self.timeout = check_positive(retries, "retries", least=0), check_seconds(timeout, "timeout")
+        self.patience, self._ours = check_seconds(patience, "patience"), False
         self.backoff, self._rng = check_seconds(backoff, "backoff"), Seeds(seed).child("retries").numpy()
         self._names, self._session = itertools.count(), secrets.token_hex(4)
         self._alone, self._known, self._encoded, self._digest = threading.Lock(), None, {}, None
@@ -235,8 +239,8 @@ def _run(self: ServerBackend, work): # an async function without arguments
     async def with_client():
         started.append((asyncio.get_running_loop(), asyncio.current_task()))
         self._slots, self._places = asyncio.Semaphore(self.concurrency), asyncio.Semaphore(self.max_loaded)
-        async with httpx.AsyncClient(headers=headers, timeout=self.timeout, limits=limits,
-                                     trust_env=not local) as client:
+        timeout = httpx.Timeout(None, connect=self.timeout) # `_send` has its own for the whole
+        async with httpx.AsyncClient(headers=headers, timeout=timeout, limits=limits, trust_env=not local) as client:
             self._client = client
             return await work()
     with self._alone, ThreadPoolExecutor(1) as pool:
@@ -293,9 +297,10 @@ def server_error(
 @patch
 async def _send(self: ServerBackend, path, body):
     "Status, headers and content of one try."
-    method = "GET" if body is None else "POST"
-    async with self._slots, asyncio.timeout(self.timeout):
-        async with self._client.stream(method, self.url + path, json=body) as reply:
+    method, queue = "GET" if body is None else "POST", math.ceil(min(self.timeout, 30)) # seconds until its turn
+    async with self._slots, asyncio.timeout(self.timeout + queue * self._ours):
+        prefer = dict(Prefer=f"wait={queue}")
+        async with self._client.stream(method, self.url + path, json=body, headers=prefer) as reply:
             parts, size = [], 0
             async for part in reply.aiter_bytes():
                 parts.append(part)
@@ -308,7 +313,8 @@ async def _send(self: ServerBackend, path, body):
 async def _ask(self: ServerBackend, path, body=None, again=AGAIN):
     "A request with its retries: what the server said, and which try it was."
     import httpx
-    for attempt in range(self.retries + 1):
+    attempt, start = 0, time.monotonic()
+    while True:
         status, said, retry_after = None, None, None
         try:
             status, headers, said = await self._send(path, body)
@@ -316,8 +322,11 @@ async def _ask(self: ServerBackend, path, body=None, again=AGAIN):
         except TimeoutError: said = f"no answer within {self.timeout:g} s"
         except (httpx.HTTPError, httpx.InvalidURL) as e: said = f"no answer ({type(e).__name__}: {e})"
         if status == 200: return said, attempt
-        if attempt == self.retries or status not in (None, *again): break
-        await asyncio.sleep(retry_pause(attempt, retry_after, self._rng, self.backoff))
+        queued = status == 429 and retry_after is not None and time.monotonic() - start < self.patience
+        if status not in (None, *again) or (attempt == self.retries and not queued): break
+        pause = retry_pause(attempt, retry_after, self._rng, self.backoff)
+        await asyncio.sleep(max(pause, .02) * self._rng.uniform(1, 1.5) if queued else pause)
+        attempt += not queued
     raise server_error(self.url + path, status, said, attempt + 1)
 
 # %% ../../nbs/tasks/20_serving.ipynb #b333a18b
@@ -330,6 +339,7 @@ async def _card(self: ServerBackend):
         raise ServerError(f"{self.url}/v1/models gave no list of models: {server_message(reply)}", 200)
     bases = {c["id"]: c for c in cards if not c.get("parent")}
     name = next(iter(bases), None) if self.wanted_model is None and len(bases) == 1 else self.wanted_model
+    self._ours = all(c.get("owned_by") == "evonb" for c in cards)
     if name in bases: return bases[name]
     wanted = "no model was named" if name is None else f"the model {name!r} isn't served"
     raise ServerError(f"{self.url}: {wanted}. It serves: {', '.join(bases) or 'none'}. Name one: model=..., or "
@@ -357,7 +367,7 @@ async def _meet(self: ServerBackend):
     probe = self.probe_ids(room or 32)
     refused = []
     for n_new in (0, 1):
-        try: values = await self._logprobs(card["id"], probe, n_new, ())
+        try: values = await self._logprobs(card["id"], probe, n_new, (429, 502, 503, 504))
         except ServerError as e:
             if e.status not in (200, 400, 422, 500, 501): raise
             refused.append(f"with max_tokens={n_new}: {e}")
@@ -494,6 +504,16 @@ _OF_INDIVIDUAL = (400, 422) # how a server refuses an adapter that doesn't fit; 
 class _Unfit(EvonbError):
     "The server doesn't take this individual."
 
+# %% ../../nbs/tasks/20_serving.ipynb #f2cec941
+@patch
+async def _let_go(self: ServerBackend, name):
+    "Take an individual off the server; one that it won't let go of is warned about, since its memory fills."
+    try:
+        async with asyncio.timeout(min(self.timeout, 30)): # someone may wait who interrupted the work
+            await self._ask("/v1/unload_lora_adapter", dict(lora_name=name))
+    except (ServerError, TimeoutError) as e:
+        if getattr(e, "status", None) != 404: warnings.warn(f"{name} may still be loaded: {e}", stacklevel=2)
+
 # %% ../../nbs/tasks/20_serving.ipynb #d1a8c291
 @patch
 @asynccontextmanager
@@ -508,18 +528,18 @@ async def _loaded(self: ServerBackend, adapter):
             writing = asyncio.ensure_future(asyncio.to_thread(write_adapter, servable(adapter), self.folder/folder))
             await asyncio.shield(writing)
         body = dict(lora_name=name, lora_path=f"{self.adapters_at}/{folder}")
-        try: await self._ask("/v1/load_lora_adapter", body, (429, 502, 503, 504))
+        loading = asyncio.ensure_future(self._ask("/v1/load_lora_adapter", body, (429, 502, 503, 504)))
+        try: await asyncio.shield(loading)
         except ServerError as e:
             if e.status in (404, 405, 501): raise ServerError(f"{e}{_NO_LORA}") from e
             if e.status != 400 or "already been loaded" not in str(e): # that is a lost reply
                 raise _Unfit(str(e)) if e.status in _OF_INDIVIDUAL else e from None
+        except asyncio.CancelledError: # the server may have it all the same
+            await asyncio.wait([loading], timeout=min(self.timeout, 30))
+            await self._let_go(name)
+            raise
         try: yield name
-        finally: # a server that won't let go of it is warned about, since its memory fills
-            try:
-                async with asyncio.timeout(min(self.timeout, 30)): # someone may wait who interrupted the work
-                    await self._ask("/v1/unload_lora_adapter", dict(lora_name=name))
-            except (ServerError, TimeoutError) as e:
-                if getattr(e, "status", None) != 404: warnings.warn(f"{name} may still be loaded: {e}", stacklevel=2)
+        finally: await self._let_go(name)
     finally: # a thread can't be cancelled: what it writes is waited for
         if writing: await asyncio.wait([writing])
         if not self.keep: shutil.rmtree(self.folder/folder, ignore_errors=True)
@@ -561,9 +581,13 @@ def answers(self: ServerBackend,
 # %% ../../nbs/tasks/20_serving.ipynb #3f7def9a
 class Refused(EvonbError):
     "A request that the server doesn't do, with the status of HTTP."
-    def __init__(self, status: int, message: str):
+    def __init__(self,
+        status: int,
+        message: str,
+        retry_after: int = 1 # seconds, told with 429
+    ):
         super().__init__(message)
-        self.status = status
+        self.status, self.retry_after = status, retry_after
 
 # %% ../../nbs/tasks/20_serving.ipynb #b893a4ef
 def error_body(
@@ -703,18 +727,200 @@ def token_logprobs(
 def continuations(
     engine: Engine, # whose model is the individual asked for
     ids: list, # of lists of token ids
-    max_tokens: int, # of each continuation
-    stop: tuple = () # strings
+    max_tokens: int | list, # of each continuation; a list has one for each
+    stop: tuple | list = () # strings; a list has a tuple for each
 ) -> list: # of (token ids, text, "stop" or "length")
     "Continue each prompt greedily."
-    size, ends, found = max(1, engine.max_tokens // (max(map(len, ids)) + max_tokens)), engine.end_ids(), []
-    check_causal(engine.model, engine.name, max(map(len, ids)) + max_tokens)
-    for i in range(0, len(ids), size):
-        part = [tuple(s) for s in ids[i:i + size]]
-        for new, text in zip(*engine.greedy(part, [Prompt("", max_tokens, stop)] * len(part), 1)):
+    limits = max_tokens if isinstance(max_tokens, list) else [max_tokens] * len(ids)
+    stops, ends, found = stop if isinstance(stop, list) else [stop] * len(ids), engine.end_ids(), [None] * len(ids)
+    order = sorted(range(len(ids)), key=lambda i: -len(ids[i]) - limits[i])
+    if order: check_causal(engine.model, engine.name, len(ids[order[0]]) + limits[order[0]])
+    while order:
+        size = max(1, engine.max_tokens // (len(ids[order[0]]) + max(limits[i] for i in order)))
+        part, order = order[:size], order[size:]
+        prompts = [Prompt("", limits[i], tuple(stops[i])) for i in part]
+        for i, new, text in zip(part, *engine.greedy([tuple(ids[i]) for i in part], prompts, 1), strict=True):
             cut = new[-1] in ends or text != engine.tokenizer.decode(new, skip_special_tokens=True)
-            found.append((new, text, "stop" if cut else "length"))
+            found[i] = new, text, "stop" if cut else "length"
     return found
+
+# %% ../../nbs/tasks/20_serving.ipynb #a3bff4e3
+def answered(
+    engine: Engine,
+    adapter: Adapter, # the individual; without modules the base
+    wanted: list # of (token ids, Asked): prompts, and what is wanted of each
+) -> list: # per prompt ((new token ids, text, reason), what `token_logprobs` says or None)
+    "The answers to prompts of one individual, of however many requests."
+    longest = max(len(ids) + a.max_tokens for ids, a in wanted)
+    new, scores = [([], "", "length")] * len(wanted), [None] * len(wanted)
+    for _ in engine.groups([adapter], sum(len(ids) + a.max_tokens for ids, a in wanted), longest): # one group
+        some = [i for i, (_, a) in enumerate(wanted) if a.max_tokens]
+        limits, stops = [wanted[i][1].max_tokens for i in some], [wanted[i][1].stop for i in some]
+        for i, c in zip(some, continuations(engine, [wanted[i][0] for i in some], limits, stops), strict=True):
+            new[i] = c
+        some = [i for i, (_, a) in enumerate(wanted) if a.logprobs is not None]
+        if not some: continue
+        k = max(wanted[i][1].logprobs for i in some)
+        for i, s in zip(some, token_logprobs(engine, [[*wanted[i][0], *new[i][0]] for i in some], k), strict=True):
+            scores[i] = [t and (t[0], t[1][:wanted[i][1].logprobs]) for t in s]
+    return list(zip(new, scores, strict=True))
+
+# %% ../../nbs/tasks/20_serving.ipynb #515a6db5
+@dataclass(eq=False)
+class Job:
+    "A request on its way through the model."
+    adapter: Adapter # of the individual that is asked
+    asked: Asked
+    connection: socket.socket | None = None # its client's; None: the caller is in this process
+    due: float = 0. # on the monotonic clock; the least is computed first
+    n_begun: int = 0 # prompts that were given to the model
+    found: dict = field(default_factory=dict) # index of a prompt -> what `answered` says
+    error: Exception | None = None # why there is no answer
+    begun: threading.Event = field(default_factory=threading.Event)
+    done: threading.Event = field(default_factory=threading.Event)
+
+    def sizes(self): return [len(ids) + self.asked.max_tokens for ids in self.asked.ids[self.n_begun:]] # tokens
+
+# %% ../../nbs/tasks/20_serving.ipynb #099e4fb8
+def has_left(
+    connection: socket.socket | None
+) -> bool:
+    "Whether a client has closed its end. One that closes only its sending half counts as gone, as with nginx or Go."
+    if connection is None: return False
+    try:
+        with selectors.DefaultSelector() as s:
+            s.register(connection, selectors.EVENT_READ)
+            return bool(s.select(0)) and connection.recv(1, socket.MSG_PEEK) == b""
+    except (OSError, ValueError): return True
+
+# %% ../../nbs/tasks/20_serving.ipynb #0c87a605
+class Batches:
+    "Requests that wait, and the one thread that computes them."
+    def __init__(self,
+        engine: Engine,
+        max_waiting: int = 4096 # prompts; what would make more is refused with 429
+    ):
+        self.engine, self.max_waiting = engine, check_positive(max_waiting, "max_waiting")
+        self.jobs, self.speed = [], 1000. # tokens a second, a moving mean
+        self.thread, self.closing, self._now = None, False, ()
+        self._news, self._alone = threading.Condition(), threading.Lock()
+
+# %% ../../nbs/tasks/20_serving.ipynb #c7071332
+@patch
+def answer(self: Batches,
+    job: Job,
+    wait: float | None = None # seconds until its turn must have come, else it is refused with 429; None: any
+) -> list: # per prompt, as `answered` says
+    "Have a request computed with the others."
+    n_tokens = sum(job.sizes())
+    with self._news:
+        if self.closing: raise Refused(503, "This server is being stopped.")
+        waiting = [s for j in self.jobs for s in j.sizes()]
+        later = int(min(max(sum(waiting) / self.speed, 1), 30))
+        if self.jobs and len(waiting) + len(job.asked.ids) > self.max_waiting:
+            raise Refused(429, f"{len(waiting)} prompts wait already. Come back later.", later)
+        job.due = time.monotonic() + n_tokens / self.speed
+        self.jobs.append(job)
+        self._news.notify_all()
+    while self.thread is None and not job.done.is_set(): self.step() # without a thread the caller computes
+    if not job.begun.wait(wait):
+        with self._news:
+            if not job.begun.is_set(): self._end(job, Refused(429, f"Its turn didn't come within {wait:g} s.", later))
+    job.done.wait()
+    if job.error: raise job.error
+    return [job.found[i] for i in range(len(job.asked.ids))]
+
+# %% ../../nbs/tasks/20_serving.ipynb #bd2d6777
+@patch
+def _end(self: Batches, job, error=None):
+    "A request is answered, or won't be."
+    job.error = error
+    if job in self.jobs: self.jobs.remove(job)
+    job.begun.set()
+    job.done.set()
+
+# %% ../../nbs/tasks/20_serving.ipynb #7d516c63
+@patch
+def next_batch(self: Batches) -> list: # of (Job, index of a prompt), all of one individual
+    "What goes through the model next; who has left is dropped."
+    with self._news:
+        for job in [j for j in self.jobs if has_left(j.connection)]:
+            self._end(job, ConnectionAbortedError("The client has left."))
+        jobs = sorted(self.jobs, key=lambda j: j.due)
+        room, batch = min(max(self.engine.max_tokens, self.speed / 2), 16 * self.engine.max_tokens), []
+        for job in [j for j in jobs if j.adapter is jobs[0].adapter]:
+            for size in job.sizes():
+                if batch and size > room: break
+                batch.append((job, job.n_begun))
+                job.n_begun, room = job.n_begun + 1, room - size
+                job.begun.set()
+            if job.n_begun < len(job.asked.ids): break # the model is full
+        self._now = {j for j, _ in batch}
+    return batch
+
+# %% ../../nbs/tasks/20_serving.ipynb #d812248d
+@patch
+def step(self: Batches):
+    "Compute one batch."
+    with self._alone:
+        batch, start = self.next_batch(), time.monotonic()
+        if not batch: return
+        self._compute(batch)
+        n_tokens = sum(len(j.asked.ids[i]) + j.asked.max_tokens for j, i in batch)
+        self.speed += .3 * (n_tokens / max(time.monotonic() - start, 1e-6) - self.speed)
+        with self._news:
+            for job in self._now:
+                if job.error or len(job.found) == len(job.asked.ids): self._end(job, job.error)
+            self._now = ()
+
+# %% ../../nbs/tasks/20_serving.ipynb #baae113d
+@patch
+def _compute(self: Batches, batch):
+    "Answers, or what went wrong, into the batch's requests."
+    try: found = answered(self.engine, batch[0][0].adapter, [(j.asked.ids[i], j.asked) for j, i in batch])
+    except Exception as e:
+        jobs = dict.fromkeys(j for j, _ in batch)
+        if len(jobs) == 1: batch[0][0].error = e
+        else:
+            for job in jobs: self._compute([(j, i) for j, i in batch if j is job])
+    else:
+        for (job, i), answer in zip(batch, found, strict=True): job.found[i] = answer
+
+# %% ../../nbs/tasks/20_serving.ipynb #1b99cb27
+@patch
+def run(self: Batches):
+    "What the thread does until it is told to end."
+    while True:
+        with self._news:
+            while not self.jobs and not self.closing: self._news.wait()
+            if self.closing: break
+        self.step()
+    self.refuse_all()
+
+# %% ../../nbs/tasks/20_serving.ipynb #a1350176
+@patch
+def refuse_all(self: Batches):
+    "Refuse what waits and isn't in the model right now."
+    with self._news:
+        for job in [j for j in self.jobs if j not in self._now]:
+            self._end(job, Refused(503, "This server is being stopped."))
+
+# %% ../../nbs/tasks/20_serving.ipynb #2c2d6bfd
+@patch
+def open(self: Batches):
+    "Start the thread."
+    self.thread = threading.Thread(target=self.run, name="evonb computes")
+    self.thread.start()
+
+# %% ../../nbs/tasks/20_serving.ipynb #ccf30bef
+@patch
+def close(self: Batches):
+    "Refuse what waits, finish what is in the model, end the thread."
+    with self._news:
+        self.closing = True
+        self._news.notify_all()
+    self.refuse_all()
+    if self.thread: self.thread.join()
 
 # %% ../../nbs/tasks/20_serving.ipynb #50dabcb5
 class ModelServer:
@@ -727,7 +933,8 @@ class ModelServer:
         port: int = 0, # 0 takes a free one
         max_loaded: int = 16, # adapters at once
         max_body: int = 8 << 20, # bytes of a request
-        max_connections: int = 64 # at once
+        max_connections: int = 256, # at once
+        max_waiting: int = 4096 # prompts; more are refused with 429
     ):
         self.engine, self.name = engine, name
         self.folder = Path(adapters_folder or default_adapters()).absolute()
@@ -739,7 +946,8 @@ class ModelServer:
         self.port = check_positive(port, "port", least=0)
         self.max_loaded, self.max_body = check_positive(max_loaded, "max_loaded"), check_positive(max_body, "max_body")
         self.max_connections = check_positive(max_connections, "max_connections")
-        self.loaded, self._lock, self._computing = {}, threading.Lock(), threading.Lock()
+        self.loaded, self._lock = {}, threading.Lock()
+        self.base, self.batches = Adapter({}, {}, {}, {}), Batches(engine, max_waiting)
         self._n_vocab, self._word = engine.head.weight.shape[0], cache(lambda t: engine.tokenizer.decode([t]))
         self._http = self._thread = None
 
@@ -749,7 +957,7 @@ class ModelServer:
 
 # %% ../../nbs/tasks/20_serving.ipynb #aff7ee5b
 @patch
-def models(self: ModelServer, body=None) -> dict:
+def models(self: ModelServer, body=None, caller=None) -> dict:
     "GET /v1/models: the base, then loaded adapters with their parent."
     card = lambda name, **more: dict(id=name, object="model", created=0, owned_by="evonb", **more)
     base = card(self.name, root=self.name, parent=None, max_model_len=self.engine.context)
@@ -760,7 +968,7 @@ _LORA_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 # %% ../../nbs/tasks/20_serving.ipynb #bc8a19cf
 @patch
-def load(self: ModelServer, body) -> str:
+def load(self: ModelServer, body, caller=None) -> str:
     "POST /v1/load_lora_adapter: an adapter from the adapters' folder, under a name."
     name, path = body.get("lora_name"), body.get("lora_path")
     if not isinstance(name, str) or not _LORA_NAME.fullmatch(name) or name == self.name:
@@ -794,7 +1002,7 @@ def _read(self: ModelServer, path):
 
 # %% ../../nbs/tasks/20_serving.ipynb #11b298bc
 @patch
-def unload(self: ModelServer, body) -> str:
+def unload(self: ModelServer, body, caller=None) -> str:
     "POST /v1/unload_lora_adapter"
     name = body.get("lora_name")
     with self._lock: gone = self.loaded.pop(name, None) if isinstance(name, str) else None
@@ -803,21 +1011,19 @@ def unload(self: ModelServer, body) -> str:
 
 # %% ../../nbs/tasks/20_serving.ipynb #663be05a
 @patch
-def completions(self: ModelServer, body) -> dict:
-    "POST /v1/completions: log-probabilities of prompts, and greedy continuations."
-    model, served = body.get("model"), {self.name: Adapter({}, {}, {}, {}), **self.loaded}
+def completions(self: ModelServer,
+    body: dict, # a request's JSON
+    caller=None # the `_Handler` that it came through
+) -> dict:
+    "POST /v1/completions: log-probabilities of prompts, and continuations."
+    model, served = body.get("model"), {self.name: self.base, **self.loaded}
     adapter = served.get(model) if isinstance(model, str) else None
     if adapter is None: raise Refused(404, f"The model {model!r:.150} does not exist. Served are: {', '.join(served)}.")
     a = asked(body, self.engine.tokenizer, self.engine.context, self._n_vocab, self.engine.begin)
-    longest, n_tokens = max(map(len, a.ids)) + a.max_tokens, sum(map(len, a.ids)) + a.max_tokens * len(a.ids)
-    with self._computing:
-        for _ in self.engine.groups([adapter], n_tokens, longest): # one group
-            new = [([], "", "length")] * len(a.ids)
-            if a.max_tokens: new = continuations(self.engine, a.ids, a.max_tokens, a.stop)
-            whole = [[*i, *t] for i, (t, *_) in zip(a.ids, new)]
-            scores = [None] * len(whole) if a.logprobs is None else token_logprobs(self.engine, whole, a.logprobs)
-    choices = [self._choice(i, a, *x) for i, x in enumerate(zip(a.ids, new, scores, strict=True))]
-    n, n_new = sum(map(len, a.ids)), sum(len(t) for t, *_ in new)
+    wait = re.search(r"\bwait=(\d{1,6})\b", (caller.headers.get("Prefer") or "") if caller else "") # RFC 7240
+    found = self.batches.answer(Job(adapter, a, caller and caller.connection), wait and float(wait[1]))
+    choices = [self._choice(i, a, ids, *x) for i, (ids, x) in enumerate(zip(a.ids, found, strict=True))]
+    n, n_new = sum(map(len, a.ids)), sum(len(new[0]) for new, _ in found)
     return dict(id=f"cmpl-{secrets.token_hex(8)}", object="text_completion", created=int(time.time()), model=model,
                 choices=choices, usage=dict(prompt_tokens=n, completion_tokens=n_new, total_tokens=n + n_new))
 
@@ -889,6 +1095,7 @@ def read_body(
 class _Handler(BaseHTTPRequestHandler):
     "One connection."
     protocol_version, server_version, sys_version, timeout = "HTTP/1.1", "evonb", "", 30
+    wbufsize, disable_nagle_algorithm = -1, True # head and body leave at once
     def log_message(self, *_): pass
     def do_GET(self): self.respond("GET")
     def do_POST(self): self.respond("POST")
@@ -909,17 +1116,21 @@ def respond(self: _Handler, method):
         do = owner.admit(method, self.path, self.headers)
         body = read_body(self.headers, self.rfile, owner.max_body) if method == "POST" else None
         unread = unread and method != "POST"
-        status, content = 200, do(owner, body) if do else dict(status="ok")
-    except Refused as e: status, content = e.status, error_body(e.status, str(e))
+        status, content = 200, do(owner, body, self) if do else dict(status="ok")
+    except Refused as e:
+        status = 503 if owner.batches.closing else e.status # a body that was cut off by the end is no bad request
+        content = error_body(status, str(e))
+        self.retry_after = e.retry_after
     except (TimeoutError, ConnectionError): raise
     except Exception as e:
         traceback.print_exc(file=sys.stderr)
         status, content = 500, error_body(500, f"The server failed ({type(e).__name__}); its own output tells more.")
     if unread: self.close_connection = True # what is left of it would be taken for the next request
+    self.close_connection = self.close_connection or owner.batches.closing
     self.reply(status, content)
 
 # %% ../../nbs/tasks/20_serving.ipynb #867cdb35
-_FOR_STATUS = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}}
+_FOR_STATUS = {401: {"WWW-Authenticate": "Bearer"}}
 
 # %% ../../nbs/tasks/20_serving.ipynb #c3a4f097
 @patch
@@ -929,6 +1140,7 @@ def reply(self: _Handler, status, content):
     self.send_response(status)
     headers = {"Content-Type": "application/json", "Content-Length": str(len(data)), "Cache-Control": "no-store",
                "X-Content-Type-Options": "nosniff"} | _FOR_STATUS.get(status, {})
+    if status == 429: headers["Retry-After"] = str(self.retry_after)
     if self.close_connection: headers["Connection"] = "close"
     for name, value in headers.items(): self.send_header(name, value)
     self.end_headers()
@@ -936,10 +1148,11 @@ def reply(self: _Handler, status, content):
 
 # %% ../../nbs/tasks/20_serving.ipynb #d4b6cb38
 class _Http(ThreadingHTTPServer):
-    daemon_threads, block_on_close, request_queue_size, allow_reuse_address = True, False, 128, True
+    daemon_threads, block_on_close, request_queue_size, allow_reuse_address = False, True, 128, True
 
     def __init__(self, owner):
         self.owner, self.places = owner, threading.BoundedSemaphore(owner.max_connections)
+        self.open = {} # connection -> the thread that answers it
         super().__init__(("127.0.0.1", owner.port), _Handler)
 
     def process_request(self, request, address):
@@ -947,10 +1160,26 @@ class _Http(ThreadingHTTPServer):
         super().process_request(request, address)
 
     def process_request_thread(self, request, address):
+        self.open[request] = threading.current_thread()
         try: super().process_request_thread(request, address)
-        finally: self.places.release()
+        finally:
+            self.open.pop(request, None)
+            self.places.release()
 
     def handle_error(self, request, address): pass # a connection that broke off
+
+# %% ../../nbs/tasks/20_serving.ipynb #e7e558a4
+@patch
+def part(self: _Http,
+    patience: float = 10. # seconds that a client has to take its answer
+):
+    "Hear nothing more from clients, let what is being answered leave, then end what still hangs."
+    until, ends = time.monotonic() + patience, []
+    for way in (socket.SHUT_RD, socket.SHUT_RDWR):
+        for connection, thread in list(self.open.items()):
+            with suppress(OSError): connection.shutdown(way)
+            ends.append(thread)
+        for thread in ends: thread.join(max(0, until - time.monotonic()))
 
 # %% ../../nbs/tasks/20_serving.ipynb #ab5a7d95
 @patch
@@ -961,6 +1190,7 @@ def __enter__(self: ModelServer):
         raise InputError(f"Port {self.port} can't be used ({e}). Choose another, or 0 for a free one.") from e
     self.port = self._http.server_address[1]
     self.folder.mkdir(parents=True, exist_ok=True)
+    self.batches.open()
     self._thread = threading.Thread(target=self._http.serve_forever, kwargs=dict(poll_interval=.05), daemon=True)
     self._thread.start()
     return self
@@ -968,9 +1198,12 @@ def __enter__(self: ModelServer):
 # %% ../../nbs/tasks/20_serving.ipynb #ef2df29a
 @patch
 def __exit__(self: ModelServer, *_):
-    "Listen no more."
+    "Listen no more, refuse what waits, finish what is being computed, and join every thread."
     self._http.shutdown()
-    self._thread.join(10)
+    self._thread.join()
+    self._http.socket.close()
+    self.batches.close()
+    self._http.part()
     self._http.server_close()
     self.loaded.clear()
 
@@ -985,13 +1218,15 @@ def serve(
     max_tokens: int = 2048, # tokens in one pass of the model: bounds the memory
     device: str | None = None, # where the base lives; None takes the best there is
     stop: StopRequest | None = None, # one to share with another thread
-    begin: str | None = "auto" # what stands before prompts that are texts, as in `text_begin`
+    begin: str | None = "auto", # what stands before prompts that are texts, as in `text_begin`
+    max_waiting: int = 4096 # prompts; more are refused with 429
 ):
     "Serve a base on 127.0.0.1 until SIGINT or SIGTERM."
     with stoppable(stop) as request:
         opened = open_base(base, device)
         engine = Engine(opened.model, opened.tokenizer, max_tokens=max_tokens, begin=begin)
-        with ModelServer(engine, name or str(base), adapters_folder, token, port, max_loaded) as server:
+        with ModelServer(engine, name or str(base), adapters_folder, token, port, max_loaded,
+                         max_waiting=max_waiting) as server:
             say = lambda what, value: print(f"{what + ':':10}{value}", flush=True)
             for what, value in (("server", server.url), ("model", server.name), ("adapters", server.folder),
                                 ("token", "EVONB_SERVER_TOKEN" if server.given else server.token)): say(what, value)

@@ -1,5 +1,6 @@
 """Scoring through a server: a real one on loopback against the engine in this process, and servers that misbehave."""
 
+import asyncio
 import errno
 import http.client
 import json
@@ -32,9 +33,12 @@ from evonb.tasks.engine import Engine
 from evonb.tasks.fitness import Fitness
 from evonb.tasks.serving import (
     LONGEST_PAUSE,
+    Batches,
+    Job,
     ModelServer,
     ServerBackend,
     ServerError,
+    asked,
     continuations,
     retry_pause,
     servable,
@@ -448,6 +452,228 @@ def test_serving_by_name_ends_on_request_and_prints_a_random_token(tmp_path, ser
     taken = int(served[0].rpartition(":")[2])
     with pytest.raises(InputError, match=f"Port {taken} can't be used"):
         serve(served[2], port=taken, adapters_folder=tmp_path, device="cpu", stop=request)
+
+
+# Many clients, a full queue, and the end
+
+
+def test_64_clients_lose_nothing_and_get_what_one_gets(engine, tmp_path):
+    "So little may wait that most are told to come back."
+    adapters = dict(zip("abc", individuals(engine.model, 3)))
+    sequences = [TOKENIZER(t, add_special_tokens=False)["input_ids"] for t in TEXTS]
+    asks = [(i % 64, "tiny" if i % 4 == 3 else "abc"[i % 4], sequences[i % len(sequences)]) for i in range(600)]
+    refused, found = [], [None] * len(asks)
+
+    async def client(k, url):
+        async with httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {TOKEN}"}, trust_env=False,
+                                     timeout=None) as w:  # fmt: skip
+            for i, (who, model, ids) in enumerate(asks):
+                body = dict(model=model, prompt=ids, max_tokens=0, echo=True, logprobs=1, temperature=0)
+                while who == k and found[i] is None:
+                    answer = await w.post("/v1/completions", json=body)
+                    if answer.status_code == 429:
+                        refused.append(int(answer.headers["retry-after"]))
+                        await asyncio.sleep(0.02)
+                    else:
+                        found[i] = answer.json()["choices"][0]["logprobs"]["token_logprobs"]
+
+    async def everyone(url):
+        await asyncio.gather(*(client(k, url) for k in range(64)))
+
+    with ModelServer(engine, "tiny", tmp_path, TOKEN, max_waiting=20) as server:
+        server.loaded.update(adapters)
+        asyncio.run(everyone(server.url))
+    assert refused and min(refused) >= 1
+    for model, adapter in dict(adapters, tiny=BASE).items():
+        mine = [i for i, a in enumerate(asks) if a[1] == model]
+        for _ in engine.groups([adapter], 1000, 64):
+            wanted = token_logprobs(engine, [asks[i][2] for i in mine], 1)
+        for i, w in zip(mine, wanted):
+            np.testing.assert_allclose(found[i][1:], [t[0] for t in w[1:]], atol=1e-4)
+
+
+def test_the_client_counts_no_queue_as_a_failure(engine, tmp_path, monkeypatch):
+    "All of it takes longer than the client's time limit; nothing may be retried away."
+    compute = Batches._compute
+
+    def slow(self, batch):
+        time.sleep(0.4)
+        compute(self, batch)
+
+    monkeypatch.setattr(Batches, "_compute", slow)
+    few = Engine(engine.model, TOKENIZER, max_tokens=1)  # one or two prompts in a pass
+    with ModelServer(few, "tiny", tmp_path, TOKEN, max_waiting=4) as server:
+        b = ServerBackend(server.url, TOKENIZER, token=TOKEN, adapters_folder=tmp_path, batch=1, timeout=3.0, retries=0)
+        [(choices, _)] = b.answers([BASE], CHOICES, [])
+    for (x, _), (x_here, _) in zip(choices, InProcess(engine).answers([BASE], CHOICES, [])[0][0]):
+        np.testing.assert_allclose(x - x[0], x_here - x_here[0], atol=1e-4)
+
+
+def job(engine, text="the cat", connection=None, adapter=BASE, **more):
+    body = dict(prompt=text, max_tokens=0, temperature=0, echo=True, logprobs=1) | more
+    return Job(adapter, asked(body, TOKENIZER, 64, 300), connection)
+
+
+def test_what_waits_for_one_individual_is_one_pass(engine, monkeypatch):
+    calls = []
+    monkeypatch.setattr("evonb.tasks.serving.answered", lambda e, a, wanted: calls.append(len(wanted)) or wanted)
+    other, batches = individuals(engine.model, 1)[0], Batches(engine)
+    jobs = [job(engine), job(engine, adapter=other), job(engine, ["a b", "the dog"]), job(engine, max_tokens=3)]
+    batches.jobs += jobs
+    batches.step()
+    assert calls == [4] and [j.done.is_set() for j in jobs] == [True, False, True, True]
+    batches.step()
+    assert calls == [4, 1] and not batches.jobs
+
+
+def test_a_small_request_comes_before_large_ones_and_a_large_one_is_shared_out(engine):
+    batches = Batches(engine)
+    batches.speed, engine_room = 1.0, engine.max_tokens
+    large = [job(engine, [TEXTS[0] * 5] * 200) for _ in range(3)]
+    small = job(engine)
+    for k, j in enumerate([*large, small]):
+        j.due = k + sum(j.sizes()) / batches.speed
+    batches.jobs += [*large, small]
+    batch = batches.next_batch()
+    assert batch[0][0] is small and {j for j, _ in batch} == {small, large[0]}
+    assert sum(len(j.asked.ids[i]) for j, i in batch) <= engine_room
+
+
+def test_who_has_left_costs_nothing(engine, monkeypatch):
+    ours, theirs = socket.socketpair()
+    stays, stays_theirs = socket.socketpair()
+    gone, here = job(engine, connection=ours), job(engine, connection=stays)
+    theirs.close()
+    batches = Batches(engine)
+    batches.jobs += [gone, here]
+    batches.step()
+    assert isinstance(gone.error, ConnectionError) and not gone.found and here.found
+    for s in (ours, stays, stays_theirs):
+        s.close()
+
+
+def test_a_client_that_leaves_a_server_is_dropped_before_it_is_computed(engine, tmp_path, monkeypatch):
+    computed, gate, compute = [], threading.Event(), Batches._compute
+
+    def gated(self, batch):
+        computed.append([j.asked.max_tokens for j, _ in batch])
+        gate.wait(20)
+        compute(self, batch)
+
+    monkeypatch.setattr(Batches, "_compute", gated)
+    with ModelServer(engine, "tiny", tmp_path, TOKEN) as server:
+        first = threading.Thread(target=lambda: post_completion(server.url, max_tokens=1))
+        first.start()
+        until(lambda: computed)
+        with pytest.raises(httpx.ReadTimeout):
+            post_completion(server.url, timeout=0.3, max_tokens=7)
+        gate.set()
+        first.join()
+        until(lambda: not server.batches.jobs)
+        assert post_completion(server.url, max_tokens=2).status_code == 200
+    assert computed == [[1], [2]]
+
+
+def post_completion(url, timeout=20, **body):
+    with web((url,)) as w:
+        return w.post("/v1/completions", timeout=timeout, json=dict(model="tiny", prompt="a b", temperature=0) | body)
+
+
+def until(true):
+    deadline = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_one_that_cannot_be_computed_takes_no_other_with_it(engine, monkeypatch):
+    def fails_for_long(engine, adapter, wanted):
+        if any(a.max_tokens > 5 for _, a in wanted):
+            raise RuntimeError("can't allocate memory")
+        return wanted
+
+    monkeypatch.setattr("evonb.tasks.serving.answered", fails_for_long)
+    batches, jobs = Batches(engine), [job(engine), job(engine, max_tokens=9), job(engine, max_tokens=2)]
+    batches.jobs += jobs
+    batches.step()
+    assert [bool(j.error) for j in jobs] == [False, True, False] and all(j.done.is_set() for j in jobs)
+
+
+def test_stopping_refuses_what_waits_and_finishes_what_is_computed(engine, tmp_path, monkeypatch):
+    computing, gate, compute, said = threading.Event(), threading.Event(), Batches._compute, {}
+
+    def gated(self, batch):
+        computing.set()
+        gate.wait(20)
+        compute(self, batch)
+
+    def ask(k):
+        said[k] = post_completion(server.url, max_tokens=k)
+
+    monkeypatch.setattr(Batches, "_compute", gated)
+    before = set(threading.enumerate())
+    with ModelServer(engine, "tiny", tmp_path, TOKEN) as server:
+        clients = [threading.Thread(target=ask, args=(k,)) for k in (1, 2, 3)]
+        clients[0].start()
+        computing.wait(20)
+        for c in clients[1:]:
+            c.start()
+        until(lambda: len(server.batches.jobs) == 3)
+        idle = socket.create_connection(("127.0.0.1", server.port))
+        threading.Timer(0.5, gate.set).start()
+    for c in clients:
+        c.join(20)
+    idle.close()
+    assert {k: a.status_code for k, a in said.items()} == {1: 200, 2: 503, 3: 503}
+    assert "stopped" in said[2].json()["error"]["message"]
+    until(lambda: set(threading.enumerate()) <= before)  # no thread is left to abort the interpreter
+    with pytest.raises(httpx.ConnectError):
+        post_completion(server.url)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_server_that_is_stopped_under_load_ends_well(tmp_path, served, number):
+    env = os.environ | {"EVONB_SERVER_TOKEN": TOKEN, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([EVONB, "serve", "--base", str(served[2]), "--name", "tiny", "--device", "cpu"], env=env,
+                               text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+    try:
+        url, statuses = process.stdout.readline().split()[1], []
+
+        def client():
+            while True:
+                try:
+                    answer = post_completion(url, prompt=TEXTS[:64], max_tokens=20)
+                except httpx.TransportError:  # nobody listens any more
+                    return
+                statuses.append(answer.status_code)
+
+        clients = [threading.Thread(target=client) for _ in range(6)]
+        for c in clients:
+            c.start()
+        until(lambda: statuses)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+        for c in clients:
+            c.join(20)
+        assert process.returncode == 0 and err == "" and "stopped:" in out
+        assert set(statuses) <= {200, 503} and 200 in statuses
+    finally:
+        process.kill()
+
+
+def test_429_with_retry_after_is_no_try_and_patience_ends(fake, tmp_path):
+    b = of_fake(fake, tmp_path, retries=0)
+    b.known()
+    left = [429] * 5
+    full = 429, dict(error=dict(message="5 prompts wait already")), {"Retry-After": "0"}
+    fake.twist = lambda path, body: full if path == "completions" and left and left.pop() else None
+    assert isinstance(b.answers([BASE], CHOICES[:1], [])[0], tuple) and not left
+    b.patience, fake.twist = 0.1, lambda path, body: full if path == "completions" else None
+    with pytest.raises(ServerError, match="answered 429: 5 prompts wait"):
+        b.answers([BASE], CHOICES[:1], [])
+    b.patience, fake.twist = 60, lambda path, body: (429, b"quota", {}) if path == "completions" else None
+    with pytest.raises(ServerError, match="answered 429: quota"):  # it doesn't say that it passes
+        b.answers([BASE], CHOICES[:1], [])
 
 
 # A server that misbehaves
