@@ -28,7 +28,7 @@ from pathlib import Path
 from . import __version__
 from .core import EvonbError, InputError, Remark, Stopped, from_dict, human_bytes, human_count, human_time
 from .core import near_miss
-from .core import parsing, to_dict
+from .core import parsing, place_name, to_dict
 from .kinds import RUN_KINDS, ability
 from .registry import Registry, load_plugin
 from .statistics import family_text, p_text, units_text
@@ -102,7 +102,7 @@ def default_out(
     corpus: str | None # what --corpus gave
 ) -> Path: # relative to where the command runs
     "Where a run goes when --out isn't given: runs/PRESET, or runs/PRESET-CORPUS."
-    slug = re.sub(r"[^\w.-]+", "-", Path(corpus).stem).strip("-") if corpus else ""
+    slug = re.sub(r"[^\w.-]+", "-", Path(place_name(corpus)).stem).strip("-") if corpus else ""
     return Path("runs")/(f"{preset}-{slug}" if slug else preset)
 
 # %% ../nbs/84_cli.ipynb #d70b5dff

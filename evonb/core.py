@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['EvonbError', 'InputError', 'CorpusError', 'ConnectomeError', 'StoreError', 'DamagedFileError', 'NoSpaceError',
            'RunExistsError', 'RunBusyError', 'NonFiniteLossError', 'ProcessLostError', 'MachineError', 'Stopped',
-           'Remark', 'noted', 'remark', 'check_fraction', 'check_positive', 'near_miss', 'check_choice', 'Seeds',
-           'to_dict', 'expect', 'expect_fields', 'panicked', 'parsing', 'from_dict', 'can_draw', 'progress', 'listened',
-           'listening', 'announce', 'StopRequest', 'stoppable', 'file_sha256', 'cache_folder', 'human_count',
-           'human_bytes', 'human_time', 'with_parameters', 'facts_html']
+           'Remark', 'noted', 'remark', 'check_fraction', 'check_positive', 'near_miss', 'place_name', 'choices_text',
+           'check_choice', 'Seeds', 'to_dict', 'expect', 'expect_fields', 'panicked', 'parsing', 'from_dict',
+           'can_draw', 'progress', 'listened', 'listening', 'announce', 'StopRequest', 'stoppable', 'file_sha256',
+           'cache_folder', 'human_count', 'human_bytes', 'human_time', 'with_parameters', 'facts_html']
 
 # %% ../nbs/00_core.ipynb #917cb114
 import dataclasses
@@ -143,6 +143,23 @@ def near_miss(
     close = difflib.get_close_matches(str(value).lower(), lower, 1, .6)
     return f" Did you mean {lower[close[0]]}?" if close else ""
 
+# %% ../nbs/00_core.ipynb #ac4d2411
+def place_name(
+    place # a file, a folder or a run, perhaps "." or ".."
+) -> str: # the last part of its path
+    "What a place is called: as it was given, or as its folder is really called where that is no name."
+    name = Path(place).name
+    return name if name not in ("", "..") else Path(place).resolve().name or "root"
+
+# %% ../nbs/00_core.ipynb #7abc62f8
+def choices_text(
+    allowed, # what there is to choose from
+    todo: str = "Leave it out." # what to do where there is nothing
+) -> str: # the end of a sentence that begins with what was given
+    "What could be given instead."
+    if not (names := [str(a) for a in allowed]): return f"but there is none to choose from here. {todo}"
+    return f"but must be one of: {', '.join(names)}."
+
 # %% ../nbs/00_core.ipynb #78217e86
 def check_choice(
     value, # must be one of `allowed`
@@ -151,9 +168,7 @@ def check_choice(
 ):
     "Refuse what isn't among the allowed values, naming them; returns the value."
     allowed = list(allowed)
-    if value not in allowed:
-        raise InputError(f"{name} is {value!r}, but must be one of: {', '.join(map(str, allowed))}."
-                         f"{near_miss(value, allowed)}")
+    if value not in allowed: raise InputError(f"{name} is {value!r}, {choices_text(allowed)}{near_miss(value, allowed)}")
     return value
 
 # %% ../nbs/00_core.ipynb #1ee50805

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from fastcore.basics import patch
 
-from .core import EvonbError, InputError, near_miss
+from .core import EvonbError, InputError, choices_text, near_miss
 
 # %% ../nbs/02_registry.ipynb #efc654af
 @dataclass(frozen=True)
@@ -105,8 +105,8 @@ def entry(self: Registry,
     "What is known of a thing; an unknown name is refused."
     known = open_doors(self.known)
     if isinstance(name, str) and name in known: return known[name]
-    raise InputError(f"{self.kind} is {name!r}, but must be one of: {', '.join(self.spelled())}."
-                     f"{near_miss(name, known)}")
+    todo = f"Register a {self.kind} first, in a file that --plugin loads."
+    raise InputError(f"{self.kind} is {name!r}, {choices_text(self.spelled(), todo)}{near_miss(name, known)}")
 
 # %% ../nbs/02_registry.ipynb #4a8b7404
 SESSION = "this session" # the origin of what a notebook or script registers itself

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from evonb import registry
-from evonb.core import InputError, near_miss
+from evonb.core import InputError, check_choice, near_miss, place_name
 from evonb.datasets import MissingExtraError
 from evonb.registry import REGISTRIES, SESSION, Entry, Registry, load_plugin, open_doors
 
@@ -292,3 +292,22 @@ def test_loading_keeps_the_plugins_that_were_named_before(tmp_path, toys, monkey
     load_plugin(one)
     assert os.environ["EVONB_PLUGINS"] == f"{one}{os.pathsep}{two}" and {"one", "two"} <= set(toys)
     assert open_doors("handed on") == "handed on"
+
+
+@pytest.mark.parametrize("allowed", [[], (), {}, iter(())])
+def test_an_empty_choice_says_what_to_do(allowed):
+    with pytest.raises(InputError, match=r"nuisance is 'drift', but there is none to choose from here\. Leave it out\.$"):
+        check_choice("drift", allowed, "nuisance")
+
+
+def test_an_empty_registry_says_what_to_do(monkeypatch):
+    monkeypatch.setattr(registry, "open_doors", lambda known: known)
+    with pytest.raises(InputError, match=r"gadget is 'a', but there is none .*Register a gadget first"):
+        Registry("gadget").entry("a")
+
+
+def test_places_have_names(tmp_path, monkeypatch):
+    (tmp_path / "a.b").mkdir()
+    monkeypatch.chdir(tmp_path / "a.b")
+    names = [place_name(p) for p in (".", "./", "", "..", "x/y.csv", "x/", "../a.b", Path("/"))]
+    assert names == ["a.b", "a.b", "a.b", tmp_path.name, "y.csv", "x", "a.b", "root"]

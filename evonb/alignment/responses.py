@@ -51,8 +51,8 @@ class Responses:
                 clean[name] = values
             object.__setattr__(self, where, clean)
         if unknown := set(self.as_is) - set(self.nuisance):
-            raise InputError(f"{self.name}: as_is names {min(unknown)!r}, which is no nuisance of "
-                             f"{', '.join(self.nuisance)}.")
+            raise InputError(f"{self.name}: as_is names {min(unknown)!r}, but the nuisances are: "
+                             f"{', '.join(self.nuisance) or 'none. Leave it out'}.")
 
 # %% ../../nbs/alignment/16_responses.ipynb #392725aa
 def many(

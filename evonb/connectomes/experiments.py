@@ -18,7 +18,7 @@ from .generations import develop, evolve_connectome, inherited_connectome, life_
 from .settings import DevelopmentConfig, Experiment, ExperimentConfig
 from .summary import summarise
 from ..core import ConnectomeError, CorpusError, InputError, ProcessLostError, Seeds, Stopped, StopRequest
-from ..core import check_choice, file_sha256, from_dict, parsing, stoppable, to_dict
+from ..core import check_choice, file_sha256, from_dict, parsing, place_name, stoppable, to_dict
 from ..kinds import refusal
 from ..store import Run, check_folder, create_run, differences, open_run, read_dataset, read_json, reopen_run
 from ..store import write_json, writing_folder
@@ -269,4 +269,4 @@ def training_text(
     "All text that a run's models learned from: that of evolution, which the wiring comes from, and of development."
     if not run.file("corpus", "tokenizer").is_dir(): return None
     corpus = open_prepared(run.file("corpus"))
-    return f"{corpus.info['name']} as {run.path.name} was trained on it", corpus.texts("evolution", "development")
+    return f"{corpus.info['name']} as {place_name(run.path)} was trained on it", corpus.texts("evolution", "development")

@@ -30,7 +30,7 @@ from tqdm.auto import tqdm
 
 from ..core import InputError, NonFiniteLossError, Seeds, Stopped, StopRequest, announce, cache_folder
 from ..core import check_choice, check_fraction, check_positive, human_time, listened, progress, stoppable
-from ..core import remark, to_dict
+from ..core import place_name, remark, to_dict
 from ..datasets import dataset_path
 from ..evolution.method import Lineage
 from ..kinds import refusal, write_results
@@ -565,7 +565,7 @@ def source_name(
 ) -> tuple: # name and source
     "What an expert is called: as given, else after its source."
     if (m := re.fullmatch(r"([\w.+-]+)=(.+)", source)): return m.groups()
-    rest = source.partition(":")[2] or Path(source).stem
+    rest = source.partition(":")[2] or Path(place_name(source)).stem
     return re.sub(r"[^\w.+-]+", "+", rest), source
 
 # %% ../../nbs/populations/14_experts.ipynb #0a8fb0e7
@@ -742,7 +742,7 @@ def load_experts(
     folders = adapter_folders(path)
     if not folders: raise InputError(f"{path} holds no adapters: none of its folders has an adapter_config.json.")
     for name in picked: check_choice(name, folders, f"adapter of {path}")
-    if list(folders) == ["default"]: return {path.name: read_adapter(path)}
+    if list(folders) == ["default"]: return {place_name(path): read_adapter(path)}
     if "default" in folders and not picked:
         remark(f"{path} holds several adapters, {', '.join(folders)}, and all of them are taken. "
                f"{path}::{list(folders)[-1]} takes one by name.")

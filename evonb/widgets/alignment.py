@@ -19,7 +19,7 @@ from fastcore.basics import patch
 from ..alignment.nested import chosen_scores, map_q
 from ..alignment.surfaces import fsaverage5, hemispheres, make_surfaces
 from ..alignment.volumes import illustrative_label, roi_volume, sphere_labels
-from ..core import EvonbError, InputError, Seeds, check_choice, from_dict
+from ..core import EvonbError, InputError, Seeds, check_choice, from_dict, place_name
 from ..plots import alignment as ap
 from ..plots.style import NothingToPlot
 from ..statistics import known_mean
@@ -313,8 +313,8 @@ def read(self: Found,
     run: Run # of kind alignment
 ):
     "Add what an alignment run holds; of what can't be shown, say why."
-    name = str(run.config.get("data", run.path.name))
-    if name in self.brain | self.reading: name = run.path.name
+    name = str(run.config.get("data", place_name(run.path)))
+    if name in self.brain | self.reading: name = place_name(run.path)
     self.source = self.source or str(run.config.get("source", ""))
     summary, brain, reading = (run.file(f) for f in ("summary.json", "brain.zarr.zip", "reading.zarr.zip"))
     try:
@@ -461,7 +461,7 @@ class AlignmentExplorer(Explorer):
         if found.reading:
             controls, views = controls + _reading_controls(found.reading), views + _reading_views(found.reading)
         views.append(View("about", "text", "What is here", width=1 if len(views) % 2 else 2))
-        name = title or (f"Alignment of {Path(found.place).name}" if found.place else "Alignment")
+        name = title or (f"Alignment of {place_name(found.place)}" if found.place else "Alignment")
         super().__init__(name, controls, views, " · ".join(p.describe() for p in found.parts))
 
     def brain_part(self, values) -> BrainPart:

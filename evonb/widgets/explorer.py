@@ -55,7 +55,9 @@ def _check_value(control, value):
         same = v == value # of an array it is an array
         if isinstance(same, bool) and same and isinstance(v, bool) == isinstance(value, bool): return v
     some = ", ".join(map(repr, allowed[:12])) + (", ..." if len(allowed) > 12 else "")
-    raise InputError(f"{control.name} is {brief(repr(value), 80)}, but must be one of: {some}.")
+    given = f"{control.name} is {brief(repr(value), 80)}"
+    if not some: raise InputError(f"{given}, but there is none to choose from here. Leave it out.")
+    raise InputError(f"{given}, but must be one of: {some}.")
 
 # %% ../../nbs/widgets/10_explorer.ipynb #68e4c3de
 def choice(

@@ -30,7 +30,7 @@ import numpy as np
 import plotly.graph_objects as go
 from fastcore.basics import patch
 
-from ..core import EvonbError, InputError, Stopped, StopRequest, expect, human_time, listening
+from ..core import EvonbError, InputError, Stopped, StopRequest, expect, human_time, listening, place_name
 from ..evolution.search import with_rows
 from ..kinds import RUN_KINDS, RunKind, ability
 from ..plots import connectome as plots
@@ -668,7 +668,7 @@ class Monitor(Live):
         path = next((self.given[k] for k in ("path", "folder") if self.given.get(k) is not None), None)
         name = getattr(job, "__name__", type(job).__name__)
         stages = tuple(self.given.get("stages", ("evolve", "develop"))) # of a connectome run
-        super().__init__(name + (f": {Path(path).name}" if path is not None else ""), known_jobs().get(name, "other"),
+        super().__init__(name + (f": {place_name(path)}" if path is not None else ""), known_jobs().get(name, "other"),
                          [button("stop", "Stop"), button("resume", "Resume")], Picture(stages=stages),
                          "a job in the background: the notebook stays usable")
         self.start()
@@ -802,7 +802,7 @@ class Watch(Live):
     ):
         self.over, self.state = threading.Event(), {}
         run = run if isinstance(run, Run) else open_run(run)
-        super().__init__(f"{run.kind}: {run.path.name}", run.kind,
+        super().__init__(f"{run.kind}: {place_name(run.path)}", run.kind,
                          [button("stop", "Stop")], Picture(run),
                          "as far as the run's folder tells; looked at each second")
         self.look()

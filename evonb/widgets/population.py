@@ -16,7 +16,7 @@ import numpy as np
 import traitlets
 from fastcore.basics import patch
 
-from ..core import InputError, human_time, parsing
+from ..core import InputError, human_time, parsing, place_name
 from ..evolution.search import stored_history, stored_state
 from ..kinds import refusal
 from ..plots import population as pp
@@ -139,7 +139,7 @@ def run_evolutions(
     found = {m: {s: (lambda f=f: read(f)) for s, f in folders[m].items()}
              for m in dict.fromkeys(order) if m in folders}
     return Evolutions(found, lambda m, s: stored_genomes(folders[m][s]),
-                      read_dataset(scores) if scores.is_file() else None, summary, run.path.name,
+                      read_dataset(scores) if scores.is_file() else None, summary, place_name(run.path),
                       _said_missing(run, folders) if summary is None else [],
                       "mean distance of two individuals' ΔW<br>(Frobenius norm)")
 

@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from evonb.alignment import run as runs
 from evonb.alignment.data import DATA, data_forms, image_arguments, open_data
 from evonb.alignment.encoding import RidgeConfig, make_folds
 from evonb.alignment.features import ReadConfig, read
@@ -23,6 +24,7 @@ from evonb.alignment.reading import BehaviorConfig, core_form
 from evonb.alignment.responses import Responses
 from evonb.alignment.run import (
     AlignConfig,
+    Candidate,
     align_run,
     alignment_command,
     candidates,
@@ -417,3 +419,31 @@ def test_toy_data_need_nothing(monkeypatch):
     assert isinstance(open_data("toy-brain"), Responses) and open_data("toy-reading").readers is not None
     assert data_digest(open_data("toy-brain", Seeds(1))) != data_digest(open_data("toy-brain", Seeds(2)))
     assert set(data_forms()) >= {"natural-stories", "alice", "tuckute2024", "TABLE.csv"} and "alice" in DATA
+
+
+def test_a_model_called_as_what_stands_beside_it_keeps_its_own_row(grown, tmp_path, monkeypatch):
+    for name in ("untrained", "unigram", "bigram"):
+        found = candidates(config(grown, source=str(tmp_path / name), untrained=1))
+        assert [c.name for c in found] == [f"{name}-model/0", "untrained/0"]
+
+
+def test_an_arm_called_as_what_stands_beside_it_is_refused(grown, monkeypatch):
+    monkeypatch.setattr(runs, "grown", lambda run, arms: [Candidate("unigram", 0, "x"), Candidate("random", 0, "y")])
+    with pytest.raises(InputError, match="has an arm called 'unigram'.*another name"): candidates(config(grown))
+
+
+def test_a_folder_that_one_stands_in_has_its_own_name(grown, tmp_path, monkeypatch):
+    (tmp_path / "my-model" / "below").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "my-model")
+    for spelled, called in (
+        (".", "my-model"),
+        ("./", "my-model"),
+        ("..", tmp_path.name),
+        ("below/..", "my-model"),
+        (".::model", "my-model::model"),
+        ("below", "below"),
+    ):
+        assert candidates(config(grown, source=spelled))[0].arm == called
+    assert candidates(config(grown, source=str(tmp_path / "my-model")), ".")[0].arm == "my-model"  # as it was noted
+    assert default_place(".", "toy-brain") == Path("runs/align-my-model-toy-brain")
+    assert default_place("toy", ".") == Path("runs/align-toy-my-model")
