@@ -296,7 +296,7 @@ def test_loading_keeps_the_plugins_that_were_named_before(tmp_path, toys, monkey
 
 @pytest.mark.parametrize("allowed", [[], (), {}, iter(())])
 def test_an_empty_choice_says_what_to_do(allowed):
-    with pytest.raises(InputError, match=r"nuisance is 'drift', but there is none to choose from here\. Leave it out\.$"):
+    with pytest.raises(InputError, match=r"is 'drift', but there is none to choose from here\. Leave it out\.$"):
         check_choice("drift", allowed, "nuisance")
 
 
