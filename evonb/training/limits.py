@@ -6,7 +6,7 @@
 __all__ = ['SENTINEL', 'CONTEXT_NAMES', 'WINDOW_NAMES', 'LOOKS', 'LOOK_PRICE', 'text_config', 'stated_context', 'Lookups',
            'position_tables', 'vocabulary_size', 'Limits', 'model_limits', 'check_context', 'check_vocabulary',
            'attention_window', 'states', 'apart', 'rounding', 'random_ids', 'reaches_back', 'Look', 'look_ahead',
-           'check_causal']
+           'check_causal', 'check_weights']
 
 # %% ../../nbs/training/19_limits.ipynb #3ee82861
 import warnings
@@ -196,6 +196,7 @@ class Look:
     n_tokens: int # of the text
     ahead: bool # it looked at later tokens
     by_length: bool # a text's beginning depends on how long the text is
+    finite: bool = True # its states are numbers; of others nothing can be told
 
 LOOKS = WeakKeyDictionary() # model -> its Look with the longest text so far
 LOOK_PRICE = 10 ** 11 # weights times tokens that a longer look may cost, a few seconds on one core
@@ -214,7 +215,8 @@ def look_ahead(
     with torch.no_grad(): a, b = states(model, ids)
     off, many = apart(b[:half], a[:half]), rounding(model)
     ahead = off > many or (off > 0 or many > 1e-3) and reaches_back(model, ids[:1]) # rounding could hide it
-    LOOKS[model] = Look(n, ahead, apart(states(model, ids[:1, :short])[0], a[:short]) > many)
+    LOOKS[model] = Look(n, ahead, apart(states(model, ids[:1, :short])[0], a[:short]) > many,
+                        bool(a.isfinite().all() and b.isfinite().all()))
     return LOOKS[model]
 
 # %% ../../nbs/training/19_limits.ipynb #5372fb27
@@ -223,14 +225,29 @@ def check_causal(
     name: str, # how messages call it
     n_tokens: int = 16 # as many as it is to be used with
 ):
-    "Refuse a model that looks ahead."
-    try: ahead = look_ahead(model, n_tokens).ahead
+    "Refuse a model that looks ahead, and one whose states aren't numbers, of which nothing can be told."
+    try: look = look_ahead(model, n_tokens)
     except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as e:
         raise InputError(f"{name} can't read a text of random tokens ({type(e).__name__}: {str(e)[:300]}). Is it a "
                          "model of text alone, in a precision that this device can compute?") from e
-    if not ahead: return
+    if not look.finite:
+        raise InputError(f"{name} makes states of a text of {look.n_tokens} random tokens that are NaN or infinite. Its "
+                         f"weights are {model.dtype}: are they those of a training that diverged, or is this precision "
+                         "too small for them (try float32)?")
+    if not look.ahead: return
     raise InputError(f"{name} isn't a causal language model: {type(model).__name__} reads in both directions. Its "
-                     f"states of earlier tokens changed when later ones of a text of {LOOKS[model].n_tokens} tokens "
+                     f"states of earlier tokens changed when later ones of a text of {look.n_tokens} tokens "
                      "were exchanged, so it sees what it should predict, and no surprisal or score of it would mean "
                      "anything. Give a model that was trained to predict the next token (BERT and its kin need "
                      "is_decoder=True in config.json, and training with it).")
+
+# %% ../../nbs/training/19_limits.ipynb #91d2fa3e
+def check_weights(
+    model, # of transformers
+    name: str # how messages call it
+):
+    "Refuse weights that are NaN or infinite, by name: scores would be NaN, or a few words would be."
+    if bad := [n for n, p in model.named_parameters() if p.is_floating_point() and not p.isfinite().all()]:
+        raise InputError(f"{name} has weights that are NaN or infinite: {some_names(bad)}. They are those of a training "
+                         "that diverged, or were saved in a precision too small for them. Save the model again from "
+                         "a checkpoint before that.")

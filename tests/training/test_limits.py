@@ -8,6 +8,7 @@ import transformers as T
 
 from evonb.core import InputError, Seeds
 from evonb.text.tokens import train_tokenizer
+from evonb.training.base import new_base
 from evonb.training.gpt import GPTConfig, new_gpt
 from evonb.training.limits import (
     Limits,
@@ -15,6 +16,7 @@ from evonb.training.limits import (
     check_causal,
     check_context,
     check_vocabulary,
+    check_weights,
     look_ahead,
     model_limits,
     stated_context,
@@ -133,3 +135,18 @@ def test_a_model_that_cant_be_run_is_told():
     model.model.layers[0].mlp.up_proj = torch.nn.Linear(3, 16)
     with pytest.raises(InputError, match="broken can't read a text of random tokens .RuntimeError"):
         check_causal(model, "broken")
+
+
+def test_states_and_weights_that_are_no_numbers_are_refused():
+    "Of NaN nothing can be told: neither that a model looks ahead nor that it doesn't."
+    config = dict(**WIDE, max_position_embeddings=64)
+    for kind, size in ((T.BertLMHeadModel, T.BertConfig), (T.LlamaForCausalLM, T.LlamaConfig)):
+        model = made(kind, size(**config))
+        model.get_input_embeddings().weight.data *= 1e8
+        with pytest.raises(InputError, match="tiny makes states .* NaN or infinite.*torch.float16.*try float32"):
+            check_causal(model.half(), "tiny")
+    model = made(T.LlamaForCausalLM, T.LlamaConfig(**WIDE | dict(vocab_size=260)))
+    check_weights(model, "tiny")
+    model.lm_head.weight.data[40, 3] = float("inf")  # a random text may never show it
+    with pytest.raises(InputError, match="tiny has weights that are NaN or infinite: lm_head.weight"):
+        new_base(model, TOKENIZER, "tiny")
