@@ -590,7 +590,8 @@ class ExpertsConfig:
 @patch
 def check(self: ExpertsConfig) -> ExpertsConfig: # itself
     "Refuse settings that can't work, by name."
-    if not self.experts: raise InputError("There is no expert to train. Name at least one source of texts.")
+    if not self.experts: raise InputError("There is no expert to train. Name at least one source of texts, such as "
+                                          "skill:agreement (on the command line --expert skill:agreement).")
     for name in self.experts:
         if not re.fullmatch(r"\w[\w.+-]*", name):
             raise InputError(f"{name!r} can't name an expert, because it names a folder too. Use letters, digits "
