@@ -428,3 +428,19 @@ def test_lists_are_set_with_commas():
 
     for text in ("delays=1,2", "delays=[1,2]"):
         assert [*with_settings(AlignConfig(), [text]).delays] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "whole", "message"),
+    [
+        ("c.ndjson", lines(TEXTS), r"c.ndjson, line 2 isn't a JSON object with the key 'text'"),
+        ("c.json", lines(TEXTS), r"c.json, line 2 isn't a JSON object with the key 'text'"),
+        ("c.csv", 'id,text\n0,"A whole one."\n1,"one that is cut off"\n', r"c.csv can't be read as a table"),
+    ],
+)
+def test_records_that_are_cut_off_are_refused_and_never_read_as_prose(tmp_path, name, whole, message):
+    data = whole if isinstance(whole, bytes) else whole.encode()
+    second = data.index(b"\n", data.index(b"\n") + 1) if name.endswith("csv") else data.index(b"\n")
+    (tmp_path / name).write_bytes(data[: second + 14])
+    with pytest.raises(CorpusError, match=message):
+        load_corpus(str(tmp_path / name))
