@@ -6,8 +6,9 @@
 __all__ = ['AGAIN', 'LONGEST_PAUSE', 'MAX_REPLY', 'PROBES', 'MAX_PROMPTS', 'MOST_APART', 'ServerError', 'server_message',
            'retry_pause', 'reply_choices', 'prompt_logprobs', 'servable', 'ServerBackend', 'default_adapters',
            'server_address', 'is_loopback', 'check_token', 'together', 'received', 'server_error', 'probes_apart',
-           'Refused', 'error_body', 'Asked', 'asked', 'prompt_ids', 'token_logprobs', 'continuations', 'answered',
-           'Job', 'has_left', 'Batches', 'ModelServer', 'read_body', 'serve', 'served_by', 'check_served']
+           'Refused', 'error_body', 'Asked', 'asked', 'prompt_ids', 'token_logprobs', 'continuations', 'draw_token',
+           'drawn', 'answered', 'Job', 'has_left', 'Batches', 'ModelServer', 'read_body', 'serve', 'served_by',
+           'check_served']
 
 # %% ../../nbs/tasks/20_serving.ipynb #c9bc3971
 import asyncio
@@ -35,7 +36,7 @@ from email.utils import parsedate_to_datetime
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import torch
@@ -608,11 +609,17 @@ class Asked:
     stop: tuple = () # where a continuation ends
     echo: bool = False # the prompt is part of the answer
     logprobs: int | None = None # how many of the likeliest tokens are told beside each; None tells nothing
+    temperature: float = 0. # 0 takes the likeliest token
+    top_p: float = 1. # tokens are drawn from the likeliest that have this probability together
+    seed: int | None = None # of what is drawn; None: another one each time
+    stream: bool = False # the answer as server-sent events
+    usage: bool = False # ... the last of which counts tokens
 
 # %% ../../nbs/tasks/20_serving.ipynb #cbb0702c
-_KNOWN = ("model", "prompt", "max_tokens", "temperature", "stop", "echo", "logprobs", "seed", "top_p", "user")
-_ONLY = dict(n=1, best_of=1, stream=False, suffix="", presence_penalty=0, frequency_penalty=0, logit_bias={},
-             stream_options=None) # the only value of these that changes nothing
+_KNOWN = ("model", "prompt", "max_tokens", "temperature", "stop", "echo", "logprobs", "seed", "top_p", "user", "stream",
+          "stream_options")
+_ONLY = dict(n=1, best_of=1, suffix="", presence_penalty=0, frequency_penalty=0,
+             logit_bias={}) # the only value of these that changes nothing
 
 # %% ../../nbs/tasks/20_serving.ipynb #f10ee31c
 def _whole(body, key, default, least, most):
@@ -622,6 +629,27 @@ def _whole(body, key, default, least, most):
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
         raise Refused(400, f"{key} is {value!r:.80}, but must be a whole number from {least} to {most}.")
     return value
+
+# %% ../../nbs/tasks/20_serving.ipynb #4cad7535
+def _number(body, key, default, least, most):
+    "A number among a body's fields."
+    value = body.get(key)
+    if value is None: return default
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
+        raise Refused(400, f"{key} is {value!r:.80}, but must be a number from {least} to {most}.")
+    return float(value)
+
+# %% ../../nbs/tasks/20_serving.ipynb #6c775e65
+def _streamed(body):
+    "Whether an answer is sent as events, and whether the last of them counts tokens."
+    if not isinstance(stream := body.get("stream") or False, bool): raise Refused(400, "stream must be true or false.")
+    options = {} if body.get("stream_options") is None else body["stream_options"]
+    if not isinstance(options, dict) or set(options) - {"include_usage"} or (options and not stream):
+        raise Refused(400, f"stream_options is {options!r:.80}, but must be {{\"include_usage\": true or false}}, with "
+                           "stream=true.")
+    if not isinstance(usage := options.get("include_usage") or False, bool):
+        raise Refused(400, "stream_options.include_usage must be true or false.")
+    return stream, usage
 
 # %% ../../nbs/tasks/20_serving.ipynb #44cfa747
 def asked(
@@ -638,10 +666,8 @@ def asked(
                 raise Refused(400, f"{key} is {value!r:.80}, but this server does only {_ONLY[key]!r}. Leave it out.")
         elif key not in _KNOWN:
             raise Refused(400, f"The field {key[:80]!r} isn't known. Known are: {', '.join((*_KNOWN, *_ONLY))}.")
-    max_tokens, temperature = _whole(body, "max_tokens", 16, 0, context), body.get("temperature")
-    if max_tokens and (temperature is None or isinstance(temperature, bool) or temperature != 0):
-        raise Refused(400, f"temperature is {temperature!r:.40} (its default is 1), but this server decodes greedily. "
-                           "Set temperature to 0.")
+    max_tokens, temperature = _whole(body, "max_tokens", 16, 0, context), _number(body, "temperature", 1., 0, 2)
+    top_p, seed = _number(body, "top_p", 1., 1e-6, 1), _whole(body, "seed", None, -2**63, 2**63 - 1)
     if not isinstance(echo := body.get("echo") or False, bool): raise Refused(400, "echo must be true or false.")
     if not max_tokens and not echo: raise Refused(400, "max_tokens is 0 without echo: nothing is asked.")
     ids = prompt_ids(body.get("prompt"), tokenizer, context, n_vocab, begin)
@@ -653,7 +679,8 @@ def asked(
     fits = isinstance(stop, list) and len(stop) <= 16
     if not fits or not all(isinstance(s, str) and 0 < len(s) <= 200 for s in stop):
         raise Refused(400, "stop must be a string or at most 16 strings, none empty or longer than 200 characters.")
-    return Asked(ids, max_tokens, tuple(stop), echo, _whole(body, "logprobs", None, 0, 5))
+    return Asked(ids, max_tokens, tuple(stop), echo, _whole(body, "logprobs", None, 0, 5), temperature, top_p, seed,
+                 *_streamed(body))
 
 # %% ../../nbs/tasks/20_serving.ipynb #36362779
 MAX_PROMPTS = 256 # in one request
@@ -744,6 +771,39 @@ def continuations(
             found[i] = new, text, "stop" if cut else "length"
     return found
 
+# %% ../../nbs/tasks/20_serving.ipynb #17669ef8
+def draw_token(
+    logits: torch.Tensor, # (n_vocab,)
+    temperature: float, # above 0
+    top_p: float, # above 0, at most 1
+    rng: np.random.Generator
+) -> int: # token id
+    "One token, drawn."
+    p = (logits.double() / temperature).softmax(-1).cpu().numpy()
+    order = np.argsort(-p, kind="stable")
+    kept = p[order] * (np.cumsum(p[order]) - p[order] < top_p) # the likeliest is always among them
+    return int(order[rng.choice(len(order), p=kept / kept.sum())])
+
+# %% ../../nbs/tasks/20_serving.ipynb #717d33fb
+@torch.inference_mode()
+def drawn(
+    engine: Engine, # whose model is the individual asked for
+    ids: list, # token ids of a prompt
+    wanted: Asked # with a temperature above 0
+) -> tuple: # (token ids, text, "stop" or "length")
+    "Continue one prompt by drawing tokens."
+    device, new, cache, text = engine.model.device, [], None, None
+    rng = np.random.default_rng(None if wanted.seed is None else [wanted.seed % 2**64, len(ids), *ids])
+    plain, x = bool(engine.why_plain), list(ids)
+    check_causal(engine.model, engine.name, len(ids) + wanted.max_tokens)
+    while text is None:
+        out = engine.model(input_ids=torch.tensor([x], device=device), past_key_values=cache, use_cache=not plain)
+        new.append(draw_token(out.logits[0, -1], wanted.temperature, wanted.top_p, rng))
+        cache, x = (None, [*ids, *new]) if plain else (out.past_key_values, new[-1:])
+        text = engine.ended(new, Prompt("", wanted.max_tokens, wanted.stop))
+    cut = new[-1] in engine.end_ids() or text != engine.tokenizer.decode(new, skip_special_tokens=True)
+    return new, text, "stop" if cut else "length"
+
 # %% ../../nbs/tasks/20_serving.ipynb #a3bff4e3
 def answered(
     engine: Engine,
@@ -754,7 +814,9 @@ def answered(
     longest = max(len(ids) + a.max_tokens for ids, a in wanted)
     new, scores = [([], "", "length")] * len(wanted), [None] * len(wanted)
     for _ in engine.groups([adapter], sum(len(ids) + a.max_tokens for ids, a in wanted), longest): # one group
-        some = [i for i, (_, a) in enumerate(wanted) if a.max_tokens]
+        for i, (ids, a) in enumerate(wanted):
+            if a.max_tokens and a.temperature: new[i] = drawn(engine, ids, a)
+        some = [i for i, (_, a) in enumerate(wanted) if a.max_tokens and not a.temperature]
         limits, stops = [wanted[i][1].max_tokens for i in some], [wanted[i][1].stop for i in some]
         for i, c in zip(some, continuations(engine, [wanted[i][0] for i in some], limits, stops), strict=True):
             new[i] = c
@@ -963,6 +1025,15 @@ def models(self: ModelServer, body=None, caller=None) -> dict:
     base = card(self.name, root=self.name, parent=None, max_model_len=self.engine.context)
     return dict(object="list", data=[base, *(card(n, root=n, parent=self.name) for n in list(self.loaded))])
 
+# %% ../../nbs/tasks/20_serving.ipynb #7904bc78
+@patch
+def model(self: ModelServer, body=None, caller=None) -> dict:
+    "GET /v1/models/NAME: one of them."
+    name = unquote(caller.path.partition("?")[0].removeprefix("/v1/models/"))
+    for card in self.models()["data"]:
+        if card["id"] == name: return card
+    raise Refused(404, f"The model {name!r:.150} does not exist.")
+
 # %% ../../nbs/tasks/20_serving.ipynb #1a3bfdd1
 _LORA_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -1014,7 +1085,7 @@ def unload(self: ModelServer, body, caller=None) -> str:
 def completions(self: ModelServer,
     body: dict, # a request's JSON
     caller=None # the `_Handler` that it came through
-) -> dict:
+) -> dict | list: # a list is sent as events
     "POST /v1/completions: log-probabilities of prompts, and continuations."
     model, served = body.get("model"), {self.name: self.base, **self.loaded}
     adapter = served.get(model) if isinstance(model, str) else None
@@ -1024,8 +1095,11 @@ def completions(self: ModelServer,
     found = self.batches.answer(Job(adapter, a, caller and caller.connection), wait and float(wait[1]))
     choices = [self._choice(i, a, ids, *x) for i, (ids, x) in enumerate(zip(a.ids, found, strict=True))]
     n, n_new = sum(map(len, a.ids)), sum(len(new[0]) for new, _ in found)
-    return dict(id=f"cmpl-{secrets.token_hex(8)}", object="text_completion", created=int(time.time()), model=model,
-                choices=choices, usage=dict(prompt_tokens=n, completion_tokens=n_new, total_tokens=n + n_new))
+    usage = dict(prompt_tokens=n, completion_tokens=n_new, total_tokens=n + n_new)
+    head = dict(id=f"cmpl-{secrets.token_hex(8)}", object="text_completion", created=int(time.time()), model=model)
+    if not a.stream: return dict(head, choices=choices, usage=usage)
+    counted = dict(usage=None) if a.usage else {}
+    return [dict(head, choices=[c], **counted) for c in choices] + [dict(head, choices=[], usage=usage)] * a.usage
 
 # %% ../../nbs/tasks/20_serving.ipynb #27377173
 @patch
@@ -1068,6 +1142,7 @@ def admit(self: ModelServer,
     if scheme.lower() != "bearer" or not hmac.compare_digest(token.strip().encode(), self.token.encode()):
         raise Refused(401, "The token is missing or wrong. Send the header Authorization: Bearer TOKEN.")
     if route in _ROUTES: return _ROUTES[route]
+    if method == "GET" and route[1].startswith("/v1/models/"): return ModelServer.model
     others = [m for m, p in _ROUTES if p == route[1]]
     raise Refused(405, f"{route[1]} takes {others[0]}.") if others else Refused(404, "There is no such endpoint. There "
                   f"are: {', '.join(p for _, p in _ROUTES)}.")
@@ -1135,10 +1210,13 @@ _FOR_STATUS = {401: {"WWW-Authenticate": "Bearer"}}
 # %% ../../nbs/tasks/20_serving.ipynb #c3a4f097
 @patch
 def reply(self: _Handler, status, content):
-    "Send JSON."
-    data = json.dumps(content, allow_nan=False).encode()
+    "Send JSON, a list as server-sent events."
+    as_json, events = lambda what: json.dumps(what, allow_nan=False), isinstance(content, list)
+    data = "".join(f"data: {e}\n\n" for e in [*map(as_json, content), "[DONE]"]) if events else as_json(content)
+    data = data.encode()
     self.send_response(status)
-    headers = {"Content-Type": "application/json", "Content-Length": str(len(data)), "Cache-Control": "no-store",
+    kind = "text/event-stream" if events else "application/json"
+    headers = {"Content-Type": kind, "Content-Length": str(len(data)), "Cache-Control": "no-store",
                "X-Content-Type-Options": "nosniff"} | _FOR_STATUS.get(status, {})
     if status == 429: headers["Retry-After"] = str(self.retry_after)
     if self.close_connection: headers["Connection"] = "close"

@@ -40,6 +40,7 @@ from evonb.tasks.serving import (
     ServerError,
     asked,
     continuations,
+    draw_token,
     retry_pause,
     servable,
     serve,
@@ -327,10 +328,18 @@ def test_the_protocol_of_completions(served, engine):
 @pytest.mark.parametrize(
     "body, message",
     [
-        (dict(temperature=0.7), "temperature is 0.7"),
-        (dict(temperature=None), "its default is 1"),
+        (dict(temperature=2.5), "temperature is 2.5"),
+        (dict(temperature=-1), "temperature is -1"),
+        (dict(temperature=True), "temperature is True"),
+        (dict(temperature="hot"), "temperature is 'hot'"),
+        (dict(top_p=0), "top_p is 0"),
+        (dict(seed=0.5), "seed is 0.5"),
+        (dict(best_of=3), "best_of is 3"),
+        (dict(logit_bias={"5": 1}), "logit_bias is"),
         (dict(n=2), "n is 2"),
-        (dict(stream=True), "stream is True"),
+        (dict(stream="yes"), "stream must be"),
+        (dict(stream_options=dict(include_usage=True)), "with stream=true"),
+        (dict(stream=True, stream_options=dict(other=1)), "stream_options is"),
         (dict(top_k=3), "'top_k' isn't known"),
         (dict(max_tokens=65), "from 0 to 64"),
         (dict(max_tokens=0), "nothing is asked"),
@@ -350,6 +359,59 @@ def test_what_the_server_does_not_do_is_refused_by_name(served, body, message):
     with web(served) as w:
         answer = w.post("/v1/completions", json=dict(model="tiny", temperature=0, prompt="a", max_tokens=3) | body)
         assert answer.status_code == 400 and message in answer.json()["error"]["message"]
+
+
+def test_a_request_of_openais_client_by_default_is_answered(served):
+    "It sends model and prompt alone; whatever it leaves out has the protocol's default."
+    with web(served) as w:
+        answer = w.post("/v1/completions", json=dict(model="tiny", prompt="The cat"))
+        [choice] = answer.json()["choices"]
+        assert answer.status_code == 200 and answer.json()["usage"]["completion_tokens"] <= 16
+        assert choice["logprobs"] is None and choice["finish_reason"] in ("stop", "length")
+        ask = lambda **more: w.post("/v1/completions", json=dict(model="tiny", prompt="The cat", n=1) | more).json()
+        text = lambda **more: ask(**more)["choices"][0]["text"]
+        assert text(seed=1) == text(seed=1, temperature=1) == text(seed=1, top_p=1.0, user="me")
+        assert len({text(seed=k) for k in range(8)}) > 4 and text(seed=1, temperature=None) == text(seed=1)
+        greedy = text(temperature=0)
+        assert {text(seed=k, top_p=1e-6) for k in range(3)} == {greedy} == {text(seed=3, temperature=1e-4)}
+        assert text(prompt=["a b", "The cat"], seed=1) != "" and len(ask(prompt=["a", "b"], seed=1)["choices"]) == 2
+
+
+def test_what_is_drawn_has_the_models_probabilities(engine):
+    [ids] = [TOKENIZER("The cat", add_special_tokens=False)["input_ids"]]
+    with torch.no_grad():
+        p = (engine.model(torch.tensor([ids])).logits[0, -1].double() / 0.7).softmax(-1).numpy()
+    logits, rng = engine.model(torch.tensor([ids])).logits[0, -1].detach(), Seeds(0).numpy()
+    counts = np.bincount([draw_token(logits, 0.7, 1.0, rng) for _ in range(4000)], minlength=300) / 4000
+    assert np.abs(counts - p).max() < 0.03
+    kept = {draw_token(logits, 0.7, 0.5, rng) for _ in range(300)}
+    order = np.argsort(-p)
+    assert kept == set(order[: int(np.searchsorted(np.cumsum(p[order]), 0.5)) + 1].tolist())
+
+
+def test_a_stream_holds_the_same_as_the_whole_answer(served):
+    body = dict(model="tiny", prompt=["The cat", "a dog"], temperature=0, max_tokens=4, logprobs=1)
+    with web(served) as w:
+        whole = w.post("/v1/completions", json=body).json()
+        for options in ({}, dict(stream_options=dict(include_usage=True))):
+            answer = w.post("/v1/completions", json=body | dict(stream=True) | options)
+            assert answer.headers["content-type"] == "text/event-stream" and answer.text.endswith("\n\n")
+            *events, last = [e.removeprefix("data: ") for e in answer.text.strip().split("\n\n")]
+            events = [json.loads(e) for e in events]
+            assert last == "[DONE]" and [c for e in events for c in e["choices"]] == whole["choices"]
+            assert {e["object"] for e in events} == {"text_completion"} and len({e["id"] for e in events}) == 1
+            assert [e.get("usage") for e in events] == [None, None] + [whole["usage"]] * bool(options)
+
+
+def test_one_model_is_told_by_its_name(served):
+    with web(served) as w:
+        card = w.get("/v1/models/tiny").json()
+        assert card == w.get("/v1/models").json()["data"][0] and card["object"] == "model" and card["id"] == "tiny"
+        for name in ("other", "", "a%2Fb", "tiny/x"):
+            missing = w.get(f"/v1/models/{name}")
+            assert missing.status_code == 404 and missing.json()["error"]["code"] == 404
+    with web(served, token="") as w:
+        assert w.get("/v1/models/tiny").status_code == 401
 
 
 def raw(served, head, body=b""):
