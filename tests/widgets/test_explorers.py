@@ -1,5 +1,6 @@
 """What holds for every explorer: no state that a page sends can break one."""
 
+import html
 import re
 
 import pytest
@@ -74,3 +75,12 @@ def test_an_explorer_that_refused_still_works(explorer):
     assert explorer.values[name] == other
     explorer.set(**{name: first})
     assert isinstance(explorer, Explorer) and explorer.values[name] == first
+
+
+def test_a_still_tells_every_view_and_takes_little_room(explorer):
+    still = explorer.still()
+    for view in explorer.views.values():
+        assert f"<h4>{html.escape(view.title)}</h4>" in still
+    n_figures = still.count("drawStored(\"")
+    assert n_figures >= 3 and len(still) < 2e6 * explorer.still_mb, "what is too large is told by its title"
+    assert still.count("<script") == 2 * n_figures == still.count("</script>")

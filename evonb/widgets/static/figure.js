@@ -9,6 +9,39 @@ function drawPlotly(div, { data, layout, frames }, config = {}) {
   return globalThis.Plotly.react(div, { data, layout, frames, config: { ...config, ...figureConfig } });
 }
 
+/* -- A figure and plotly.js that are stored in the page: for notebooks that are read without a kernel ---------------- */
+
+/** Plotly of this page: what is there, or else what is stored in its element `evonb-plotly`. */
+async function pagePlotly() {
+  if (globalThis.Plotly?.react) return;
+  globalThis.evonbPlotly ??= (async () => {
+    const stored = document.getElementById("evonb-plotly");
+    if (!stored) throw new Error("plotly.js isn't in this page.");
+    const bytes = Uint8Array.from(atob(stored.textContent), (c) => c.charCodeAt(0));
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+    const url = URL.createObjectURL(new Blob([await new Response(stream).text()], { type: "text/javascript" }));
+    try { await import(/* webpackIgnore: true */ url); } finally { URL.revokeObjectURL(url); }
+    return globalThis.Plotly;
+  })();
+  await globalThis.evonbPlotly;
+}
+
+/** Draw the figure stored in the element `ID-data` into `ID`, as soon as that is seen. */
+function drawStored(id) {
+  const div = document.getElementById(id), stored = document.getElementById(`${id}-data`);
+  if (!div || !stored) return;
+  const seen = new IntersectionObserver(async ([entry]) => {
+    if (!entry.isIntersecting) return;
+    seen.disconnect();
+    try { await pagePlotly(); } catch { return; } // the words in it stay
+    div.replaceChildren();
+    const figure = JSON.parse(stored.textContent);
+    figure.layout.width = undefined;
+    await drawPlotly(div, figure, { responsive: true });
+  }, { rootMargin: "100000px" }); // all but what is hidden
+  seen.observe(div);
+}
+
 /* -- Paper: a page is printed at the width that it has on paper, which its script is never told -------------------- */
 
 const paper = { width: 660, ink: "#1f2328" }; // px that fit between the margins of A4 and of Letter

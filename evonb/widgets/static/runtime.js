@@ -509,7 +509,13 @@ function mount(root, link) {
 }
 
 /** The widget's face: called by anywidget for each place where it is shown. */
-function render({ model, el }) { return mount(el, kernelLink(model)); }
+function render({ model, el }) {
+  const still = model.get("_spec").still, hidden = document.createElement("style");
+  hidden.textContent = `.evonb-still[data-explorer="${still}"] { display: none; }`; // while the live one is there
+  document.head.append(hidden);
+  const away = mount(el, kernelLink(model));
+  return () => { hidden.remove(); away(); };
+}
 
 /** Draw the explorer whose replies stand in the page's element `ID-data`; it can be printed. */
 function mountStored(id) {
