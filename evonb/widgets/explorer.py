@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Control', 'choice', 'slider', 'toggle', 'button', 'View', 'Reply', 'packed', 'page_code', 'RefusedValue', 'Explorer',
-           'error_reply', 'Pages']
+           'error_reply', 'Pages', 'still_view']
 
 # %% ../../nbs/widgets/10_explorer.ipynb #cb248d1c
 import base64
@@ -29,7 +29,7 @@ import traitlets
 from fastcore.basics import patch
 
 from ..core import EvonbError, InputError, human_bytes, progress
-from ..plots.style import NothingToPlot, brief
+from ..plots.style import NothingToPlot, brief, plotly_bundle, plotly_element, plotly_once, stored_figure
 from ..store import replacing
 
 # %% ../../nbs/widgets/10_explorer.ipynb #dcf7370f
@@ -192,12 +192,6 @@ def page_code(
     found.sort(key=lambda f: (f.name != f"runtime.{kind}", f.name))
     return "\n".join(f.read_text(encoding="utf-8") for f in found)
 
-# %% ../../nbs/widgets/10_explorer.ipynb #e1556d04
-@cache
-def _plotly_bundle(): # plotly.min.js, deflated
-    from plotly.offline import get_plotlyjs
-    return zlib.compress(get_plotlyjs().encode(), 9)
-
 # %% ../../nbs/widgets/10_explorer.ipynb #22de099d
 class RefusedValue(InputError, traitlets.TraitError):
     "A state that an explorer doesn't take; traitlets goes back to the one of before."
@@ -211,6 +205,7 @@ class Explorer(anywidget.AnyWidget):
     _spec = traitlets.Dict().tag(sync=True)
     values = traitlets.Dict().tag(sync=True) # control -> value
     clicked = traitlets.Dict().tag(sync=True) # the last click: its view and what was there
+    still_mb = 4 # the most that is stored beside it in a notebook
     plotly_kinds = {"plotly", "layers", "surface"} # kinds of views that draw with plotly.js
 
     def __init__(self,
@@ -229,7 +224,7 @@ class Explorer(anywidget.AnyWidget):
             if wrong := [n for n in v.needs if self.controls[n].local or self.controls[n].kind == "button"]:
                 raise InputError(f"The view {v.name} needs {wrong[0]}, which is local or a button: put it into `uses`.")
         first = {c.name: c.value for c in controls if c.kind != "button"}
-        super().__init__(_spec=self._layout(self.controls.values()), values=first)
+        super().__init__(_spec=self._layout(self.controls.values()) | dict(still=uuid.uuid4().hex), values=first)
         self.on_msg(self._heard)
 
     @traitlets.validate("values")
@@ -306,7 +301,7 @@ def error_reply(
 def _heard(self: Explorer, _, message, buffers):
     if "press" in message: return self.on_press(str(message["press"]))
     try:
-        if message.get("plotly"): content, arrays = {}, [_plotly_bundle()]
+        if message.get("plotly"): content, arrays = {}, [plotly_bundle()]
         else:
             reply = self.ask(message.get("ask"), **message.get("values", {}))
             content, arrays = reply.content, packed(reply)
@@ -435,9 +430,8 @@ def to_html(self: Explorer,
 ): # -> the path, or the text
     "A page with its controls that needs neither Python nor a network."
     needed = any(v.kind in self.plotly_kinds for v in self.views.values())
-    bundle = base64.b64encode(_plotly_bundle()).decode() if needed else ""
-    plotly = f'<script type="text/plain" id="evonb-plotly">{bundle}</script>' if bundle else ""
-    text = _page.format(title=html.escape(self.title), body=self.fragment(only, max_mb, show), plotly=plotly)
+    text = _page.format(title=html.escape(self.title), body=self.fragment(only, max_mb, show),
+                        plotly=plotly_element() if needed else "")
     if path is None: return text
     with replacing(path) as f: f.write_text(text, encoding="utf-8")
     return Path(path)
@@ -447,6 +441,52 @@ def to_html(self: Explorer,
 def _repr_mimebundle_(self: Explorer, **kwargs):
     if os.environ.get("EVONB_STATIC") == "1": return {"text/plain": repr(self), "text/html": self.fragment()}
     return anywidget.AnyWidget._repr_mimebundle_(self, **kwargs)
+
+# %% ../../nbs/widgets/10_explorer.ipynb #d8be2418
+def still_view(
+    title: str, # of the view
+    reply: Reply, # what it draws
+    max_mb: float # the most that its figure may take
+) -> str: # HTML that says the same
+    "A view's reply as a page without Python shows it; its title only where there is nothing plain to show."
+    head, content = f"<h4>{html.escape(title)}</h4>", reply.content
+    if reply.figure is not None:
+        fig = reply.figure() if callable(reply.figure) else reply.figure
+        shown = stored_figure(fig.to_dict())
+        if len(shown) < 1e6 * max_mb: return head + shown
+    if "text" in content: return head + "".join(f"<p>{html.escape(t)}</p>" for t in str(content["text"]).split("\n\n"))
+    if "rows" in content and "columns" in content:
+        line = lambda cells, tag: "<tr>" + "".join(f"<{tag}>{html.escape(str(c))}</{tag}>" for c in cells) + "</tr>"
+        rows = "".join(line(["" if c is None else c for c in row], "td") for row in content["rows"])
+        return f"{head}<table><thead>{line(content['columns'], 'th')}</thead><tbody>{rows}</tbody></table>"
+    return f"{head}<p>Run the cell again to see it.</p>"
+
+
+# %% ../../nbs/widgets/10_explorer.ipynb #a21595d6
+@patch
+def still(self: Explorer) -> str: # HTML, without plotly.js
+    "What the explorer shows now, for whoever reads the notebook without its kernel."
+    told = lambda c: next((text for v, text in c.options if v == self.values[c.name]), "")
+    at = " · ".join(f"{c.label}: {told(c)} {c.unit}".strip() for n, c in self.controls.items() if n in self.values)
+    parts = [f"<h3>{html.escape(self.title)}</h3><p>{html.escape(at)}</p>"]
+    for name, view in self.views.items():
+        try: parts.append(still_view(view.title, self.ask(name), self.still_mb / len(self.views)))
+        except EvonbError as e: parts.append(f"<h4>{html.escape(view.title)}</h4><p>{html.escape(str(e))}</p>")
+    return f'<div class="evonb-still" data-explorer="{self._spec["still"]}">{"".join(parts)}</div>'
+
+
+# %% ../../nbs/widgets/10_explorer.ipynb #f9037799
+@patch
+def _ipython_display_(self: Explorer):
+    "The live explorer, and its still as an output of its own: readers that know widgets show nothing beside one."
+    if os.environ.get("EVONB_STATIC") == "1": raise NotImplementedError # one piece of HTML is all there is
+    from IPython.display import display
+    live = self._repr_mimebundle_()
+    display(*live[:1] if isinstance(live, tuple) else (live,), raw=True)
+    needed = any(v.kind in self.plotly_kinds for v in self.views.values())
+    still = (plotly_once() if needed else "") + self.still()
+    display({"text/html": still, "text/plain": repr(self)}, raw=True)
+
 
 # %% ../../nbs/widgets/10_explorer.ipynb #81334d17
 @patch
