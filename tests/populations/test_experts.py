@@ -571,3 +571,15 @@ def test_texts_beyond_the_positions_are_refused_before_anything_is_written(base,
         assert not (tmp_path / "run").exists()
     train_expert(small, long, ExpertConfig(**settings, max_tokens=20), Seeds(0), show=False)
     train_expert(small, short, ExpertConfig(**settings), Seeds(0), show=False)  # the default, which no text reaches
+
+
+def test_mambas_last_projection_is_left_out():
+    from transformers import MambaConfig, MambaForCausalLM
+
+    model = MambaForCausalLM(MambaConfig(vocab_size=300, hidden_size=16, num_hidden_layers=1, state_size=4)).eval()
+    base = new_base(model, train_tokenizer(["the cat sees the dog."] * 20, 260), "mamba")
+    with with_lora(base, ExpertConfig(rank=2), Seeds(0)) as inside:
+        adapted = {n.partition(".lora_A")[0].rpartition(".")[2] for n, _ in inside.named_parameters() if "lora_A" in n}
+    assert adapted == {"in_proj", "x_proj", "dt_proj"}
+    with pytest.raises(InputError, match="backbone.layers.0.mixer.out_proj can't be adapted: MambaForCausalLM"):
+        target_modules(model, ("out_proj",))
