@@ -168,7 +168,8 @@ def check_choice(
 ):
     "Refuse what isn't among the allowed values, naming them; returns the value."
     allowed = list(allowed)
-    if value not in allowed: raise InputError(f"{name} is {value!r}, {choices_text(allowed)}{near_miss(value, allowed)}")
+    if value not in allowed:
+        raise InputError(f"{name} is {value!r}, {choices_text(allowed)}{near_miss(value, allowed)}")
     return value
 
 # %% ../nbs/00_core.ipynb #1ee50805

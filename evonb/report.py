@@ -8,9 +8,9 @@ __all__ = ['connectome_page', 'population_page', 'experts_page', 'alignment_page
            'section_html', 'number', 'spread_html', 'swatch', 'difference_html', 'results_table', 'arms_result',
            'generations_html', 'wiring_html', 'corpus_table', 'corpora_html', 'known', 'score_html', 'methods_table',
            'tasks_table', 'ensembles_table', 'methods_result', 'first_histories', 'evolutions_html', 'family_html',
-           'conflict_html', 'of_methods', 'experts_table', 'experts_html', 'alignment_table', 'listed',
-           'left_out_table', 'alignment_result', 'human_like_html', 'settings_html', 'repeat_html', 'report_html',
-           'write_report', 'example_run', 'example_population_run']
+           'conflict_html', 'of_methods', 'experts_table', 'experts_html', 'alignment_table', 'listed', 'left_out_html',
+           'alignment_result', 'human_like_html', 'settings_html', 'repeat_html', 'report_html', 'write_report',
+           'example_run', 'example_population_run']
 
 # %% ../nbs/80_report.ipynb #2b3e800e
 import html
@@ -63,7 +63,8 @@ def table(
     body = "".join(f"<tr><th scope='row'>{esc(first)}</th>{''.join(f'<td>{esc(c)}</td>' for c in rest)}</tr>"
                    for first, *rest in rows)
     note = f"<p class='note'>{esc(caption)}</p>" if caption else ""
-    return Html(f"{note}<div class='scroll' role='region' aria-label='table' tabindex='0'><table{' class=tight' * tight}>"
+    kind = " class=tight" if tight else ""
+    return Html(f"{note}<div class='scroll' role='region' aria-label='table' tabindex='0'><table{kind}>"
                 f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>")
 
 # %% ../nbs/80_report.ipynb #74d40e65
@@ -566,7 +567,7 @@ def listed(
     return Html("<ul class='note'>" + "".join(f"<li>{esc(x)}</li>" for x in lines) + "</ul>")
 
 # %% ../nbs/80_report.ipynb #8e0c82f9
-def left_out_table(
+def left_out_html(
     summary: dict # of a run of kind "alignment"
 ) -> Html: # nothing where no word was left out, or the run didn't count them
     "Words that are in no regression, story by story and by reason."
@@ -585,7 +586,7 @@ def alignment_result(
     "What came out, in a sentence, facts and a table."
     return (f"<p class='statement'>{esc(summary['statement'])}</p>{listed(summary['facts'])}"
             f"{alignment_table(summary)}<details><summary>Notes on the data</summary>{listed(summary['notes'])}"
-            f"{left_out_table(summary)}</details>")
+            f"{left_out_html(summary)}</details>")
 
 # %% ../nbs/80_report.ipynb #40918a02
 alignment_page.figures("Brain: layer by layer", lambda brain: alignment_plots.layer_scores(brain, "gain"),

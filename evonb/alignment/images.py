@@ -561,8 +561,9 @@ def image_responses(
     why = check_faults(data, all_targets, {t for r in runs for t in r.empty})
     data, targets, gone = varying_targets(data, all_targets, why)
     for note in gone: remark(f"{name}: {note}.")
-    return Responses(name=name, kind="series", data=data, targets=targets, groups=groups, passages=passages, onsets=onsets,
-                     offsets=offsets, tr=tr, nuisance={"word rate": rate}, subject_nuisance=moved, illustrative=False,
+    return Responses(name=name, kind="series", data=data, targets=targets, groups=groups, passages=passages,
+                     onsets=onsets, offsets=offsets, tr=tr, nuisance={"word rate": rate}, subject_nuisance=moved,
+                     illustrative=False,
                      notes=list(dict.fromkeys([*(n for r in runs for n in r.notes), *notes, *more, *gone])),
                      left_out=left_out_table(all_targets, why))
 

@@ -269,4 +269,5 @@ def training_text(
     "All text that a run's models learned from: that of evolution, which the wiring comes from, and of development."
     if not run.file("corpus", "tokenizer").is_dir(): return None
     corpus = open_prepared(run.file("corpus"))
-    return f"{corpus.info['name']} as {place_name(run.path)} was trained on it", corpus.texts("evolution", "development")
+    called = f"{corpus.info['name']} as {place_name(run.path)} was trained on it"
+    return called, corpus.texts("evolution", "development")

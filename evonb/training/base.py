@@ -28,7 +28,7 @@ from ..registry import Registry
 from ..store import check_folder, open_run, read_json, tensors_digest, write_json, writing_folder
 from ..text.tokens import settle
 from .gpt import GPT
-from .limits import check_causal, check_vocabulary, check_weights
+from .limits import check_causal, check_vocabulary, check_finite_weights
 from .loading import load_whole, not_whole, quiet_transformers, reported, saved_state
 
 # %% ../../nbs/training/20_base.ipynb #048f7076
@@ -97,7 +97,7 @@ def new_base(
     "Freeze a model and put it together with its tokenizer; what looks ahead, or doesn't fit or count, is refused."
     model = model.eval().requires_grad_(False)
     check_vocabulary(model, tokenizer, name)
-    check_weights(model, name)
+    check_finite_weights(model, name)
     check_causal(model, name)
     if tokenizer.eos_token is None: raise InputError(f"The tokenizer of {name} has no eos_token. Set one.")
     if found := settle(tokenizer): remark(f"The tokenizer of {name} holds {' and '.join(found)}; it is used without.")

@@ -61,11 +61,8 @@ class GPTConfig(PreTrainedConfig):
     use_cache: bool = True # generate() keeps keys and values
     tie_word_embeddings: bool = False # the published head is untied
 
-    @property
-    def output_attentions(self): return self._output_attentions
-
-    @output_attentions.setter
-    def output_attentions(self, value): self._output_attentions = value # whatever the attention's implementation
+    def _attend(self, value): self._output_attentions = value # whatever the attention's implementation
+    output_attentions = property(lambda self: self._output_attentions, _attend)
 
     def __new__(cls, **given):
         _refuse_two_names(cls.attribute_map, given)

@@ -6,7 +6,7 @@
 __all__ = ['SENTINEL', 'CONTEXT_NAMES', 'WINDOW_NAMES', 'LOOKS', 'LOOK_PRICE', 'text_config', 'stated_context', 'Lookups',
            'position_tables', 'vocabulary_size', 'Limits', 'model_limits', 'check_context', 'check_vocabulary',
            'attention_window', 'states', 'apart', 'rounding', 'random_ids', 'reaches_back', 'Look', 'look_ahead',
-           'check_causal', 'check_weights']
+           'check_causal', 'check_finite_weights']
 
 # %% ../../nbs/training/19_limits.ipynb #3ee82861
 import warnings
@@ -231,9 +231,9 @@ def check_causal(
         raise InputError(f"{name} can't read a text of random tokens ({type(e).__name__}: {str(e)[:300]}). Is it a "
                          "model of text alone, in a precision that this device can compute?") from e
     if not look.finite:
-        raise InputError(f"{name} makes states of a text of {look.n_tokens} random tokens that are NaN or infinite. Its "
-                         f"weights are {model.dtype}: are they those of a training that diverged, or is this precision "
-                         "too small for them (try float32)?")
+        raise InputError(f"{name} makes states of a text of {look.n_tokens} random tokens that are NaN or infinite. "
+                         f"Its weights are {model.dtype}: are they those of a training that diverged, or is this "
+                         "precision too small for them (try float32)?")
     if not look.ahead: return
     raise InputError(f"{name} isn't a causal language model: {type(model).__name__} reads in both directions. Its "
                      f"states of earlier tokens changed when later ones of a text of {look.n_tokens} tokens "
@@ -242,12 +242,12 @@ def check_causal(
                      "is_decoder=True in config.json, and training with it).")
 
 # %% ../../nbs/training/19_limits.ipynb #91d2fa3e
-def check_weights(
+def check_finite_weights(
     model, # of transformers
     name: str # how messages call it
 ):
     "Refuse weights that are NaN or infinite, by name: scores would be NaN, or a few words would be."
     if bad := [n for n, p in model.named_parameters() if p.is_floating_point() and not p.isfinite().all()]:
-        raise InputError(f"{name} has weights that are NaN or infinite: {some_names(bad)}. They are those of a training "
-                         "that diverged, or were saved in a precision too small for them. Save the model again from "
-                         "a checkpoint before that.")
+        raise InputError(f"{name} has weights that are NaN or infinite: {some_names(bad)}. They are those of a "
+                         "training that diverged, or were saved in a precision too small for them. Save the model "
+                         "again from a checkpoint before that.")

@@ -253,7 +253,8 @@ def _checked(self: Explorer, given): # control -> value, of all that can be move
     "Refuse a value that isn't among its control's options; what isn't named keeps its value."
     moving = {n: c for n, c in self.controls.items() if c.kind != "button"}
     if unknown := sorted(repr(name) for name in given if name not in moving):
-        raise InputError(f"There is no control {brief(unknown[0], 80)}; the controls are: {', '.join(moving) or 'none'}.")
+        raise InputError(f"There is no control {brief(unknown[0], 80)}; the controls are: "
+                         f"{', '.join(moving) or 'none'}.")
     now = {n: c.value for n, c in moving.items()} | self.values
     return {n: _check_value(c, given[n]) if n in given else now[n] for n, c in moving.items()}
 

@@ -15,8 +15,8 @@ from evonb.training.limits import (
     attention_window,
     check_causal,
     check_context,
+    check_finite_weights,
     check_vocabulary,
-    check_weights,
     look_ahead,
     model_limits,
     stated_context,
@@ -146,7 +146,7 @@ def test_states_and_weights_that_are_no_numbers_are_refused():
         with pytest.raises(InputError, match="tiny makes states .* NaN or infinite.*torch.float16.*try float32"):
             check_causal(model.half(), "tiny")
     model = made(T.LlamaForCausalLM, T.LlamaConfig(**WIDE | dict(vocab_size=260)))
-    check_weights(model, "tiny")
+    check_finite_weights(model, "tiny")
     model.lm_head.weight.data[40, 3] = float("inf")  # a random text may never show it
     with pytest.raises(InputError, match="tiny has weights that are NaN or infinite: lm_head.weight"):
         new_base(model, TOKENIZER, "tiny")
