@@ -74,7 +74,7 @@ def tiny(source):
 def written(path, n=6000):
     from evonb.text.toy_english import Grammar
 
-    grammar, text = Grammar(Seeds(1)), ""
+    grammar, text = Grammar(Seeds(1).child(path.name)), ""  # files alike would count once
     while len(text) < n:
         text += grammar.sentence() + "\n"
     path.write_text(text)

@@ -844,5 +844,7 @@ def open_prepared(
     with parsing(folder / "corpus.json", "Prepare the corpus again."):
         splits = {check_choice(s, SPLITS, "split"): Tokens(read_row(folder / f"{s}.bin"), **sizes)
                   for s, sizes in record["splits"].items()}
-        unseen = np.load(folder / "unseen.npy", allow_pickle=False) if "unseen.npy" in record["files"] else None
+        unseen = None
+        if "unseen.npy" in record["files"]:
+            with open(folder / "unseen.npy", "rb") as f: unseen = np.lib.format.read_array(f, allow_pickle=False)
     return PreparedCorpus(from_dict(CorpusConfig, record["config"]), tokenizer, splits, record["info"], folder, unseen)
