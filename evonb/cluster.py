@@ -428,8 +428,8 @@ def _collect(self: RayPool, todo, found):
     done, _ = _ray().wait(watched, timeout=min(1, max(0, deadline - time.monotonic())))
     for ref in done:
         if ref in busy: self._finish(busy[ref], todo, found)
-    for w in [w for w in busy.values() if w.jobs and time.monotonic() - w.since > self.timeout]:
-        raise broken_off(f"an individual took longer than {self.timeout:g} s on {w.node}")
+    if late := [w for w in busy.values() if w.jobs and time.monotonic() - w.since > self.timeout]:
+        raise broken_off(f"an individual took longer than {self.timeout:g} s on {late[0].node}")
 
 # %% ../nbs/82_cluster.ipynb #097c2393
 @patch

@@ -6,9 +6,9 @@
 __all__ = ['own_mark', 'replacing', 'content_digest', 'write_json', 'read_json', 'tensors_digest', 'write_tensors',
            'read_tensors', 'append', 'write_dataset', 'write_netcdf', 'too_large', 'check_arrays', 'texts_as_str',
            'file_starts', 'read_dataset', 'writing_folder', 'inside', 'check_folder', 'versions', 'now', 'Run',
-           'is_locked', 'locked', 'being_written', 'process_began', 'own_files', 'changed_settings', 'differences',
-           'content_of', 'visible_files', 'identity', 'leaves', 'inputs_of', 'stands_for', 'real_changes', 'as_begun',
-           'create_run', 'writing', 'open_run', 'reopen_run', 'folder_size']
+           'is_locked', 'locked', 'being_written', 'process_began', 'own_files', 'changed_settings', 'content_of',
+           'visible_files', 'identity', 'leaves', 'inputs_of', 'stands_for', 'differences', 'as_begun', 'create_run',
+           'writing', 'open_run', 'reopen_run', 'folder_size']
 
 # %% ../nbs/04_store.ipynb #760b2170
 import datetime
@@ -560,14 +560,6 @@ def changed_settings(
         elif a != b: out[name] = (a, b)
     return out
 
-# %% ../nbs/04_store.ipynb #1340dd79
-def differences(
-    old: dict, # settings as stored
-    new: dict # settings as asked
-) -> list[str]: # one line a difference
-    "The settings that differ, for a message."
-    return [f"{k}: {a!r} there, {b!r} asked" for k, (a, b) in changed_settings(old, new).items()]
-
 # %% ../nbs/04_store.ipynb #b84cfdc9
 def content_of(
     path # a file, a folder, or a pattern of files
@@ -634,15 +626,15 @@ def stands_for(
     if isinstance(setting, dict): return {k: stands_for(v, inputs) for k, v in setting.items()}
     return setting
 
-# %% ../nbs/04_store.ipynb #d7e783a3
-def real_changes(
-    run, # a Run
-    config: dict # settings as asked
+# %% ../nbs/04_store.ipynb #1340dd79
+def differences(
+    old: dict, # settings as stored
+    new: dict, # settings as asked
+    inputs: dict | None = None # what stored paths were, as of `inputs_of`: content decides then, not spelling
 ) -> list[str]: # one line a difference
-    "The settings in which a run differs from what is asked. Content decides what a path names, not its spelling."
-    noted = run.about.get("inputs") or {}
-    return [f"{k}: {a!r} there, {b!r} asked" for k, (a, b) in changed_settings(run.config, config).items()
-            if stands_for(a, noted) != stands_for(b, {})]
+    "The settings that differ, for a message."
+    def same(a, b): return inputs is not None and stands_for(a, inputs) == stands_for(b, {})
+    return [f"{k}: {a!r} there, {b!r} asked" for k, (a, b) in changed_settings(old, new).items() if not same(a, b)]
 
 # %% ../nbs/04_store.ipynb #328e0309
 def as_begun(
@@ -680,7 +672,7 @@ def create_run(
             write_json(path/"run.json", about)
         else:
             run = Run(path)
-            if run.kind != kind or (diff := real_changes(run, config)):
+            if run.kind != kind or (diff := differences(run.config, config, run.about.get("inputs") or {})):
                 what = f"of kind {run.kind!r}" if run.kind != kind else "with other settings: " + "; ".join(diff[:5])
                 raise RunExistsError(f"{path} holds a run {what}. Choose another output folder, or resume it with its "
                                      "own settings.")
