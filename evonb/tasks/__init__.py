@@ -3,10 +3,12 @@
 from evonb import face
 
 __getattr__, __dir__, __all__ = face(__name__, {
-    ".tasks": "Task Choice Prompt Item make_task open_test read_record TASKS open_task",
+    ".grading": "Choice Prompt Item",
+    ".tasks": "Task make_task open_test read_record TASKS open_task",
     ".skills": "skill_items",
     ".engine": "Engine",
     ".backends": "InProcess Pool",
     ".fitness": "Fitness Cache",
-    ".serving": "serve ServerBackend",
+    ".client": "ServerBackend",
+    ".serving": "serve",
 })

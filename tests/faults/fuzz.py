@@ -959,7 +959,8 @@ def _():
 
 def _backend(folder):
     "A client of a server that answers every request with what stands in a file."
-    from evonb.tasks.serving import ServerBackend, received
+    from evonb.tasks.client import ServerBackend
+    from evonb.tasks.protocol import received
     from evonb.text.tokens import load_tokenizer
 
     class OfFile(ServerBackend):
@@ -1027,7 +1028,7 @@ def _():
         return written(folder, "request.json", json.dumps(wanted))
 
     def read(path):
-        from evonb.tasks.serving import asked, read_body
+        from evonb.tasks.protocol import asked, read_body
         from evonb.text.tokens import load_tokenizer
 
         headers = {"Content-Length": str(path.stat().st_size)}

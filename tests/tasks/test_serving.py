@@ -29,24 +29,11 @@ from evonb.core import DamagedFileError, InputError, NoSpaceError, Seeds, StopRe
 from evonb.populations.breeding import BreedConfig, breed
 from evonb.store import read_dataset, read_json, write_json
 from evonb.tasks.backends import InProcess
+from evonb.tasks.client import ServerBackend, servable, served_by
 from evonb.tasks.engine import Engine
 from evonb.tasks.fitness import Fitness
-from evonb.tasks.serving import (
-    LONGEST_PAUSE,
-    Batches,
-    Job,
-    ModelServer,
-    ServerBackend,
-    ServerError,
-    asked,
-    continuations,
-    draw_token,
-    retry_pause,
-    servable,
-    serve,
-    served_by,
-    token_logprobs,
-)
+from evonb.tasks.protocol import LONGEST_PAUSE, ServerError, asked, retry_pause
+from evonb.tasks.serving import Batches, Job, ModelServer, continuations, draw_token, serve, token_logprobs
 from evonb.tasks.tasks import Choice, Prompt, skill_task
 from evonb.text.tokens import train_tokenizer
 from evonb.training.adapters import Adapter, linear_shapes, random_adapter, read_adapter, write_adapter

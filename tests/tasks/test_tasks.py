@@ -4,6 +4,7 @@ import csv
 import importlib.util
 import json
 import math
+import pickle
 import warnings
 
 import numpy as np
@@ -707,3 +708,18 @@ def test_a_subset_keeps_the_shares_of_groups():
     small = task.subset(n_validation=9, n_test=6)
     assert [i.group for i in small.items()].count("echo") == 3 and len(small.groups()) == 3
     assert [i for i in small.items() if i.group == "tense"] == [i for i in task.items() if i.group == "tense"][:3]
+
+
+@pytest.mark.parametrize(
+    "before, now, names",
+    [
+        ("tasks", "grading", "Item Choice Prompt ScoreError TaskScore Grading mean_score TASK_KINDS parse_number"),
+        ("serving", "client", "ServerBackend served_by servable"),
+        ("serving", "protocol", "ServerError Refused Asked asked retry_pause received"),
+    ],
+)
+def test_what_moved_is_found_where_it_was(before, now, names):
+    "Pickles of before name the module that something stood in."
+    for name in names.split():
+        old, new = (pickle.loads(f"cevonb.tasks.{module}\n{name}\n.".encode()) for module in (before, now))
+        assert old is new

@@ -13,8 +13,9 @@ from evonb.alignment.features import ReadConfig, read, token_surprisal
 from evonb.core import InputError, Seeds
 from evonb.populations.experts import ExpertConfig, encode_text, lora_config, train_expert
 from evonb.tasks.backends import InProcess, check_begin
+from evonb.tasks.client import ServerBackend
 from evonb.tasks.engine import Engine, encode_choices
-from evonb.tasks.serving import ServerBackend, asked
+from evonb.tasks.protocol import asked
 from evonb.tasks.tasks import Choice, Prompt
 from evonb.text.passages import split_words
 from evonb.training.adapters import Adapter
