@@ -94,6 +94,8 @@ def experiment_config(
     if args.corpus and args.corpus != config.corpus.source:
         config.corpus = dataclasses.replace(config.corpus, source=args.corpus, n_bytes=None)
     config.development = dataclasses.replace(config.development, **arm_changes(args))
+    if args.evolutions is not None:
+        config.evolution = dataclasses.replace(config.evolution, n_evolutions=args.evolutions)
     return with_settings(config, args.set).check()
 
 # %% ../nbs/84_cli.ipynb #b10007dd
@@ -138,9 +140,11 @@ def connectome_text(
     "The sentence, generations and arms, and a warning where the chosen rate is the lowest or highest that was tried."
     out, arms = [], summary["arms"]
     if summary["generations"]:
-        rows = [("generation", "lived at density", "left density", "val loss", "time")]
-        rows += [(str(g["generation"]), f"{g['born_density']:.1%}", f"{g['density']:.1%}", f"{g['val_loss']:.3f}",
-                  human_time(g["seconds"])) for g in summary["generations"]]
+        several = any("lineage" in g for g in summary["generations"])
+        rows = [(*["evolution"] * several, "generation", "lived at density", "left density", "val loss", "time")]
+        rows += [(*[str(g.get("lineage"))] * several, str(g["generation"]), f"{g['born_density']:.1%}",
+                  f"{g['density']:.1%}", f"{g['val_loss']:.3f}", human_time(g["seconds"]))
+                 for g in summary["generations"]]
         out += columns(rows) + [""]
     if arms:
         def loss(x): # mean ± sd [low, high]
@@ -344,6 +348,8 @@ def experiment_options(
                    help="less memory for one more forward pass; neither changes a result beyond rounding")
     run_options(p, "runs/PRESET[-CORPUS]", "evolution.n_generations=6", resume)
     p.epilog += listing("corpora", CORPORA)
+    p.add_argument("--evolutions", type=int, metavar="K",
+                   help="how many times a connectome is evolved, each with newborns and controls of its own")
     p.set_defaults(arms=None, seeds=None, lrs=None)
 
 # %% ../nbs/84_cli.ipynb #9422bfe5
@@ -441,9 +447,10 @@ def do_develop(
     if args.connectome: return work_on(args, ("develop",), args.resume)
     if args.corpus or args.out or args.seed or args.set:
         raise InputError(f"{args.run} has its corpus, seed and settings already; an existing run takes only --arms, "
-                         "--seeds, --lrs, --ray and --device. For other settings begin another run.")
+                         "--seeds, --lrs, --evolutions, --ray and --device. For other settings begin another run.")
     with _fleet(args) as fleet:
-        finish(ability("connectome", "extend")(args.run, arm_changes(args), fleet=fleet, compute=_compute(args)))
+        finish(ability("connectome", "extend")(args.run, arm_changes(args), fleet=fleet, compute=_compute(args),
+                                               n_evolutions=args.evolutions))
 
 # %% ../nbs/84_cli.ipynb #34795249
 EXAMPLE_SKILLS = ("agreement", "reflexive", "count_up", "made_up_noun", "tense", "opposite") # when no expert is named

@@ -586,7 +586,7 @@ def _living_in(folder, timeout):
     finally: lock.release()
 
 # %% ../nbs/82_cluster.ipynb #c3eb388a
-def _raise_there(order, exchange, arm, seed, lr, needed):
+def _raise_there(order, exchange, needed, arm, seed, lr, lineage=0):
     "A lifetime on a node -> (what came of it, more of that)."
     from filelock import FileLock
     torch.set_num_threads(order.n_threads)
@@ -602,8 +602,8 @@ def _raise_there(order, exchange, arm, seed, lr, needed):
             if line.stop: return "stopped", line.stop.reason
             run = _LifeRun(order.path, line)
             corpus = open_prepared(run.file("corpus"))
-            exp = Experiment(run, corpus, show=False, stop=line.stop, **order.settings)
-            folder = life_folder(run, arm, seed, lr)
+            exp = Experiment(run, corpus, show=False, stop=line.stop, lineage=lineage, **order.settings)
+            folder = life_folder(run, arm, seed, lr, lineage)
             folder.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(folder.parent/".lock"): exp.arm_wiring(arm, seed) # rates share it: made once
             with listening(lambda kind, values: line.say("announce", kind, values)):
@@ -628,26 +628,26 @@ class RayFleet:
 @dataclass
 class _Life:
     "A lifetime as the driver knows it."
-    key: tuple # arm, seed, learning rate
+    key: tuple # arm, seed, learning rate, and perhaps evolution
     lost: int = 0 # how often its worker died since it last got further
     step: int = -1 # of its newest checkpoint when its worker died
     since: float = 0. # when it was handed out
 
     @property
-    def label(self): return "{} seed {} lr {:g}".format(*self.key)
+    def label(self): return f"evolution {self.key[3]}, " * any(self.key[3:]) + "{} seed {} lr {:g}".format(*self.key)
 
 # %% ../nbs/82_cluster.ipynb #a852d439
 @patch
 def raise_newborns(self: RayFleet,
     exp: Experiment, # the run and its corpus
-    items: list, # of (arm, seed, learning rate)
+    items: list, # of (arm, seed, learning rate), with the evolution behind where it isn't the first
     needed: bool = False # whether the grown models must be there, too
 ):
     "Raise those that aren't, wherever there is room. A stop request lets them write checkpoints and raises `Stopped`."
     ray = _ray()
     if not ray.is_initialized():
         raise ClusterError("This process belongs to no cluster. Work inside `with connect(...)`.")
-    todo = [x for x in dict.fromkeys(items) if known_loss(exp.run, *x, needed) is None]
+    todo = [x for x in dict.fromkeys(items) if known_loss(exp.run, *x[:3], needed, *x[3:]) is None]
     if not todo: return
     exp.run.set_state("running", f"{len(todo)} newborns on a cluster")
     work = _Work(self, exp, needed, len(todo))
@@ -665,7 +665,7 @@ class _Work:
         self.fleet, self.exp, self.needed, self.total, self.lives, self.error = fleet, exp, needed, total, {}, None
         self.said = False
         self.path = exp.run.path.resolve()
-        own = ("run", "corpus", "show", "stop", "fleet", "group")
+        own = ("run", "corpus", "show", "stop", "fleet", "group", "lineage")
         settings = {f.name: getattr(exp, f.name) for f in fields(exp) if f.name not in own}
         if gpu: settings |= dict(device="cuda", compute=replace(exp.compute, device="cuda")) # the one that Ray gives it
         order = _Order(str(self.path), file_sha256(self.path/"run.json"), settings, fleet.n_threads, fleet.lock_timeout)
@@ -686,7 +686,7 @@ class _Exchange:
 @patch
 def hand_out(self: _Work, life):
     life.since = time.monotonic()
-    self.lives[self.task.remote(self.order, _Exchange(self.desk), *life.key, self.needed)] = life
+    self.lives[self.task.remote(self.order, _Exchange(self.desk), self.needed, *life.key)] = life
 
 @patch
 def close(self: _Work):

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['ALPHA', 'PLURALS', 'known_mean', 'moments', 'Interval', 'cluster_interval', 'seed_interval', 't_test', 'paired_test',
            'wilson_interval', 'chance_interval', 'p_values', 'fdr', 'factor_test', 'spread', 'satterthwaite',
-           'usable_parts', 'crossed_tests', 'widest_interval', 'judged', 'crossed_mean', 'paired_difference',
-           'crossed_contrast', 'describe', 'holm', 'judge_family', 'counted', 'units_text', 'verdict', 'p_text',
-           'family_text']
+           'usable_parts', 'crossed_tests', 'widest_interval', 'judged', 'crossed_mean', 'usable_groups',
+           'nested_tests', 'variance_components', 'nested_mean', 'paired_difference', 'crossed_contrast', 'describe',
+           'holm', 'judge_family', 'counted', 'units_text', 'verdict', 'p_text', 'family_text']
 
 # %% ../nbs/08_statistics.ipynb #9df674a2
 import math
@@ -221,10 +221,11 @@ def judged(
 ) -> dict: # mean, sd, n, low, high, level, p, p_adjusted, family, units, one, tests
     "A mean with its test and the interval that goes with it; p is the largest over factors, and over both together."
     one, known = next((t["over"] for t in tests if t["n"] < 2), None), [t for t in tests if t["p"] is not None]
-    if len(tests) > 1 and one is None:
-        variances = [t["se"]**2 for t in tests]
-        both = factor_test("both", mean, sum(variances)**.5, satterthwaite(variances, [t["df"] for t in tests]), 2,
-                           min(t["p"] for t in tests))
+    apart = [t for t in tests if "within" not in t] # what lies within a factor varies that one's means already
+    if len(apart) > 1 and one is None:
+        variances = [t["se"]**2 for t in apart]
+        both = factor_test("both", mean, sum(variances)**.5, satterthwaite(variances, [t["df"] for t in apart]), 2,
+                           min(t["p"] for t in apart))
         known = known + [both | dict(n=None)]
     p = max(t["p"] for t in known) if one is None else None
     low, high = widest_interval(mean, known) if one is None else (None, None)
@@ -234,11 +235,12 @@ def judged(
 
 # %% ../nbs/08_statistics.ipynb #3798dddb
 def crossed_mean(
-    values, # (n_models, n_items), or a list of such for several tasks; (n,) for one unit; nan where there is none
+    values, # (n_models, n_items), a list of such for several tasks; (n,) for one unit; as `nested_mean` for three
     units: tuple = ("seed", "item"), # what models and items are called, one of each; one name for (n,)
     fixed: tuple = () # units that aren't a sample, so nothing is said of others: a published model is itself
 ) -> dict: # what `judged` tells
     "The mean over models and items, against zero."
+    if len(units) == 3: return nested_mean(values, units)
     if len(units) == 1: values, units, fixed = np.asarray(values, float)[None], ("", *units), ("", *fixed)
     parts = usable_parts(values)
     if not all(p.size for p in parts): # nothing was measured
@@ -248,9 +250,67 @@ def crossed_mean(
     by_unit = parts[0][0] if "" in fixed else np.mean([p.mean(1) for p in parts], 0) # (n,)
     return judged(float(np.mean([p.mean() for p in parts])), by_unit, tests)
 
+# %% ../nbs/08_statistics.ipynb #9b5b4757
+def usable_groups(
+    values # (n_groups, n_models, n_items), nan for models that failed and items that one lacks
+) -> list: # of (n_models, n_items) arrays without nan, one a group; groups without a model are left out
+    "What can be averaged."
+    values = np.asarray(values, float)
+    if values.ndim != 3:
+        raise InputError(f"Values have the shape {values.shape}, but must be (n_groups, n_models, n_items).")
+    rows = np.isfinite(values).any(2) # (n_groups, n_models)
+    items = np.isfinite(values[rows]).all(0) # (n_items,)
+    return [g[r][:, items] for g, r in zip(values, rows) if r.any() and items.any()]
+
+# %% ../nbs/08_statistics.ipynb #ab96dd7d
+def nested_tests(
+    groups: list, # of (n_models, n_items) without nan
+    units: tuple # what groups, models and items are called, one of each: ("evolution", "newborn", "window")
+) -> list: # of `factor_test`s: over groups, over models within them where a group has two, over items
+    "The mean of groups' means against the spread of groups, of models within groups, and of items."
+    means, sizes = [g.mean(1) for g in groups], np.array([len(g) for g in groups]) # of models
+    n, over_items = len(groups), np.mean([g.mean(0) for g in groups], 0) # (n_items,)
+    mean, m, df = float(over_items.mean()), len(over_items), int((sizes - 1).sum())
+    tests = [factor_test(units[0], mean, spread([x.mean() for x in means])**.5, n - 1, n, 2.**(1 - n))]
+    if df:
+        pooled = sum((len(x) - 1) * len(x) * spread(x) for x in means if len(x) > 1) / df # variance of models
+        se = (pooled * (1 / sizes).sum())**.5 / n
+        within = factor_test(units[1], mean, se, df, max(2, int(sizes.min())), 2.**(1 - int(sizes.sum())))
+        tests.append(within | dict(n=int(sizes.min()), within=units[0]))
+    return [*tests, factor_test(units[2], mean, spread(over_items)**.5, m - 1, m, 2.**(1 - m))]
+
+# %% ../nbs/08_statistics.ipynb #92feca48
+def variance_components(
+    groups: list, # of (n_models, n_items) without nan
+    units: tuple # what groups, models and items are called, one of each
+) -> dict: # unit -> standard deviation between such; "rest"; nan where there is only one
+    "How much groups, models of one group and items differ, by the method of moments; what can't be below 0 isn't."
+    sizes, whole = np.array([len(g) for g in groups]), np.concatenate(groups) # (n_all_models, n_items)
+    n, m = whole.shape
+    left = whole - whole.mean(1, keepdims=True) - whole.mean(0) + whole.mean()
+    rest = (left**2).sum() / ((n - 1) * (m - 1)) if n > 1 and m > 1 else math.nan
+    df = (sizes - 1).sum()
+    models = sum(((g.mean(1) - g.mean())**2).sum() for g in groups) / df if df else math.nan # with their share of rest
+    between = np.var([g.mean() for g in groups], ddof=1) if len(groups) > 1 else math.nan
+    share = models if df else rest / m # what models add to a group of one
+    found = (between - share * (1 / sizes).mean(), models - rest / m, np.var(whole.mean(0), ddof=1) - rest / n, rest)
+    return {u: float(np.sqrt(np.maximum(v, 0))) for u, v in zip((*units, "rest"), found)}
+
+# %% ../nbs/08_statistics.ipynb #32c0008e
+def nested_mean(
+    values, # (n_groups, n_models, n_items); nan where there is none
+    units: tuple = ("evolution", "newborn", "window") # what groups, models and items are called, one of each
+) -> dict: # what `judged` tells, and the components of variance
+    "The mean over groups, against zero, where models belong to groups and all meet the same items."
+    groups = usable_groups(values)
+    if not groups: return judged(None, [], [factor_test(u, 0., math.nan, 0, 0) for u in units])
+    found = judged(float(np.mean([g.mean() for g in groups])), [g.mean() for g in groups], nested_tests(groups, units))
+    n = len(groups), min(map(len, groups)), groups[0].shape[1]
+    return found | dict(units=dict(zip(units, n)), components=variance_components(groups, units))
+
 # %% ../nbs/08_statistics.ipynb #472b25e4
 def paired_difference(
-    a, # (n_models, n_items), or a list of such for several tasks
+    a, # (n_models, n_items), a list of such for several tasks, or (n_groups, n_models, n_items) with three units
     b, # of the same models and items
     units: tuple = ("seed", "item"), # what they are called, one of each
     fixed: tuple = () # units that aren't a sample
@@ -284,7 +344,7 @@ def crossed_contrast(
 
 # %% ../nbs/08_statistics.ipynb #3f8b24ec
 def describe(
-    values, # (n_models, n_items), or a list of such for several tasks; nan for models that failed
+    values, # (n_models, n_items), or a list of such for several tasks, or as `nested_mean`; nan for models that failed
     units: tuple = ("seed", "item"), # what they are called, one of each
     fixed: tuple = () # units that aren't a sample
 ) -> dict: # mean, sd over models, n, se over both, low, high, units
@@ -293,7 +353,8 @@ def describe(
     tests = found["tests"] if found["one"] is None else []
     low, high = widest_interval(found["mean"], tests, tested=False)
     se = max((t["se"] for t in tests), default=None)
-    return {k: found[k] for k in ("mean", "sd", "n", "units")} | dict(low=low, high=high, se=se)
+    kept = ("mean", "sd", "n", "units", "components")
+    return {k: found[k] for k in kept if k in found} | dict(low=low, high=high, se=se)
 
 # %% ../nbs/08_statistics.ipynb #b44a45dc
 def holm(
@@ -336,9 +397,11 @@ def counted(
 # %% ../nbs/08_statistics.ipynb #40fee7d7
 def units_text(
     found: dict # what `judged` or `describe` told
-) -> str: # "3 seeds, 27 people"; "" for what an older version stored
+) -> str: # "3 seeds, 27 people", "3 evolutions x 2 newborns, 40 windows"; "" for what an older version stored
     "What was generalised over, and how many of each."
-    return ", ".join(counted(n, unit) for unit, n in (found.get("units") or {}).items())
+    told = [counted(n, unit) for unit, n in (found.get("units") or {}).items()]
+    if found.get("components"): told[:2] = [" x ".join(told[:2])] # so many of the second in each of the first
+    return ", ".join(told)
 
 # %% ../nbs/08_statistics.ipynb #9382cbaa
 def verdict(
