@@ -6,11 +6,11 @@
 __all__ = ['connectome_page', 'population_page', 'experts_page', 'alignment_page', 'every_page', 'Html', 'esc', 'json_for_script',
            'table', 'flat', 'shown', 'settings_table', 'figure_html', 'figures_html', 'menu_html', 'Section', 'Page',
            'section_html', 'number', 'spread_html', 'swatch', 'difference_html', 'results_table', 'arms_result',
-           'generations_html', 'wiring_html', 'corpus_table', 'corpora_html', 'known', 'score_html', 'methods_table',
-           'tasks_table', 'ensembles_table', 'methods_result', 'first_histories', 'evolutions_html', 'family_html',
-           'conflict_html', 'of_methods', 'experts_table', 'experts_html', 'alignment_table', 'listed', 'left_out_html',
-           'alignment_result', 'human_like_html', 'settings_html', 'repeat_html', 'report_html', 'write_report',
-           'example_run', 'example_population_run']
+           'lineages', 'generations_html', 'densities_html', 'wiring_html', 'corpus_table', 'corpora_html', 'known',
+           'score_html', 'methods_table', 'tasks_table', 'ensembles_table', 'methods_result', 'first_histories',
+           'evolutions_html', 'family_html', 'conflict_html', 'of_methods', 'experts_table', 'experts_html',
+           'alignment_table', 'listed', 'left_out_html', 'alignment_result', 'human_like_html', 'settings_html',
+           'repeat_html', 'report_html', 'write_report', 'example_run', 'example_population_run']
 
 # %% ../nbs/80_report.ipynb #2b3e800e
 import html
@@ -271,6 +271,13 @@ connectome_page.figures("Growing up: the arms", plots.loss_curves, needs=("devel
 connectome_page.figures("Where the arms end", plots.final_losses, needs=("summary.json",),
                         uses=("development.zarr.zip",))
 
+# %% ../nbs/80_report.ipynb #86d54332
+def lineages(
+    dataset # an xarray Dataset of a run
+) -> list: # of ints
+    "The evolutions that a dataset tells of."
+    return dataset["lineage"].values.tolist() if "lineage" in dataset.dims else [0]
+
 # %% ../nbs/80_report.ipynb #e19bd806
 @connectome_page.section("Evolution: the generations", needs=("evolution.zarr.zip",), uses=("summary.json",))
 def generations_html(
@@ -278,15 +285,21 @@ def generations_html(
     summary # the run's summary, or None
 ) -> str:
     "Loss and density, generation by generation."
-    figures = (plots.generation_curves(evolution), plots.training_curves(evolution))
-    rows = [[g["generation"], number(g.get("density"), ".2%"), number(g.get("val_loss"), ".4f")]
-            for g in (summary or {}).get("generations", [])]
-    header = ["generation", "live weights after pruning", "validation loss (nats/token)"]
+    figures = [plots.generation_curves(evolution), *(plots.training_curves(evolution, k) for k in lineages(evolution))]
+    several = ["evolution"] * ("lineage" in evolution.dims)
+    rows = [[*(g.get("lineage", "–") for _ in several), g["generation"], number(g.get("density"), ".2%"),
+             number(g.get("val_loss"), ".4f")] for g in (summary or {}).get("generations", [])]
+    header = [*several, "generation", "live weights after pruning", "validation loss (nats/token)"]
     return "".join(map(figure_html, figures)) + (table(header, rows) if rows else "")
 
 # %% ../nbs/80_report.ipynb #a80cdbff
-connectome_page.figures("The connectome, matrix by matrix", plots.density_map, needs=("evolution.zarr.zip",),
-                        caption="The slider goes through the generations.")
+@connectome_page.section("The connectome, matrix by matrix", needs=("evolution.zarr.zip",))
+def densities_html(
+    evolution # an xarray Dataset
+) -> str:
+    "Each evolution's densities."
+    return "".join(figure_html(plots.density_map(evolution, lineage=k), "The slider goes through the generations.")
+                   for k in lineages(evolution))
 
 # %% ../nbs/80_report.ipynb #33262202
 @connectome_page.section("The wiring itself", needs=("evolution/*/connectome.safetensors",))
