@@ -32,6 +32,7 @@ pytestmark = pytest.mark.numerics
 LIFE = LifetimeConfig(
     steps=6, batch_size=4, context=16, lr=4e-3, warmup=2, eval_every=3, eval_windows=8, checkpoint_every=3
 )
+ARMS = "connectome", "random", "dense"
 
 
 def tiny(n=1):
@@ -40,7 +41,7 @@ def tiny(n=1):
         corpus=CorpusConfig("toy-english", n_bytes=100_000, vocab_size=300),
         model=ModelConfig(1, 2, 16),
         evolution=EvolutionConfig(n_generations=2, prune_fraction=0.3, n_evolutions=n, lifetime=LIFE),
-        development=DevelopmentConfig(("connectome", "random", "dense"), 2, (2e-3, 4e-3), test_windows=16, lifetime=LIFE),
+        development=DevelopmentConfig(ARMS, 2, (2e-3, 4e-3), test_windows=16, lifetime=LIFE),
     )
 
 
@@ -138,7 +139,8 @@ def test_verdicts_generalise_over_evolutions(one, three):
     over = next(t for t in d["tests"] if t["over"] == "evolution")
     assert over["p"] == pytest.approx(stats.ttest_1samp(means, 0).pvalue)
     assert set(d["components"]) == {"evolution", "newborn", "window", "rest"}
-    assert [(g["lineage"], g["generation"]) for g in several["generations"]] == [(k, g) for k in range(3) for g in (0, 1)]
+    told = [(g["lineage"], g["generation"]) for g in several["generations"]]
+    assert told == [(k, g) for k in range(3) for g in (0, 1)]
     assert json.loads(json.dumps(several))["n_evolutions"] == 3
 
 
