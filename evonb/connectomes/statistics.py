@@ -8,10 +8,10 @@ __all__ = ['STATISTICS', 'MAX_WEIGHTS', 'MAX_UNITS', 'wire_density', 'positive_s
            'sign_consistency', 'sign_consistency_in', 'centre_of', 'find_modules', 'modularity', 'reciprocity',
            'self_feedback', 'loop_balance', 'two_steps', 'spectral_radius', 'path_length', 'small_world',
            'hub_agreement', 'graph_places', 'measure_graph', 'null_p', 'judge_wiring', 'wiring_to_measure',
-           'check_nulls', 'draw_null', 'wiring_statistics', 'wiring_table', 'open_wiring', 'measure_run',
+           'check_nulls', 'draw_null', 'wiring_statistics', 'wiring_table', 'open_wiring', 'wirings_of', 'measure_run',
            'measure_file']
 
-# %% ../../nbs/connectomes/15_statistics.ipynb #704fe75d
+# %% ../../nbs/connectomes/15_statistics.ipynb #f72b9226
 import json
 import math
 import time
@@ -22,8 +22,9 @@ import numpy as np
 from fastcore.basics import patch
 
 from .controls import CONTROLS, control
-from .generations import inherited_connectome, load_generation
+from .generations import inherited_connectome, load_generation, stored_generations
 from .graph import Edges, WiringGraph, load_graph, sampled_wiring, wiring_graph
+from .settings import lineage_file
 from ..core import EvonbError, InputError, Seeds, Stopped, StopRequest, check_choice, check_positive, progress
 from ..core import stoppable
 from ..kinds import provenance, refusal
@@ -514,13 +515,13 @@ class _Drawing:
         self.found, self.told, self.seed, self.keep, self.every = found, told, seed, keep, every
         self.left_out, self.kept = {}, time.monotonic()
 
-# %% ../../nbs/connectomes/15_statistics.ipynb #fff1915d
+# %% ../../nbs/connectomes/15_statistics.ipynb #c5f892d7
 @patch
-def missing(self: _Drawing, nulls, n_draws): # -> list of (generation, null, draw)
+def missing(self: _Drawing, nulls, n_draws, last): # -> list of (generation, null, draw)
     "What isn't drawn yet, the last generation first."
     at = {str(n): i for i, n in enumerate(self.found.null.values)}
     there = np.isfinite(self.found.null_value.values).any((-1, -2)) # (null, draw, generation)
-    order = list(enumerate(self.told))[::-1]
+    order = list(enumerate(self.told))[:-2 if last else None:-1]
     return [(g, n, d) for i, g in order for d in range(n_draws) for n in nulls if not there[at[n], d, i]]
 
 # %% ../../nbs/connectomes/15_statistics.ipynb #37fb7431
@@ -543,13 +544,14 @@ def judged(self: _Drawing):
     told = {n: why for (_, n), why in self.left_out.items()}
     return judge_wiring(self.found.assign_attrs(left_out=json.dumps(told)))
 
-# %% ../../nbs/connectomes/15_statistics.ipynb #215e29de
+# %% ../../nbs/connectomes/15_statistics.ipynb #9c5e257f
 def wiring_statistics(
     wirings, # a Connectome, or generation -> Connectome
     nulls: tuple | None = None, # names of controls; None: all of the registry
     n_draws: int = 99, # of each null; no p is below 1 / (n_draws + 1)
     seed: int = 0, # the root of the seed tree
     max_units: int | None = None, # of each group; None: all of up to 4 million weights, else 512; 0: all
+    last: bool = False, # draw for the last generation only
     roles: dict | None = None, # parameter name -> [Role]: what names don't tell
     found=None, # what was found before; draws that it has aren't made again
     keep: Callable | None = None, # is given what is found so far, every 20 s
@@ -563,7 +565,7 @@ def wiring_statistics(
     made = _blank(wirings, nulls, n_draws, told).assign_attrs(
         seed=seed, max_units=-1 if max_units is None else max_units, version=1, alpha=ALPHA)
     drawing = _Drawing(_taken_up(made, found), told, seed, keep)
-    missing, n = drawing.missing(nulls, n_draws), len(nulls) * n_draws * len(told)
+    missing, n = drawing.missing(nulls, n_draws, last), len(nulls) * n_draws * (1 if last else len(told))
     with progress(n, "wirings of controls", n - len(missing), show, "wiring") as bar:
         for what in missing:
             if stop: break
@@ -610,33 +612,41 @@ def open_wiring(
     if not path.is_file(): raise FileNotFoundError(f"There is no wiring {path}. Name a run, or a file of one.")
     return load_graph(path).to_connectome() if path.suffix in (".npz", ".graphml") else (Connectome.load(path), None)
 
-# %% ../../nbs/connectomes/15_statistics.ipynb #d091d86e
+# %% ../../nbs/connectomes/15_statistics.ipynb #26efee5d
+def wirings_of(
+    run, # a Run of kind connectome
+    lineage: int = 0 # which of its evolutions, from 0
+) -> dict: # generation -> Connectome; a given wiring is generation 0
+    "The wirings that an evolution has left so far."
+    if run.kind != "connectome": raise refusal(run, "wirings are in", "connectome")
+    n = len(stored_generations(run, lineage))
+    if not n: return {0: inherited_connectome(run, lineage)} # refuses a run that has none
+    return {g: load_generation(run, g, lineage) for g in range(n)}
+
+# %% ../../nbs/connectomes/15_statistics.ipynb #dab58e1d
 def measure_run(
     path, # a run of kind connectome
     nulls: tuple | None = None, # names of controls; None: all of the registry
     n_draws: int = 99, # of each null and generation
     max_units: int | None = None, # of each group; None: all of up to 4 million weights, else 512; 0: all
-    last: bool = False, # the last generation only
+    last: bool = False, # draw for the last generation only
+    lineage: int = 0, # which of its evolutions, from 0
     show: bool = True, # a progress bar
     stop: StopRequest | None = None # one to share with another thread
-): # -> xarray Dataset, stored in the run as wiring.zarr.zip and wiring.nc
+): # -> xarray Dataset, stored beside the evolution as wiring.zarr.zip and wiring.nc
     "The statistics of a run's wirings, generation by generation; what was drawn before is taken up."
     run = open_run(path)
-    if run.kind != "connectome": raise refusal(run, "wirings are in", "connectome")
-    given, file = run.file("evolution", "given", "connectome.safetensors"), run.file("wiring.zarr.zip")
-    n = len(list(run.file("evolution").glob("gen-*/connectome.safetensors")))
-    wirings = {0: Connectome.load(given)} if given.exists() else {
-        g: load_generation(run, g) for g in (range(n) if n and not last else [n - 1])}
+    wirings, file = wirings_of(run, lineage), lineage_file(run, lineage, "wiring.zarr.zip")
     def keep(found):
         with locked(run.path): # for a moment, so that the run can go on meanwhile
             write_dataset(file, found)
-            write_netcdf(run.file("wiring.nc"), found.assign_attrs(found.attrs | provenance(run)))
+            write_netcdf(file.with_name("wiring.nc"), found.assign_attrs(found.attrs | provenance(run)))
+    before = read_dataset(file) if file.exists() else None
     with stoppable(stop) as request:
-        return wiring_statistics(wirings, nulls, n_draws, run.config.get("seed", 0), max_units,
-                                 found=read_dataset(file) if file.exists() else None, keep=keep, show=show,
-                                 stop=request)
+        return wiring_statistics(wirings, nulls, n_draws, run.config.get("seed", 0), max_units, last, None, before,
+                                 keep, show, request)
 
-# %% ../../nbs/connectomes/15_statistics.ipynb #0c1cdf4b
+# %% ../../nbs/connectomes/15_statistics.ipynb #7e02b6f6
 def measure_file(
     path, # a stored connectome (.safetensors), a published .pt, or a graph (.npz, .graphml)
     out, # where the result goes, ending in .zarr.zip; the same as .nc stands beside it
@@ -654,4 +664,4 @@ def measure_file(
         write_netcdf(out.with_name(out.name.removesuffix(".zarr.zip") + ".nc"), found)
     with stoppable(stop) as request:
         before = read_dataset(out) if out.exists() else None
-        return wiring_statistics(wiring, nulls, n_draws, 0, max_units, roles, before, keep, show, request)
+        return wiring_statistics(wiring, nulls, n_draws, 0, max_units, False, roles, before, keep, show, request)
