@@ -13,15 +13,15 @@ from evonb.connectomes.graph import (
     Role,
     WiringGraph,
     from_networkx,
+    joined_units,
     load_graph,
-    matrix_roles,
     sampled_wiring,
     wiring_graph,
 )
 from evonb.connectomes.wiring import prune
 from evonb.core import ConnectomeError, DamagedFileError, InputError, Seeds
 from evonb.store import content_digest
-from evonb.training.connectome import Connectome
+from evonb.training.connectome import Connectome, matrix_roles
 from evonb.training.gpt import GPTConfig, new_gpt
 
 CONFIG = GPTConfig(vocab_size=40, n_layer=2, n_head=2, n_embd=16, block_size=16)
@@ -78,12 +78,12 @@ def test_other_architectures_are_told_by_their_names():
     for name, model in models.items():
         wiring = prune(model, 0.5)
         graph = wiring_graph(wiring)
-        hidden = {n: v for n, v in graph.sizes.items() if n.endswith(("mlp", "layers.0", "layers.1"))}
+        hidden = {n: v for n, v in graph.sizes.items() if n.endswith("mlp")}
         assert graph.sizes["residual"] == 32 and graph.sizes["tokens"] == 50, name
         assert set(hidden.values()) == {32 if name == "gpt2" else 48} and len(hidden) == 2, (name, graph.sizes)
         assert graph.n_wires == wiring.n_live and all("residual" in (e.source, e.target) for e in graph.edges)
         assert ("o" in {g.rpartition(".")[2] for g in graph.sizes}) == (name == "llama")  # grouped queries
-    with pytest.raises(ConnectomeError, match="query_key_value.*roles="):
+    with pytest.raises(ConnectomeError, match="query_key_value.*head by head.*roles="):
         wiring_graph(prune(joined, 0.5))
 
 
@@ -98,14 +98,22 @@ def test_gpt2_of_transformers_is_stored_the_other_way_round():
 
 @pytest.mark.parametrize("name,shape,what", [
     ("model.layers.0.mixer.in_proj.weight", (64, 16), "in_proj.*can't be told"),
-    ("layers.0.attn.qkv_proj.weight", (40, 16), "three parts"),
+    ("layers.0.attn.qkv_proj.weight", (40, 16), "other sizes"),
+    ("layers.0.mlp.gate_up_proj.weight", (7, 16), "2 parts"),
+    ("layers.0.attention.query_key_value.weight", (48, 16), "head by head"),
 ])  # fmt: skip
 def test_what_names_do_not_tell_is_refused_and_can_be_said(name, shape, what):
-    with pytest.raises(ConnectomeError, match=what): matrix_roles(name, {name: shape})
+    with pytest.raises(ConnectomeError, match=what): joined_units(name, matrix_roles({name: shape}), {name: shape})
     made = Connectome({name: torch.ones(shape, dtype=torch.int8)}, {name: shape})
     graph = wiring_graph(made, {name: [Role("residual", "mine")]})
     assert graph.sizes == {"mine": shape[0], "residual": shape[1]}
     with pytest.raises(InputError, match="roles names 'nobody'"): wiring_graph(made, {"nobody": []})
+
+
+def test_a_square_matrix_that_may_be_turned_is_refused():
+    shapes = {"wpe.weight": (8, 16), "h.0.mlp.c_fc.weight": (16, 16)}  # GPT-2's own or ours
+    with pytest.raises(ConnectomeError, match="it is square"):
+        joined_units("h.0.mlp.c_fc.weight", matrix_roles(shapes), shapes)
 
 
 def test_groups_that_do_not_fit_are_refused():
