@@ -280,6 +280,9 @@ def _open(run, config, device, show, stop, open_backend=None):
     else: backend = InProcess(Engine(base.model, base.tokenizer, max_tokens=config.max_tokens, begin=begin))
     try:
         check_begin(backend, begin)
+        if hasattr(backend, "can_ask"): # held-out tasks come at the end, but what can't be asked is refused now
+            generates = [t.kind in ("exact", "numeric") for t in (*tasks, *held_out)]
+            backend.can_ask(not all(generates), any(generates))
         fitness = Fitness(backend, tasks, cache=RunCache(run.file("cache")))
         left_out = failed_experts(experts, fitness)
         experts = {n: a for n, a in experts.items() if n not in left_out}

@@ -295,6 +295,35 @@ begun.wait()
     assert same(Monitor(experiment, tmp_path / "run", TINY, resume=True).wait(), whole)
 
 
+@pytest.mark.parametrize("after", ["", "import os, signal; os.kill(os.getpid(), signal.SIGINT)"])
+def test_a_job_that_does_not_stop_ends_with_python_as_by_a_kill(tmp_path, after):
+    "It computes in PyTorch's own threads, which would abort an interpreter that is taken down (SIGABRT)."
+    script = f"""
+import sys, threading, torch
+from evonb.core import announce
+from evonb.store import create_run
+from evonb.widgets import monitor
+monitor.PATIENCE = 0.5
+begun = threading.Event()
+def long_step(path, resume=False, stop=None):
+    with create_run(path, dict(seed=0), "other", resume):
+        x = torch.rand(600, 600)
+        while True:
+            x = torch.linalg.qr(x @ x.T)[0] + 1
+            begun.set()
+seen, looks = monitor.Monitor(long_step, sys.argv[1]), None
+begun.wait()
+looks = monitor.watch(sys.argv[1])
+{after}
+"""
+    found = subprocess.run([sys.executable, "-c", script, str(tmp_path / "run")], capture_output=True, text=True,
+                           timeout=120)  # fmt: skip
+    assert found.returncode == 1 and "hasn't stopped within 0.5 s" in found.stderr, found.stderr
+    assert "Abort" not in found.stderr and "terminate called" not in found.stderr
+    with create_run(tmp_path / "run", dict(seed=0), "other", resume=True) as run:  # nobody holds it any more
+        assert run.state()["status"] == "running"
+
+
 # --- populations, experts, alignments -------------------------------------------------------------------------------
 
 
