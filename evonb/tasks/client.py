@@ -57,7 +57,7 @@ class ServerBackend(Backend):
     "Scores by asking a server with OpenAI's completions protocol and vLLM's LoRA endpoints."
     def __init__(self,
         url: str, # as in http://127.0.0.1:8000
-        tokenizer=None, # the served model's, a fast one of transformers; None: prompts are sent as texts, none is scored
+        tokenizer=None, # the served model's, a fast one of transformers; None: prompts go as texts, none is scored
         model: str | None = None, # the name that it is served under; None: the only one
         token: str | None = None, # None takes EVONB_SERVER_TOKEN; no other key is ever sent
         adapters_folder=None, # where individuals are written; None: a folder in the user's cache, as `evonb serve` has
@@ -270,8 +270,8 @@ async def _meet(self: ServerBackend):
     limit = "max_model_len" if card.get("max_model_len") else "n_ctx"
     room = card.get("max_model_len") or meta.get("n_ctx")
     room = room if isinstance(room, int) and not isinstance(room, bool) and room > 1 else None
-    seen = dict(name=card["id"], root=card.get("root"), room=room, limit=limit, n_new=None, values=None, texts=None, way=None,
-                no_score="", no_text="", no_lora="", probe=self.probe_ids(room or 32))
+    seen = dict(name=card["id"], root=card.get("root"), room=room, limit=limit, n_new=None, values=None, texts=None,
+                way=None, no_score="", no_text="", no_lora="", probe=self.probe_ids(room or 32))
     for attempt in (self._try_scoring, self._try_text, self._try_lora): seen |= await attempt(seen)
     if seen["values"] is None and seen["way"] is None:
         raise ServerError(f"{self.url} can't score a text, nor continue one: {seen['no_score']} {seen['no_text']}", 200)
@@ -347,7 +347,8 @@ async def _logprobs(self: ServerBackend, model, sequences, n_new, again=AGAIN, c
     try:
         choices = reply_choices(reply, len(sequences))
         found = [prompt_logprobs(c, len(s), n_new) for c, s in zip(choices, sequences, strict=True)]
-        for c, s in zip(choices, sequences) if check else (): check_echo(c, self.tokenizer.batch_decode([[t] for t in s]))
+        for c, s in zip(choices, sequences) if check else ():
+            check_echo(c, self.tokenizer.batch_decode([[t] for t in s]))
         usage, n = reply.get("usage"), sum(map(len, sequences))
         counted = usage.get("prompt_tokens") if isinstance(usage, dict) else None
         if isinstance(counted, int) and counted != n:

@@ -297,7 +297,8 @@ def test_a_chunked_reply_is_read(tmp_path):
     def chunked(path, body):
         status, reply = llama(path, body)
         data = json.dumps(reply).encode()
-        return raw(b"HTTP/1.1 %d X\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n" % status + chunks(data) + b"0\r\n\r\n")
+        head = b"HTTP/1.1 %d X\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n" % status
+        return raw(head + chunks(data) + b"0\r\n\r\n")
 
     with Recorded(chunked) as server:
         [found] = client(server, tmp_path).answers([BASE], [], [Prompt("a", 3, ())])
