@@ -516,6 +516,8 @@ def population_options(
     p.add_argument("--server-model", metavar="NAME", help="the base's name there (default: the only one)")
     p.add_argument("--server-adapters", metavar="FOLDER",
                    help="where individuals are written for the server (default: in the user's cache, as evonb serve)")
+    p.add_argument("--server-clear-text", action="store_true",
+                   help="send the token over plain http to another machine, where all between can read it")
     ray_option(p, "individuals are scored")
     begin_option(p)
     run_options(p, "runs/population", "n_individuals=12")
@@ -527,9 +529,10 @@ def _scorers(args, config):
     by_server = None
     if args.server is not None:
         served = ability("population", "server")
-        by_server = served(args.server, args.server_model, args.server_adapters, config.begin)
-    elif args.server_model is not None or args.server_adapters is not None:
-        raise InputError("--server-model and --server-adapters go with --server URL.")
+        by_server = served(args.server, args.server_model, args.server_adapters, config.begin,
+                           clear_text=args.server_clear_text)
+    elif args.server_model is not None or args.server_adapters is not None or args.server_clear_text:
+        raise InputError("--server-model, --server-adapters and --server-clear-text go with --server URL.")
     if args.ray is None: return nullcontext(by_server)
     if by_server: raise InputError("Individuals are scored either on a cluster (--ray) or by a server (--server). "
                                    "Name one of the two.")
