@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TOKEN_ROWS', 'CONTROLS', 'DENSE_MATCHED', 'random_control', 'token_matrices', 'random_rows_control',
            'sign_shuffled_control', 'trade_rows', 'swap_edges', 'degree_preserving_control', 'control',
-           'occurring_weights', 'matched_width', 'reshaped', 'dense_matched_config']
+           'occurring_weights', 'matched_width', 'reshaped', 'matched_family', 'dense_matched_config']
 
 # %% ../../nbs/connectomes/12_controls.ipynb #2934ece4
 import dataclasses
@@ -18,8 +18,9 @@ import torch
 
 from .arms import ARMS, Arm, find_arm
 from ..core import ConnectomeError, InputError, check_choice
-from ..training.connectome import Connectome
-from ..training.gpt import GPTConfig, n_parameters
+from ..training.architectures import MLP_WIDTHS, resized
+from ..training.connectome import OUTSIDE, Connectome, matrix_roles, parameter_shapes
+from ..training.gpt import GPTConfig, meta_model, n_parameters
 
 # %% ../../nbs/connectomes/12_controls.ipynb #d6a389e4
 def _shuffled(values, rng): return values[torch.from_numpy(rng.permutation(len(values)))]
@@ -37,13 +38,13 @@ def random_control(
     return _control(connectome, lambda s, r: _shuffled(s.reshape(-1), r).reshape(s.shape), "random", rng)
 
 # %% ../../nbs/connectomes/12_controls.ipynb #1302bef6
-TOKEN_ROWS = ("wte", "embed_tokens", "word_embeddings", "embed_in", "lm_head", "embed_out") # in GPT-2, Llama, NeoX, ...
+TOKEN_ROWS = (*OUTSIDE["embedding"]["tokens"].split(), *OUTSIDE["head"]["head"].split()) # in GPT-2, Llama, NeoX, ...
 
 def token_matrices(
-    names # of parameters
-) -> list[str]: # those of embedding and head
+    names # of parameters; name -> shape
+) -> list[str]: # those of embedding and head; one, where they are one
     "The matrices with a row for each token of the vocabulary, by the names that models of transformers give them."
-    return [n for n in names if n.removesuffix(".weight").rpartition(".")[2] in TOKEN_ROWS]
+    return [n for n, r in matrix_roles(names).items() if r["role"] in ("tokens", "head")]
 
 # %% ../../nbs/connectomes/12_controls.ipynb #ba80f234
 def random_rows_control(
@@ -146,13 +147,15 @@ def control(
 
 # %% ../../nbs/connectomes/12_controls.ipynb #73d158b8
 def occurring_weights(
-    config: GPTConfig, # of a newborn
+    config, # of a newborn
     wiring: Connectome | None, # what it is born with; None: it is dense
     occurs: np.ndarray # (vocab_size,) bool, whether a token occurs in the text
 ) -> int:
     "The weights that training can change, without the rows of embedding and head whose token never occurs."
     never = torch.from_numpy(~np.asarray(occurs, bool))
-    if wiring is None: return n_parameters(config) - 2 * config.n_embd * int(never.sum())
+    if wiring is None:
+        shapes = parameter_shapes(meta_model(config))
+        return n_parameters(config) - int(never.sum()) * sum(shapes[n][1] for n in token_matrices(shapes))
     def idle(name):
         if name in wiring.signs: return int(wiring.signs[name][never].count_nonzero())
         return int(never.sum()) * wiring.shapes[name][1] # exempt from pruning
@@ -182,13 +185,61 @@ def reshaped(
     "How far depth and number of heads are from another model's, in doublings."
     return abs(math.log2(other.n_layer / config.n_layer)) + abs(math.log2(other.n_head / config.n_head))
 
+# %% ../../nbs/connectomes/12_controls.ipynb #bf073ddc
+def _closest(found, n_trainable):
+    "A model that misses the tolerance, told of."
+    warnings.warn(f"No dense model of {found.vocab_size} tokens has about {n_trainable} weights: the closest has "
+                  f"{n_parameters(found)}, {n_parameters(found) / n_trainable:.2f} times as many. Read dense_matched "
+                  "with that in mind, or make the model larger or the pruning milder.", stacklevel=3)
+    return found
+
+# %% ../../nbs/connectomes/12_controls.ipynb #38526b69
+def _fewer_heads(config, n_layer, n_head):
+    "A model of the same family, head size and grouping, with fewer layers or heads and a width to go with them."
+    old = config.num_attention_heads
+    sizes = dict(num_hidden_layers=n_layer, num_attention_heads=n_head, hidden_size=config.hidden_size * n_head // old)
+    if kv := getattr(config, "num_key_value_heads", None):
+        sizes["num_key_value_heads"] = max(n for n in range(1, max(1, kv * n_head // old) + 1) if n_head % n == 0)
+    return resized(config, **sizes)
+
+# %% ../../nbs/connectomes/12_controls.ipynb #9c0de86b
+def _with_mlp(config, like, n_weights):
+    "The same with the MLP's width that brings its weights closest, in the family's proportion within a factor of two."
+    name = next((n for n in MLP_WIDTHS if hasattr(config, n)), None)
+    if name is None: return config
+    own = getattr(like, name) or 4 * like.hidden_size
+    usual = own * config.hidden_size / like.hidden_size
+    def count(width): return n_parameters(resized(config, **{name: width}))
+    slope = (count(16) - count(8)) / 8 # weights a unit of width; a layer's count is linear in it
+    exact = 8 + (n_weights - count(8)) / slope
+    return resized(config, **{name: round(min(max(exact, usual / 2, 1), 2 * usual))})
+
+# %% ../../nbs/connectomes/12_controls.ipynb #916e9149
+def matched_family(
+    config, # of the connectome's model, of any family
+    n_trainable: int, # weights that a newborn with the connectome can change
+    tolerance: float = .05 # how far the weight count may be off, as a share
+): # -> a configuration of the same family
+    "A dense model of the same family and head size with as many weights: fewer heads and a narrower MLP, then layers."
+    def off(c): return abs(n_parameters(c) / n_trainable - 1)
+    name, options = next((n for n in MLP_WIDTHS if hasattr(config, n)), None), []
+    def stretched(c): # how far the MLP is from its usual proportion to the width, in doublings
+        a, b = ((getattr(x, name, None) or 4 * x.hidden_size) / x.hidden_size for x in (c, config)) if name else (1, 1)
+        return abs(math.log2(a / b))
+    for n_layer in range(config.num_hidden_layers, 0, -1):
+        shapes = (_fewer_heads(config, n_layer, h) for h in range(config.num_attention_heads, 0, -1))
+        options += [_with_mlp(c, config, n_trainable) for c in shapes]
+        if fitting := [c for c in options if off(c) <= tolerance]: return min(fitting, key=stretched)
+    return _closest(min(options, key=off), n_trainable)
+
 # %% ../../nbs/connectomes/12_controls.ipynb #2aad7825
 def dense_matched_config(
-    config: GPTConfig, # of the connectome's model
+    config: GPTConfig, # of the connectome's model; or that of another family
     n_trainable: int, # weights that a newborn with the connectome can change
     tolerance: float = .05 # how far the weight count may be off, as a share
 ) -> GPTConfig: # no wider; one that misses the tolerance is told of by a warning
     "The dense model with as many weights whose depth and heads differ least from the connectome's."
+    if not isinstance(config, GPTConfig): return matched_family(config, n_trainable, tolerance)
     def off(c): return abs(n_parameters(c) / n_trainable - 1)
     found = matched_width(config, n_trainable, config.n_layer, config.n_head)
     if off(found) <= tolerance: return found
@@ -196,10 +247,6 @@ def dense_matched_config(
     options = [found, *(matched_width(config, n_trainable, d, h) for d, h in shapes)]
     if fitting := [c for c in options if off(c) <= tolerance]:
         return min(fitting, key=lambda c: (round(reshaped(config, c), 9), abs(c.n_layer - config.n_layer), off(c)))
-    found = min(options, key=off)
-    warnings.warn(f"No dense model of {config.vocab_size} tokens has about {n_trainable} weights: the closest has "
-                  f"{n_parameters(found)}, {n_parameters(found) / n_trainable:.2f} times as many. Read dense_matched "
-                  "with that in mind, or make the model larger or the pruning milder.", stacklevel=2)
-    return found
+    return _closest(min(options, key=off), n_trainable)
 
 DENSE_MATCHED = Arm(config=dense_matched_config)

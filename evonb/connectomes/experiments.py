@@ -25,8 +25,8 @@ from ..store import Run, as_begun, check_folder, create_run, differences, open_r
 from ..store import reopen_run, write_json, writing_folder
 from ..text.tokens import load_tokenizer, open_prepared, prepare, save_prepared
 from ..training.base import Base, choose_device, load_model, new_base
-from ..training.connectome import Connectome, inherit
-from ..training.gpt import GPT, new_gpt
+from ..training.connectome import Connectome, check_fits
+from ..training.gpt import meta_model
 from ..training.lifetime import Compute
 from ..training.parallel import world
 
@@ -71,7 +71,7 @@ def _take_given(exp):
     path, mine = exp.run.file("evolution", "given", "connectome.safetensors"), exp.origin()
     if path.exists(): return
     given, wiring = exp.config.connectome, Connectome.load(exp.config.connectome)
-    inherit(new_gpt(exp.model_config(exp.config.development.lifetime.context), Seeds(0)), wiring)
+    check_fits(wiring, meta_model(exp.model_config(exp.config.development.lifetime.context)))
     theirs = mine | {k: v for k, v in wiring.info.items() if k in mine}
     if theirs["vocabulary"] != mine["vocabulary"]:
         raise ConnectomeError(f"{given} was evolved with another tokenizer, so its embeddings and head mean other "
@@ -258,7 +258,7 @@ def load_newborn(
     seed: int = 0, # which newborn of the arm
     device: str = "cpu", # where it goes
     lineage: int = 0 # which of the run's evolutions it descends from
-) -> GPT:
+): # -> a GPT, or a model of another family
     "A newborn that a run grew, as a transformers model."
     return load_model(newborn_folder(run, arm or REFERENCE, seed, lineage)).to(choose_device(device)).eval()
 

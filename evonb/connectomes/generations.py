@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 from tqdm.auto import tqdm
+from transformers import AutoConfig
 
 from .arms import find_arm
 from .controls import control, occurring_weights
@@ -35,8 +36,9 @@ from ..statistics import describe
 from ..store import check_folder, differences, read_dataset, read_json, read_tensors, write_json, write_tensors
 from ..text.tokens import open_prepared
 from ..training.base import load_model, save_model
+from ..training.architectures import config_from, config_values, noted_sizes
 from ..training.connectome import Connectome, inherit
-from ..training.gpt import GPTConfig, n_parameters, new_gpt
+from ..training.gpt import n_parameters
 from ..training.lifetime import Compute, Lifetime, LifetimeConfig, joined_lifetime, validation_windows
 from ..training.lifetime import masked_loss, window_losses
 from ..training.parallel import world
@@ -132,7 +134,7 @@ def _keep(life, folder, windows):
 
 # %% ../../nbs/connectomes/16_generations.ipynb #c734c5e1
 def n_trainable(
-    model, # a GPT
+    model, # a model
     connectome=None # its wiring; None: dense
 ) -> int:
     "The weights that training can change."
@@ -183,7 +185,7 @@ def _newborn(exp, generation, parent):
     "A newborn of this generation: a random start, then what it inherits."
     e = exp.config.evolution
     seeds = exp.seeds.child("generation", generation, "init")
-    model = new_gpt(exp.model_config(e.lifetime.context), seeds).to(exp.device)
+    model = exp.new_model(exp.model_config(e.lifetime.context), seeds)
     if parent is None: return model
     if e.inheritance == "signs": return inherit(model, parent)
     early = generation_folder(exp.run, 0, exp.lineage)/"rewind.safetensors"
@@ -330,7 +332,7 @@ def _sizes_noted(run, arm):
     home = run.file("development", arm)
     if (path := home/"architecture.json").exists(): return read_json(path)
     if grown := sorted(home.glob("seed-*/lr-*/model/config.json")):
-        return GPTConfig.from_pretrained(grown[0].parent, local_files_only=True).to_dict()
+        return config_values(AutoConfig.from_pretrained(grown[0].parent, local_files_only=True))
     begun = sorted(home.glob("seed-*/lr-*/checkpoint-*.safetensors"))
     return read_tensors(begun[-1])[1]["model"] if begun else None
 
@@ -339,18 +341,17 @@ def _sizes_noted(run, arm):
 def arm_config(self: Experiment,
     arm: str, # which arm
     inherited: Connectome | None = None # the wiring that is handed on; None: the first evolution's
-) -> GPTConfig:
+): # -> a GPTConfig, or the configuration of another family
     "The architecture of an arm's newborns: the connectome's, or one of their own that is settled with the first."
     config, other = self.model_config(self.config.development.lifetime.context), find_arm(arm).config
     if not other: return config
     if (noted := _sizes_noted(self.run, arm)) is None:
-        made = other(config, (inherited or inherited_connectome(self.run)).n_trainable)
-        noted = {k: getattr(made, k) for k in ("n_layer", "n_head", "n_embd")}
+        noted = config_values(other(config, (inherited or inherited_connectome(self.run)).n_trainable))
+    noted = noted_sizes(noted)
     if not (path := self.run.file("development", arm, "architecture.json")).exists():
-        noted = {k: noted[k] for k in ("n_layer", "n_head", "n_embd")}
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, noted)
-    return GPTConfig(**config.to_dict() | noted)
+    return config_from(config_values(config) | noted)
 
 # %% ../../nbs/connectomes/16_generations.ipynb #08878452
 @patch
@@ -367,7 +368,7 @@ def raise_arm(self: Experiment,
     told = dict(arm=arm, seed=seed, lr=lr, folder=folder) | self.which
     announce("newborn", status="begun", **told)
     wiring, config = self.arm_wiring(arm, seed, inherited), self.arm_config(arm, None if self.lineage else inherited)
-    newborn = new_gpt(config, self.seeds.child("development", "init", seed)).to(self.device)
+    newborn = self.new_model(config, self.seeds.child("development", "init", seed))
     if wiring: newborn = inherit(newborn, wiring)
     life = replace(life, lr=lr, muon_lr=life.muon_lr * lr / life.lr) # the rates of both optimizers scale together
     try: lived = self.raise_newborn(folder, newborn, "development", life, self.seeds.child("development", seed), wiring,

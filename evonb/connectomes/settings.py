@@ -19,7 +19,8 @@ from ..core import InputError, Seeds, StopRequest, check_choice, check_fraction,
 from ..store import Run, changed_settings
 from ..text.corpora import check_fractions
 from ..text.tokens import CorpusConfig, PreparedCorpus
-from ..training.gpt import GPTConfig, ModelConfig
+from ..training.architectures import OURS, check_architecture, family_config, new_model
+from ..training.gpt import ModelConfig
 from ..training.lifetime import Compute, LifetimeConfig
 from ..training.parallel import World
 
@@ -106,10 +107,12 @@ def check(self: ExperimentConfig) -> ExperimentConfig: # itself
 @patch
 def _check_sources(self: ExperimentConfig) -> ExperimentConfig: # itself
     "Refuse corpus settings that can't work, and a connectome that isn't there."
-    c = self.corpus
+    c, contexts = self.corpus, {life.context for life in (self.evolution.lifetime, self.development.lifetime)}
     check_fractions(c.fractions)
     check_choice(c.split_by, ("block", "source"), "split_by")
     for n, least in (("vocab_size", 257), ("block_bytes", 1)): check_positive(getattr(c, n), n, least)
+    if self.model.family not in OURS or self.model.config: # of our own GPT all sizes work that can be made
+        for n in contexts: check_architecture(family_config(self.model, c.vocab_size, n))
     if self.connectome and not os.path.isfile(self.connectome): # False also for a name that can't be one
         raise FileNotFoundError(f"There is no connectome {self.connectome}. Name a connectome.safetensors of a run, or "
                                 "a published model_generation_*.pt.")
@@ -210,8 +213,15 @@ def lineages(self: Experiment) -> list: # of Experiment
 @patch
 def model_config(self: Experiment,
     context: int # tokens a window
-) -> GPTConfig:
+): # -> a GPTConfig, or the configuration of another family
     "The architecture of this run's newborns."
-    m = self.config.model
-    return GPTConfig(vocab_size=self.corpus.info["vocab_size"], n_layer=m.n_layer, n_head=m.n_head, n_embd=m.n_embd,
-                     block_size=context)
+    return family_config(self.config.model, self.corpus.info["vocab_size"], context)
+
+# %% ../../nbs/connectomes/14_settings.ipynb #61a2252d
+@patch
+def new_model(self: Experiment,
+    config, # of `model_config`, or an arm's
+    seeds: Seeds # decide its weights
+): # -> the model, on this run's device
+    "A newborn before it inherits anything."
+    return new_model(config, seeds).to(self.device)

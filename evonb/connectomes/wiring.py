@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ..core import ConnectomeError, check_choice, check_fraction
-from ..training.connectome import Connectome, check_fits, parameter_shapes, wired_parameters
+from ..training.connectome import Connectome, check_fits, family_noted, parameter_shapes, wired_parameters
 
 # %% ../../nbs/connectomes/10_wiring.ipynb #b18e73d7
 def weakest(
@@ -68,7 +68,8 @@ def prune(
     if parent: params = {n: p for n, p in params.items() if n in parent.signs}
     stays = _survivors(*_strengths(params, parent, scope), fraction)
     signs = {n: _signs(n, p, stays[n], parent) for n, p in params.items()}
-    made = Connectome(signs, parameter_shapes(model), magnitude, dict(info, scope=scope, prune_fraction=fraction))
+    info = family_noted(model) | dict(info, scope=scope, prune_fraction=fraction)
+    made = Connectome(signs, parameter_shapes(model), magnitude, info)
     return made.check()
 
 # %% ../../nbs/connectomes/10_wiring.ipynb #e7d590bc

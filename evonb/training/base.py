@@ -27,7 +27,7 @@ from ..kinds import call
 from ..registry import Registry
 from ..store import check_folder, open_run, read_json, tensors_digest, write_json, writing_folder
 from ..text.tokens import settle
-from .gpt import GPT
+from .gpt import GPT, GPTConfig
 from .limits import check_causal, check_vocabulary, check_finite_weights
 from .loading import load_whole, not_whole, quiet_transformers, reported, saved_state
 
@@ -42,8 +42,12 @@ def save_model(
 # %% ../../nbs/training/20_base.ipynb #7da26672
 def load_model(
     folder # of a stored model, such as run.file("development", "connectome", "seed-0", "lr-0.002", "model")
-) -> GPT:
+): # -> a GPT, or a model of the family that its config names
     "A stored model; a damaged file is named, and so are weights that it lacks."
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedConfig
+    about = PreTrainedConfig.get_config_dict(check_folder(folder), local_files_only=True)[0]
+    if about.get("model_type") in {*CONFIG_MAPPING} - {GPTConfig.model_type}:
+        return load_whole(AutoModelForCausalLM, folder, dtype="auto", local_files_only=True, trust_remote_code=False)
     return load_whole(GPT, check_folder(folder))
 
 # %% ../../nbs/training/20_base.ipynb #ff4b9888

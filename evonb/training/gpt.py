@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['GPTConfig', 'computed_with', 'why_refused', 'check_config', 'check_changed', 'rotary_frequencies', 'rotary_table',
            'rotate', 'attend', 'Attention', 'MLP', 'Block', 'GPTPreTrainedModel', 'GPTModel', 'is_packed', 'GPT',
-           'exact_loss', 'new_gpt', 'HeadLoss', 'head_loss', 'nats_to_bits_per_byte', 'n_weights', 'n_parameters',
-           'Numpy', 'same_frequencies', 'rotary_base', 'Published', 'read_published', 'check_state', 'load_published',
-           'ModelConfig']
+           'exact_loss', 'new_gpt', 'HeadLoss', 'head_loss', 'nats_to_bits_per_byte', 'meta_model', 'n_weights',
+           'n_parameters', 'Numpy', 'same_frequencies', 'rotary_base', 'Published', 'read_published', 'check_state',
+           'load_published', 'ModelConfig']
 
 # %% ../../nbs/training/10_gpt.ipynb #b27af99e
 import argparse
@@ -624,17 +624,26 @@ def nats_to_bits_per_byte(
     "A mean loss per token as bits per byte of text."
     return loss_nats / math.log(2) * check_positive(n_tokens, "n_tokens") / check_positive(n_bytes, "n_bytes")
 
+# %% ../../nbs/training/10_gpt.ipynb #ba4f8a6a
+def meta_model(
+    config # of a GPT, or of any causal language model of transformers
+) -> nn.Module: # without weights
+    "A model that only knows its shapes."
+    with torch.device("meta"):
+        return GPT(config) if isinstance(config, GPTConfig) else AutoModelForCausalLM.from_config(config)
+
 # %% ../../nbs/training/10_gpt.ipynb #0833d6c3
 def n_weights(vocab_size: int, n_layer: int, n_embd: int) -> int: # embedding and head included
     "How many weights a GPT of these sizes has."
     return 2 * vocab_size * n_embd + 12 * n_layer * n_embd ** 2
 
 def n_parameters(
-    model # a GPT or a GPTConfig
-) -> int: # weights, embedding and head included
+    model # a model or its configuration, a GPT's or that of another family
+) -> int: # weights, embedding and head included, once where they are one
     "How many weights a model has or would have."
-    if not isinstance(model, GPTConfig): return sum(p.numel() for p in model.parameters())
-    return n_weights(model.vocab_size, model.n_layer, model.n_embd)
+    if isinstance(model, GPTConfig): return n_weights(model.vocab_size, model.n_layer, model.n_embd)
+    if isinstance(model, PreTrainedConfig): model = meta_model(model)
+    return sum(p.numel() for p in model.parameters())
 
 # %% ../../nbs/training/10_gpt.ipynb #4a20d262
 def _read_json(file):
@@ -962,3 +971,5 @@ class ModelConfig:
     n_layer: int = 4 # blocks
     n_head: int = 4 # attention heads
     n_embd: int = 128 # width
+    family: str | None = None # of transformers, such as "llama"; None: our GPT. See `evonb.training.architectures`
+    config: dict | None = None # more fields of that family's configuration, in its own words

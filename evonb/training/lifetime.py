@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Windows', 'validation_windows', 'LifetimeConfig', 'lr_factor', 'LiveWeights', 'MaskedWeights', 'Optimizers',
            'state_bytes', 'Compute', 'training_loss', 'Lifetime', 'autocast', 'window_losses', 'masked_loss',
-           'latest_checkpoint', 'load_checkpoint', 'joined_lifetime']
+           'latest_checkpoint', 'own_state', 'take_state', 'load_checkpoint', 'joined_lifetime']
 
 # %% ../../nbs/training/16_lifetime.ipynb #e5185a11
 import math
@@ -23,6 +23,7 @@ from ..core import CorpusError, DamagedFileError, InputError, NonFiniteLossError
 from ..core import announce, check_choice, check_fraction, check_positive, from_dict, listened, progress
 from ..core import stoppable, to_dict
 from ..store import differences, read_tensors, write_tensors
+from .architectures import blank_model, config_from, config_values, is_random, loss_of, seeded
 from .connectome import Connectome, check_sparse, from_planes
 from .parallel import World
 
@@ -356,14 +357,14 @@ def check(self: Compute,
 
 # %% ../../nbs/training/16_lifetime.ipynb #dd4abcd1
 def training_loss(
-    model, # a GPT
+    model, # a GPT, or any causal language model
     compute: Compute # whether it is compiled, and whether blocks are computed again in the backward pass
 ): # -> a function of tokens and next tokens
     "The model's loss, computed as asked; the model's weights keep their names."
     if compute.gradient_checkpointing:
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable(dict(use_reentrant=False))
-    return torch.compile(model.loss) if compute.compile else model.loss
+    return torch.compile(loss_of(model)) if compute.compile else loss_of(model)
 
 # %% ../../nbs/training/16_lifetime.ipynb #5e209c62
 class Lifetime:
@@ -384,7 +385,7 @@ class Lifetime:
         self.folder, self.keep_step = folder and Path(folder), keep_step
         self.device, self.world = next(model.parameters()).device, world or World()
         self.request, self.told = None, False # a stop request on this process; whether any process had one
-        self.loss = training_loss(model, compute or Compute())
+        self.loss, self.random = training_loss(model, compute or Compute()), is_random(model)
         self.windows = Windows(train_ids, config.context, config.batch_size, seeds.child("order"))
         self.validation = validation_windows(val_ids, config.context, config.eval_windows)
         if connectome: check_sparse(model, connectome)
@@ -403,6 +404,13 @@ def autocast(
         precision = "bf16" if has_it else "fp32"
     return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
 
+# %% ../../nbs/training/16_lifetime.ipynb #02b6dd52
+@patch
+def chance(self: Lifetime): # -> a context manager
+    "The randomness of a step: of dropout, where the model has any, decided by the seeds, the step and the process."
+    if not self.random: return nullcontext()
+    return seeded(self.seeds.child("dropout", self.step, self.world.rank), self.device)
+
 # %% ../../nbs/training/16_lifetime.ipynb #6b8f7ddd
 @patch
 def one_step(self: Lifetime):
@@ -411,10 +419,11 @@ def one_step(self: Lifetime):
     x, y = (t.to(self.device, non_blocking=True) for t in self.windows.batch(self.step, self.world.rows(batch)))
     total = torch.zeros(2, device=self.device) # the loss; how many processes want to stop
     total[1] = float(bool(self.request))
-    for xs, ys in zip(x.split(micro), y.split(micro)): # each (micro_batch_size, context)
-        with autocast(self.device, self.config.precision): loss = self.loss(xs, ys) * (len(xs) / batch)
-        loss.backward()
-        total[0] += loss.detach()
+    with self.chance():
+        for xs, ys in zip(x.split(micro), y.split(micro)): # each (micro_batch_size, context)
+            with autocast(self.device, self.config.precision): loss = self.loss(xs, ys) * (len(xs) / batch)
+            loss.backward()
+            total[0] += loss.detach()
     self.world.add_up([total, *(p.grad for p in self.optimizers.params if p.grad is not None)])
     norm = self.optimizers.clip(self.config.grad_clip)
     self.pending.append(torch.cat([total, norm[None]]))
@@ -441,7 +450,7 @@ def look(self: Lifetime):
 # %% ../../nbs/training/16_lifetime.ipynb #6f797cfd
 @torch.no_grad()
 def window_losses(
-    model, # any model with `loss(x, targets, reduction="none")`
+    model, # a GPT, any causal language model, or another with `loss(x, targets, reduction="none")`
     x, # (n_windows, context) tokens
     y, # (n_windows, context) their next tokens
     batch_size: int = 128, # windows at once: bounds memory, changes nothing
@@ -452,7 +461,7 @@ def window_losses(
     model.eval()
     out = []
     for xs, ys in zip(x.split(batch_size), y.split(batch_size)):
-        with autocast(device, precision): loss = model.loss(xs.to(device), ys.to(device), reduction="none")
+        with autocast(device, precision): loss = loss_of(model)(xs.to(device), ys.to(device), reduction="none")
         out.append(loss.float().mean(1)) # of (batch_size, context)
     model.train(was)
     return torch.cat(out).cpu()
@@ -460,7 +469,7 @@ def window_losses(
 # %% ../../nbs/training/16_lifetime.ipynb #8c52301b
 @torch.no_grad()
 def masked_loss(
-    model, # any model with `loss(x, targets, reduction="none")`
+    model, # a GPT, any causal language model, or another with `loss(x, targets, reduction="none")`
     x, # (n_windows, context) tokens
     y, # (n_windows, context) their next tokens
     counts, # (n_windows, context) 1 for the targets that count, 0 for others
@@ -471,7 +480,7 @@ def masked_loss(
     device, was, total = next(model.parameters()).device, model.training, 0.
     model.eval()
     for xs, ys, c in zip(x.split(batch_size), y.split(batch_size), counts.split(batch_size)):
-        with autocast(device, precision): loss = model.loss(xs.to(device), ys.to(device), reduction="none")
+        with autocast(device, precision): loss = loss_of(model)(xs.to(device), ys.to(device), reduction="none")
         total += (loss.double().cpu() * c).sum() # of (batch_size, context)
     model.train(was)
     return (total / counts.sum()).to(torch.float64) if counts.sum() else torch.tensor(math.nan, dtype=torch.float64)
@@ -515,16 +524,36 @@ def conditions(self: Lifetime) -> dict: # threads, version of torch, processes, 
     return dict(threads=torch.get_num_threads(), torch=str(torch.__version__), processes=self.world.size,
                 products=products)
 
+# %% ../../nbs/training/16_lifetime.ipynb #c1d8b206
+def _kept_as(model):
+    "Name -> the name under which its tensor is kept: a tied head is kept as the embedding."
+    first = {}
+    return {n: first.setdefault(id(t), n) for n, t in model.state_dict(keep_vars=True).items()}
+
+def own_state(
+    model # any model
+) -> dict: # name -> tensor, each once
+    "A model's state without the second names of tied weights."
+    kept = set(_kept_as(model).values())
+    return {n: t for n, t in model.state_dict().items() if n in kept}
+
+def take_state(
+    model, # it is changed
+    tensors: dict # of `own_state`
+):
+    "Give a model the state of one like it."
+    model.load_state_dict({n: tensors[kept] for n, kept in _kept_as(model).items()})
+
 # %% ../../nbs/training/16_lifetime.ipynb #a20a23b0
 @patch
 def state(self: Lifetime) -> tuple[dict, dict]: # tensors by name, and what is known of them
     "All that going on from this moment takes."
     curves = dict(train_loss=self.train_loss, val_loss=self.val_loss, val_step=self.val_step)
-    tensors = {f"model.{k}": t for k, t in self.model.state_dict().items()} | self.optimizers.tensors()
+    tensors = {f"model.{k}": t for k, t in own_state(self.model).items()} | self.optimizers.tensors()
     tensors |= {f"curve.{k}": torch.tensor(v, dtype=torch.float64) for k, v in curves.items()}
     if self.connectome: tensors |= {f"connectome.{k}": t for k, t in self.connectome.planes().items()}
     about = dict(step=self.step, seconds=self.seconds, config=to_dict(self.config), seeds=self.seeds.to_dict(),
-                 model=self.model.config.to_dict(), connectome=self.connectome and self.connectome.about())
+                 model=config_values(self.model.config), connectome=self.connectome and self.connectome.about())
     return tensors, about | self.conditions()
 
 # %% ../../nbs/training/16_lifetime.ipynb #61b72413
@@ -563,7 +592,7 @@ def restore(self: Lifetime) -> bool: # whether there was a checkpoint
     here = self.conditions()
     if other := differences(here | dict(processes=1) | {k: about[k] for k in here if k in about}, here):
         warnings.warn(f"Resuming under other conditions ({'; '.join(other)}): the last bits may differ.", stacklevel=2)
-    self.model.load_state_dict(_part(tensors, "model."))
+    take_state(self.model, _part(tensors, "model."))
     self._go_on(tensors, about)
     if self.connectome: check_sparse(self.model, self.connectome)
     return True
@@ -585,7 +614,7 @@ def _check_same(self: Lifetime, path, tensors, about):
     mine = dict(config=to_dict(self.config), seeds=self.seeds.to_dict())
     diff = differences({k: about[k] for k in mine}, mine)
     shapes = {k: tuple(t.shape) for k, t in _part(tensors, "model.").items()}
-    if shapes != {k: tuple(t.shape) for k, t in self.model.state_dict().items()}: diff.append("the model's shapes")
+    if shapes != {k: tuple(t.shape) for k, t in own_state(self.model).items()}: diff.append("the model's shapes")
     theirs = about["connectome"] and from_planes(_part(tensors, "connectome."), about["connectome"], path).digest()
     if theirs != (self.connectome and self.connectome.digest()): diff.append("the connectome")
     if diff:
@@ -602,11 +631,9 @@ def joined_lifetime(
     world: World # the processes that live it together
 ) -> Lifetime: # at the same step, without a folder
     "The lifetime that another process leads."
-    from evonb.training.gpt import GPT, GPTConfig
-    with torch.device("meta"): model = GPT(GPTConfig.from_dict(about["model"]))
     device = next(t.device for n, t in tensors.items() if n.startswith("model."))
-    model = model.to_empty(device=device)
-    model.load_state_dict(_part(tensors, "model."))
+    model = blank_model(config_from(about["model"]), device)
+    take_state(model, _part(tensors, "model."))
     wiring = about["connectome"] and from_planes(_part(tensors, "connectome."), about["connectome"], "process 0")
     seeds = Seeds(about["seeds"]["root"], tuple(about["seeds"]["path"]))
     config = from_dict(LifetimeConfig, about["config"])
@@ -637,7 +664,7 @@ def _after_step(self: Lifetime):
     last = self.step == self.config.steps
     if self.step % self.config.eval_every == 0 or last: self.validate()
     if self.step == self.keep_step and self.folder:
-        write_tensors(self.folder/"rewind.safetensors", self.model.state_dict(), dict(step=self.step))
+        write_tensors(self.folder/"rewind.safetensors", own_state(self.model), dict(step=self.step))
     if self.step % self.config.checkpoint_every == 0 or last: self.save()
 
 # %% ../../nbs/training/16_lifetime.ipynb #44e365db
