@@ -10,6 +10,7 @@ __all__ = ['BYTES_KEPT', 'UTILISATION', 'DEVICES', 'ALLOCATOR', 'KERNELS', 'RECO
 
 # %% ../../nbs/connectomes/20_planning.ipynb #8e5028a0
 import html
+import json
 import math
 import os
 import platform
@@ -32,25 +33,40 @@ from ..store import create_run
 from ..text.corpora import CORPORA, SPLITS, expand
 from ..text.tokens import CorpusConfig, PreparedCorpus, Tokens, prepare
 from ..training.base import choose_device
-from ..training.connectome import Connectome, inherit, parameter_groups, wired_parameters
-from ..training.gpt import GPT, GPTConfig, ModelConfig, n_parameters, new_gpt
+from ..training.architectures import config_from, config_values, family_config, new_model, resized
+from ..training.connectome import Connectome, inherit, matrix_roles, parameter_groups, wired_parameters
+from ..training.gpt import GPTConfig, meta_model, n_parameters
 from ..training.lifetime import Lifetime, LifetimeConfig
+
+# %% ../../nbs/connectomes/20_planning.ipynb #90fae3a7
+@cache
+def _matrices(words, exempt=()):
+    "Weights of all parameters and of the wired ones, the names of the blocks' own, and how many multiply a token."
+    model = meta_model(config_from(json.loads(words)))
+    def sizes(named): return {n: p.numel() for n, p in named.items()}
+    every, roles = sizes(dict(model.named_parameters())), matrix_roles(model)
+    multiplied = sum(every[n] for n, r in roles.items() if r["role"] not in ("tokens", "positions", "types") or r["tied"])
+    return every, sizes(wired_parameters(model, exempt)), tuple(parameter_groups(model)["body"]), multiplied
+
+def _of(config): return json.dumps(config_values(config), sort_keys=True)
 
 # %% ../../nbs/connectomes/20_planning.ipynb #dad16191
 def multiplied_weights(
-    config: GPTConfig # sizes
+    config # sizes of a GPT, or the configuration of another family
 ) -> int: # weights
-    "The weights that a token is multiplied with: blocks and head, not the embedding."
-    return n_parameters(config) - config.vocab_size * config.n_embd
+    "The weights that a token is multiplied with: blocks and head, not the embedding, unless it is the head, too."
+    return _matrices(_of(config))[3]
 
 # %% ../../nbs/connectomes/20_planning.ipynb #db7500fc
 def token_flops(
-    config: GPTConfig, # sizes
+    config, # sizes of a GPT, or the configuration of another family
     context: int, # tokens a window
     training: bool = True # forward and backward; False: forward only
 ) -> int: # FLOPs a token
     "6 N + 12 L d T to train on a token, a third of it to evaluate one (PaLM, appendix B)."
-    forward = 2 * multiplied_weights(config) + 4 * config.n_layer * config.n_embd * context
+    width = config.num_attention_heads * (getattr(config, "head_dim", None)
+                                          or config.hidden_size // config.num_attention_heads)
+    forward = 2 * multiplied_weights(config) + 4 * config.num_hidden_layers * width * context
     return 3 * forward if training else forward
 
 # %% ../../nbs/connectomes/20_planning.ipynb #b3a73c09
@@ -61,25 +77,13 @@ def lifetime_tokens(
     looks = 2 + math.ceil(life.steps / life.eval_every)
     return life.steps * life.batch_size * life.context, looks * life.eval_windows * life.context
 
-# %% ../../nbs/connectomes/20_planning.ipynb #be93e45a
-@cache
-def _matrices(vocab_size, n_layer, n_head, n_embd, exempt=()):
-    "Weights of all matrices and of the wired ones, and the names of the blocks' own."
-    with torch.device("meta"):
-        model = GPT(GPTConfig(vocab_size=vocab_size, n_layer=n_layer, n_head=n_head, n_embd=n_embd))
-    def sizes(named): return {n: p.numel() for n, p in named.items()}
-    return (sizes(dict(model.named_parameters())), sizes(wired_parameters(model, exempt)),
-            tuple(parameter_groups(model)["body"]))
-
-def _of(config): return config.vocab_size, config.n_layer, config.n_head, config.n_embd
-
 # %% ../../nbs/connectomes/20_planning.ipynb #ac7b701c
 def matrix_sizes(
-    config: GPTConfig, # sizes
+    config, # sizes of a GPT, or the configuration of another family
     exempt: tuple = () # parts that no pruning touches: "embeddings", "head"
 ) -> tuple[dict, dict]: # parameter name -> weights, for all and for the wired ones
     "How large every matrix is."
-    every, wired, _ = _matrices(*_of(config), tuple(exempt))
+    every, wired, _, _ = _matrices(_of(config), tuple(exempt))
     return dict(every), dict(wired)
 
 # %% ../../nbs/connectomes/20_planning.ipynb #e19a0ed7
@@ -118,13 +122,14 @@ def held_bytes(
 BYTES_KEPT = dict(fp32=67, bf16=38, cpu=43) # per token, layer and unit of width
 
 def activation_bytes(
-    config: GPTConfig, # sizes
+    config, # sizes of a GPT, or the configuration of another family
     n_tokens: int, # tokens at once
     bf16: bool = False, # autocast in bf16
-    chunked: bool = False # on a CPU in fp32: norms and GELUs aren't kept, and the head works in chunks of 512 tokens
+    chunked: bool = False # a GPT on a CPU in fp32: norms and GELUs aren't kept, the head works in chunks of 512 tokens
 ) -> int: # bytes, an estimate
     "About what a step needs on top: saved activations, logits, and with autocast the weights once more in bf16."
-    kept = BYTES_KEPT["bf16" if bf16 else "cpu" if chunked else "fp32"] * config.n_layer * config.n_embd * n_tokens
+    kept = BYTES_KEPT["bf16" if bf16 else "cpu" if chunked else "fp32"] * config.num_hidden_layers * n_tokens
+    kept *= config.hidden_size
     logits = 12 * config.vocab_size * (min(512, n_tokens) if chunked else n_tokens)
     return kept + logits + 2 * n_parameters(config) * bf16
 
@@ -253,7 +258,7 @@ class Plan:
 @dataclass
 class _Newborn:
     "Sizes of a kind of newborn: what all stages' arithmetic is made of."
-    config: GPTConfig
+    config: object # a GPTConfig, or the configuration of another family
     life: LifetimeConfig
     sizes: dict # parameter name -> weights
     live: dict | None # parameter name -> live weights; None: dense
@@ -261,12 +266,10 @@ class _Newborn:
 
 # %% ../../nbs/connectomes/20_planning.ipynb #f3f4c24e
 def _gpt_config(config, life):
-    m = config.model
-    return GPTConfig(vocab_size=config.corpus.vocab_size, n_layer=m.n_layer, n_head=m.n_head, n_embd=m.n_embd,
-                     block_size=life.context)
+    return family_config(config.model, config.corpus.vocab_size, life.context)
 
 def _newborn(gpt, life, live=None):
-    sizes, _, body = _matrices(*_of(gpt))
+    sizes, _, body, _ = _matrices(_of(gpt))
     return _Newborn(gpt, life, sizes, live, body if life.optimizer == "muon" else ())
 
 # %% ../../nbs/connectomes/20_planning.ipynb #b1594e67
@@ -302,7 +305,7 @@ def _stage(name, part, newborn, n, device, devices, tested=0, disk=0):
     bf16 = life.precision == "bf16" or (life.precision == "auto" and device.bf16)
     held = sum(held_bytes(newborn.sizes, newborn.live, newborn.muon).values())
     whole = 4 * max(newborn.sizes[k] for k in newborn.live) if newborn.live else 0 # one matrix's gradient on its way
-    act = activation_bytes(gpt, life.at_once * life.context, bf16, device.cpu and not bf16)
+    act = activation_bytes(gpt, life.at_once * life.context, bf16, device.cpu and not bf16 and isinstance(gpt, GPTConfig))
     act = round(ALLOCATOR * act) + KERNELS * (not bf16) if device.cpu else act
     seconds = flops / (devices * device.speed) if device.costs is None else _seconds(
         newborn, n, looked + tested, device.costs, devices)
@@ -617,26 +620,27 @@ def _best_speed(device, size=512):
 # %% ../../nbs/connectomes/20_planning.ipynb #573109ff
 def _smaller(config, windows):
     "The next thing to give up: windows, then context, then layers, then width."
-    def but(**k): return GPTConfig(**{**config.to_dict(), **k})
-    step = 2 * config.n_head
     if windows > 1: return config, windows // 2
-    if config.block_size > 64: return but(block_size=config.block_size // 2), 1
-    if config.n_layer > 1: return but(n_layer=config.n_layer // 2), 1
-    if config.n_embd > step: return but(n_embd=max(step, config.n_embd // 2 // step * step)), 1
+    step, context = 2 * config.num_attention_heads, config.max_position_embeddings
+    if context > 64: return resized(config, max_position_embeddings=context // 2), 1
+    if config.num_hidden_layers > 1: return resized(config, num_hidden_layers=config.num_hidden_layers // 2), 1
+    if config.hidden_size > step and isinstance(config, GPTConfig): # others have parts that their width settles
+        return resized(config, hidden_size=max(step, config.hidden_size // 2 // step * step)), 1
     raise InputError("Not even the smallest model of this vocabulary fits. Give more seconds, or plan with a named "
                      "device.")
 
 # %% ../../nbs/connectomes/20_planning.ipynb #1ed5b90e
 def shrink_to_fit(
-    config: GPTConfig, # sizes; block_size is the context
+    config, # sizes; the positions are the context
     windows: int, # windows at once
     flops: float, # the most operations a step may take
     memory: float # the most bytes it may need
-) -> tuple[GPTConfig, int]: # the same or smaller sizes, and windows at once
+): # -> the same or smaller sizes, and windows at once
     "Give things up until a training step fits; width comes last, because speed hangs on it most."
     def fits(c, n):
-        need = 16 * n_parameters(c) + activation_bytes(c, n * c.block_size)
-        return n * c.block_size * token_flops(c, c.block_size) <= flops and need <= memory
+        context = c.max_position_embeddings
+        need = 16 * n_parameters(c) + activation_bytes(c, n * context)
+        return n * context * token_flops(c, context) <= flops and need <= memory
     while not fits(config, windows): config, windows = _smaller(config, windows)
     return config, windows
 
@@ -694,19 +698,19 @@ class _TimedRun(Experiment):
 def _miniature(config, gpt):
     "The run in a few seconds: two generations, two seeds, one step a lifetime."
     def short(life):
-        return replace(life, steps=1, batch_size=1, micro_batch_size=None, context=gpt.block_size, warmup=0, cooldown=0,
-                       eval_every=1, eval_windows=1, schedule="linear")
+        return replace(life, steps=1, batch_size=1, micro_batch_size=None, context=gpt.max_position_embeddings, warmup=0,
+                       cooldown=0, eval_every=1, eval_windows=1, schedule="linear")
     e, d = config.evolution, config.development
     e = replace(e, n_generations=2, inheritance="signs", lifetime=short(e.lifetime))
     d = replace(d, n_seeds=min(2, d.n_seeds), sweep_seeds=1, lrs=d.lrs[:1], test_windows=min(128, d.test_windows),
                 lifetime=short(d.lifetime))
-    model = ModelConfig(gpt.n_layer, gpt.n_head, gpt.n_embd)
+    model = replace(config.model, n_layer=gpt.num_hidden_layers, n_embd=gpt.hidden_size)
     return replace(config, model=model, evolution=e, development=d, connectome=None)
 
 # %% ../../nbs/connectomes/20_planning.ipynb #5c2735ac
 def _live_miniature(small, gpt, device):
     "Seconds of each newborn, of evolution and of development, a miniature's, on random tokens."
-    ids = _random_ids(gpt, gpt.block_size * (small.development.test_windows + 1) + 1)
+    ids = _random_ids(gpt, gpt.max_position_embeddings * (small.development.test_windows + 1) + 1)
     corpus = PreparedCorpus(small.corpus, None, {s: Tokens(ids, 1, None) for s in SPLITS},
                             dict(name="random tokens", digest="", vocab_size=gpt.vocab_size))
     with tempfile.TemporaryDirectory() as folder, create_run(f"{folder}/run", {}) as run:
@@ -717,7 +721,8 @@ def _live_miniature(small, gpt, device):
 # %% ../../nbs/connectomes/20_planning.ipynb #96d99877
 def _save_time(model, device):
     "Seconds a byte of a checkpoint takes."
-    life = LifetimeConfig(steps=2, batch_size=1, context=model.config.block_size, warmup=0, eval_windows=1)
+    life = LifetimeConfig(steps=2, batch_size=1, context=model.config.max_position_embeddings, warmup=0,
+                          eval_windows=1)
     with tempfile.TemporaryDirectory() as folder:
         ids = _random_ids(model.config, 4 * life.context)
         lifetime, spent = Lifetime(model, ids, ids, life, Seeds(0), folder=folder), [0.0]
@@ -740,17 +745,18 @@ MINIATURE = 5_000_000 # the most weights of the model that a miniature is made w
 # %% ../../nbs/connectomes/20_planning.ipynb #859b1623
 def _besides(config, gpt, rates, device):
     "What a newborn, a generation and an arm cost besides training."
-    gpt = GPTConfig(**{**gpt.to_dict(), "vocab_size": min(gpt.vocab_size, 8192)})
-    gpt, _ = shrink_to_fit(gpt, 1, math.inf, 16 * MINIATURE + activation_bytes(gpt, gpt.block_size))
+    gpt = resized(gpt, vocab_size=min(gpt.vocab_size, 8192))
+    gpt, _ = shrink_to_fit(gpt, 1, math.inf, 16 * MINIATURE + activation_bytes(gpt, gpt.max_position_embeddings))
+    context = gpt.max_position_embeddings
     config = replace(config, corpus=replace(config.corpus, vocab_size=gpt.vocab_size))
     mini = _miniature(config, gpt)
     (took, evolving, developing), small = _live_miniature(mini, gpt, device), mini.development
-    look = gpt.block_size * token_flops(gpt, gpt.block_size, False) / rates["evaluating"] # s a window
-    step = gpt.block_size * token_flops(gpt, gpt.block_size) / rates["dense"] + 3 * look
+    look = context * token_flops(gpt, context, False) / rates["evaluating"] # s a window
+    step = context * token_flops(gpt, context) / rates["dense"] + 3 * look
     test, first, later = small.n_seeds * small.test_windows * look, took[:2], took[2:]
     return dict(lifetime=max(0.0, float(np.median(took)) - step), generation=max(0.0, (evolving - sum(first)) / 2),
                 arm=max(0.0, (developing - sum(later)) / len(small.arms) - test), weights=n_parameters(gpt),
-                saving=_save_time(new_gpt(gpt, Seeds(0)).to(device), device), text=_text_time(config))
+                saving=_save_time(new_model(gpt, Seeds(0)).to(device), device), text=_text_time(config))
 
 # %% ../../nbs/connectomes/20_planning.ipynb #d74326c7
 def _rates(gpt, life, config, seconds, device):
@@ -758,9 +764,9 @@ def _rates(gpt, life, config, seconds, device):
     tokens, out = life.batch_size * life.context, {}
     flops = tokens * token_flops(gpt, life.context)
     left = (1 - config.evolution.prune_fraction) ** max(1, config.evolution.n_generations // 2) # amid evolution
-    wiring = prune(new_gpt(gpt, Seeds(1)).to(device), 1 - left, None, "matrix", config.evolution.exempt)
+    wiring = prune(new_model(gpt, Seeds(1)).to(device), 1 - left, None, "matrix", config.evolution.exempt)
     for kind, wired in (("dense", None), ("wired", wiring)):
-        model = new_gpt(gpt, Seeds(0)).to(device)
+        model = new_model(gpt, Seeds(0)).to(device)
         times, look = _train_for(inherit(model, wired) if wired else model, life, seconds / 2, device, wired)
         passes, update = np.median(times, 0)
         out[kind] = flops / float(passes)
@@ -784,8 +790,8 @@ def measure(
     memory, best = _memory_of(where), _best_speed(where)
     whole = _gpt_config(config, asked)
     gpt, windows = shrink_to_fit(whole, asked.at_once, best * seconds / 12, (memory or math.inf) / 4)
-    life = replace(asked, steps=10 ** 9, batch_size=windows, micro_batch_size=None, context=gpt.block_size, warmup=0,
-                   schedule="hold", cooldown=0, eval_windows=min(asked.eval_windows, 2 * windows, 64))
+    life = replace(asked, steps=10 ** 9, batch_size=windows, micro_batch_size=None, context=gpt.max_position_embeddings,
+                   warmup=0, schedule="hold", cooldown=0, eval_windows=min(asked.eval_windows, 2 * windows, 64))
     rates, speed, n = _rates(gpt, life, config, seconds, where)
     costs = Costs(**rates, **_besides(config, gpt, rates, where)) if besides else None
     return replace(_measured(where, memory, speed, whole, gpt, windows, n, asked), costs=costs)
@@ -793,7 +799,7 @@ def measure(
 # %% ../../nbs/connectomes/20_planning.ipynb #1e20c9b9
 def _measured(where, memory, speed, whole, gpt, windows, n, asked):
     "A Device that says how it was measured."
-    words = dict(block_size="context", n_layer="layers", n_embd="width")
+    words = dict(max_position_embeddings="context", num_hidden_layers="layers", hidden_size="width")
     smaller = [f"{said} {getattr(gpt, k)} instead of {getattr(whole, k)}" for k, said in words.items()
                if getattr(gpt, k) != getattr(whole, k)]
     if windows != asked.at_once: smaller.insert(0, f"windows at once {windows} instead of {asked.at_once}")

@@ -78,10 +78,10 @@ def _of_heads(kind, model):
     "What follows from width and number of heads, in the same proportion as in the family's default."
     like, size, out = kind(), model.n_embd // model.n_head, {}
     known, heads = field_names(kind), getattr(kind(), "num_attention_heads", None)
-    if "num_key_value_heads" in known and (kv := like.num_key_value_heads) and heads:
-        shared = max(1, model.n_head * kv // heads)
+    if "num_key_value_heads" in known and heads:
+        shared = max(1, model.n_head * (like.num_key_value_heads or heads) // heads)
         out["num_key_value_heads"] = max(n for n in range(1, shared + 1) if model.n_head % n == 0)
-    if "head_dim" in known and like.head_dim is not None: out["head_dim"] = size
+    if "head_dim" in known: out["head_dim"] = size
     if "query_pre_attn_scalar" in known and like.query_pre_attn_scalar == like.head_dim:
         out["query_pre_attn_scalar"] = size
     if "rotary_dim" in known and like.rotary_dim and heads:
@@ -92,7 +92,8 @@ def _of_heads(kind, model):
 def _quiet_ends(kind):
     "No dropout, and no token with a meaning of its own: the corpus's tokenizer says what ids stand for."
     known, like = field_names(kind), kind()
-    ends = {n: None for n in known if re.fullmatch(r"(bos|eos|pad|sep|decoder_start|forced_eos)_token_id", n)}
+    optional = {f.name for f in fields(kind) if "None" in str(f.type)} # others must be numbers
+    ends = {n: None for n in known & optional if re.fullmatch(r"(bos|eos|pad|sep|decoder_start|forced_eos)_token_id", n)}
     return ends | {n: 0. for n in known if is_dropout(n) and isinstance(getattr(like, n, None), float)}
 
 # %% ../../nbs/training/11_architectures.ipynb #67836885
@@ -131,28 +132,34 @@ def family_config(
     for name, n in sizes.items(): check_positive(n, name)
     given = _checked_fields(kind, model, context)
     implementation = given.pop("attn_implementation", None)
-    made = dict(num_hidden_layers=model.n_layer, num_attention_heads=model.n_head, hidden_size=model.n_embd,
-                vocab_size=vocab_size, max_position_embeddings=context)
-    made = {own_name(kind, k): v for k, v in (made | _of_heads(kind, model) | _quiet_ends(kind)).items()}
-    made |= {own_name(kind, k): v for k, v in _of_mlp(kind, model, given).items()}
-    made |= {"word_embed_proj_dim": model.n_embd} if "word_embed_proj_dim" in field_names(kind) else {}
-    config = _built(kind, model, made | ends | given)
+    with _refused(model): config = kind(**_sizes_of(kind, model, vocab_size, context, given) | ends | given)
     if implementation: config._attn_implementation = check_choice(implementation, ("sdpa", "eager"), "attn_implementation")
     return config
 
 # %% ../../nbs/training/11_architectures.ipynb #d92fb776
-def _built(kind, model, values):
-    "The configuration, whatever its class doesn't accept refused in its words."
+@contextmanager
+def _refused(model):
+    "Whatever a family's code doesn't accept is refused in its words."
     if model.n_embd % model.n_head and "head_dim" not in (model.config or {}):
         raise InputError(f"n_embd is {model.n_embd}, which {model.n_head} heads can't share equally. Choose a multiple "
                          f"of n_head such as {model.n_embd // model.n_head * model.n_head or model.n_head}, or another "
                          "n_head.")
-    try: return kind(**values)
+    try: yield
+    except InputError: raise
     except Exception as e: # each family checks its own fields
         why = " ".join(str(e).split())
         raise InputError(f"{model.family} can't be made with {model.n_layer} layers, {model.n_head} heads and a width "
                          f"of {model.n_embd} ({type(e).__name__}: {why[:300]}). Give the fields that it needs besides: "
                          "--set 'model.config={\"NAME\": VALUE}'.") from e
+
+# %% ../../nbs/training/11_architectures.ipynb #64e0e497
+def _sizes_of(kind, model, vocab_size, context, given):
+    "All fields that follow from the sizes, by the family's own names."
+    made = dict(num_hidden_layers=model.n_layer, num_attention_heads=model.n_head, hidden_size=model.n_embd,
+                vocab_size=vocab_size, max_position_embeddings=context)
+    made |= _of_heads(kind, model) | _quiet_ends(kind) | _of_mlp(kind, model, given)
+    made |= {"word_embed_proj_dim": model.n_embd} if "word_embed_proj_dim" in field_names(kind) else {}
+    return {own_name(kind, k): v for k, v in made.items()}
 
 # %% ../../nbs/training/11_architectures.ipynb #2b9fe480
 def _of_mlp(kind, model, given):
@@ -168,9 +175,10 @@ def is_gated(
     family: str # transformers' model_type
 ) -> bool:
     "Whether a family's MLPs have a gate, asked of a model without weights."
-    kind = family_class(family)
+    kind, sizes = family_class(family), ModelConfig(1, 4, 64, family)
     small = dict(num_hidden_layers=1, hidden_size=64, num_attention_heads=4, vocab_size=8)
-    try: model = meta_model(kind(**{own_name(kind, k): v for k, v in (small | _quiet_ends(kind)).items()}))
+    small |= _of_heads(kind, sizes) | _quiet_ends(kind)
+    try: model = meta_model(kind(**{own_name(kind, k): v for k, v in small.items()}))
     except Exception: model = meta_model(kind()) # a family whose sizes hang together
     return any(r["role"] in ("gate", "fused_gate_up") for r in matrix_roles(model).values())
 
@@ -243,7 +251,9 @@ def check_architecture(
 ):
     "Refuse an architecture that can't be wired or isn't causal; each is tried once in a process."
     if isinstance(config, GPTConfig): return
-    check_wirable(meta_model(config), config.model_type)
+    sizes = ModelConfig(config.num_hidden_layers, config.num_attention_heads, config.hidden_size, config.model_type)
+    with _refused(replace(sizes, config=dict(head_dim=None))): model = meta_model(config)
+    check_wirable(model, config.model_type)
     _checked(json.dumps(config.to_dict(), sort_keys=True))
 
 # %% ../../nbs/training/11_architectures.ipynb #402d9803
