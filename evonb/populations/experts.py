@@ -44,7 +44,8 @@ from ..text.tokens import encode_texts, train_tokenizer
 from ..training.adapters import Adapter, adapter_folders, check_complete, config_rank_scale, linear_shapes
 from ..training.adapters import read_adapter, trained_on, write_adapter
 from ..training.base import Base, TextBegin, choose_device, open_base, open_folder, save_base, text_begin
-from ..training.gpt import GPTConfig, ModelConfig, new_gpt
+from ..training.architectures import family_config, new_model
+from ..training.gpt import ModelConfig
 from ..training.limits import check_causal, check_context, model_limits
 from ..training.lifetime import Lifetime, LifetimeConfig, autocast, latest_checkpoint, load_checkpoint, lr_factor
 
@@ -77,7 +78,9 @@ def toy_base(
 ) -> Base: # opened from its folder, which its name tells
     "A small GPT that knows the skills' words and no rule; trained once and kept."
     config, seeds, n_threads = config or ToyConfig(), (seeds or Seeds(0)).child("toy base"), torch.get_num_threads()
-    about = dict(toy=to_dict(config), seeds=seeds.to_dict(), text=texts_digest(neutral_documents(seeds, 100)))
+    toy = to_dict(config) # settings that are later than the first toy bases, and weren't given, don't make another one
+    toy["model"] = {k: v for k, v in toy["model"].items() if v is not None}
+    about = dict(toy=toy, seeds=seeds.to_dict(), text=texts_digest(neutral_documents(seeds, 100)))
     key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
     path = Path(folder or cache_folder()/"bases")/f"toy-{key}"
     if not (path/"base.json").exists():
@@ -87,9 +90,9 @@ def toy_base(
             tokenizer = train_tokenizer(texts, config.vocab_size)
             ids = encode_texts(texts, tokenizer).ids
             n_val = (lifetime.eval_windows + 1) * lifetime.context
-            size = GPTConfig(vocab_size=config.vocab_size, block_size=config.block_size,
-                             eos_token_id=tokenizer.eos_token_id, **to_dict(config.model))
-            model = new_gpt(size, seeds.child("init"))
+            size = family_config(config.model, config.vocab_size, config.block_size,
+                                 eos_token_id=tokenizer.eos_token_id)
+            model = new_model(size, seeds.child("init"))
             Lifetime(model, ids[:-n_val], ids[-n_val:], lifetime, seeds.child("lifetime")).live("toy base", show, stop)
             save_base(model, tokenizer, path, **about)
         finally: torch.set_num_threads(n_threads)
