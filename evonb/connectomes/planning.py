@@ -45,7 +45,8 @@ def _matrices(words, exempt=()):
     model = meta_model(config_from(json.loads(words)))
     def sizes(named): return {n: p.numel() for n, p in named.items()}
     every, roles = sizes(dict(model.named_parameters())), matrix_roles(model)
-    multiplied = sum(every[n] for n, r in roles.items() if r["role"] not in ("tokens", "positions", "types") or r["tied"])
+    read = ("tokens", "positions", "types") # tables
+    multiplied = sum(every[n] for n, r in roles.items() if r["role"] not in read or r["tied"])
     return every, sizes(wired_parameters(model, exempt)), tuple(parameter_groups(model)["body"]), multiplied
 
 def _of(config): return json.dumps(config_values(config), sort_keys=True)
@@ -305,7 +306,8 @@ def _stage(name, part, newborn, n, device, devices, tested=0, disk=0):
     bf16 = life.precision == "bf16" or (life.precision == "auto" and device.bf16)
     held = sum(held_bytes(newborn.sizes, newborn.live, newborn.muon).values())
     whole = 4 * max(newborn.sizes[k] for k in newborn.live) if newborn.live else 0 # one matrix's gradient on its way
-    act = activation_bytes(gpt, life.at_once * life.context, bf16, device.cpu and not bf16 and isinstance(gpt, GPTConfig))
+    chunked = device.cpu and not bf16 and isinstance(gpt, GPTConfig)
+    act = activation_bytes(gpt, life.at_once * life.context, bf16, chunked)
     act = round(ALLOCATOR * act) + KERNELS * (not bf16) if device.cpu else act
     seconds = flops / (devices * device.speed) if device.costs is None else _seconds(
         newborn, n, looked + tested, device.costs, devices)
@@ -698,8 +700,8 @@ class _TimedRun(Experiment):
 def _miniature(config, gpt):
     "The run in a few seconds: two generations, two seeds, one step a lifetime."
     def short(life):
-        return replace(life, steps=1, batch_size=1, micro_batch_size=None, context=gpt.max_position_embeddings, warmup=0,
-                       cooldown=0, eval_every=1, eval_windows=1, schedule="linear")
+        return replace(life, steps=1, batch_size=1, micro_batch_size=None, context=gpt.max_position_embeddings,
+                       warmup=0, cooldown=0, eval_every=1, eval_windows=1, schedule="linear")
     e, d = config.evolution, config.development
     e = replace(e, n_generations=2, inheritance="signs", lifetime=short(e.lifetime))
     d = replace(d, n_seeds=min(2, d.n_seeds), sweep_seeds=1, lrs=d.lrs[:1], test_windows=min(128, d.test_windows),

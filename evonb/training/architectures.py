@@ -49,7 +49,8 @@ def family_class(
     return kind
 
 # %% ../../nbs/training/11_architectures.ipynb #7d7cd180
-MLP_WIDTHS = ("intermediate_size", "ffn_dim", "decoder_ffn_dim", "n_inner", "ffn_hidden_size", "dff", "inner_dim") # of the hidden layer of an MLP, in families' own words
+MLP_WIDTHS = ("intermediate_size", "ffn_dim", "decoder_ffn_dim", "n_inner", "ffn_hidden_size", "dff",
+              "inner_dim") # of the hidden layer of an MLP, in families' own words
 
 def field_names(
     kind # a class of configurations, or one of them
@@ -93,7 +94,8 @@ def _quiet_ends(kind):
     "No dropout, and no token with a meaning of its own: the corpus's tokenizer says what ids stand for."
     known, like = field_names(kind), kind()
     optional = {f.name for f in fields(kind) if "None" in str(f.type)} # others must be numbers
-    ends = {n: None for n in known & optional if re.fullmatch(r"(bos|eos|pad|sep|decoder_start|forced_eos)_token_id", n)}
+    ends = re.compile(r"(bos|eos|pad|sep|decoder_start|forced_eos)_token_id")
+    ends = {n: None for n in known & optional if ends.fullmatch(n)}
     return ends | {n: 0. for n in known if is_dropout(n) and isinstance(getattr(like, n, None), float)}
 
 # %% ../../nbs/training/11_architectures.ipynb #67836885
@@ -106,7 +108,8 @@ def _checked_fields(kind, model, context):
             raise InputError(f"model.config names {own_name(kind, name)}, which has a place of its own: --set "
                              f"{place}={given[own_name(kind, name)]}")
     if "vocab_size" in given:
-        raise InputError("model.config names vocab_size, but the vocabulary is the corpus's: --set corpus.vocab_size=N.")
+        raise InputError("model.config names vocab_size, but the vocabulary is the corpus's: "
+                         "--set corpus.vocab_size=N.")
     known = field_names(kind) | {"rope_theta", "rope_scaling", "attn_implementation"}
     if unknown := [k for k in given if k not in known]:
         raise InputError(f"model.config names {unknown[0]}, which {model.family} doesn't have."
@@ -131,9 +134,9 @@ def family_config(
     kind = family_class(model.family)
     for name, n in sizes.items(): check_positive(n, name)
     given = _checked_fields(kind, model, context)
-    implementation = given.pop("attn_implementation", None)
+    if how := given.pop("attn_implementation", None): check_choice(how, ("sdpa", "eager"), "attn_implementation")
     with _refused(model): config = kind(**_sizes_of(kind, model, vocab_size, context, given) | ends | given)
-    if implementation: config._attn_implementation = check_choice(implementation, ("sdpa", "eager"), "attn_implementation")
+    if how: config._attn_implementation = how
     return config
 
 # %% ../../nbs/training/11_architectures.ipynb #d92fb776
@@ -323,7 +326,8 @@ def read_model_file(
     path # config.json of a model of transformers
 ) -> tuple: # a ModelConfig, and lines that say what was taken
     "The architecture that a file describes; no code of it is run."
-    with parsing(path, "Correct it."): given = expect(json.loads(Path(path).read_text(encoding="utf-8")), dict, str(path))
+    with parsing(path, "Correct it."): given = json.loads(Path(path).read_text(encoding="utf-8"))
+    expect(given, dict, str(path))
     if "auto_map" in given and given.get("model_type") not in CONFIG_MAPPING:
         raise InputError(f"{path} needs code of its own (auto_map), which isn't run. Give a family that transformers "
                          "itself has.")
@@ -361,8 +365,8 @@ def model_settings(
     "What `--model` asks for."
     path = Path(given)/"config.json" if Path(given).is_dir() else Path(given)
     if path.suffix == ".json" or path.is_file():
-        if not path.is_file(): raise FileNotFoundError(f"There is no {path}. Give a config.json, or a family such as llama.")
-        return read_model_file(path)
+        if path.is_file(): return read_model_file(path)
+        raise FileNotFoundError(f"There is no {path}. Give a config.json, or a family such as llama.")
     if given in OURS: return replace(model, family=None, config=None), []
     family_class(given)
     return replace(model, family=given, config=None), []
@@ -388,7 +392,8 @@ def config_values(
 ) -> dict: # plain values, for `config_from`
     "All that a configuration says, how attention is computed included."
     given = getattr(config, "_attn_implementation", None) # of files, transformers leaves it out
-    return config.to_dict() | ({} if isinstance(config, GPTConfig) or given is None else dict(attn_implementation=given))
+    given = {} if isinstance(config, GPTConfig) or given is None else dict(attn_implementation=given)
+    return config.to_dict() | given
 
 def noted_sizes(
     values: dict # of `config_values`
