@@ -6,12 +6,12 @@
 __all__ = ['MEASURES', 'COMMANDS', 'EXAMPLE_SKILLS', 'TABLES', 'flat_settings', 'with_settings', 'numbers_of', 'names_of',
            'arm_changes', 'experiment_config', 'default_out', 'interval_cell', 'columns', 'unseen_text',
            'connectome_text', 'population_text', 'experts_text', 'alignment_text', 'results_text', 'Parser', 'listing',
-           'run_options', 'begin_option', 'ray_option', 'working_in', 'finish', 'experiment_options', 'arm_options',
-           'whole_options', 'work_on', 'do_run', 'evolve_options', 'do_evolve', 'develop_options', 'do_develop',
-           'base_help', 'experts_options', 'do_experts', 'population_options', 'do_population', 'serve_options',
-           'do_serve', 'align_options', 'do_align', 'explore_options', 'do_explore', 'do_report', 'show_options',
-           'do_show', 'plan_options', 'do_plan', 'wiring_text', 'wiring_options', 'do_wiring', 'parser', 'way_on',
-           'any_letters', 'nobody_reads', 'remarks_shown', 'main']
+           'run_options', 'begin_option', 'ray_option', 'working_in', 'finish', 'model_option', 'experiment_options',
+           'arm_options', 'whole_options', 'work_on', 'do_run', 'evolve_options', 'do_evolve', 'develop_options',
+           'do_develop', 'base_help', 'experts_options', 'do_experts', 'population_options', 'do_population',
+           'serve_options', 'do_serve', 'align_options', 'do_align', 'explore_options', 'do_explore', 'do_report',
+           'show_options', 'do_show', 'plan_options', 'do_plan', 'wiring_text', 'wiring_options', 'do_wiring', 'parser',
+           'way_on', 'any_letters', 'nobody_reads', 'remarks_shown', 'main']
 
 # %% ../nbs/84_cli.ipynb #10c6d36d
 import argparse
@@ -82,6 +82,14 @@ def arm_changes(
     given = dict(arms=args.arms, n_seeds=args.seeds, lrs=args.lrs)
     return {k: v for k, v in given.items() if v is not None}
 
+# %% ../nbs/84_cli.ipynb #edcff558
+def _model_of(given, model):
+    "What --model asks for; what is taken from a file is said on stderr."
+    from evonb.training.architectures import model_settings
+    model, told = model_settings(given, model)
+    for line in told: print(f"evonb: {line}", file=sys.stderr)
+    return model
+
 # %% ../nbs/84_cli.ipynb #98fa28e4
 def experiment_config(
     args # what `parser` made of the command line
@@ -91,6 +99,7 @@ def experiment_config(
 
     from evonb.connectomes.settings import preset
     config = preset(args.preset, seed=args.seed, connectome=getattr(args, "connectome", None))
+    if args.model: config.model = _model_of(args.model, config.model)
     if args.corpus and args.corpus != config.corpus.source:
         config.corpus = dataclasses.replace(config.corpus, source=args.corpus, n_bytes=None)
     config.development = dataclasses.replace(config.development, **arm_changes(args))
@@ -101,11 +110,14 @@ def experiment_config(
 # %% ../nbs/84_cli.ipynb #b10007dd
 def default_out(
     preset: str, # the preset's name
-    corpus: str | None # what --corpus gave
+    corpus: str | None, # what --corpus gave
+    model: str | None = None # what --model gave
 ) -> Path: # relative to where the command runs
-    "Where a run goes when --out isn't given: runs/PRESET, or runs/PRESET-CORPUS."
-    slug = re.sub(r"[^\w.-]+", "-", Path(place_name(corpus)).stem).strip("-") if corpus else ""
-    return Path("runs")/(f"{preset}-{slug}" if slug else preset)
+    "Where a run goes when --out isn't given: runs/PRESET, with the names of a corpus and a model that were given."
+    if model and Path(model).name == "config.json": model = Path(model).parent
+    places = (corpus, model if model != "gpt" else None)
+    slugs = [re.sub(r"[^\w.-]+", "-", Path(place_name(x)).stem).strip("-") if x else "" for x in places]
+    return Path("runs")/"-".join(filter(None, (preset, *slugs)))
 
 # %% ../nbs/84_cli.ipynb #d70b5dff
 def interval_cell(x, spec="+.3f"):
@@ -332,6 +344,16 @@ def finish(
     page = write_report(run.path).resolve()
     print(results_text(run.summary(), run.file("summary.json")), f"\nrun:    {run.path}\nreport: {page}", sep="\n")
 
+# %% ../nbs/84_cli.ipynb #c989bca3
+def model_option(
+    p # the command's parser
+):
+    "The family of decoders."
+    p.add_argument("--model", metavar="FAMILY_OR_FILE",
+                   help="gpt, a family of decoders that transformers has, such as llama, gpt2, qwen3 or gemma3, in "
+                        "the preset's sizes, or a config.json, whose sizes win; more of its fields by --set "
+                        "'model.config={\"NAME\": VALUE}' (default: gpt)")
+
 # %% ../nbs/84_cli.ipynb #6600e19f
 def experiment_options(
     p, # the command's parser
@@ -343,10 +365,11 @@ def experiment_options(
     from evonb.text.corpora import CORPORA
     p.add_argument("--corpus", metavar="PATH_OR_NAME", help="a file, folder, glob or built-in corpus (listed below)")
     p.add_argument("--preset", default=preset, help=f"{', '.join(PRESETS)} (default: {preset})")
+    model_option(p)
     p.add_argument("--compile", action="store_true", help="compile training with torch.compile")
     p.add_argument("--gradient-checkpointing", action="store_true",
                    help="less memory for one more forward pass; neither changes a result beyond rounding")
-    run_options(p, "runs/PRESET[-CORPUS]", "evolution.n_generations=6", resume)
+    run_options(p, "runs/PRESET[-CORPUS][-MODEL]", "evolution.n_generations=6", resume)
     p.epilog += listing("corpora", CORPORA)
     p.add_argument("--evolutions", type=int, metavar="K",
                    help="how many times a connectome is evolved, each with newborns and controls of its own")
@@ -390,7 +413,7 @@ def work_on(
     resume: bool # whether a run that is there is taken up
 ):
     "Do the stages of an experiment, and tell what came out."
-    out, work = working_in(args.out or default_out(args.preset, args.corpus)), ability("connectome", "run")
+    out, work = working_in(args.out or default_out(args.preset, args.corpus, args.model)), ability("connectome", "run")
     with _fleet(args) as fleet:
         finish(work(out, experiment_config(args), resume, stages, fleet=fleet, compute=_compute(args)))
 
@@ -703,6 +726,7 @@ def plan_options(
     from evonb.text.corpora import CORPORA
     p.add_argument("--preset", default="laptop", help=f"{', '.join(PRESETS)} (default: laptop)")
     p.add_argument("--corpus", metavar="PATH_OR_NAME", help="a file, folder, glob or built-in corpus (listed below)")
+    model_option(p)
     p.add_argument("--set", action="append", default=[], metavar="NAME=VALUE",
                    help="replace a setting by its dotted name, as in development.n_seeds=5")
     p.add_argument("--devices", type=int, default=1, metavar="N", help="machines that share the work (default: 1)")
