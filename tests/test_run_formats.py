@@ -14,6 +14,8 @@ import xarray as xr
 
 import evonb
 from evonb.connectomes.experiments import experiment
+from evonb.connectomes.generations import load_generation
+from evonb.connectomes.graph import wiring_graph
 from evonb.connectomes.settings import DevelopmentConfig, EvolutionConfig, ExperimentConfig
 from evonb.kinds import write_results
 from evonb.store import create_run, open_run, read_dataset, write_dataset, write_netcdf
@@ -70,6 +72,15 @@ def test_a_connectome_is_read_by_numpy_as_the_page_says(run):
         mine, made = Connectome.load(path), np.load(run.path.parent / "signs.npz")
         assert set(made) == set(mine.signs)
         assert all(np.array_equal(made[k], s.numpy()) for k, s in mine.signs.items())
+
+
+def test_a_graph_is_read_by_numpy_as_the_page_says(run):
+    wiring = load_generation(run)
+    wiring_graph(wiring).save(run.path.parent / "FILE.npz")
+    code = BLOCKS[3] + "        print(name, source, target, signs.sum())"
+    said = [line.split() for line in alone(run.path.parent, code).splitlines()]
+    assert [s[:3] for s in said] == [[e.name, e.source, e.target] for e in wiring_graph(wiring).edges]
+    assert [int(s[3]) for s in said] == [e.signs.sum() for e in wiring_graph(wiring).edges]
 
 
 def test_zarr_opens_as_the_page_says(run):

@@ -5,6 +5,8 @@ from evonb import face
 __getattr__, __dir__, __all__ = face(__name__, {
     "evonb.training.connectome": "Connectome inherit published_connectome",
     ".wiring": "prune compare",
+    ".graph": "wiring_graph load_graph",
+    ".statistics": "wiring_statistics measure_run STATISTICS",
     ".arms": "ARMS Arm find_arm",
     ".controls": "control CONTROLS",
     ".settings": "preset ExperimentConfig EvolutionConfig DevelopmentConfig DEFAULT_ARMS",
