@@ -6,7 +6,7 @@
 __all__ = ['RESIDUAL', 'TOKENS', 'Role', 'joined_units', 'Edges', 'WiringGraph', 'short_name', 'roles_of', 'wiring_graph',
            'from_networkx', 'load_graph', 'sampled_wiring']
 
-# %% ../../nbs/connectomes/13_graph.ipynb #f45204c7
+# %% ../../nbs/connectomes/13_graph.ipynb #eabf3919
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 
-from ..core import ConnectomeError, DamagedFileError, InputError, check_choice, expect_fields, parsing
+from ..core import ConnectomeError, DamagedFileError, InputError, check_choice, expect_fields, human_bytes
+from ..core import parsing
 from ..store import content_digest, replacing
 from ..training.connectome import Connectome, matrix_roles
 
@@ -173,11 +174,16 @@ def adjacency(self: WiringGraph): # (n_units, n_units) scipy sparse array of int
     whole = [np.concatenate([np.zeros(0, np.int64), *x]) for x in (values, rows, columns)]
     return sparse.csr_array((whole[0].astype(np.int8), (whole[1], whole[2])), shape=(self.n_units,) * 2)
 
-# %% ../../nbs/connectomes/13_graph.ipynb #62614ddf
+# %% ../../nbs/connectomes/13_graph.ipynb #e54a1f76
 @patch
-def to_networkx(self: WiringGraph): # -> networkx DiGraph
-    "The graph in networkx: units are named \"group:number\", wires have `sign` and `matrix`. For small wirings."
+def to_networkx(self: WiringGraph,
+    max_wires: int = 2_000_000 # each takes about a kilobyte
+): # -> networkx DiGraph
+    "The graph in networkx: units are named \"group:number\", wires have `sign` and `matrix`."
     import networkx as nx
+    if (n := self.n_wires) > max_wires:
+        raise InputError(f"The graph has {n:,} wires, which networkx would need {human_bytes(1000 * n)} for. Take "
+                         "`adjacency()` or a `sampled_wiring`, write .npz, or raise max_wires.")
     made = nx.DiGraph(**self.info)
     for group, n in self.sizes.items():
         made.add_nodes_from((f"{group}:{i}", dict(group=group, index=i)) for i in range(n))

@@ -168,6 +168,7 @@ def test_any_graph_of_networkx_is_a_wiring():
     signed.add_edge("a", "b", sign=-2.5)
     signed.add_edge("b", "c")
     assert from_networkx(signed).adjacency().toarray().tolist() == [[0, -1, 0], [0, 0, 1], [0, 0, 0]]
+    with pytest.raises(InputError, match="156 wires.*npz"): club.to_networkx(max_wires=100)
     with pytest.raises(InputError, match="parallel edges"): from_networkx(nx.MultiDiGraph(signed))
     signed.add_edge("a", "c", sign="minus")
     with pytest.raises(InputError, match="'minus'"): from_networkx(signed)

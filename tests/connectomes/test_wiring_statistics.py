@@ -1,6 +1,7 @@
 """Statistics of wirings: equal to networkx or to counting by hand, kept by what must keep them, right about chance."""
 
 import dataclasses
+import importlib.util
 import itertools
 import math
 import zipfile
@@ -128,10 +129,24 @@ def test_an_animals_graph_is_measured_by_the_same_functions():
     assert st.spectral_radius(graph.edges) == pytest.approx(
         np.abs(np.linalg.eigvals(nx.to_numpy_array(g, weight="sign"))).max())  # fmt: skip
     assert st.path_length(graph.edges) == pytest.approx(nx.average_shortest_path_length(g))
+    assert st.degree_assortativity(graph.edges) == pytest.approx(nx.degree_assortativity_coefficient(g, "out", "in"))
     wiring, roles = graph.to_connectome()
     found = st.wiring_statistics(wiring, ("random", "random_rows"), 3, roles=roles, show=False)
     assert np.isfinite(found.p.sel(null="random", statistic="path_length", place="all")).all()
     assert "random_rows" in found.attrs["left_out"] and "called so" in found.attrs["left_out"]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("bct") is None, reason="bctpy isn't installed")
+@seeds
+def test_one_kind_of_unit_as_the_brain_connectivity_toolbox_has_it(seed):
+    "Its assortativity takes both ends' degrees as one sample, which is right for undirected graphs only."
+    import bct
+
+    g = nx.gnp_random_graph(16, 0.3, seed=seed, directed=True)
+    a, edges = nx.to_numpy_array(g), from_networkx(g).edges
+    assert st.path_length(edges) == pytest.approx(bct.charpath(bct.distance_bin(a), include_diagonal=False)[0])
+    assert st.reciprocity(edges) == pytest.approx((a * a.T).sum() / bct.density_dir(a)[2])
+    assert np.count_nonzero(edges[0].signs) == bct.density_dir(a)[2]
 
 
 def test_planted_modules_are_found_as_they_were_planted():
@@ -287,6 +302,7 @@ def test_a_run_keeps_its_statistics_generation_by_generation(tmp_path, capsys):
     with xr.open_dataset(tmp_path / "run" / "wiring.nc") as told:
         assert told.attrs["run"] == "run" and told.unit.sel(statistic="path_length") == "wires"
         np.testing.assert_array_equal(told.value, found.value)
+        assert told.z.attrs["units"] == "standard deviations" and "long_name" in told.q.attrs
     shown = capsys.readouterr().out
     assert f"Generation {n - 1};" in shown and "No p is below 0.25" in shown and "self_feedback" in shown
     assert wiring_text(found, 0).startswith("Generation 0;")
