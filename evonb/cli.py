@@ -10,8 +10,8 @@ __all__ = ['MEASURES', 'COMMANDS', 'EXAMPLE_SKILLS', 'TABLES', 'flat_settings', 
            'arm_options', 'whole_options', 'work_on', 'do_run', 'evolve_options', 'do_evolve', 'develop_options',
            'do_develop', 'base_help', 'experts_options', 'do_experts', 'population_options', 'do_population',
            'serve_options', 'do_serve', 'align_options', 'do_align', 'explore_options', 'do_explore', 'do_report',
-           'show_options', 'do_show', 'plan_options', 'do_plan', 'wiring_text', 'wiring_options', 'do_wiring', 'parser',
-           'way_on', 'any_letters', 'nobody_reads', 'remarks_shown', 'main']
+           'show_options', 'do_show', 'plan_options', 'do_plan', 'farthest', 'wiring_text', 'wiring_options',
+           'do_wiring', 'parser', 'way_on', 'any_letters', 'nobody_reads', 'remarks_shown', 'main']
 
 # %% ../nbs/84_cli.ipynb #10c6d36d
 import argparse
@@ -773,6 +773,22 @@ def do_plan(
     if args.price is not None: print(f"Cost at {args.price:g} a device-hour: {made.cost(args.price):,.2f}")
     if args.html: print(f"page: {Path(args.html).resolve()}")
 
+# %% ../nbs/84_cli.ipynb #1fd2ba67
+def farthest(
+    one, # of an xarray Dataset of `wiring_statistics`: one generation
+    null: str, # a control
+    n: int = 4 # at most
+) -> str: # a line; empty where nothing is clear
+    "What of a wiring lies farthest from a control's, in the control's standard deviations."
+    import numpy as np
+    at = one.sel(null=null).transpose("statistic", "place", ...)
+    z = np.where(at.q.values < .05, at.z.values, np.nan)
+    found = [divmod(int(k), z.shape[1]) for k in np.argsort(-np.nan_to_num(np.abs(z)), axis=None)[:n]]
+    def told(i, j): return (f"{at.statistic.values[i]} of {at.place.values[j]} {at.value.values[i, j]:.3g} (control "
+                            f"{at.null_mean.values[i, j]:.3g}, z {z[i, j]:+.0f})")
+    words = [told(i, j) for i, j in found if np.isfinite(z[i, j])]
+    return f"farthest from {null}: {'; '.join(words)}" if words else ""
+
 # %% ../nbs/84_cli.ipynb #f2a6becb
 def wiring_text(
     found, # an xarray Dataset of `evonb.connectomes.statistics.wiring_statistics`
@@ -796,8 +812,8 @@ def wiring_text(
     head = (f"Generation {int(one.generation)}; means over matrices, loops or the whole graph. ↑ ↓: in how many of "
             f"them the wiring is clearly above or below {n} wirings of a control (q < {found.attrs['alpha']:g})")
     floor = (found.p <= 1 / (n + 1) + 1e-9).sum() and f"No p is below {1 / (n + 1):.2g}; --draws makes more."
-    cut = str(one.measured.values)
-    return "\n".join([head, *columns(rows), *filter(None, [floor]), *([f"Measured: {cut}."] * (cut != "nothing")),
+    cut, far = str(one.measured.values), filter(None, (farthest(one, n) for n in map(str, found.null.values)))
+    return "\n".join([head, *columns(rows), *far, *filter(None, [floor]), *([f"Measured: {cut}."] * (cut != "nothing")),
                       *(f"{null} can't be made of this wiring: {why}" for null, why in told.items())])
 
 # %% ../nbs/84_cli.ipynb #5b4a6c85

@@ -56,7 +56,7 @@ def _hover(one):
         return f"wiring {t['value']}, control {about}<br>{told}"
     return [[cell(i, j) for j in range(one.sizes["place"])] for i in range(one.sizes["statistic"])]
 
-# %% ../../nbs/plots/15_wiring.ipynb #c5b47b7e
+# %% ../../nbs/plots/15_wiring.ipynb #154ee934
 def wiring_map(
     found, # xarray Dataset of `wiring_statistics`
     null: str = "random", # the control
@@ -80,9 +80,9 @@ def wiring_map(
                     showlegend=False, marker=dict(size=5, color="#767676"))
     add_scale(fig, -most, most, "standard deviations of the control", scale)
     fig.update_yaxes(autorange="reversed", showgrid=False, tickfont=dict(size=11))
-    return fig.update_xaxes(tickangle=-60, showgrid=False, tickfont=dict(size=10)).update_layout(margin_b=190)
+    return fig.update_xaxes(tickangle=-60, showgrid=False, tickfont=dict(size=10)).update_layout(margin_b=100)
 
-# %% ../../nbs/plots/15_wiring.ipynb #18d9e522
+# %% ../../nbs/plots/15_wiring.ipynb #751cbf14
 def wiring_strip(
     found, # xarray Dataset of `wiring_statistics`
     statistic: str = "self_feedback", # which
@@ -109,18 +109,19 @@ def wiring_strip(
     fig.add_scatter(x=one.value.values, y=i - .4 + gap / 2, mode="markers", name="the wiring", customdata=places,
                     marker=dict(color=style.colour, symbol="diamond", size=9), hovertemplate="%{customdata}: %{x:.3g}")
     fig.update_yaxes(tickvals=i, ticktext=places, range=[len(places) - .5, -.5], showgrid=False, zeroline=False)
-    return fig.update_xaxes(title_text=f"{label(statistic)} ({label(unit)})")
+    return fig.update_xaxes(title_text=f"{label(statistic)} ({label(unit)})").update_layout(margin_t=96)
 
-# %% ../../nbs/plots/15_wiring.ipynb #bc97d488
+# %% ../../nbs/plots/15_wiring.ipynb #4efef917
 def mean_over_places(
     found, # xarray Dataset of `wiring_statistics`
-    statistic: str # which
+    statistic: str, # which
+    part: str = "" # only of matrices and loops with this in their name, as in "mlp"
 ) -> tuple: # (n_generations,) of the wiring; null -> (n_generations, 3): low, mean and high of its draws
     "A statistic's mean over its matrices or loops, or of the whole graph where it has no others."
     at = found.sel(statistic=statistic).transpose(..., "generation", "place")
-    parts = at.kind.values != "whole"
+    parts = np.array([kind != "whole" and part in str(p) for kind, p in zip(at.kind.values, at.place.values)])
     there = np.isfinite(at.value.values).any(0)
-    which = there & parts if (there & parts).any() else there
+    which = there & parts if part or (there & parts).any() else there
     value, draws = at.value.values[:, which], at.null_value.transpose("null", "draw", ...).values[..., which]
     bands = {}
     for null, d in zip(map(str, found.null.values), known_mean(draws, -1)): # (n_draws, n_generations)
@@ -130,38 +131,40 @@ def mean_over_places(
             bands[null][g] = np.quantile(x, .025), x.mean(), np.quantile(x, .975)
     return known_mean(value, -1), bands
 
-# %% ../../nbs/plots/15_wiring.ipynb #cba4c6f2
-SHOWN = ("self_feedback", "balance", "sign_consistency", "gini_in", "modularity", "hub_agreement") # unless told
+# %% ../../nbs/plots/15_wiring.ipynb #2a612c9b
+SHOWN = ("self_feedback mlp", "self_feedback attn", "balance", "sign_consistency", "gini_in", "modularity")
 
 def wiring_generations(
     found, # xarray Dataset of `wiring_statistics`
-    statistics: tuple = SHOWN, # which, a panel each
+    statistics: tuple = SHOWN, # which, a panel each; "self_feedback mlp": of the loops with mlp in their name
     nulls: tuple | None = None # controls; None: all
 ) -> go.Figure:
     "Statistics over the generations, beside the controls of each generation's wiring."
     names, there = list(map(str, found.statistic.values)), list(map(str, found.null.values))
-    for s in statistics: check_choice(s, names, "statistic")
+    for s in statistics: check_choice(s.partition(" ")[0], names, "statistic")
     for n in nulls or (): check_choice(n, there, "null")
     if not statistics: raise InputError("statistics is empty. Name one or more, or leave it out.")
-    n_rows, seen = math.ceil(len(statistics) / 2), set()
-    base = make_subplots(n_rows, min(2, len(statistics)), subplot_titles=[label(s) for s in statistics],
+    told = {s: mean_over_places(found, *s.split(" ", 1)) for s in statistics}
+    told = {s: t for s, t in told.items() if np.isfinite(t[0]).any()}
+    if not told: raise NothingToPlot(f"This wiring has nothing of which {', '.join(statistics)} could be told.")
+    n_rows, seen = math.ceil(len(told) / 2), set()
+    base = make_subplots(n_rows, min(2, len(told)), subplot_titles=[label(s.replace(" ", ", ")) for s in told],
                          vertical_spacing=.3 / n_rows, horizontal_spacing=.1)
     fig = figure("The wiring over the generations", "mean over matrices or loops; bands: 95 % of a control's wirings",
                  height=150 + 220 * n_rows, base=base)
-    for i, s in enumerate(statistics):
+    for i, (value, bands) in enumerate(told.values()):
         at = dict(row=i // 2 + 1, col=i % 2 + 1)
-        _panel(fig, found, s, nulls or there, at, i + 1 if i else "", seen) # plotly numbers axes row by row
+        shown = {n: bands[n] for n in nulls or there}
+        _panel(fig, found.generation.values, value, shown, at, i + 1 if i else "", seen) # axes count row by row
         fig.update_xaxes(dtick=1 if found.sizes["generation"] <= 16 else None, **at)
     fig.update_annotations(font_size=13)
     fig.update_xaxes(title_text="generation", row=n_rows)
     return fig.update_layout(margin_t=110)
 
-# %% ../../nbs/plots/15_wiring.ipynb #6c586cb4
-def _panel(fig, found, statistic, nulls, at, axis, seen):
+# %% ../../nbs/plots/15_wiring.ipynb #8c44dec8
+def _panel(fig, x, value, bands, at, axis, seen):
     "Draw one statistic: bands of controls first, then the wiring; a name stands in the legend once."
-    value, bands = mean_over_places(found, statistic)
-    x = found.generation.values
-    for null in nulls:
+    for null in bands:
         ok, style = np.isfinite(bands[null]).all(1), arm_style(null)
         if not ok.any(): continue
         low, mean, high = bands[null][ok].T

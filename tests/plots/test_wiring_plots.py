@@ -61,6 +61,10 @@ def test_generations_show_the_mean_over_places(found):
     np.testing.assert_allclose(value, np.nanmean(at, 1))
     draws = found.null_value.sel(statistic="self_feedback", null="random").transpose("draw", "generation", "place")
     np.testing.assert_allclose(bands["random"][:, 1], np.nanmean(draws.values[..., loops], -1).mean(0))
+    one = found.value.sel(statistic="self_feedback", place="h.0.mlp")
+    np.testing.assert_allclose(mean_over_places(found, "self_feedback", "mlp")[0], one)
+    some = wiring_generations(found, ("balance", "balance none", "self_feedback mlp"))
+    assert [a.text for a in some.layout.annotations] == ["balance", "self_feedback, mlp"]
     np.testing.assert_allclose(mean_over_places(found, "path_length")[0], found.value.sel(
         statistic="path_length", place="all"))  # fmt: skip
     fig = wiring_generations(found, ("self_feedback", "gini_in", "modularity"), ("random",))
@@ -86,6 +90,7 @@ def test_generations_without_draws_have_no_band(found):
     (lambda f: wiring_map(f, "nobody"), "null is 'nobody'"), (lambda f: wiring_map(f, generation=9), "generation is 9"),
     (lambda f: wiring_strip(f, "nothing"), "statistic is 'nothing'"), (lambda f: wiring_generations(f, ()), "is empty"),
     (lambda f: wiring_generations(f, ("x",)), "statistic is 'x'"),
+    (lambda f: wiring_generations(f, ("balance nowhere",)), "nothing of which balance nowhere"),
     (lambda f: wiring_generations(f, nulls=("dense",)), "null is 'dense'"),
 ])  # fmt: skip
 def test_what_cannot_be_drawn_is_refused(draw, told, found):
