@@ -19,6 +19,7 @@ class Arm:
     wiring: Callable | None = None # (connectome, rng) -> Connectome; None: dense
     config: Callable | None = None # (GPTConfig, weights that learn with the connectome) -> GPTConfig; None: the same
     shared: bool = False # whether all newborns have the inherited wiring itself, so that none of its own is stored
+    needs: tuple = () # what the wiring is given by name, beside the two: "counts", "config"
 
     @property
     def own(self) -> bool: # whether each newborn has a wiring of its own
@@ -42,6 +43,14 @@ ARMS.add("dense_matched", "evonb.connectomes.controls:DENSE_MATCHED",
          "a smaller dense model, with as many weights that can learn")
 ARMS.add("random_rows", "evonb.connectomes.controls:random_rows_control",
          "as random, but every token keeps as many live weights in embedding and head")
+ARMS.add("row_degree", "evonb.connectomes.nulls:row_degree_control", "as many live weights in each row, anywhere in it")
+ARMS.add("signed_degree", "evonb.connectomes.nulls:signed_degree_control",
+         "as many positive and as many negative weights in each row and column, others")
+ARMS.add("seen_tokens", "evonb.connectomes.nulls:SEEN_TOKENS",
+         "as random, but embedding and head have wires only for tokens that occur in the text of evolution")
+ARMS.add("unigram", "evonb.connectomes.nulls:UNIGRAM", "as random, but the head knows how often each token occurs")
+ARMS.add("block_random", "evonb.connectomes.nulls:BLOCK_RANDOM",
+         "as many positive and negative weights in each head, hidden unit and token, anywhere in it")
 
 REFERENCE, MAIN_CONTROL = "connectome", "random" # what all others are compared with; what the verdict is about
 

@@ -453,6 +453,17 @@ def occurring(self: PreparedCorpus) -> np.ndarray: # (vocab_size,) bool
             for ids in _read_through(t.ids): self._occurring[ids] = True
     return self._occurring
 
+# %% ../../nbs/text/14_tokens.ipynb #3104a294
+@patch
+def counts(self: PreparedCorpus,
+    split: str # "evolution", "development", "validation" or "test"
+) -> np.ndarray: # (vocab_size,) int64
+    "How often each token of the vocabulary occurs in a split."
+    found = np.zeros(self.info["vocab_size"], np.int64)
+    for ids in _read_through(self.splits[check_choice(split, self.splits, "split")].ids):
+        found += np.bincount(ids, minlength=len(found))
+    return found
+
 # %% ../../nbs/text/14_tokens.ipynb #bf90dea1
 @patch
 def __repr__(self: PreparedCorpus):
