@@ -7,8 +7,8 @@ __all__ = ['own_mark', 'replacing', 'content_digest', 'write_json', 'read_json',
            'read_tensors', 'append', 'write_dataset', 'write_netcdf', 'too_large', 'check_arrays', 'texts_as_str',
            'file_starts', 'read_dataset', 'writing_folder', 'inside', 'check_folder', 'versions', 'now', 'Run',
            'is_locked', 'locked', 'being_written', 'process_began', 'own_files', 'changed_settings', 'content_of',
-           'visible_files', 'identity', 'leaves', 'inputs_of', 'stands_for', 'differences', 'as_begun', 'create_run',
-           'writing', 'open_run', 'reopen_run', 'folder_size']
+           'visible_files', 'identity', 'leaves', 'inputs_of', 'stands_for', 'differences', 'as_begun', 'as_noted',
+           'create_run', 'writing', 'open_run', 'reopen_run', 'folder_size']
 
 # %% ../nbs/04_store.ipynb #760b2170
 import datetime
@@ -649,6 +649,22 @@ def as_begun(
     if isinstance(stored, dict) and within: stored = stored.get(within)
     if not isinstance(stored, dict): return config
     return replace(config, **{k: None for k, v in later.items() if k not in stored and getattr(config, k) == v})
+
+# %% ../nbs/04_store.ipynb #8211eb0c
+def as_noted(
+    path, # a run's folder, there or not
+    values: dict, # all settings asked for, as plain values
+    later: dict # dotted name -> default: settings that runs of before don't have
+) -> dict: # without those that the run there doesn't note, where they have their default
+    "Settings as a run of before would have noted them: what was added since changes nothing unless it is used."
+    stored, out = Path(path)/"run.json", json.loads(json.dumps(values))
+    if not stored.is_file() or not isinstance(there := read_json(stored).get("config"), dict): return out
+    for name, default in later.items():
+        *places, last = name.split(".")
+        mine, theirs = out, there
+        for p in places: mine, theirs = mine.get(p, {}), theirs.get(p) if isinstance(theirs, dict) else None
+        if isinstance(theirs, dict) and last not in theirs and mine.get(last) == default: del mine[last]
+    return out
 
 # %% ../nbs/04_store.ipynb #e88ee9d1
 @contextmanager

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['read_life', 'finished_life', 'take_part', 'n_trainable', 'generation_folder', 'stored_generations',
            'n_stored_lineages', 'load_generation', 'evolve_connectome', 'gather_evolution', 'inherited_connectome',
-           'life_folder', 'known_loss', 'choose_lr', 'told_arms', 'develop', 'gather_development']
+           'life_folder', 'known_loss', 'choose_lr', 'told_arms', 'develop', 'gather_development', 'sign_curves']
 
 # %% ../../nbs/connectomes/16_generations.ipynb #d35df270
 import hashlib
@@ -37,7 +37,7 @@ from ..store import check_folder, differences, read_dataset, read_json, read_ten
 from ..text.tokens import open_prepared
 from ..training.base import load_model, save_model
 from ..training.architectures import config_from, config_values, noted_sizes
-from ..training.connectome import Connectome, inherit
+from ..training.connectome import Connectome, inherit, parameter_groups
 from ..training.gpt import n_parameters
 from ..training.lifetime import Compute, Lifetime, LifetimeConfig, joined_lifetime, validation_windows
 from ..training.lifetime import masked_loss, window_losses
@@ -129,6 +129,7 @@ def _keep(life, folder, windows):
     curves = {k: torch.tensor(getattr(life, k), dtype=torch.float64) for k in ("train_loss", "val_step", "val_loss")}
     facts = dict(seconds=life.seconds, tokens_per_s=life.tokens_per_s, threads=torch.get_num_threads(),
                  n_trainable=n_trainable(life.model, life.connectome))
+    if life.flips: curves["flips"] = torch.tensor(life.flips, dtype=torch.float64) # (n_evals, n_matrices)
     write_tensors(folder/"lived.safetensors", curves | dict(window_loss=windows), facts)
     return read_life(folder)
 
@@ -180,12 +181,26 @@ def load_generation(
         raise InputError(f"generation is {generation}, but {of} holds generations 0 to {len(stored) - 1}.")
     return Connectome.load(stored[generation])
 
+# %% ../../nbs/connectomes/16_generations.ipynb #e90cc259
+@patch
+@torch.no_grad()
+def share_start(self: Experiment,
+    model # a newborn
+): # -> the same model
+    "Give parts that are exempt from pruning the start that all newborns share, where they do: one frame for all wirings."
+    e = self.config.evolution
+    if e.exempt_start != "shared": return model
+    groups, seeds = parameter_groups(model), Seeds(self.config.seed).child("exempt start") # that of all evolutions
+    common = dict(new_gpt(model.config, seeds).named_parameters())
+    for name in (n for part in e.exempt for n in groups[part]): model.get_parameter(name).copy_(common[name])
+    return model
+
 # %% ../../nbs/connectomes/16_generations.ipynb #817a853b
 def _newborn(exp, generation, parent):
     "A newborn of this generation: a random start, then what it inherits."
     e = exp.config.evolution
     seeds = exp.seeds.child("generation", generation, "init")
-    model = exp.new_model(exp.model_config(e.lifetime.context), seeds)
+    model = exp.share_start(exp.new_model(exp.model_config(e.lifetime.context), seeds))
     if parent is None: return model
     if e.inheritance == "signs": return inherit(model, parent)
     early = generation_folder(exp.run, 0, exp.lineage)/"rewind.safetensors"
@@ -224,7 +239,7 @@ def _live_generation(exp, generation, parent):
                       exp.seeds.child("generation", generation), parent, f"{exp.called}generation {generation}",
                       keep_step=keep)
     grown, about = load_model(folder/"model").to(exp.device), dict(generation=generation) | which | exp.origin()
-    made = prune(grown, e.prune_fraction, parent, e.scope, e.exempt, e.magnitude, **about)
+    made = prune(grown, e.prune_fraction, parent, e.scope, e.exempt, e.magnitude, e.dale, **about)
     made.save(folder/"connectome.safetensors")
     return made
 
@@ -251,7 +266,8 @@ def _one_evolution(run, lineage):
     wirings = [Connectome.load(f/"connectome.safetensors") for f in folders]
     born = [1.0, *(w.density for w in wirings[:-1])]
     nats, share = dict(units="nats/token"), dict(units="share of weights")
-    matrices = [w.summary() for w in wirings]
+    matrices, told = [w.summary() for w in wirings], any("flips" in c for c in curves)
+    flips = sign_curves(curves, len(curves[0]["val_step"]), len(matrices[0].matrix))
     return xr.Dataset(dict(
         train_loss=(("generation", "step"), np.stack([c["train_loss"] for c in curves]), nats),
         val_loss=(("generation", "eval_step"), np.stack([c["val_loss"] for c in curves]), nats),
@@ -260,7 +276,8 @@ def _one_evolution(run, lineage):
         matrix_density=(("generation", "matrix"), np.stack([m.density for m in matrices]), share),
         matrix_positive=(("generation", "matrix"), np.stack([m.positive for m in matrices])),
         wall_time=("generation", [f["seconds"] for f in facts], dict(units="s")),
-        tokens_per_s=("generation", [f["tokens_per_s"] for f in facts], dict(units="tokens/s"))),
+        tokens_per_s=("generation", [f["tokens_per_s"] for f in facts], dict(units="tokens/s")),
+        **({"flips": (("generation", "eval_step", "matrix"), flips, dict(units="share of live weights"))} if told else {})),
         dict(generation=np.arange(len(wirings)), step=np.arange(curves[0]["train_loss"].shape[0]),
              eval_step=curves[0]["val_step"].int().numpy(), matrix=list(wirings[0].signs)))
 
@@ -283,6 +300,16 @@ def inherited_connectome(
     given = run.file("evolution", "given", "connectome.safetensors")
     return Connectome.load(given) if given.exists() and not lineage else load_generation(run, lineage=lineage)
 
+# %% ../../nbs/connectomes/16_generations.ipynb #c708e126
+@patch
+def known_to(self: Experiment,
+    arm # an Arm
+) -> dict: # name -> what its wiring is given beside the connectome
+    "What an arm needs to know of the run: how often tokens occur in the text of evolution, the model's configuration."
+    known = dict(counts=lambda: self.corpus.counts("evolution"),
+                 config=lambda: self.model_config(self.config.development.lifetime.context))
+    return {name: known[name]() for name in arm.needs}
+
 # %% ../../nbs/connectomes/16_generations.ipynb #4cabb4ed
 @patch
 def arm_wiring(self: Experiment,
@@ -295,7 +322,8 @@ def arm_wiring(self: Experiment,
     if not made.own: return made.wiring and inherited
     path = self.file("development", arm, f"seed-{seed}", "connectome.safetensors")
     if path.exists(): return Connectome.load(path)
-    wiring = control(inherited, arm, self.seeds.child("development", "control", arm, seed).numpy())
+    rng = self.seeds.child("development", "control", arm, seed).numpy()
+    wiring = control(inherited, arm, rng, **self.known_to(made))
     wiring.save(path)
     return wiring
 
@@ -369,7 +397,7 @@ def raise_arm(self: Experiment,
     announce("newborn", status="begun", **told)
     wiring, config = self.arm_wiring(arm, seed, inherited), self.arm_config(arm, None if self.lineage else inherited)
     newborn = self.new_model(config, self.seeds.child("development", "init", seed))
-    if wiring: newborn = inherit(newborn, wiring)
+    if wiring: newborn = inherit(self.share_start(newborn), wiring)
     life = replace(life, lr=lr, muon_lr=life.muon_lr * lr / life.lr) # the rates of both optimizers scale together
     try: lived = self.raise_newborn(folder, newborn, "development", life, self.seeds.child("development", seed), wiring,
                                     f"{self.called}{arm} seed {seed} lr {lr:g}")
@@ -554,7 +582,7 @@ def gather_development(
         n_live_occurring=("arm", [_n_occurring(exp, a) for a in chosen]),
         density=("arm", [w.density if (w := exp.arm_wiring(a, 0)) else 1.0 for a in chosen]),
         sweep_val_loss=(("arm", "lr"), [[float(np.mean(v)) for v in _sweep(exp, a).values()] for a in chosen], nats),
-        **_statistics(exp, facts)),
+        **_statistics(exp, facts), **_flips(exp, facts)),
         dict(arm=list(chosen), **({"lineage": np.arange(n)} if n > 1 else {}), seed=np.arange(d.n_seeds),
              step=np.arange(len(like[0]["train_loss"])), eval_step=like[0]["val_step"].int().numpy(), lr=list(d.lrs)))
 
@@ -573,3 +601,27 @@ def _statistics(exp, facts):
         bits = np.array([x["mean"] for x in found]) / math.log(2) / per_byte
         out["val_bits_per_byte"] = xr.Variable("arm", bits, dict(units="bits/byte"))
     return out
+
+# %% ../../nbs/connectomes/16_generations.ipynb #a6e7b8cb
+def sign_curves(
+    curves: list, # of `read_life`'s, one a lifetime
+    n_evals: int, # validations of a lifetime
+    n_matrices: int # of the connectome
+) -> np.ndarray: # (n_lives, n_evals, n_matrices), shares of live weights; nan for dense newborns and lives of before
+    "How many inherited signs had turned round at each validation, matrix by matrix."
+    blank = np.full((n_evals, n_matrices), np.nan)
+    return np.stack([np.asarray(c["flips"]) if c is not None and "flips" in c else blank for c in curves])
+
+# %% ../../nbs/connectomes/16_generations.ipynb #22160911
+def _flips(exp, facts):
+    "Of all newborns how many inherited signs had turned round; nothing where none of them tells."
+    import xarray as xr
+    lives = [r and r[0] for rows in facts.values() for r in rows]
+    if not any(c and "flips" in c for c in lives): return {}
+    wired, like = list(inherited_connectome(exp.run).signs), next(c for c in lives if c)
+    flat = sign_curves(lives, len(like["val_step"]), len(wired))
+    n = exp.config.n_lineages
+    each = ("arm", "lineage", "seed") if n > 1 else ("arm", "seed")
+    shape = (len(facts), *((n,) if n > 1 else ()), exp.config.development.n_seeds)
+    return dict(flips=xr.DataArray(flat.reshape(*shape, *flat.shape[1:]), dims=(*each, "eval_step", "matrix"),
+                                   coords=dict(matrix=wired), attrs=dict(units="share of live weights")))

@@ -32,6 +32,8 @@ class EvolutionConfig:
     prune_fraction: float = 0.2 # the share of the survivors that goes after each
     scope: str = "matrix" # prune each matrix by itself, or "global"
     exempt: tuple[str, ...] = () # parts that stay dense: "embeddings", "head"
+    exempt_start: str = "own" # of each newborn, or "shared": all generations and newborns begin with the same ones
+    dale: bool = False # whether pruning gives all wires of a unit one sign
     magnitude: float = 0.02 # |weight| of what a newborn inherits
     inheritance: str = "signs" # or "rewind": live weights go back to those of generation 0 after `rewind_step` steps
     rewind_step: int = 50 # only for "rewind"
@@ -101,7 +103,7 @@ def check(self: ExperimentConfig) -> ExperimentConfig: # itself
     for life in (e.lifetime, d.lifetime): life.check()
     if e.inheritance == "rewind" and not 1 <= e.rewind_step <= e.lifetime.steps:
         raise InputError(f"rewind_step is {e.rewind_step}, but a generation lives {e.lifetime.steps} steps.")
-    return self._check_sources()
+    return self._check_signs()._check_sources()
 
 # %% ../../nbs/connectomes/14_settings.ipynb #036ec77e
 @patch
@@ -116,6 +118,21 @@ def _check_sources(self: ExperimentConfig) -> ExperimentConfig: # itself
     if self.connectome and not os.path.isfile(self.connectome): # False also for a name that can't be one
         raise FileNotFoundError(f"There is no connectome {self.connectome}. Name a connectome.safetensors of a run, or "
                                 "a published model_generation_*.pt.")
+    return self
+
+# %% ../../nbs/connectomes/14_settings.ipynb #f05bc767
+@patch
+def _check_signs(self: ExperimentConfig) -> ExperimentConfig: # itself
+    "Refuse rules for signs and starts that don't go together."
+    e = self.evolution
+    check_choice(e.exempt_start, ("own", "shared"), "exempt_start")
+    if e.exempt_start == "shared" and not e.exempt:
+        raise InputError("exempt_start is 'shared', but nothing is exempt from pruning. Name what is: "
+                         'evolution.exempt=["embeddings","head"]')
+    odd = "dale" if e.dale else f"signs={e.lifetime.signs}" if e.lifetime.signs != "free" else None
+    if odd and e.inheritance == "rewind":
+        raise InputError(f"evolution has {odd}, but inheritance is 'rewind': newborns go back to early weights, whose "
+                         "signs needn't be the connectome's. Take inheritance=signs.")
     return self
 
 # %% ../../nbs/connectomes/14_settings.ipynb #6e63993c

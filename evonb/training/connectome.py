@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ROLES', 'OUTSIDE', 'Connectome', 'parameter_shapes', 'matrix_roles', 'parameter_groups', 'wired_parameters',
-           'family_noted', 'check_fits', 'inherit', 'check_sparse', 'pack_signs', 'unpack_signs', 'stored_shapes',
-           'from_planes', 'common_magnitude', 'published_connectome']
+           'family_noted', 'check_fits', 'inherit', 'check_sparse', 'sign_flips', 'check_born', 'pack_signs',
+           'unpack_signs', 'stored_shapes', 'from_planes', 'common_magnitude', 'published_connectome']
 
 # %% ../../nbs/training/12_connectome.ipynb #ba2519e3
 import html
@@ -265,6 +265,29 @@ def check_sparse(
         if name in connectome.signs and (n := int(((connectome.signs[name].to(p.device) == 0) & (p != 0)).sum())):
             raise ConnectomeError(f"{name} has {n} weights that aren't zero though its connectome has no wire there. "
                                   "The model doesn't belong to this connectome, or was changed outside evonb.")
+
+# %% ../../nbs/training/12_connectome.ipynb #61b8f5dd
+@torch.no_grad()
+def sign_flips(
+    model, # a model that lives with the connectome
+    connectome: Connectome # its wiring
+) -> dict[str, float]: # parameter name -> share of its live weights
+    "How many inherited signs have turned round. A weight that is exactly zero has turned nothing."
+    named = dict(model.named_parameters())
+    turned = {n: (named[n] * s.to(named[n].device) < 0).sum() for n, s in connectome.signs.items()}
+    return {n: int(k) / max(1, int(connectome.signs[n].count_nonzero())) for n, k in turned.items()}
+
+# %% ../../nbs/training/12_connectome.ipynb #11fe14ea
+def check_born(
+    model, # a newborn
+    connectome: Connectome # its wiring
+):
+    "Refuse to keep signs that a newborn wasn't born with."
+    for name, share in sign_flips(model, connectome).items():
+        if share:
+            raise ConnectomeError(f"{share:.0%} of the live weights of {name} have another sign than the connectome, so "
+                                  "its signs can't be kept. A newborn that is rewound has weights of its own: take "
+                                  "signs=free, or inheritance=signs.")
 
 # %% ../../nbs/training/12_connectome.ipynb #4e7b9547
 def pack_signs(

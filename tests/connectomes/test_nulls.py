@@ -184,7 +184,8 @@ def test_nulls_are_uniform_over_all_that_keep_the_same(kind, name, m, keeps):
     possible = [x for x in every(start.shape) if keeps(x) == keeps(start)]
     if kind == "block_random" and "c_attn" in name:
         assert len(possible) == 12 * 4
-    assert_uniform([control(wiring, kind, rng, **known).signs[name].numpy() for _ in range(40 * len(possible))], possible)
+    drawn = [control(wiring, kind, rng, **known).signs[name].numpy() for _ in range(40 * len(possible))]
+    assert_uniform(drawn, possible)
 
 
 def test_frequencies_are_told_by_their_logarithm():
