@@ -83,6 +83,7 @@ RUN_KINDS.add("connectome", RunKind(
     views=("progress", "loss", "generations", "newborns"), stored="evonb.widgets.monitor:stored_experiment",
     work="evonb.widgets.monitor:work_of_experiment",
     also=dict(extend="evonb.connectomes.experiments:develop_run",
+              attribute="evonb.connectomes.attribution:attribute",
               training_text="evonb.connectomes.experiments:training_text", plan="evonb.connectomes.planning:plan",
               device="evonb.connectomes.planning:find_device", measure="evonb.connectomes.planning:measure",
               devices="evonb.connectomes.planning:DEVICES")),

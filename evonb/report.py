@@ -6,11 +6,11 @@
 __all__ = ['connectome_page', 'population_page', 'experts_page', 'alignment_page', 'every_page', 'Html', 'esc', 'json_for_script',
            'table', 'flat', 'shown', 'settings_table', 'figure_html', 'figures_html', 'menu_html', 'Section', 'Page',
            'section_html', 'number', 'spread_html', 'swatch', 'difference_html', 'results_table', 'arms_result',
-           'lineages', 'generations_html', 'densities_html', 'wiring_html', 'corpus_table', 'corpora_html', 'known',
-           'score_html', 'methods_table', 'tasks_table', 'ensembles_table', 'methods_result', 'first_histories',
-           'evolutions_html', 'family_html', 'conflict_html', 'of_methods', 'experts_table', 'experts_html',
-           'alignment_table', 'listed', 'left_out_html', 'alignment_result', 'human_like_html', 'settings_html',
-           'repeat_html', 'report_html', 'write_report', 'example_run', 'example_population_run']
+           'lineages', 'generations_html', 'densities_html', 'wiring_html', 'attribution_html', 'corpus_table',
+           'corpora_html', 'known', 'score_html', 'methods_table', 'tasks_table', 'ensembles_table', 'methods_result',
+           'first_histories', 'evolutions_html', 'family_html', 'conflict_html', 'of_methods', 'experts_table',
+           'experts_html', 'alignment_table', 'listed', 'left_out_html', 'alignment_result', 'human_like_html',
+           'settings_html', 'repeat_html', 'report_html', 'write_report', 'example_run', 'example_population_run']
 
 # %% ../nbs/80_report.ipynb #2b3e800e
 import html
@@ -315,6 +315,18 @@ def wiring_html(
         title = f"Connectome {place}, {found.density:.1%} live"
         out += figure_html(plots.mask_map(found.signs, title=title))
     return out
+
+# %% ../nbs/80_report.ipynb #db412cdc
+@connectome_page.section("What each part carries", uses=("attribution.json", "attribution.zarr.zip"))
+def attribution_html(
+    summary, # of the run's attribution, or None
+    attribution # an xarray Dataset, or None
+) -> str | None:
+    "The sentence and the effects, where `evonb attribute` has been there."
+    if not summary or attribution is None: return None
+    from evonb.plots.attribution import attribution_effects
+    note = f"Newborns that inherit parts of the connectome; the rest is dealt by {summary['null']}. Validation text."
+    return f"<p class='statement'>{esc(summary['statement'])}</p>{figure_html(attribution_effects(attribution), note)}"
 
 # %% ../nbs/80_report.ipynb #dee6c53e
 connectome_page.figures("Learning rates", plots.sweep_curve, needs=("development.zarr.zip",))

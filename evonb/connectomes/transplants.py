@@ -59,7 +59,7 @@ def part_matrices(
     part: str # its name
 ) -> list[str]: # names of its matrices
     "The matrices of a part; one that this wiring doesn't have is refused with the reason."
-    parts = wiring_parts(connectome)
+    parts = wiring_parts(connectome) | dict(nothing=[])
     if part in parts: return parts[part]
     roles = matrix_roles(connectome)
     exempt = [n for n, r in roles.items() if n not in connectome.signs and part in (r["part"], n)]
@@ -68,6 +68,7 @@ def part_matrices(
                               "out of the parts.")
     if part == "head" and any(r["tied"] for r in roles.values()):
         raise ConnectomeError("This architecture has no head of its own: it is tied to the embedding. Ask for embedding.")
+    if part in PARTS: raise ConnectomeError(f"This architecture has no {part} that a wiring covers.")
     blocks = [p for p in parts if p.startswith("block")]
     there = [p for p in (*PARTS, *blocks) if p in parts]
     raise InputError(f"part is {part!r}, but this connectome has: {', '.join(there)}, and each matrix by its name "
