@@ -4,9 +4,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "connectomes"))
 
-from tests.connectomes.test_attribution import first_found, planted  # noqa: E402
+from test_attribution import first_found, planted  # noqa: E402
 
 
 def main(n=10):
