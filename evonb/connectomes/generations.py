@@ -24,10 +24,11 @@ from fastcore.basics import patch
 from tqdm.auto import tqdm
 from transformers import AutoConfig
 
-from .arms import find_arm
+from .arms import FOREIGN, find_arm, null_of
 from .controls import control, occurring_weights
 from .settings import DevelopmentConfig, Experiment, lineage_file
 from .summary import newborn_units, summarise
+from .transplants import ASPECTS, Transplant, mixed, read_transplant
 from .wiring import prune
 from ..core import CorpusError, InputError, NonFiniteLossError, RunExistsError, Seeds, StopRequest, announce
 from ..core import from_dict, human_time, stoppable, to_dict
@@ -319,6 +320,7 @@ def arm_wiring(self: Experiment,
 ) -> Connectome | None: # None for the dense arms
     "The wiring of an arm's newborn, made once and stored."
     made, inherited = find_arm(arm), inherited or inherited_connectome(self.run, self.lineage)
+    if transplant := read_transplant(arm): return self.transplanted(transplant, seed, inherited)
     if not made.own: return made.wiring and inherited
     path = self.file("development", arm, f"seed-{seed}", "connectome.safetensors")
     if path.exists(): return Connectome.load(path)
@@ -326,6 +328,23 @@ def arm_wiring(self: Experiment,
     wiring = control(inherited, arm, rng, **self.known_to(made))
     wiring.save(path)
     return wiring
+
+# %% ../../nbs/connectomes/16_generations.ipynb #7f10c0a6
+@patch
+def transplanted(self: Experiment,
+    transplant: Transplant, # what is inherited, and who deals the rest
+    seed: int, # which newborn, from 0: the rest is that of the null's newborn with this seed
+    inherited: Connectome # the wiring that is handed on
+) -> Connectome:
+    "The wiring of a newborn that inherits parts only; made of others, so it isn't stored."
+    def dealt(arm): return self.arm_wiring(arm, seed, inherited)
+    null = transplant.null
+    if null == "other": rest = inherited_connectome(self.run, (self.lineage + 1) % self.config.n_lineages)
+    elif FOREIGN.fullmatch(null): rest = Connectome.load(self.run.file("attribution", f"{null}.safetensors"))
+    else: rest = dealt(null)
+    kept = set(ASPECTS) - set(transplant.parts) if transplant.but else set(transplant.parts)
+    also = dict(mask="sign_shuffled", degrees="degree_preserving") if kept & set(ASPECTS) else {}
+    return mixed(inherited, transplant, dict(null=rest) | {k: dealt(arm) for k, arm in also.items() if k in kept})
 
 # %% ../../nbs/connectomes/16_generations.ipynb #f5bf72b0
 def life_folder(
@@ -336,7 +355,8 @@ def life_folder(
     lineage: int = 0 # which of the run's evolutions it descends from
 ) -> Path:
     "Where a newborn of the inner loop lives."
-    return lineage_file(run, lineage, "development", arm, f"seed-{seed}", f"lr-{float(lr)!r}")
+    stage = "development" if null_of(arm) == arm else "attribution"
+    return lineage_file(run, lineage, stage, arm, f"seed-{seed}", f"lr-{float(lr)!r}")
 
 # %% ../../nbs/connectomes/16_generations.ipynb #4251c484
 def known_loss(

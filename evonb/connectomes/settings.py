@@ -14,7 +14,7 @@ from pathlib import Path
 
 from fastcore.basics import patch
 
-from .arms import find_arm
+from .arms import find_arm, null_of
 from ..core import InputError, Seeds, StopRequest, check_choice, check_fraction, check_positive, to_dict
 from ..store import Run, changed_settings
 from ..text.corpora import check_fractions
@@ -92,7 +92,9 @@ def check(self: ExperimentConfig) -> ExperimentConfig: # itself
     check_choice(e.inheritance, ("signs", "rewind"), "inheritance")
     for part in e.exempt: check_choice(part, ("embeddings", "head"), "exempt")
     if not e.magnitude > 0: raise InputError(f"magnitude is {e.magnitude}, but must be above 0; the paper's is 0.02.")
-    for arm in d.arms: find_arm(arm)
+    for arm in d.arms:
+        if null_of(arm) != arm: raise InputError(f"The arm {arm!r} inherits parts only, and is raised by evonb attribute.")
+        find_arm(arm)
     for n in ("n_seeds", "sweep_seeds", "test_windows", "n_bootstrap"): check_positive(getattr(d, n), n)
     if not d.arms or not d.lrs: raise InputError("Development needs an arm and a learning rate, but a list is empty.")
     for lr in d.lrs: check_fraction(lr, "learning rate")
