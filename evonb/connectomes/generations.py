@@ -192,7 +192,7 @@ def share_start(self: Experiment,
     e = self.config.evolution
     if e.exempt_start != "shared": return model
     groups, seeds = parameter_groups(model), Seeds(self.config.seed).child("exempt start") # that of all evolutions
-    common = dict(new_gpt(model.config, seeds).named_parameters())
+    common = dict(self.new_model(model.config, seeds).named_parameters())
     for name in (n for part in e.exempt for n in groups[part]): model.get_parameter(name).copy_(common[name])
     return model
 
