@@ -8,10 +8,11 @@ __all__ = ['MEASURES', 'COMMANDS', 'EXAMPLE_SKILLS', 'TABLES', 'flat_settings', 
            'connectome_text', 'population_text', 'experts_text', 'alignment_text', 'results_text', 'Parser', 'listing',
            'run_options', 'begin_option', 'ray_option', 'working_in', 'finish', 'model_option', 'experiment_options',
            'arm_options', 'whole_options', 'work_on', 'do_run', 'evolve_options', 'do_evolve', 'develop_options',
-           'do_develop', 'base_help', 'experts_options', 'do_experts', 'population_options', 'do_population',
-           'serve_options', 'do_serve', 'align_options', 'do_align', 'explore_options', 'do_explore', 'do_report',
-           'show_options', 'do_show', 'plan_options', 'do_plan', 'farthest', 'wiring_text', 'wiring_options',
-           'do_wiring', 'parser', 'way_on', 'any_letters', 'nobody_reads', 'remarks_shown', 'main']
+           'do_develop', 'attribution_text', 'attribute_options', 'do_attribute', 'base_help', 'experts_options',
+           'do_experts', 'population_options', 'do_population', 'serve_options', 'do_serve', 'align_options',
+           'do_align', 'explore_options', 'do_explore', 'do_report', 'show_options', 'do_show', 'plan_options',
+           'do_plan', 'farthest', 'wiring_text', 'wiring_options', 'do_wiring', 'parser', 'way_on', 'any_letters',
+           'nobody_reads', 'remarks_shown', 'main']
 
 # %% ../nbs/84_cli.ipynb #10c6d36d
 import argparse
@@ -474,6 +475,50 @@ def do_develop(
     with _fleet(args) as fleet:
         finish(ability("connectome", "extend")(args.run, arm_changes(args), fleet=fleet, compute=_compute(args),
                                                n_evolutions=args.evolutions))
+
+# %% ../nbs/84_cli.ipynb #9196ecd3
+def attribution_text(
+    summary: dict # of a run's attribution.json
+) -> str: # lines
+    "What carries the head start: the sentence, and each effect with its interval."
+    rows = [("effect", "of", "lowers the loss by [95 % CI]")]
+    rows += [(e["kind"], " x ".join(filter(None, (e["part"], e["other"]))), interval_cell(e)) for e in summary["effects"]]
+    how = "; ".join(filter(None, [summary["units"], family_text(summary["effects"])]))
+    return "\n".join([summary["statement"], "", f"nats/token of validation text, against {summary['null']}, by "
+                      f"{summary['n_arms']} kinds of newborns ({summary['design']}); {how}", *columns(rows)])
+
+# %% ../nbs/84_cli.ipynb #a264f140
+def attribute_options(
+    p # the command's parser
+):
+    "What `evonb attribute` takes."
+    from evonb.connectomes.arms import ARMS
+    p.add_argument("run", metavar="RUN", help="a run of evonb run, evolve or develop whose evolution is over")
+    p.add_argument("--parts", type=names_of, default=("parts",), metavar="A,B",
+                   help="what is told apart: parts (embedding, head, attention, mlp), layers, matrices, aspects (mask, signs), "
+                        "or names of parts: blocks, block0, a matrix, degrees (default: parts)")
+    p.add_argument("--null", default="random", metavar="ARM_OR_RUN",
+                   help="who deals what isn't inherited: an arm (listed below), other (the connectome of another evolution "
+                        "of the run), another run, or a stored connectome (default: random)")
+    p.add_argument("--design", metavar="ends|factorial", help="only and all but each part, or every combination (default: "
+                                                             "factorial for up to three parts, else ends)")
+    p.add_argument("--seeds", type=int, metavar="N", help="newborns of a kind (default: as many as the run's arms have)")
+    p.add_argument("--lrs", type=numbers_of, metavar="A,B", help="peak learning rates tried (default: the run's)")
+    p.add_argument("--device", help="cpu, cuda or mps (default: the best there is)")
+    p.epilog += listing("arms", ARMS)
+
+# %% ../nbs/84_cli.ipynb #1d2e49b6
+@COMMANDS.register("attribute", "which part of a connectome carries its head start", options=attribute_options,
+                   example="evonb attribute runs/demo --parts embedding,head,blocks --null signed_degree")
+def do_attribute(
+    args # what `parser` made of the command line
+):
+    "Raise newborns that inherit only, or all but, each part of a run's connectome, and print what each part carries."
+    parts = args.parts[0] if len(args.parts) == 1 else args.parts
+    changes = {k: v for k, v in dict(n_seeds=args.seeds, lrs=args.lrs).items() if v is not None}
+    run = ability("connectome", "attribute")(args.run, parts, args.null, args.design, changes, device=args.device)
+    from evonb.store import read_json
+    print(attribution_text(read_json(run.file("attribution.json"))), f"\nrun: {run.path}", sep="\n")
 
 # %% ../nbs/84_cli.ipynb #34795249
 EXAMPLE_SKILLS = ("agreement", "reflexive", "count_up", "made_up_noun", "tense", "opposite") # when no expert is named
