@@ -56,7 +56,7 @@ def _hover(one):
         return f"wiring {t['value']}, control {about}<br>{told}"
     return [[cell(i, j) for j in range(one.sizes["place"])] for i in range(one.sizes["statistic"])]
 
-# %% ../../nbs/plots/15_wiring.ipynb #154ee934
+# %% ../../nbs/plots/15_wiring.ipynb #e717317c
 def wiring_map(
     found, # xarray Dataset of `wiring_statistics`
     null: str = "random", # the control
@@ -77,10 +77,11 @@ def wiring_map(
                     hovertemplate="%{y}, %{x}<br>%{text}<extra></extra>")
     i, j = np.nonzero(q[rows] < found.attrs["alpha"])
     fig.add_scatter(x=[places[k] for k in j], y=[names[k] for k in i], mode="markers", hoverinfo="skip",
-                    showlegend=False, marker=dict(size=5, color="#767676"))
+                    showlegend=False, marker=dict(size=5, color="white", line=dict(color="#333333", width=1)))
     add_scale(fig, -most, most, "standard deviations of the control", scale)
-    fig.update_yaxes(autorange="reversed", showgrid=False, tickfont=dict(size=11))
-    return fig.update_xaxes(tickangle=-60, showgrid=False, tickfont=dict(size=10)).update_layout(margin_b=100)
+    fig.update_yaxes(range=[len(names) - .5, -.5], showgrid=False, tickfont=dict(size=11))
+    fig.update_xaxes(range=[-.5, len(places) - .5], tickangle=-60, showgrid=False, tickfont=dict(size=10))
+    return fig.update_layout(margin_b=100)
 
 # %% ../../nbs/plots/15_wiring.ipynb #751cbf14
 def wiring_strip(

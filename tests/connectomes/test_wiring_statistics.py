@@ -309,6 +309,19 @@ def test_a_run_keeps_its_statistics_generation_by_generation(tmp_path, capsys):
     assert main(["wiring", str(tmp_path / "run"), "--nulls", "random", "--draws", "3", "--last"]) == 0
 
 
+def test_the_table_says_how_many_draws_would_do():
+    "Benjamini & Hochberg: of m comparisons k at the smallest p are clear from m / (alpha k) draws on."
+    found = st.wiring_statistics(planted("feedback"), ("sign_shuffled",), 19, show=False)
+    p = found.p.values[np.isfinite(found.p.values)]
+    m, k = len(p), int((p < 1.01 / 20).sum())
+    assert k and not (found.q < 0.05).any()
+    told = f"sign_shuffled: {k} of {m} comparisons have it, clear from about {math.ceil(m / (0.05 * k))} draws on."
+    assert told in wiring_text(found) and "farthest" not in wiring_text(found)
+    clear = found.copy(deep=True)
+    clear.q.loc[dict(statistic="self_feedback", place="h.0.mlp")] = 0.01
+    assert "farthest from sign_shuffled: self_feedback of h.0.mlp 1 (control " in wiring_text(clear)
+
+
 def test_rows_say_what_the_dataset_says(found):
     rows = st.wiring_table(found, "sign_shuffled")
     assert len(rows) == int(np.isfinite(found.value).sum())
