@@ -850,16 +850,22 @@ def wiring_text(
         up, down = ((clear & (sign * (at.value - at.null_mean).values > 0)).sum() for sign in (1, -1))
         told = " ".join([f"{up} ↑"] * bool(up) + [f"{down} ↓"] * bool(down)) or "–"
         return f"{mean(at.null_mean.values)}  {told} of {there.sum()}"
+    def few(null): # BH: k of m comparisons at the smallest p are clear once k / m is above it over alpha
+        p = found.p.sel(null=null).values
+        m, k = np.isfinite(p).sum(), (p < 1.01 / (n + 1)).sum()
+        enough = math.ceil(m / (found.attrs["alpha"] * k)) if k else 0
+        return f"{null}: {k} of {m} comparisons have it, clear from about {enough} draws on." if enough > n + 1 else ""
     rows = [("statistic", "wiring", *map(str, found.null.values))]
     rows += [(s, mean(one.value.sel(statistic=s).values), *(cell(n, s) for n in found.null.values))
              for s in map(str, found.statistic.values)]
     n, told = int(one.n_draws.max()), json.loads(found.attrs.get("left_out") or "{}")
     head = (f"Generation {int(one.generation)}; means over matrices, loops or the whole graph. ↑ ↓: in how many of "
             f"them the wiring is clearly above or below {n} wirings of a control (q < {found.attrs['alpha']:g})")
-    floor = (found.p <= 1 / (n + 1) + 1e-9).sum() and f"No p is below {1 / (n + 1):.2g}; --draws makes more."
+    floor = [f"No p is below {1 / (n + 1):.2g}; --draws makes more."] if (found.p < 1.01 / (n + 1)).any() else []
     cut, far = str(one.measured.values), filter(None, (farthest(one, n) for n in map(str, found.null.values)))
-    return "\n".join([head, *columns(rows), *far, *filter(None, [floor]), *([f"Measured: {cut}."] * (cut != "nothing")),
-                      *(f"{null} can't be made of this wiring: {why}" for null, why in told.items())])
+    left = [f"Measured: {cut}."] * (cut != "nothing")
+    left += [f"{null} can't be made of this wiring: {why}" for null, why in told.items()]
+    return "\n".join([head, *columns(rows), *far, *floor, *filter(None, map(few, found.null.values)), *left])
 
 # %% ../nbs/84_cli.ipynb #5b4a6c85
 def wiring_options(
