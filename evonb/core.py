@@ -7,8 +7,9 @@ __all__ = ['EvonbError', 'InputError', 'CorpusError', 'ConnectomeError', 'StoreE
            'RunExistsError', 'RunBusyError', 'NonFiniteLossError', 'ProcessLostError', 'MachineError', 'Stopped',
            'Remark', 'noted', 'remark', 'check_fraction', 'check_positive', 'near_miss', 'place_name', 'choices_text',
            'check_choice', 'Seeds', 'to_dict', 'expect', 'expect_fields', 'panicked', 'parsing', 'from_dict',
-           'can_draw', 'progress', 'listened', 'listening', 'announce', 'StopRequest', 'stoppable', 'file_sha256',
-           'cache_folder', 'human_count', 'human_bytes', 'human_time', 'with_parameters', 'facts_html']
+           'can_draw', 'progress', 'listened', 'listening', 'announce', 'StopRequest', 'stoppable', 'check_file',
+           'file_bytes', 'file_sha256', 'cache_folder', 'human_count', 'human_bytes', 'human_time', 'with_parameters',
+           'facts_html']
 
 # %% ../nbs/00_core.ipynb #917cb114
 import dataclasses
@@ -20,6 +21,7 @@ import json
 import os
 import re
 import signal
+import stat
 import sys
 import threading
 import types
@@ -387,11 +389,36 @@ def stoppable(
     finally:
         for n, h in before.items(): signal.signal(n, h)
 
+# %% ../nbs/00_core.ipynb #55e9cd63
+def check_file(
+    path, # a file that somebody named, or that lies where one of ours belongs
+    most: float | None = None # bytes that such a file may have; None: any number
+) -> int: # its bytes
+    "Refuse what may never end, a pipe or a device, and a file that is larger than its kind can be."
+    about = os.stat(path)
+    if not stat.S_ISREG(about.st_mode) and not stat.S_ISDIR(about.st_mode): # of a folder the system tells
+        what = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}.get(stat.S_IFMT(about.st_mode), "a device")
+        raise InputError(f"{path} is {what}, not a file, so reading it may never end. Save what it gives as a file.")
+    if most is not None and about.st_size > most:
+        raise InputError(f"{path} isn't read: it says that it holds {human_bytes(about.st_size)}, more than the "
+                         f"{human_bytes(most)} that such a file may. It is damaged, or another file than was meant.")
+    return about.st_size
+
+# %% ../nbs/00_core.ipynb #5c06b542
+def file_bytes(
+    path, # a file
+    most: float = 1e9 # bytes that it may have
+) -> bytes:
+    "What a file holds, if it is one and no larger than its kind can be."
+    check_file(path, most)
+    with open(path, "rb") as f: return f.read()
+
 # %% ../nbs/00_core.ipynb #cd5dce32
 def file_sha256(
     path # a file
 ) -> str: # hexadecimal
     "The SHA-256 of a file's bytes."
+    check_file(path)
     with open(path, "rb") as f: return hashlib.file_digest(f, "sha256").hexdigest()
 
 # %% ../nbs/00_core.ipynb #08bc7569

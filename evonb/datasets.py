@@ -113,7 +113,7 @@ def read_text(
     path # a file in UTF-8
 ) -> str:
     "A text file, with its line ends as they are."
-    data = Path(path).read_bytes().removeprefix(codecs.BOM_UTF8)
+    data = core.file_bytes(path).removeprefix(codecs.BOM_UTF8)
     skipped = Path(path).stat().st_size - len(data)
     if (at := data.find(0)) >= 0: raise first_bad_byte(path, 0, at + skipped)
     try: return data.decode()

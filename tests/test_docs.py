@@ -803,14 +803,21 @@ def test_faults_are_counted_on_the_page(tmp_path):
     injected = dict(full_disk=dict(tried=2, failures=[]), read_only=dict(tried=0, failures=[], skipped="no <mounts>"))
     total = dict(kills=3, comparisons=2, stopped=0, failures=1)
     (tmp_path / "faults.json").write_text(json.dumps(dict(
-        total=total, seconds=9, seed=4, stages=dict(evolve=stage), injected=injected)))  # fmt: skip
+        total=total, seconds=9, seed=4, stages=dict(evolve=stage), injected=injected, command="make faults",
+        machine="2 <cores>", around={"open fails": dict(tried=7, failures=["y"])},
+        using={"servers": dict(tried=3, failures=[], requests=1234)},
+        hostile=dict(pipes=dict(tried=9, failures=[], line="a <pipe>")))))  # fmt: skip
     reader = dict(inputs=10_000, slowest_s=0.5, grown_mb=3, faults=1)
     (tmp_path / "fuzz.json").write_text(json.dumps(dict(
-        readers=dict(a=reader, b=reader), about=dict(seconds_per_input=5, bound_mb=400))))  # fmt: skip
+        readers={"a": reader, "b": reader, "evonb show: x": reader | dict(inputs=3, faults=0)},
+        about=dict(seconds_per_input=5, bound_mb=400))))  # fmt: skip
     page = measured.measured_page(tmp_path)
     assert "3 kills in 9 s (seed 4); 2 runs" in page and "1 differed" in page
     assert "<td>full disk</td><td>2</td><td>0</td><td></td>" in page and "no &lt;mounts&gt;" in page
-    assert "20,000 inputs to 2 readers: 2 crashed" in page
+    assert "<td>open fails</td><td>7</td><td>1</td>" in page and "<td>1,234 requests</td>" in page
+    assert "<td>pipes</td><td>9</td><td>0</td><td>a &lt;pipe&gt;</td>" in page
+    assert "Counted by `make faults` on 2 &lt;cores&gt;." in page
+    assert "20,003 inputs to 3 readers: 2 crashed" in page and "1 of them got 3 inputs" in page
 
 
 def test_an_aim_is_met_or_missed():

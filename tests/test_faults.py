@@ -57,6 +57,25 @@ def test_other_faults_are_named_and_leave_a_run_that_goes_on(found, fault):
     assert one["tried"] and not one["failures"], found["said"]
 
 
+def test_what_fails_around_a_run_ends_it_resumably_and_no_bit_is_lost(found):
+    around = found["around"]
+    assert {"open fails", "make fails", "write fails", "compute fails"} <= set(around) and around["largest_file"]
+    assert all(f["tried"] and not f["failures"] for f in around.values()), found["said"]
+
+
+@pytest.mark.parametrize("kind", [
+    "more arms and newborns", "more models aligned", "readers beside a writer", "asked for what can't be added",
+    "other spellings, moves and copies", "sweeps beside foreign writers", "servers under load, stopped or killed",
+    "populations whose server dies"])  # fmt: skip
+def test_runs_as_they_are_used_lose_nothing(found, kind):
+    assert found["using"][kind]["tried"] and not found["using"][kind]["failures"], found["said"]
+
+
+def test_hostile_input_of_every_kind_is_refused_or_read(found):
+    kinds = found["hostile"]
+    assert len(kinds) >= 24 and all(k["tried"] and k["line"] and not k["failures"] for k in kinds.values()), kinds
+
+
 def test_the_suite_says_how_it_ended(found):
     assert found["code"] == 0 and "kills in all" in found["said"], found["said"]
 

@@ -172,15 +172,33 @@ def kills_part(found: dict) -> list[str]:
     return [f"{total['kills']} kills in {found['seconds']} s (seed {found['seed']}); {total['comparisons']} runs were "
             "resumed to their end and compared with the uninterrupted one, array by array: "
             f"{total['failures']} differed or couldn't be read.",
-            table(["stage", "kills", "signals", "moments", "compared", "failures"], rows), *injected_part(found)]
+            table(["stage", "kills", "signals", "moments", "compared", "failures"], rows),
+            *(part for where, said in COUNTED.items() for part in counted_part(found.get(where, {}), said)),
+            *([f"Counted by `{found['command']}` on {html.escape(found['machine'])}."] if "machine" in found else [])]
 
 
-def injected_part(found: dict) -> list[str]:
-    "What else was done to runs."
-    rows = [[name.replace("_", " "), str(f["tried"]), str(len(f["failures"])), f.get("skipped") or f.get("note", "")]
-            for name, f in found.get("injected", {}).items()]
-    return ["Faults put into runs at a random share of their way:",
-            table(["fault", "tried", "faults found", "skipped because, or note"], rows)] if rows else []
+COUNTED = {  # part of faults.json -> what stands above its table
+    "injected": "Faults put into runs at a random share of their way:",
+    "around": "What goes wrong around a run. One call fails at a random moment of evolving, developing, breeding and "
+              "aligning (no memory, no more files, no room, an error of the disk), or a signal comes while the command "
+              "is still importing. The run ends in an error of ours or doesn't notice, goes on without the fault, and "
+              "is equal to the bit to the run that nothing happened to; no individual has a failure of the machine as "
+              "its fitness:",
+    "using": "Runs as they are used. Finished runs that are asked for more are killed while they grow, and must hold "
+             "what they held at every moment; they are read meanwhile by `show`, `report`, `explore`, `align` and "
+             "plain xarray; they go on under other spellings, moved and copied; sweeps meet live writers that aren't "
+             "theirs; servers are stopped and killed under load:",
+    "hostile": "Kinds of hostile input. Each case is a command line that must end well, or with one line that names "
+               "what is wrong; a traceback, a hang, memory without bound, code that was run and a value that was "
+               "misread are faults:"}
+
+
+def counted_part(found: dict, said: str) -> list[str]:
+    "What else was done to runs, and how often it went wrong."
+    beside = lambda f: f.get("skipped") or f.get("line") or f.get("note") or (
+        f"{f['requests']:,} requests" if "requests" in f else "")
+    rows = [[name.replace("_", " "), str(f["tried"]), str(len(f["failures"])), beside(f)] for name, f in found.items()]
+    return [said, table(["fault", "tried", "faults found", "skipped because, or note"], rows)] if rows else []
 
 
 def fuzz_part(found: dict) -> list[str]:
@@ -190,7 +208,11 @@ def fuzz_part(found: dict) -> list[str]:
     readers, about = found["readers"], found["about"]
     rows = [[name, f"{r['inputs']:,}", f"{r['slowest_s']:.2f} s", f"{r['grown_mb']:.0f} MB", str(r["faults"])]
             for name, r in readers.items()]
-    return [f"{sum(r['inputs'] for r in readers.values()):,} inputs to {len(readers)} readers: "
+    reached = [r["inputs"] for name, r in readers.items() if name.startswith("evonb ")]
+    more = ("Readers of files get most. Those called by a command are there by construction: every kind of file in a "
+            "run of every kind, through each command that looks at it, goes on with it or builds on it; "
+            f"{len(reached)} of them got {sum(reached):,} inputs, for a page takes a second.") if reached else ""
+    return [more, f"{sum(r['inputs'] for r in readers.values()):,} inputs to {len(readers)} readers: "
             f"{sum(r['faults'] for r in readers.values())} crashed, raised another error than a reader's own, took "
             f"more than {about['seconds_per_input']:g} s or more than {about['bound_mb']:,.0f} MB.",
             table(["reader", "inputs", "slowest", "memory growth", "failures"], rows)]

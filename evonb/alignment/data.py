@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 
 from .tables import TableConfig, name_key, table_names
-from ..core import InputError, Seeds, check_choice, expect, near_miss
+from ..core import InputError, Seeds, check_choice, expect, file_bytes, near_miss
 from ..datasets import published
 from ..registry import Entry, Registry
 
@@ -85,7 +85,7 @@ def image_arguments(
     path: Path # a .json file
 ) -> dict:
     "What `image_responses` takes, from a JSON file; paths in it are relative to it."
-    try: given = json.loads(path.read_text(encoding="utf-8"))
+    try: given = json.loads(file_bytes(path, 1e8))
     except (ValueError, RecursionError) as e:
         raise InputError(f"{path} isn't JSON ({e}). Name images, events and atlas in it.") from None
     if not isinstance(given, dict) or not {"images", "events"} <= set(given):

@@ -25,7 +25,7 @@ import torch
 from fastcore.basics import patch
 
 from ..core import DamagedFileError, InputError, Stopped, StopRequest, announce, check_choice, check_positive
-from ..core import file_sha256, parsing, progress, stoppable, to_dict
+from ..core import file_bytes, file_sha256, parsing, progress, stoppable, to_dict
 from ..store import check_arrays, file_starts, read_tensors, replacing, texts_as_str, write_tensors
 from ..text.passages import Passage, character_words
 from ..training.base import Base, TextBegin, begin_token, text_begin
@@ -715,7 +715,7 @@ def open_reading(
     with parsing(path, "Delete this folder; it will be read again."):
         if not sealed:
             if not (path/"zarr.json").is_file(): raise damaged(path/"zarr.json", "it is missing")
-            about = json.loads((path/"zarr.json").read_bytes())
+            about = json.loads(file_bytes(path/"zarr.json", 1e8))
             if about["attributes"]["seal"] != _seal(about): raise damaged(path/"zarr.json", "it isn't what was written")
             told, there = about["attributes"]["sums"], _sums(path)
             for name in sorted(told.keys() | there.keys()):

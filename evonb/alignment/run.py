@@ -33,7 +33,7 @@ from .tables import TableConfig
 from .verdicts import alignment_statement, comparison_lines, judge_arms, reference_arm
 from .volumes import mean_by_roi, roi_volume, write_volume
 from ..core import InputError, Seeds, Stopped, StopRequest, announce, cache_folder, check_choice, check_positive
-from ..core import place_name, progress, stoppable, to_dict
+from ..core import expect_fields, place_name, progress, stoppable, to_dict
 from ..kinds import ability, call, write_results
 from ..statistics import counted, describe, fdr, known_mean, p_values
 from ..store import Run, as_begun, changed_settings, create_run, open_run, read_dataset, read_json, replacing
@@ -712,7 +712,8 @@ def align_run(
     if data is None: data = open_data(config.data, Seeds(config.seed).child("data"), config.columns, config.table)
     with stoppable(stop) as request, create_run(path, to_dict(config), "alignment", resume) as run:
         known, found = run.file("data.json"), dict(name=data.name, digest=data_digest(data))
-        if known.exists() and (then := read_json(known))["digest"] != found["digest"]:
+        then = expect_fields(read_json(known), known, name=str, digest=str) if known.exists() else found
+        if then["digest"] != found["digest"]:
             raise InputError(f"{run.path} began with other data ({then['name']}, digest {then['digest'][:12]}) than "
                              f"{data.name} as it is now. Restore it, or choose another --out.")
         if known.exists(): data = replace(data, name=then["name"]) # a file that was renamed is the same data

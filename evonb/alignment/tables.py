@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core import InputError, check_choice, parsing
+from ..core import InputError, check_choice, file_bytes, parsing
 from ..datasets import MissingCorpusError
 
 # %% ../../nbs/alignment/13_tables.ipynb #1b35fdda
@@ -30,7 +30,7 @@ def decoded_text(
     encoding: str = "" # as Python names it; empty: by its mark, else UTF-8
 ) -> str: # without a mark
     "A text file in UTF-8 or, with its mark, UTF-16 or UTF-32; in another encoding when that is named."
-    data = Path(path).read_bytes()
+    data = file_bytes(path)
     try: text = data.decode(encoding or next((e for mark, e in _MARKS if data.startswith(mark)), "utf-8"))
     except LookupError: raise InputError(f"encoding is {encoding!r}, which Python doesn't know. Write it like "
                                          "latin-1.") from None

@@ -20,7 +20,7 @@ import numpy as np
 from fastcore.basics import patch
 
 from ..core import DamagedFileError, InputError, Seeds, Stopped, StopRequest, StoreError, announce, check_positive
-from ..core import expect, expect_fields, facts_html, human_time, parsing, progress, stoppable, to_dict
+from ..core import expect, expect_fields, facts_html, file_bytes, human_time, parsing, progress, stoppable, to_dict
 from .method import METHODS, Individual, Objective, Outcome, TaskResult, method_class, numbered
 from .method import pack_individuals, right_options, unpack_individuals
 from .operators import AllFailedError, diversity
@@ -102,7 +102,7 @@ def with_rows(
     "The values of a state with the history; damage is named."
     if "log" not in meta: return meta
     path, log = Path(folder)/"rows.jsonl", meta["log"]
-    data = path.read_bytes()[:log["bytes"]] if path.is_file() else b""
+    data = file_bytes(path)[:log["bytes"]] if path.is_file() else b""
     if hashlib.sha256(data).hexdigest() != log["sha256"]:
         raise DamagedFileError(f"{path} is damaged: its checksum doesn't match. Restore it from a copy, or delete "
                                f"{Path(folder)} and resume.")

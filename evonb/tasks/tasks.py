@@ -28,8 +28,8 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 
-from ..core import InputError, Seeds, check_choice, check_positive, expect_fields, near_miss, parsing, remark
-from ..core import to_dict
+from ..core import InputError, Seeds, check_choice, check_positive, expect_fields, file_bytes, near_miss, parsing
+from ..core import remark, to_dict
 from ..datasets import MissingCorpusError, MissingExtraError, dataset_path, read_text
 from ..registry import Registry
 from ..store import replacing
@@ -827,7 +827,7 @@ def read_record(
     "Who opened which test, in order."
     record = Path(record)
     with parsing(record, "Restore it from a copy; it says which tests are still unseen."):
-        lines = record.read_text(encoding="utf-8").splitlines() if record.is_file() else []
+        lines = file_bytes(record).decode().splitlines() if record.is_file() else []
         return [expect_fields(json.loads(line), f"{record}, line {i}", digest=str) for i, line in enumerate(lines, 1)]
 
 # %% ../../nbs/tasks/12_tasks.ipynb #6bac6b58

@@ -34,8 +34,8 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 
-from ..core import CorpusError, DamagedFileError, InputError, Seeds, check_choice, check_positive, file_sha256
-from ..core import human_bytes, human_count, near_miss, remark, to_dict
+from ..core import CorpusError, DamagedFileError, InputError, Seeds, check_choice, check_file, check_positive
+from ..core import file_sha256, human_bytes, human_count, near_miss, remark, to_dict
 from ..datasets import MissingCorpusError, MissingExtraError, dataset_here, dataset_path, published, read_text
 from ..registry import Registry
 from .formats import PACKED, TextOptions, json_text, record_text, texts_of
@@ -256,6 +256,7 @@ def known_size(
     size: int # bytes of the file
 ) -> int | None: # bytes of its text in UTF-8; None where only reading tells
     "How long a text is, by its file alone."
+    check_file(path)
     with open(path, "rb") as f: start = f.read(8)
     packed = any(start.startswith(magic) for magic in PACKED)
     if packed or codecs.lookup(options.encoding).name != "utf-8": return None

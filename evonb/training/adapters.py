@@ -22,7 +22,7 @@ import torch
 from fastcore.basics import patch
 
 from ..core import DamagedFileError, InputError, RunExistsError, Seeds, check_choice, check_positive, expect
-from ..core import facts_html, remark
+from ..core import facts_html, file_bytes, remark
 from ..store import check_folder, tensors_digest, writing_folder
 from .loading import WRAPPERS, some_names
 
@@ -172,7 +172,7 @@ _REFUSED = dict(
 # %% ../../nbs/training/18_adapters.ipynb #f7684010
 def _read_config(path):
     "adapter_config.json; what is more than plain LoRA is refused, naming the key and what to do."
-    try: config = json.loads(path.read_text())
+    try: config = json.loads(file_bytes(path, 1e8))
     except (ValueError, RecursionError) as e:
         raise DamagedFileError(f"{path} isn't whole JSON ({e}). Restore it from a copy.") from e
     if not isinstance(config, dict):

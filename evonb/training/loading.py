@@ -12,7 +12,7 @@ import logging
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..core import InputError, remark
+from ..core import InputError, file_bytes, remark
 
 # %% ../../nbs/training/17_loading.ipynb #d518d85b
 @contextmanager
@@ -60,7 +60,7 @@ def saved_state(
     "All tensors of a model's files, under the names they were saved with."
     from safetensors.torch import load_file
     folder, index, state = Path(folder), Path(folder)/"model.safetensors.index.json", {}
-    shards = json.loads(index.read_text())["weight_map"].values() if index.is_file() else ["model.safetensors"]
+    shards = json.loads(file_bytes(index, 1e8))["weight_map"].values() if index.is_file() else ["model.safetensors"]
     for name in sorted(set(shards)):
         if Path(name).name != name: raise InputError(f"{index} points to {name!r}, but a shard must lie beside it.")
         if twice := state.keys() & (more := load_file(folder/name)).keys():

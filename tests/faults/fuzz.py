@@ -19,7 +19,6 @@ import tempfile
 import time
 import traceback
 import warnings
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import mutate as m  # noqa: E402
 import numpy as np  # noqa: E402
+import reachable  # noqa: E402
 
 SECONDS = 5  # for one input
 BOUND = 400e6  # bytes by which a reader's memory may grow over all inputs
@@ -48,6 +48,7 @@ class Reader:
     name: str = ""  # what the changed file is called in messages
     share: float = 1.0  # of the inputs that others get: a whole page takes a second
     apart: bool = False  # evonb reads it in a process of its own first, which may crash, hang or run out of memory
+    family: object = None  # what reads the file, for readers that share a folder: see reachable.py
 
 
 READERS = {}
@@ -387,7 +388,7 @@ def _():
     return lambda f: written(f, "a.csv", text), _read_formats
 
 
-@reader("corpus.json", m.some_bytes)
+@reader("corpus in JSON", m.some_bytes)
 def _():
     text = json.dumps([dict(text=f"text {i} é", n=i) for i in range(9)], indent=1)
     return lambda f: written(f, "a.json", text), _read_formats
@@ -1038,41 +1039,20 @@ def _():
 
 
 # --- whatever a command line can reach ------------------------------------------------------------------------------
-# By construction: every file beside the settings of a run of each kind (tests/runs), through every command that looks
-# at a run. A kind of run, a file or a command that comes later is here without being named.
 
-RUNS = ROOT / "tests" / "runs"
-CHANGES = {".json": (m.sealed_json,), ".zip": (m.sealed_archive,), ".jsonl": (m.json_lines,)}
-LOOKS = {"show": ([], ["--json"]), "report": ([],), "explore": ([],)}
+READERS |= reachable.readers(Reader)
 
 
-def looked_at(kind, command):
-    "What a command makes of a run; its error as it is raised."
-    def read(path):
-        from evonb.cli import COMMANDS, parser
-
-        for more in LOOKS[command]:
-            COMMANDS[command](parser().parse_args([command, str(path.parent), *more]))
-    return read
-
-
-def unpacked(kind, name):
-    def make(folder):
-        with zipfile.ZipFile(RUNS / f"{kind}.zip") as z:
-            z.extractall(folder / kind)
-        return folder / kind / name
-    return make
-
-
-for _packed in sorted(RUNS.glob("*.zip")):
-    _kind = _packed.stem
-    for _name in sorted(n for n in zipfile.ZipFile(_packed).namelist() if "/" not in n and Path(n).suffix in CHANGES):
-        for _command in LOOKS:
-            if _command == "explore" and _kind == "experts":
-                continue  # has nothing to explore
-            READERS[f"evonb {_command}: {_kind}'s {_name}"] = Reader(
-                unpacked(_kind, _name), looked_at(_kind, _command), CHANGES[Path(_name).suffix], _name,
-                share={"show": 0.1, "report": 0.02, "explore": 0.01}[_command])
+def inputs_of(n, names):
+    "Reader -> how many inputs it gets of n; where its share is less than one input, every eighth of its kind gets one."
+    found, seen = {}, {}
+    for name in names:
+        r = READERS[name]
+        found[name] = round(n * r.share)
+        if not found[name]:
+            seen[r.family] = seen.get(r.family, -1) + 1
+            found[name] = int(seen[r.family] % 8 == 0)
+    return found
 
 
 # --- running --------------------------------------------------------------------------------------------------------
@@ -1103,12 +1083,15 @@ def peak():
 def one(r, path, data, seed):
     "Read one input: an empty text when it was read, None when it was refused, else what went wrong."
     path.write_bytes(m.make(r.kinds, data, r.name, seed))
+    if r.family and seed % 2:
+        r.family.sealed(path)
     signal.setitimer(signal.ITIMER_REAL, SECONDS)
     try:
         r.read(path)
         return ""
-    except Hang:
-        return f"took longer than {SECONDS} s"
+    except Hang as e:
+        files = {Path(f.filename).name for f in traceback.extract_tb(e.__traceback__)}
+        return "" if r.family and files & reachable.AT_WORK else f"took longer than {SECONDS} s"
     except BaseException as e:
         if not allowed(e):
             place = next((f for f in reversed(traceback.extract_tb(e.__traceback__)) if "/evonb/" in f.filename), None)
@@ -1119,12 +1102,16 @@ def one(r, path, data, seed):
     return None
 
 
-def prepared(name, folder):
-    "The reader, its file and the valid content, which it reads."
+def prepared(name, folder, known=None):
+    "The reader, its file and the valid content, which it reads; readers of a family read it once."
     r = READERS[name]
     path = r.make(folder)
     data = path.read_bytes()
-    r.read(path)
+    if r.family is None or known is None or r.family not in known:
+        r.read(path)
+    if r.family and known is not None:
+        known.add(r.family)
+        path = r.make(folder)
     return r, path, data
 
 
@@ -1134,81 +1121,124 @@ def _bound_memory(space):
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
-def child(name, folder, seeds, shared, out):
-    "Read all inputs; each fault goes to `out` as a line, and `shared` tells the seed at work."
+def child(jobs, folder, shared, out):
+    "Read all inputs of some readers; each fault goes to `out` as a line, and `shared` tells the job at work."
     quiet()
 
     def ring(*_):
         raise Hang
 
     signal.signal(signal.SIGALRM, ring)
-    r, path, data = prepared(name, folder)
-    own = Path(os.getcwd())
-    os.chdir(folder)
-    for fd in (1, 2):  # libraries print what they think of a file, and panics
-        os.dup2(os.open(os.devnull, os.O_WRONLY), fd)
-    _bound_memory(4 * MAX_BYTES + 2**28 if r.apart else SPACE)  # as behavior._tried has it
+    known, number, own, bounded = set(), 0, Path(os.getcwd()), False
+    for name, seeds in jobs:
+        shared[:32] = struct.pack("<qdqq", number, time.time() + 60, 0, 1)
+        r, path, data = prepared(name, folder, known)
+        os.chdir(folder)
+        if not bounded:
+            for fd in (1, 2):  # libraries print what they think of a file, and panics
+                os.dup2(os.open(os.devnull, os.O_WRONLY), fd)
+            _bound_memory(4 * MAX_BYTES + 2**28 if r.apart else SPACE)  # as behavior._tried has it
+            bounded = True
+        number = of_reader(r, path, data, name, seeds, folder, shared, out, number)
+    os.chdir(own)
+    print(json.dumps(dict(done=True)), file=out, flush=True)
+
+
+def of_reader(r, path, data, name, seeds, folder, shared, out, number):
+    "Read all inputs of one reader; the number of the next job."
     before = at = peak()
     slowest, worst, n_read = (0.0, None), (0, None), 0
+    listed = next((f for f in (path.parent / "files.json", path.parent.parent / "files.json") if f.is_file()), None)
+    checksums = listed.read_bytes() if listed and listed != path else None
     for seed in seeds:
-        shared[:24] = struct.pack("<qdq", seed, time.time(), n_read)
+        if r.family and r.family.changes:
+            path = r.make(folder)
+        shared[:32] = struct.pack("<qdqq", number, time.time(), n_read, 0)
         began = time.perf_counter()
         wrong = one(r, path, data, seed)
         took = time.perf_counter() - began
+        number += 1
         slowest, n_read = max(slowest, (took, seed)), n_read + (wrong == "")
         shared[16:24] = struct.pack("<q", n_read)
         if (new := peak()) > at:
             worst = max(worst, (new - at, seed))
             at = new
         if wrong:
-            print(json.dumps(dict(seed=seed, error=wrong)), file=out, flush=True)
+            print(json.dumps(dict(reader=name, seed=seed, error=wrong)), file=out, flush=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    if checksums:
+        listed.write_bytes(checksums)
     grown = at - before
     if grown > BOUND and not r.apart:
-        print(json.dumps(dict(seed=worst[1], error=f"memory grew by {grown / 1e6:.0f} MB, {worst[0] / 1e6:.0f} of them "
-                              "with this input")), file=out, flush=True)
-    os.chdir(own)
-    print(json.dumps(dict(done=len(seeds), slowest=round(slowest[0], 4), grown=grown)), file=out,
-          flush=True)
+        print(json.dumps(dict(reader=name, seed=worst[1], error=f"memory grew by {grown / 1e6:.0f} MB, "
+                              f"{worst[0] / 1e6:.0f} of them with this input")), file=out, flush=True)
+    print(json.dumps(dict(reader=name, read=n_read, slowest=round(slowest[0], 4), grown=grown)), file=out, flush=True)
+    return number
 
 
-def fuzz(name, seeds, most=20):
-    "Read many inputs in a child process; what came out. A child that crashes or hangs is replaced."
-    seeds, faults, slowest, grown, began = list(seeds), [], 0.0, 0, time.time()
-    n, n_read, n_ended = len(seeds), 0, 0
-    while seeds:
-        folder = Path(tempfile.mkdtemp(prefix="fuzz-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
-        shared = mmap.mmap(-1, 4096)
-        shared[:24] = struct.pack("<qdq", seeds[0], time.time() + 60, 0)
-        lines = tempfile.TemporaryFile("w+")
-        pid = os.fork()
-        if not pid:
-            try:
-                child(name, folder, seeds, shared, lines)
-                code = 0
-            except BaseException:
-                traceback.print_exc()
-                code = 3
-            os._exit(code)
-        status = _wait(pid, shared, 2 if READERS[name].apart else 4 * SECONDS)
-        lines.seek(0)
-        found = [json.loads(x) for x in lines]
-        shutil.rmtree(folder, ignore_errors=True)
-        faults += [f for f in found if "error" in f]
-        done = [f for f in found if "done" in f]
-        n_read += struct.unpack("<q", shared[16:24])[0]
-        slowest, grown = max([slowest, *(f["slowest"] for f in done)]), max([grown, *(f["grown"] for f in done)])
-        if done:
-            break
-        if os.waitstatus_to_exitcode(status) == 3:
-            raise RuntimeError(f"the valid file of {name} can't be read, or the harness is broken; see above")
-        seed = struct.unpack("<qd", shared[:16])[0]
-        if READERS[name].apart:
-            n_ended += 1
-        else:
-            faults.append(dict(seed=seed, error=f"the process ended with {os.waitstatus_to_exitcode(status)}"))
-        seeds = seeds[seeds.index(seed) + 1:]
-    return dict(inputs=n, read=n_read, ended_apart=n_ended, faults=len(faults), first=faults[:most], slowest_s=slowest,
-                grown_mb=round(grown / 1e6, 1), seconds=round(time.time() - began, 1))
+def fuzz(jobs, most=20):
+    "Read many inputs of readers in a child process; what came out. A child that crashes or hangs is replaced."
+    jobs = [(name, list(seeds)) for name, seeds in jobs]
+    found = {name: dict(inputs=len(seeds), read=0, ended_apart=0, faults=0, first=[], slowest_s=0.0, grown_mb=0.0,
+                        seconds=0.0) for name, seeds in jobs}
+    while jobs:
+        began = time.time()
+        jobs, lines, died = _in_a_child(jobs)
+        for x in lines:
+            f = found[x["reader"]]
+            if "error" in x:
+                f["faults"] += 1
+                f["first"] = [*f["first"], dict(seed=x["seed"], error=x["error"])][:most]
+            else:
+                f["read"] += x["read"]
+                f["slowest_s"], f["grown_mb"] = max(f["slowest_s"], x["slowest"]), max(f["grown_mb"],
+                                                                                       round(x["grown"] / 1e6, 1))
+        name = died and died[0]
+        if died and READERS[name].apart:
+            found[name]["ended_apart"] += 1
+        elif died:
+            found[name]["faults"] += 1
+            found[name]["first"].append(dict(seed=died[1], error=f"the process ended with {died[2]}"))
+        if died:
+            found[name]["read"] += died[3]
+        for name in found:
+            found[name]["seconds"] = round(found[name]["seconds"] + (time.time() - began) / len(found), 1)
+    return found
+
+
+def _in_a_child(jobs):
+    "The jobs that are left, the lines that a child wrote, and where it died: reader, seed, exit code, inputs read."
+    folder = Path(tempfile.mkdtemp(prefix="fuzz-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
+    shared = mmap.mmap(-1, 4096)
+    shared[:32] = struct.pack("<qdqq", 0, time.time() + 60, 0, 1)
+    lines = tempfile.TemporaryFile("w+")
+    pid = os.fork()
+    if not pid:
+        try:
+            child(jobs, folder, shared, lines)
+            code = 0
+        except BaseException:
+            traceback.print_exc(file=sys.__stderr__)
+            print(json.dumps(dict(broken=traceback.format_exc())), file=lines, flush=True)
+            code = 3
+        os._exit(code)
+    status = _wait(pid, shared, 2 if READERS[jobs[0][0]].apart else 4 * SECONDS)
+    lines.seek(0)
+    found = [json.loads(x) for x in lines]
+    shutil.rmtree(folder, ignore_errors=True)
+    if any("done" in f for f in found):
+        return [], [f for f in found if "reader" in f], None
+    number, _, n_read, preparing = struct.unpack("<qdqq", shared[:32])
+    flat = [(name, seed) for name, seeds in jobs for seed in seeds]
+    name, seed = flat[number]
+    code = os.waitstatus_to_exitcode(status)
+    if preparing or any("broken" in f for f in found):
+        raise RuntimeError(f"the valid file of {name} can't be read ({code}), or the harness is broken: {found[-1:]}")
+    left = {}
+    for n, s in flat[number + 1:]:
+        left.setdefault(n, []).append(s)
+    return list(left.items()), [f for f in found if "reader" in f], (name, seed, code, n_read)
 
 
 def _wait(pid, shared, seconds):
@@ -1274,13 +1304,17 @@ def main():
         return again(args.reader[0], args.seed)
     warm()
     found, out = {}, args.out or (RESULTS if args.n >= N else None)
-    for name in args.reader or READERS:
-        found[name] = fuzz(name, range(max(1, round(args.n * READERS[name].share))))
-        f = found[name]
-        print(f"{name:36} {f['inputs']:6} inputs, {f['read']:5} read, {f['faults']:3} faults, slowest "
-              f"{f['slowest_s']:.2f} s, memory +{f['grown_mb']:.0f} MB, {f['seconds']:.1f} s", flush=True)
-        for x in f["first"][:6]:
-            print(f"    seed {x['seed']}: {x['error']}", flush=True)
+    names, groups = args.reader or list(READERS), {}
+    for name, n in inputs_of(args.n, names).items():
+        groups.setdefault(READERS[name].family or name, []).append((name, range(n)))
+    for jobs in groups.values():
+        jobs = [job for job in jobs if job[1]]
+        found |= (now := fuzz(jobs) if jobs else {})
+        for name, f in now.items():
+            print(f"{name:36} {f['inputs']:6} inputs, {f['read']:5} read, {f['faults']:3} faults, slowest "
+                  f"{f['slowest_s']:.2f} s, memory +{f['grown_mb']:.0f} MB, {f['seconds']:.1f} s", flush=True)
+            for x in f["first"][:6]:
+                print(f"    seed {x['seed']}: {x['error']}", flush=True)
         if out:
             keep(Path(out), found)
     sys.exit(any(f["faults"] for f in found.values()))

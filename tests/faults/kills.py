@@ -234,6 +234,8 @@ def trial(stage: Prepared, number: int, seed: int, place: Path) -> dict:
             faults.append(f"after {kill}: the run failed with {code}")
             break
         faults += asked(look, root, ("stopped",) if code == STOPPED else ENDED, root=root)
+        if stage.stage.keeps:
+            faults += asked(stage.stage.keeps, stage.shared, root, root=root)
     if not faults and (code := run(stage.stage, stage.shared, root)):
         faults.append(f"the resumed run failed with {code}")
     if not faults:
@@ -286,13 +288,15 @@ def suite(names, seed: int, at_least: int, only=None, other_process=True, say=pr
     import torch
 
     torch.set_num_threads(1)
-    from stages import STAGES, warm_up
+    from stages import EXTENSIONS, STAGES, warm_up
+
+    stages = STAGES | EXTENSIONS
 
     warm_up()
     began, found, others = time.monotonic(), {}, {}
     for name in names:
         with tempfile.TemporaryDirectory(prefix=f"evonb-{name}-") as folder:
-            ready = prepared(STAGES[name], Path(folder), other_process)
+            ready = prepared(stages[name], Path(folder), other_process)
             found[name] = counted(trials_of(ready, Path(folder), seed, at_least, only, say))
             found[name]["changes_of_files"] = ready.size["file"]
             if injected:
@@ -317,14 +321,14 @@ def arguments():
 
 def main() -> int:
     sys.path.insert(0, str(HERE))
-    from stages import STAGES
+    from stages import EXTENSIONS, STAGES
 
-    given = arguments()
+    given, stages = arguments(), STAGES | EXTENSIONS
     if given.whole:
         import torch
 
         torch.set_num_threads(1)
-        uninterrupted(STAGES[given.stage[0]], *(given.whole / n for n in ("shared", "whole", "counts.json")))
+        uninterrupted(stages[given.stage[0]], *(given.whole / n for n in ("shared", "whole", "counts.json")))
         return 0
     found = suite(given.stage or list(STAGES), given.seed, given.kills, given.trial, not given.one_process,
                   lambda text: print(text, flush=True))  # fmt: skip

@@ -43,6 +43,7 @@ class Stage:
     prepare: Callable
     work: Callable
     copies: str | None = None  # a run of `shared` that each trial begins with a copy of
+    keeps: Callable | None = None  # (shared, root) -> what the run doesn't hold any more of what it held at first
 
 
 def _evolved(shared: Path):
@@ -118,6 +119,72 @@ STAGES = {s.name: s for s in (
     Stage("align-brain", _grown, _aligned("toy-brain")),
     Stage("align-reading", _grown, _aligned("toy-reading")),
 )}  # fmt: skip
+
+
+# Finished runs that are asked for more: what was there must be there at every moment.
+
+ARMS, MORE_ARMS = ("connectome", "random"), ("connectome", "random", "sign_shuffled")
+
+
+def _finished(shared: Path):
+    small = replace(tiny().development, arms=ARMS, n_seeds=2, lrs=(4e-3,))
+    experiment(shared / "finished", tiny(development=small), **QUIET)
+
+
+def _extend(shared: Path, root: Path):
+    develop_run(root / "run", dict(arms=MORE_ARMS, n_seeds=4), **QUIET)
+
+
+def _scored(shared: Path):
+    _grown(shared)
+    _aligned("toy-reading")(shared, shared / "before")
+    develop_run(shared / "grown", dict(arms=ARMS, n_seeds=3), **QUIET)
+
+
+def kept(shared: Path, root: Path) -> list:
+    "What a run of newborns that is extended doesn't hold any more."
+    from evonb.store import read_dataset, read_json
+
+    names = ("train_loss", "val_loss", "window_loss", "test_window_loss", "final_test_loss", "final_val_loss")
+    before = read_dataset(shared / "finished" / "development.zarr.zip").load()
+    now = read_dataset(root / "run" / "development.zarr.zip").load()
+    if not {*before.arm.values} <= {*now.arm.values}:
+        return [f"of the arms {before.arm.values.tolist()} there are {now.arm.values.tolist()}"]
+    now, told = now.sel(arm=before.arm, seed=before.seed), read_json(root / "run" / "summary.json")["arms"]
+    out = [f"{n} isn't what it was" for n in names if not before[n].identical(now[n].drop_vars(
+        [c for c in now[n].coords if c not in before[n].coords]))]
+    return out + [f"{a} isn't told any more" for a in before.arm.values if a not in told]
+
+
+def kept_scores(shared: Path, root: Path) -> list:
+    "What an alignment that is extended doesn't hold any more."
+    from evonb.store import read_dataset, read_json
+
+    before = read_dataset(shared / "before" / "run" / "reading.zarr.zip").load()
+    now = read_dataset(root / "run" / "reading.zarr.zip").load()
+    if not {*before.model.values} <= {*now.model.values}:
+        return [f"of the models {before.model.values.tolist()} there are {now.model.values.tolist()}"]
+    now = now.sel(model=before.model)
+    same = {n: before[n].values.tobytes() == now[n].values.tobytes() for n in ("pearson", "gain")}
+    out = [f"{n} isn't what it was" for n in same if not same[n]]
+    told = read_json(root / "run" / "summary.json")["arms"]
+    return out + [f"{a} isn't told any more" for a in before.arm.values if a not in told]
+
+
+EXTENSIONS = {s.name: s for s in (
+    Stage("more arms and newborns", _finished, _extend, copies="finished", keeps=kept),
+    Stage("more models aligned", _scored, _aligned("toy-reading"), copies="before/run", keeps=kept_scores),
+)}  # fmt: skip
+
+
+def for_servers(shared: Path):
+    "Experts and their base, for what is scored by a server."
+    _experts(shared)
+
+
+def base_of_experts(shared: Path) -> Path:
+    "The folder of the base that the experts were trained on."
+    return next((shared / "bases").iterdir())
 
 
 def warm_up():

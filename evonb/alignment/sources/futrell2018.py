@@ -14,14 +14,15 @@ from pathlib import Path
 import numpy as np
 
 from ..reading import KEEP, ReadingTimes, assemble, clean_readers
-from ...core import DamagedFileError, InputError, parsing
+from ...core import DamagedFileError, InputError, check_file, parsing
 from ...datasets import MissingExtraError, dataset_path
 from ...store import too_large
 
 # %% ../../../nbs/alignment/sources/12_futrell2018.ipynb #62792aef
 def _netcdf_engine(path):
     import xarray as xr
-    magic = path.read_bytes()[:4]
+    check_file(path)
+    with open(path, "rb") as f: magic = f.read(4)
     if magic in (b"CDF\x01", b"CDF\x02"): return "scipy"
     if not magic.startswith((b"\x89HDF", b"CDF")): raise InputError(f"{path} isn't a netCDF file.")
     if found := [e for e in ("h5netcdf", "netcdf4") if e in xr.backends.list_engines()]: return found[0]
