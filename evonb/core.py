@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['EvonbError', 'InputError', 'CorpusError', 'ConnectomeError', 'StoreError', 'DamagedFileError', 'NoSpaceError',
-           'RunExistsError', 'RunBusyError', 'NonFiniteLossError', 'ProcessLostError', 'MachineError', 'Stopped',
-           'Remark', 'noted', 'remark', 'check_fraction', 'check_positive', 'near_miss', 'place_name', 'choices_text',
-           'check_choice', 'Seeds', 'to_dict', 'expect', 'expect_fields', 'panicked', 'parsing', 'from_dict',
-           'can_draw', 'progress', 'listened', 'listening', 'announce', 'StopRequest', 'stoppable', 'check_file',
-           'file_bytes', 'file_sha256', 'cache_folder', 'human_count', 'human_bytes', 'human_time', 'with_parameters',
-           'facts_html']
+           'RunExistsError', 'RunBusyError', 'NonFiniteLossError', 'ProcessLostError', 'MachineError', 'out_of_memory',
+           'Stopped', 'Remark', 'noted', 'remark', 'check_fraction', 'check_positive', 'near_miss', 'place_name',
+           'choices_text', 'check_choice', 'Seeds', 'to_dict', 'expect', 'expect_fields', 'panicked', 'parsing',
+           'from_dict', 'can_draw', 'progress', 'listened', 'listening', 'announce', 'StopRequest', 'stoppable',
+           'check_file', 'file_bytes', 'file_sha256', 'cache_folder', 'human_count', 'human_bytes', 'human_time',
+           'with_parameters', 'facts_html']
 
 # %% ../nbs/00_core.ipynb #917cb114
 import dataclasses
@@ -85,6 +85,15 @@ class ProcessLostError(EvonbError, RuntimeError):
 # %% ../nbs/00_core.ipynb #9eb4cf5c
 class MachineError(EvonbError, RuntimeError):
     "The machine failed, not what was computed on it: nothing is noted of it, and the work can be resumed."
+
+# %% ../nbs/00_core.ipynb #0da992c5
+def out_of_memory(
+    e: BaseException
+) -> bool:
+    "Whether an error says that memory was asked for in vain: Python's and NumPy's, torch's on a CPU and on a GPU."
+    said = str(e).lower()
+    return isinstance(e, MemoryError) or isinstance(e, RuntimeError) and not isinstance(e, EvonbError) and (
+        "can't allocate memory" in said or "out of memory" in said)
 
 # %% ../nbs/00_core.ipynb #526d8aa1
 class Stopped(EvonbError):
