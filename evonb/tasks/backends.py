@@ -142,16 +142,18 @@ def answers(self: InProcess,
     "What the model answers."
     engine, found = self.engine, [unfit(a, self.engine.model) for a in adapters]
     together = [i for i, reason in enumerate(found) if not reason]
-    todo = deque([together] if together else [])
+    todo = deque([(together, False)] if together else []) # whom to ask together, and whether it is tried again
     while todo:
-        members = todo.popleft()
+        members, again = todo.popleft()
         some = [adapters[i] for i in members]
         try: given = list(zip(engine.loglikelihoods(some, choices), engine.generate(some, prompts), strict=True))
         except Stopped: raise
         except Exception as error:
-            if len(members) > 1: todo.extend([i] for i in members)
-            elif isinstance(error, OF_INDIVIDUAL): found[members[0]] = f"{type(error).__name__}: {error}"
-            else: raise broken_off(f"{type(error).__name__}: {error}") from error
+            own = isinstance(error, OF_INDIVIDUAL)
+            if len(members) == 1 and not own: raise broken_off(f"{type(error).__name__}: {error}") from error
+            if len(members) == 1: found[members[0]] = f"{type(error).__name__}: {error}"
+            elif own or again: todo.extend(([i], True) for i in members)
+            else: todo.append((members, True)) # what passes mustn't change a bit, and alone they round otherwise
         else:
             for i, answer in zip(members, given, strict=True): found[i] = answer
     return found

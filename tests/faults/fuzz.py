@@ -1044,11 +1044,11 @@ READERS |= reachable.readers(Reader)
 
 
 def inputs_of(n, names):
-    "Reader -> how many inputs it gets of n; where its share is less than one input, every eighth of its kind gets one."
+    "Reader -> inputs of n that it gets, one at least; in short runs where that is less, every eighth of its kind one."
     found, seen = {}, {}
     for name in names:
         r = READERS[name]
-        found[name] = round(n * r.share)
+        found[name] = round(n * r.share) or int(n >= 1000)
         if not found[name]:
             seen[r.family] = seen.get(r.family, -1) + 1
             found[name] = int(seen[r.family] % 8 == 0)

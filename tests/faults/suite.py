@@ -19,8 +19,8 @@ sys.path.insert(0, str(HERE))
 
 import kills  # noqa: E402  (first: it keeps torch to one thread)
 
-FULL = dict(kills=40, injected=3, flips=60, writers=20, leave_out=(), around=3, limits=4, imports=20, extended=12,
-            beside=4, spellings=None, foreign=40, unaddable=(), loads=6, bred=4, hostile=1.0)  # fmt: skip
+FULL = dict(kills=40, injected=3, flips=60, writers=20, leave_out=(), around=1, limits=2, imports=10, extended=8,
+            beside=2, spellings=None, foreign=40, unaddable=(), loads=4, bred=2, hostile=1.0)  # fmt: skip
 QUICK = dict(kills=1, injected=1, flips=6, writers=1, leave_out=("align-brain",), around=1, limits=1, imports=1,
              extended=1, beside=1, spellings=("$PWD/run", "text copied"), foreign=2, unaddable=("more_generations",),
              loads=1, bred=1, hostile=0.03)  # fmt: skip
