@@ -18,12 +18,20 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
 import kills  # noqa: E402  (first: it keeps torch to one thread)
+import using  # noqa: E402
 
 FULL = dict(kills=40, injected=3, flips=60, writers=20, leave_out=(), around=1, limits=2, imports=10, extended=8,
             beside=2, spellings=None, foreign=40, unaddable=(), loads=4, bred=2, hostile=1.0)  # fmt: skip
 QUICK = dict(kills=1, injected=1, flips=6, writers=1, leave_out=("align-brain",), around=1, limits=1, imports=1,
              extended=1, beside=1, spellings=("$PWD/run", "text copied"), foreign=2, unaddable=("more_generations",),
              loads=1, bred=1, hostile=0.03)  # fmt: skip
+
+
+def of_full(share: float) -> dict:
+    "The full numbers, fewer of each."
+    whole = ("leave_out", "unaddable", "spellings", "hostile")
+    less = {k: v if k in whole else max(1, round(share * v)) for k, v in FULL.items()}
+    return less | dict(hostile=share, spellings=sorted(using.SPELLINGS)[:: round(1 / share)])
 
 
 def say(text):
@@ -35,7 +43,7 @@ def killed(sizes: dict, seed: int, names, other_process: bool) -> dict:
     import injected
 
     def on_stage(ready, place, seed, say):
-        n = sizes["injected"] if sizes is FULL or ready.stage.name == "evolve" else 0
+        n = sizes["injected"] if sizes is not QUICK or ready.stage.name == "evolve" else 0
         return injected.on_stage(ready, place, seed, n, sizes["flips"], say)
     found = kills.suite(names, seed, sizes["kills"], None, other_process, say, on_stage)
     by_fault = {}
@@ -51,7 +59,7 @@ def surroundings_fail(sizes, seed, place):
     import surroundings
 
     found = dict(largest_file=dict(tried=0, failures=[]))
-    for name in ("evolve", "develop", "population", "align-brain", "align-reading") if sizes is FULL else (
+    for name in ("evolve", "develop", "population", "align-brain", "align-reading") if sizes is not QUICK else (
             "evolve", "population"):
         (place / name).mkdir()
         ready = kills.prepared(stages.STAGES[name], place / name, False)
@@ -82,18 +90,17 @@ def interrupted_imports(sizes, seed, place):
 def extended(sizes, seed, place):
     "Finished runs that are asked for more, killed while they grow, and read meanwhile."
     import stages
-    import using
 
     found = {}
     for name, stage in stages.EXTENSIONS.items():
         (place / name).mkdir()
-        ready = kills.prepared(stage, place / name, sizes is FULL)
+        ready = kills.prepared(stage, place / name, sizes is not QUICK)
         trials = kills.trials_of(ready, place / name, seed, sizes["extended"], None, say)
         counts = kills.counted(trials)
         found[name] = dict(tried=counts["kills"], failures=[f for t in trials for f in t["faults"]],
                            note=f"{counts['comparisons']} resumed to their end and compared")
         if name == "more arms and newborns":
-            only = using.READS if sizes is FULL else ("show", "netcdf", "zarr")
+            only = using.READS if sizes is not QUICK else ("show", "netcdf", "zarr")
             found["readers beside a writer"] = using.readers_beside(ready, place / name, sizes["beside"], seed,
                                                                           say, only)
     (place / "unaddable").mkdir()
@@ -101,22 +108,17 @@ def extended(sizes, seed, place):
 
 
 def named_otherwise(sizes, seed, place):
-    import using
-
     return {"other spellings, moves and copies": using.spellings(place, sizes["spellings"] or using.SPELLINGS, seed,
                                                                  say)}
 
 
 def inside_of_others(sizes, seed, place):
-    import using
-
     return {"sweeps beside foreign writers": using.foreign_writers(place, sizes["foreign"], seed, say)}
 
 
 def served(sizes, seed, place):
     "Servers under load and stop, and a population that is bred through one that dies."
     import stages
-    import using
 
     if kills.ended(kills.forked(stages.for_servers, place, said=place / "prepared.said")):
         raise SystemExit(f"what servers need can't be made:\n{(place / 'prepared.said').read_text()}")
@@ -196,13 +198,16 @@ def main() -> int:
     results = HERE.parents[1] / "docs" / "results"
     parser.add_argument("--out", type=Path, default=results / "faults.json", help="the counts (JSON)")
     parser.add_argument("--part", action="append", choices=["kills", *PARTS], help="only this one; may be given again")
+    parser.add_argument("--share", type=float, default=1.0, help="of the full numbers, on a machine with little time")
     given = parser.parse_args()
-    sizes = QUICK if given.quick else FULL
+    sizes = QUICK if given.quick else FULL if given.share == 1 else of_full(given.share)
     names = given.stage or [n for n in STAGES if n not in sizes["leave_out"]]
     before = json.loads(given.out.read_text()) if given.part and given.out.exists() else {}
 
     def keep(found):
         about = dict(command="make faults", machine=machine(), **found)
+        if given.share < 1:
+            about["shares"] = about.get("shares", {}) | dict.fromkeys(given.part or ["all"], given.share)
         given.out.parent.mkdir(parents=True, exist_ok=True)
         given.out.write_text(json.dumps(about, indent=1) + "\n")
     found = all_faults(sizes, given.seed, names, not given.quick, given.part or ["kills", *PARTS],
