@@ -18,7 +18,15 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evonb.core import DamagedFileError, InputError, NoSpaceError, RunBusyError, RunExistsError, StoreError
+from evonb.core import (
+    DamagedFileError,
+    InputError,
+    MachineError,
+    NoSpaceError,
+    RunBusyError,
+    RunExistsError,
+    StoreError,
+)
 from evonb.store import (
     _sweep,
     check_folder,
@@ -372,3 +380,34 @@ def test_json_stays_readable_for_people(tmp_path):
 
 def test_limits_of_this_process_are_untouched():
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 5000
+
+
+@pytest.mark.parametrize("error, ours", [
+    (MemoryError("Unable to allocate 9 GiB"), True), (RuntimeError("can't allocate memory: 40 bytes"), True),
+    (RuntimeError("CUDA out of memory. Tried to allocate"), True), (RuntimeError("shapes differ"), False),
+    (MachineError("out of memory elsewhere"), False)], ids=str)  # fmt: skip
+def test_memory_that_runs_out_ends_a_run_with_an_error_of_ours_and_it_goes_on(tmp_path, error, ours):
+    path = tmp_path / "run"
+    with pytest.raises(MachineError if ours else type(error)) as told, create_run(path, dict(seed=0)) as run:
+        write_json(run.file("part.json"), dict(done=1))
+        raise error
+    assert ("ran out of memory" in str(told.value)) == ours and (told.value is error) != ours
+    assert open_run(tmp_path / "run").state()["status"] == "failed"
+    with create_run(tmp_path / "run", dict(seed=0), resume=True) as run:
+        assert read_json(run.file("part.json")) == dict(done=1)
+
+
+@pytest.mark.parametrize("name", ["run.json", "state.json", "log.jsonl", "summary.json"])
+def test_a_pipe_or_a_terabyte_where_a_file_belongs_is_never_waited_for(tmp_path, name):
+    with create_run(tmp_path / "run", dict(seed=0)) as run:
+        write_json(run.file("summary.json"), dict(done=1))
+    path = run.path / name
+    for spoil in (lambda: os.truncate(path, 1 << 40), lambda: (path.unlink(), os.mkfifo(path))):
+        spoil()
+        for look in (lambda: open_run(run.path).summary(), lambda: open_run(run.path).events(), lambda: open_run(
+                run.path).state(), lambda: repr(open_run(run.path))):
+            try:
+                look()
+            except (InputError, StoreError, FileNotFoundError) as e:
+                assert name in str(e)
+    assert name != "state.json" or open_run(run.path).state()["status"] == "interrupted"

@@ -535,6 +535,21 @@ def test_damaged_artefacts_are_named(whole, tmp_path):
             read()
 
 
+@pytest.mark.parametrize("name, change, says", [
+    ("lived.safetensors", lambda t: t.pop("val_loss"), "val_loss is missing"),
+    ("lived.safetensors", lambda t: t.update(train_loss=t["train_loss"][:, None]), "train_loss is of shape"),
+    ("tested.safetensors", lambda t: t.pop("window_loss"), "window_loss is missing"),
+    ("tested.safetensors", lambda t: t.update(window_loss=t["window_loss"][:3]), r"a curve has the shape \(3,\)")])
+def test_curves_of_another_shape_with_a_right_checksum_are_named(whole, tmp_path, name, change, says):
+    shutil.copytree(whole.path, tmp_path / "run")
+    path = next((tmp_path / "run" / "development" / "dense" / "seed-0").glob(f"*/{name}"))
+    tensors, about = read_tensors(path)
+    change(tensors)
+    write_tensors(path, tensors, about)
+    with pytest.raises(DamagedFileError, match=says):
+        develop_run(tmp_path / "run", show=False)
+
+
 def test_a_rate_at_which_a_newborn_failed_is_not_chosen():
     assert choose_lr({1e-3: [3.0], 2e-3: [2.0, math.nan]}) == 1e-3
 

@@ -559,6 +559,23 @@ def test_memory_that_runs_out_for_a_batch_alone_costs_nothing():
     assert [e.value for e in found] == alone
 
 
+def test_memory_that_runs_out_once_changes_no_bit():
+    "Asked again in company: alone, individuals round otherwise."
+    class Once(Engine):
+        calls = 0
+
+        def loglikelihoods(self, adapters, choices):
+            self.calls += 1
+            if self.calls == 1:
+                raise MemoryError("can't allocate memory")
+            return super().loglikelihoods(adapters, choices)
+
+    adapters = population(llama(), 3)
+    found, whole = (Fitness(InProcess(e(llama(), TOKENIZER)), [pair_task()])(adapters) for e in (Once, Engine))
+    for a, b in zip(found, whole, strict=True):
+        assert a.value == b.value and np.array_equal(a.scores["pairs"].option_scores, b.scores["pairs"].option_scores)
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), Stopped("on request")])
 def test_stopping_is_not_failing(error):
     guilty = replace(population(llama(), 1)[0], config=dict(raises=error))

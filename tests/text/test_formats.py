@@ -113,6 +113,17 @@ PACK = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
 
 
 @pytest.mark.parametrize("suffix", PACK)
+def test_a_compressed_text_that_is_cut_off_anywhere_is_named(tmp_path, suffix):
+    "Also behind the part that tells what it is, where a document is being read."
+    whole = PACK[suffix]("".join(f"line {i} of {i * i}\n" for i in range(20_000)).encode())
+    for share in (0.1, 0.5, 0.9, 0.999):
+        path = tmp_path / f"cut.txt{suffix}"
+        path.write_bytes(whole[: int(share * len(whole))])
+        with pytest.raises(DamagedFileError, match="cut.txt.*can't be decompressed"):
+            load_corpus(path)
+
+
+@pytest.mark.parametrize("suffix", PACK)
 def test_compressed_files_hold_what_they_hold(tmp_path, suffix):
     for name in ("a.jsonl", "a.csv", "array.json"):
         (tmp_path / (name + suffix)).write_bytes(PACK[suffix](WRITTEN[name].encode()))
