@@ -153,7 +153,7 @@ def interrupted_imports(place: Path, n: int, seed: int, say) -> dict:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         time.sleep(after)
         process.send_signal(sent)
-        said, _ = process.communicate(timeout=120)
+        said, _ = process.communicate(timeout=400)
         faults = [] if process.returncode in (130, -sent) else [f"it ended with {process.returncode}: {said[-300:]}"]
         began_python = not re.search(r"<frozen (site|importlib|zipimport)|Fatal Python error: init_", said)
         if "Traceback" in said and began_python and "evonb" in said:

@@ -24,6 +24,7 @@ from looking import compare
 from surroundings import noted
 
 QUIET = dict(show=False, device="cpu")
+PATIENCE = 400  # seconds, on a machine that others use, too
 
 
 # Readers beside a writer --------------------------------------------------------------------------------------------
@@ -260,7 +261,7 @@ def foreign(place: Path, outer: Path, case: int, go: Path, ready: Path):
 
     def waits():
         ready.touch()
-        until = time.monotonic() + 60
+        until = time.monotonic() + PATIENCE
         while not go.exists() and time.monotonic() < until:
             time.sleep(0.005)
 
@@ -298,7 +299,7 @@ def swept(place: Path, i: int, case: int) -> list:
     with create_run(outer, dict(seed=0)) as run:
         run.file("done.json").write_text("{}")
     pid = kills.forked(foreign, place, outer, case, go, ready, said=place / f"foreign-{i}.said")
-    until = time.monotonic() + 60
+    until = time.monotonic() + PATIENCE
     while not ready.exists() and time.monotonic() < until:
         time.sleep(0.005)
     dead = kills.forked(lambda: 0, said=place / "dead.said")
@@ -381,7 +382,7 @@ def served(base: Path, port: int, log: Path, adapters: Path):
     words = ["serve", "--base", base, "--port", port, "--device", "cpu", "--name", "tiny", "--adapters", adapters]
     process = subprocess.Popen([sys.executable, "-c", code, *map(str, words)], stdout=log.open("w"),
                                stderr=subprocess.STDOUT, env=os.environ | dict(EVONB_SERVER_TOKEN=TOKEN))
-    until = time.monotonic() + 120
+    until = time.monotonic() + PATIENCE
     while "server:" not in log.read_text() or "token:" not in log.read_text():
         if process.poll() is not None or time.monotonic() > until:
             raise SystemExit(f"the server didn't begin: {log.read_text()[-1500:]}")
@@ -405,7 +406,7 @@ def asks(url: str, seed: int, over, told: list):
         request = urllib.request.Request(f"{url}/v1/completions", json.dumps(body).encode(), {
             "Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"})
         try:
-            with urllib.request.urlopen(request, timeout=0.05 if rng.random() < 0.15 else 60) as reply:
+            with urllib.request.urlopen(request, timeout=0.05 if rng.random() < 0.15 else PATIENCE) as reply:
                 choices = json.loads(reply.read())["choices"]
             told.append("answered" if len(choices) == len(prompt) else f"{len(choices)} of {len(prompt)} choices")
         except urllib.error.HTTPError as e:
@@ -428,19 +429,19 @@ def under_load(base: Path, place: Path, i: int, seed: int, sent: int, after: flo
                for c in range(8)]
     for c in clients:
         c.start()
-    until = time.monotonic() + 120
+    until = time.monotonic() + PATIENCE
     while "answered" not in told and time.monotonic() < until:
         time.sleep(0.02)
     time.sleep(after)
     process.send_signal(sent)
     try:
-        code = process.wait(60)
+        code = process.wait(PATIENCE)
     except subprocess.TimeoutExpired:
         process.kill()
         code = "hangs"
     over.set()
     for c in clients:
-        c.join(70)
+        c.join(PATIENCE)
     faults = [t for t in dict.fromkeys(told) if t not in ("answered", "refused", "no answer")]
     said = log.read_text()
     if code not in ((0, 130) if sent == signal.SIGTERM else (-sent,)):
@@ -479,7 +480,7 @@ def bred_by(base: Path, shared: Path, root: Path, port: int, adapters: Path):
     from evonb.populations.breeding import breed
 
     os.environ["EVONB_SERVER_TOKEN"] = TOKEN
-    backend = ability("population", "server")(f"http://127.0.0.1:{port}", None, adapters, retries=0, timeout=20)
+    backend = ability("population", "server")(f"http://127.0.0.1:{port}", None, adapters, retries=0, timeout=PATIENCE)
     config = replace(breeding(shared), methods=("genome",))
     try:
         breed(root / "run", config, resume=True, open_backend=backend, **QUIET)
