@@ -1151,7 +1151,7 @@ def child(jobs, folder, shared, out):
 def of_reader(r, path, data, name, seeds, folder, shared, out, number):
     "Read all inputs of one reader; the number of the next job."
     before = at = peak()
-    slowest, worst, n_read = (0.0, None), (0, None), 0
+    slowest, worst, n_read = (0.0, -1), (0, -1), 0
     listed = next((f for f in (path.parent / "files.json", path.parent.parent / "files.json") if f.is_file()), None)
     checksums = listed.read_bytes() if listed and listed != path else None
     for seed in seeds:
