@@ -174,7 +174,14 @@ def kills_part(found: dict) -> list[str]:
             f"{total['failures']} differed or couldn't be read.",
             table(["stage", "kills", "signals", "moments", "compared", "failures"], rows),
             *(part for where, said in COUNTED.items() for part in counted_part(found.get(where, {}), said)),
-            *([f"Counted by `{found['command']}` on {html.escape(found['machine'])}."] if "machine" in found else [])]
+            *([counted_by(found)] if "machine" in found else [])]
+
+
+def counted_by(found: dict) -> str:
+    "The command and the machine of the counts, and of which parts these are fewer than the command makes."
+    less = ", ".join(f"{part}: {s if isinstance(s, str) else f'{s:.0%}'}" for part, s in found.get("shares", {}).items())
+    fewer = f" Some parts were counted with fewer than it makes, for the machine was busy ({html.escape(less)})." * bool(less)
+    return f"Counted by `{found['command']}` on {html.escape(found['machine'])}.{fewer}"
 
 
 COUNTED = {  # part of faults.json -> what stands above its table

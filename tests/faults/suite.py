@@ -206,8 +206,9 @@ def main() -> int:
 
     def keep(found):
         about = dict(command="make faults", machine=machine(), **found)
-        if given.share < 1:
-            about["shares"] = about.get("shares", {}) | dict.fromkeys(given.part or ["all"], given.share)
+        if given.share < 1 or given.quick:  # what is less than the whole says so
+            share = given.share if given.share < 1 else "a few"
+            about["shares"] = about.get("shares", {}) | dict.fromkeys(given.part or ["all"], share)
         given.out.parent.mkdir(parents=True, exist_ok=True)
         given.out.write_text(json.dumps(about, indent=1) + "\n")
     found = all_faults(sizes, given.seed, names, not given.quick, given.part or ["kills", *PARTS],
