@@ -179,8 +179,9 @@ def kills_part(found: dict) -> list[str]:
 
 def counted_by(found: dict) -> str:
     "The command and the machine of the counts, and of which parts these are fewer than the command makes."
-    less = ", ".join(f"{part}: {s if isinstance(s, str) else f'{s:.0%}'}" for part, s in found.get("shares", {}).items())
-    fewer = f" Some parts were counted with fewer than it makes, for the machine was busy ({html.escape(less)})." * bool(less)
+    said = lambda share: share if isinstance(share, str) else f"{share:.0%}"
+    less = html.escape(", ".join(f"{part}: {said(share)}" for part, share in found.get("shares", {}).items()))
+    fewer = f" Of some parts these are fewer than it makes, for the machine was busy ({less})." if less else ""
     return f"Counted by `{found['command']}` on {html.escape(found['machine'])}.{fewer}"
 
 

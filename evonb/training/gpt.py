@@ -37,7 +37,8 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.import_utils import is_tracing
 from transformers.utils.output_capturing import capture_outputs
 
-from ..core import DamagedFileError, InputError, Seeds, check_choice, check_positive, expect, human_count, parsing
+from ..core import DamagedFileError, InputError, Seeds, check_choice, check_positive, expect, file_bytes
+from ..core import human_count, parsing
 from .linear import multiply, onednn_pays, product, rms_norm
 
 # %% ../../nbs/training/10_gpt.ipynb #1272f13d
@@ -647,7 +648,7 @@ def n_parameters(
 
 # %% ../../nbs/training/10_gpt.ipynb #4a20d262
 def _read_json(file):
-    try: return json.loads(Path(file).read_text(encoding="utf-8"))
+    try: return json.loads(file_bytes(file, 1e8))
     except FileNotFoundError as e:
         raise InputError(f"{file} isn't there. Give a folder with config.json and *.safetensors, or a .pt.") from e
     except (ValueError, RecursionError) as e:
