@@ -29,7 +29,7 @@ from pathlib import Path
 from . import __version__
 from .core import EvonbError, InputError, Remark, Stopped, from_dict, human_bytes, human_count, human_time
 from .core import near_miss
-from .core import parsing, place_name, to_dict
+from .core import out_of_memory, parsing, place_name, to_dict
 from .kinds import RUN_KINDS, ability
 from .registry import Registry, load_plugin
 from .statistics import family_text, p_text, units_text
@@ -997,8 +997,9 @@ def main(
         if nobody_reads(): return 0
         print(f"evonb: error: {e}", file=sys.stderr)
         return 2
-    except (EvonbError, OSError) as e:
-        print(f"evonb: error: {e}", file=sys.stderr)
+    except (EvonbError, OSError, MemoryError, RuntimeError) as e:
+        if not isinstance(e, EvonbError | OSError) and not out_of_memory(e): raise
+        print(f"evonb: error: {str(e) or 'the memory was exhausted'}", file=sys.stderr)
         return 2
     return 0
 

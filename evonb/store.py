@@ -35,7 +35,8 @@ import numpy as np
 from fastcore.basics import patch
 
 from .core import DamagedFileError, InputError, NoSpaceError, RunBusyError, RunExistsError, StoreError, announce
-from .core import expect, expect_fields, facts_html, file_sha256, human_bytes, parsing
+from .core import MachineError, check_file, expect, expect_fields, facts_html, file_bytes, file_sha256
+from .core import human_bytes, out_of_memory, parsing
 
 # %% ../nbs/04_store.ipynb #6bf00375
 _full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -118,8 +119,9 @@ def read_json(
     path # the file
 ) -> dict:
     "Read what `write_json` wrote; a truncated or altered file is named in the error."
+    data = file_bytes(path)
     try:
-        content = json.loads(Path(path).read_bytes())
+        content = json.loads(data)
         if not isinstance(content, dict) or "sha256" not in content: raise _damaged(path, "it has no checksum")
         whole = content.pop("sha256") == content_digest(content)
     except (ValueError, RecursionError) as e: raise _damaged(path, f"it isn't whole JSON ({e})") from e
@@ -308,7 +310,7 @@ def read_dataset(
     import xarray as xr
     import zarr
     if not Path(path).is_file(): raise FileNotFoundError(f"There is no file {path}.")
-    data = Path(path).read_bytes()
+    data = file_bytes(path, max_bytes)
     end = data.rfind(b"PK\x05\x06") + 22 # where the archive's comment begins, right behind the end record of 22 bytes
     if data[end:] != hashlib.sha256(data[:end]).hexdigest().encode():
         raise _damaged(path, "it isn't a whole archive with its checksum")
@@ -412,6 +414,7 @@ def log(self: Run,
 ):
     "Add a line to `log.jsonl`: the time, the event and what belongs to it."
     path, line = self.path/"log.jsonl", json.dumps(dict(time=now(), event=event, **fields)) + "\n"
+    if path.exists(): check_file(path)
     with _telling(path), open(path, "ab+") as f:
         n = f.seek(0, os.SEEK_END)
         f.seek(max(0, n - 1))
@@ -423,7 +426,7 @@ def log(self: Run,
 def events(self: Run) -> list[dict]:
     "The lines of the log; one that a kill cut off is left out."
     path, found = self.path/"log.jsonl", []
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []:
+    for line in file_bytes(path).decode(errors="replace").split("\n") if path.exists() else []:
         try: event = json.loads(line)
         except (ValueError, RecursionError): continue
         if isinstance(event, dict) and isinstance(event.get("event"), str): found.append(event)
@@ -473,7 +476,8 @@ def _stored_state(path):
     "What state.json says; a missing or damaged one only loses the status, so the run counts as interrupted."
     where = Path(path)/"state.json"
     try: return expect_fields(read_json(where), where, status=str, stage=str, message=str, updated=str)
-    except (DamagedFileError, FileNotFoundError): return dict(status="interrupted", stage="", message="", updated="")
+    except (DamagedFileError, InputError, FileNotFoundError):
+        return dict(status="interrupted", stage="", message="", updated="")
 
 # %% ../nbs/04_store.ipynb #827212f9
 @patch
@@ -722,7 +726,9 @@ def writing(
             run.log("refused" if refused else "failed", message=message)
         except OSError as also: # such as a full disk; the failure itself matters more
             e.add_note(f"The failure couldn't be noted in the run: {also}")
-        raise
+        if not out_of_memory(e): raise
+        raise MachineError(f"The machine ran out of memory ({str(e)[:200] or type(e).__name__}). What {run.path} had "
+                           "done is stored: close what else needs memory, or take smaller batches, and resume.") from e
     run.set_state("complete")
     run.log("complete")
 

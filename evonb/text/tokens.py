@@ -25,8 +25,8 @@ import numpy as np
 from fastcore.basics import patch
 
 from ..core import CorpusError, DamagedFileError, Seeds, Stopped, StopRequest, StoreError, check_choice
-from ..core import check_positive, expect_fields, file_sha256, from_dict, human_bytes, human_count, panicked
-from ..core import noted, parsing, progress, remark, to_dict
+from ..core import check_positive, expect_fields, file_bytes, file_sha256, from_dict, human_bytes, human_count
+from ..core import noted, panicked, parsing, progress, remark, to_dict
 from ..datasets import MissingCorpusError, dataset_path
 from .corpora import CORPORA, FRACTIONS, SPLITS, ShardError, assembled, check_fractions, corpus_files
 from .corpora import corpus_table_html, deal_splits, expand, files_info, files_source, hf_texts, load_corpus
@@ -823,7 +823,7 @@ def save_prepared(
 def _read_record(path) -> dict:
     if not path.is_file(): raise MissingCorpusError(f"{path.parent} isn't a prepared corpus: it has no corpus.json.")
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(file_bytes(path, 1e8))
         whole = isinstance(record, dict) and record.get("seal") == _seal(record)
     except (ValueError, RecursionError) as e:
         raise DamagedFileError(f"{path} is truncated or altered ({e}). Prepare it again.") from None
@@ -834,6 +834,9 @@ def _read_record(path) -> dict:
     expect_fields(record["info"], f"{path}, info", name=str, digest=str, vocab_size=int)
     for s, sizes in record["splits"].items():
         expect_fields(sizes, f"{path}, splits.{s}", n_documents=int, n_bytes=int | None)
+        if wrong := next((k for k, v in sizes.items() if isinstance(v, int) and not 0 <= v < 2**63), None):
+            raise DamagedFileError(f"{path} is damaged: splits.{s}.{wrong} is no size that a text has. Prepare it "
+                                   "again.")
     return record
 
 # %% ../../nbs/text/14_tokens.ipynb #b0486cdc
