@@ -141,14 +141,16 @@ def figure_words(
 
 # %% ../../nbs/plots/10_style.ipynb #bdbfb6e2
 def stored_figure(
-    spec: dict # a figure's, as `to_dict` gives it
+    spec: dict, # a figure's, as `to_dict` gives it
+    plain: str | None = None # HTML that stands there where no script runs; None: its words
 ) -> str: # HTML, without plotly.js
     "A figure as a piece of a page that holds `plotly_element()` somewhere; its words where that is missing."
     import plotly
     name, height = f"evonb-{uuid.uuid4().hex}", spec.get("layout", {}).get("height") or 450
+    if plain is None: plain = f"<p>Figure: {figure_words(spec)}</p>"
     data = json.dumps({k: spec[k] for k in ("data", "layout") if k in spec}, cls=plotly.utils.PlotlyJSONEncoder)
     data = data.replace("<", "\\u003c") # inside a script element nothing may end it
-    return (f'<div id="{name}" style="min-height:{height:g}px"><p>Figure: {figure_words(spec)}</p></div>'
+    return (f'<div id="{name}" style="min-height:{height:g}px">{plain}</div>'
             f'<script type="application/json" id="{name}-data">{data}</script>'
             f'<script type="module">{figure_script()}\ndrawStored("{name}");</script>')
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Control', 'choice', 'slider', 'toggle', 'button', 'View', 'Reply', 'packed', 'page_code', 'RefusedValue', 'Explorer',
-           'error_reply', 'Pages', 'still_view']
+           'error_reply', 'TooLargePage', 'Pages', 'stored_explorer', 'still_view']
 
 # %% ../../nbs/widgets/10_explorer.ipynb #cb248d1c
 import base64
@@ -15,6 +15,7 @@ import itertools
 import json
 import math
 import os
+import time
 import uuid
 import zlib
 from dataclasses import dataclass, field
@@ -29,7 +30,9 @@ import traitlets
 from fastcore.basics import patch
 
 from ..core import EvonbError, InputError, human_bytes, progress
-from ..plots.style import NothingToPlot, brief, plotly_bundle, plotly_element, plotly_once, stored_figure
+from ..plots.picture import figure_image
+from ..plots.style import (NothingToPlot, brief, figure_words, plotly_bundle, plotly_element, plotly_once,
+                               stored_figure)
 from ..store import replacing
 
 # %% ../../nbs/widgets/10_explorer.ipynb #dcf7370f
@@ -206,6 +209,8 @@ class Explorer(anywidget.AnyWidget):
     values = traitlets.Dict().tag(sync=True) # control -> value
     clicked = traitlets.Dict().tag(sync=True) # the last click: its view and what was there
     still_mb = 4 # the most that is stored beside it in a notebook
+    still_seconds = 20 # the most that is worked for it; views that come later are told by their titles
+    keep, keep_mb, keep_replies = False, 8, 600 # whether the notebook keeps the page itself, and the most that it holds
     plotly_kinds = {"plotly", "layers", "surface"} # kinds of views that draw with plotly.js
 
     def __init__(self,
@@ -353,10 +358,16 @@ def _kept_controls(self: Explorer, only):
         kept[name] = c._replace(options=[o for o in c.options if o[0] in wanted], value=at)
     return kept
 
+# %% ../../nbs/widgets/10_explorer.ipynb #d97877f7
+class TooLargePage(InputError):
+    "A page whose replies would take more than was allowed."
+
 # %% ../../nbs/widgets/10_explorer.ipynb #20aee66f
 class Pages:
     "Stored replies: each zlib stream once, as base64."
-    def __init__(self, max_mb): self.replies, self.blobs, self.places, self.size, self.max_mb = {}, [], {}, 0, max_mb
+    def __init__(self, max_mb, max_replies=None):
+        self.replies, self.blobs, self.places, self.size = {}, [], {}, 0
+        self.max_mb, self.max_replies = max_mb, max_replies
 
     def place(self, data): # of a zlib stream among the blobs
         digest = hashlib.blake2b(data, digest_size=16).digest()
@@ -368,8 +379,8 @@ class Pages:
         return self.places[digest]
 
     def refuse(self):
-        raise InputError(f"The page would hold more than {self.max_mb} MB after {len(self.replies)} replies. Keep a "
-                         "part of the values with only={control: [values]}, or raise max_mb.")
+        raise TooLargePage(f"The page would hold more than {self.max_mb} MB after {len(self.replies)} replies. Keep a "
+                           "part of the values with only={control: [values]}, or raise max_mb.")
 
 # %% ../../nbs/widgets/10_explorer.ipynb #d91eaae2
 @patch
@@ -380,6 +391,10 @@ def keep(self: Pages,
 ):
     "Store a reply for every combination of the values that a view needs."
     options = {k: [[x for x, _ in controls[n].options] for n in v.needs] for k, v in explorer.views.items()}
+    n = sum(math.prod(map(len, o)) for o in options.values())
+    if self.max_replies is not None and n > self.max_replies:
+        raise TooLargePage(f"The page would hold {n:,} replies, more than {self.max_replies:,}. Keep a part of the "
+                           "values with only={control: [values]}.")
     wanted = [(v, p) for v, o in options.items() for p in itertools.product(*(range(len(x)) for x in o))]
     with progress(len(wanted), explorer.title, show=show, unit="reply") as bar:
         for view, places in wanted:
@@ -390,6 +405,22 @@ def keep(self: Pages,
             self.replies[f"{view}:{','.join(map(str, places))}"] = stored
             bar.update()
 
+# %% ../../nbs/widgets/10_explorer.ipynb #da28ad2d
+def stored_explorer(
+    spec: dict, # what the page is told
+    values: dict, # where its controls stand
+    pages: Pages, # its replies
+    plain: str = "" # HTML that stands there where no script runs; with it, the script waits until it is seen
+) -> str: # HTML, without plotly.js
+    "An explorer and its replies as a piece of a page."
+    name = f"evonb-{uuid.uuid4().hex}"
+    data = json.dumps(dict(spec=spec, values=values, replies=pages.replies, blobs=pages.blobs), allow_nan=False,
+                      separators=(",", ":")).replace("<", "\\u003c") # inside a script element nothing may end it
+    start = f'whenSeen("{name}", () => mountStored("{name}"))' if plain else f'mountStored("{name}")'
+    return (f'<style>{page_code("css")}</style><div id="{name}">{plain}</div>'
+            f'<script type="application/json" id="{name}-data">{data}</script>'
+            f'<script type="module">{page_code("js")}\n{start};</script>')
+
 # %% ../../nbs/widgets/10_explorer.ipynb #d68c0b21
 @patch
 def fragment(self: Explorer,
@@ -398,14 +429,9 @@ def fragment(self: Explorer,
     show: bool = False # whether progress is shown
 ) -> str: # HTML, without plotly.js
     "The explorer as a piece of a page that needs no Python; figures need plotly.js on the page."
-    controls, pages, name = self._kept_controls(only or {}), Pages(max_mb), f"evonb-{uuid.uuid4().hex}"
+    controls, pages = self._kept_controls(only or {}), Pages(max_mb)
     pages.keep(self, controls, show)
-    data = json.dumps(dict(spec=self._layout(controls.values()), values={n: c.value for n, c in controls.items()},
-                           replies=pages.replies, blobs=pages.blobs), allow_nan=False, separators=(",", ":"))
-    data = data.replace("<", "\\u003c") # inside a script element nothing may end it
-    return (f'<style>{page_code("css")}</style><div id="{name}"></div>'
-            f'<script type="application/json" id="{name}-data">{data}</script>'
-            f'<script type="module">{page_code("js")}\nmountStored("{name}");</script>')
+    return stored_explorer(self._layout(controls.values()), {n: c.value for n, c in controls.items()}, pages)
 
 # %% ../../nbs/widgets/10_explorer.ipynb #ed39202b
 _page = """<!doctype html>
@@ -447,14 +473,17 @@ def _repr_mimebundle_(self: Explorer, **kwargs):
 def still_view(
     title: str, # of the view
     reply: Reply, # what it draws
-    max_mb: float # the most that its figure may take
+    max_mb: float, # the most that its figure may take
+    scripts: bool = True # False: as a picture only
 ) -> str: # HTML that says the same
     "A view's reply as a page without Python shows it; its title only where there is nothing plain to show."
     head, content = f"<h4>{html.escape(title)}</h4>", reply.content
     if reply.figure is not None:
         fig = reply.figure() if callable(reply.figure) else reply.figure
-        shown = stored_figure(fig.to_dict())
-        if len(shown) < 1e6 * max_mb: return head + shown
+        spec = fig.to_dict()
+        picture = figure_image(fig, figure_words(spec), max(20, 75 * max_mb)) # kB: at most a tenth, as base64
+        shown = stored_figure(spec, picture) if scripts else picture
+        return head + (shown if len(shown) < 1e6 * max_mb else picture)
     if "text" in content: return head + "".join(f"<p>{html.escape(t)}</p>" for t in str(content["text"]).split("\n\n"))
     if "rows" in content and "columns" in content:
         line = lambda cells, tag: "<tr>" + "".join(f"<{tag}>{html.escape(str(c))}</{tag}>" for c in cells) + "</tr>"
@@ -462,32 +491,58 @@ def still_view(
         return f"{head}<table><thead>{line(content['columns'], 'th')}</thead><tbody>{rows}</tbody></table>"
     return f"{head}<p>Run the cell again to see it.</p>"
 
-
 # %% ../../nbs/widgets/10_explorer.ipynb #a21595d6
 @patch
-def still(self: Explorer) -> str: # HTML, without plotly.js
+def still(self: Explorer,
+    scripts: bool = True # False: figures as pictures only
+) -> str: # HTML, without plotly.js
     "What the explorer shows now, for whoever reads the notebook without its kernel."
     told = lambda c: next((text for v, text in c.options if v == self.values[c.name]), "")
     at = " · ".join(f"{c.label}: {told(c)} {c.unit}".strip() for n, c in self.controls.items() if n in self.values)
-    parts = [f"<h3>{html.escape(self.title)}</h3><p>{html.escape(at)}</p>"]
+    parts, began = [f"<h3>{html.escape(self.title)}</h3><p>{html.escape(at)}</p>"], time.monotonic()
     for name, view in self.views.items():
-        try: parts.append(still_view(view.title, self.ask(name), self.still_mb / len(self.views)))
-        except EvonbError as e: parts.append(f"<h4>{html.escape(view.title)}</h4><p>{html.escape(str(e))}</p>")
-    return f'<div class="evonb-still" data-explorer="{self._spec["still"]}">{"".join(parts)}</div>'
+        title = f"<h4>{html.escape(view.title)}</h4>"
+        if time.monotonic() - began > self.still_seconds: parts.append(f"{title}<p>Run the cell again to see it.</p>")
+        else:
+            try: parts.append(still_view(view.title, self.ask(name), self.still_mb / len(self.views), scripts))
+            except EvonbError as e: parts.append(f"{title}<p>{html.escape(str(e))}</p>")
+    return "".join(parts)
 
+# %% ../../nbs/widgets/10_explorer.ipynb #6a3a0c09
+@patch
+def kept(self: Explorer) -> str: # HTML, without plotly.js
+    "The page itself, for a saved notebook: with all values of its controls, or with fewer where that is too much."
+    needed = {n for v in self.views.values() for n in v.needs}
+    moving, only, plain = [n for n in self.controls if n in needed], {}, self.still(scripts=False)
+    while True:
+        controls, pages = self._kept_controls(only), Pages(self.keep_mb, self.keep_replies)
+        try: pages.keep(self, controls)
+        except TooLargePage:
+            if len(only) == len(moving): return plain
+            name = moving[len(moving) - 1 - len(only)] # the last one first
+            only[name] = [self.values[name]]
+            continue
+        spec = self._layout(controls.values())
+        if only: spec["subtitle"] += (" Kept as they stood, since all would be too large: "
+                                      f"{', '.join(self.controls[n].label for n in only)}.")
+        return stored_explorer(spec, {n: c.value for n, c in controls.items()}, pages, plain)
 
 # %% ../../nbs/widgets/10_explorer.ipynb #f9037799
+# JupyterLab's "model not found", where the widget is gone and what the notebook keeps stands below.
+_gone = ("<style>.jp-OutputArea-child:has(+ .jp-OutputArea-child .evonb-still) > .jupyter-widgets:not(:has(*)) "
+         "{ display: none; }</style>")
+
 @patch
 def _ipython_display_(self: Explorer):
-    "The live explorer, and its still as an output of its own: readers that know widgets show nothing beside one."
+    "The live explorer, and what is kept of it as an output of its own: readers that know widgets show nothing beside one."
     if os.environ.get("EVONB_STATIC") == "1": raise NotImplementedError # one piece of HTML is all there is
     from IPython.display import display
     live = self._repr_mimebundle_()
     display(*live[:1] if isinstance(live, tuple) else (live,), raw=True)
     needed = any(v.kind in self.plotly_kinds for v in self.views.values())
-    still = (plotly_once() if needed else "") + self.still()
-    display({"text/html": still, "text/plain": repr(self)}, raw=True)
-
+    shown = self.kept() if self.keep else self.still()
+    shown = f'{_gone}<div class="evonb-still" data-explorer="{self._spec["still"]}">{shown}</div>'
+    display({"text/html": (plotly_once() if needed else "") + shown, "text/plain": repr(self)}, raw=True)
 
 # %% ../../nbs/widgets/10_explorer.ipynb #81334d17
 @patch

@@ -8,7 +8,7 @@ __all__ = ['EXPLORERS', 'parts', 'explore', 'explore_pages']
 # %% ../../nbs/widgets/20_explorers.ipynb #20df54d7
 from pathlib import Path
 
-from ..core import check_choice, parsing
+from ..core import InputError, check_choice, parsing
 from ..kinds import refusal
 from ..registry import Registry
 from ..store import Run, open_run
@@ -37,7 +37,8 @@ def parts(
 # %% ../../nbs/widgets/20_explorers.ipynb #9157ebc6
 def explore(
     run, # a run, or its folder
-    part: str | None = None # one of `parts(run)`, such as "connectome", "population" or "alignment"; None: the first
+    part: str | None = None, # one of `parts(run)`, such as "connectome", "population" or "alignment"; None: the first
+    keep: bool = False # whether the notebook keeps the page itself, so that its controls move without a kernel
 ): # -> an Explorer
     "The explorer of a stored run; no model is loaded."
     run = run if isinstance(run, Run) else open_run(run)
@@ -46,7 +47,12 @@ def explore(
         shown = dict.fromkeys(k for name in EXPLORERS for k in EXPLORERS.entry(name).about.get("kinds", ()))
         raise refusal(run, "explorers show", *shown)
     made = EXPLORERS[check_choice(part or found[0], found, f"part of {run.path}")]
-    with parsing(f"What {run.path} holds"): return made(run)
+    with parsing(f"What {run.path} holds"): shown = made(run)
+    if not keep: return shown
+    if not hasattr(shown, "kept"): # of a plugin
+        raise InputError(f"keep is True, but {type(shown).__name__} isn't an Explorer. Leave it out.")
+    shown.keep = True
+    return shown
 
 # %% ../../nbs/widgets/20_explorers.ipynb #d4dd21c4
 def explore_pages(

@@ -70,13 +70,14 @@ const failure = ({ error, nothing }) => Object.assign(new Error(error ?? nothing
 /** The way to Python through the widget's own messages. */
 function kernelLink(model) {
   const waiting = new Map(), mark = Math.random().toString(36).slice(2);
-  let count = 0, pushed = () => {}, refreshed = () => {};
+  let count = 0, pushed = () => {}, refreshed = () => {}, answered = () => {};
   const send = (message) => new Promise((resolve, reject) => {
     const id = `${mark}-${++count}`;
     waiting.set(id, { resolve, reject });
     model.send({ ...message, id });
   });
   const heard = async (message, buffers = []) => {
+    answered();
     if (message?.refresh) return refreshed();
     const arrays = await Promise.all(buffers.map(inflate));
     if (message?.push) return pushed(message.push, { content: message.content, arrays });
@@ -93,6 +94,7 @@ function kernelLink(model) {
     setValues(values) { model.set("values", values); model.save_changes(); },
     onValues(heardValues) { model.on("change:values", heardValues); return () => model.off("change:values", heardValues); },
     onPush(draw, refresh) { pushed = draw; refreshed = refresh; },
+    onAnswer(heardFrom) { answered = heardFrom; },
     ask: (view, values) => send({ ask: view, values }),
     press(name) { model.send({ press: name }); },
     click(detail) { model.set("clicked", detail); model.save_changes(); },
@@ -272,7 +274,7 @@ function runView(host, painter, link, cache) {
   const fetchReply = async (key, values) => {
     const known = cache.get(key);
     if (known) return known;
-    const late = link.live && setTimeout(() => host.say("Waiting for Python: it may be busy with a cell, or gone."), 8000);
+    const late = link.live && setTimeout(() => host.say("Waiting for Python: it may be busy with a cell, or gone."), patience);
     try {
       const reply = await link.ask(view.name, values);
       if (late) host.say("");
@@ -508,13 +510,28 @@ function mount(root, link) {
   };
 }
 
-/** The widget's face: called by anywidget for each place where it is shown. */
+const patience = 8000; // ms without a word from Python, after which an explorer says so
+
+/** The widget's face: called by anywidget for each place where it is shown. What the notebook keeps beside it is hidden
+ *  while Python answers: a page may hold this widget long after its Python is gone. */
 function render({ model, el }) {
-  const still = model.get("_spec").still, hidden = document.createElement("style");
-  hidden.textContent = `.evonb-still[data-explorer="${still}"] { display: none; }`; // while the live one is there
+  const kept = `.evonb-still[data-explorer="${model.get("_spec").still}"]`, hidden = document.createElement("style");
+  hidden.textContent = `${kept} { display: none; }`;
   document.head.append(hidden);
-  const away = mount(el, kernelLink(model));
-  return () => { hidden.remove(); away(); };
+  const link = kernelLink(model), late = setTimeout(() => hidden.remove(), patience);
+  link.onAnswer(() => { clearTimeout(late); if (!hidden.isConnected) document.head.append(hidden); });
+  const away = mount(el, link);
+  return () => { clearTimeout(late); link.onAnswer(() => {}); hidden.remove(); away(); };
+}
+
+/** Call `start` when the element `id` is first seen. */
+function whenSeen(id, start) {
+  const seen = new IntersectionObserver(([entry]) => {
+    if (!entry.isIntersecting) return;
+    seen.disconnect();
+    start();
+  }, { rootMargin: "1000px" });
+  seen.observe(document.getElementById(id));
 }
 
 /** Draw the explorer whose replies stand in the page's element `ID-data`; it can be printed. */
