@@ -227,8 +227,11 @@ def individuals(
 _known_operators = dict(
     expert=Style("#8C8C8C", "solid", "circle"), crossover=Style("#0072B2", "solid", "square"),
     mutation=Style("#D55E00", "dash", "diamond"), succession=Style("#009E73", "dot", "triangle-up"))
-_other_operators = [Style("#CC79A7", "dashdot", "pentagon"), Style("#E69F00", "longdash", "star"),
-                    Style("#56B4E9", "longdashdot", "hexagon")]
+_other_operators = [Style(*s) for s in (
+    ("#CC79A7", "dashdot", "pentagon"), ("#E69F00", "longdash", "star"), ("#56B4E9", "longdashdot", "hexagon"),
+    ("#AA4499", "solid", "triangle-down"), ("#999933", "dash", "bowtie"), ("#CC6677", "dot", "hourglass"),
+    ("#44AA99", "dashdot", "triangle-left"), ("#A5682A", "longdash", "triangle-right"), ("#5D6BB8", "solid", "octagon"),
+    ("#6A8F2F", "dash", "hexagram"))]
 
 def operator_styles(
     operators # names, in the order of their appearance

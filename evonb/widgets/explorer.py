@@ -46,6 +46,7 @@ class Control(NamedTuple):
     unit: str = "" # behind a slider's number
     play: bool = False # whether a slider has a play button
     local: bool = False # True: only the page looks at it, so that no reply depends on it
+    instead: dict = {} # another control -> its value, as text -> what this one says then, having no choice
 
 # %% ../../nbs/widgets/10_explorer.ipynb #fce52161
 def _plain(value):
@@ -124,6 +125,7 @@ class View(NamedTuple):
     width: int = 1 # of two columns
     height: int = 420 # px
     description: str = "" # what a screen reader says of the picture
+    tab: str = "" # views of one tab stand together, and are drawn when it is opened; "": always there
 
 # %% ../../nbs/widgets/10_explorer.ipynb #86882f67
 def _finite(value):
@@ -212,6 +214,7 @@ class Explorer(anywidget.AnyWidget):
     still_seconds = 20 # the most that is worked for it; views that come later are told by their titles
     keep, keep_mb, keep_replies = False, 8, 600 # whether the notebook keeps the page itself, and the most that it holds
     plotly_kinds = {"plotly", "layers", "surface"} # kinds of views that draw with plotly.js
+    code = "" # Python that opens it anew, to which the page's "Copy code" adds where its controls stand
 
     def __init__(self,
         title: str, # what is explored; shown as text
@@ -250,7 +253,7 @@ class Explorer(anywidget.AnyWidget):
 @patch
 def _layout(self: Explorer, controls): # what the page is told, with these controls
     return dict(title=self.title, subtitle=self.subtitle, controls=[c._asdict() for c in controls],
-                views=[v._asdict() for v in self.views.values()])
+                views=[v._asdict() for v in self.views.values()], code=self.code)
 
 # %% ../../nbs/widgets/10_explorer.ipynb #0e727618
 @patch
@@ -268,6 +271,16 @@ def _checked(self: Explorer, given): # control -> value, of all that can be move
 def set(self: Explorer, **values):
     "Move controls by name, as a hand would; returns the explorer."
     self.values = {**self.values, **values}
+    return self
+
+# %% ../../nbs/widgets/10_explorer.ipynb #e5f8eb88
+@patch
+def opened_by(self: Explorer,
+    code: str # Python: an expression that makes it, perhaps after imports
+):
+    "Say how it is opened, for the page's button \"Copy code\"; returns the explorer."
+    self.code = str(code)
+    self._spec = {**self._spec, "code": self.code}
     return self
 
 # %% ../../nbs/widgets/10_explorer.ipynb #eb500976
@@ -410,13 +423,15 @@ def stored_explorer(
     spec: dict, # what the page is told
     values: dict, # where its controls stand
     pages: Pages, # its replies
-    plain: str = "" # HTML that stands there where no script runs; with it, the script waits until it is seen
+    plain: str = "", # HTML that stands there where no script runs; with it, the script waits until it is seen
+    alone: bool = False # whether it has the page, and with it the page's address, to itself
 ) -> str: # HTML, without plotly.js
     "An explorer and its replies as a piece of a page."
     name = f"evonb-{uuid.uuid4().hex}"
     data = json.dumps(dict(spec=spec, values=values, replies=pages.replies, blobs=pages.blobs), allow_nan=False,
                       separators=(",", ":")).replace("<", "\\u003c") # inside a script element nothing may end it
-    start = f'whenSeen("{name}", () => mountStored("{name}"))' if plain else f'mountStored("{name}")'
+    start = f'mountStored("{name}", {json.dumps(alone)})'
+    if plain: start = f'whenSeen("{name}", () => {start})'
     return (f'<style>{page_code("css")}</style><div id="{name}">{plain}</div>'
             f'<script type="application/json" id="{name}-data">{data}</script>'
             f'<script type="module">{page_code("js")}\n{start};</script>')
@@ -426,12 +441,14 @@ def stored_explorer(
 def fragment(self: Explorer,
     only: dict | None = None, # control -> values that are kept; None: all
     max_mb: float = 25, # the most that its replies may take
-    show: bool = False # whether progress is shown
+    show: bool = False, # whether progress is shown
+    alone: bool = False # whether it has the page, and with it the page's address, to itself
 ) -> str: # HTML, without plotly.js
     "The explorer as a piece of a page that needs no Python; figures need plotly.js on the page."
     controls, pages = self._kept_controls(only or {}), Pages(max_mb)
     pages.keep(self, controls, show)
-    return stored_explorer(self._layout(controls.values()), {n: c.value for n, c in controls.items()}, pages)
+    values = {n: c.value for n, c in controls.items()}
+    return stored_explorer(self._layout(controls.values()), values, pages, alone=alone)
 
 # %% ../../nbs/widgets/10_explorer.ipynb #ed39202b
 _page = """<!doctype html>
@@ -457,7 +474,7 @@ def to_html(self: Explorer,
 ): # -> the path, or the text
     "A page with its controls that needs neither Python nor a network."
     needed = any(v.kind in self.plotly_kinds for v in self.views.values())
-    text = _page.format(title=html.escape(self.title), body=self.fragment(only, max_mb, show),
+    text = _page.format(title=html.escape(self.title), body=self.fragment(only, max_mb, show, alone=True),
                         plotly=plotly_element() if needed else "")
     if path is None: return text
     with replacing(path) as f: f.write_text(text, encoding="utf-8")

@@ -46,12 +46,12 @@ def explore(
     if not found:
         shown = dict.fromkeys(k for name in EXPLORERS for k in EXPLORERS.entry(name).about.get("kinds", ()))
         raise refusal(run, "explorers show", *shown)
-    made = EXPLORERS[check_choice(part or found[0], found, f"part of {run.path}")]
-    with parsing(f"What {run.path} holds"): shown = made(run)
-    if not keep: return shown
-    if not hasattr(shown, "kept"): # of a plugin
-        raise InputError(f"keep is True, but {type(shown).__name__} isn't an Explorer. Leave it out.")
-    shown.keep = True
+    part = check_choice(part or found[0], found, f"part of {run.path}")
+    with parsing(f"What {run.path} holds"): shown = EXPLORERS[part](run)
+    if hasattr(shown, "opened_by"):
+        shown.keep = bool(keep)
+        return shown.opened_by(f"import evonb as ev\nev.explore({str(run.path)!r}, {part!r})")
+    if keep: raise InputError(f"keep is True, but {type(shown).__name__} isn't an Explorer. Leave it out.")
     return shown
 
 # %% ../../nbs/widgets/20_explorers.ipynb #d4dd21c4

@@ -53,8 +53,19 @@ class ExplorerDriver:
         return self.root.locator(f'[data-control="{name}"]').first
 
     def view(self, name: str):
-        "The section of a view."
-        return self.root.locator(f'section[data-view="{name}"]')
+        "The section of a view; its tab is opened."
+        section = self.root.locator(f'section[data-view="{name}"]')
+        tab = self.root.evaluate(
+            """(e, name) => [...e.querySelectorAll('section[data-view]')].find((s) => s.dataset.view === name)
+               ?.closest('[role=tabpanel][hidden]')?.dataset.tab ?? ''""", name)
+        if tab:
+            self.open(tab)._at_rest(name, section)
+        return section
+
+    def open(self, tab: str):
+        "Opens a tab."
+        self.root.get_by_role("tab", name=tab, exact=True).click()
+        return self
 
     def value(self, name: str):
         "What a control says: a truth value for a checkbox, else a number if it is one, else a text."
@@ -117,8 +128,9 @@ class ExplorerDriver:
         control.fill(str(lo))
 
     def names(self) -> list[str]:
-        "The names of the views, in order."
-        return self.root.locator("section[data-view]").evaluate_all("all => all.map(e => e.dataset.view)")
+        "The names of the views that are there to be seen (not those of tabs that aren't open), in order."
+        return self.root.locator("section[data-view]").evaluate_all(
+            "all => all.filter(e => !e.closest('[hidden]')).map(e => e.dataset.view)")
 
     def ready(self, name: str | None = None, state: str = "ready"):
         "Waits until a view (or all of them) has drawn the reply to what the controls say now."
@@ -129,7 +141,9 @@ class ExplorerDriver:
         return self
 
     def _settle(self, view: str):
-        section = self.view(view)
+        self._at_rest(view, self.view(view))
+
+    def _at_rest(self, view: str, section):
         with waiting(self.page, f"view {view} to be ready"):
             section.wait_for(state="attached")
             self._out_of_time(lambda: section.evaluate(AT_REST, SECONDS * 1000))

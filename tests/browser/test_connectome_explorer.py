@@ -11,7 +11,7 @@ import pytest
 from evonb.connectomes.wiring import compare
 from evonb.core import Seeds
 from evonb.training.connectome import Connectome
-from evonb.widgets.connectome import ConnectomeExplorer, example_connectome_run
+from evonb.widgets.connectome import ConnectomeExplorer, TokenFacts, example_connectome_run
 
 EVIL = "<img src=x onerror=window.hacked=1>"
 NAME = "transformer.h.1.mlp.c_fc.weight"
@@ -168,7 +168,7 @@ def test_too_large_and_pushed_replies(notebook_page, run_more, explorer):
 @pytest.fixture
 def stored_page(run, offline_page, tmp_path):
     def make(**options):
-        made = ConnectomeExplorer(run).set(layer=1, matrix="mlp.c_fc")
+        made = ConnectomeExplorer(run).set(layer=1, matrix="mlp.c_fc").opened_by(f"ConnectomeExplorer({str(run)!r})")
         only = dict(layer=[1], matrix=["mlp.c_fc", "attn.c_attn"], compare=["nothing", "own:0"])
         return offline_page(made.to_html(tmp_path / "connectome.html", only=only), **options)
     return make
@@ -321,3 +321,131 @@ def test_it_follows_its_column_in_light_and_dark(stored_page, explorer, assert_a
     seen.screenshot(f"connectome_explorer_{width}_{'dark' if dark else 'light'}")
     page.set_viewport_size(dict(width=700, height=900))
     page.wait_for_function("e => e.clientWidth > 600 && e.clientWidth < 700", arg=mask(seen).element_handle())
+
+
+# The map, tabs, tokens, orders, and what is handed on
+
+
+def matrices(seen):
+    "The map's buttons by the name of their matrix: what each says, and whether it is pressed."
+    told = seen.view("network").locator("[data-name]").evaluate_all(
+        "all => all.map((e) => [e.dataset.name, e.getAttribute('aria-label'), e.getAttribute('aria-pressed')])")
+    return {name: (label, pressed == "true") for name, label, pressed in told}
+
+
+def test_the_map_moves_the_explorer(stored_page, explorer, run, connectomes, assert_accessible):
+    page = stored_page()
+    seen = explorer(page).ready()
+    known = {n: (s != 0).float().mean() * 100 for n, s in connectomes[3].signs.items()}
+    seen.set("tint", "live weights").ready("network")
+    told = matrices(seen)
+    assert told.keys() == known.keys()
+    for name, (label, pressed) in told.items():
+        assert label.endswith(f"live weights: {known[name]:.1f} %") and pressed == (name == NAME)
+    seen.view("network").locator('[data-name="transformer.h.1.attn.c_attn.weight"]').click()
+    seen.until("matrix", "attn.c_attn").ready()
+    assert seen.canvas("mask")["matrix"] == "transformer.h.1.attn.c_attn.weight"
+    page.keyboard.press("ArrowDown")  # of attention's second matrix, to the MLP's first
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    seen.until("matrix", "mlp.c_fc").ready()
+    assert matrices(seen)[NAME][1] and seen.canvas("mask")["matrix"] == NAME
+    assert_accessible(page)
+
+
+def test_a_matrix_that_stands_alone_is_told(run, offline_page, explorer):
+    made = ConnectomeExplorer(run).set(layer="wte")
+    page = offline_page(made.to_html(only=dict(layer=["wte", 0], matrix=["mlp.c_fc"], compare=["nothing"])))
+    seen = explorer(page).ready()
+    told = "e => [e.disabled, e.selectedOptions[0].text]"
+    assert seen.control("matrix").evaluate(told) == [True, "wte, its only one"]
+    seen.set("layer", "block 0").ready()
+    assert seen.control("matrix").evaluate(told) == [False, "mlp.c_fc"]
+
+
+def test_the_address_and_the_code_say_what_is_shown(stored_page, explorer, run):
+    page = stored_page()
+    seen = explorer(page).ready()
+    seen.set("generation", 1).set("compare", "generation 0").set("order", "by live weights").ready()
+    seen.view("signs")
+    page.evaluate("() => { navigator.clipboard.writeText = async (text) => { globalThis.copied = text; }; }")
+    seen.press("Copy link")
+    page.wait_for_function("() => globalThis.copied")
+    link = page.evaluate("copied")
+    assert link == page.url and "generation=1" in link and "tab=Statistics" in link
+    seen.press("Copy code")
+    page.wait_for_function("() => copied.includes('set(')")
+    found = {}
+    exec(page.evaluate("copied").replace("ConnectomeExplorer(", "found['e'] = ConnectomeExplorer("),
+         dict(found=found, ConnectomeExplorer=ConnectomeExplorer))  # fmt: skip
+    wanted = dict(generation=1, layer=1, matrix="mlp.c_fc", compare="own:0", tint="spread", order="degree", threshold=0)
+    assert found["e"].values == wanted
+    again = page.context.new_page()
+    again.goto(link)
+    opened = explorer(again).ready()
+    assert opened.value("generation") == 1 and opened.value("order") == "degree"
+    assert opened.names()[-1] == "signs" and opened.canvas("mask")["mode"] == "difference"
+    again.evaluate("() => { location.hash = 'generation=2&layer=77&compare=%3Cimg%3E&tab=Heads'; }")
+    opened.until("generation", 2).ready()
+    assert opened.value("compare") == "nothing" and opened.value("layer") == 1 and opened.names()[-1] == "heads"
+
+
+def test_rows_are_sorted_and_found_again(stored_page, explorer, connectomes):
+    page, signs = stored_page(), connectomes[3].signs[NAME].numpy()
+    seen = explorer(page).set("order", "by live weights").ready()
+    degrees = (signs != 0).sum(1)
+    order = np.lexsort((np.arange(len(degrees)), -degrees))
+    for shown in (0, 5, len(order) - 2):
+        cells = [(shown, c) for c in range(0, signs.shape[1], 3)]
+        assert signs_drawn(seen, cells) == [int(signs[order[r], c]) for r, c in cells]
+    hover(seen, 3, 4)
+    assert seen.note("mask").startswith(f"row {order[3]} (hidden unit {order[3]}), column 4 ")
+    mask(seen).focus()
+    page.keyboard.press("Shift+ArrowDown")
+    d = seen.canvas("mask")
+    assert int(d["selectedLive"]) == np.count_nonzero(signs[order[3:5], 4:5])
+    seen.set("order", "by likeness").ready()
+    assert int(seen.canvas("mask")["live"]) == np.count_nonzero(signs)
+
+
+def test_like_rows_come_together(offline_page, explorer):
+    import torch
+    rng = np.random.default_rng(0)
+    kinds = rng.integers(0, 2, 40)
+    patterns = rng.choice(np.array([-1, 0, 1], np.int8), (2, 60))
+    signs = np.where(rng.random((40, 60)) < 0.1, 0, patterns[kinds]).astype(np.int8)
+    made = ConnectomeExplorer(Connectome({"w": torch.from_numpy(signs)}, {"w": signs.shape})).set(order="like")
+    page = offline_page(made.to_html(only=dict(compare=["nothing"])))
+    seen = explorer(page).ready("mask")
+    drawn = np.array(signs_drawn(seen, [(r, c) for r in range(40) for c in range(60)])).reshape(40, 60)
+    which = [int(np.argmax([(row == p).sum() for p in patterns])) for row in drawn]
+    assert sum(a != b for a, b in zip(which, which[1:])) == 1 and sorted(which) == sorted(kinds)
+
+
+def test_tokens_say_what_they_are_and_are_found(run, tmp_path, offline_page, explorer, assert_accessible):
+    made = ConnectomeExplorer(run).set(layer="wte")
+    n = made.wiring(3).shapes["transformer.wte.weight"][0]
+    texts = [f" w{i}" for i in range(n)]
+    texts[7], texts[20] = " <b>the</b>", "other"
+    made.source.tokens = lambda rows: TokenFacts(texts, np.arange(n) * 1000, "")
+    only = dict(layer=["wte"], matrix=["mlp.c_fc"], compare=["nothing"], generation=[3])
+    page = offline_page(made.to_html(only=only))
+    seen = explorer(page).ready()
+    hover(seen, 7, 2)
+    told = 'row 7 (token 7: " <b>the</b>", seen 7,000 times), column 2 (residual dimension 2)'
+    assert seen.note("mask").startswith(told)
+    field = page.get_by_label("Find a token: Enter goes to the next one")
+    field.fill("OTHER")
+    field.press("Enter")
+    assert seen.note("mask").startswith('row 20 (token 20: "other", seen 20,000 times)')
+    field.fill("the")
+    field.press("Enter")
+    assert "token 7" in seen.note("mask") and int(seen.canvas("mask")["row"]) == 7
+    field.fill("nowhere")
+    field.press("Enter")
+    assert seen.note("mask") == 'No token holds "nowhere".'
+    seen.set("order", "tokens by frequency").ready()
+    seen.press("Show all of the matrix")
+    hover(seen, 0, 2)
+    assert seen.note("mask").startswith(f"row {n - 1} (token {n - 1}")
+    assert_accessible(page)

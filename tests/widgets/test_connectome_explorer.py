@@ -148,9 +148,11 @@ def test_figures_show_what_is_stored(run, explorer):
     last = stored(run, 3)
     z = explorer.figure("layers").data[0].z
     assert np.allclose(z[:3, 3], [last.layer_density()[f"h.{i}"] for i in range(3)])
-    first = explorer.figure("matrices").data[0]
-    assert first.z[1, 0] == pytest.approx(last.matrix_density()["transformer.h.1.attn.c_attn.weight"])
+    explorer.set(tint="density")
+    first = explorer.figure("network").data[0]
+    assert first.z[1][0] == pytest.approx(100 * last.matrix_density()["transformer.h.1.attn.c_attn.weight"])
     assert list(first.customdata[1][0]) == [1, "attn.c_attn"]
+    explorer.set(tint="spread")
     signs, known = explorer.figure("signs"), last.summary()
     drawn = {tuple(p): y for t in signs.data for p, y in zip(t.customdata, t.y)}
     share = float(known.positive.sel(matrix="transformer.h.2.mlp.c_fc.weight"))
@@ -308,7 +310,7 @@ def test_names_with_html_are_text(run, tmp_path):
     made = ConnectomeExplorer({EVIL: c}, n_head=2)
     page = made.to_html(only=dict(compare=["nothing"]))
     assert EVIL not in page and "\\u003cimg" in page
-    for view in ("layers", "matrices", "signs", "in_degrees"):
+    for view in ("layers", "network", "signs", "in_degrees"):
         text = json.dumps(json.loads(made.figure(view).to_json())["layout"])
         assert "<img" not in text, view
     assert f"arm {EVIL}, seed 0" in [t for _, t in ConnectomeExplorer(run).controls["compare"].options]

@@ -3,6 +3,7 @@
 const maskLimit = 2 ** 29; // weights that one typed array of a page can be trusted to hold
 const maskSide = 16384; // px: the largest side of a canvas in every current browser
 const maskHues = { negative: [0, 114, 178], balanced: [140, 140, 140], positive: [213, 94, 0] };
+const maskDarkHues = { negative: [77, 171, 247], balanced: [150, 150, 150], positive: [255, 146, 43] }; // as bright on dark pages
 const maskChanges = { kept: [140, 140, 140], born: [0, 158, 115], died: [204, 121, 167], flipped: [230, 159, 0] };
 const maskWords = { "-1": "negative", 0: "no wire", 1: "positive" };
 const maskCell = 28; // px: a weight's side when zoomed in all the way
@@ -115,9 +116,9 @@ function maskStarts(n, first, scale, size, total) {
 }
 
 /** What full intensity and pure hue stand for: two standard deviations above a random wiring's blocks of this size. */
-function maskReach(density, weights) {
+function maskReach(density, weights, hues = maskHues) {
   const m = Math.max(1, weights);
-  return { full: Math.min(1, density + 2 * Math.sqrt(density * (1 - density) / m)) || 1,
+  return { hues, full: Math.min(1, density + 2 * Math.sqrt(density * (1 - density) / m)) || 1,
            strongest: Math.min(1, 2 / Math.sqrt(m * density || 1)) };
 }
 
@@ -129,7 +130,7 @@ const maskBlock = (density, weights) =>
 function maskSignPixel(data, i, counts, total, reach) {
   const [negative, positive] = counts, live = negative + positive;
   const hue = Math.max(-1, Math.min(1, (positive - negative) / live / reach.strongest));
-  const end = hue < 0 ? maskHues.negative : maskHues.positive, t = Math.abs(hue), grey = maskHues.balanced;
+  const hues = reach.hues ?? maskHues, end = hue < 0 ? hues.negative : hues.positive, t = Math.abs(hue), grey = hues.balanced;
   for (let k = 0; k < 3; k++) data[i + k] = grey[k] + t * (end[k] - grey[k]);
   data[i + 3] = 255 * Math.min(1, live / total / reach.full);
 }
@@ -218,13 +219,19 @@ function maskPart(axis, i) {
   return part ? `${part[3]} ${i - part[0]}` : "";
 }
 
-/** A weight in words. */
+/** A token in words: its text, and how often it occurs. */
+function maskToken(tokens, i) {
+  const text = tokens.texts ? `: ${JSON.stringify(tokens.texts[i])}` : "";
+  return `token ${i}${text}, seen ${maskCount(tokens.counts[i])} times${tokens.where ? ` in ${tokens.where}` : ""}`;
+}
+
+/** A weight in words; `row` is where it is shown. */
 function maskTold(shown, row, column) {
-  const i = row * shown.columns + column, sign = shown.signs[i];
-  const place = `row ${row} (${maskPart(shown.content.row_axis, row)}), `
+  const i = row * shown.columns + column, sign = shown.signs[i], at = shown.stored(row);
+  const place = `row ${at} (${shown.tokens ? maskToken(shown.tokens, at) : maskPart(shown.content.row_axis, at)}), `
     + `column ${column} (${maskPart(shown.content.column_axis, column)})`;
   if (!shown.there) return `${place}: ${maskWords[sign]}`;
-  const change = shown.codes[i] ? Object.keys(maskChanges)[shown.codes[i] - 1] : "in neither";
+  const change = shown.codes[i] ? shown.content.words[Object.keys(maskChanges)[shown.codes[i] - 1]] : "in neither";
   return `${place}: ${maskWords[sign]} here, ${maskWords[shown.there[i]]} in ${shown.content.compared}: ${change}`;
 }
 
@@ -245,11 +252,11 @@ const maskFile = (content, ending) =>
 
 /** Live weights of a rectangle as lines of text. */
 function maskCsv(shown, { rows: [r0, r1], columns: [c0, c1] }) {
-  const names = Object.keys(maskChanges), lines = [shown.there ? "row,column,sign,compared_sign,change" : "row,column,sign"];
+  const names = Object.keys(maskChanges).map((k) => shown.content.words?.[k]), lines = [shown.there ? "row,column,sign,compared_sign,change" : "row,column,sign"];
   for (let r = r0; r <= r1; r++) {
     for (let c = c0, i = r * shown.columns + c0; c <= c1; c++, i++) {
       if (!shown.codes[i]) continue;
-      lines.push(`${r},${c},${shown.signs[i]}` + (shown.there ? `,${shown.there[i]},${names[shown.codes[i] - 1]}` : ""));
+      lines.push(`${shown.stored(r)},${c},${shown.signs[i]}` + (shown.there ? `,${shown.there[i]},${names[shown.codes[i] - 1]}` : ""));
     }
   }
   return lines.join("\n") + "\n";
@@ -285,15 +292,16 @@ function maskParts(host) {
   const plain = (name) => { const c = make("canvas", { class: name }); c.setAttribute("aria-hidden", "true"); return c; };
   const over = plain("evonb-mask-over"), map = plain("evonb-mask-map");
   const top = plain("evonb-mask-top"), side = plain("evonb-mask-side");
+  const right = plain("evonb-mask-right"), bottom = plain("evonb-mask-bottom");
   const tip = make("div", { class: "evonb-tip", hidden: true });
   tip.setAttribute("aria-hidden", "true");
   const stage = make("div", { class: "evonb-mask-stage" }, canvas, over, map, tip);
   const tools = make("div", { class: "evonb-mask-tools", role: "group" });
   tools.setAttribute("aria-label", "Mask");
   const legend = make("div", { class: "evonb-mask-legend" });
-  host.root.replaceChildren(make("div", { class: "evonb-mask" }, stage, top, side),
+  host.root.replaceChildren(make("div", { class: "evonb-mask" }, stage, top, side, right, bottom),
                             make("div", { class: "evonb-mask-bar" }, tools, legend));
-  return { canvas, over, map, top, side, tip, stage, tools, legend };
+  return { canvas, over, map, top, side, right, bottom, tip, stage, tools, legend };
 }
 
 /** A button of the mask's own. */
@@ -318,7 +326,7 @@ function maskSignLegend(shown, reach) {
   for (let y = 0; y < 26; y++) {
     for (let x = 0; x < 121; x++) {
       const hue = x / 60 - 1, share = (26 - y) / 26;
-      maskSignPixel(image.data, 4 * (121 * y + x), [(1 - hue) / 2, (1 + hue) / 2], 1 / share, { full: 1, strongest: 1 });
+      maskSignPixel(image.data, 4 * (121 * y + x), [(1 - hue) / 2, (1 + hue) / 2], 1 / share, { hues: reach.hues, full: 1, strongest: 1 });
     }
   }
   maskContext(canvas).putImageData(image, 0, 0);
@@ -332,7 +340,7 @@ function maskSignLegend(shown, reach) {
 
 /** The legend of changes, with their counts. */
 function maskChangeLegend(shown) {
-  const said = { kept: "kept", born: "born (only here)", died: "died (only there)", flipped: "sign flipped" };
+  const said = shown.content.words;
   return Object.entries(maskChanges).map(([name, colour], i) =>
     maskSwatch(colour, `${said[name]} ${maskCount(shown.tally[i])}`, name));
 }
@@ -372,7 +380,7 @@ function maskGroups(axis) {
 
 /* -- The view ---------------------------------------------------------------------------------------------------- */
 
-/** What a reply holds, decoded and counted; what doesn't belong together is refused. */
+/** What a reply holds, decoded; what doesn't belong together is refused. */
 function maskRead({ content, arrays }) {
   const { rows, columns } = content, n = rows * columns;
   if (n > maskLimit) {
@@ -380,13 +388,101 @@ function maskRead({ content, arrays }) {
                     + "that a page can hold. Look at a part of it in Python.");
   }
   const bytes = arrays.map((a) => new Uint8Array(a)), { signs, live } = maskDecode(bytes[0], bytes[1], n);
-  const there = bytes.length > 2 ? maskDecode(bytes[2], bytes[3], n).signs : null;
-  const codes = there ? maskChangeCodes(signs, there) : maskSignCodes(signs), kinds = there ? 4 : 2;
-  const tally = maskTally(codes, kinds);
+  const there = content.compared === undefined ? null : maskDecode(bytes[2], bytes[3], n).signs;
+  const tokens = content.tokens === undefined ? null : JSON.parse(asText(arrays[content.tokens]));
+  const codes = there ? maskChangeCodes(signs, there) : maskSignCodes(signs), tally = maskTally(codes, there ? 4 : 2);
   const right = live === content.live && (!there || Object.keys(maskChanges).every((k, i) => content.counts[k] === tally[i]));
   if (!right) throw new Error(`The bit planes of ${content.matrix} don't hold what their counts say. Ask again, or report this.`);
-  return { content, rows, columns, signs, there, codes, tally, n: kinds, live,
-           density: (there ? tally.reduce((a, b) => a + b) : live) / n, levels: maskLevels(codes, rows, columns, kinds) };
+  return { content, rows, columns, signs, there, tokens, codes, tally, n: there ? 4 : 2, live,
+           density: (there ? tally.reduce((a, b) => a + b) : live) / n };
+}
+
+/** Live weights of each row and of each column. */
+function maskDegrees(signs, rows, columns) {
+  const down = new Int32Array(rows), across = new Int32Array(columns);
+  for (let r = 0, i = 0; r < rows; r++) for (let c = 0; c < columns; c++, i++) if (signs[i]) { down[r]++; across[c]++; }
+  return { down, across };
+}
+
+/** Where each row lies along the direction in which the rows' signs differ most (the first principal component, by power
+ *  iteration from a fixed start), so that rows with like wires come together. */
+function maskDirection(signs, rows, columns) {
+  const means = new Float64Array(columns), score = new Float64Array(rows);
+  let along = Float64Array.from({ length: columns }, (_, c) => Math.sin(1 + c * 2.399963));
+  for (let r = 0, i = 0; r < rows; r++) for (let c = 0; c < columns; c++, i++) means[c] += signs[i] / rows;
+  for (let turn = 0, most = rows * columns > 4e6 ? 6 : 20; turn < most; turn++) {
+    const middle = along.reduce((sum, v, c) => sum + v * means[c], 0), next = new Float64Array(columns);
+    let total = 0;
+    for (let r = 0, i = 0; r < rows; r++, i += columns) {
+      let sum = -middle;
+      for (let c = 0; c < columns; c++) if (signs[i + c]) sum += signs[i + c] * along[c];
+      score[r] = sum;
+      total += sum;
+      for (let c = 0; c < columns; c++) if (signs[i + c]) next[c] += signs[i + c] * sum;
+    }
+    for (let c = 0; c < columns; c++) next[c] -= means[c] * total;
+    const size = next.reduce((a, v) => Math.max(a, Math.abs(v)), 0) || 1;
+    along = next.map((v) => v / size);
+  }
+  return score;
+}
+
+/** The stored rows in the order in which they are shown, or null as they are stored. */
+function maskOrder(raw, order) {
+  const by = { degree: () => maskDegrees(raw.signs, raw.rows, raw.columns).down, seen: () => raw.tokens?.counts,
+               like: () => maskDirection(raw.signs, raw.rows, raw.columns) }[order]?.();
+  return by ? Int32Array.from({ length: raw.rows }, (_, i) => i).sort((a, b) => by[b] - by[a] || a - b) : null;
+}
+
+/** Rows of a matrix in another order. */
+function maskSorted(values, order, columns) {
+  const sorted = new values.constructor(values.length);
+  order.forEach((from, to) => sorted.set(values.subarray(from * columns, (from + 1) * columns), to * columns));
+  return sorted;
+}
+
+/** A reply as it is shown: its rows in the wanted order, their degrees, and its levels. */
+function maskArrange(raw, order) {
+  const rows = maskOrder(raw, order), sorted = (values) => (rows && values ? maskSorted(values, rows, raw.columns) : values);
+  const shown = { ...raw, order, signs: sorted(raw.signs), there: sorted(raw.there), codes: sorted(raw.codes),
+                  stored: (row) => (rows ? rows[row] : row), sorted: rows };
+  shown.degrees = maskDegrees(shown.signs, raw.rows, raw.columns);
+  shown.levels = maskLevels(shown.codes, raw.rows, raw.columns, raw.n);
+  const names = { degree: "by live weights", seen: "by frequency", like: "by likeness" };
+  shown.down = rows ? [[0, raw.rows, `${raw.tokens ? "tokens" : "rows"} ${names[order]}`, ""]] : raw.content.row_axis;
+  return shown;
+}
+
+/** Where the next token with this text is shown, from a row on: the text itself first, then what holds it; or -1. */
+function maskFind({ tokens, rows, stored }, text, from) {
+  const wanted = text.trim().toLowerCase(), plain = (row) => tokens.texts[stored(row)].trim().toLowerCase();
+  for (const fits of [(t) => t === wanted, (t) => t.includes(wanted)]) {
+    for (let k = 1; k <= rows; k++) if (fits(plain((from + k) % rows))) return (from + k) % rows;
+  }
+  return -1;
+}
+
+/** Live weights of what is seen, row by row or column by column, as bars along an edge; the line is their mean. */
+function maskMargin(canvas, degrees, length, first, scale, down, colours, ratio) {
+  const depth = 24, context = maskContext(canvas), most = degrees.reduce((a, b) => Math.max(a, b), 1), n = degrees.length;
+  canvas.width = Math.round((down ? depth : length) * ratio);
+  canvas.height = Math.round((down ? length : depth) * ratio);
+  Object.assign(canvas.style, { width: `${down ? depth : length}px`, height: `${down ? length : depth}px` });
+  canvas.title = `Live weights of each ${down ? "row" : "column"}: at most ${maskCount(most)}; the line is the mean`;
+  context.scale(ratio, ratio);
+  context.fillStyle = colours.soft;
+  context.globalAlpha = 0.6;
+  const bar = (at, size) => (down ? context.fillRect(2, at, size, 1) : context.fillRect(at, 2, 1, size));
+  for (let p = 0; p < length; p++) {
+    const a = Math.min(n - 1, Math.floor(first + p / scale)), b = Math.min(n, Math.max(a + 1, Math.floor(first + (p + 1) / scale)));
+    let sum = 0;
+    for (let i = a; i < b; i++) sum += degrees[i];
+    bar(p, (sum / (b - a) / most) * (depth - 4));
+  }
+  const mean = 2 + (degrees.reduce((a, b) => a + b, 0) / n / most) * (depth - 4);
+  context.fillStyle = colours.text;
+  context.globalAlpha = 1;
+  if (down) context.fillRect(mean, 0, 1, length); else context.fillRect(0, mean, length, 1);
 }
 
 /** What is seen: zoom, and the row and column at the upper left; sizes in CSS px. */
@@ -434,6 +530,7 @@ function maskOverlay(canvas, shown, sight, state, ink) {
   }
   context.fillStyle = ink.text;
   maskSeams(context, shown, sight, toX, toY);
+  maskHeads(context, shown, sight, toX, toY, ink);
   if (state.selection) maskFrame(context, state.selection, toX, toY, ink, true);
   if (state.cursor) {
     const { row, column } = state.cursor;
@@ -443,7 +540,7 @@ function maskOverlay(canvas, shown, sight, state, ink) {
 
 /** Thin lines where the parts of an axis meet: strong between groups, faint between heads. */
 function maskSeams(context, shown, sight, toX, toY) {
-  const { row_axis: down, column_axis: across } = shown.content;
+  const { down, content: { column_axis: across } } = shown;
   const seam = (axis, scale, draw) => axis.forEach(([start, length, group], i) => {
     if (!i) return;
     const between = axis[i - 1][2] !== group;
@@ -453,6 +550,20 @@ function maskSeams(context, shown, sight, toX, toY) {
   seam(down, sight.scaleY, (r) => context.fillRect(0, toY(r) - 0.5, sight.width, 1));
   seam(across, sight.scaleX, (c) => context.fillRect(toX(c) - 0.5, 0, 1, sight.height));
   context.globalAlpha = 1;
+}
+
+/** The names of heads where they begin, as far as there is room. */
+function maskHeads(context, shown, sight, toX, toY, ink) {
+  Object.assign(context, { font: "600 11px system-ui, sans-serif", textAlign: "left", lineWidth: 3, strokeStyle: ink.page, fillStyle: ink.text, lineJoin: "round" });
+  const name = (axis, scale, room, place) => axis.forEach(([start, length, , text]) => {
+    const head = /^head \d+/.exec(text)?.[0];
+    if (!head || length * scale < room) return;
+    const [x, y] = place(start);
+    context.strokeText(head, x, y);
+    context.fillText(head, x, y);
+  });
+  name(shown.down, sight.scaleY, 16, (r) => [4, Math.max(12, toY(r) + 12)]);
+  name(shown.content.column_axis, sight.scaleX, 48, (c) => [Math.max(4, toX(c) + 4), 12]);
 }
 
 /** A frame around rows and columns, both ends included, at least 5 px wide. */
@@ -474,11 +585,11 @@ function maskMinimap(canvas, shown, sight, look, ink) {
   if (canvas.hidden) return;
   const width = 132, height = Math.round(Math.min(120, Math.max(44, 132 * sight.height / sight.width)));
   const fitX = width / shown.columns, fitY = height / shown.rows, context = maskContext(canvas);
-  const key = [shown.content.key, look.threshold, width, height].join();
+  const key = [shown.content.key, shown.order, look.reach.hues === maskHues, look.threshold, width, height].join();
   if (canvas.evonbKey !== key) {
     const levels = maskLevels(shown.codes, shown.rows, shown.columns, shown.n), image = new ImageData(width, height);
     levels.plan(fitX, fitY, maskCell);
-    const reach = maskReach(shown.density, 1 / (fitX * fitY));
+    const reach = maskReach(shown.density, 1 / (fitX * fitY), look.reach.hues);
     maskPaint(image, levels.at(0), { left: 0, top: 0, scaleX: fitX, scaleY: fitY }, { ...look, reach });
     Object.assign(canvas, { evonbKey: key, evonbImage: image });
   }
@@ -490,14 +601,14 @@ function maskMinimap(canvas, shown, sight, look, ink) {
 }
 
 /** The selection as a picture: a weight is at least one pixel. */
-async function maskPng(shown, { rows: [r0, r1], columns: [c0, c1] }, page) {
+async function maskPng(shown, { rows: [r0, r1], columns: [c0, c1] }, page, hues) {
   const height = r1 - r0 + 1, width = c1 - c0 + 1, side = Math.max(width, height);
   if (side > maskSide) throw new Error(`A picture of ${maskCount(width)} x ${maskCount(height)} px is more than a canvas can hold `
                                        + `(${maskCount(maskSide)} px a side). Select a smaller part first.`);
   const size = Math.max(1, Math.floor(512 / side)), image = new ImageData(width * size, height * size);
   const level = { rows: shown.rows, columns: shown.columns, high: 1, wide: 1, codes: shown.codes };
   maskPaint(image, level, { left: c0, top: r0, scaleX: size, scaleY: size },
-            { ...shown, threshold: 0, reach: { full: 1, strongest: 1 } });
+            { ...shown, threshold: 0, reach: { hues, full: 1, strongest: 1 } });
   const drawn = make("canvas", { width: image.width, height: image.height }), out = make("canvas", { width: image.width, height: image.height });
   maskContext(drawn).putImageData(image, 0, 0);
   Object.assign(maskContext(out), { fillStyle: page }).fillRect(0, 0, out.width, out.height);
@@ -509,7 +620,8 @@ async function maskPng(shown, { rows: [r0, r1], columns: [c0, c1] }, page) {
 kinds.mask = (host) => {
   const parts = maskParts(host), { canvas, stage, tip } = parts, sight = maskSight(), { dataset } = canvas;
   const state = { cursor: null, selection: null, selecting: false, anchor: null };
-  let shown = null, frame = 0, repaint = false;
+  let raw = null, shown = null, frame = 0, repaint = false;
+  const hues = () => (host.dark() ? maskDarkHues : maskHues);
 
   const ink = () => {
     const css = getComputedStyle(host.root);
@@ -519,7 +631,7 @@ kinds.mask = (host) => {
   const look = () => {
     const weights = 1 / (sight.scaleX * sight.scaleY * sight.ratio ** 2), grain = maskBlock(shown.density, weights);
     return { n: shown.n, rows: shown.rows, columns: shown.columns, threshold: (host.values().threshold ?? 0) / 100, grain,
-             reach: maskReach(shown.density, weights * grain ** 2) };
+             reach: maskReach(shown.density, weights * grain ** 2, hues()) };
   };
 
   /** Fit the canvas to its column. */
@@ -552,7 +664,9 @@ kinds.mask = (host) => {
 
   /** What lies over and beside the mask. */
   const lines = (colours = ink(), style = look()) => {
-    const { row_axis: down, column_axis: across } = shown.content;
+    const { down, degrees, content: { column_axis: across } } = shown;
+    maskMargin(parts.right, degrees.down, sight.height, sight.top, sight.scaleY, true, colours, sight.ratio);
+    maskMargin(parts.bottom, degrees.across, sight.width, sight.left, sight.scaleX, false, colours, sight.ratio);
     maskOverlay(parts.over, shown, sight, state, colours);
     maskRuler(parts.top, sight.width, { parts: across, name: "column" }, sight.left, sight.scaleX, false, colours.soft, sight.ratio);
     maskRuler(parts.side, sight.height, { parts: down, name: "row" }, sight.top, sight.scaleY, true, colours.soft, sight.ratio);
@@ -577,7 +691,7 @@ kinds.mask = (host) => {
     state.cursor = cell;
     if (!cell) return;
     const text = maskTold(shown, cell.row, cell.column);
-    Object.assign(dataset, { row: cell.row, column: cell.column, sign: shown.signs[cell.row * shown.columns + cell.column], told: text });
+    Object.assign(dataset, { row: cell.row, column: cell.column, stored: shown.stored(cell.row), sign: shown.signs[cell.row * shown.columns + cell.column], told: text });
     host.say(text);
     return text;
   };
@@ -599,22 +713,23 @@ kinds.mask = (host) => {
     state.selection = { rows: sorted(a.row, b.row), columns: sorted(a.column, b.column) };
     if (!done) return;
     const { rows: [r0, r1], columns: [c0, c1] } = state.selection, found = maskStatistics(shown, state.selection);
-    host.say(`Selected rows ${r0} to ${r1}, columns ${c0} to ${c1}: ${maskCount(found.live)} of `
+    host.say(`Selected rows ${r0} to ${r1}${shown.sorted ? " as they are sorted" : ""}, columns ${c0} to ${c1}: ${maskCount(found.live)} of `
              + `${maskCount((r1 - r0 + 1) * (c1 - c0 + 1))} weights live (${(100 * found.density).toFixed(1)} %), `
              + `${maskCount(found.positive)} of them positive (${maskPercent(found.positive, found.live)}).`);
     Object.assign(dataset, { selection: `${r0}:${r1},${c0}:${c1}`, selectedLive: found.live, selectedPositive: found.positive });
-    host.click({ ...identity(), selection: { rows: [r0, r1], columns: [c0, c1], ...found } });
+    const which = shown.sorted ? { which: Array.from(shown.sorted.subarray(r0, r1 + 1)) } : {}; // the rows as they are stored
+    host.click({ ...identity(), selection: { rows: [r0, r1], columns: [c0, c1], ...which, ...found } });
   };
   const unselect = () => { state.selection = state.anchor = null; delete dataset.selection; };
 
   const identity = () => ({ matrix: shown.content.matrix, generation: shown.content.generation });
   const pick = ({ row, column }) =>
-    host.click({ row, column, sign: shown.signs[row * shown.columns + column], ...identity() });
+    host.click({ row: shown.stored(row), column, sign: shown.signs[row * shown.columns + column], ...identity() });
 
   const save = async (kind) => {
     const part = state.selection ?? whole();
     try {
-      if (kind === "png") return host.save(await maskPng(shown, part, ink().page), maskFile(shown.content, ".png"));
+      if (kind === "png") return host.save(await maskPng(shown, part, ink().page, hues()), maskFile(shown.content, ".png"));
       const { live } = maskStatistics(shown, part);
       if (live > 4e6) throw new Error(`${maskCount(live)} live weights are too many lines for a CSV: select a smaller part first.`);
       host.save(new Blob([maskCsv(shown, part)], { type: "text/csv" }), maskFile(shown.content, ".csv"));
@@ -634,6 +749,17 @@ kinds.mask = (host) => {
   tool("PNG", "png", "Save the selection, or all, as a PNG picture", () => save("png"));
   tool("CSV", "csv", "Save the live weights of the selection, or of all, as CSV", () => save("csv"));
   parts.tools.querySelector("[data-tool=select]").setAttribute("aria-pressed", "false");
+  const search = maskSearch((text) => {
+    const row = maskFind(shown, text, state.cursor?.row ?? -1);
+    if (row < 0) return host.say(`No token holds ${JSON.stringify(text.trim())}.`);
+    const column = state.cursor?.column ?? 0;
+    sight.zoomTo(shown, Math.max(sight.zoom, 0.6), 0, 0);
+    sight.top = row - sight.height / sight.scaleY / 2;
+    sight.settle(shown);
+    point({ row, column });
+    paint();
+  });
+  parts.tools.append(search);
 
   maskPointers(canvas, {
     ready: () => shown, sight, state, select, unselect, point, pick, showTip, zoomBy,
@@ -642,13 +768,16 @@ kinds.mask = (host) => {
   maskKeys(canvas, { ready: () => shown, sight, state, select, unselect, point, pick, showTip, zoomBy, now: paint });
 
   return {
-    async draw(reply) {
-      const began = performance.now(), fresh = maskRead(reply), { content } = fresh;
+    async draw(reply, values) {
+      const began = performance.now();
+      raw = maskRead(reply);
+      const fresh = maskArrange(raw, values?.order), { content } = fresh;
       const alike = shown && shown.rows === fresh.rows && shown.columns === fresh.columns && shown.content.matrix === content.matrix;
       dataset.decodeMs = (performance.now() - began).toFixed(1);
       shown = fresh;
       measure();
       if (!alike) { sight.zoom = 0; state.cursor = null; unselect(); }
+      search.hidden = !shown.tokens?.texts;
       sight.settle(shown);
       showTip("");
       for (const name of ["kept", "born", "died", "flipped"]) delete dataset[name];
@@ -660,11 +789,32 @@ kinds.mask = (host) => {
       else host.say(content.told);
       paint();
     },
-    restyle() { paint(); },
+    restyle(values) {
+      if (shown && (values?.order ?? shown.order) !== shown.order) {
+        shown = maskArrange(raw, values.order);
+        state.cursor = null;
+        unselect();
+        host.say(values.order === "seen" && !shown.sorted ? "Only tokens have a frequency: rows are shown as they are stored." : shown.content.told);
+      }
+      paint();
+    },
     resize() { const before = sight.width; measure(); if (shown && before !== sight.width) { sight.settle(shown); paint(); } },
     destroy() { cancelAnimationFrame(frame); shown = null; },
   };
 };
+
+/** A field in which a token is looked for: Enter goes to the next one. */
+function maskSearch(find) {
+  const field = make("input", { type: "search", class: "evonb-mask-search", placeholder: "Find a token", hidden: true });
+  field.setAttribute("aria-label", "Find a token: Enter goes to the next one");
+  field.addEventListener("keydown", (event) => {
+    event.stopPropagation(); // letters are no commands here
+    if (event.key !== "Enter") return;
+    event.preventDefault();
+    if (field.value.trim()) find(field.value);
+  });
+  return field;
+}
 
 /** Mouse, pen and fingers: hover, drag, select, click, wheel, pinch. */
 function maskPointers(canvas, on) {

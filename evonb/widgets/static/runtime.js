@@ -143,7 +143,15 @@ function selectControl(control, id, set) {
   const options = control.options.map(([, text], i) => make("option", { value: i, textContent: text }));
   const input = make("select", { id, data: { control: control.name } }, ...options);
   input.addEventListener("change", () => set(control.options[input.value][0]));
-  const show = (place) => { input.value = place; input.dataset.value = String(control.options[place]?.[0]); };
+  const only = make("option", { value: -1 });
+  const show = (place, values) => {
+    const said = Object.entries(control.instead ?? {}).map(([other, texts]) => texts[String(values[other])]).find(Boolean);
+    input.disabled = said !== undefined;
+    only.textContent = said ?? "";
+    if (said !== undefined) input.append(only); else only.remove();
+    input.value = said === undefined ? place : -1;
+    input.dataset.value = String(control.options[place]?.[0]);
+  };
   return { node: make("label", { class: "evonb-control" }, control.label, input), show };
 }
 
@@ -303,6 +311,7 @@ function runView(host, painter, link, cache) {
     host, painter,
     idle: () => !busy,
     update() {
+      if (host.section.closest("[hidden]")) return; // of a tab that isn't open
       wanted = JSON.stringify([view.name, pick(view.needs)]);
       if (wanted !== shown) { if (!busy) work(); return; }
       const style = JSON.stringify(pick(view.uses));
@@ -410,6 +419,127 @@ kinds.text = (host) => ({
   },
 });
 
+/* -- Tabs, and ways to hand on what is seen -------------------------------------------------------------------------- */
+
+/** The views that are always there, then those of tabs: one panel each, of which one is open; arrows move along. */
+function makeTabs(prefix, spec, views, opened, first) {
+  const grid = (shown) => make("div", { class: "evonb-views" }, ...shown.map((v) => v.host.section));
+  const names = [...new Set(spec.views.map((v) => v.tab).filter(Boolean))], of = (name) => views.filter((v) => (v.host.view.tab ?? "") === name);
+  if (!names.length) return { nodes: [grid(views)], open() {} };
+  const id = (i, what) => `${prefix}-${what}-${i}`;
+  const panels = names.map((name, i) => {
+    const panel = make("div", { class: "evonb-tabpanel", role: "tabpanel", id: id(i, "panel"), data: { tab: name } }, grid(of(name)));
+    panel.setAttribute("aria-labelledby", id(i, "tab"));
+    return panel;
+  });
+  const buttons = names.map((name, i) => {
+    const button = make("button", { type: "button", class: "evonb-tab", role: "tab", id: id(i, "tab"), textContent: name, data: { tab: name } });
+    button.setAttribute("aria-controls", id(i, "panel"));
+    button.addEventListener("click", () => open(name));
+    return button;
+  });
+  const open = (name, quiet) => {
+    if (!names.includes(name)) return;
+    names.forEach((n, i) => {
+      panels[i].hidden = n !== name;
+      buttons[i].setAttribute("aria-selected", n === name);
+      buttons[i].tabIndex = n === name ? 0 : -1;
+    });
+    if (!quiet) opened(name);
+  };
+  const list = make("div", { class: "evonb-tabs", role: "tablist" }, ...buttons);
+  list.setAttribute("aria-label", `More of: ${spec.title}`);
+  list.addEventListener("keydown", (event) => {
+    const at = buttons.indexOf(event.target), n = names.length;
+    const to = { ArrowRight: at + 1, ArrowLeft: at - 1 + n, Home: 0, End: n - 1 }[event.key];
+    if (at < 0 || to === undefined) return;
+    event.preventDefault();
+    event.stopPropagation();
+    open(names[to % n]);
+    buttons[to % n].focus();
+  });
+  open(names.includes(first) ? first : names[0], true);
+  return { nodes: [grid(of("")), list, ...panels], open };
+}
+
+/** A value as Python writes it. */
+function asPython(value) {
+  if (value === null || value === undefined) return "None";
+  if (typeof value === "boolean") return value ? "True" : "False";
+  return typeof value === "number" ? String(value) : JSON.stringify(value);
+}
+
+/** Python that opens the explorer and moves its controls to where they stand. */
+function stateCode(spec, values) {
+  const set = spec.controls.filter((c) => c.kind !== "button").map((c) => `${c.name}=${asPython(values[c.name])}`);
+  return `${spec.code}${set.length ? `.set(${set.join(", ")})` : ""}`;
+}
+
+/** Put text on the clipboard, in whichever way this page may; false where it may not. */
+async function copyText(text) {
+  try { await navigator.clipboard.writeText(text); return true; } catch { /* not allowed here: the old way */ }
+  const area = make("textarea", { value: text, readOnly: true });
+  area.style.cssText = "position: fixed; opacity: 0";
+  document.body.append(area);
+  area.select();
+  try { return document.execCommand("copy"); } catch { return false; } finally { area.remove(); }
+}
+
+/** Buttons that copy a link to this state, where the address says it, and the code that shows it. */
+function shareTools(spec, link) {
+  const box = make("span", { class: "evonb-share" }), said = make("output", { class: "evonb-share-said" });
+  const add = (name, label, text) => {
+    const button = make("button", { type: "button", class: "evonb-button", textContent: label, data: { share: name } });
+    button.addEventListener("click", async () => {
+      const copied = text(), done = await copyText(copied);
+      button.dataset.copied = copied;
+      said.textContent = done ? "Copied." : `Copy it from here: ${copied}`;
+      setTimeout(() => { if (done) said.textContent = ""; }, 4000);
+    });
+    box.append(button);
+  };
+  if (link.address) add("link", "Copy link", link.address);
+  if (spec.code) add("code", "Copy code", () => stateCode(spec, link.values()));
+  if (box.childElementCount) box.append(said);
+  return box;
+}
+
+/** Keep the page's address in step with the controls of a stored explorer, and follow it when it is changed. */
+function followAddress(link) {
+  const { spec } = link, moving = spec.controls.filter((c) => c.kind !== "button"), first = { ...link.values() };
+  const firstTab = spec.views.map((v) => v.tab).find(Boolean);
+  let draw = () => {}, openTab = () => {};
+  const read = () => {
+    const told = new URLSearchParams(location.hash.slice(1)), values = { ...first };
+    for (const control of moving) {
+      const found = control.options.find(([v]) => told.has(control.name) && String(v) === told.get(control.name));
+      if (found) values[control.name] = found[0];
+    }
+    return { values, tab: told.get("tab") ?? firstTab };
+  };
+  const write = () => {
+    const values = link.values(), told = new URLSearchParams();
+    for (const c of moving) if (values[c.name] !== first[c.name]) told.set(c.name, String(values[c.name]));
+    if (link.tab && link.tab !== firstTab) told.set("tab", link.tab);
+    const hash = told.size ? `#${told}` : "";
+    if (hash !== location.hash) history.replaceState(null, "", location.href.split("#")[0] + hash);
+  };
+  const { setValues, onValues } = link, begun = read();
+  link.tab = begun.tab;
+  setValues(begun.values);
+  link.setValues = (values) => { setValues(values); write(); };
+  link.onValues = (heard) => { draw = heard; return onValues(heard); };
+  link.onTab = (open) => { openTab = open; };
+  link.moved = write;
+  link.address = () => { write(); return location.href; };
+  addEventListener("hashchange", () => {
+    const { values, tab } = read();
+    setValues(values);
+    openTab(tab);
+    draw();
+  });
+}
+
 /* -- The explorer ------------------------------------------------------------------------------------------------ */
 
 /** Call `changed` when the page turns dark or light; returns how to stop. */
@@ -479,10 +609,17 @@ function mount(root, link) {
   const form = make("form", { class: "evonb-controls" }, ...controls.map((c) => c.node));
   form.addEventListener("submit", (event) => event.preventDefault());
   form.setAttribute("aria-label", `Controls of: ${spec.title}`);
-  box.append(form, make("div", { class: "evonb-views" }, ...views.map((v) => v.host.section)));
+  const share = shareTools(spec, link);
+  if (share.childElementCount) form.append(share);
+  const tabs = makeTabs(prefix, spec, views, (name) => {
+    if (link.tab !== name) { link.tab = name; link.moved?.(); }
+    update();
+    fit();
+  }, link.tab);
+  box.append(form, ...tabs.nodes);
   const update = () => {
     controls.forEach((c, i) => {
-      if (shown[i].kind !== "button") c.show(shown[i].options.findIndex(([v]) => v === link.values()[shown[i].name]));
+      if (shown[i].kind !== "button") c.show(shown[i].options.findIndex(([v]) => v === link.values()[shown[i].name]), link.values());
     });
     views.forEach((v) => v.update());
   };
@@ -495,6 +632,7 @@ function mount(root, link) {
   const fit = () => views.forEach((v) => { if (v.host.root.clientWidth) v.host.redrawn(v.painter.resize?.()); });
   link.onPush((name, reply) => views.find((v) => v.host.view.name === name)?.push(reply),
               () => { cache.clear(); views.forEach((v) => v.again()); });
+  link.onTab?.((name) => tabs.open(name));
   const forget = link.onValues(update), unwatch = watchTheme(dress);
   const sizes = new ResizeObserver(() => { // its first call comes when the explorer is in the page: only then its colours are known
     dress();
@@ -534,10 +672,13 @@ function whenSeen(id, start) {
   seen.observe(document.getElementById(id));
 }
 
-/** Draw the explorer whose replies stand in the page's element `ID-data`; it can be printed. */
-function mountStored(id) {
+/** Draw the explorer whose replies stand in the page's element `ID-data`; it can be printed. When it is `alone`, the
+ *  page's address says where its controls stand. */
+function mountStored(id, alone = false) {
   const data = JSON.parse(document.getElementById(`${id}-data`).textContent), root = document.getElementById(id);
-  mount(root, storedLink(data));
+  const link = storedLink(data);
+  if (alone) followAddress(link);
+  mount(root, link);
   const again = () => root.dispatchEvent(new Event("evonb-dress"));
   const narrow = () => {
     root.classList.add("evonb-paper");

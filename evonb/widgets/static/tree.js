@@ -85,14 +85,24 @@ function treeAbout(data, i) {
 
 /* -- Marks ------------------------------------------------------------------------------------------------------- */
 
+/** Shapes of marks: corners, where the first one points, and size; of pairs of triangles, which way they lie. */
+const treeShapes = { square: [4, 0.785, 1.13], diamond: [4, 0, 1.25], "triangle-up": [3, -1.571, 1.3], "triangle-down": [3, 1.571, 1.3],
+                     "triangle-left": [3, 3.142, 1.3], "triangle-right": [3, 0, 1.3], pentagon: [5, -1.571, 1.15], hexagon: [6, 0, 1.1],
+                     octagon: [8, 0.393, 1.08], star: [10, -1.571, 1.45], hexagram: [12, -1.571, 1.4] };
+
 /** Add an operator's mark to a path. */
 function treeMark(path, symbol, x, y, r) {
-  const corners = { square: [4, 0.785, 1.13], diamond: [4, 0, 1.25], "triangle-up": [3, -1.571, 1.3], pentagon: [5, -1.571, 1.15],
-                    hexagon: [6, 0, 1.1], star: [10, -1.571, 1.45] }[symbol];
+  const pairs = { bowtie: [[-1, -1], [1, 1], [1, -1], [-1, 1]], hourglass: [[-1, -1], [1, -1], [-1, 1], [1, 1]] }[symbol];
+  if (pairs) {
+    pairs.forEach(([a, b], k) => path[k ? "lineTo" : "moveTo"](x + a * r, y + b * r));
+    path.closePath();
+    return;
+  }
+  const corners = treeShapes[symbol];
   if (!corners) { path.moveTo(x + r, y); path.arc(x, y, r, 0, 6.2832); return; }
-  const [n, turn, size] = corners;
+  const [n, turn, size] = corners, inner = { star: 0.5, hexagram: 0.58 }[symbol] ?? 1;
   for (let k = 0; k < n; k++) {
-    const far = r * size * (symbol === "star" && k % 2 ? 0.5 : 1), angle = turn + (6.28319 * k) / n;
+    const far = r * size * (k % 2 ? inner : 1), angle = turn + (6.28319 * k) / n;
     path[k ? "lineTo" : "moveTo"](x + far * Math.cos(angle), y + far * Math.sin(angle));
   }
   path.closePath();
