@@ -6,15 +6,12 @@
 __all__ = ['ramp', 'Band', 'seed_band', 'block_means', 'rgba', 'add_band', 'seeds_text', 'spread_text', 'by_evolution',
            'loss_curves', 'half_widths', 'difference_text', 'each_newborn', 'final_losses', 'one_evolution',
            'generation_curves', 'ramp_colour', 'add_scale', 'training_curves', 'matrix_place', 'density_map',
-           'block_share', 'mask_map', 'sweep_curve']
+           'matrix_map', 'block_share', 'mask_map', 'sweep_curve']
 
 # %% ../../nbs/plots/14_connectome.ipynb #76c6b85a
-import base64
 import itertools
 import math
 import re
-import struct
-import zlib
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +20,7 @@ from plotly.subplots import make_subplots
 
 from ..connectomes.arms import REFERENCE
 from ..core import InputError, check_choice, check_positive
+from .picture import png_uri
 from .style import NothingToPlot, arm_style, figure, label, line_colour, values
 from ..statistics import counted, family_text, p_text
 
@@ -309,7 +307,7 @@ def matrix_place(
 ) -> tuple[int | None, str]: # its block, or None, and its kind
     "Which block a matrix belongs to, and which of the block's matrices it is."
     bare = re.sub(r"\.weight$", "", re.sub(r"^transformer\.", "", name))
-    m = re.fullmatch(r"(?:.*\.)?h\.(\d+)\.(.+)", bare)
+    m = re.fullmatch(r"(?:.*?\.)?\w+\.(\d+)\.(.+)", bare) # h.0 of GPT, model.layers.0 of Llama
     return (int(m[1]), m[2]) if m else (None, bare)
 
 # %% ../../nbs/plots/14_connectome.ipynb #06866b00
@@ -358,6 +356,32 @@ def density_map(
                   bgcolor=line_colour, borderwidth=0)
     return fig.update_layout(sliders=[slider] if sliding else [])
 
+# %% ../../nbs/plots/14_connectome.ipynb #b20d2a88
+def matrix_map(
+    given: dict, # parameter name -> value; nan where it isn't known
+    title: str, # what it is, and of which connectome
+    subtitle: str = "", # how to read it
+    spec: str = ".2f" # how a value is written
+) -> go.Figure:
+    "One value for every matrix, block by block."
+    if not np.isfinite(np.array(list(given.values()), float)).any(): raise NothingToPlot(f"No value is known: {title}.")
+    layers, kinds, at, others = _grid(list(given))
+    numbers = list(given.values())
+    parts = [([[(l, k) for k in kinds] for l in layers], list(map(_two_lines, kinds)), [f"block {l}" for l in layers]),
+             ([[(None, k) for k in others]], list(map(label, others)), ["outside"])]
+    parts = [p for p in parts if p[1]] # places, names across, names down
+    rows = [len(places) for places, _, _ in parts]
+    fig = figure(label(title), subtitle, 44 * sum(rows) + 190, make_subplots(
+        len(rows), 1, row_heights=rows, vertical_spacing=min(.9, 60 / (44 * sum(rows) + 60))))
+    for row, (places, x, y) in enumerate(parts, 1):
+        z = [[numbers[at[p]] if p in at else np.nan for p in line] for line in places]
+        clicked = [[[v for v in place if v is not None] for place in line] for line in places]
+        fig.add_heatmap(z=z, x=x, y=y, row=row, col=1, coloraxis="coloraxis", texttemplate=f"%{{z:{spec}}}", xgap=2, ygap=2,
+                        hoverongaps=False, customdata=clicked, hovertemplate=f"%{{y}}, %{{x}}: %{{z:{spec}}}<extra></extra>")
+    fig.update_yaxes(autorange="reversed", showgrid=False)
+    fig.update_xaxes(showgrid=False, tickangle=0, tickfont=dict(size=12))
+    return fig.update_layout(coloraxis=dict(colorscale="Cividis", showscale=False))
+
 # %% ../../nbs/plots/14_connectome.ipynb #bf1e9384
 def block_share(
     signs, # (n_rows, n_columns) int8 in {-1, 0, +1}
@@ -373,15 +397,6 @@ def block_share(
     live, net, size = (np.add.reduceat(np.add.reduceat(a, down, axis=0, dtype=np.int32), across, axis=1)
                        for a in (signs != 0, signs, np.ones(signs.shape, np.int8))) # (down, across)
     return live / size, net / np.maximum(live, 1)
-
-# %% ../../nbs/plots/14_connectome.ipynb #4ce80e72
-def _png(rgba): # (height, width, 4) uint8
-    "An image as PNG (RFC 2083), in a data URI."
-    chunk = lambda kind, data: struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-    rows = b"".join(b"\0" + row.tobytes() for row in rgba)
-    head = struct.pack(">IIBBBBB", rgba.shape[1], rgba.shape[0], 8, 6, 0, 0, 0)
-    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows, 9)) + chunk(b"IEND", b"")
-    return "data:image/png;base64," + base64.b64encode(data).decode()
 
 # %% ../../nbs/plots/14_connectome.ipynb #cd71f53e
 _negative, _balanced, _positive = "#0072B2", "#8C8C8C", "#D55E00"
@@ -423,7 +438,7 @@ def mask_map(
     how = f"each tile: one matrix, at most {n_cells} × {n_cells} blocks<br>full intensity: {full:.0%} of a block live"
     fig = figure(label(title), how, height=86 * (1 + max(r for r, _, _ in tiles)) + 236)
     hover = np.stack([100 * share, 100 * net], -1).round().astype(np.int8)
-    fig.add_image(source=_png(_mask_rgba(share, net, full, strongest)), customdata=hover,
+    fig.add_image(source=png_uri(_mask_rgba(share, net, full, strongest)), customdata=hover,
                   hovertemplate="%{customdata[0]} % live, net sign %{customdata[1]} %<extra></extra>")
     scale = [(0, _negative), (.5, _balanced), (1, _positive)]
     add_scale(fig, -100 * strongest, 100 * strongest, "net sign: + minus −, in % of live weights", scale)
