@@ -230,7 +230,7 @@ _known_operators = dict(
 _other_operators = [Style(*s) for s in (
     ("#CC79A7", "dashdot", "pentagon"), ("#E69F00", "longdash", "star"), ("#56B4E9", "longdashdot", "hexagon"),
     ("#AA4499", "solid", "triangle-down"), ("#999933", "dash", "bowtie"), ("#CC6677", "dot", "hourglass"),
-    ("#44AA99", "dashdot", "triangle-left"), ("#A5682A", "longdash", "triangle-right"), ("#5D6BB8", "solid", "octagon"),
+    ("#44AA99", "dashdot", "triangle-left"), ("#A5682A", "longdash", "triangle-right"), ("#5D6BB8", "solid", "cross"),
     ("#6A8F2F", "dash", "hexagram"))]
 
 def operator_styles(

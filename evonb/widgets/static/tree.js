@@ -85,16 +85,20 @@ function treeAbout(data, i) {
 
 /* -- Marks ------------------------------------------------------------------------------------------------------- */
 
-/** Shapes of marks: corners, where the first one points, and size; of pairs of triangles, which way they lie. */
+/** Shapes of marks by their corners, as multiples of the radius; others by their number, where the first points, and size. */
+const treeOutlines = {
+  bowtie: [[-1, -1], [1, 1], [1, -1], [-1, 1]], hourglass: [[-1, -1], [1, -1], [-1, 1], [1, 1]],
+  cross: [[-1.1, -0.4], [-0.4, -0.4], [-0.4, -1.1], [0.4, -1.1], [0.4, -0.4], [1.1, -0.4], [1.1, 0.4], [0.4, 0.4], [0.4, 1.1], [-0.4, 1.1], [-0.4, 0.4], [-1.1, 0.4]],
+};
 const treeShapes = { square: [4, 0.785, 1.13], diamond: [4, 0, 1.25], "triangle-up": [3, -1.571, 1.3], "triangle-down": [3, 1.571, 1.3],
                      "triangle-left": [3, 3.142, 1.3], "triangle-right": [3, 0, 1.3], pentagon: [5, -1.571, 1.15], hexagon: [6, 0, 1.1],
-                     octagon: [8, 0.393, 1.08], star: [10, -1.571, 1.45], hexagram: [12, -1.571, 1.4] };
+                     star: [10, -1.571, 1.45], hexagram: [12, -1.571, 1.4] };
 
 /** Add an operator's mark to a path. */
 function treeMark(path, symbol, x, y, r) {
-  const pairs = { bowtie: [[-1, -1], [1, 1], [1, -1], [-1, 1]], hourglass: [[-1, -1], [1, -1], [-1, 1], [1, 1]] }[symbol];
-  if (pairs) {
-    pairs.forEach(([a, b], k) => path[k ? "lineTo" : "moveTo"](x + a * r, y + b * r));
+  const outline = treeOutlines[symbol];
+  if (outline) {
+    outline.forEach(([a, b], k) => path[k ? "lineTo" : "moveTo"](x + a * r, y + b * r));
     path.closePath();
     return;
   }
