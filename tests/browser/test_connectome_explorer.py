@@ -403,7 +403,9 @@ def test_rows_are_sorted_and_found_again(stored_page, explorer, connectomes):
     mask(seen).focus()
     page.keyboard.press("Shift+ArrowDown")
     d = seen.canvas("mask")
-    assert int(d["selectedLive"]) == np.count_nonzero(signs[order[3:5], 4:5])
+    (r0, r1), column = map(int, d["selection"].split(",")[0].split(":")), 4
+    assert r0 == 3 < r1 and d["selection"] == f"{r0}:{r1},4:4"
+    assert int(d["selectedLive"]) == np.count_nonzero(signs[order[r0:r1 + 1], column])
     seen.set("order", "by likeness").ready()
     assert int(seen.canvas("mask")["live"]) == np.count_nonzero(signs)
 
