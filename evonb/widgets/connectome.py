@@ -26,6 +26,7 @@ from ..core import DamagedFileError, EvonbError, InputError, Seeds, check_positi
 from ..kinds import refusal
 from ..plots import connectome as plots
 from ..plots.examples import example_signs
+from ..plots.wiring import wiring_map
 from ..statistics import chance_interval, wilson_interval
 from ..store import Run, create_run, open_run, read_dataset, read_tensors, replacing
 from ..training.connectome import Connectome, matrix_roles, pack_signs, stored_shapes, unpack_signs
@@ -216,6 +217,7 @@ class Source:
     names: str = "Generation" # what the keys of `wirings` are
     tokens: object = None # function: number of rows -> TokenFacts; None where no text is known
     tints: list = field(default_factory=list) # of Tint: values of matrices that the map can show
+    statistics: Path | None = None # where the statistics of the wiring are, once `evonb wiring` has measured them
 
     def told(self, key) -> str: return f"generation {key}" if self.names == "Generation" else str(key)
 
@@ -246,7 +248,7 @@ def run_source(
     corpus, tints = run.file("corpus"), run.file("attribution.zarr.zip")
     tokens = (lambda n: corpus_tokens(corpus, n)) if corpus.is_dir() else None
     return Source(run.path.resolve().name, there, read(stored), read(arms), n_head, tokens=tokens,
-                  tints=read_tints(tints) if tints.is_file() else [])
+                  tints=read_tints(tints) if tints.is_file() else [], statistics=run.file("wiring.zarr.zip"))
 
 # %% ../../nbs/widgets/12_connectome.ipynb #08fad44b
 def find_source(
@@ -551,7 +553,7 @@ def _controls(source, layers, seed):
             slider("threshold", "Hide blocks below", 0, 100, 1, unit="% live", local=True)]
 
 # %% ../../nbs/widgets/12_connectome.ipynb #b850f41f
-def _views():
+def _views(source):
     here = ("generation", "layer", "matrix")
     return [
         View("network", "network", "The network", ("generation",), ("tint", "layer", "matrix"), width=2,
@@ -569,7 +571,9 @@ def _views():
              description="Distribution of live weights a column, against a random control's."),
         View("signs", "plotly", "Signs", ("generation",), click=dict(layer="key0", matrix="key1"), width=2,
              tab="Statistics", description="Share of positive weights of each matrix, with intervals."),
-    ]
+        *([View("statistics", "plotly", "Beside a random wiring", ("generation",), width=2, tab="Statistics", height=700,
+                description="Each statistic of each matrix, in standard deviations from a random control's.")]
+          if source.statistics else [])]
 
 # %% ../../nbs/widgets/12_connectome.ipynb #1380a8e5
 class ConnectomeExplorer(Explorer):
@@ -589,7 +593,7 @@ class ConnectomeExplorer(Explorer):
         how = ("Orange: positive wires, blue: negative ones. From afar colour is a block's net sign and intensity its "
                "share of live weights. Zoom with + and −, Ctrl and the wheel, or a double click; drag to move it, "
                "with Shift to select.")
-        super().__init__(title, _controls(self.source, self.layers, control_seed), _views(),
+        super().__init__(title, _controls(self.source, self.layers, control_seed), _views(self.source),
                          " ".join(filter(None, [self.source.about, how])))
         def keep_selection(change):
             new = change["new"]
@@ -798,6 +802,21 @@ def difference_table(self: ConnectomeExplorer, generation, layer, matrix, compar
     if compare == "nothing": note = "Choose something to compare with, and this table tells the differences."
     return Reply.of_table(rows, None, note, names.index(shown))
 
+# %% ../../nbs/widgets/12_connectome.ipynb #c9529ee5
+@patch
+def statistics_reply(self: ConnectomeExplorer, generation) -> Reply: # of the kind "plotly"
+    "What is peculiar about a generation's wiring, if that was measured."
+    path = self.source.statistics
+    if not path.is_file():
+        raise plots.NothingToPlot("Degrees' inequality, feedback loops, modules and more haven't been measured beside "
+                                  f"random wirings yet: evonb wiring {path.parent}")
+    found = read_dataset(path)
+    if generation not in found.generation.values: # measured before it was pruned, or of a wiring that was given
+        raise plots.NothingToPlot(f"{self.source.told(generation).capitalize()} isn't among those that were measured: "
+                                  f"evonb wiring {path.parent}")
+    null = "random" if "random" in found.null.values else str(found.null.values[0])
+    return Reply.of_figure(wiring_map(found, null, generation))
+
 # %% ../../nbs/widgets/12_connectome.ipynb #b6d45216
 @patch
 def reply(self: ConnectomeExplorer, view: str, values: dict) -> Reply:
@@ -813,6 +832,7 @@ def reply(self: ConnectomeExplorer, view: str, values: dict) -> Reply:
             raise plots.NothingToPlot(f"Pruning took the same share of every layer. Live weights: {shares}.")
         return Reply.of_figure(layer_densities(found, self.source.names.lower()))
     if view == "network": return self.network_reply(generation)
+    if view == "statistics": return self.statistics_reply(generation)
     if view == "signs":
         wiring, layers = self.wiring(generation), layers_of(self.wiring(generation).shapes)
         counts = {(l, k): (wiring.n_positive(n), wiring.n_live(n)) for l, ks in layers.items() for k, n in ks.items()}

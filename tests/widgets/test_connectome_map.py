@@ -126,6 +126,20 @@ def test_a_panel_that_pruning_made_uniform_is_a_sentence():
         made.ask("layers")
 
 
+def test_statistics_stand_beside_the_signs_once_they_are_measured(tmp_path):
+    from evonb.connectomes.statistics import measure_run
+    run = ce.example_connectome_run(tmp_path / "run", Seeds(1), n_generations=2, n_layers=1, width=8, arms=())
+    made = ConnectomeExplorer(run)
+    with pytest.raises(plots_style.NothingToPlot, match="haven't been measured.*evonb wiring"):
+        made.ask("statistics")
+    found = measure_run(run, ("random",), n_draws=3, last=True, show=False)
+    z = made.figure("statistics", generation=1).data[0]
+    assert set(z.y) <= set(map(str, found.statistic.values)) and np.isfinite(np.array(z.z, float)).any()
+    assert [v.tab for v in made.views.values()].count("Statistics") == 2
+    both = ConnectomeExplorer({"a": stored(run, 0)})
+    assert "statistics" not in both.views
+
+
 # Tokens
 
 
