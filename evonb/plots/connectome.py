@@ -140,7 +140,8 @@ def loss_curves(
         fig.add_scatter(x=x, y=y, mode="lines", line=dict(color=rgba(arm_style(arm).colour, .55), width=1),
                         legendgroup=str(arm), showlegend=False,
                         hovertemplate=f"{label(arm)}, training, step %{{x:.0f}}: %{{y:.4f}}<extra></extra>")
-    mean = f"one {unit}" if max(sizes) == 1 else f"mean over {unit + 's' if len(sizes) > 1 else counted(max(sizes), unit)}"
+    over = f"{unit}s" if len(sizes) > 1 else counted(max(sizes), unit)
+    mean = f"one {unit}" if max(sizes) == 1 else f"mean over {over}"
     how = [mean, "band: " * bool(spread_text(sizes)) + spread_text(sizes), _thin(in_mean) if in_mean else ""]
     fig.update_layout(title_subtitle_text="; ".join(filter(None, how)), xaxis_title="training step")
     return fig.update_layout(yaxis_title="validation loss (nats/token)" if not train else "loss (nats/token)")
@@ -241,7 +242,8 @@ def generation_curves(
         ys = np.atleast_2d(ys) # (n_lineages, n_generations): one line an evolution
         for k, y in enumerate(ys):
             ok, which = np.isfinite(y), f"evolution {k}, " * (len(ys) > 1)
-            fig.add_scatter(x=generations[ok], y=y[ok], row=row, col=1, name=name, mode="lines+markers", legendgroup=name,
+            fig.add_scatter(x=generations[ok], y=y[ok], row=row, col=1, name=name, mode="lines+markers",
+                            legendgroup=name,
                             line=dict(color=colour, dash=dash, width=2), marker=dict(symbol=symbol, size=8),
                             hovertemplate=f"{which}generation %{{x}}: %{{y:.4g}}{unit}", opacity=1 if k == 0 else .55,
                             showlegend=row == 2 and k == 0)
@@ -376,8 +378,9 @@ def matrix_map(
     for row, (places, x, y) in enumerate(parts, 1):
         z = [[numbers[at[p]] if p in at else np.nan for p in line] for line in places]
         clicked = [[[v for v in place if v is not None] for place in line] for line in places]
-        fig.add_heatmap(z=z, x=x, y=y, row=row, col=1, coloraxis="coloraxis", texttemplate=f"%{{z:{spec}}}", xgap=2, ygap=2,
-                        hoverongaps=False, customdata=clicked, hovertemplate=f"%{{y}}, %{{x}}: %{{z:{spec}}}<extra></extra>")
+        fig.add_heatmap(z=z, x=x, y=y, row=row, col=1, coloraxis="coloraxis", texttemplate=f"%{{z:{spec}}}",
+                        xgap=2, ygap=2, hoverongaps=False, customdata=clicked,
+                        hovertemplate=f"%{{y}}, %{{x}}: %{{z:{spec}}}<extra></extra>")
     fig.update_yaxes(autorange="reversed", showgrid=False)
     fig.update_xaxes(showgrid=False, tickangle=0, tickfont=dict(size=12))
     return fig.update_layout(coloraxis=dict(colorscale="Cividis", showscale=False))

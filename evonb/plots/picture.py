@@ -98,7 +98,8 @@ def _ticks(ruler): # pairs of a number and its text
     s, (low, high) = ruler.set, sorted(ruler.span)
     if s.tickvals is not None:
         at = ruler.numbers(s.tickvals)
-        texts = s.ticktext if s.ticktext is not None else [f"{v:g}" if not isinstance(v, str) else v for v in s.tickvals]
+        plain = [v if isinstance(v, str) else f"{v:g}" for v in s.tickvals]
+        texts = plain if s.ticktext is None else s.ticktext
     elif ruler.seen: at, texts = np.arange(len(ruler.seen)), list(ruler.seen)
     elif ruler.log():
         at = np.arange(math.ceil(low), math.floor(high) + 1)
@@ -134,7 +135,8 @@ def _mark(x, y, r, symbol): # as a piece of an SVG path
     if symbol in ("cross", "x"):
         d = ((r, 0), (0, r)) if symbol == "cross" else ((.7 * r, .7 * r), (.7 * r, -.7 * r))
         return "".join(f"M{x - a:.1f} {y - b:.1f}l{2 * a:.1f} {2 * b:.1f}" for a, b in d)
-    if symbol not in _corners: return f"M{x - r:.1f} {y:.1f}a{r:g} {r:g} 0 1 0 {2 * r:g} 0a{r:g} {r:g} 0 1 0 {-2 * r:g} 0"
+    half = lambda d: f"a{r:g} {r:g} 0 1 0 {d:g} 0"
+    if symbol not in _corners: return f"M{x - r:.1f} {y:.1f}{half(2 * r)}{half(-2 * r)}"
     n, turn, size = _corners[symbol]
     at = [(x + r * size * math.cos(turn + 2 * math.pi * k / n), y + r * size * math.sin(turn + 2 * math.pi * k / n))
           for k in range(n)]
@@ -226,7 +228,8 @@ def _heatmap(trace, X, Y, scale): # each cell a rectangle; many of them as an im
     x, y, z = _grid_places(trace, X, Y)
     known = z[np.isfinite(z)]
     low, high = (b if a is None else a for a, b in ((scale[1], known.min(initial=0)), (scale[2], known.max(initial=1))))
-    colours = np.array(_on_scale(scale[0], ((z - low) / ((high - low) or 1)).clip(0, 1).ravel()), object).reshape(z.shape)
+    share = ((z - low) / ((high - low) or 1)).clip(0, 1)
+    colours = np.array(_on_scale(scale[0], share.ravel()), object).reshape(z.shape)
     half = [abs(r.at(1) - r.at(0)) / 2 * (np.diff(v).min() if len(v) > 1 else 1) for r, v in ((X, x), (Y, y))]
     gap = (trace.xgap or 0) / 2
     if z.size > 4000: return _pixels(colours, X.at(x), Y.at(y), half)

@@ -195,14 +195,14 @@ def read_tints(
     """Values of matrices that another analysis left in a run.
 
     Every variable of the dataset over the one dimension `matrix` is a mapping from matrices' names to values. Its
-    attributes `long_name` and `units` are its label and unit. What has values on both sides of 0 is tinted from there."""
+    attributes `long_name` and `units` are its label and unit. With values below 0 the tint begins at 0."""
     found, dataset = [], read_dataset(path)
     for name, v in sorted(dataset.data_vars.items()):
         if v.dims != ("matrix",) or v.dtype.kind not in "fiu": continue
         given = {str(m): float(x) for m, x in zip(v["matrix"].values, v.values)}
         signed = any(x < 0 for x in given.values())
-        unit = str(v.attrs.get("units", ""))
-        found.append(Tint(str(v.attrs.get("long_name", name)), given, 0. if signed else None, f" {unit}" if unit else ""))
+        label, unit = (str(v.attrs.get(k, other)) for k, other in (("long_name", name), ("units", "")))
+        found.append(Tint(label, given, 0. if signed else None, f" {unit}" if unit else ""))
     return found
 
 # %% ../../nbs/widgets/12_connectome.ipynb #be1139cb
@@ -527,7 +527,7 @@ def layer_densities(
 # %% ../../nbs/widgets/12_connectome.ipynb #0217af82
 _tints = dict( # what the map can always be tinted by -> label, how it is written, the value without a colour, about it
     spread=("spread of degrees against chance", "×", 1.,
-            "A random wiring of as many weights has 1: orange matrices have hubs, blue ones are more even than chance."),
+            "A random wiring of as many weights has 1: orange matrices have hubs, blue ones are evener than chance."),
     positive=("positive among live weights", "%", 50., "Half of the wires of a balanced matrix are positive."),
     density=("live weights", "%", None, "The share of weights that are live; pruning takes the same of every matrix."))
 
@@ -571,8 +571,8 @@ def _views(source):
              description="Distribution of live weights a column, against a random control's."),
         View("signs", "plotly", "Signs", ("generation",), click=dict(layer="key0", matrix="key1"), width=2,
              tab="Statistics", description="Share of positive weights of each matrix, with intervals."),
-        *([View("statistics", "plotly", "Beside a random wiring", ("generation",), width=2, tab="Statistics", height=700,
-                description="Each statistic of each matrix, in standard deviations from a random control's.")]
+        *([View("statistics", "plotly", "Beside a random wiring", ("generation",), width=2, tab="Statistics",
+                height=700, description="Each statistic of each matrix, in standard deviations from chance.")]
           if source.statistics else [])]
 
 # %% ../../nbs/widgets/12_connectome.ipynb #1380a8e5
@@ -677,7 +677,8 @@ def _counts(self: ConnectomeExplorer, wiring, other, name, said): # what became 
 @patch
 def _words(self: ConnectomeExplorer, compare, generation, said): # what wires are called beside this
     kind = compare.partition(":")[0]
-    if kind == "own": return change_words() if self.source.names == "Generation" else change_words(str(generation), said)
+    if kind == "own" and self.source.names == "Generation": return change_words()
+    if kind == "own": return change_words(str(generation), said)
     return change_words("the connectome", "the control")
 
 # %% ../../nbs/widgets/12_connectome.ipynb #02ccc204
@@ -741,7 +742,9 @@ def _own_tint(wiring, key): # of `_tints`, for one wiring
     label, unit, middle, _ = _tints[key]
     find = dict(spread=degree_spread, density=lambda w, n: 100 * w.density(n),
                 positive=lambda w, n: 100 * w.n_positive(n) / w.n_live(n) if w.n_live(n) else math.nan)[key]
-    return Tint(label, {n: find(wiring, n) for n in wiring.shapes}, middle, f" {unit}", *((".2f", True) if key == "spread" else (".1f",)))
+    spread = key == "spread"
+    values = {n: find(wiring, n) for n in wiring.shapes}
+    return Tint(label, values, middle, f" {unit}", ".2f" if spread else ".1f", log=spread)
 
 # %% ../../nbs/widgets/12_connectome.ipynb #69a3622b
 def _tint_reply(name, tint, generation, nodes, about=""): # as the page takes it
@@ -749,8 +752,9 @@ def _tint_reply(name, tint, generation, nodes, about=""): # as the page takes it
     values = [given.get(n["name"], math.nan) for n in nodes]
     known = [v for v in values if math.isfinite(v)]
     texts = [f"{v:{tint.spec}}{tint.unit}" if math.isfinite(v) else "" for v in values]
-    return dict(name=name, label=tint.label, unit=tint.unit, middle=tint.middle, log=tint.log and min(known, default=0) > 0,
-                low=min(known, default=None), high=max(known, default=None), values=values, texts=texts, about=about)
+    low, high = min(known, default=None), max(known, default=None)
+    return dict(name=name, label=tint.label, unit=tint.unit, middle=tint.middle, log=tint.log and (low or 0) > 0, low=low,
+                high=high, values=values, texts=texts, about=about)
 
 # %% ../../nbs/widgets/12_connectome.ipynb #9d7d4069
 @patch

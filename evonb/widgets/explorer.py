@@ -551,7 +551,7 @@ _gone = ("<style>.jp-OutputArea-child:has(+ .jp-OutputArea-child .evonb-still) >
 
 @patch
 def _ipython_display_(self: Explorer):
-    "The live explorer, and what is kept of it as an output of its own: readers that know widgets show nothing beside one."
+    "The live explorer, and what is kept as an output of its own: readers that know widgets show nothing beside one."
     if os.environ.get("EVONB_STATIC") == "1": raise NotImplementedError # one piece of HTML is all there is
     from IPython.display import display
     live = self._repr_mimebundle_()
