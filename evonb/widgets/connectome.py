@@ -753,8 +753,8 @@ def _tint_reply(name, tint, generation, nodes, about=""): # as the page takes it
     known = [v for v in values if math.isfinite(v)]
     texts = [f"{v:{tint.spec}}{tint.unit}" if math.isfinite(v) else "" for v in values]
     low, high = min(known, default=None), max(known, default=None)
-    return dict(name=name, label=tint.label, unit=tint.unit, middle=tint.middle, log=tint.log and (low or 0) > 0, low=low,
-                high=high, values=values, texts=texts, about=about)
+    return dict(name=name, label=tint.label, unit=tint.unit, middle=tint.middle, log=tint.log and (low or 0) > 0,
+                low=low, high=high, values=values, texts=texts, about=about)
 
 # %% ../../nbs/widgets/12_connectome.ipynb #9d7d4069
 @patch
