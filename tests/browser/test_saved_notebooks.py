@@ -38,6 +38,13 @@ def executed(monkeypatch, cells=CELLS, state=False):
     return made
 
 
+def trust(lab, name):
+    "Sign a notebook, so that its scripts may run."
+    done = subprocess.run([sys.executable, "-m", "jupyter", "trust", name], cwd=lab.root, env=lab.env,
+                          capture_output=True, timeout=300)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
 def test_an_exported_page_draws_its_figures_without_a_network(watched, tmp_path, monkeypatch, screenshot, explorer):
     made = executed(monkeypatch)
     (tmp_path / "page.html").write_text(HTMLExporter().from_notebook_node(made)[0], encoding="utf-8")
@@ -64,15 +71,13 @@ def test_a_notebook_opened_again_shows_what_it_keeps(lab, fresh_kernels, watched
     cells = [*CELLS, f"'trusted: {trusted}'"]  # another signature
     nbformat.write(executed(monkeypatch, cells), lab.root / "again.ipynb")
     if trusted:
-        done = subprocess.run([sys.executable, "-m", "jupyter", "trust", "again.ipynb"], cwd=lab.root, env=lab.env,
-                              capture_output=True, timeout=300)  # fmt: skip
-        assert done.returncode == 0, done.stderr
+        trust(lab, "again.ipynb")
     page, _ = watched(lab.url, GONE)
     notebook.open_notebook(page, lab, "again.ipynb")
     kept = page.locator(".evonb-still")
     kept.first.wait_for(state="visible")
     assert kept.count() == 2
-    if not trusted:  # words and pictures' words: JupyterLab takes scripts and images away
+    if not trusted:  # JupyterLab takes scripts away: words and pictures stay
         for still in (kept.first, kept.last):
             assert "Slope: 3" in still.inner_text() and still.locator("img").get_attribute("alt") == "Figure: Rise"
         return
@@ -81,15 +86,3 @@ def test_a_notebook_opened_again_shows_what_it_keeps(lab, fresh_kernels, watched
     kept.last.scroll_into_view_if_needed()
     moved = explorer(page).ready().set("slope", 4).ready()
     assert moved.plot("line")["data"][0]["y"] == [0, 4]
-
-
-
-def test_a_widget_whose_python_is_gone_lets_its_still_be_seen(lab, fresh_kernels, watched, monkeypatch, explorer):
-    made = executed(monkeypatch, [*CELLS[:1], CELLS[2]], state=True)
-    assert made.metadata["widgets"], "the widget itself is stored, and is drawn without Python"
-    nbformat.write(made, lab.root / "gone.ipynb")
-    page, _ = watched(lab.url, GONE)
-    notebook.open_notebook(page, lab, "gone.ipynb")
-    seen = explorer(page)
-    page.locator(".evonb-still").wait_for(state="visible")
-    assert "Waiting for Python" in seen.note("line")
