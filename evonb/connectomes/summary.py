@@ -9,8 +9,10 @@ __all__ = ['NEWBORN_UNITS', 'LINEAGE_UNITS', 'unseen_loss', 'newborn_units', 'co
 import numpy as np
 
 from .arms import MAIN_CONTROL, REFERENCE
+from ..core import to_dict
 from ..statistics import describe, family_text, judge_family, p_text, paired_difference, units_text, verdict
 from ..store import read_dataset
+from ..training.architectures import architecture_text
 
 # %% ../../nbs/connectomes/18_summary.ipynb #e520f91c
 def unseen_loss(
@@ -108,4 +110,4 @@ def summarise(
         for a, d in compare_arms({a: ds[name].sel(arm=a).values for a in arms}).items(): arms[a][k] = d
     return dict(arms=arms, generations=_summarise_generations(exp.run), corpus=exp.corpus.info, ci=0.95,
                 n_seeds=exp.config.development.n_seeds, n_evolutions=exp.config.n_lineages,
-                statement=connectome_statement(arms))
+                architecture=architecture_text(to_dict(exp.config.model)), statement=connectome_statement(arms))

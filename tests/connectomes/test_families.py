@@ -65,8 +65,9 @@ def test_two_generations_and_three_arms_of(family, shard, tmp_path):
             model.config.model_type.startswith(family.removesuffix("3")) and told[arm]["n_live"] == wiring.n_trainable
         )
     check_sparse(load_newborn(run, "connectome"), wiring)
+    # Bloom has no field for its MLP's width, so its weights come in steps
     small = n_parameters(load_newborn(run, "dense_matched"))
-    assert small == told["dense_matched"]["n_live"] and abs(small / wiring.n_trainable - 1) < 0.06
+    assert small == told["dense_matched"]["n_live"] and abs(small / wiring.n_trainable - 1) < 0.1
     assert all(np.isfinite(a["test_loss"]["mean"]) for a in told.values())
     known = load_generation(run, 0)
     both = [known.signs[n] != 0 for n in wiring.signs], [s != 0 for s in wiring.signs.values()]
