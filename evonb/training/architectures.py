@@ -28,6 +28,7 @@ from ..core import InputError, Seeds, check_choice, check_positive, expect, near
 from .connectome import matrix_roles
 from .gpt import GPTConfig, ModelConfig, meta_model, new_gpt
 from .limits import check_causal
+from .linear import Product, onednn_pays, patched
 from .loading import quiet_transformers, some_names
 
 # %% ../../nbs/training/11_architectures.ipynb #d1c3a72a
@@ -199,11 +200,27 @@ def causal_loss(
     nats = F.cross_entropy(logits, targets.flatten(), reduction=check_choice(reduction, ("mean", "none"), "reduction"))
     return nats if reduction == "mean" else nats.view(targets.shape)
 
+# %% ../../nbs/training/11_architectures.ipynb #67279521
+def _fast_map(module, x):
+    "What a linear map or a Conv1D gives, multiplied by oneDNN where that is faster."
+    if not onednn_pays(x, module.weight): return type(module).forward(module, x)
+    weight = module.weight if type(module) is nn.Linear else module.weight.t() # (n_out, n_in)
+    y = Product.apply(x, weight, None)
+    return y if module.bias is None else y + module.bias
+
+def _fast_loss(model, maps, x, targets, reduction="mean"):
+    with patched(model, maps): return causal_loss(model, x, targets, reduction)
+
+# %% ../../nbs/training/11_architectures.ipynb #fc4a6a02
 def loss_of(
-    model: nn.Module # a GPT, or any causal language model
+    model: nn.Module, # a GPT, or any causal language model
+    fast: bool = False # multiply as fast as this machine can; not where blocks are computed again in the backward pass
 ): # -> (x, targets, reduction="mean") -> nats per token
     "A model's own loss, or that of its logits."
-    return getattr(model, "loss", None) or partial(causal_loss, model)
+    if own := getattr(model, "loss", None): return own
+    if not fast: return partial(causal_loss, model)
+    maps = {n: partial(_fast_map, m) for n, m in model.named_modules() if type(m) in (nn.Linear, Conv1D)}
+    return partial(_fast_loss, model, maps)
 
 # %% ../../nbs/training/11_architectures.ipynb #bf4c78cf
 def check_wirable(

@@ -27,7 +27,15 @@ from evonb.training.architectures import (
 from evonb.training.base import load_model, save_model
 from evonb.training.connectome import Connectome, inherit, matrix_roles, parameter_shapes, wired_parameters
 from evonb.training.gpt import GPTConfig, ModelConfig, meta_model, n_parameters
-from evonb.training.lifetime import Lifetime, LifetimeConfig, load_checkpoint, lr_factor, own_state, window_losses
+from evonb.training.lifetime import (
+    Compute,
+    Lifetime,
+    LifetimeConfig,
+    load_checkpoint,
+    lr_factor,
+    own_state,
+    window_losses,
+)
 
 pytestmark = pytest.mark.numerics
 
@@ -123,6 +131,33 @@ def test_a_lifetime_equals_a_plain_masked_loop(family):
     assert np.allclose(life.train_loss, losses, atol=2e-5)
     for p, q in zip(life.model.parameters(), reference.parameters()):
         assert torch.allclose(p, q, atol=5e-5)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "phi", "falcon"])
+def test_fast_products_give_the_same_loss_and_gradients(family):
+    "With biases, with Conv1D, and with linear maps of a class of their own; enough tokens that they pay."
+    x = torch.from_numpy(IDS[: 32 * 17].astype(np.int64)).view(32, 17)
+    found = []
+    for fast in (False, True):
+        model = new_model(config_of(family), Seeds(0))
+        loss = loss_of(model, fast)(x[:, :-1], x[:, 1:])
+        loss.backward()
+        assert not any("forward" in vars(m) for m in model.modules())  # nothing is left behind
+        found.append((loss.detach(), torch.cat([p.grad.reshape(-1) for p in model.parameters()])))
+    assert all(torch.allclose(a, b, atol=1e-5, rtol=1e-4) for a, b in zip(*found))
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_blocks_that_are_computed_again_give_the_same(family):
+    config = config_of(family)
+    lives = [
+        Lifetime(new_model(config, Seeds(1)), IDS, IDS[-600:], replace(LIFE, batch_size=32), Seeds(2), compute=c)
+        for c in (Compute(), Compute(gradient_checkpointing=True))
+    ]
+    for life in lives:
+        for _ in range(3):
+            life.one_step()
+    assert np.allclose(lives[0].train_loss, lives[1].train_loss, atol=1e-5)
 
 
 @pytest.mark.parametrize("family, more", [("gpt2", dict(resid_pdrop=0.1, attn_pdrop=0.1)), ("llama", {})])
