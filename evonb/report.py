@@ -264,7 +264,8 @@ def arms_result(
 ) -> str:
     "What came out, in a sentence and a table."
     if not summary.get("arms"): raise plots.NothingToPlot("no arm has been raised.")
-    return f"<p class='statement'>{esc(summary.get('statement', ''))}</p>{results_table(summary)}"
+    model = f"<p>Model: {esc(summary['architecture'])}.</p>" if summary.get("architecture") else ""
+    return f"<p class='statement'>{esc(summary.get('statement', ''))}</p>{model}{results_table(summary)}"
 
 # %% ../nbs/80_report.ipynb #2dd4be00
 connectome_page.figures("Growing up: the arms", plots.loss_curves, needs=("development.zarr.zip",))

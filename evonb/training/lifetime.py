@@ -416,7 +416,8 @@ def training_loss(
     if compute.gradient_checkpointing:
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable(dict(use_reentrant=False))
-    return torch.compile(loss_of(model)) if compute.compile else loss_of(model)
+    if compute.compile: return torch.compile(loss_of(model))
+    return loss_of(model, fast=not compute.gradient_checkpointing)
 
 # %% ../../nbs/training/16_lifetime.ipynb #5e209c62
 class Lifetime:
