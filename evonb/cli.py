@@ -179,6 +179,7 @@ def connectome_text(
                 f"{f'; {units}' * bool(units)}; {how}", *columns(rows)]
         if edge: out += [f"lr at the edge of those tried for: {', '.join(edge)}; a better one may lie beyond (--lrs)"]
         out = [summary["statement"], "", *out, *unseen_text(summary)]
+    if summary.get("architecture"): out += ["", f"Model: {summary['architecture']}."]
     return "\n".join(out)
 
 # %% ../nbs/84_cli.ipynb #ad44ea8f
@@ -469,9 +470,10 @@ def do_develop(
     if bool(args.run) == bool(args.connectome):
         raise InputError("Name either a run to develop in, or --connectome FILE and --corpus for a new one.")
     if args.connectome: return work_on(args, ("develop",), args.resume)
-    if args.corpus or args.out or args.seed or args.set:
-        raise InputError(f"{args.run} has its corpus, seed and settings already; an existing run takes only --arms, "
-                         "--seeds, --lrs, --evolutions, --ray and --device. For other settings begin another run.")
+    if args.corpus or args.out or args.seed or args.set or args.model:
+        raise InputError(f"{args.run} has its corpus, model, seed and settings already; an existing run takes only "
+                         "--arms, --seeds, --lrs, --evolutions, --ray and --device. For other settings begin another "
+                         "run.")
     with _fleet(args) as fleet:
         finish(ability("connectome", "extend")(args.run, arm_changes(args), fleet=fleet, compute=_compute(args),
                                                n_evolutions=args.evolutions))
