@@ -18,7 +18,7 @@ import threading
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -91,6 +91,7 @@ class ServerBackend(Backend):
         self.backoff, self._rng = check_seconds(backoff, "backoff"), Seeds(seed).child("retries").numpy()
         self._names, self._session = itertools.count(), secrets.token_hex(4)
         self._alone, self._known, self._encoded, self._digest = threading.Lock(), None, {}, None
+        self._secure = False # of https: one context for all connections
 
     def __enter__(self): return self
     def __exit__(self, *_): self.close()
@@ -100,24 +101,38 @@ class ServerBackend(Backend):
 # %% ../../nbs/tasks/22_client.ipynb #082060ce
 @patch
 def _run(self: ServerBackend, work): # an async function without arguments
-    "Do async work from ordinary code, with a client open."
-    import httpx
-    headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
-    local = is_loopback(urlsplit(self.url).hostname) # never through a proxy
-    limits, started = httpx.Limits(max_connections=self.concurrency), []
-    async def with_client():
+    "Do async work from ordinary code, with clients open."
+    started = []
+    async def with_clients():
         started.append((asyncio.get_running_loop(), asyncio.current_task()))
         self._slots, self._places = asyncio.Semaphore(self.concurrency), asyncio.Semaphore(self.max_loaded)
-        timeout = httpx.Timeout(None, connect=self.timeout) # `_send` has its own for the whole
-        async with httpx.AsyncClient(headers=headers, timeout=timeout, limits=limits, trust_env=not local) as client:
-            self._client = client
+        async with AsyncExitStack() as self._open:
+            self._idle = []
             return await work()
     with self._alone, ThreadPoolExecutor(1) as pool:
-        future = pool.submit(asyncio.run, with_client())
+        future = pool.submit(asyncio.run, with_clients())
         try: return future.result()
         except BaseException:
             for loop, job in started if not future.done() else (): loop.call_soon_threadsafe(job.cancel)
             raise
+
+# %% ../../nbs/tasks/22_client.ipynb #744eb43e
+@patch
+@asynccontextmanager
+async def _connection(self: ServerBackend):
+    "A client of one connection that is nobody else's meanwhile; it is kept alive for the next."
+    import httpx
+    async with self._slots:
+        if not self._idle:
+            headers, parts = {"Authorization": f"Bearer {self._token}"} if self._token else {}, urlsplit(self.url)
+            self._secure = self._secure or (parts.scheme == "https" and httpx.create_ssl_context())
+            client = httpx.AsyncClient(headers=headers, timeout=httpx.Timeout(None, connect=self.timeout), # `_send` has
+                verify=self._secure, limits=httpx.Limits(max_connections=1), # its own for the whole
+                trust_env=not is_loopback(parts.hostname)) # never through a proxy to this machine
+            self._idle.append(await self._open.enter_async_context(client))
+        client = self._idle.pop()
+        try: yield client
+        finally: self._idle.append(client)
 
 # %% ../../nbs/tasks/22_client.ipynb #cfc9516e
 async def together(
@@ -136,9 +151,9 @@ async def together(
 async def _send(self: ServerBackend, path, body):
     "Status, headers and content of one try."
     method, queue = "GET" if body is None else "POST", math.ceil(min(self.timeout, 30)) # seconds until its turn
-    async with self._slots, asyncio.timeout(self.timeout + queue * self._ours):
-        prefer = dict(Prefer=f"wait={queue}")
-        async with self._client.stream(method, self.url + path, json=body, headers=prefer) as reply:
+    prefer = dict(Prefer=f"wait={queue}{', return=minimal' * bool(self._known and self._ours)}")
+    async with self._connection() as client, asyncio.timeout(self.timeout + queue * self._ours):
+        async with client.stream(method, self.url + path, json=body, headers=prefer) as reply:
             parts, size = [], 0
             async for part in reply.aiter_bytes():
                 parts.append(part)
@@ -254,10 +269,9 @@ async def _try_lora(self: ServerBackend, seen):
         if e.status is None: raise
         if e.status not in (400, 422) and not (e.status == 404 and "adapter" in e.said.lower()): return lacks(e)
         body = dict(lora_name="evonb-probe", lora_path=f"{self.adapters_at}/no-such-adapter")
-        try: await self._ask("/v1/load_lora_adapter", body, _PASSING)
-        except ServerError as e:
-            if e.status is None: raise
-            if e.status not in (400, 404, 422) or "not enabled" in e.said: return lacks(e)
+        try: await self._ask("/v1/load_lora_adapter", body, ())
+        except ServerError as e: # other failures are its own, and may pass until an individual comes
+            if e.status in (403, 405, 501) or "not enabled" in e.said: return lacks(e)
         else: await self._let_go("evonb-probe")
     return {}
 
@@ -342,7 +356,7 @@ def texts_apart(
 async def _logprobs(self: ServerBackend, model, sequences, n_new, again=AGAIN, check=False):
     "The log-probability of each token of each sequence."
     body = dict(model=model, prompt=[list(s) for s in sequences], max_tokens=n_new, temperature=0, echo=True,
-                logprobs=1)
+                logprobs=int(check or not self._ours)) # evonb serve needs no alternatives beside; others may
     reply, _ = await self._ask("/v1/completions", body, again)
     try:
         choices = reply_choices(reply, len(sequences))

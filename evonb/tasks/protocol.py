@@ -360,7 +360,7 @@ def prompt_ids(
         elif not isinstance(p, list) or not p:
             raise Refused(400, "prompt must be a text, a list of token ids, or a list of either; none may be missing "
                                "or empty.")
-        elif not all(isinstance(t, int) and not isinstance(t, bool) and 0 <= t < n_vocab for t in p):
+        elif {*map(type, p)} != {int} or min(p) < 0 or max(p) >= n_vocab: # a bool is none
             raise Refused(400, f"prompt has token ids that aren't whole numbers from 0 to {n_vocab - 1}. Is it another "
                                "model's tokenizer?")
         found.append(p)

@@ -8,6 +8,7 @@ import json
 import sys
 from pathlib import Path
 
+import clients
 import encoding
 import features
 import imports
@@ -22,7 +23,7 @@ import wirings
 from results import FOLDER, keep, machine, reached
 
 ROWS = {}
-for part in (training, population_memory, scoring, merging, encoding, features, wirings, planning_check, looking, tree,
+for part in (training, population_memory, scoring, clients, merging, encoding, features, wirings, planning_check, looking, tree,
              imports):
     ROWS |= part.ROWS
 
