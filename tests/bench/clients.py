@@ -48,7 +48,7 @@ def cpu_seconds(pid):
     return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
 
 
-def one_each(url, sequences):
+def one_each(url, tokenizer, choices, sequences):
     "64 clients, each with one connection, that ask for one prompt at a time by the plain protocol."
     port, todo, lock, found = int(url.rpartition(":")[2]), iter(enumerate(sequences)), threading.Lock(), {}
     head = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
@@ -118,7 +118,7 @@ def serving_backend(pairs, n=1):
 
 def serving_one_each(pairs, n=1):
     "The same by 64 clients that ask for one prompt a request, in the plain protocol of completions."
-    return against_server(min(pairs, 5), lambda url, t, c, sequences: one_each(url, sequences)) | dict(aim="at least 0.8")
+    return against_server(min(pairs, 5), one_each) | dict(aim="at least 0.8")
 
 
 ROWS = {f.__name__: f for f in (serving_backend, serving_one_each)}

@@ -23,8 +23,8 @@ import wirings
 from results import FOLDER, keep, machine, reached
 
 ROWS = {}
-for part in (training, population_memory, scoring, clients, merging, encoding, features, wirings, planning_check, looking, tree,
-             imports):
+for part in (training, population_memory, scoring, clients, merging, encoding, features, wirings, planning_check,
+             looking, tree, imports):
     ROWS |= part.ROWS
 
 

@@ -710,6 +710,43 @@ def test_a_server_that_is_stopped_under_load_ends_well(tmp_path, served, number)
         process.kill()
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_client_whose_server_ends_under_load_says_so_and_scores_nobody(tmp_path, served, number):
+    "Whether it is killed in mid-request or stops in order: the work ends with the server's error, at once."
+    env = os.environ | {"EVONB_SERVER_TOKEN": TOKEN, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([EVONB, "serve", "--base", str(served[2]), "--name", "tiny", "--device", "cpu",
+                                "--adapters", str(tmp_path)], env=env, text=True, stdout=subprocess.PIPE)  # fmt: skip
+    try:
+        url, found = process.stdout.readline().split()[1], []
+        b = ServerBackend(url, TOKENIZER, token=TOKEN, adapters_folder=tmp_path, retries=1, backoff=0.01, batch=1)
+        b.known()
+        choices = [Choice(t, (f" {i}", " b"), True) for i in range(400) for t in TEXTS[:4]]
+        sent, send = [], b._send
+
+        async def counted(path, body):
+            answer = await send(path, body)
+            sent.append(path)
+            return answer
+
+        b._send = counted
+
+        def work():
+            try:
+                found.append(b.answers([BASE], choices, []))
+            except ServerError as e:
+                found.append(e)
+
+        client = threading.Thread(target=work)
+        client.start()
+        until(lambda: len(sent) > 20)
+        process.send_signal(number)
+        client.join(60)
+        assert not client.is_alive() and process.wait(60) == (0 if number == signal.SIGTERM else -signal.SIGKILL)
+        assert isinstance(found[0], ServerError) and ("no answer" in str(found[0]) or "503" in str(found[0])), found
+    finally:
+        process.kill()
+
+
 def test_429_with_retry_after_is_no_try_and_patience_ends(fake, tmp_path):
     b = of_fake(fake, tmp_path, retries=0)
     b.known()
