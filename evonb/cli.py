@@ -882,7 +882,7 @@ def wiring_options(
                    help="wirings of each control; no p is below 1/(N+1); more can be made later (default: 99)")
     p.add_argument("--last", action="store_true", help="draw controls of a run's last generation only")
     p.add_argument("--max-units", type=int, metavar="N",
-                   help="measure a sample of at most so many units of each group; 0: all (default: all, but 512 of "
+                   help="measure a sample of at most so many units of each group; 0: all (default: all, but 256 of "
                    "wirings with more than 4 million weights)")
     p.add_argument("--out", metavar="FILE", help="where the result goes, ending in .zarr.zip (default: in the run, or "
                    "beside the file)")
