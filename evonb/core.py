@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['EvonbError', 'InputError', 'CorpusError', 'ConnectomeError', 'StoreError', 'DamagedFileError', 'NoSpaceError',
            'RunExistsError', 'RunBusyError', 'NonFiniteLossError', 'ProcessLostError', 'MachineError', 'out_of_memory',
-           'Stopped', 'Remark', 'noted', 'remark', 'check_fraction', 'check_positive', 'near_miss', 'place_name',
-           'choices_text', 'check_choice', 'Seeds', 'to_dict', 'expect', 'expect_fields', 'panicked', 'parsing',
-           'from_dict', 'can_draw', 'progress', 'listened', 'listening', 'announce', 'StopRequest', 'stoppable',
-           'check_file', 'file_bytes', 'file_sha256', 'cache_folder', 'human_count', 'human_bytes', 'human_time',
-           'with_parameters', 'facts_html']
+           'Stopped', 'Remark', 'noted', 'remark', 'tell_inert', 'check_fraction', 'check_positive', 'near_miss',
+           'place_name', 'choices_text', 'check_choice', 'Seeds', 'to_dict', 'expect', 'expect_fields', 'panicked',
+           'parsing', 'from_dict', 'can_draw', 'progress', 'listened', 'listening', 'announce', 'StopRequest',
+           'stoppable', 'check_file', 'file_bytes', 'file_sha256', 'cache_folder', 'human_count', 'human_bytes',
+           'human_time', 'with_parameters', 'facts_html']
 
 # %% ../nbs/00_core.ipynb #917cb114
 import dataclasses
@@ -43,6 +43,11 @@ class EvonbError(Exception):
 # %% ../nbs/00_core.ipynb #c7804e6f
 class InputError(EvonbError, ValueError):
     "A value that the caller gave can't be used."
+    def __init__(self, *args,
+        give: dict | None = None # argument or setting -> a value that would do
+    ):
+        super().__init__(*args)
+        self.give = give or {}
 
 # %% ../nbs/00_core.ipynb #fad7db66
 class CorpusError(EvonbError, ValueError):
@@ -121,6 +126,21 @@ def remark(
     "Say something of an input, as a warning of the kind `Remark`; `evonb` shows it as a line."
     if (notes := _notes.get()) is not None and what not in notes: notes.append(what)
     warnings.warn(what, Remark, stacklevel=3)
+
+# %% ../nbs/00_core.ipynb #dbeb2eb9
+_inert = set() # what was told: once in a process
+
+def tell_inert(
+    config, # a dataclass of settings
+    name: str, # of one that has no effect any more and stays for what was stored with it
+    why: str # a part of a sentence: what replaced it
+):
+    "Say that a setting which isn't at its default has no effect."
+    value, kind = getattr(config, name), type(config)
+    if value == kind.__dataclass_fields__[name].default or (kind, name) in _inert: return
+    _inert.add((kind, name))
+    remark(f"{name} of {kind.__name__} is {value!r}, but has no effect: {why}. It is there for runs of before. Leave "
+           "it out.")
 
 # %% ../nbs/00_core.ipynb #537332a3
 def check_fraction(

@@ -265,7 +265,8 @@ def arms_result(
     "What came out, in a sentence and a table."
     if not summary.get("arms"): raise plots.NothingToPlot("no arm has been raised.")
     model = f"<p>Model: {esc(summary['architecture'])}.</p>" if summary.get("architecture") else ""
-    return f"<p class='statement'>{esc(summary.get('statement', ''))}</p>{model}{results_table(summary)}"
+    begin = listed([summary["begin"]] if summary.get("begin") else [])
+    return f"<p class='statement'>{esc(summary.get('statement', ''))}</p>{model}{results_table(summary)}{begin}"
 
 # %% ../nbs/80_report.ipynb #2dd4be00
 connectome_page.figures("Growing up: the arms", plots.loss_curves, needs=("development.zarr.zip",))

@@ -5,8 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from evonb.alignment.nested import nested_null
 from evonb.calibration import (
     alignment_sentence,
     all_designs,
@@ -16,6 +18,7 @@ from evonb.calibration import (
     claim_rate,
     claims,
     methods_sentences,
+    null_layers,
 )
 from evonb.core import InputError, Seeds
 from evonb.populations.breeding import BASELINES
@@ -26,7 +29,8 @@ N = 250  # simulated runs: at 5 % the standard error is 1.4 %, and the seed is f
 @pytest.mark.parametrize("design", [d for d in all_designs() if not d.verdict.startswith("one ")],
                          ids=lambda d: f"{d.verdict}, {d.design}")  # fmt: skip
 def test_no_sentence_claims_what_isnt_there(design):
-    assert claim_rate(design.simulate, 0.0, N, Seeds(1)) <= 0.07
+    n = N if design.part == 1 else int(N * design.part / 2)  # those that take longer
+    assert claim_rate(design.simulate, 0.0, n, Seeds(1)) <= 0.07
 
 
 @pytest.mark.parametrize("design", [d for d in all_designs() if d.verdict.startswith("one ")],
@@ -74,6 +78,33 @@ def test_counts_repeat_and_name_their_sizes():
         calibrate(some, n=0)
     said = methods_sentences(Seeds(0).numpy())
     assert set(said) == {"genome", "genome+", "coarse-to-fine", *BASELINES} - {"best-expert"}
+
+
+def test_the_short_draw_of_a_null_is_of_the_same_distribution_as_the_whole_one():
+    from scipy.stats import ks_2samp
+
+    n_layers, n_permutations, n_folds, n_targets = shape = (9, 3000, 5, 4)
+    rng = Seeds(6).numpy()
+    own, shared = rng.normal(size=shape), rng.normal(size=shape[1:])
+    whole, short = nested_null(list(own + shared)), nested_null(null_layers(rng, shape))
+    assert whole.shape == short.shape == (n_permutations, n_targets)
+    assert ks_2samp(whole[:, 0], short[:, 0]).pvalue > 0.05 and ks_2samp(whole.mean(1), short.mean(1)).pvalue > 0.05
+    np.testing.assert_allclose(np.cov(whole.T), np.cov(short.T), atol=0.04)
+    fewer = nested_null(null_layers(rng, (1, *shape[1:])))  # nothing to choose: a higher mean of the best must be seen
+    assert whole.mean() - fewer.mean() < 0.02  # layers chosen on other folds gain nothing from the choice itself
+    drawn = np.stack([layer() for layer in null_layers(rng, shape)])
+    np.testing.assert_allclose(drawn.var(), 2, atol=0.1)
+
+
+def test_a_design_that_takes_longer_gets_its_part_of_the_runs_and_says_so():
+    some = [d for d in all_designs() if d.verdict == "alignment: significant targets"]
+    assert [d.design for d in some[:2]] == ["6 targets x 13 layers", "162 targets x 31 layers"]
+    assert some[2].part < some[1].part < some[0].part == 1
+    rows = calibrate(some[:2], n=8, seed=5, show=False)
+    p = rows[0]["wrong"]
+    assert [r["n"] for r in rows] == [8, 3] and rows[0]["wrong_se"] == (p * (1 - p) / 8) ** 0.5
+    said = calibration_text(rows).splitlines()
+    assert said[0].split()[2] == "runs" and said[2].split()[3:9] == ["162", "targets", "x", "31", "layers", "3"]
 
 
 def test_a_claim_is_told_from_its_absence():

@@ -1,5 +1,6 @@
 """The command line, as a newcomer meets it: what works prints results, what doesn't says what to do in one line."""
 
+import argparse
 import json
 import os
 import re
@@ -13,15 +14,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from evonb import core
 from evonb.alignment.data import DATA
-from evonb.cli import COMMANDS, default_out, main, parser, results_text, with_settings
+from evonb.alignment.run import AlignConfig
+from evonb.cli import COMMANDS, default_out, flat_settings, main, parser, results_text, settled, spelled, with_settings
 from evonb.connectomes.arms import ARMS
 from evonb.connectomes.settings import preset
 from evonb.connectomes.wiring import prune
-from evonb.core import InputError, Seeds, Stopped
+from evonb.core import EvonbError, InputError, Seeds, Stopped, to_dict
 from evonb.evolution.method import METHODS
-from evonb.populations.breeding import BASELINES
-from evonb.populations.experts import ToyConfig, toy_base
+from evonb.populations.breeding import BASELINES, BreedConfig
+from evonb.populations.experts import ExpertsConfig, ToyConfig, toy_base
 from evonb.store import create_run, open_run, read_json, write_json
 from evonb.tasks.tasks import TASKS
 from evonb.text.corpora import CORPORA
@@ -79,6 +82,70 @@ def test_demo_prints_a_table_and_a_page_and_is_quick_the_second_time(done, text,
     assert "95 % interval over seeds and windows" in out and "corrected for 2 comparisons (Holm)" in out
     said = read_json(done / "summary.json")["statement"]
     assert "sealed test text" in said and "2 seeds" in said and out.index(said) < out.index("validation loss")
+
+
+def test_what_stands_before_a_text_is_told_by_table_page_and_summary(done, capsys):
+    told = read_json(done / "summary.json")["begin"]
+    assert told.startswith("<|endoftext|> stands between blocks of text") and "first token isn't scored" in told
+    assert told[1:] in run(capsys, "show", done)[1]
+    assert "stands between blocks of text" in (done / "report.html").read_text()
+
+
+CONFIGS = dict(run=preset("demo"), experts=ExpertsConfig(experts=dict(a="skill:agreement")),
+               population=BreedConfig("x", ("skill:agreement",)), align=AlignConfig("x", "toy-brain"))  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_whatever_setting_is_wrong_the_error_spells_it_as_the_command_line_does(name):
+    n_wrong, config = 0, CONFIGS[name]
+    for key, value in flat_settings(to_dict(config)).items():
+        if isinstance(value, bool) or not isinstance(value, (int, float, str, list)):
+            continue
+        for bad in ("[-1]", '["nonsense"]') if isinstance(value, list) else ("nonsense", "-1"):
+            args = argparse.Namespace(set=[f"{key}={bad}"])
+            try:
+                settled(args, config).check()
+            except EvonbError as e:
+                n_wrong += 1
+                assert f"--set {key}=" in spelled(e, args), str(e)
+    assert n_wrong > 20
+
+
+def test_an_error_of_two_settings_is_spelled_where_both_have_the_values_it_tells(capsys, tmp_path):
+    out = ["--out", tmp_path / "x"]
+    code, _, err = run(capsys, "demo", *out, "--set", "evolution.lifetime.steps=4")
+    assert code == 2 and "warmup 20 is more than the 4 steps there are. Shorten it" in err
+    assert err.strip().endswith("On the command line: --set evolution.lifetime.warmup=4.")
+    code, _, err = run(capsys, "demo", *out, "--set", "development.lifetime.steps=60", "--set",
+                       "development.lifetime.schedule=hold", "--set", "development.lifetime.cooldown=50")  # fmt: skip
+    assert code == 2 and "warmup 20 and cooldown 50 are together more than the 60 steps there are. Shorten them" in err
+    assert err.strip().endswith("On the command line: --set development.lifetime.warmup=10.")
+    code, _, err = run(capsys, "experts", *out, "--set", "training.steps=15")
+    assert code == 2 and err.strip().endswith("--set training.warmup=15.")
+    assert not (tmp_path / "x").exists()
+
+
+def test_experts_of_a_newborn_that_reads_little_are_told_what_to_give(done, capsys, tmp_path):
+    words = ["experts", "--base", done, "--expert", "skill:agreement", "--out", tmp_path / "e", "--device", "cpu"]
+    words += [f"--set={x}" for x in ("n_texts=40", "training.steps=4", "training.warmup=1", "training.batch_size=2")]
+    code, _, err = run(capsys, *words)
+    said = re.search(r"max_tokens is 128, but .* can read 16 tokens.* On the command line: (--set \S+=16)\.", err)
+    assert code == 2 and said[1] == "--set training.max_tokens=16"
+    code, out, _ = run(capsys, *words, *said[1].split())
+    note = re.search(r"texts longer than max_tokens \(16\), which lost their end: agreement (\d+) of 40", out)
+    assert code == 0 and 0 < int(note[1]) <= 40
+    assert int(note[1]) == read_json(tmp_path / "e" / "summary.json")["experts"]["agreement"]["n_cut"]
+
+
+def test_a_setting_without_effect_is_told_once_and_in_no_help(done, text, capsys, monkeypatch):
+    monkeypatch.setattr(core, "_inert", set())
+    again = ["demo", "--corpus", text, "--out", done, "--arms", "connectome,random,dense"]
+    err = run(capsys, *again, *small())[2]  # small() sets development.n_bootstrap=100
+    assert err.count("n_bootstrap of DevelopmentConfig is 100, but has no effect") == 1
+    for name in COMMANDS:
+        with pytest.raises(SystemExit):
+            main([name, "--help"])
+        assert "n_bootstrap" not in capsys.readouterr().out
 
 
 def command(*words, **env):

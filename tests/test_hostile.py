@@ -257,7 +257,7 @@ def test_json_nested_too_deep_or_of_endless_numbers_is_refused(tmp_path):
         for name in ("a.json", "a.jsonl", "config.json", "adapter_config.json", "corpus.json", "run.json"):
             (tmp_path / name).write_text(text)
         refused(DamagedFileError, "a.json is damaged", store.read_json, tmp_path / "a.json")
-        refused(core.CorpusError, "a.jsonl, line 1", corpora.read_jsonl, tmp_path / "a.jsonl")
+        refused(core.CorpusError, "a.jsonl, line 1", corpora.load_corpus, str(tmp_path / "a.jsonl"))
         refused(tasks.TaskFileError, "a.jsonl, line 1", tasks.read_rows, tmp_path / "a.jsonl")
         refused(DamagedFileError, "config.json", gpt._read_json, tmp_path / "config.json")
         refused(DamagedFileError, "adapter_config.json", genome._read_config, tmp_path / "adapter_config.json")

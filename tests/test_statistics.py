@@ -17,7 +17,6 @@ from evonb.statistics import (
     judge_family,
     p_values,
     paired_difference,
-    paired_test,
     units_text,
     verdict,
     wilson_interval,
@@ -222,17 +221,6 @@ def test_interval_covers_the_truth_as_often_as_it_says():
     v = rng.standard_normal((2000, 10))[:, who] + .5 * rng.standard_normal((2000, 30))
     i = cluster_interval(v, who)
     assert abs(((i.low < 0) & (i.high > 0)).mean() - .95) < .015
-
-
-def test_paired_test_equals_scipys_and_leaves_out_what_is_unknown():
-    a, b = np.random.default_rng(3).standard_normal((2, 9))
-    a[2] = np.nan
-    ok = np.isfinite(a)
-    found, t = paired_test(a, b), stats.ttest_rel(a[ok], b[ok])
-    assert found["n"] == 8 and np.isclose(found["p"], t.pvalue)
-    assert np.allclose([found["low"], found["high"]], t.confidence_interval())
-    assert paired_test([np.nan], [1.])["mean"] is None
-    assert paired_test([1., 2.], [0., 1.]) == dict(mean=1, low=None, high=None, p=None, n=2)  # nothing varies
 
 
 # Counts, and families of tests

@@ -235,10 +235,12 @@ def calibration_table(folder: Path) -> str:
     def share(row: dict, key: str) -> str:
         return "" if row[key] is None else f"{100 * row[key]:.1f} ± {100 * row[f'{key}_se']:.1f}\u00a0%"
 
-    rows = [[r["verdict"], r["design"], "" if r["before"] is None else f"{100 * r['before']:.1f}\u00a0%",
-             share(r, "wrong"), share(r, "power"), f"{r['effect']:g} {r['unit']}"] for r in found["rows"]]
-    head = ["verdict", "design", "false claims before", "false claims now", "power", "at an effect of"]
-    return (f"{found['n']:,} simulated runs a row, without and with an effect, from seed {found['seed']}; ± one "
+    rows = [[r["verdict"], r["design"], f"{r['n']:,}",
+             "" if r["before"] is None else f"{100 * r['before']:.1f}\u00a0%",
+             share(r, "wrong"), share(r, "power"), f"{r['effect']:g} {r['unit']}" if r["effect"] else ""]
+            for r in found["rows"]]
+    head = ["verdict", "design", "runs", "false claims before", "false claims now", "power", "at an effect of"]
+    return (f"As many simulated runs as its row says, without and with an effect, from seed {found['seed']}; ± one "
             f"standard error.\n\n{table(head, rows)}")
 
 

@@ -205,9 +205,11 @@ def open_reader(
     if context is None:
         raise InputError(f"{base.name} doesn't tell how long a text it can read. Give the context in tokens.")
     if most is not None and context > most:
-        raise InputError(f"context is {context}, but {base.name} can read {most} tokens at once. Give at most {most}.")
+        raise InputError(f"context is {context}, but {base.name} can read {most} tokens at once. Give at most {most}.",
+                         give=dict(context=most))
     if (n := len(begin.before((), context=False))) >= context // 2:
-        raise InputError(f"context is {context}, but {n} tokens stand before a text. Give at least {2 * n + 2}.")
+        raise InputError(f"context is {context}, but {n} tokens stand before a text. Give at least {2 * n + 2}.",
+                         give=dict(context=2 * n + 2))
     reader = Reader(base, config, context, n_layers, last.shape[-1], out.logits.shape[-1], head, begin, linear)
     if bad := [k for k in reader.layers if k > n_layers]:
         raise InputError(f"Layer {bad[0]} doesn't exist: {base.name} has the layers 0 (embeddings) to {n_layers}.")

@@ -25,7 +25,7 @@ from .data import data_forms, open_data
 from .encoding import RidgeConfig, across_subject_ceiling, encode, left_out_targets, left_out_text
 from .encoding import make_folds, permutation_null
 from .features import COUNTS, ReadConfig, count_notes, read
-from .nested import arms_explained, choose_layers, chosen_scores, map_q, nested_null
+from .nested import arms_explained, choose_layers, chosen_scores, least_together, map_q, nested_null
 from .reading import BehaviorConfig, Bigrams, ReadingTimes, count_bigrams, score_models
 from .responses import Responses, design, nuisance_design
 from .surfaces import to_surface, write_surface
@@ -33,9 +33,9 @@ from .tables import TableConfig
 from .verdicts import alignment_statement, comparison_lines, judge_arms, reference_arm
 from .volumes import mean_by_roi, roi_volume, write_volume
 from ..core import InputError, Seeds, Stopped, StopRequest, announce, cache_folder, check_choice, check_positive
-from ..core import expect_fields, place_name, progress, stoppable, to_dict
+from ..core import expect_fields, place_name, progress, stoppable, tell_inert, to_dict
 from ..kinds import ability, call, write_results
-from ..statistics import counted, describe, fdr, known_mean, p_values
+from ..statistics import ALPHA, counted, describe, fdr, known_mean, p_values
 from ..store import Run, as_begun, changed_settings, create_run, open_run, read_dataset, read_json, replacing
 from ..store import write_dataset, write_json
 from ..training.base import Base, choose_device, new_base, open_base, text_begin
@@ -75,6 +75,7 @@ def check(self: AlignConfig) -> AlignConfig: # itself
     check_choice(self.how, ("average", "sum", "lanczos"), "how")
     check_positive(self.untrained, "untrained", least=0)
     for name in ("n_permutations", "n_bootstrap"): check_positive(getattr(self, name), name, least=20)
+    tell_inert(self, "n_bootstrap", "intervals come from tests over models and people, stories or folds")
     if not self.delays or min(self.delays) < 0:
         raise InputError(f"delays are {self.delays}, but must be whole scans from 0 on, such as 1,2,3,4.")
     return self
@@ -530,9 +531,15 @@ def brain_facts(self: Alignment, ds): # -> list of str
 def explained_facts(self: Alignment, ds): # -> list of str
     "How many targets each arm explains."
     if "q_arm" not in ds: return []
-    told = [f"{a} {v['significant']} of {v['n_targets']}" for a, v in self.arm_layers(ds).items()]
-    return ["targets with a clear gain (layer chosen on the other folds; false discovery rate below 0.05 over arms "
-            f"and targets): {', '.join(told)}"]
+    found, n = self.arm_layers(ds), self.config.n_permutations
+    told = [f"{a} {v['significant']} of {v['n_targets']}" for a, v in found.items()]
+    facts = ["targets with a clear gain (layer chosen on the other folds; false discovery rate below 0.05 over arms "
+             f"and targets): {', '.join(told)}"]
+    m = sum(v["n_targets"] for v in found.values())
+    if (least := least_together(m, n)) > 1:
+        facts.append(f"with {n:,} permutations no fewer than {least} of these {m:,} can be clear, together; one alone "
+                     f"takes {int(m / ALPHA) + 1:,} (--permutations)")
+    return facts
 
 # %% ../../nbs/alignment/30_run.ipynb #edb8b704
 @patch

@@ -15,7 +15,7 @@ from pathlib import Path
 from fastcore.basics import patch
 
 from .arms import find_arm, null_of
-from ..core import InputError, Seeds, StopRequest, check_choice, check_fraction, check_positive, to_dict
+from ..core import InputError, Seeds, StopRequest, check_choice, check_fraction, check_positive, tell_inert, to_dict
 from ..store import Run, changed_settings
 from ..text.corpora import check_fractions
 from ..text.tokens import CorpusConfig, PreparedCorpus
@@ -96,15 +96,18 @@ def check(self: ExperimentConfig) -> ExperimentConfig: # itself
         if null_of(arm) != arm: raise InputError(f"The arm {arm!r} inherits parts only, and is raised by evonb attribute.")
         find_arm(arm)
     for n in ("n_seeds", "sweep_seeds", "test_windows", "n_bootstrap"): check_positive(getattr(d, n), n)
+    tell_inert(d, "n_bootstrap", "intervals come from tests over seeds and windows")
     if not d.arms or not d.lrs: raise InputError("Development needs an arm and a learning rate, but a list is empty.")
-    for lr in d.lrs: check_fraction(lr, "learning rate")
+    for lr in d.lrs: check_fraction(lr, "lrs", "They are peak learning rates, such as 0.001,0.002.")
     for n, values in (("arms", d.arms), ("lrs", d.lrs)):
         if len(set(values)) < len(values): raise InputError(f"{n} names the same twice: {', '.join(map(str, values))}.")
     if d.sweep_seeds > d.n_seeds:
-        raise InputError(f"sweep_seeds is {d.sweep_seeds}, but there are only {d.n_seeds} seeds. Lower it.")
+        raise InputError(f"sweep_seeds is {d.sweep_seeds}, but there are only {d.n_seeds} seeds. Lower it.",
+                         give=dict(sweep_seeds=d.n_seeds))
     for life in (e.lifetime, d.lifetime): life.check()
     if e.inheritance == "rewind" and not 1 <= e.rewind_step <= e.lifetime.steps:
-        raise InputError(f"rewind_step is {e.rewind_step}, but a generation lives {e.lifetime.steps} steps.")
+        raise InputError(f"rewind_step is {e.rewind_step}, but a generation lives {e.lifetime.steps} steps. Give a "
+                         f"step from 1 to {e.lifetime.steps}.", give=dict(rewind_step=e.lifetime.steps))
     return self._check_signs()._check_sources()
 
 # %% ../../nbs/connectomes/14_settings.ipynb #036ec77e

@@ -21,7 +21,7 @@ import numpy as np
 from fastcore.basics import patch
 
 from ..core import DamagedFileError, InputError, Seeds, StopRequest, check_choice, check_positive, expect_fields
-from ..core import parsing, stoppable, to_dict
+from ..core import parsing, stoppable, tell_inert, to_dict
 from ..evolution.method import METHODS, numbered
 from ..evolution.operators import usable
 from ..evolution.search import best_so_far, evolve
@@ -91,6 +91,7 @@ def check(self: BreedConfig) -> BreedConfig: # itself
     for name in ("budget", "n_seeds", "n_validation", "n_test", "ensemble_size", "n_bootstrap", "max_tokens"):
         check_positive(getattr(self, name), name)
     check_positive(self.n_individuals, "n_individuals", least=2)
+    tell_inert(self, "n_bootstrap", "intervals come from tests over searches and questions")
     return self
 
 # %% ../../nbs/populations/18_breeding.ipynb #c4e0d259

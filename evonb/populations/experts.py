@@ -124,7 +124,7 @@ def encode_text(
     ids, start = text_ids(text, tokenizer, begin)
     if len(ids[:max_tokens]) <= start:
         raise InputError(f"Nothing is left to learn of the text {text!r} within {max_tokens} tokens. Raise max_tokens, "
-                         "or leave the text out.")
+                         "or leave the text out.", give=dict(max_tokens=len(ids)))
     return ids[:max_tokens], start
 
 # %% ../../nbs/populations/14_experts.ipynb #e92f00bf
@@ -714,13 +714,13 @@ def gather_experts(
 
 # %% ../../nbs/populations/14_experts.ipynb #b64e2a35
 def expert_notes(
-    experts: dict # name -> what is known of it
+    experts: dict, # name -> what is known of it
+    max_tokens: int # that texts were cut behind
 ) -> list: # of str
     "What stood before the texts that experts read, and how many texts lost their end."
     told = dict.fromkeys(e["begin"] for e in experts.values() if "begin" in e)
-    cut = {n: e["n_cut"] for n, e in experts.items() if e.get("n_cut")}
-    lost = ", ".join(f"{n}: {k:,}" for n, k in cut.items())
-    return [*told, *([f"texts longer than max_tokens, which lost their end: {lost}"] if cut else [])]
+    lost = ", ".join(f"{n} {e['n_cut']:,} of {e['n_given']:,}" for n, e in experts.items() if e.get("n_cut"))
+    return [*told, *([f"texts longer than max_tokens ({max_tokens:,}), which lost their end: {lost}"] if lost else [])]
 
 # %% ../../nbs/populations/14_experts.ipynb #445599e9
 def summarise_experts(
@@ -732,7 +732,9 @@ def summarise_experts(
     facts = {n: read_expert(run, n) for n in names}
     later = ("begin", "n_cut") # that experts of before don't tell
     told = {n: {k: f[k] for k in keys} | {k: f[k] for k in later if k in f} for n, f in facts.items()}
-    notes = expert_notes(told)
+    for n, f in facts.items():
+        if f.get("n_cut"): told[n]["n_given"] = len(f["read"]) # held-out texts are cut and counted, too
+    notes = expert_notes(told, run.config["training"]["max_tokens"])
     return dict(kind="experts", base=run.config["base"], experts=told) | (dict(notes=notes) if notes else {})
 
 # %% ../../nbs/populations/14_experts.ipynb #e8519f96

@@ -8,6 +8,7 @@ __all__ = ['MERGE_FROM', 'token_ids', 'Sequence', 'encode_choices', 'PackedRow',
 
 # %% ../../nbs/tasks/14_engine.ipynb #d4569d3e
 import hashlib
+import inspect
 import itertools
 import math
 from collections import OrderedDict
@@ -279,6 +280,19 @@ def try_head(self: Engine) -> str: # why not; empty if it does
     off = float((own - full).abs().max() / full.abs().max())
     return "" if off <= rounding(self.model) else f"its head's logits differ from its own by {off:.1e} of the largest"
 
+# %% ../../nbs/tasks/14_engine.ipynb #8f1dbb96
+@patch
+def lacks(self: Engine,
+    what: str # an argument of a model's `forward`: position_ids for trees, past_key_values for a cache
+) -> str: # why it can't be used, in words
+    "What a model that failed in a trial can't do: it doesn't take an argument, or takes it and can't use it so."
+    takes = inspect.signature(self.model.forward).parameters
+    if what == "past_key_values":
+        return ("it keeps no keys and values of what it has read (no past_key_values)" if what not in takes else
+                "it can't go on from a cache whose texts were filled up on the left")
+    if what not in takes: return "it can't be told where in its text a token stands (no position_ids)"
+    return "it can't be told which other tokens of its row a token may see (an attention mask of pairs)"
+
 # %% ../../nbs/tasks/14_engine.ipynb #ccaf9bc9
 @patch
 @torch.inference_mode()
@@ -296,7 +310,8 @@ def try_cache(self: Engine) -> str: # why not; empty if it can
                             logits_to_keep=1)
         alone = [self.model(input_ids=to([[*t, m]])).logits[0, -2:].float()
                  for t, m in zip(texts, more, strict=True)]
-    except (TypeError, ValueError, RuntimeError, AttributeError, IndexError) as e: return f"{type(e).__name__} {e}"
+    except torch.OutOfMemoryError: raise # of the machine, not of the model
+    except (TypeError, ValueError, RuntimeError, AttributeError, IndexError): return self.lacks("past_key_values")
     own = torch.stack([first.logits[:, -1], second.logits[:, -1]], 1).float() # (2 prompts, 2 tokens, n_vocab)
     off = max(apart(a, b) for a, b in zip(own, alone, strict=True))
     return "" if off <= rounding(self.model) else f"logits of filled prompts differ by {off:.1e} of their length"
@@ -322,7 +337,8 @@ def try_tree(self: Engine,
         if why := self.try_head(): return why
         tree = self.run_rows([row], 1, "tree")[0].float()
         alone = [states(self.model, torch.tensor([q], device=self.model.device))[0] for q in sequences]
-    except (TypeError, ValueError, RuntimeError, IndexError, AttributeError) as e: return f"{type(e).__name__} {e}"
+    except torch.OutOfMemoryError: raise # of the machine, not of the model
+    except (TypeError, ValueError, RuntimeError, IndexError, AttributeError): return self.lacks("position_ids")
     off = max(apart(tree[p], a) for p, a in zip(paths, alone, strict=True))
     return "" if off <= rounding(self.model) else f"states in a tree differ by {off:.1e} of their length"
 

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['TEXT_SUFFIXES', 'PACKED_SUFFIXES', 'CORPORA', 'DOCUMENTED', 'SPLITS', 'FRACTIONS', 'ShardError', 'Corpus', 'utf8_len',
-           'corpus_table_html', 'read_jsonl', 'is_hidden', 'wanted_in_folder', 'walk', 'named_files', 'same_content',
-           'survey', 'expand', 'left_text', 'read_documents', 'known_size', 'read_files', 'files_info', 'pieces',
-           'assembled', 'cut_blocks', 'limit', 'is_prose', 'paragraphs', 'docstrings', 'gc_paused', 'python_docs',
-           'hf_texts', 'read_hf', 'toy_corpus', 'corpus_files', 'files_source', 'load_corpus', 'corpora_here',
-           'check_fractions', 'tied_sources', 'deal', 'deal_splits', 'split_corpus']
+           'corpus_table_html', 'is_hidden', 'wanted_in_folder', 'walk', 'named_files', 'same_content', 'survey',
+           'expand', 'left_text', 'read_documents', 'known_size', 'read_files', 'files_info', 'pieces', 'assembled',
+           'cut_blocks', 'limit', 'is_prose', 'paragraphs', 'docstrings', 'gc_paused', 'python_docs', 'hf_texts',
+           'read_hf', 'toy_corpus', 'corpus_files', 'files_source', 'load_corpus', 'corpora_here', 'check_fractions',
+           'tied_sources', 'deal', 'deal_splits', 'split_corpus']
 
 # %% ../../nbs/text/12_corpora.ipynb #a9b1e4b5
 import ast
@@ -36,9 +36,9 @@ from fastcore.basics import patch
 
 from ..core import CorpusError, DamagedFileError, InputError, Seeds, check_choice, check_file, check_positive
 from ..core import file_sha256, human_bytes, human_count, near_miss, remark, to_dict
-from ..datasets import MissingCorpusError, MissingExtraError, dataset_here, dataset_path, published, read_text
+from ..datasets import MissingCorpusError, MissingExtraError, dataset_here, dataset_path, published
 from ..registry import Registry
-from .formats import PACKED, TextOptions, json_text, record_text, texts_of
+from .formats import PACKED, TextOptions, record_text, texts_of
 from .toy_english import toy_documents
 
 # %% ../../nbs/text/12_corpora.ipynb #348a165b
@@ -93,15 +93,6 @@ def __repr__(self: Corpus):
 def _repr_html_(self: Corpus):
     rows = [dict(source=s, document=d[:80] + "…" * (len(d) > 80)) for s, d in zip(self.sources[:3], self.documents)]
     return corpus_table_html(repr(self), rows)
-
-# %% ../../nbs/text/12_corpora.ipynb #8239b087
-def read_jsonl(
-    path, # a file with a JSON object on each line
-    field: str | None = None # what holds the text; None takes `text`
-) -> list: # of str
-    "The text of each line; blank lines are skipped."
-    lines = read_text(path).split("\n")
-    return [json_text(line, f"{path}, line {i}", field) for i, line in enumerate(lines, 1) if line.strip()]
 
 # %% ../../nbs/text/12_corpora.ipynb #e172c41c
 TEXT_SUFFIXES = (".txt", ".text", ".md", ".jsonl", ".ndjson", ".parquet") # what a folder is searched for

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['BEGINS', 'SMOLLM2', 'BEGIN', 'BASES', 'save_model', 'load_model', 'choose_device', 'Base', 'base_digest', 'new_base',
            'begin_token', 'TextBegin', 'added_before', 'model_begin', 'named_token', 'text_begin', 'check_base_folder',
-           'load_folder', 'open_folder', 'save_base', 'smollm2_folders', 'find_smollm2', 'load_gguf', 'smollm2_folder',
-           'open_smollm2', 'open_base']
+           'load_folder', 'check_unchanged', 'open_folder', 'save_base', 'smollm2_folders', 'find_smollm2', 'load_gguf',
+           'smollm2_folder', 'open_smollm2', 'open_base']
 
 # %% ../../nbs/training/20_base.ipynb #cf8ae4df
 import hashlib
@@ -14,6 +14,7 @@ import importlib.util
 import itertools
 import json
 import os
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from ..core import InputError, cache_folder, file_sha256, human_count, near_miss
 from ..core import remark
 from ..kinds import call
 from ..registry import Registry
-from ..store import check_folder, open_run, read_json, tensors_digest, write_json, writing_folder
+from ..store import changed_settings, check_folder, open_run, read_json, tensors_digest, write_json, writing_folder
 from ..text.tokens import settle
 from .gpt import GPT, GPTConfig
 from .limits import check_causal, check_vocabulary, check_finite_weights
@@ -265,6 +266,24 @@ def load_folder(
         model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
     return model
 
+# %% ../../nbs/training/20_base.ipynb #e9c8af95
+def check_unchanged(
+    folder, # that `save_base` wrote
+    saved: dict | None # its config.json at that time; None in folders of before, whose files.json has its checksum
+):
+    "Refuse a configuration that was changed since its model was saved, so that it would compute something else."
+    file, files = folder/"config.json", folder/"files.json"
+    with parsing(file): now = json.loads(file.read_text(encoding="utf-8"))
+    free = r"_.*|.*_token_ids?|transformers_version|use_cache|architectures"
+    changed = changed_settings(saved, now) if saved else {}
+    told = "; ".join(f"{k} is {b!r}, and was {a!r}" for k, (a, b) in changed.items() if not re.fullmatch(free, k))
+    if saved is None and files.is_file() and read_json(files).get("config.json") != file_sha256(file):
+        told = "its checksum differs"
+    if not told: return
+    raise InputError(f"{file} was changed since the model was saved: {told}. The weights may fit it and compute "
+                     "something else. Restore it; if the change is meant, open the model with transformers and store "
+                     "it anew with save_base.")
+
 # %% ../../nbs/training/20_base.ipynb #c6418905
 def open_folder(
     folder, # that transformers' `save_pretrained` wrote, with safetensors
@@ -276,6 +295,7 @@ def open_folder(
     from transformers import AutoTokenizer
     check_base_folder(folder, alone)
     about = read_json(folder/"base.json") if (folder/"base.json").exists() else {}
+    if about: check_unchanged(folder, about.get("config"))
     try:
         model = load_folder(folder).to(device)
         with quiet_transformers():
@@ -298,7 +318,8 @@ def save_base(
     with quiet_transformers(), writing_folder(folder) as t:
         model.save_pretrained(t)
         tokenizer.save_pretrained(t)
-        write_json(t/"base.json", dict(about, digest=base_digest(model, tokenizer)))
+        config = json.loads((t/"config.json").read_text(encoding="utf-8"))
+        write_json(t/"base.json", dict(about, digest=base_digest(model, tokenizer), config=config))
 
 # %% ../../nbs/training/20_base.ipynb #c69cd51c
 SMOLLM2 = "smollm2-135m-instruct"

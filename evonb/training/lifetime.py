@@ -142,8 +142,10 @@ def _check_numbers(self: LifetimeConfig) -> LifetimeConfig: # itself
         raise InputError(f"betas is {self.betas}, but must be two numbers from 0 to below 1, such as (0.9, 0.95).")
     tail = self.cooldown if self.schedule == "hold" else 0
     if self.warmup + tail > self.steps:
-        raise InputError(f"warmup {self.warmup}{f' and cooldown {tail}' * bool(tail)} take more than the {self.steps} "
-                         "steps there are. Shorten them.")
+        what = f"warmup {self.warmup} and cooldown {tail} are together" if tail else f"warmup {self.warmup} is"
+        fits = dict(warmup=self.steps - tail) if tail < self.steps else dict(warmup=0, cooldown=self.steps)
+        raise InputError(f"{what} more than the {self.steps} steps there are. Shorten {'them' if tail else 'it'}, or "
+                         "train for longer.", give=fits)
     return self
 
 # %% ../../nbs/training/16_lifetime.ipynb #d19bb6c4

@@ -101,7 +101,8 @@ def check_context(
     "Refuse a length of texts that a model can't read, before anything is made of it."
     most = model_limits(model).context
     if most is not None and n_tokens > most:
-        raise InputError(f"{what} is {n_tokens}, but {name} can read {most} tokens at once. Give at most {most}.")
+        raise InputError(f"{what} is {n_tokens}, but {name} can read {most} tokens at once. Give at most {most}.",
+                         give={what: most})
 
 # %% ../../nbs/training/19_limits.ipynb #aa2526a0
 def check_vocabulary(

@@ -5,9 +5,9 @@ import pytest
 from scipy.stats import false_discovery_control
 
 from evonb.alignment.encoding import RidgeConfig, encode, permutation_null
-from evonb.alignment.nested import arms_explained, choose_layers, map_q, nested_null
+from evonb.alignment.nested import arms_explained, choose_layers, least_together, map_q, nested_null
 from evonb.core import InputError, Seeds
-from evonb.statistics import p_values
+from evonb.statistics import fdr, p_values
 
 
 def test_layers_are_chosen_on_other_folds():
@@ -92,3 +92,13 @@ def test_what_is_there_is_found():
     best = v[:, 0][choose_layers(v[:, 0].mean(-1)), np.arange(5)].mean(0)
     q = arms_explained(dict(a=best[None]), dict(a=nested_null(list(v[:, 1:]))[None]))["a"]["q"]
     assert (q < 0.05).tolist() == [True, True, False, False, False, False]
+
+
+@pytest.mark.parametrize("n_tests, n_permutations", [(162, 200), (162, 3300), (162, 3240), (6, 200), (12, 40), (1, 20)])
+def test_so_few_can_pass_together_and_no_fewer(n_tests, n_permutations):
+    def passing(k):  # k targets at the smallest p that there is, nothing in the others
+        p = np.where(np.arange(n_tests) < k, 1 / (n_permutations + 1), 1.0)
+        return int((fdr(p) < 0.05).sum())
+
+    k = least_together(n_tests, n_permutations)
+    assert passing(k) == k and all(passing(j) == 0 for j in range(k))

@@ -466,7 +466,7 @@ def test_a_checkpoint_of_another_training_is_refused(base, tmp_path):
     (dict(lr=2.0), "lr is 2.0"),
     (dict(replay=1.0), "replay is 1.0"),
     (dict(dropout=-0.1), "dropout is -0.1"),
-    (dict(steps=5, warmup=9), "warmup 9 take more than the 5 steps"),
+    (dict(steps=5, warmup=9), "warmup 9 is more than the 5 steps"),
     (dict(schedule="step"), "linear, cosine, hold"),
     (dict(betas=(0.9,)), "betas"),
     (dict(max_tokens=1), "max_tokens is 1"),

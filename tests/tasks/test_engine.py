@@ -1,5 +1,6 @@
 """The engine over many architectures: whatever the layout, each text is read as if it stood alone."""
 
+import re
 import warnings
 from functools import partial
 
@@ -215,6 +216,26 @@ def test_the_longest_text_is_scored_and_one_token_more_is_refused(name):
     assert quiet(partial(worst, engine, [fits])) < 1e-3
     with pytest.raises(InputError, match=f"the model's context is {n}"):
         engine.loglikelihoods([BASE], [longer])
+
+
+@pytest.mark.parametrize("name", ["bloom", "falcon_alibi", "mamba", "recurrent", "bart", "chunks"])
+def test_what_a_model_cant_do_is_told_in_words(name):
+    engine = quiet(partial(Engine, model_of(name), TOKENIZER))
+    assert engine.packing == "padded"
+    for why in filter(None, (engine.why_padded, engine.why_plain)):
+        assert not re.search(r"Error|tensor|unpack|dimension|object|attribute", why) and len(why.split()) > 5
+    told = dict(bloom="no position_ids", mamba="no position_ids", falcon_alibi="attention mask of pairs").get(name)
+    assert told is None or told in engine.why_padded
+    assert name != "mamba" or "keeps no keys and values" in engine.why_plain
+
+
+def test_memory_that_runs_out_is_no_trait_of_the_model(monkeypatch):
+    def full(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Engine, "run_rows", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        Engine(model_of("llama"), TOKENIZER)
 
 
 @pytest.mark.parametrize("name", ["bloom", "mamba", "recurrent"])

@@ -25,10 +25,11 @@ from transformers import (
 
 from evonb.core import EvonbError, InputError, Seeds
 from evonb.populations.experts import check_base, load_experts
+from evonb.store import read_json, write_json
 from evonb.text.tokens import train_tokenizer
 from evonb.training.adapters import adapter_folders, linear_shapes, random_adapter, read_adapter, write_adapter
 from evonb.training.base import load_model, new_base, open_base, save_base, save_model
-from evonb.training.gpt import GPTConfig, new_gpt
+from evonb.training.gpt import GPTConfig, load_published, new_gpt
 from evonb.training.loading import load_whole
 
 WORDS = "the cat sees a dog that runs near the big red house and sleeps."
@@ -312,3 +313,64 @@ def test_a_base_that_save_base_wrote_is_opened_without_a_word(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         open_base(tmp_path / "b", "cpu")
+
+
+# What no weight's shape tells -------------------------------------------------------------------------------------
+
+CHANGED = [("gpt", "n_head", 1), ("gpt", "rope_base", 500.0), ("llama", "num_attention_heads", 1),
+           ("llama", "rms_norm_eps", 0.1), ("llama", "hidden_act", "relu"), ("tied", "n_head", 4),
+           ("llama", "rope_parameters", dict(rope_type="default", rope_theta=50.0)),
+           ("tied", "activation_function", "relu"), ("tied", "layer_norm_epsilon", 0.1)]  # fmt: skip
+
+
+def change(folder, **said):
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | said))
+
+
+@pytest.mark.parametrize("name, field, value", CHANGED)
+def test_a_configuration_that_was_changed_since_its_base_was_saved_is_refused(tmp_path, name, field, value):
+    save_base(MODELS[name](), tokenizer(), tmp_path / "b")
+    change(tmp_path / "b", **{field: value})
+    with pytest.raises(InputError, match=f"config.json was changed since the model was saved: {field}"):
+        open_base(tmp_path / "b", "cpu")
+
+
+def test_of_a_base_of_before_the_checksum_tells_that_its_configuration_was_changed(tmp_path):
+    save_base(MODELS["llama"](), tokenizer(), tmp_path / "b")
+    about = read_json(tmp_path / "b" / "base.json")
+    del about["config"]  # as they were written before
+    write_json(tmp_path / "b" / "base.json", about)
+    assert open_base(tmp_path / "b", "cpu").digest == about["digest"]
+    change(tmp_path / "b", num_attention_heads=1)
+    with pytest.raises(InputError, match="its checksum differs. .*Restore it"):
+        open_base(tmp_path / "b", "cpu")
+
+
+def test_what_concerns_text_alone_may_be_changed(tmp_path):
+    save_base(MODELS["llama"](), tokenizer(), tmp_path / "b")
+    change(tmp_path / "b", bos_token_id=5, transformers_version="9.9")
+    assert open_base(tmp_path / "b", "cpu").model.config.bos_token_id == 5
+
+
+@pytest.mark.parametrize("field, value", [("n_head", 1), ("rope_base", 500.0), ("rope_theta", 500.0),
+                                          ("rms_norm_eps", 0.1), ("hidden_act", "relu")])  # fmt: skip
+def test_our_own_model_in_a_plain_folder_tells_it_too(tmp_path, field, value):
+    folder = stored(MODELS["gpt"](), tmp_path / "g")
+    open_base(folder, "cpu")
+    load_published(folder)
+    change(folder, **{field: value})
+    for read in (lambda: open_base(folder, "cpu"), lambda: GPTConfig.from_pretrained(folder)):
+        with pytest.raises(InputError, match=rf"{field}|rope_base|base of the rotary"):
+            read()
+    if field in ("n_head", "rope_base"):
+        with pytest.raises(InputError, match=f"{field} is .*the model was saved with"):
+            load_published(folder)
+
+
+def test_a_configuration_that_is_changed_in_memory_is_saved_as_it_is_then(tmp_path):
+    config = GPTConfig(vocab_size=N, n_layer=1, n_head=2, n_embd=16)
+    config.n_head = 4
+    config.save_pretrained(tmp_path)
+    assert GPTConfig.from_pretrained(tmp_path).n_head == 4
+    assert "_computes" not in config.to_dict() and "_computes" not in GPTConfig.from_pretrained(tmp_path).to_dict()

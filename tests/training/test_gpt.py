@@ -575,8 +575,38 @@ def test_a_packed_row_and_a_cache_are_refused_together(sharp):
         sharp(ids, position_ids=position_ids, past_key_values=DynamicCache(config=sharp.config))
     with pytest.raises(InputError, match="33 tokens.*block_size is 32"):
         sharp(draw(1, 40), position_ids=torch.cat([torch.arange(33), torch.arange(7)])[None])
-    with_mask = sharp(ids, position_ids=position_ids, attention_mask=torch.ones(1, 5, dtype=torch.long))
-    assert with_mask.past_key_values.get_seq_length() == 5  # the mask says that all see each other, as in transformers
+    ones = torch.ones(1, 5, dtype=torch.long)
+    with pytest.raises(InputError, match="several documents.*mask of pairs"):  # a mask of padding says nothing of them
+        sharp(ids, position_ids=position_ids, attention_mask=ones, past_key_values=DynamicCache(config=sharp.config))
+    assert sharp(ids, position_ids=position_ids, attention_mask=ones).past_key_values is None
+
+
+@pytest.mark.parametrize("kind", [torch.long, torch.bool, torch.float32])
+@pytest.mark.parametrize("padding", [(0, 0), (3, 0), (0, 4), (2, 3)])
+def test_a_mask_of_padding_lets_packed_documents_stay_apart(sharp, kind, padding):
+    left, right = padding
+    lengths, ids = [[5, 4, 6], [15], [1, 1, 13]], draw(3, 15 + left + right)
+    mask = F.pad(torch.ones(3, 15), padding).to(kind)
+    positions = torch.stack([torch.cat([torch.arange(n) for n in row]) for row in lengths])
+    for filler in (0, 1, 7):  # what stands as the position of padding means nothing
+        given = dict(position_ids=F.pad(positions, padding, value=filler), attention_mask=mask)
+        out = sharp(ids, **given, output_attentions=True)
+        assert out.past_key_values is None and out.logits.isfinite().all()
+        for row, of, got in zip(ids[:, left : left + 15], lengths, out.logits[:, left : left + 15]):
+            alone = torch.cat([sharp(part[None]).logits[0] for part in row.split(of)])
+            torch.testing.assert_close(got, alone, atol=1e-5, rtol=1e-5)
+
+
+def test_padding_within_a_document_and_positions_that_go_on_are_one_document(sharp):
+    ids, mask = draw(2, 9), torch.tensor([[1, 1, 0, 1, 1, 1, 0, 1, 1], [0, 0, 1, 1, 1, 1, 1, 1, 1]])
+    position_ids = (mask.cumsum(1) - 1).clamp(min=0)  # as transformers' generate makes them
+    out = sharp(ids, position_ids=position_ids, attention_mask=mask)
+    assert out.past_key_values.get_seq_length() == 9
+    for row, seen, got in zip(ids, mask.bool(), out.logits):
+        torch.testing.assert_close(got[seen], sharp(row[seen][None]).logits[0], atol=1e-5, rtol=1e-5)
+    later = sharp(draw(2, 1), position_ids=position_ids[:, -1:] + 1, attention_mask=F.pad(mask, (0, 1), value=1),
+                  past_key_values=out.past_key_values)  # fmt: skip
+    assert later.logits.isfinite().all()
 
 
 def test_attention_weights_by_every_way_of_asking(sharp):

@@ -307,7 +307,7 @@ def test_a_checkpoint_of_another_lifetime_is_refused(tmp_path):
     (dict(schedule="step"), "linear, cosine, hold"), (dict(lr=0.0), "lr is 0.0"),
     (dict(micro_batch_size=3), "isn't a multiple"), (dict(precision="fp16"), "auto, fp32, bf16"),
     (dict(grad_clip=-1.0), "grad_clip is -1.0"),
-    (dict(betas=(0.9,)), "betas is"), (dict(warmup=50), "warmup 50 take more than the 12"),
+    (dict(betas=(0.9,)), "betas is"), (dict(warmup=50), "warmup 50 is more than the 12 steps"),
     (dict(schedule="hold", cooldown=11), "cooldown 11"), (dict(micro_batch_size=0), "micro_batch_size is 0"),
 ])  # fmt: skip
 def test_bad_settings_are_named(change, says):
