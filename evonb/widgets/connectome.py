@@ -96,29 +96,42 @@ def read_wiring(
     return _stored_wiring(str(path), stat.st_mtime_ns, stat.st_size)
 
 # %% ../../nbs/widgets/12_connectome.ipynb #c450900c
-_axes = {"attn.c_proj": ("residual dimension", "head dimension"), "mlp.c_fc": ("hidden unit", "residual dimension"),
-         "mlp.c_proj": ("residual dimension", "hidden unit"), "wte": ("token", "residual dimension"),
-         "lm_head": ("token", "residual dimension"), "attn.c_attn": ("output", "residual dimension")}
+_axes = dict(o=("residual dimension", "head dimension"), up=("hidden unit", "residual dimension"),
+             gate=("hidden unit", "residual dimension"), fused_gate_up=("gate, then hidden unit", "residual dimension"),
+             down=("residual dimension", "hidden unit"), tokens=("token", "residual dimension"),
+             positions=("position", "residual dimension"), head=("token", "residual dimension"),
+             **{role: ("output", "residual dimension") for role in ("fused_qkv", "q", "k", "v")}) # outputs, inputs
+
+# %% ../../nbs/widgets/12_connectome.ipynb #bb165e55
+_qkv = ("query", "key", "value")
+
+def _in_blocks(name, told):
+    "Whether queries, keys and values stand in this matrix one after another, each with all heads."
+    bare, ends = name.removesuffix(".weight"), ("c_attn", "Wqkv", "self_attn.qkv_proj")
+    return told["role"] == "fused_qkv" and bare.endswith(ends)
 
 # %% ../../nbs/widgets/12_connectome.ipynb #de04498e
 def axis_parts(
     name: str, # a parameter's name
     shape: tuple, # (n_rows, n_columns)
-    n_head: int | None = None # attention heads, where known
+    n_head: int | None = None, # attention heads, where known
+    told: dict | None = None # what `matrix_roles` says of it; None: by its name and shape alone
 ) -> tuple[list, list]: # parts of the rows and of the columns
     "What the rows and columns of a matrix stand for."
-    kind = plots.matrix_place(name)[1]
-    down, across = _axes.get(kind, ("output", "input"))
-    rows, columns = [[0, shape[0], down, down]], [[0, shape[1], across, across]]
+    told = told or matrix_roles({name: shape})[name]
+    out, into = shape[::-1] if told["transposed"] else shape # of a Conv1D, rows are inputs
+    down, across = _axes.get(told["role"], ("output", "input"))
+    rows, columns = [[0, out, down, down]], [[0, into, across, across]]
     def by_head(n, group, text, first=0): # parts of n rows or columns
         if not n_head or n % n_head: return [[first, n, group, text]]
         size = n // n_head
         return [[first + h * size, size, group, f"head {h} {text}"] for h in range(n_head)]
-    if kind == "attn.c_attn" and shape[0] == 3 * shape[1]:
-        n = shape[0] // 3
-        rows = [p for i, g in enumerate(("query", "key", "value")) for p in by_head(n, g, f"{g} dimension", i * n)]
-    if kind == "attn.c_proj" and n_head: columns = by_head(shape[1], "head", "output dimension")
-    return rows, [[a, n, t.split(" output")[0] if g == "head" else g, t] for a, n, g, t in columns]
+    if _in_blocks(name, told) and out == 3 * into:
+        rows = [p for i, g in enumerate(_qkv) for p in by_head(into, g, f"{g} dimension", i * into)]
+    if told["role"] == "q": rows = by_head(out, "query", "query dimension")
+    if told["role"] == "o" and n_head: columns = by_head(into, "head", "output dimension")
+    columns = [[a, n, t.split(" output")[0] if g == "head" else g, t] for a, n, g, t in columns]
+    return (columns, rows) if told["transposed"] else (rows, columns)
 
 # %% ../../nbs/widgets/12_connectome.ipynb #8b1133cb
 def layers_of(
@@ -132,7 +145,7 @@ def layers_of(
     return {k: found[k] for k in sorted(found, key=lambda k: (isinstance(k, str), k if isinstance(k, int) else 0))}
 
 # %% ../../nbs/widgets/12_connectome.ipynb #0dc8a9d8
-_outside = dict(wte="embeddings", lm_head="head")
+_outside = dict(wte="embeddings", embed_tokens="embeddings", wpe="positions", lm_head="head")
 
 def _layer_text(layer): return f"block {layer}" if isinstance(layer, int) else _outside.get(layer, layer)
 
@@ -426,17 +439,25 @@ def head_live(
     wiring: Wiring, # the connectome
     matrices: dict, # kind -> parameter name, of one block
     n_head: int # attention heads
-) -> dict: # query, key, value, output -> live weights of each head, of the matrix, and weights of the matrix
-    "Live weights of each head of one block."
-    first, last = (matrices.get(f"attn.{k}") for k in ("c_attn", "c_proj"))
-    found = {}
-    if first and wiring.shapes[first][0] % (3 * n_head) == 0:
-        by_row = wiring.degrees(first)[0].reshape(3, n_head, -1).sum(-1) # (3 * n_embd,) -> (3, n_head)
-        whole = wiring.n_live(first), math.prod(wiring.shapes[first])
-        found |= {p: (live, *whole) for p, live in zip(_head_parts, by_row)}
-    if last and wiring.shapes[last][1] % n_head == 0:
-        by_column = wiring.degrees(last)[1].reshape(n_head, -1).sum(-1) # (n_embd,) -> (n_head,)
-        found["output"] = by_column, wiring.n_live(last), math.prod(wiring.shapes[last])
+) -> dict: # query, key, value, output -> live weights of each head, of the matrix; weights of the matrix, of a head
+    "Live weights of each head of one block; keys and values may have fewer heads, which queries share."
+    roles, found, size = matrix_roles(wiring.shapes), {}, None
+    own = {roles[n]["role"]: n for n in matrices.values() if n in roles and roles[n]["part"] == "attention"}
+    def counts(name, outputs): # live weights of each output, or of each input
+        return np.asarray(wiring.degrees(name)[int(outputs == bool(roles[name]["transposed"]))])
+    def add(part, name, live, parts=1):
+        n_weights = math.prod(wiring.shapes[name])
+        found[part] = live, wiring.n_live(name), n_weights, n_weights // len(live) // parts
+    name = own.get("fused_qkv")
+    if name and _in_blocks(name, roles[name]) and len(n := counts(name, True)) % (3 * n_head) == 0:
+        for part, live in zip(_qkv, n.reshape(3, n_head, -1).sum(-1)): add(part, name, live, 3) # (3, n_head)
+    if (name := own.get("q")) and len(n := counts(name, True)) % n_head == 0:
+        size = len(n) // n_head
+        add("query", name, n.reshape(n_head, -1).sum(-1))
+    for part, name in (("key", own.get("k")), ("value", own.get("v"))): # perhaps fewer heads share them
+        if name and size and len(n := counts(name, True)) % size == 0: add(part, name, n.reshape(-1, size).sum(-1))
+    if (name := own.get("o")) and len(n := counts(name, False)) % n_head == 0:
+        add("output", name, n.reshape(n_head, -1).sum(-1))
     return found
 
 # %% ../../nbs/widgets/12_connectome.ipynb #4e8a8f23
@@ -452,9 +473,8 @@ def head_densities(
     if not heads: raise plots.NothingToPlot("This layer has no attention heads.")
     fig = plots.figure(plots.label(title), "bars: where a random control of the same density<br>"
                        "lies with 95 % probability (hypergeometric)", 420)
-    for part, (live, n_live, n_weights) in heads.items():
+    for part, (live, n_live, n_weights, n_block) in heads.items():
         (colour, symbol), n = _head_looks[part], len(live)
-        n_block = n_weights // n // (1 if part == "output" else 3)
         low, high = (100 * v / n_block for v in chance_interval(n_live, n_weights, n_block))
         x, mean = np.arange(n) + .16 * (_head_parts.index(part) - 1.5), 100 * n_live / n_weights
         bars = dict(type="data", symmetric=False, array=np.full(n, high - mean), arrayminus=np.full(n, mean - low),
@@ -464,7 +484,8 @@ def head_densities(
         fig.add_scatter(x=x, y=100 * np.asarray(live) / n_block, mode="markers", name=part, legendgroup=part,
                         customdata=np.arange(n), marker=dict(color=colour, symbol=symbol, size=9),
                         hovertemplate=f"head %{{customdata}}, {part}: %{{y:.2f}} % live<extra></extra>")
-    fig.update_xaxes(title_text="head", dtick=1, tick0=0, range=[-.5, n - .5], zeroline=False)
+    fig.update_xaxes(title_text="head", dtick=1, tick0=0, zeroline=False,
+                     range=[-.5, max(len(live) for live, *_ in heads.values()) - .5])
     return fig.update_yaxes(title_text="live weights (%)").update_layout(margin_t=92)
 
 # %% ../../nbs/widgets/12_connectome.ipynb #b45e6c0c
@@ -699,7 +720,7 @@ def mask_reply(self: ConnectomeExplorer, generation, layer, matrix, compare) -> 
     name, told = self.matrix_name(layer, matrix), self.source.told(generation)
     wiring = self._matrix(self.wiring(generation), name, told)
     (rows, columns), live = wiring.shapes[name], wiring.n_live(name)
-    down, across = axis_parts(name, (rows, columns), self.source.n_head)
+    down, across = axis_parts(name, (rows, columns), self.source.n_head, matrix_roles(wiring.shapes)[name])
     content = dict(
         matrix=name, generation=generation, generation_text=told, rows=rows, columns=columns, live=live,
         told=f"{_layer_text(layer)}, {name}, {told}: {live:,} of {rows * columns:,} weights live "

@@ -131,6 +131,32 @@ def test_heads_are_cut_as_the_model_cuts_them():
     assert [p[3] for p in rows if p[0] <= n + 5 < p[0] + p[1]] == ["head 1 key dimension"]
 
 
+def test_heads_of_other_families_are_cut_as_their_models_cut_them():
+    "GPT-2 stores a row an input; Llama has a matrix each, and fewer heads for keys and values."
+    d, n_head, size, n_kv = 12, 3, 4, 1
+    shapes = {"transformer.wte.weight": (20, d), "transformer.wpe.weight": (8, d)}
+    shapes |= {f"transformer.h.0.attn.{k}.weight": s for k, s in (("c_attn", (d, 3 * d)), ("c_proj", (d, d)))}
+    signs = {k: matrix(*s, 0.5) for k, s in shapes.items()}
+    w = ce.Wiring.of(Connectome(signs, shapes))
+    found = ce.head_live(w, ce.layers_of(w.shapes)[0], n_head)
+    live = (signs["transformer.h.0.attn.c_attn.weight"] != 0).numpy().reshape(d, 3, n_head, size).sum((0, 3))
+    assert all((found[p][0] == live[i]).all() for i, p in enumerate(("query", "key", "value")))
+    rows = (signs["transformer.h.0.attn.c_proj.weight"] != 0).numpy().reshape(n_head, size, d).sum((1, 2))
+    assert (found["output"][0] == rows).all() and found["key"][3] == d * size
+    told = ce.matrix_roles(shapes)["transformer.h.0.attn.c_attn.weight"]
+    down, across = ce.axis_parts("transformer.h.0.attn.c_attn.weight", (d, 3 * d), n_head, told)
+    assert down[0][3] == "residual dimension" and [p[3] for p in across][4] == "head 1 key dimension"
+    names = dict(q_proj=(d, d), k_proj=(n_kv * size, d), v_proj=(n_kv * size, d), o_proj=(d, d))
+    shapes = {f"model.layers.0.self_attn.{k}.weight": s for k, s in names.items()}
+    signs = {k: matrix(*s, 0.5) for k, s in shapes.items()}
+    w = ce.Wiring.of(Connectome(signs, shapes))
+    found = ce.head_live(w, ce.layers_of(w.shapes)[0], n_head)
+    for part, k, n in (("query", "q_proj", n_head), ("key", "k_proj", n_kv), ("value", "v_proj", n_kv)):
+        wired_rows = (signs[f"model.layers.0.self_attn.{k}.weight"] != 0).numpy()
+        assert found[part][0].tolist() == wired_rows.reshape(n, size, d).sum((1, 2)).tolist()
+    assert len(ce.head_densities(found).data) == 8
+
+
 def test_the_bands_hold_random_controls():
     c = wired("w", matrix(120, 80, 0.3))
     n_live, rng = c.n_live, np.random.default_rng(5)
