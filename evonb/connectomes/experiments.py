@@ -22,8 +22,8 @@ from .summary import summarise
 from ..core import ConnectomeError, CorpusError, InputError, ProcessLostError, Seeds, Stopped, StopRequest
 from ..core import check_choice, check_positive, file_sha256, from_dict, parsing, place_name, stoppable, to_dict
 from ..kinds import refusal
-from ..store import Run, as_begun, as_noted, check_folder, create_run, differences, open_run, read_dataset, read_json
-from ..store import reopen_run, write_json, writing_folder
+from ..store import Run, as_begun, as_noted, check_folder, create_run, differences, open_run, read_dataset
+from ..store import read_json, reopen_run, write_json, writing_folder
 from ..text.tokens import load_tokenizer, open_prepared, prepare, save_prepared
 from ..training.base import Base, choose_device, load_model, new_base
 from ..training.connectome import Connectome, check_fits
@@ -242,14 +242,15 @@ def taken_up(
     "An existing run, to raise more newborns in."
     compute, group = _computing(device, compute, fleet)
     if group.size > 1:
-        raise InputError(f"{group.size} processes were launched together, but newborns of an existing run are raised here "
+        raise InputError(f"{group.size} processes were launched together, but newborns of an existing run are raised "
+                         f"here "
                          "one by one or by workers. Start evonb by itself.")
     with stoppable(stop) as request:
         developed_config(open_run(path), changes or {}) # a mistake leaves the run as it is
         with reopen_run(path) as run:
             config = developed_config(run, changes or {})
-            exp = Experiment(run, _prepare_corpus(run, config, request, show), config, show, request, compute.device, fleet,
-                             compute, group)
+            exp = Experiment(run, _prepare_corpus(run, config, request, show), config, show, request, compute.device,
+                             fleet, compute, group)
             for one in exp.lineages: one.check_evolved()
             yield exp
 

@@ -217,7 +217,8 @@ def frequency_signs(
     "How many positive weights (or negative ones) tell a token's frequency: its logarithm, rounded."
     logs = np.log(np.asarray(counts) + .5)
     spread = np.ptp(logs)
-    return np.rint(n_columns * (2 * (logs - logs.min()) / spread - 1)).astype(int) if spread else np.zeros(len(logs), int)
+    if not spread: return np.zeros(len(logs), int)
+    return np.rint(n_columns * (2 * (logs - logs.min()) / spread - 1)).astype(int)
 
 # %% ../../nbs/connectomes/13_nulls.ipynb #6f77b5ef
 def unigram_planes(
@@ -267,8 +268,8 @@ def unigram_control(
         planes, columns = unigram_planes(signs, counts, order[:n]), order[:n]
         made = {names[k]: filled_up(planes[k], s, columns, rng) for k, s in signs.items()}
         if all(m is not None for m in made.values()): break
-    else: raise ConnectomeError("Embedding and head have too few live weights to tell how often tokens occur, so unigram "
-                                "can't be made. Use seen_tokens, or a connectome that was pruned less.")
+    else: raise ConnectomeError("Embedding and head have too few live weights to tell how often tokens occur, so "
+                                "unigram can't be made. Use seen_tokens, or a connectome that was pruned less.")
     def change(name, s, r):
         if name in made: return torch.from_numpy(made[name])
         return torch.from_numpy(r.permutation(s.numpy().reshape(-1)).reshape(s.shape))

@@ -50,7 +50,8 @@ def wiring_parts(
     for name in connectome.signs:
         r = roles[name]
         block = [] if r["block"] is None else ["blocks", f"block{r['block']}"]
-        for part in (*([r["part"]] if r["part"] in PARTS else []), *block, name): found.setdefault(part, []).append(name)
+        own = [r["part"]] if r["part"] in PARTS else []
+        for part in (*own, *block, name): found.setdefault(part, []).append(name)
     return found
 
 # %% ../../nbs/connectomes/15_transplants.ipynb #108c142c
@@ -64,10 +65,11 @@ def part_matrices(
     roles = matrix_roles(connectome)
     exempt = [n for n, r in roles.items() if n not in connectome.signs and part in (r["part"], n)]
     if exempt:
-        raise ConnectomeError(f"{part} ({exempt[0]}) was exempt from pruning, so no wiring of it is inherited. Leave it "
+        raise ConnectomeError(f"{part} ({exempt[0]}) was exempt from pruning, so no wiring of it is inherited. Leave "
+                              f"it "
                               "out of the parts.")
     if part == "head" and any(r["tied"] for r in roles.values()):
-        raise ConnectomeError("This architecture has no head of its own: it is tied to the embedding. Ask for embedding.")
+        raise ConnectomeError("This architecture has no head of its own: it is tied to the embedding. Ask for that.")
     if part in PARTS: raise ConnectomeError(f"This architecture has no {part} that a wiring covers.")
     blocks = [p for p in parts if p.startswith("block")]
     there = [p for p in (*PARTS, *blocks) if p in parts]
@@ -86,18 +88,21 @@ def check_alike(
         odd = [n for n, s in connectome.shapes.items() if other.shapes.get(n) != s] or \
             sorted(set(connectome.signs) ^ set(other.signs))
         name = odd[0] if odd else next(iter(set(other.shapes) - set(connectome.shapes)))
-        raise ConnectomeError(f"{what} is of another architecture: {name} is {other.shapes.get(name, 'absent')} there and "
-                              f"{connectome.shapes.get(name, 'absent')} here, or is wired in one of them only. Parts can "
+        raise ConnectomeError(f"{what} is of another architecture: {name} is {other.shapes.get(name, 'absent')} there "
+                              f"and "
+                              f"{connectome.shapes.get(name, 'absent')} here, or is wired in one of them only. Parts "
+                              f"can "
                               "be exchanged between equal models only.")
     words = [c.info.get("vocabulary") for c in (connectome, other)]
     if None not in words and words[0] != words[1]:
-        raise ConnectomeError(f"{what} was evolved with another tokenizer, so its embedding and head mean other tokens. "
+        raise ConnectomeError(f"{what} was evolved with another tokenizer, so its embedding and head mean other "
+                              f"tokens. "
                               "Evolve both with one: --set corpus.tokenizer=RUN/corpus/tokenizer")
 
 # %% ../../nbs/connectomes/15_transplants.ipynb #a36e2f90
 def inherited_aspects(
     signs, # (n_rows, n_columns) int8: what is inherited
-    dealt: dict, # "null" and, as asked, "mask" and "degrees" -> (n_rows, n_columns) int8: dealt wirings that keep as much
+    dealt: dict, # "null" and, as asked, "mask" and "degrees" -> (n_rows, n_columns) int8 that keep as much
     aspects: set # of `ASPECTS`
 ): # -> (n_rows, n_columns) int8
     "A matrix that has some aspects of the inherited one; its signs are those of inherited wires wherever there is one."
@@ -115,13 +120,15 @@ def mixed(
     kept = set(transplant.parts)
     if kept & set(ASPECTS):
         if unknown := kept - set(ASPECTS):
-            raise InputError(f"parts are {', '.join(transplant.parts)}, but {', '.join(ASPECTS)} are told of all matrices, "
+            raise InputError(f"parts are {', '.join(transplant.parts)}, but {', '.join(ASPECTS)} are told of all "
+                             f"matrices, "
                              f"and {unknown.pop()} is a place. Ask for the ones or for the others.")
         aspects = set(ASPECTS) - kept if transplant.but else kept
         signs = {n: inherited_aspects(s, {k: c.signs[n] for k, c in dealt.items()}, aspects)
                  for n, s in connectome.signs.items()}
     else:
         named = {n for part in transplant.parts for n in part_matrices(connectome, part)}
-        signs = {n: s if (n in named) != transplant.but else dealt["null"].signs[n] for n, s in connectome.signs.items()}
+        signs = {n: s if (n in named) != transplant.but else dealt["null"].signs[n]
+                 for n, s in connectome.signs.items()}
     info = dict(control=transplant.name, of=connectome.digest())
     return dataclasses.replace(connectome, signs=signs, info=info)

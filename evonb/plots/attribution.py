@@ -32,7 +32,8 @@ def attribution_effects(
         _, names, mean, low, high, p = map(np.array, zip(*rows))
         clear = p.astype(float) < .05
         low, high = (np.where(np.isfinite(b), b, mean) for b in (low, high))
-        fig.add_scatter(x=mean, y=[f"{n} ({kind})" if kind != "main" else n for n in names], mode="markers", name=TITLES[kind],
+        rows = [f"{n} ({kind})" if kind != "main" else n for n in names]
+        fig.add_scatter(x=mean, y=rows, mode="markers", name=TITLES[kind],
                         error_x=dict(type="data", symmetric=False, array=high - mean, arrayminus=mean - low),
                         marker=dict(symbol=["circle" if c else "circle-open" for c in clear], size=9),
                         customdata=p, hovertemplate="%{y}: %{x:+.3f} nats/token, p = %{customdata:.2g}<extra></extra>")

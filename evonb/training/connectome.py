@@ -285,7 +285,8 @@ def check_born(
     "Refuse to keep signs that a newborn wasn't born with."
     for name, share in sign_flips(model, connectome).items():
         if share:
-            raise ConnectomeError(f"{share:.0%} of the live weights of {name} have another sign than the connectome, so "
+            raise ConnectomeError(f"{share:.0%} of the live weights of {name} have another sign than the connectome, "
+                                  f"so "
                                   "its signs can't be kept. A newborn that is rewound has weights of its own: take "
                                   "signs=free, or inheritance=signs.")
 

@@ -13,7 +13,7 @@ import torch
 from evonb.cli import main
 from evonb.connectomes.arms import ARMS, find_arm
 from evonb.connectomes.attribution import (
-    Design,
+    PartsDesign,
     attribute,
     attribution_map,
     attribution_statement,
@@ -74,7 +74,7 @@ def known_losses(design, noise=0.0):
 
 @pytest.mark.parametrize("kind", ["factorial", "ends"])
 def test_effects_are_those_that_were_put_in(kind):
-    design = Design("random", ("a", "b", "c"), kind, True)
+    design = PartsDesign("random", ("a", "b", "c"), kind, True)
     told = judged_effects(design, known_losses(design))
     pairs = {p: sum(v for k, v in TOGETHER.items() if p in k) for p in GAINS}
     for p, g in GAINS.items():
@@ -96,28 +96,28 @@ def test_effects_are_those_that_were_put_in(kind):
 
 def test_contrasts_sum_to_nothing_and_designs_grow_as_they_say():
     for n, kind in itertools.product((2, 3, 5), ("factorial", "ends")):
-        design = Design("random", tuple("abcde"[:n]), kind, True)
+        design = PartsDesign("random", tuple("abcde"[:n]), kind, True)
         kinds = 2**n if kind == "factorial" or n == 2 else 2 * n + 2
         assert len(design.subsets()) == len({*design.subsets()}) == kinds
         for key, coefficients in contrasts(design).items():
             assert sum(coefficients.values()) == pytest.approx(0) and coefficients, key
             assert set(coefficients) <= set(design.subsets())
     for shape in ((2, 5), (3, 2, 5)):  # seeds and windows; evolutions before them
-        design = Design("random", ("a",), "factorial", True)
+        design = PartsDesign("random", ("a",), "factorial", True)
         noise = np.random.default_rng(0)
         told = judged_effects(design, {design.arm(s): noise.normal(size=shape) for s in design.subsets()})
         assert set(told) == {("total", "all", "")} and len(told["total", "all", ""]["units"]) == len(shape)
 
 
 def test_arms_that_a_run_raises_anyway_are_not_raised_again():
-    whole = Design("random", ("embedding", "head", "blocks"), "factorial", True)
+    whole = PartsDesign("random", ("embedding", "head", "blocks"), "factorial", True)
     names = {whole.arm(s) for s in whole.subsets()}
     assert {"random", "connectome", "random+head", "random~head"} <= names and len(names) == 8
-    part = Design("row_degree", ("head",), "factorial", False)
+    part = PartsDesign("row_degree", ("head",), "factorial", False)
     assert [part.arm(s) for s in part.subsets()] == ["row_degree", "row_degree+head"]
-    aspects = Design("random", ("mask", "signs"), "factorial", True)
+    aspects = PartsDesign("random", ("mask", "signs"), "factorial", True)
     assert {aspects.arm(s) for s in aspects.subsets()} == {"random", "sign_shuffled", "random+signs", "connectome"}
-    other = Design("other", ("head",), "factorial", False)
+    other = PartsDesign("other", ("head",), "factorial", False)
     assert other.arm(frozenset()) == "other+nothing" and find_arm("other+nothing").own
 
 
@@ -167,7 +167,28 @@ def test_attribution_of_a_run_is_told_resumed_shown_and_reported(run, capsys):
     attribute(twin, **how)
     ds, again = (read_dataset(p / "attribution.zarr.zip") for p in (run.path, twin))
     assert np.array_equal(ds.window_loss, again.window_loss) and np.array_equal(ds["mean"], again["mean"])
-    # by hand
+    assert_told_as_it_is(run, ds)
+    for p, was in developed.items():
+        assert p.read_bytes() == was or p.suffix == ".lock"  # what development holds stays
+    # shown
+    capsys.readouterr()
+    assert main(["attribute", str(run.path), "--parts", "embedding,head,blocks"]) == 0
+    out = capsys.readouterr().out
+    assert read_json(run.file("attribution.json"))["statement"] in out and "main         head" in out
+    assert main(["report", str(run.path)]) == 0
+    page = run.file("report.html").read_text()
+    assert "What each part carries" in page and "can&#x27;t be shown" not in page and "can't be shown" not in page
+    assert main(["develop", str(run.path), "--arms", "random+head"]) == 2
+    assert "is raised by evonb attribute" in capsys.readouterr().err
+    # another way of living isn't mixed in
+    noted = read_json(run.file("attribution", "settings.json"))
+    write_json(run.file("attribution", "settings.json"), noted | dict(lifetime=noted["lifetime"] | dict(steps=7)))
+    with pytest.raises(RunExistsError, match="raised otherwise: lifetime.steps: 7 there"):
+        attribute(run.path, **how)
+
+
+def assert_told_as_it_is(run, ds):
+    "The dataset against what lifetimes left and effects by hand."
     arms = list(map(str, ds.arm.values))
     assert len(arms) == 8 and {"connectome", "random", "random+embedding", "random~embedding"} <= set(arms)
     lr = ds.chosen_lr.values[0]
@@ -186,23 +207,6 @@ def test_attribution_of_a_run_is_told_resumed_shown_and_reported(run, capsys):
     values, label = attribution_map(ds)
     assert values[HEAD] == pytest.approx(head) and "random" in label
     assert set(values) == set(inherited_connectome(run).signs)
-    for p, was in developed.items():
-        assert p.read_bytes() == was or p.suffix == ".lock"  # what development holds stays
-    # shown
-    capsys.readouterr()
-    assert main(["attribute", str(run.path), "--parts", "embedding,head,blocks"]) == 0
-    out = capsys.readouterr().out
-    assert read_json(run.file("attribution.json"))["statement"] in out and "main         head" in out
-    assert main(["report", str(run.path)]) == 0
-    page = run.file("report.html").read_text()
-    assert "What each part carries" in page and "can&#x27;t be shown" not in page and "can't be shown" not in page
-    assert main(["develop", str(run.path), "--arms", "random+head"]) == 2
-    assert "is raised by evonb attribute" in capsys.readouterr().err
-    # another way of living isn't mixed in
-    noted = read_json(run.file("attribution", "settings.json"))
-    write_json(run.file("attribution", "settings.json"), noted | dict(lifetime=noted["lifetime"] | dict(steps=7)))
-    with pytest.raises(RunExistsError, match="raised otherwise: lifetime.steps: 7 there"):
-        attribute(run.path, **how)
 
 
 def planted(folder, seed, part):
