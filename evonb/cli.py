@@ -548,7 +548,8 @@ def attribution_text(
 ) -> str: # lines
     "What carries the head start: the sentence, and each effect with its interval."
     rows = [("effect", "of", "lowers the loss by [95 % CI]")]
-    rows += [(e["kind"], " x ".join(filter(None, (e["part"], e["other"]))), interval_cell(e)) for e in summary["effects"]]
+    rows += [(e["kind"], " x ".join(filter(None, (e["part"], e["other"]))), interval_cell(e))
+             for e in summary["effects"]]
     how = "; ".join(filter(None, [summary["units"], family_text(summary["effects"])]))
     return "\n".join([summary["statement"], "", f"nats/token of validation text, against {summary['null']}, by "
                       f"{summary['n_arms']} kinds of newborns ({summary['design']}); {how}", *columns(rows)])
@@ -561,14 +562,17 @@ def attribute_options(
     from evonb.connectomes.arms import ARMS
     p.add_argument("run", metavar="RUN", help="a run of evonb run, evolve or develop whose evolution is over")
     p.add_argument("--parts", type=names_of, default=("parts",), metavar="A,B",
-                   help="what is told apart: parts (embedding, head, attention, mlp), layers, matrices, aspects (mask, signs), "
+                   help="what is told apart: parts (embedding, head, attention, mlp), layers, matrices, aspects "
+                        "(mask, signs), "
                         "or names of parts: blocks, block0, a matrix, degrees (default: parts)")
     p.add_argument("--null", default="random", metavar="ARM_OR_RUN",
-                   help="who deals what isn't inherited: an arm (listed below), other (the connectome of another evolution "
+                   help="who deals what isn't inherited: an arm (listed below), other (the connectome of another "
+                        "evolution "
                         "of the run), another run, or a stored connectome (default: random)")
-    p.add_argument("--design", metavar="ends|factorial", help="only and all but each part, or every combination (default: "
-                                                             "factorial for up to three parts, else ends)")
-    p.add_argument("--seeds", type=int, metavar="N", help="newborns of a kind (default: as many as the run's arms have)")
+    p.add_argument("--design", metavar="ends|factorial",
+                   help="only and all but each part, or every combination (default: factorial for up to three parts, "
+                        "else ends)")
+    p.add_argument("--seeds", type=int, metavar="N", help="newborns of a kind (default: as many as the run has)")
     p.add_argument("--lrs", type=numbers_of, metavar="A,B", help="peak learning rates tried (default: the run's)")
     p.add_argument("--device", help="cpu, cuda or mps (default: the best there is)")
     p.epilog += listing("arms", ARMS)

@@ -24,7 +24,7 @@ from fastcore.basics import patch
 from tqdm.auto import tqdm
 from transformers import AutoConfig
 
-from .arms import FOREIGN, find_arm, null_of
+from .arms import FOREIGN_NULL, find_arm, null_of
 from .controls import control, occurring_weights
 from .settings import DevelopmentConfig, Experiment, lineage_file
 from .summary import newborn_units, summarise
@@ -204,7 +204,7 @@ def load_generation(
 def share_start(self: Experiment,
     model # a newborn
 ): # -> the same model
-    "Give parts that are exempt from pruning the start that all newborns share, where they do: one frame for all wirings."
+    "Give parts that are exempt from pruning the start that all newborns share, where they do: one frame for all."
     e = self.config.evolution
     if e.exempt_start != "shared": return model
     groups, seeds = parameter_groups(model), Seeds(self.config.seed).child("exempt start") # that of all evolutions
@@ -294,7 +294,8 @@ def _one_evolution(run, lineage):
         matrix_positive=(("generation", "matrix"), np.stack([m.positive for m in matrices])),
         wall_time=("generation", [f["seconds"] for f in facts], dict(units="s")),
         tokens_per_s=("generation", [f["tokens_per_s"] for f in facts], dict(units="tokens/s")),
-        **({"flips": (("generation", "eval_step", "matrix"), flips, dict(units="share of live weights"))} if told else {})),
+        **({"flips": (("generation", "eval_step", "matrix"), flips, dict(units="share of live weights"))}
+           if told else {})),
         dict(generation=np.arange(len(wirings)), step=np.arange(curves[0]["train_loss"].shape[0]),
              eval_step=curves[0]["val_step"].int().numpy(), matrix=list(wirings[0].signs)))
 
@@ -356,7 +357,7 @@ def transplanted(self: Experiment,
     def dealt(arm): return self.arm_wiring(arm, seed, inherited)
     null = transplant.null
     if null == "other": rest = inherited_connectome(self.run, (self.lineage + 1) % self.config.n_lineages)
-    elif FOREIGN.fullmatch(null): rest = Connectome.load(self.run.file("attribution", f"{null}.safetensors"))
+    elif FOREIGN_NULL.fullmatch(null): rest = Connectome.load(self.run.file("attribution", f"{null}.safetensors"))
     else: rest = dealt(null)
     kept = set(ASPECTS) - set(transplant.parts) if transplant.but else set(transplant.parts)
     also = dict(mask="sign_shuffled", degrees="degree_preserving") if kept & set(ASPECTS) else {}
@@ -456,7 +457,8 @@ def choose_lr(
 
 # %% ../../nbs/connectomes/16_generations.ipynb #90b69700
 def _develop_arm(exp, arm, inherited):
-    "An arm's sweep in the first evolution, then its other newborns; returns the chosen rate, None when every one failed."
+    "An arm's sweep in the first evolution, then its other newborns; returns the chosen rate, None when every one "
+    "failed."
     d = exp.config.development
     exp.run.set_state("running", f"development of {arm}")
     lr = choose_lr({lr: [exp.raise_arm(arm, s, lr, False, inherited[0]) for s in range(d.sweep_seeds)] for lr in d.lrs})

@@ -93,7 +93,8 @@ def check(self: ExperimentConfig) -> ExperimentConfig: # itself
     for part in e.exempt: check_choice(part, ("embeddings", "head"), "exempt")
     if not e.magnitude > 0: raise InputError(f"magnitude is {e.magnitude}, but must be above 0; the paper's is 0.02.")
     for arm in d.arms:
-        if null_of(arm) != arm: raise InputError(f"The arm {arm!r} inherits parts only, and is raised by evonb attribute.")
+        if null_of(arm) != arm:
+            raise InputError(f"The arm {arm!r} inherits parts only, and is raised by evonb attribute.")
         find_arm(arm)
     for n in ("n_seeds", "sweep_seeds", "test_windows", "n_bootstrap"): check_positive(getattr(d, n), n)
     tell_inert(d, "n_bootstrap", "intervals come from tests over seeds and windows")
