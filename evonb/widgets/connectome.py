@@ -147,7 +147,8 @@ def layers_of(
 # %% ../../nbs/widgets/12_connectome.ipynb #0dc8a9d8
 _outside = dict(wte="embeddings", embed_tokens="embeddings", wpe="positions", lm_head="head")
 
-def _layer_text(layer): return f"block {layer}" if isinstance(layer, int) else _outside.get(layer, layer)
+def _layer_text(layer):
+    return f"block {layer}" if isinstance(layer, int) else _outside.get(layer.rpartition(".")[2], layer)
 
 # %% ../../nbs/widgets/12_connectome.ipynb #63c4aaaf
 class TokenFacts(NamedTuple):
