@@ -26,6 +26,7 @@ from tqdm.auto import tqdm
 
 from .connectomes.generations import known_loss, life_folder, read_life
 from .connectomes.settings import Experiment
+from .connectomes.workers import LifeRun, Line
 from .core import EvonbError, InputError, MachineError, RunBusyError, Stopped, StopRequest, announce
 from .core import check_positive, file_sha256, human_time, listening, progress
 from .datasets import MissingExtraError
@@ -510,53 +511,6 @@ def _desk_class():
             return told
     return Desk
 
-# %% ../nbs/82_cluster.ipynb #7781e5b9
-class _Line:
-    "A worker's line to the desk: tells in batches, twice a second, and hears whether to stop."
-    def __init__(self, exchange, every=.5):
-        self.exchange, self.every, self.stop = exchange, every, StopRequest()
-        self.told, self.latest, self.lock, self.over = [], {}, threading.Lock(), threading.Event()
-
-    def say(self, what, kind, values):
-        values = {k: list(v) if isinstance(v, list) else v for k, v in values.items()} # lists go on growing
-        with self.lock:
-            if kind == "step": self.latest[values["label"]] = (what, kind, values)
-            else: self.told, self.latest = [*self.told, *self.latest.values(), (what, kind, values)], {}
-
-# %% ../nbs/82_cluster.ipynb #668b9f18
-@patch
-def call(self: _Line):
-    "Tell what there is, hear whether to stop. A desk that is gone is no reason to stop working."
-    with self.lock: told, self.told, self.latest = [*self.told, *self.latest.values()], [], {}
-    try: reason = self.exchange(told)
-    except _ray().exceptions.RayError: return
-    if reason: self.stop.set(reason)
-
-# %% ../nbs/82_cluster.ipynb #302b8e9c
-@patch
-@contextmanager
-def held(self: _Line):
-    "While inside, the desk is called again and again; the last time at the end."
-    def keep_calling():
-        while not self.over.wait(self.every): self.call()
-    self.call()
-    thread = threading.Thread(target=keep_calling, daemon=True)
-    thread.start()
-    try: yield self
-    finally:
-        self.over.set()
-        thread.join()
-        self.call()
-
-# %% ../nbs/82_cluster.ipynb #09962090
-class _LifeRun(Run):
-    "The run as a worker sees it: what it logs is logged by the driver."
-    def __init__(self, path, line):
-        super().__init__(path)
-        self.line = line
-
-    def log(self, event, **fields): self.line.say("log", event, fields)
-
 # %% ../nbs/82_cluster.ipynb #2e84e8c1
 @dataclass
 class _Order:
@@ -596,11 +550,11 @@ def _raise_there(order, exchange, needed, arm, seed, lr, lineage=0):
         return "failed", InputError(
             f"The run is in {order.path}, but the node {node_name()} {what}. Put the run's folder on a file system "
             "that all nodes share, at the same path (NFS, say), or leave that node out.")
-    line = _Line(exchange)
+    line = Line(exchange)
     try:
         with line.held():
             if line.stop: return "stopped", line.stop.reason
-            run = _LifeRun(order.path, line)
+            run = LifeRun(order.path, line)
             corpus = open_prepared(run.file("corpus"))
             exp = Experiment(run, corpus, show=False, stop=line.stop, lineage=lineage, **order.settings)
             folder = life_folder(run, arm, seed, lr, lineage)
@@ -680,7 +634,9 @@ class _Work:
 class _Exchange:
     "Calling the desk from a worker."
     def __init__(self, desk): self.desk = desk
-    def __call__(self, told): return _ray().get(self.desk.exchange.remote(told), timeout=60)
+    def __call__(self, told):
+        try: return _ray().get(self.desk.exchange.remote(told), timeout=60)
+        except _ray().exceptions.RayError: return None # a desk that is gone is no reason to stop working
 
 # %% ../nbs/82_cluster.ipynb #ca0b4461
 @patch

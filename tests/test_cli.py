@@ -35,6 +35,7 @@ from evonb.widgets.explorers import EXPLORERS
 
 EVONB = str(Path(sys.executable).with_name("evonb"))  # the installed command
 SMALL = ["corpus.vocab_size=320", "model.n_layer=1", "model.n_head=2", "model.n_embd=16", "evolution.n_generations=2"]
+SMALL += ["evolution.n_evolutions=1"]
 LIFE = ["steps=20", "batch_size=8", "context=16", "warmup=2", "eval_every=10", "eval_windows=16", "checkpoint_every=5"]
 SMALL += [f"{loop}.lifetime.{x}" for loop in ("evolution", "development") for x in LIFE]
 SMALL += ["development.n_seeds=2", "development.lrs=[0.004]", "development.n_bootstrap=100"]

@@ -55,7 +55,7 @@ def grown(tmp_path_factory):
     "A small connectome run with two arms of two newborns."
     tiny = preset("demo")
     tiny.model.n_layer, tiny.model.n_embd, tiny.corpus.n_bytes, tiny.corpus.vocab_size = 2, 32, 60_000, 300
-    tiny.evolution.n_generations, tiny.evolution.rewind_step = 1, 0
+    tiny.evolution.n_generations, tiny.evolution.rewind_step, tiny.evolution.n_evolutions = 1, 0, 1
     tiny.development.arms, tiny.development.n_seeds, tiny.development.lrs = ("connectome", "random"), 2, (0.016,)
     for life in (tiny.evolution.lifetime, tiny.development.lifetime):
         life.steps, life.batch_size, life.context = 20, 8, 64

@@ -18,7 +18,7 @@ PAGE = ROOT / "docs" / "pages" / "recipes.md"
 ADDED = {"arm": ("thinned",), "merge": ("middle",), "method": ("blends",), "task": ("capitals",),
          "corpus": ("weather", "diary"), "data-set": ("breakfast", "evening"), "explorer": ("newborns",)}
 TINY = ["model.n_layer=1", "model.n_head=2", "model.n_embd=16", "corpus.n_bytes=60000", "corpus.vocab_size=270",
-        "evolution.n_generations=1", "evolution.rewind_step=0", *(
+        "evolution.n_generations=1", "evolution.rewind_step=0", "evolution.n_evolutions=1", *(
             f"{part}.lifetime.{setting}" for part in ("evolution", "development")
             for setting in ("steps=20", "batch_size=4", "context=256", "warmup=5"))]
 pytestmark = pytest.mark.usefixtures("one_thread")

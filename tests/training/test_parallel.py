@@ -374,7 +374,8 @@ def test_a_process_that_answers_no_more_counts_as_lost(tmp_path):
 
 def test_the_command_under_accelerate(tmp_path, alone):
     changes = {"corpus.n_bytes": 60_000, "corpus.vocab_size": 300, "model.n_layer": 2, "model.n_head": 2,
-               "model.n_embd": 16, "evolution.n_generations": 2, "evolution.prune_fraction": .3}
+               "model.n_embd": 16, "evolution.n_generations": 2, "evolution.n_evolutions": 1,
+               "evolution.prune_fraction": .3}
     life = {k: getattr(LIFE, k) for k in ("steps", "batch_size", "context", "lr", "warmup", "eval_every",
                                           "eval_windows", "checkpoint_every")}
     changes |= {f"{part}.lifetime.{k}": v for part in ("evolution", "development") for k, v in life.items()}
