@@ -30,7 +30,7 @@ N = 250  # simulated runs: at 5 % the standard error is 1.4 %, and the seed is f
                          ids=lambda d: f"{d.verdict}, {d.design}")  # fmt: skip
 def test_no_sentence_claims_what_isnt_there(design):
     n = N if design.part == 1 else int(N * design.part / 2)  # those that take longer
-    assert claim_rate(design.simulate, 0.0, n, Seeds(1)) <= 0.07
+    assert claim_rate(design.simulate, 0.0, n, Seeds(1)) <= (0.06 if "evolutions" in design.verdict else 0.07)
 
 
 @pytest.mark.parametrize("design", [d for d in all_designs() if d.verdict.startswith("one ")],

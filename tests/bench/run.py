@@ -8,6 +8,7 @@ import json
 import sys
 from pathlib import Path
 
+import beside
 import clients
 import encoding
 import features
@@ -23,12 +24,8 @@ import wirings
 from results import FOLDER, keep, machine, reached
 
 ROWS = {}
-<<<<<<< HEAD
-for part in (training, population_memory, scoring, clients, merging, encoding, features, wirings, planning_check,
-=======
-for part in (training, beside, population_memory, scoring, merging, encoding, features, wirings, planning_check,
->>>>>>> 42434a9 (Newborns and evolutions are lived side by side, in processes of their own; three evolutions in the presets)
-             looking, tree, imports):
+for part in (training, beside, population_memory, scoring, clients, merging, encoding, features, wirings,
+             planning_check, looking, tree, imports):
     ROWS |= part.ROWS
 
 

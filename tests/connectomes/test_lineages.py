@@ -164,6 +164,12 @@ def test_every_reader_knows_evolutions(three, tmp_path):
     names = {t.name for t in figures.generation_curves(evolution).data}
     assert len(figures.generation_curves(evolution).data) == 3 * len(names)
     assert "evolution 2" in figures.density_map(evolution, lineage=2).layout.title.text
+    from evonb.widgets.connectome import find_source
+
+    others = find_source(three.path).others
+    assert {"random", "random of evolution 1", "connectome of evolution 2"} <= {a for a, _ in others}
+    seen, last = others["connectome of evolution 2", 0](), load_generation(three, lineage=2)
+    assert all((seen.signs(n) == s.numpy()).all() for n, s in last.signs.items())
     page = write_report(three.path).read_text()
     assert "3 evolutions x 2 newborns" in page and "evolution 2" in page
     from evonb.cli import results_text

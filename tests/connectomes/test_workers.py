@@ -13,11 +13,12 @@ from test_lineages import LIFE, models, tiny
 from evonb.connectomes import workers
 from evonb.connectomes.arms import ARMS
 from evonb.connectomes.experiments import develop_run, experiment
-from evonb.connectomes.generations import latest_checkpoint, life_folder
+from evonb.connectomes.generations import life_folder
 from evonb.connectomes.settings import Experiment, preset
 from evonb.connectomes.workers import LocalFleet, Order, n_workers, threads_of
 from evonb.core import InputError, MachineError, Stopped, StopRequest, listening
 from evonb.store import open_run, read_dataset
+from evonb.training.lifetime import latest_checkpoint
 from evonb.training.parallel import cores, lifetime_threads
 
 pytestmark = pytest.mark.numerics
