@@ -6,6 +6,7 @@
 __all__ = ['SHORT', 'ASSUMED', 'Line', 'LifeRun', 'Order', 'free_memory', 'n_left', 'n_workers', 'threads_of', 'LocalFleet']
 
 # %% ../../nbs/connectomes/17_workers.ipynb #17f52eaf
+import math
 import os
 import pickle
 import signal
@@ -119,8 +120,8 @@ def _lived(conn, path, corpus, settings, order):
             home = life_folder(run, *order.newborn, order.lineage).parent
             home.mkdir(parents=True, exist_ok=True)
             with FileLock(home/".lock"): exp.arm_wiring(arm, seed) # rates share it: made once
-            exp.raise_arm(arm, seed, lr, order.needed)
-            if order.needed: tested_newborn(exp, arm, seed, lr)
+            loss = exp.raise_arm(arm, seed, lr, order.needed)
+            if order.needed and math.isfinite(loss): tested_newborn(exp, arm, seed, lr)
             return "over", None
     except Stopped as e: return "stopped", str(e)
     except (EvonbError, OSError) as e: return "failed", e
