@@ -313,9 +313,19 @@ def _stage(name, part, newborn, n, device, devices, tested=0, disk=0):
         newborn, n, looked + tested, device.costs, devices)
     return Stage(name, part, n, read, looked + tested, flops, held, act + whole, disk, seconds)
 
+# %% ../../nbs/connectomes/20_planning.ipynb #4b191a9c
+def _again(rows, n):
+    "A row for `n` more evolutions like the one of these rows."
+    added = {k: n * sum(getattr(r, k) for r in rows) for k in ("lifetimes", "tokens", "evaluated", "flops", "disk")}
+    times = [r.seconds for r in rows if r.seconds is not None]
+    largest = max(rows, key=lambda r: r.memory)
+    name = f"{n} more evolution{'s' * (n > 1)}"
+    return Stage(name, "more evolutions", **added, state=largest.state, activations=largest.activations,
+                 seconds=n * sum(times) if times else None)
+
 # %% ../../nbs/connectomes/20_planning.ipynb #8156b425
 def _evolution(config, device, devices):
-    "A row a generation, and how many weights live at the end."
+    "A row a generation, one for all further evolutions, and how many weights live at the end."
     e = config.evolution
     gpt = _gpt_config(config, e.lifetime)
     sizes, wired = matrix_sizes(gpt, e.exempt)
@@ -326,19 +336,21 @@ def _evolution(config, device, devices):
         row = _stage(f"generation {g}", "evolution", born, 1, device, devices, disk=disk)
         if device.costs: row.seconds += device.costs.generation * _scale(sizes, device.costs)
         return row
-    return [one(g) for g in range(e.n_generations)], left[-1]
+    rows = [one(g) for g in range(e.n_generations)]
+    return rows + [_again(rows, config.n_lineages - 1)] * (config.n_lineages > 1), left[-1]
 
 # %% ../../nbs/connectomes/20_planning.ipynb #db983fbc
 def _arm(config, arm, live, device, devices):
-    "A row for an arm: seeds and learning rates."
+    "A row for an arm: seeds and learning rates, which are chosen in the first evolution."
     d = config.development
     gpt, made = _gpt_config(config, d.lifetime), find_arm(arm)
     if made.config: gpt = made.config(gpt, round(_trainable(matrix_sizes(gpt)[0], live)))
     born = _newborn(gpt, d.lifetime, live if made.wiring else None)
     own = connectome_bytes({k: born.sizes[k] for k in live}, live) if made.own else 0
-    disk = d.n_seeds * (4 * sum(born.sizes.values()) + own)
-    tested = d.n_seeds * d.test_windows * d.lifetime.context
-    row = _stage(arm, "development", born, d.lifetimes_per_arm, device, devices, tested, disk)
+    n = d.n_seeds * config.n_lineages # newborns that are kept and tested
+    disk = n * (4 * sum(born.sizes.values()) + own)
+    tested = n * d.test_windows * d.lifetime.context
+    row = _stage(arm, "development", born, n + d.lifetimes_per_arm - d.n_seeds, device, devices, tested, disk)
     if device.costs: row.seconds += device.costs.arm
     return row
 
@@ -375,8 +387,9 @@ def _records(config, live):
     d, e = config.development, config.evolution
     def looks(life): return 2 + math.ceil(life.steps / life.eval_every)
     def curves(life): return 16 * (life.steps + 2 * looks(life)) + 4 * life.eval_windows
-    n_gen = 0 if config.connectome else e.n_generations
-    n_lives, kept = len(d.arms) * d.lifetimes_per_arm, len(d.arms) * d.n_seeds
+    n_gen = 0 if config.connectome else e.n_generations * config.n_lineages
+    kept = len(d.arms) * d.n_seeds * config.n_lineages
+    n_lives = kept + len(d.arms) * (d.lifetimes_per_arm - d.n_seeds)
     disk = (RECORDS["run"] + RECORDS["word"] * config.corpus.vocab_size + RECORDS["model"] * (n_gen + kept)
             + RECORDS["lifetime"] * (n_gen + n_lives) + RECORDS["arm"] * len(d.arms) + RECORDS["generation"] * n_gen
             + n_gen * curves(e.lifetime) + n_lives * curves(d.lifetime)
@@ -703,7 +716,7 @@ def _miniature(config, gpt):
         return replace(life, steps=1, batch_size=1, micro_batch_size=None, context=gpt.max_position_embeddings,
                        warmup=0, cooldown=0, eval_every=1, eval_windows=1, schedule="linear")
     e, d = config.evolution, config.development
-    e = replace(e, n_generations=2, inheritance="signs", lifetime=short(e.lifetime))
+    e = replace(e, n_generations=2, n_evolutions=1, inheritance="signs", lifetime=short(e.lifetime))
     d = replace(d, n_seeds=min(2, d.n_seeds), sweep_seeds=1, lrs=d.lrs[:1], test_windows=min(128, d.test_windows),
                 lifetime=short(d.lifetime))
     model = replace(config.model, n_layer=gpt.num_hidden_layers, n_embd=gpt.hidden_size)
