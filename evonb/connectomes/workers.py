@@ -151,12 +151,11 @@ def free_memory() -> float: # bytes
 # %% ../../nbs/connectomes/17_workers.ipynb #89d84089
 def _size(exp):
     "Of the larger of a generation's and a newborn's lifetime: (FLOPs of a step, of the lifetime; bytes of a process)."
-    found = []
+    found, m, vocab_size = [], exp.config.model, exp.corpus.info["vocab_size"]
     for life in (exp.config.evolution.lifetime, exp.config.development.lifetime):
-        config, tokens = exp.model_config(life.context), life.batch_size * life.context
-        weights = n_parameters(config)
+        weights, tokens = n_parameters(exp.model_config(life.context)), life.batch_size * life.context
         step = 6 * weights * tokens
-        act = 4 * life.at_once * life.context * (20 * config.n_layer * config.n_embd + 3 * config.vocab_size)
+        act = 4 * life.at_once * life.context * (20 * m.n_layer * m.n_embd + 3 * vocab_size)
         found.append((step, step * life.steps, 5e8 + 24 * weights + act))
     return tuple(map(max, zip(*found)))
 
