@@ -25,6 +25,7 @@ from .engine import Engine
 from .tasks import Prompt
 from ..training.adapters import Adapter, check_modules
 from ..training.base import TextBegin
+from ..training.parallel import Worker, start_worker
 
 # %% ../../nbs/tasks/16_backends.ipynb #6c1b66d2
 def not_finite(
@@ -238,14 +239,11 @@ class Pool(Backend):
 @patch
 def _start(self: Pool, n):
     "Start further workers, and wait until each has opened its base."
-    context, fresh = multiprocessing.get_context("spawn"), []
+    fresh = []
     for _ in range(n):
-        ours, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(theirs, self.open_engine, self.n_threads), daemon=True)
-        process.start()
-        theirs.close()
-        self._workers.append((process, ours))
-        fresh.append(ours)
+        worker = start_worker(_serve, self.open_engine, self.n_threads, n_threads=self.n_threads)
+        self._workers.append((worker.process, worker.conn))
+        fresh.append(worker.conn)
     for conn in fresh:
         try: said, what = conn.recv() if conn.poll(self.open_timeout) else ("failed", "it took too long")
         except EOFError: said, what = "failed", "its process died"
@@ -282,12 +280,8 @@ def begin(self: Pool) -> TextBegin:
 @patch
 def _end(self: Pool, worker):
     "End one worker, whatever it does."
-    process, conn = worker
     self._workers.remove(worker)
-    conn.close()
-    process.terminate()
-    process.join(5)
-    if process.is_alive(): process.kill()
+    Worker(*worker).end()
 
 # %% ../../nbs/tasks/16_backends.ipynb #04f8faa0
 @patch
