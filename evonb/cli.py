@@ -8,11 +8,12 @@ __all__ = ['MEASURES', 'COMMANDS', 'EXAMPLE_SKILLS', 'TABLES', 'flat_settings', 
            'default_out', 'interval_cell', 'columns', 'unseen_text', 'connectome_text', 'population_text',
            'experts_text', 'alignment_text', 'results_text', 'Parser', 'listing', 'run_options', 'begin_option',
            'ray_option', 'working_in', 'finish', 'model_option', 'experiment_options', 'arm_options', 'whole_options',
-           'work_on', 'do_run', 'evolve_options', 'do_evolve', 'develop_options', 'do_develop', 'attribution_text',
-           'attribute_options', 'do_attribute', 'base_help', 'experts_options', 'do_experts', 'population_options',
-           'do_population', 'serve_options', 'do_serve', 'align_options', 'do_align', 'explore_options', 'do_explore',
-           'do_report', 'show_options', 'do_show', 'plan_options', 'do_plan', 'farthest', 'wiring_text',
-           'wiring_options', 'do_wiring', 'parser', 'way_on', 'any_letters', 'nobody_reads', 'remarks_shown', 'main']
+           'workers_of', 'work_on', 'do_run', 'evolve_options', 'do_evolve', 'develop_options', 'do_develop',
+           'attribution_text', 'attribute_options', 'do_attribute', 'base_help', 'experts_options', 'do_experts',
+           'population_options', 'do_population', 'serve_options', 'do_serve', 'align_options', 'do_align',
+           'explore_options', 'do_explore', 'do_report', 'show_options', 'do_show', 'plan_options', 'do_plan',
+           'farthest', 'wiring_text', 'wiring_options', 'do_wiring', 'parser', 'way_on', 'any_letters', 'nobody_reads',
+           'remarks_shown', 'main']
 
 # %% ../nbs/84_cli.ipynb #10c6d36d
 import argparse
@@ -27,12 +28,13 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from . import __version__
+from .connectomes.arms import MAIN_CONTROL
 from .core import EvonbError, InputError, Remark, Stopped, from_dict, human_bytes, human_count, human_time
 from .core import near_miss
-from .core import out_of_memory, parsing, place_name, to_dict
+from .core import out_of_memory, parsing, place_name, to_dict, wait_passively
 from .kinds import RUN_KINDS, ability
 from .registry import Registry, load_plugin
-from .statistics import family_text, p_text, units_text
+from .statistics import components_text, family_text, p_text, units_text
 
 # %% ../nbs/84_cli.ipynb #7bdb9d1a
 def flat_settings(
@@ -237,9 +239,13 @@ def connectome_text(
                  for name, a in sorted(arms.items(), key=lambda x: x[1]["test_loss"]["mean"])]
         edge = [m for m, a in arms.items() if a.get("lr_at_edge")]
         units = max((units_text(d) for d in told if d), key=len, default="")
-        how = "; ".join(filter(None, ["p: over seeds, over windows and over both, the largest", family_text(told)]))
-        out += [f"Losses in nats/token: mean ± sd over seeds [95 % interval over seeds and windows of text]"
+        several = components_text(arms.get(MAIN_CONTROL, {}).get("test_difference"))
+        unit, within = ("evolutions", " over newborns within them,") if several else ("seeds", "")
+        how = "; ".join(filter(None, [f"p: over {unit},{within} over windows and over both, the largest",
+                                      family_text(told)]))
+        out += [f"Losses in nats/token: mean ± sd over {unit} [95 % interval over {unit} and windows of text]"
                 f"{f'; {units}' * bool(units)}; {how}", *columns(rows)]
+        if several: out += [f"{MAIN_CONTROL} minus connectome, nats/token: {several}"]
         if edge: out += [f"lr at the edge of those tried for: {', '.join(edge)}; a better one may lie beyond (--lrs)"]
         begin = [f"{b[0].upper()}{b[1:]}."] if (b := summary.get("begin")) else [] # runs of before don't tell it
         out = [summary["statement"], "", *out, *unseen_text(summary), *begin]
@@ -439,6 +445,9 @@ def experiment_options(
     p.epilog += listing("corpora", CORPORA)
     p.add_argument("--evolutions", type=int, metavar="K",
                    help="how many times a connectome is evolved, each with newborns and controls of its own")
+    p.add_argument("--workers", type=workers_of, default="auto", metavar="auto|N",
+                   help="processes of this machine that live lifetimes side by side; the result is the same (default: "
+                        "auto, as many as cores and memory allow where there is enough to do)")
     p.set_defaults(arms=None, seeds=None, lrs=None)
 
 # %% ../nbs/84_cli.ipynb #9422bfe5
@@ -461,9 +470,19 @@ def whole_options(
     experiment_options(p, "demo", "not needed: a run that is there is always taken up where it was")
     arm_options(p)
 
+# %% ../nbs/84_cli.ipynb #97350fa7
+def workers_of(text):
+    "auto, or a number of processes."
+    if text == "auto": return text
+    if text.isdecimal() and int(text): return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is neither auto nor a number of at least 1")
+
 # %% ../nbs/84_cli.ipynb #eb27794e
 def _fleet(args):
     "Where newborns are raised: on the cluster that --ray names, else here. -> a context manager"
+    if args.ray is not None and args.workers not in ("auto", 1):
+        raise InputError(f"--workers {args.workers} and --ray {args.ray} were given. Newborns are raised either by "
+                         "processes of this machine or on a cluster: leave one of them out.")
     return nullcontext() if args.ray is None else ability("connectome", "fleet")(args.ray)
 
 # %% ../nbs/84_cli.ipynb #7eeaac72
@@ -481,7 +500,8 @@ def work_on(
     "Do the stages of an experiment, and tell what came out."
     out, work = working_in(args.out or default_out(args.preset, args.corpus, args.model)), ability("connectome", "run")
     with _fleet(args) as fleet:
-        finish(work(out, experiment_config(args), resume, stages, fleet=fleet, compute=_compute(args)))
+        finish(work(out, experiment_config(args), resume, stages, fleet=fleet, compute=_compute(args),
+                    workers=args.workers))
 
 # %% ../nbs/84_cli.ipynb #ceb52efd
 @COMMANDS.register("demo", "short for evonb run --preset demo", options=whole_options, together=True, takes_up=True,
@@ -540,7 +560,7 @@ def do_develop(
                          "run.")
     with _fleet(args) as fleet:
         finish(ability("connectome", "extend")(args.run, arm_changes(args), fleet=fleet, compute=_compute(args),
-                                               n_evolutions=args.evolutions))
+                                               n_evolutions=args.evolutions, workers=args.workers))
 
 # %% ../nbs/84_cli.ipynb #9196ecd3
 def attribution_text(
@@ -1041,6 +1061,7 @@ def main(
 ) -> int: # exit code: 0, 2 for an error, 130 for a stop request
     "Run a command."
     args = None
+    wait_passively()
     any_letters()
     try:
         early = argparse.ArgumentParser("evonb", "evonb [--plugin FILE.py] COMMAND ...", add_help=False,

@@ -24,12 +24,13 @@ from pathlib import Path
 import plotly.graph_objects as go
 from fastcore.basics import patch
 
+from .connectomes.arms import MAIN_CONTROL
 from .core import InputError, Seeds, human_count, human_time, parsing
 from .kinds import ability, command_of
 from .plots import alignment as alignment_plots, connectome as plots, examples, population as population_plots
 from .plots.population import by_test
 from .plots.style import figure_script
-from .statistics import crossed_mean, describe, family_text, judge_family, p_text, units_text
+from .statistics import components_text, crossed_mean, describe, family_text, judge_family, p_text, units_text
 from .store import create_run, now, open_run, read_dataset, read_json, replacing, write_dataset, write_json
 
 # %% ../nbs/80_report.ipynb #41ee4163
@@ -248,9 +249,14 @@ def results_table(
                      units_text(loss or {}) or (loss or {}).get("n", "–"), spread_html(v.get("val_loss")),
                      number(v.get("lr"), "g"), Html(live + density)])
     header = ["arm", "test loss", "minus connectome", "p", "number", "validation loss", "learning rate", "live weights"]
-    caption = (f"Losses in nats/token: mean ± sd over seeds [{ci} interval over seeds and windows of text]. Minus "
+    several = components_text(summary["arms"].get(MAIN_CONTROL, {}).get("test_difference"))
+    unit = "evolutions" if several else "seeds"
+    within = "one over newborns within them, " * bool(several)
+    spread = f" {plots.label(MAIN_CONTROL).capitalize()}'s difference: {several}." * bool(several)
+    caption = (f"Losses in nats/token: mean ± sd over {unit} [{ci} interval over {unit} and windows of text]. Minus "
                "connectome: paired difference of the test losses, positive where the connectome is better; p: the "
-               f"largest of a test over seeds, one over windows and one over both{'; ' * bool(family)}{family}. Live "
+               f"largest of a test over {unit}, {within}one over windows and one over both"
+               f"{'; ' * bool(family)}{family}.{spread} Live "
                "weights: how many can learn; how many of them on tokens that occur in the corpus, for rows of others "
                "in embedding and head learn nothing of use; and the live share of the wired matrices.")
     return table(header, rows, caption)

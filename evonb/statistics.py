@@ -7,7 +7,7 @@ __all__ = ['ALPHA', 'PLURALS', 'known_mean', 'moments', 'Interval', 'cluster_int
            'p_values', 'fdr', 'factor_test', 'spread', 'satterthwaite', 'usable_parts', 'crossed_tests',
            'widest_interval', 'judged', 'crossed_mean', 'usable_groups', 'nested_tests', 'variance_components',
            'nested_mean', 'paired_difference', 'crossed_contrast', 'describe', 'holm', 'judge_family', 'counted',
-           'units_text', 'verdict', 'p_text', 'family_text']
+           'units_text', 'components_text', 'verdict', 'p_text', 'family_text']
 
 # %% ../nbs/08_statistics.ipynb #9df674a2
 import math
@@ -372,6 +372,18 @@ def units_text(
     told = [counted(n, unit) for unit, n in (found.get("units") or {}).items()]
     if found.get("components"): told[:2] = [" x ".join(told[:2])] # so many of the second in each of the first
     return ", ".join(told)
+
+# %% ../nbs/08_statistics.ipynb #c795dcad
+def components_text(
+    found: dict | None # what `nested_mean` told
+) -> str: # "sd 0.05 between evolutions, 0.02 between newborns of one, 0.01 between windows, 0.1 the rest"; "" without
+    "How much is due to what."
+    told = {k: v for k, v in ((found or {}).get("components") or {}).items() if math.isfinite(v)}
+    names = list(told)
+    def one(k): # newborns vary within an evolution
+        if k == "rest": return "the rest"
+        return f"between {PLURALS.get(k, k + 's')}" + " of one" * (k in names[1:] and k != "window")
+    return "sd " + ", ".join(f"{v:.2g} {one(k)}" for k, v in told.items()) if told else ""
 
 # %% ../nbs/08_statistics.ipynb #9382cbaa
 def verdict(

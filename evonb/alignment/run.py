@@ -30,11 +30,12 @@ from .reading import BehaviorConfig, Bigrams, ReadingTimes, count_bigrams, score
 from .responses import Responses, design, nuisance_design
 from .surfaces import to_surface, write_surface
 from .tables import TableConfig
-from .verdicts import alignment_statement, comparison_lines, judge_arms, reference_arm
+from .verdicts import alignment_statement, comparison_lines, evolution_means, judge_arms
+from .verdicts import reference_arm
 from .volumes import mean_by_roi, roi_volume, write_volume
 from ..core import InputError, Seeds, Stopped, StopRequest, announce, cache_folder, check_choice, check_positive
 from ..core import expect_fields, place_name, progress, stoppable, tell_inert, to_dict
-from ..kinds import ability, call, write_results
+from ..kinds import SEEDS, ability, call, write_results
 from ..statistics import ALPHA, counted, describe, fdr, known_mean, p_values
 from ..store import Run, as_begun, changed_settings, create_run, open_run, read_dataset, read_json, replacing
 from ..store import write_dataset, write_json
@@ -497,11 +498,14 @@ def judge(self: Alignment, ds) -> dict: # arm -> its measures and differences
     "Every arm's means with intervals, its gain and what that is beyond the reference's and untrained models'."
     values, item = self.tables(ds), self.item()
     of = {a: ds.arm.values == a for a in dict.fromkeys(ds.arm.values.tolist())}
-    gain = {a: values["gain"][rows] for a, rows in of.items()}
+    several = bool((ds.seed.values >= SEEDS).any()) # evolutions, each with newborns of its own
+    model = "evolution" if several else "seed"
+    part = lambda v, rows: evolution_means(v[rows], ds.seed.values[rows]) if several else v[rows]
+    gain = {a: part(values["gain"], rows) for a, rows in of.items()}
     single = (reference_arm(gain),) if source_run(self.config.source) is None else () # a published model is itself
-    judged = judge_arms(gain, item, single)
-    fixed = lambda rows: ("seed",) if rows.sum() == 1 else ()
-    told = {a: {m: describe(v[rows], ("seed", item), fixed(rows)) for m, v in values.items() if m != "gain"}
+    judged = judge_arms(gain, item, single, model=model)
+    fixed = lambda x: (model,) if len(x) == 1 else ()
+    told = {a: {m: describe(x := part(v, rows), (model, item), fixed(x)) for m, v in values.items() if m != "gain"}
             for a, rows in of.items()}
     return {a: told[a] | judged[a] for a in of}
 

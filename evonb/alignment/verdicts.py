@@ -43,7 +43,7 @@ def compared(
     if single == (True, False): return turned(crossed_mean(b - a, units))
     return crossed_mean(a - b, units, ("seed",) if all(single) else ())
 
-# %% ../../nbs/alignment/27_verdicts.ipynb #6e79bf2e
+# %% ../../nbs/alignment/27_verdicts.ipynb #c63dc3b6
 def evolution_means(
     values, # (n_models, n_items) of an arm
     numbers # (n_models,) which newborns they are: `evonb.kinds.newborn_number`

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['curves_of', 'read_life', 'finished_life', 'take_part', 'n_trainable', 'generation_folder', 'stored_generations',
-           'n_stored_lineages', 'load_generation', 'evolve_connectome', 'gather_evolution', 'inherited_connectome',
-           'life_folder', 'known_loss', 'choose_lr', 'told_arms', 'develop', 'gather_development', 'sign_curves']
+           'n_stored_lineages', 'load_generation', 'tell_evolution', 'evolve_connectome', 'gather_evolution',
+           'inherited_connectome', 'life_folder', 'known_loss', 'choose_lr', 'told_arms', 'develop', 'tested_newborn',
+           'gather_development', 'sign_curves']
 
 # %% ../../nbs/connectomes/16_generations.ipynb #d35df270
 import hashlib
@@ -260,19 +261,27 @@ def _live_generation(exp, generation, parent):
     made.save(folder/"connectome.safetensors")
     return made
 
+# %% ../../nbs/connectomes/16_generations.ipynb #7ceb5325
+def tell_evolution(
+    exp: Experiment # the run and its corpus
+):
+    "Write what the generations have come to."
+    write_results(exp.run, "evolution", gather_evolution(exp.run))
+    write_json(exp.run.file("summary.json"), summarise(exp))
+
 # %% ../../nbs/connectomes/16_generations.ipynb #273922cb
 def evolve_connectome(
-    exp: Experiment # the run and its corpus
-): # -> xarray Dataset over generation, step, eval_step, matrix
+    exp: Experiment, # the run and its corpus
+    tell: bool = True # whether results are written after each generation; else whoever holds the run does
+): # -> xarray Dataset over generation, step, eval_step, matrix; None where nothing is told
     "The outer loop: train, prune, inherit, from wherever the run is."
     parent = None
     for g in range(exp.config.evolution.n_generations):
         parent = _live_generation(exp, g, parent)
-        write_results(exp.run, "evolution", gather_evolution(exp.run))
-        write_json(exp.run.file("summary.json"), summarise(exp))
+        if tell: tell_evolution(exp)
         exp.run.log("generation", generation=g, density=parent.density, **exp.which)
         announce("generation", status="pruned", generation=g, density=parent.density, **exp.which)
-    return read_dataset(exp.run.file("evolution.zarr.zip"))
+    return read_dataset(exp.run.file("evolution.zarr.zip")) if tell else None
 
 # %% ../../nbs/connectomes/16_generations.ipynb #2e5ee174
 def _one_evolution(run, lineage):
@@ -457,8 +466,7 @@ def choose_lr(
 
 # %% ../../nbs/connectomes/16_generations.ipynb #90b69700
 def _develop_arm(exp, arm, inherited):
-    "An arm's sweep in the first evolution, then its other newborns; returns the chosen rate, None when every one "
-    "failed."
+    "An arm's sweep in the first evolution, then its other newborns; returns the chosen rate, None when all failed."
     d = exp.config.development
     exp.run.set_state("running", f"development of {arm}")
     lr = choose_lr({lr: [exp.raise_arm(arm, s, lr, False, inherited[0]) for s in range(d.sweep_seeds)] for lr in d.lrs})
@@ -556,7 +564,12 @@ def _remember_development(exp):
 def _union(a, b): return tuple(dict.fromkeys((*a, *b)))
 
 # %% ../../nbs/connectomes/16_generations.ipynb #d0318537
-def _test_losses(exp, arm, seed, lr):
+def tested_newborn(
+    exp: Experiment, # the run and its corpus
+    arm: str, # which arm
+    seed: int, # which newborn of the arm, from 0
+    lr: float # its arm's chosen rate
+) -> dict: # window_loss (n_windows,); unseen_loss where sentences are known
     "Losses (nats/token) of a grown model on the test split, kept beside the model: of windows, of unseen sentences."
     folder, d = life_folder(exp.run, arm, seed, lr, exp.lineage), exp.config.development
     if (folder/"tested.safetensors").exists(): return curves_of(folder/"tested.safetensors", "window_loss")[0]
@@ -577,7 +590,7 @@ def _arm_facts(exp, arm, lr):
     out = []
     for one, s in product(exp.lineages, range(exp.config.development.n_seeds)):
         lived = read_life(folder := life_folder(exp.run, arm, s, lr, one.lineage))
-        out.append((*lived, _test_losses(one, arm, s, lr), folder) if lived else None)
+        out.append((*lived, tested_newborn(one, arm, s, lr), folder) if lived else None)
     return out
 
 # %% ../../nbs/connectomes/16_generations.ipynb #581dddbd

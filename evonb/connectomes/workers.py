@@ -265,7 +265,8 @@ def evolve(self: LocalFleet,
 ):
     "Live the generations of all evolutions, evolutions side by side."
     n = exp.config.evolution.n_generations
-    orders = [Order(one.lineage, called=one.called) for one in exp.lineages if len(stored_generations(exp.run, one.lineage)) < n]
+    orders = [Order(one.lineage, called=one.called) for one in exp.lineages
+              if len(stored_generations(exp.run, one.lineage)) < n]
     exp.run.set_state("running", f"generations of {len(orders)} evolutions")
     self.known_arms(exp)
     _Work(self, exp, orders).done()
@@ -301,8 +302,8 @@ def done(self: _Work):
     if self.busy: self.fleet.close()
     if self.error: raise self.error
     if self.exp.stop:
-        raise Stopped(f"Stopped by {self.exp.stop.reason} with {self.over} of {self.total} {self.what} lived; the others "
-                      "go on from their checkpoints when the run is resumed.")
+        raise Stopped(f"Stopped by {self.exp.stop.reason} with {self.over} of {self.total} {self.what} lived; the "
+                      "others go on from their checkpoints when the run is resumed.")
 
 # %% ../../nbs/connectomes/17_workers.ipynb #fa8d8e3c
 @patch
@@ -332,7 +333,9 @@ def hear(self: _Work, conn):
     try: what, *said = conn.recv()
     except (EOFError, OSError, pickle.UnpicklingError): what, said = "ended", ["lost", "its process died"]
     if what == "told":
-        for how, kind, values in said[0]: self.exp.run.log(kind, **values) if how == "log" else self.pass_on(kind, values)
+        for how, kind, values in said[0]:
+            if how == "log": self.exp.run.log(kind, **values)
+            else: self.pass_on(kind, values)
     if what != "ended": return
     del self.busy[conn]
     how, more = said

@@ -629,6 +629,12 @@ def _chunks_pay(x):
     plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
     return _chunked is not None and plain and x.shape[0] >= 1024 and not torch.compiler.is_compiling()
 
+# %% ../../nbs/training/10_gpt.ipynb #d5851392
+def _piece_by_piece(x, weight, targets):
+    "The loss of each token, without a gradient, by oneDNN in pieces of 512 tokens."
+    return torch.cat([F.cross_entropy(product(x[rows], weight), targets[rows], reduction="none")
+                      for rows in (slice(i, i + 512) for i in range(0, len(x), 512))])
+
 # %% ../../nbs/training/10_gpt.ipynb #8398ac23
 def head_loss(
     x: torch.Tensor, # (n_tokens, n_embd), after the final norm
@@ -637,7 +643,8 @@ def head_loss(
     reduction: str = "mean" # or "none"
 ) -> torch.Tensor: # nats, () or (n_tokens,), float32, or float64 of float64
     "Cross-entropy through the output head; the fastest way that is exact in float32."
-    if reduction == "mean" and onednn_pays(x, weight): return HeadLoss.apply(x, weight, targets)
+    if (learning := torch.is_grad_enabled()) == (reduction == "mean") and onednn_pays(x, weight):
+        return HeadLoss.apply(x, weight, targets) if learning else _piece_by_piece(x, weight, targets)
     if reduction == "mean" and _chunks_pay(x):
         return F.linear_cross_entropy(x, weight, targets, options=_chunked)
     logits = F.linear(x, weight) # (n_tokens, vocab_size)

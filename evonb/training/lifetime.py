@@ -25,6 +25,7 @@ from ..core import stoppable, to_dict
 from ..store import differences, read_tensors, write_tensors
 from .architectures import blank_model, config_from, config_values, is_random, loss_of, seeded
 from .connectome import Connectome, check_born, check_sparse, from_planes, sign_flips
+from .linear import fast_evaluation
 from .parallel import World
 
 # %% ../../nbs/training/16_lifetime.ipynb #5ced2899
@@ -517,7 +518,8 @@ def window_losses(
     model.eval()
     out = []
     for xs, ys in zip(x.split(batch_size), y.split(batch_size)):
-        with autocast(device, precision): loss = loss_of(model)(xs.to(device), ys.to(device), reduction="none")
+        with autocast(device, precision), fast_evaluation():
+            loss = loss_of(model)(xs.to(device), ys.to(device), reduction="none")
         out.append(loss.float().mean(1)) # of (batch_size, context)
     model.train(was)
     return torch.cat(out).cpu()
@@ -536,7 +538,8 @@ def masked_loss(
     device, was, total = next(model.parameters()).device, model.training, 0.
     model.eval()
     for xs, ys, c in zip(x.split(batch_size), y.split(batch_size), counts.split(batch_size)):
-        with autocast(device, precision): loss = loss_of(model)(xs.to(device), ys.to(device), reduction="none")
+        with autocast(device, precision), fast_evaluation():
+            loss = loss_of(model)(xs.to(device), ys.to(device), reduction="none")
         total += (loss.double().cpu() * c).sum() # of (batch_size, context)
     model.train(was)
     return (total / counts.sum()).to(torch.float64) if counts.sum() else torch.tensor(math.nan, dtype=torch.float64)
