@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Wiring', 'read_wiring', 'axis_parts', 'layers_of', 'TokenFacts', 'corpus_tokens', 'Tint', 'read_tints', 'Source',
-           'run_source', 'find_source', 'example_generations', 'example_connectome_run', 'change_counts',
+           'arm_files', 'run_source', 'find_source', 'example_generations', 'example_connectome_run', 'change_counts',
            'change_words', 'degree_spread', 'expected_degrees', 'degree_edges', 'degree_distribution', 'head_live',
            'head_densities', 'sign_balance', 'layer_density', 'layer_densities', 'ConnectomeExplorer',
            'network_columns']
@@ -235,6 +235,21 @@ class Source:
 
     def told(self, key) -> str: return f"generation {key}" if self.names == "Generation" else str(key)
 
+# %% ../../nbs/widgets/12_connectome.ipynb #7a71db88
+def arm_files(
+    run: Run # of kind connectome
+) -> dict: # (arm, seed) -> file of its wiring
+    "The wirings of newborns that have one of their own; of other evolutions than the first their connectomes, too."
+    found = {}
+    for home in [run.path, *sorted(run.path.glob("lineage-*"))]:
+        of = "" if home == run.path else f" of evolution {home.name.removeprefix('lineage-')}"
+        last = sorted(home.glob("evolution/gen-*/connectome.safetensors"))[-1:] if of else []
+        for p in last: found[f"connectome{of}", 0] = p # what all newborns of that arm are born with
+        for p in sorted(home.glob("development/*/seed-*/connectome.safetensors")):
+            seed = p.parts[-2].removeprefix("seed-")
+            if seed.isdigit(): found[p.parts[-3] + of, int(seed)] = p
+    return found
+
 # %% ../../nbs/widgets/12_connectome.ipynb #ee52d0cf
 def run_source(
     run: Run, # of kind connectome
@@ -253,15 +268,11 @@ def run_source(
         there += (f"generation {missing[0]} isn't pruned yet (the run is {run.state()['status']}): make the explorer "
                   f"anew when it is, or go on with `evonb evolve --out {run.path} --resume`.")
     if not stored: raise InputError(f"{run.path} has no connectome yet: {there or 'run `evonb evolve` first.'}")
-    arms = {}
-    for p in sorted(run.file("development").glob("*/seed-*/connectome.safetensors")):
-        seed = p.parts[-2].removeprefix("seed-")
-        if seed.isdigit(): arms[p.parts[-3], int(seed)] = p
     read = lambda paths: {k: (lambda p=p: read_wiring(p)) for k, p in paths.items()}
     n_head = n_head or run.config.get("model", {}).get("n_head")
     corpus, tints = run.file("corpus"), run.file("attribution.zarr.zip")
     tokens = (lambda n: corpus_tokens(corpus, n)) if corpus.is_dir() else None
-    return Source(run.path.resolve().name, there, read(stored), read(arms), n_head, tokens=tokens,
+    return Source(run.path.resolve().name, there, read(stored), read(arm_files(run)), n_head, tokens=tokens,
                   tints=read_tints(tints) if tints.is_file() else [], statistics=run.file("wiring.zarr.zip"))
 
 # %% ../../nbs/widgets/12_connectome.ipynb #08fad44b
