@@ -126,7 +126,7 @@ def test_the_mask_in_jupyterlab(notebook_page, run_until, explorer, run, connect
     seen.screenshot("connectome_explorer_lab")
 
 
-def test_a_selection_comes_back_as_arrays(notebook_page, run_until, explorer, connectomes):
+def test_a_selection_comes_back_as_arrays(notebook_page, run_until, explorer, run, connectomes):
     page = notebook_page(CELLS)
     seen = explorer(page).ready()
     signs = connectomes[3].signs[NAME].numpy()
@@ -144,7 +144,7 @@ def test_a_selection_comes_back_as_arrays(notebook_page, run_until, explorer, co
     run_until(page, "print(e.selection_arrays()['signs'].tolist())", str(part.tolist()))
 
 
-def test_a_click_on_a_figure_moves_the_controls(notebook_page, run_until, explorer):
+def test_a_click_on_a_figure_moves_the_controls(notebook_page, run_until, explorer, run):
     page = notebook_page(CELLS)
     seen = explorer(page).ready()
     seen.click_plot("layers", "() => [1, 2]")
@@ -153,7 +153,7 @@ def test_a_click_on_a_figure_moves_the_controls(notebook_page, run_until, explor
     run_until(page, "print(e.values['generation'], e.values['layer'])", "1 2")
 
 
-def test_too_large_and_pushed_replies(notebook_page, run_more, explorer):
+def test_too_large_and_pushed_replies(notebook_page, run_more, explorer, run):
     page = notebook_page(CELLS)
     seen = explorer(page).ready("mask")
     run_more(page, "from evonb.widgets.explorer import Reply\n"

@@ -86,3 +86,15 @@ def test_a_notebook_opened_again_shows_what_it_keeps(lab, fresh_kernels, watched
     kept.last.scroll_into_view_if_needed()
     moved = explorer(page).ready().set("slope", 4).ready()
     assert moved.plot("line")["data"][0]["y"] == [0, 4]
+
+
+def test_a_widget_whose_python_is_gone_lets_its_still_be_seen(lab, fresh_kernels, watched, monkeypatch, explorer):
+    made = executed(monkeypatch, [*CELLS[:1], CELLS[2]], state=True)
+    assert made.metadata["widgets"], "the widget itself is stored, and is drawn without Python"
+    nbformat.write(made, lab.root / "gone.ipynb")
+    trust(lab, "gone.ipynb")
+    page, _ = watched(lab.url, GONE)
+    notebook.open_notebook(page, lab, "gone.ipynb")
+    seen = explorer(page)
+    page.locator(".evonb-still").wait_for(state="visible")
+    assert "Waiting for Python" in seen.note("line")
