@@ -234,6 +234,7 @@ def _heatmap(trace, X, Y, scale): # each cell a rectangle; many of them as an im
     gap = (trace.xgap or 0) / 2
     if z.size > 4000: return _pixels(colours, X.at(x), Y.at(y), half)
     told = re.fullmatch(r"%\{z:(.+)\}", trace.texttemplate or "")
+    if z.size > 300: return _cells(colours, X.at(x), Y.at(y), half, gap)
     out = []
     for j, i in zip(*np.nonzero(np.isfinite(z))):
         a, b, c = X.at(x[i]), Y.at(y[j]), colours[j, i]
@@ -246,6 +247,14 @@ def _heatmap(trace, X, Y, scale): # each cell a rectangle; many of them as an im
 def _ink(colour): # black or white on "rgb(1, 2, 3)"
     r, g, b = (float(v) for v in re.findall(r"[\d.]+", colour)[:3])
     return "#000" if .299 * r + .587 * g + .114 * b > 140 else "#fff"
+
+def _cells(colours, px, py, half, gap): # of a heat map, those of one colour in one path
+    wide, high, paths = 2 * (half[0] - gap), 2 * (half[1] - gap), {}
+    for (j, i), c in np.ndenumerate(colours):
+        if c == "none": continue
+        corner = f"M{px[i] - half[0] + gap:.1f} {py[j] - half[1] + gap:.1f}"
+        paths.setdefault(c, []).append(f"{corner}h{wide:.1f}v{high:.1f}h{-wide:.1f}z")
+    return "".join(f'<path d="{"".join(d)}" fill="{c}"/>' for c, d in paths.items())
 
 def _image(uri, x, y, width, height): # in px
     return (f'<image x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" preserveAspectRatio="none" '

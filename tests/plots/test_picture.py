@@ -62,6 +62,22 @@ def test_a_line_breaks_where_a_value_is_missing_and_a_large_map_is_an_image():
     assert png_size(image.get("href")) == (70, 90)
 
 
+def test_many_cells_are_paths_at_the_same_places():
+    z = np.arange(400.0).reshape(4, 100) % 7
+    z[1, 5], x = np.nan, np.arange(100) + np.arange(100) // 10  # a gap after every ten
+    fig = figure("t").add_heatmap(z=z, x=x, zmin=0, zmax=6, colorscale=[(0, "rgb(0,0,0)"), (1, "rgb(60,0,0)")])
+    found = {}
+    for path in parsed(fig).iter(f"{SVG}path"):
+        if (path.get("fill") or "none") != "none":
+            level = float(re.findall(r"[\d.]+", path.get("fill"))[0]) / 10
+            found |= {(float(a), float(b)): level for a, b in re.findall(r"M([\d.-]+) ([\d.-]+)h", path.get("d"))}
+    xs, ys = (sorted({p[k] for p in found}) for k in (0, 1))
+    assert len(found) == 399 and len(ys) == 4 and len(xs) == 100
+    assert np.allclose(np.diff(xs) / np.diff(xs).min(), np.diff(x), atol=0.1)
+    for (a, b), level in found.items():
+        assert level == pytest.approx(z[3 - ys.index(b), xs.index(a)], abs=0.11)  # colours in steps of a hundredth
+
+
 def test_subplots_stand_beside_each_other():
     fig = figure("t", base=make_subplots(1, 2))
     for i in (1, 2):
