@@ -311,7 +311,10 @@ function runView(host, painter, link, cache) {
     host, painter,
     idle: () => !busy,
     update() {
-      if (host.section.closest("[hidden]")) return; // of a tab that isn't open
+      if (host.section.closest("[hidden]")) { // of a tab that isn't open
+        if (shown === null) host.section.dataset.state = "asleep";
+        return;
+      }
       wanted = JSON.stringify([view.name, pick(view.needs)]);
       if (wanted !== shown) { if (!busy) work(); return; }
       const style = JSON.stringify(pick(view.uses));
