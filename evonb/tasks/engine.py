@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 
-from ..core import InputError, check_choice, check_positive, remark
+from ..core import InputError, check_choice, check_positive, out_of_memory, remark
 from ..store import tensors_digest
 from ..training.base import TextBegin, text_begin
 from ..training.limits import LOOKS, apart, attention_window, check_causal, check_vocabulary, look_ahead
@@ -310,8 +310,9 @@ def try_cache(self: Engine) -> str: # why not; empty if it can
                             logits_to_keep=1)
         alone = [self.model(input_ids=to([[*t, m]])).logits[0, -2:].float()
                  for t, m in zip(texts, more, strict=True)]
-    except torch.OutOfMemoryError: raise # of the machine, not of the model
-    except (TypeError, ValueError, RuntimeError, AttributeError, IndexError): return self.lacks("past_key_values")
+    except (TypeError, ValueError, RuntimeError, AttributeError, IndexError) as e:
+        if out_of_memory(e): raise # of the machine, not of the model, and would decide how it is scored
+        return self.lacks("past_key_values")
     own = torch.stack([first.logits[:, -1], second.logits[:, -1]], 1).float() # (2 prompts, 2 tokens, n_vocab)
     off = max(apart(a, b) for a, b in zip(own, alone, strict=True))
     return "" if off <= rounding(self.model) else f"logits of filled prompts differ by {off:.1e} of their length"
@@ -337,8 +338,9 @@ def try_tree(self: Engine,
         if why := self.try_head(): return why
         tree = self.run_rows([row], 1, "tree")[0].float()
         alone = [states(self.model, torch.tensor([q], device=self.model.device))[0] for q in sequences]
-    except torch.OutOfMemoryError: raise # of the machine, not of the model
-    except (TypeError, ValueError, RuntimeError, IndexError, AttributeError): return self.lacks("position_ids")
+    except (TypeError, ValueError, RuntimeError, IndexError, AttributeError) as e:
+        if out_of_memory(e): raise # of the machine, not of the model, and would decide how it is scored
+        return self.lacks("position_ids")
     off = max(apart(tree[p], a) for p, a in zip(paths, alone, strict=True))
     return "" if off <= rounding(self.model) else f"states in a tree differ by {off:.1e} of their length"
 

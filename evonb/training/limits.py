@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
-from ..core import InputError
+from ..core import InputError, out_of_memory
 from .loading import some_names
 
 # %% ../../nbs/training/19_limits.ipynb #3a07572d
@@ -229,6 +229,7 @@ def check_causal(
     "Refuse a model that looks ahead, and one whose states aren't numbers, of which nothing can be told."
     try: look = look_ahead(model, n_tokens)
     except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as e:
+        if out_of_memory(e): raise
         raise InputError(f"{name} can't read a text of random tokens ({type(e).__name__}: {str(e)[:300]}). Is it a "
                          "model of text alone, in a precision that this device can compute?") from e
     if not look.finite:

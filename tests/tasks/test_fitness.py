@@ -15,6 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from evonb.core import InputError, MachineError, Seeds, Stopped
 from evonb.populations.spaces import AdapterSpace, StoredSpace
+from evonb.tasks import engine as engine_module
 from evonb.tasks.backends import InProcess, Pool
 from evonb.tasks.engine import Engine, PackedRow, encode_choices, merged_weight, pack, wanted
 from evonb.tasks.fitness import Cache, Fitness
@@ -574,6 +575,20 @@ def test_memory_that_runs_out_once_changes_no_bit():
     found, whole = (Fitness(InProcess(e(llama(), TOKENIZER)), [pair_task()])(adapters) for e in (Once, Engine))
     for a, b in zip(found, whole, strict=True):
         assert a.value == b.value and np.array_equal(a.scores["pairs"].option_scores, b.scores["pairs"].option_scores)
+
+
+@pytest.mark.parametrize("trial", ["try_head", "states"])
+def test_memory_that_runs_out_while_a_model_is_tried_says_nothing_of_it(monkeypatch, trial):
+    "Else it would be scored option by option from then on, and round otherwise."
+    engine, home = llama_engine(), Engine if trial == "try_head" else engine_module
+
+    def fails(*_):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 40 bytes")
+    with monkeypatch.context() as patch:
+        patch.setattr(home, trial, fails)
+        with pytest.raises(RuntimeError, match="can't allocate memory"):
+            engine.packing_for(8)
+    assert engine.packing_for(8) == "tree" and not engine.why_padded
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), Stopped("on request")])
