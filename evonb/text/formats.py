@@ -185,7 +185,7 @@ def encoded_bytes(
     words = head.split()
     if not words or max(map(len, words)) < 60 or not re.fullmatch(r"[\w+/=-]+", "".join(words), re.A): return False
     long = sum(len(w) for w in words if len(w) >= 60)
-    return long > .9 * sum(map(len, words)) and bool(re.search("[0-9].*[A-Za-z]|[A-Za-z].*[0-9]", words[0]))
+    return long > .9 * sum(map(len, words)) and all(re.search(x, words[0]) for x in ("[0-9]", "[A-Za-z]"))
 
 # %% ../../nbs/text/11_formats.ipynb #2b819a63
 def separator_of(

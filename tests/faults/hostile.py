@@ -250,8 +250,8 @@ def _(folder, rng):
                   ["show", "CONNECTOME"], ["Show", "connectome"]):  # fmt: skip
         yield " ".join(words), lambda: run_of(folder, "experts"), words
 
+# JSON ----------------------------------------------------------------------------------------------------
 
-@kind("names that differ in case only", "arms, columns, options, files, as a system without case would mix them")
 
 def in_json(folder, rng, change, names=("run.json", "summary.json", "state.json", "development.json")):
     "Cases: a sealed JSON file of a run, changed as text, with a right checksum where it can be parsed."

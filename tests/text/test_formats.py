@@ -109,6 +109,14 @@ def test_another_field_is_named_and_missing_ones_are_listed(tmp_path, name, data
         assert name in str(e.value)
 
 
+def test_long_words_are_looked_through_once():
+    "A word of 64 kB of digits took a minute: a pattern looked from each of its places to the end."
+    from evonb.text.formats import encoded_bytes
+
+    assert not encoded_bytes("9" * 2**22) and not encoded_bytes("a" * 2**22)
+    assert encoded_bytes("9" * 2**20 + "a") and encoded_bytes("a" * 2**20 + "9")
+
+
 PACK = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
 
 
