@@ -474,7 +474,7 @@ def check_nulls(
     if len(set(names)) < len(names): raise InputError(f"nulls names the same twice: {', '.join(names)}.")
     return list(names)
 
-# %% ../../nbs/connectomes/28_statistics.ipynb #da877bdb
+# %% ../../nbs/connectomes/28_statistics.ipynb #b70ccb2e
 def draw_null(
     connectome: Connectome, # the wiring
     null: str, # a control
@@ -484,6 +484,8 @@ def draw_null(
 ) -> np.ndarray: # (n_statistics, n_places)
     "What a control's wiring measures: the same for a draw however many are drawn, and in which order."
     made = control(connectome, null, Seeds(seed).child("wiring", null, draw).numpy())
+    if {n: s.shape for n, s in made.signs.items()} != {n: s.shape for n, s in connectome.signs.items()}:
+        raise InputError(f"The control {null!r} wires other matrices than the connectome, so they can't be compared.")
     return measure_graph(wiring_graph(made, roles))
 
 # %% ../../nbs/connectomes/28_statistics.ipynb #5a7d1008

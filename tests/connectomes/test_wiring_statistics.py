@@ -365,6 +365,15 @@ def test_a_control_that_cannot_be_made_is_left_out_with_its_reason():
     assert np.isfinite(found.p.sel(null="random")).any()
 
 
+def test_a_control_that_wires_other_matrices_is_left_out():
+    def fewer(connectome, rng): return dataclasses.replace(connectome, signs=dict(list(connectome.signs.items())[1:]))
+
+    ARMS.add("fewer", fewer, "without the embedding")
+    try: found = st.wiring_statistics(wiring_of(), ("fewer",), 1, show=False)
+    finally: ARMS.remove("fewer")
+    assert "wires other matrices" in found.attrs["left_out"] and not np.isfinite(found.p).any()
+
+
 def test_a_statistic_of_ones_own_is_measured_like_ours():
     with pytest.raises(InputError, match="must be a function"):
         st.STATISTICS.add("three", 3, of=("whole",), unit="")
