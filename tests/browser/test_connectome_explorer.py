@@ -367,12 +367,12 @@ def test_the_address_and_the_code_say_what_is_shown(stored_page, explorer, run):
     page = stored_page()
     seen = explorer(page).ready()
     seen.set("generation", 1).set("compare", "generation 0").set("order", "by live weights").ready()
-    seen.view("signs")
+    seen.view("in_degrees")
     page.evaluate("() => { navigator.clipboard.writeText = async (text) => { globalThis.copied = text; }; }")
     seen.press("Copy link")
     page.wait_for_function("() => globalThis.copied")
     link = page.evaluate("copied")
-    assert link == page.url and "generation=1" in link and "tab=Statistics" in link
+    assert link == page.url and "generation=1" in link and "tab=Degrees" in link
     seen.press("Copy code")
     page.wait_for_function("() => copied.includes('set(')")
     found = {}
@@ -384,7 +384,7 @@ def test_the_address_and_the_code_say_what_is_shown(stored_page, explorer, run):
     again.goto(link)
     opened = explorer(again).ready()
     assert opened.value("generation") == 1 and opened.value("order") == "degree"
-    assert opened.names()[-1] == "signs" and opened.canvas("mask")["mode"] == "difference"
+    assert opened.names()[-1] == "out_degrees" and opened.canvas("mask")["mode"] == "difference"
     again.evaluate("() => { location.hash = 'generation=2&layer=77&compare=%3Cimg%3E&tab=Heads'; }")
     opened.until("generation", 2).ready()
     assert opened.value("compare") == "nothing" and opened.value("layer") == 1 and opened.names()[-1] == "heads"
