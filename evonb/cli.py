@@ -595,6 +595,8 @@ def attribute_options(
     p.add_argument("--seeds", type=int, metavar="N", help="newborns of a kind (default: as many as the run has)")
     p.add_argument("--lrs", type=numbers_of, metavar="A,B", help="peak learning rates tried (default: the run's)")
     p.add_argument("--device", help="cpu, cuda or mps (default: the best there is)")
+    p.add_argument("--workers", type=workers_of, default="auto", metavar="auto|N",
+                   help="processes of this machine that raise newborns side by side; the result is the same")
     p.epilog += listing("arms", ARMS)
 
 # %% ../nbs/84_cli.ipynb #1d2e49b6
@@ -606,7 +608,8 @@ def do_attribute(
     "Raise newborns that inherit only, or all but, each part of a run's connectome, and print what each part carries."
     parts = args.parts[0] if len(args.parts) == 1 else args.parts
     changes = {k: v for k, v in dict(n_seeds=args.seeds, lrs=args.lrs).items() if v is not None}
-    run = ability("connectome", "attribute")(args.run, parts, args.null, args.design, changes, device=args.device)
+    run = ability("connectome", "attribute")(args.run, parts, args.null, args.design, changes, device=args.device,
+                                              workers=args.workers)
     from evonb.store import read_json
     print(attribution_text(read_json(run.file("attribution.json"))), f"\nrun: {run.path}", sep="\n")
 

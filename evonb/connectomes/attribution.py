@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DESIGNS', 'MOST', 'SETS', 'PartsDesign', 'asked_parts', 'new_design', 'main_effect', 'interaction', 'contrasts',
-           'judged_effects', 'raise_all', 'gather_losses', 'attribution_dataset', 'attribution_map',
+           'judged_effects', 'raise_all', 'raise_beside', 'gather_losses', 'attribution_dataset', 'attribution_map',
            'attribution_statement', 'given_connectome', 'settled_null', 'check_same_lives', 'attribute',
            'attribution_summary']
 
@@ -24,12 +24,14 @@ from .generations import choose_lr, inherited_connectome, known_loss, life_folde
 from .settings import Experiment
 from .summary import newborn_units
 from .transplants import ASPECTS, PARTS, Transplant, check_alike, part_matrices, wiring_parts
+from .workers import LocalFleet, n_workers, threads_of
 from ..core import InputError, NonFiniteLossError, RunExistsError, StopRequest, check_choice, from_dict, to_dict
 from ..kinds import write_results
 from ..statistics import crossed_mean, family_text, judge_family, p_text, units_text, verdict
 from ..store import Run, differences, open_run, read_json, write_json
 from ..training.connectome import Connectome
 from ..training.lifetime import Compute, LifetimeConfig
+from ..training.parallel import with_threads
 
 # %% ../../nbs/connectomes/24_attribution.ipynb #713c3d6d
 DESIGNS = ("ends", "factorial")
@@ -200,6 +202,21 @@ def raise_all(
     live(rest())
     return chosen
 
+# %% ../../nbs/connectomes/24_attribution.ipynb #64bffa7a
+def raise_beside(
+    exp: Experiment, # the run and its corpus
+    arms: list, # names
+    workers # processes that raise newborns side by side: "auto" or a number
+) -> dict: # arm -> chosen learning rate
+    "Raise them in as many processes as are worth it."
+    d = exp.config.development
+    each = len(arms) * (d.lifetimes_per_arm + (exp.config.n_lineages - 1) * d.n_seeds)
+    lived = sum(known_loss(exp.run, a, s, lr) is not None for a in arms for s in range(d.n_seeds) for lr in d.lrs)
+    n = n_workers(exp, workers, max(0, each - lived))
+    with with_threads(threads_of(exp)):
+        if n == 1 or exp.fleet: return raise_all(exp, arms)
+        with LocalFleet(n, threads_of(exp, n) or 1) as fleet: return raise_all(replace(exp, fleet=fleet), arms)
+
 # %% ../../nbs/connectomes/24_attribution.ipynb #397f78e4
 def gather_losses(
     exp: Experiment, # the run and its corpus
@@ -340,11 +357,11 @@ def attribute(
     "Raise newborns that inherit only, or all but, each part of a run's connectome, and tell what each part carries."
     if other := sorted(set(changes or {}) - {"n_seeds", "lrs"}):
         raise InputError(f"{other[0]} can't be changed here: newborns are raised as the run's own. Give n_seeds, lrs.")
-    with taken_up(path, changes, show, stop, device, fleet, compute, workers) as exp:
+    with taken_up(path, changes, show, stop, device, fleet, compute) as exp:
         plan = new_design(inherited_connectome(exp.run), parts, settled_null(exp, null), design)
         check_same_lives(exp)
         arms = list(dict.fromkeys(plan.arm(s) for s in plan.subsets()))
-        chosen = raise_all(exp, arms)
+        chosen = raise_beside(exp, arms, workers)
         write_results(exp.run, "attribution", ds := attribution_dataset(exp, plan, chosen))
         write_json(exp.run.file("attribution.json"), attribution_summary(exp, plan, ds))
         for one, arm in itertools.product(exp.lineages, arms): # grown models aren't needed any more

@@ -255,8 +255,7 @@ def taken_up(
     stop: StopRequest | None = None, # one to share with another thread
     device: str | None = None, # where models live; None takes the best there is
     fleet=None, # raises newborns elsewhere; None: on this machine
-    compute: Compute | None = None, # how lifetimes are computed
-    workers="auto" # processes of this machine that live lifetimes side by side, or how many
+    compute: Compute | None = None # how lifetimes are computed
 ): # yields the Experiment, held for writing
     "An existing run, to raise more newborns in."
     compute, group = _computing(device, compute, fleet)

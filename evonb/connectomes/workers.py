@@ -24,7 +24,7 @@ from fastcore.basics import patch
 from filelock import FileLock
 from tqdm.auto import tqdm
 
-from .arms import ARMS
+from .arms import ARMS, FOREIGN_NULL, null_of
 from .generations import evolve_connectome, generation_folder, known_loss, life_folder, read_life
 from .generations import stored_generations, tell_evolution, tested_newborn
 from .settings import Experiment
@@ -174,7 +174,8 @@ def n_left(
 # %% ../../nbs/connectomes/17_workers.ipynb #8ac3e003
 def n_workers(
     exp: Experiment, # the run and its corpus
-    asked="auto" # how many processes were asked for
+    asked="auto", # how many processes were asked for
+    left: int | None = None # lifetimes that aren't lived yet; None: those of the run's own stages
 ) -> int: # 1: this one does all
     "How many processes live a run's lifetimes."
     if asked != "auto":
@@ -185,7 +186,7 @@ def n_workers(
                              "lifetimes together. Leave --workers out, or start evonb by itself.")
         return asked
     if exp.fleet or exp.group.size > 1 or exp.device != "cpu": return 1
-    left, (_, flops, room) = n_left(exp), _size(exp)
+    left, (_, flops, room) = n_left(exp) if left is None else left, _size(exp)
     if left * flops / ASSUMED < SHORT: return 1
     return max(1, min(cores(), left, int(.8 * free_memory() / room)))
 
@@ -254,7 +255,8 @@ def raise_newborns(self: LocalFleet,
     called = [one.called for one in exp.lineages]
     orders = [Order((*x, 0)[3], tuple(x[:3]), needed, called[(*x, 0)[3]]) for x in dict.fromkeys(map(tuple, items))]
     orders = [o for o in orders if known_loss(exp.run, *o.newborn, needed, o.lineage) is None]
-    orders = [o for o in orders if o.newborn[0] in self.known_arms(exp)]
+    known = {*self.known_arms(exp)}
+    orders = [o for o in orders if null_of(o.newborn[0]) in known or FOREIGN_NULL.fullmatch(null_of(o.newborn[0]))]
     exp.run.set_state("running", f"{len(orders)} newborns, {min(len(orders), self.n_workers)} at once")
     _Work(self, exp, orders).done()
 

@@ -164,7 +164,7 @@ def test_attribution_of_a_run_is_told_resumed_shown_and_reported(run, capsys):
     attribute(run.path, **how)  # nothing is raised twice
     assert len(lifetimes(run)) == n_lives
     shutil.rmtree(twin / "attribution")
-    attribute(twin, **how)
+    attribute(twin, workers=2, **how)  # side by side, to the same bits
     ds, again = (read_dataset(p / "attribution.zarr.zip") for p in (run.path, twin))
     assert np.array_equal(ds.window_loss, again.window_loss) and np.array_equal(ds["mean"], again["mean"])
     assert_told_as_it_is(run, ds)
