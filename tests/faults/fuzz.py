@@ -1009,6 +1009,33 @@ def _():
     return _answered(lambda: dict(choices=choices), lambda b: b._continue("base", prompts, [(5,), (6,)]))
 
 
+@reader("server's chat completion", m.some_bytes, m.json_file, m.json_file)
+def _():
+    from evonb.tasks.grading import Prompt
+
+    said = dict(index=0, message=dict(role="assistant", content="abc. d"), finish_reason="stop")
+    return _answered(lambda: dict(choices=[said], usage=dict(prompt_tokens=5)),
+                     lambda b: b._continue("base", [Prompt("a", 4, (".",))], [None], "chat"))
+
+
+@reader("server's echo", m.some_bytes, m.json_file, m.json_file)
+def _():
+    def make():
+        told = dict(tokens=["%", "&", "'"], token_logprobs=[None, -1.5, -2.0], text_offset=[0, 1, 2])
+        return dict(choices=[dict(index=0, text="ab", logprobs=told)], usage=dict(prompt_tokens=3))
+
+    return _answered(make, lambda b: b._logprobs("base", [(5, 6, 7)], 0, (), check=True))
+
+
+@reader("llama.cpp's texts", m.some_bytes, m.json_file, m.json_file)
+def _():
+    from evonb.tasks.grading import Prompt
+
+    kept = json.loads((ROOT / "tests" / "tasks" / "llama_cpp.json").read_text())
+    prompts = [Prompt("", 4, (".",))] * 2
+    return _answered(lambda: kept["ids"]["reply"], lambda b: b._continue("base", prompts, [(5,), (6,)]))
+
+
 @reader("probes.json", m.some_bytes, m.json_file, m.sealed_json, m.sealed_json)
 def _():
     seen = dict(name="base", root="base", room=64, values=[[0.0, -1.5], [0.0, -2.0, -3.0]])
