@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['curves_of', 'read_life', 'finished_life', 'take_part', 'n_trainable', 'generation_folder', 'stored_generations',
-           'n_stored_lineages', 'load_generation', 'tell_evolution', 'evolve_connectome', 'gather_evolution',
-           'inherited_connectome', 'life_folder', 'known_loss', 'choose_lr', 'told_arms', 'develop', 'tested_newborn',
-           'gather_development', 'sign_curves']
+           'n_stored_lineages', 'load_generation', 'tell_evolution', 'evolve_connectome', 'sign_curves',
+           'gather_evolution', 'inherited_connectome', 'life_folder', 'known_loss', 'choose_lr', 'told_arms', 'develop',
+           'tested_newborn', 'gather_development']
 
 # %% ../../nbs/connectomes/16_generations.ipynb #d35df270
 import hashlib
@@ -282,6 +282,16 @@ def evolve_connectome(
         exp.run.log("generation", generation=g, density=parent.density, **exp.which)
         announce("generation", status="pruned", generation=g, density=parent.density, **exp.which)
     return read_dataset(exp.run.file("evolution.zarr.zip")) if tell else None
+
+# %% ../../nbs/connectomes/16_generations.ipynb #a6e7b8cb
+def sign_curves(
+    curves: list, # of `read_life`'s, one a lifetime
+    n_evals: int, # validations of a lifetime
+    n_matrices: int # of the connectome
+) -> np.ndarray: # (n_lives, n_evals, n_matrices), shares of live weights; nan for dense newborns and lives of before
+    "How many inherited signs had turned round at each validation, matrix by matrix."
+    blank = np.full((n_evals, n_matrices), np.nan)
+    return np.stack([np.asarray(c["flips"]) if c is not None and "flips" in c else blank for c in curves])
 
 # %% ../../nbs/connectomes/16_generations.ipynb #2e5ee174
 def _one_evolution(run, lineage):
@@ -657,16 +667,6 @@ def _statistics(exp, facts):
         bits = np.array([x["mean"] for x in found]) / math.log(2) / per_byte
         out["val_bits_per_byte"] = xr.Variable("arm", bits, dict(units="bits/byte"))
     return out
-
-# %% ../../nbs/connectomes/16_generations.ipynb #a6e7b8cb
-def sign_curves(
-    curves: list, # of `read_life`'s, one a lifetime
-    n_evals: int, # validations of a lifetime
-    n_matrices: int # of the connectome
-) -> np.ndarray: # (n_lives, n_evals, n_matrices), shares of live weights; nan for dense newborns and lives of before
-    "How many inherited signs had turned round at each validation, matrix by matrix."
-    blank = np.full((n_evals, n_matrices), np.nan)
-    return np.stack([np.asarray(c["flips"]) if c is not None and "flips" in c else blank for c in curves])
 
 # %% ../../nbs/connectomes/16_generations.ipynb #22160911
 def _flips(exp, facts):
