@@ -875,7 +875,7 @@ def plan_options(
     p.add_argument("--json", action="store_true", help="as JSON")
     p.add_argument("--html", metavar="FILE", help="also write the table as a page")
     p.epilog += listing("corpora", CORPORA)
-    p.set_defaults(seed=0, arms=None, seeds=None, lrs=None)
+    p.set_defaults(seed=0, arms=None, seeds=None, lrs=None, evolutions=None)
 
 # %% ../nbs/84_cli.ipynb #0c612e84
 def _plan_device(args, config):
