@@ -1113,7 +1113,7 @@ def one(r, path, data, seed):
     path.write_bytes(m.make(r.kinds, data, r.name, seed))
     if r.family and seed % 2:
         r.family.sealed(path)
-    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS * (6 if r.family and r.family.changes else 1))  # which computes anew
     signal.setitimer(signal.ITIMER_REAL, WAITING)
     try:
         r.read(path)
