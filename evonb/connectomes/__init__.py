@@ -12,5 +12,7 @@ __getattr__, __dir__, __all__ = face(__name__, {
     ".settings": "preset ExperimentConfig EvolutionConfig DevelopmentConfig DEFAULT_ARMS",
     ".generations": "load_generation life_folder",
     ".experiments": "experiment develop_run",
+    ".transplants": "wiring_parts",
+    ".attribution": "attribute",
     ".planning": "plan",
 })
