@@ -7,13 +7,13 @@ __all__ = ['MEASURES', 'COMMANDS', 'EXAMPLE_SKILLS', 'TABLES', 'flat_settings', 
            'told_with', 'settings_meant', 'spelled', 'numbers_of', 'names_of', 'arm_changes', 'experiment_config',
            'default_out', 'interval_cell', 'columns', 'unseen_text', 'connectome_text', 'population_text',
            'experts_text', 'alignment_text', 'results_text', 'Parser', 'listing', 'run_options', 'begin_option',
-           'ray_option', 'working_in', 'finish', 'model_option', 'experiment_options', 'arm_options', 'whole_options',
-           'workers_of', 'work_on', 'do_run', 'evolve_options', 'do_evolve', 'develop_options', 'do_develop',
-           'attribution_text', 'attribute_options', 'do_attribute', 'base_help', 'experts_options', 'do_experts',
-           'population_options', 'do_population', 'serve_options', 'do_serve', 'align_options', 'do_align',
-           'explore_options', 'do_explore', 'do_report', 'show_options', 'do_show', 'plan_options', 'do_plan',
-           'farthest', 'wiring_text', 'wiring_options', 'do_wiring', 'parser', 'way_on', 'any_letters', 'nobody_reads',
-           'remarks_shown', 'main']
+           'ray_option', 'working_in', 'finish', 'model_option', 'evolutions_option', 'experiment_options',
+           'newborn_options', 'arm_options', 'whole_options', 'workers_of', 'work_on', 'do_run', 'evolve_options',
+           'do_evolve', 'develop_options', 'do_develop', 'attribution_text', 'attribute_options', 'do_attribute',
+           'base_help', 'experts_options', 'do_experts', 'population_options', 'do_population', 'serve_options',
+           'do_serve', 'align_options', 'do_align', 'explore_options', 'do_explore', 'do_report', 'show_options',
+           'do_show', 'plan_options', 'do_plan', 'farthest', 'wiring_text', 'wiring_options', 'do_wiring', 'parser',
+           'way_on', 'any_letters', 'nobody_reads', 'remarks_shown', 'main']
 
 # %% ../nbs/84_cli.ipynb #10c6d36d
 import argparse
@@ -426,6 +426,14 @@ def model_option(
                         "the preset's sizes, or a config.json, whose sizes win; more of its fields by --set "
                         "'model.config={\"NAME\": VALUE}' (default: gpt)")
 
+# %% ../nbs/84_cli.ipynb #2f65cf70
+def evolutions_option(
+    p # the command's parser
+):
+    "How many connectomes are evolved."
+    p.add_argument("--evolutions", type=int, metavar="K",
+                   help="how many times a connectome is evolved, each with newborns and controls of its own")
+
 # %% ../nbs/84_cli.ipynb #6600e19f
 def experiment_options(
     p, # the command's parser
@@ -443,24 +451,30 @@ def experiment_options(
                    help="less memory for one more forward pass; neither changes a result beyond rounding")
     run_options(p, "runs/PRESET[-CORPUS][-MODEL]", "evolution.n_generations=6", resume)
     p.epilog += listing("corpora", CORPORA)
-    p.add_argument("--evolutions", type=int, metavar="K",
-                   help="how many times a connectome is evolved, each with newborns and controls of its own")
+    evolutions_option(p)
     p.add_argument("--workers", type=workers_of, default="auto", metavar="auto|N",
                    help="processes of this machine that live lifetimes side by side; the result is the same (default: "
                         "auto, as many as cores and memory allow where there is enough to do)")
     p.set_defaults(arms=None, seeds=None, lrs=None)
 
 # %% ../nbs/84_cli.ipynb #9422bfe5
-def arm_options(
+def newborn_options(
     p # the command's parser
 ):
-    "What the inner loop can be given."
+    "Which newborns are raised."
     from evonb.connectomes.arms import ARMS
     p.add_argument("--arms", type=names_of, metavar="A,B", help="arms to raise newborns in (listed below)")
     p.add_argument("--seeds", type=int, metavar="N", help="newborns an arm")
     p.add_argument("--lrs", type=numbers_of, metavar="A,B", help="peak learning rates tried for each arm")
-    ray_option(p, "newborns are raised")
     p.epilog += listing("arms", ARMS)
+
+# %% ../nbs/84_cli.ipynb #0affc9a1
+def arm_options(
+    p # the command's parser
+):
+    "What the inner loop can be given."
+    newborn_options(p)
+    ray_option(p, "newborns are raised")
 
 # %% ../nbs/84_cli.ipynb #2e4b2966
 def whole_options(
@@ -875,7 +889,9 @@ def plan_options(
     p.add_argument("--json", action="store_true", help="as JSON")
     p.add_argument("--html", metavar="FILE", help="also write the table as a page")
     p.epilog += listing("corpora", CORPORA)
-    p.set_defaults(seed=0, arms=None, seeds=None, lrs=None, evolutions=None)
+    evolutions_option(p)
+    newborn_options(p)
+    p.set_defaults(seed=0)
 
 # %% ../nbs/84_cli.ipynb #0c612e84
 def _plan_device(args, config):

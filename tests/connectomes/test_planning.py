@@ -423,6 +423,15 @@ def test_the_command_prints_a_plan_and_says_what_will_not_fit(capsys, tmp_path):
     assert cli.main(["plan", "--device", "H1000"]) == 2 and "A100-80GB" in capsys.readouterr().err
 
 
+def test_the_command_takes_what_a_run_takes(capsys):
+    words = ["plan", "--preset", "demo", "--device", "A100-80GB", "--json"]
+    assert cli.main([*words, "--evolutions", "2", "--seeds", "4", "--arms", "connectome,random", "--lrs", "0.01"]) == 0
+    stages = json.loads(capsys.readouterr().out)["stages"]
+    assert stages["connectome"]["lifetimes"] == stages["random"]["lifetimes"] == 2 * 4 and "dense" not in stages
+    assert stages["1 more evolution"]["lifetimes"] == 4
+    assert cli.main([*words, "--arms", "nonsense"]) == 2 and "nonsense" in capsys.readouterr().err
+
+
 def test_the_command_measures_this_machine(capsys, monkeypatch):
     monkeypatch.setattr(planning, "measure", lambda config, seconds, device: Device("here", measured=1e9, costs=COSTS))
     assert cli.main(["plan", "--preset", "demo", "--seconds", "0.1"]) == 0
