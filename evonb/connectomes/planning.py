@@ -502,9 +502,10 @@ def problems(self: Plan) -> list[str]: # sentences; empty when nothing speaks ag
     "What won't fit on one of the devices, and what to do."
     out, seen = [], set()
     for s in self.stages:
-        if not (s.memory and self.device.memory and s.memory > self.device.memory) or s.part in seen: continue
-        seen.add(s.part)
-        life = (self.config.evolution if s.part == "evolution" else self.config.development).lifetime
+        part = "evolution" if s.part == "more evolutions" else s.part # which live as the first does
+        if not (s.memory and self.device.memory and s.memory > self.device.memory) or part in seen: continue
+        seen.add(part)
+        life = (self.config.evolution if part == "evolution" else self.config.development).lifetime
         per_window, room = s.activations / life.at_once, self.device.memory - s.state
         fit = [n for n in range(1, life.at_once + 1) if life.batch_size % n == 0 and n * per_window <= room]
         n = max(fit, default=0)

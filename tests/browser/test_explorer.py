@@ -57,7 +57,7 @@ def check_moving(shown):
     shown.ready()
     assert shown.plot("line")["data"][0]["y"] == [0, 3, 6, 9]
     assert shown.view("table").locator("td").all_inner_texts()[1] == "30"
-    assert shown.root.locator("output").inner_text() == "3"
+    assert shown.root.locator("output[for]").inner_text() == "3"
 
 
 def check_words(shown):
@@ -113,7 +113,7 @@ def test_playing_goes_round_and_stops(offline_page, explorer, lines_page):
     shown = explorer(offline_page(lines_page("Lines().to_html('lines.html', only=dict(slope=[1, 2]))"))).ready()
     play = shown.root.get_by_role("button", name="Play: Slope")
     play.click()
-    said = shown.root.locator("output")
+    said = shown.root.locator("output[for]")
     for value in ("2", "1", "2"):
         said.get_by_text(value, exact=True).wait_for()
     shown.root.get_by_role("button", name="Pause: Slope").click()
