@@ -123,8 +123,8 @@ def loss_curves(
 ) -> go.Figure:
     "Validation loss over a lifetime, arm by arm: mean over seeds with a band."
     arms, evals = development["arm"].values, development["eval_step"].values
-    unit = "evolution" if "lineage" in development["val_loss"].dims else "seed" # what bands and means are over
     bands = {arm: b for arm, c in zip(arms, values(development, "val_loss")) if (b := seed_band(by_evolution(c)))}
+    unit = "evolution" if "lineage" in development["val_loss"].dims else "seed" # what bands and means are over
     fig, sizes, in_mean = figure("Loss while growing up", height=480), {b.n for b in bands.values()}, 0
     for arm, b in bands.items():
         style, x = arm_style(arm), evals[b.where]
