@@ -588,7 +588,9 @@ class _Life:
     since: float = 0. # when it was handed out
 
     @property
-    def label(self): return f"evolution {self.key[3]}, " * any(self.key[3:]) + "{} seed {} lr {:g}".format(*self.key)
+    def label(self):
+        arm, seed, lr, *k = self.key
+        return (f"evolution {k[0]}, " if any(k) else "") + f"{arm} seed {seed} lr {lr:g}"
 
 # %% ../nbs/82_cluster.ipynb #a852d439
 @patch

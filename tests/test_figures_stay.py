@@ -80,10 +80,10 @@ def begin_figures():
 
 
 def test_every_figure_begins_without_the_button():
-    # `plots.figure` is where the look comes from; monitor, plots.population and report copy such a figure or its look
+    # `plots.figure` is where the look comes from; monitor, plots.population, .picture and report copy such a figure
     # (the browser tests count their buttons); `plan_figure` and `race`, which stand below plots, have their tests
-    assert set(begin_figures()) == {"connectomes/planning", "evolution/landscape", "plots/population", "plots/style",
-                                    "report", "widgets/monitor"}
+    assert set(begin_figures()) == {"connectomes/planning", "evolution/landscape", "plots/picture",
+                                    "plots/population", "plots/style", "report", "widgets/monitor"}
     assert plots.figure("any").layout.template.layout.modebar.remove == ("sendChartToCloud",)
 
 
