@@ -79,7 +79,7 @@ def test_the_map_has_a_place_for_every_matrix_of_any_architecture():
         shapes |= {f"model.layers.{b}.self_attn.{k}_proj.weight": (8, 8) for k in "qkvo"}
         shapes |= {f"model.layers.{b}.mlp.{k}_proj.weight": (16, 8) for k in ("gate", "up")}
     nodes, columns = ce.network_columns(shapes)
-    assert [c["title"] for c in columns] == ["model.embed_tokens", "block 0", "block 1", "head"]
+    assert [c["title"] for c in columns] == ["embeddings", "block 0", "block 1", "head"]
     assert {n["name"] for n in nodes} == set(shapes)
     assert sorted(i for c in columns for p in c["parts"] for i in p["nodes"]) == list(range(len(nodes)))
     parts = {p["title"]: [nodes[i]["text"] for i in p["nodes"]] for p in columns[1]["parts"]}
