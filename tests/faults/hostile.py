@@ -30,8 +30,8 @@ import zipfile
 from pathlib import Path
 from random import Random
 
-for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-    os.environ[name] = "1"
+if "numpy" not in sys.modules:  # a program of its own; whoever imports it keeps its own processes as they are
+    os.environ |= {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS")}
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import mutate as m  # noqa: E402
