@@ -597,12 +597,10 @@ def attribute_options(
     p.add_argument("run", metavar="RUN", help="a run of evonb run, evolve or develop whose evolution is over")
     p.add_argument("--parts", type=names_of, default=("parts",), metavar="A,B",
                    help="what is told apart: parts (embedding, head, attention, mlp), layers, matrices, aspects "
-                        "(mask, signs), "
-                        "or names of parts: blocks, block0, a matrix, degrees (default: parts)")
+                        "(mask, signs), or names of parts: blocks, block0, a matrix, degrees (default: parts)")
     p.add_argument("--null", default="random", metavar="ARM_OR_RUN",
                    help="who deals what isn't inherited: an arm (listed below), other (the connectome of another "
-                        "evolution "
-                        "of the run), another run, or a stored connectome (default: random)")
+                        "evolution of the run), another run, or a stored connectome (default: random)")
     p.add_argument("--design", metavar="ends|factorial",
                    help="only and all but each part, or every combination (default: factorial for up to three parts, "
                         "else ends)")
@@ -611,6 +609,7 @@ def attribute_options(
     p.add_argument("--device", help="cpu, cuda or mps (default: the best there is)")
     p.add_argument("--workers", type=workers_of, default="auto", metavar="auto|N",
                    help="processes of this machine that raise newborns side by side; the result is the same")
+    p.set_defaults(arms=None) # which `arm_changes` asks for
     p.epilog += listing("arms", ARMS)
 
 # %% ../nbs/84_cli.ipynb #1d2e49b6
@@ -621,9 +620,8 @@ def do_attribute(
 ):
     "Raise newborns that inherit only, or all but, each part of a run's connectome, and print what each part carries."
     parts = args.parts[0] if len(args.parts) == 1 else args.parts
-    changes = {k: v for k, v in dict(n_seeds=args.seeds, lrs=args.lrs).items() if v is not None}
-    run = ability("connectome", "attribute")(args.run, parts, args.null, args.design, changes, device=args.device,
-                                              workers=args.workers)
+    run = ability("connectome", "attribute")(args.run, parts, args.null, args.design, arm_changes(args),
+                                             device=args.device, workers=args.workers)
     from evonb.store import read_json
     print(attribution_text(read_json(run.file("attribution.json"))), f"\nrun: {run.path}", sep="\n")
 

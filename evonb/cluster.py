@@ -24,11 +24,11 @@ import torch
 from fastcore.basics import patch
 from tqdm.auto import tqdm
 
-from .connectomes.generations import known_loss, life_folder, read_life
+from .connectomes.generations import known_loss, life_folder, life_text, read_life
 from .connectomes.settings import Experiment
 from .connectomes.workers import LifeRun, Line
 from .core import EvonbError, InputError, MachineError, RunBusyError, Stopped, StopRequest, announce
-from .core import check_positive, file_sha256, human_time, listening, progress
+from .core import check_positive, file_sha256, listening, progress
 from .datasets import MissingExtraError
 from .store import Run
 from .tasks.backends import Backend, InProcess, broken_off, check_seconds, pack_adapter, unpack_adapter
@@ -710,12 +710,7 @@ def finish(self: _Work, ref, reason, bar):
     elif how != "raised" and not reason: self.lost(life, what) # stopped unasked: its process was told to end
     if how != "raised": return
     bar.update()
-    if not self.exp.show: return
-    lived = read_life(life_folder(self.exp.run, *life.key))
-    if lived is None: return tqdm.write(f"{life.label}: failed, see its failed.json")
-    (curves, facts) = lived
-    tqdm.write(f"{life.label}: validation loss {float(curves['val_loss'][-1]):.3f} nats/token, "
-               f"{human_time(facts['seconds'])}, {facts['tokens_per_s']:,.0f} tokens/s")
+    if self.exp.show: tqdm.write(life_text(life.label, read_life(life_folder(self.exp.run, *life.key))))
 
 # %% ../nbs/82_cluster.ipynb #1cf48bbc
 @patch

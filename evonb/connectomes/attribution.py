@@ -21,6 +21,7 @@ from fastcore.basics import patch
 from .arms import ARMS, FOREIGN_NULL, REFERENCE, find_arm
 from .experiments import taken_up
 from .generations import choose_lr, inherited_connectome, known_loss, life_folder, read_life
+from .generations import sweep_losses
 from .settings import Experiment
 from .summary import newborn_units
 from .transplants import ASPECTS, PARTS, Transplant, check_alike, part_matrices, wiring_parts
@@ -174,13 +175,6 @@ def judged_effects(
     beside = {k: found.pop(k) for k in list(found) if k[0] in ("alone", "last")}
     return judge_family(found) | judge_family(beside)
 
-# %% ../../nbs/connectomes/24_attribution.ipynb #f7a8e8e0
-def _chosen(exp, arm):
-    "An arm's rate by its sweep in the first evolution, as in development."
-    d = exp.config.development
-    losses = {lr: [known_loss(exp.run, arm, s, lr) for s in range(d.sweep_seeds)] for lr in d.lrs}
-    return choose_lr({lr: [math.nan if x is None else x for x in v] for lr, v in losses.items()})
-
 # %% ../../nbs/connectomes/24_attribution.ipynb #4b6b7187
 def raise_all(
     exp: Experiment, # the run and its corpus
@@ -189,17 +183,16 @@ def raise_all(
     "Raise the newborns of arms at swept rates, from wherever they are; side by side where there is a fleet."
     d, lineages = exp.config.development, exp.lineages
     sweep = [(a, s, lr, 0) for a in arms for s in range(d.sweep_seeds) for lr in d.lrs]
-    rest = lambda: [(a, s, chosen[a], k) for a in arms for k in range(len(lineages)) for s in range(d.n_seeds)]
     def live(items):
         if exp.fleet: exp.fleet.raise_newborns(exp, items)
         for arm, s, lr, k in items: lineages[k].raise_arm(arm, s, lr)
     exp.run.set_state("running", f"attribution: {len(arms)} kinds of newborns")
     live(sweep)
-    chosen = {a: _chosen(exp, a) for a in arms}
+    chosen = {a: choose_lr(sweep_losses(exp, a)) for a in arms}
     if failed := [a for a, lr in chosen.items() if lr is None]:
         raise NonFiniteLossError(f"Every newborn of {', '.join(failed)} failed at every learning rate tried "
                                  f"({', '.join(f'{x:g}' for x in d.lrs)}). Add a lower rate with --lrs.")
-    live(rest())
+    live([(a, s, chosen[a], k) for a in arms for k in range(len(lineages)) for s in range(d.n_seeds)])
     return chosen
 
 # %% ../../nbs/connectomes/24_attribution.ipynb #64bffa7a

@@ -25,11 +25,11 @@ from filelock import FileLock
 from tqdm.auto import tqdm
 
 from .arms import ARMS, FOREIGN_NULL, null_of
-from .generations import evolve_connectome, generation_folder, known_loss, life_folder, read_life
-from .generations import stored_generations, tell_evolution, tested_newborn
+from .generations import evolve_connectome, generation_folder, known_loss, life_folder, life_text
+from .generations import read_life, stored_generations, tell_evolution, tested_newborn
 from .settings import Experiment
 from ..core import EvonbError, InputError, MachineError, Stopped, StopRequest, announce
-from ..core import check_positive, human_time, listening, progress
+from ..core import check_positive, listening, progress
 from ..store import Run
 from ..text.tokens import open_prepared
 from ..training.gpt import n_parameters
@@ -379,10 +379,7 @@ def finish(self: _Work, order):
     folders = ({order.label: life_folder(self.exp.run, *order.newborn, order.lineage)} if order.newborn else
                {f"{order.called}generation {g}": generation_folder(self.exp.run, g, order.lineage)
                 for g in range(n)})
-    for label, folder in folders.items():
-        if (lived := read_life(folder)) is None: tqdm.write(f"{label}: failed, see its failed.json")
-        else: tqdm.write(f"{label}: validation loss {float(lived[0]['val_loss'][-1]):.3f} nats/token, "
-                         f"{human_time(lived[1]['seconds'])}, {lived[1]['tokens_per_s']:,.0f} tokens/s")
+    for label, folder in folders.items(): tqdm.write(life_text(label, read_life(folder)))
 
 # %% ../../nbs/connectomes/17_workers.ipynb #15bb4fea
 @patch

@@ -130,6 +130,13 @@ def whatever_is_read(folder: Path, spoil, rng, names=("summary.json", "run.json"
 
 # What lies where a file belongs ---------------------------------------------------------------------------------------
 
+def leaves(change, x):
+    "What was read from JSON with all its leaves changed, in order."
+    if isinstance(x, dict):
+        return {k: leaves(change, v) for k, v in x.items()}
+    return [leaves(change, v) for v in x] if isinstance(x, list) else change(x)
+
+
 @kind("a pipe where a file belongs", "a FIFO that nobody writes to: to open it is to wait for ever")
 def _(folder, rng):
     def spoil(path):
@@ -272,12 +279,8 @@ def _(folder, rng):
         value = rng.choice((float("nan"), float("inf"), -float("inf")))
 
         def spoilt(x):
-            if isinstance(x, dict):
-                return {k: spoilt(v) for k, v in x.items()}
-            if isinstance(x, list):
-                return [spoilt(v) for v in x]
             return value if isinstance(x, (int, float)) and not isinstance(x, bool) and rng.random() < 0.5 else x
-        return sealed(spoilt(opened(path)))
+        return sealed(leaves(spoilt, opened(path)))
     yield from in_json(folder, rng, change)
     for what in ("NaN", "Infinity", "-Infinity", "1e400"):
         def task(what=what):
@@ -293,13 +296,9 @@ def _(folder, rng):
 
     def change(path):
         def spoilt(x):
-            if isinstance(x, dict):
-                return {k: spoilt(v) for k, v in x.items()}
-            if isinstance(x, list):
-                return [spoilt(v) for v in x]
             number = isinstance(x, (int, float)) and not isinstance(x, bool)
             return rng.choice(numbers) if number and rng.random() < 0.4 else x
-        return sealed(spoilt(opened(path)))
+        return sealed(leaves(spoilt, opened(path)))
     yield from in_json(folder, rng, change)
     for name in ("run.json", "summary.json"):
         def digits(name=name):
@@ -339,12 +338,8 @@ def _(folder, rng):
 
     def change(path):
         def spoilt(x):
-            if isinstance(x, dict):
-                return {k: spoilt(v) for k, v in x.items()}
-            if isinstance(x, list):
-                return [spoilt(v) for v in x]
             return x + rng.choice(bad) if isinstance(x, str) and rng.random() < 0.5 else x
-        return sealed(spoilt(opened(path)))
+        return sealed(leaves(spoilt, opened(path)))
     yield from in_json(folder, rng, change)
     for name in ("log.jsonl",):
         def log(name=name):
