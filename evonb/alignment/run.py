@@ -10,6 +10,7 @@ __all__ = ['BESIDE', 'AlignConfig', 'alignment_command', 'Candidate', 'source_ru
 
 # %% ../../nbs/alignment/30_run.ipynb #4730feaf
 import hashlib
+import itertools
 import json
 import re
 import shutil
@@ -28,7 +29,7 @@ from .features import COUNTS, ReadConfig, count_notes, read
 from .nested import arms_explained, choose_layers, chosen_scores, least_together, map_q, nested_null
 from .reading import BehaviorConfig, Bigrams, ReadingTimes, count_bigrams, score_models
 from .responses import Responses, design, nuisance_design
-from .surfaces import to_surface, write_surface
+from .surfaces import to_surface, vertex_surfaces, write_surface
 from .tables import TableConfig
 from .verdicts import alignment_statement, comparison_lines, evolution_means, judge_arms
 from .verdicts import reference_arm
@@ -615,17 +616,19 @@ def summarise(self: Alignment, ds) -> dict:
 # %% ../../nbs/alignment/30_run.ipynb #c4372b7d
 @patch
 def write_maps(self: Alignment, ds):
-    "A volume and two hemispheres for each arm and measure."
-    for arm in dict.fromkeys(ds.arm.values.tolist()):
-        rows = ds.isel(model=ds.arm.values == arm)
-        for what in ("r", "gain"):
-            table = region_table(rows, f"{what}_best", self.data.left_out)
-            if table is None: return
-            about = dict(data=self.data.name, arm=arm, layer="chosen on the other folds", measure=what,
-                         source=self.config.source)
-            volume = roi_volume(table, name=f"{arm} {what}", provenance=about, illustrative=self.data.illustrative)
+    "Maps of each arm and measure: of vertices the hemispheres measured, of regions a volume and both hemispheres."
+    placed = np.isfinite(ds["x"].values).all()
+    for arm, what in itertools.product(dict.fromkeys(ds.arm.values.tolist()), ("r", "gain")):
+        rows, name = ds.isel(model=ds.arm.values == arm), f"{arm} {what}"
+        about = dict(data=self.data.name, arm=arm, layer="chosen on the other folds", measure=what,
+                     source=self.config.source)
+        score = known_mean(rows[f"{what}_best"].transpose("model", "target").values)
+        surfaces = vertex_surfaces(ds["target"].values, score, name, about) if placed else []
+        if not surfaces and (table := region_table(rows, f"{what}_best", self.data.left_out)) is not None:
+            volume = roi_volume(table, name=name, provenance=about, illustrative=self.data.illustrative)
             write_volume(self.run.file("maps", f"{slug(arm)}-{what}.nii.gz"), volume)
-            for s in to_surface(volume): write_surface(self.run.file("maps", f"{slug(arm)}-{what}.{s.side}.gii"), s)
+            surfaces = to_surface(volume)
+        for s in surfaces: write_surface(self.run.file("maps", f"{slug(arm)}-{what}.{s.side}.gii"), s)
 
 # %% ../../nbs/alignment/30_run.ipynb #6bf57109
 def region_table(

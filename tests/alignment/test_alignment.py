@@ -180,6 +180,21 @@ def test_a_region_without_data_keeps_its_place_in_maps_and_is_counted(grown, tmp
     assert "have no voxel and are left out: empty" in page
 
 
+def test_vertices_keep_their_places_in_maps(grown, tmp_path):
+    heard, _ = toy_brain(Seeds(3), n_subjects=2, n_rois=2, n_sentences=60)
+    names = [f"{p} {v}" for p in heard.subjects for v in ("left vertex 5", "right vertex 9")]
+    vertices = heard.targets.assign(target=names, roi=["cortex left", "cortex right"] * 2, x=-40.0, y=-20.0, z=10.0)
+    few = dict(arms=("random",), layers=(0,), untrained=0, n_permutations=20, block=5)
+    run = align(tmp_path / "run", grown, replace(heard, targets=vertices), **few)
+    ds = read_dataset(run.file("brain.zarr.zip"))
+    for side, at in (("left", 5), ("right", 9)):
+        found = read_surface(run.file("maps", f"random-gain.{side}.gii"))
+        scores = ds.gain_best.values[:, ds.target.str.endswith(f"{side} vertex {at}")]  # models and people
+        assert scores.shape == (2, 2) and found.values[at] == pytest.approx(scores.mean(), abs=1e-6)
+        assert np.isfinite(found.values).sum() == 1 and found.name == "random gain"
+    assert not list(run.path.glob("maps/*.nii.gz"))  # two means over whole hemispheres would say nothing
+
+
 def test_a_region_of_nothing_but_drift_is_left_out_by_name():
     heard, _ = toy_brain(Seeds(3), n_subjects=2, n_rois=2, n_sentences=60)
     slow = np.concatenate([np.linspace(-1, 1, w.stop - w.start) for _, w in heard.runs])[:, None]
