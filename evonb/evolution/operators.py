@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SELECTIONS', 'ArraySpace', 'AllFailedError', 'usable', 'roulette_shares', 'roulette', 'rank', 'truncation',
-           'tournament', 'select', 'elites', 'survivors', 'parent_weights', 'torch_generator', 'crossover', 'mutate',
+           'tournament', 'select', 'elites', 'survivors', 'parent_weights', 'torch_generator', 'numpy_generator',
+           'spherical_mean', 'arc_coefficients', 'split_shares', 'split_child', 'crossover', 'mutate',
            'succession_velocity', 'succession', 'decayed', 'diversity', 'dominated']
 
 # %% ../../nbs/evolution/10_operators.ipynb #7a793c99
@@ -44,9 +45,10 @@ def perturb(self: ArraySpace, genome, rate, scale, rng) -> np.ndarray:
 # %% ../../nbs/evolution/10_operators.ipynb #24653264
 @patch
 def merge(self: ArraySpace, genomes, weights=None, name="linear", generator=None) -> np.ndarray:
-    "`linear` normalises the weights, `task_arithmetic` takes them as they are."
-    check_choice(name, ["linear", "task_arithmetic"], "merge")
+    "`linear` normalises the weights, `task_arithmetic` takes them as they are, `split_points` crosses over."
+    check_choice(name, ["linear", "task_arithmetic", "split_points"], "merge")
     w = np.ones(len(genomes)) if weights is None else np.asarray(weights, float)
+    if name == "split_points": return split_child(genomes, w / w.sum(), numpy_generator(generator))
     return self.combine(genomes, w / w.sum() if name == "linear" else w)
 
 # %% ../../nbs/evolution/10_operators.ipynb #b1596f55
@@ -200,6 +202,74 @@ def torch_generator(rng: np.random.Generator):
     "A torch generator seeded by the next draw of a NumPy generator."
     import torch
     return torch.Generator().manual_seed(int(rng.integers(2**63)))
+
+# %% ../../nbs/evolution/10_operators.ipynb #1ce991b1
+def numpy_generator(generator) -> np.random.Generator: # of a torch generator
+    "A NumPy generator seeded by the next draw of a torch generator."
+    import torch
+    return np.random.default_rng(int(torch.randint(2**62, (), generator=generator, device=generator.device)))
+
+# %% ../../nbs/evolution/10_operators.ipynb #21c0f4a3
+def spherical_mean(
+    cosines: np.ndarray, # (n, n) between the directions
+    shares: np.ndarray, # (n,), sum 1
+    steps: int = 100, # at most
+    exact: float = 1e-12 # the length of the last step
+) -> np.ndarray: # (n,) coefficients of the directions
+    "The point on the sphere whose weighted arcs to all directions cancel."
+    a = shares / np.sqrt(shares @ cosines @ shares)
+    for _ in range(steps):
+        p = np.clip(cosines @ a, -1, 1) # cosine from here to each direction
+        arc = np.arccos(p)
+        f = shares * np.where(arc > 1e-8, arc / np.maximum(np.sin(arc), 1e-300), 1.)
+        t = f - (f @ p) * a # the tangent, in coefficients
+        if (length := np.sqrt(max(0., t @ cosines @ t))) < exact: break
+        a = np.cos(length) * a + np.sin(length) / length * t
+    return a
+
+# %% ../../nbs/evolution/10_operators.ipynb #d06726f9
+def arc_coefficients(
+    G, # (n_parents, n_parents) inner products
+    weights # (n_parents,), sum 1
+) -> np.ndarray: # (n_parents,)
+    "Coefficients that lead along the arc; the weights where a parent has no length, or opposite ones have no arc."
+    live, norms = weights > 0, np.sqrt(np.diag(G))
+    if (norms[live] <= 0).any(): return weights
+    cosines = G[np.ix_(live, live)] / np.outer(norms[live], norms[live])
+    if weights[live] @ cosines @ weights[live] < 1e-9: return weights
+    out = np.zeros(len(weights))
+    out[live] = spherical_mean(cosines, weights[live])
+    return out
+
+# %% ../../nbs/evolution/10_operators.ipynb #21d0d679
+def split_shares(
+    n: int, # entries in the flattened order
+    weights, # (n_parents,), sum 1
+    rng: np.random.Generator,
+    lead: float | None = None # how far a stretch is its leader's, 0 to 1; None: drawn
+) -> tuple: # (n_stretches,) where each ends; (n_stretches, n_parents) shares in it
+    "Where the leader changes, and what each parent contributes up to there."
+    weights = np.asarray(weights, float)
+    leaders = rng.permutation(np.flatnonzero(weights > 0))
+    lead = rng.random() if lead is None else lead
+    if not 0 <= lead <= 1: raise InputError(f"lead is {lead!r}, but must be a share from 0 to 1.")
+    lengths = rng.dirichlet(len(leaders) * weights[leaders])
+    ends = np.append(np.floor(np.cumsum(lengths)[:-1] * n), n).astype(int)
+    return ends, (1 - lead) * weights + lead * np.eye(len(weights))[leaders]
+
+# %% ../../nbs/evolution/10_operators.ipynb #00c8753d
+def split_child(
+    genomes, # arrays of one shape
+    weights, # (n_parents,), sum 1
+    rng: np.random.Generator,
+    lead: float | None = None # as in `split_shares`
+) -> np.ndarray:
+    "The child of arrays that cross at split points of their flattened order."
+    flat = np.array([np.ravel(g) for g in genomes], float) # (n_parents, n_entries)
+    ends, shares = split_shares(flat.shape[1], weights, rng, lead)
+    each = np.array([arc_coefficients(flat @ flat.T, s) for s in shares]) # (n_stretches, n_parents)
+    place = np.searchsorted(ends, np.arange(flat.shape[1]), "right")
+    return (each[place].T * flat).sum(0).reshape(np.shape(genomes[0]))
 
 # %% ../../nbs/evolution/10_operators.ipynb #4e846b2b
 def crossover(

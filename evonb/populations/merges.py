@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['MERGES', 'balanced_factors', 'adapter_of', 'check_weights', 'combine', 'compress', 'stacked_experts', 'grams',
            'module_weights', 'gram_cosine', 'distance', 'similarity', 'OnFactors', 'Merge', 'register_merge',
-           'known_merge', 'merge', 'linear', 'task_arithmetic', 'uniform_soup', 'greedy_soup', 'spherical_mean',
-           'slerp', 'largest', 'magnitude_prune', 'breadcrumbs', 'ties', 'dare_linear', 'dare_ties',
-           'dare_ties_elect_first', 'pcb', 'pcb_normalise_first']
+           'known_merge', 'merge', 'linear', 'task_arithmetic', 'uniform_soup', 'greedy_soup', 'slerp', 'karcher',
+           'stock_share', 'model_stock', 'largest', 'magnitude_prune', 'breadcrumbs', 'ties', 'dare_linear',
+           'dare_ties', 'dare_ties_elect_first', 'pcb', 'pcb_normalise_first', 'sce', 'split_points']
 
 # %% ../../nbs/populations/10_merges.ipynb #539b047f
 import functools
 import inspect
+import math
 import typing
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ import torch
 from fastcore.basics import patch
 
 from ..core import InputError, check_choice, check_positive
+from ..evolution.operators import arc_coefficients, numpy_generator, split_shares
 from ..registry import Registry
 from ..training.adapters import Adapter, all_modules, check_compatible, check_finite, exacter, float32_at_least
 from ..training.adapters import new_config, some_names
@@ -195,6 +197,9 @@ class _OnDelta:
     def __init__(self, adapters, rank=None): self.parents, self.rank = adapters, rank
 
     def gram(self): return grams(self.parents)
+    def n_entries(self):
+        shapes = {m: a.shape(m) for a in self.parents for m in a.modules}
+        return sum(math.prod(s) for s in shapes.values())
 
     def combine(self, c):
         each = c if np.ndim(c) == 1 else dict(zip(all_modules(self.parents), c))
@@ -229,6 +234,8 @@ class OnFactors:
         flat = [exacter(self.stack(t)).flatten(1) for t in self.tensors] # each (n_parents, n_entries)
         return np.array([(x @ x.T).cpu().numpy() for x in flat])
 
+    def n_entries(self): return sum(getattr(self.parents[0], n)[m].numel() for n, m in self.tensors)
+
     def combine(self, c):
         c = np.broadcast_to(c, (len(self.tensors), len(self.parents)))
         return self.made([((x := self.stack(t)) * _shares(x, w)).sum(0) for t, w in zip(self.tensors, c)])
@@ -246,7 +253,7 @@ class Merge:
     "A merge and what it promises; calling it merges adapters."
     name: str
     function: typing.Callable
-    kind: str # "combine": a weighted sum; "elementwise": tensor by tensor; "search": asks for scores
+    kind: str # "combine": a sum; "elementwise": tensor by tensor; "ordered": in their order; "search": asks for scores
     copies_give_parent: bool | dict # of the parent; a dict says under which options
     symmetric: bool | dict # the order of parents under equal weights doesn't matter; a dict says under which options
     random: bool = False # it draws: a generator is needed and decides
@@ -265,11 +272,11 @@ MERGES = Registry("merge")
 
 # %% ../../nbs/populations/10_merges.ipynb #56e4e3da
 def register_merge(
-    kind: str, # "combine", "elementwise" or "search"
+    kind: str, # "combine", "elementwise", "ordered" or "search"
     **promises # the fields of `Merge`
 ):
     "Put a function into `MERGES` under its name."
-    check_choice(kind, ["combine", "elementwise", "search"], "kind")
+    check_choice(kind, ["combine", "elementwise", "ordered", "search"], "kind")
     def keep(f):
         MERGES.add(f.__name__, Merge(f.__name__, f, kind, **promises), (f.__doc__ or "").strip().split("\n")[0])
         return f
@@ -329,6 +336,7 @@ def run(self: Merge,
     self.check_options(generator, options)
     w = self.weights_of(weights, len(parts.parents))
     if self.kind == "elementwise": return parts.elementwise(lambda x: self.function(x, w, generator, **options))
+    if self.kind == "ordered": return parts.elementwise(self.function(parts, w, generator, **options))
     return parts.combine(self.function(parts, w, **options)) # (n_parents,), or one row for each tensor
 
 # %% ../../nbs/populations/10_merges.ipynb #944c19b0
@@ -397,38 +405,44 @@ def greedy_soup(parts, weights, *, evaluate=None, scale=1.0):
         if score >= best: chosen, best = chosen | {i}, score
     return scale * mean(chosen)
 
-# %% ../../nbs/populations/10_merges.ipynb #cbac4d9f
-def spherical_mean(
-    cosines: np.ndarray, # (n, n) between the directions
-    shares: np.ndarray, # (n,), sum 1
-    steps: int = 100, # at most
-    exact: float = 1e-12 # the length of the last step
-) -> np.ndarray: # (n,) coefficients of the directions
-    "The point on the sphere whose weighted arcs to all directions cancel."
-    a = shares / np.sqrt(shares @ cosines @ shares)
-    for _ in range(steps):
-        p = np.clip(cosines @ a, -1, 1) # cosine from here to each direction
-        arc = np.arccos(p)
-        f = shares * np.where(arc > 1e-8, arc / np.maximum(np.sin(arc), 1e-300), 1.)
-        t = f - (f @ p) * a # the tangent, in coefficients
-        if (length := np.sqrt(max(0., t @ cosines @ t))) < exact: break
-        a = np.cos(length) * a + np.sin(length) / length * t
-    return a
-
 # %% ../../nbs/populations/10_merges.ipynb #4cb8b3b4
 @register_merge("combine", copies_give_parent=True, symmetric=True)
 def slerp(parts, weights, *, scale=1.0):
     "Spherical interpolation, module by module; a parent of length 0, or opposite parents, leave the straight mean."
-    live, each = weights > 0, parts.gram() # (n_modules, n_parents, n_parents)
-    out = np.tile(weights, (len(each), 1))
-    for row, G in zip(out, each):
-        norms = np.sqrt(np.diag(G))
-        if (norms[live] <= 0).any(): continue
-        norms = np.maximum(norms, 1e-300)
-        cosines = (G / np.outer(norms, norms))[np.ix_(live, live)]
-        if weights[live] @ cosines @ weights[live] < 1e-9: continue
-        row[~live], row[live] = 0, spherical_mean(cosines, weights[live])
-    return scale * out
+    return scale * np.array([arc_coefficients(G, weights) for G in parts.gram()]) # (n_modules, n_parents)
+
+# %% ../../nbs/populations/10_merges.ipynb #0d26622a
+@register_merge("combine", copies_give_parent=True, symmetric=True)
+def karcher(parts, weights, *, scale=1.0):
+    "The mean direction on the sphere, as long as the parents are on average; opposite parents leave the straight mean."
+    out = []
+    for G in parts.gram(): # (n_parents, n_parents) of a module
+        norms = np.sqrt(np.maximum(np.diag(G), 0))
+        pointing = weights * (norms > 0)
+        if not pointing.any(): out.append(weights); continue
+        units = G / np.maximum(np.outer(norms, norms), 1e-300)
+        shares = pointing / pointing.sum()
+        opposite = shares @ units @ shares < 1e-9
+        along = arc_coefficients(units, shares) * (weights @ norms) / np.maximum(norms, 1e-300)
+        out.append(weights if opposite else along)
+    return scale * np.array(out)
+
+# %% ../../nbs/populations/10_merges.ipynb #2d54570f
+def stock_share(
+    G # (n_parents, n_parents) inner products
+) -> float: # 0 to 1
+    "How far from the base to the mean Model Stock goes."
+    n, norms = len(G), np.sqrt(np.maximum(np.diag(G), 0))
+    if n == 1: return 1.
+    cosines = G / np.maximum(np.outer(norms, norms), 1e-300)
+    cosine = (cosines.sum() - np.trace(cosines)) / (n * (n - 1)) # the mean over pairs
+    return 0. if cosine <= 0 else float(min(1, n * cosine / (1 + (n - 1) * cosine)))
+
+# %% ../../nbs/populations/10_merges.ipynb #34f6b3e7
+@register_merge("combine", copies_give_parent=True, symmetric=True)
+def model_stock(parts, weights, *, scale=1.0):
+    "The mean, the nearer to the base the less the parents agree (Jang et al. 2024, arXiv 2403.19522)."
+    return scale * np.array([stock_share(G) * weights for G in parts.gram()])
 
 # %% ../../nbs/populations/10_merges.ipynb #641e46de
 def largest(
@@ -538,3 +552,30 @@ def pcb_normalise_first(x, weights, generator=None, *, density=.1, scale=1.0):
     lowest = score.topk(max(1, round(density * score.shape[1])), dim=1).values[:, -1:] # that stays, in each row
     balance = to_unit(score).clamp_min(1e-12) * (score >= lowest) * _shares(flat, weights)
     return scale * ((balance * flat).sum(0) / balance.sum(0).clamp_min(tiny)).view_as(x[0])
+
+# %% ../../nbs/populations/10_merges.ipynb #552d29de
+@register_merge("elementwise", copies_give_parent={"density": 1.0}, symmetric=True)
+def sce(x, weights, generator=None, *, density=1.0, scale=1.0):
+    "The entries that vary most, weighed by each parent's energy, where signs agree (Wan et al. 2024, 2408.07990)."
+    if density < 1:
+        spread = x.var(0, correction=0)
+        keep = int(density * int(spread.count_nonzero()))
+        x = x * torch.zeros(spread.numel()).to(x).index_fill_(0, spread.flatten().topk(keep).indices, 1).view_as(x[0])
+    shares, energy = _shares(x, weights), x.square().flatten(1).mean(1)
+    each = shares * energy.view_as(shares) * (x.sign() == (shares * x).sum(0).sign()) * (x != 0)
+    return scale * (each * x).sum(0) / each.sum(0).clamp_min(torch.finfo(x.dtype).tiny)
+
+# %% ../../nbs/populations/10_merges.ipynb #7f53b127
+@register_merge("ordered", copies_give_parent=True, symmetric={"lead": 0.0}, random=True)
+def split_points(parts, weights, generator=None, *, lead=None, scale=1.0):
+    "Each parent leads one stretch of all entries, along the arc between them (M2N2, arXiv 2508.16204)."
+    ends, shares = split_shares(parts.n_entries(), weights, numpy_generator(generator), lead)
+    G, done = parts.gram().sum(0), 0
+    each = scale * np.array([arc_coefficients(G, s) for s in shares]) # (n_stretches, n_parents)
+    def tensor(x): # (n_parents, ...), one after the other
+        nonlocal done
+        places = np.arange(done, done + x[0].numel())
+        done += len(places)
+        own = torch.tensor(each[np.searchsorted(ends, places, "right")].T).to(x) # (n_parents, n_entries)
+        return (own * x.flatten(1)).sum(0).view_as(x[0])
+    return tensor

@@ -421,6 +421,7 @@ class _OnCoefficients:
     def __init__(self, space, genomes): self.space, self.parents = space, [space.check(g) for g in genomes]
 
     def gram(self): return self.space.inner(self.parents)
+    def n_entries(self): return self.space.size
 
     def combine(self, c): # (n_parents,) or (n_groups, n_parents)
         c = np.broadcast_to(c, (self.space.shape[0], len(self.parents)))

@@ -151,3 +151,17 @@ def test_dominated_against_a_plain_loop():
     for i, p in enumerate(points.tolist()):
         assert found[i] == any(all(a >= b for a, b in zip(q, p)) and q != p for q in points.tolist())
     assert dominated([[1, np.nan], [0, 0]]).tolist() == [False, False]
+
+
+def test_arrays_cross_at_split_points():
+    from evonb.evolution.operators import crossover, split_child
+
+    space = ArraySpace("abc", 4)
+    a, b = np.full(space.shape, 1.0), np.full(space.shape, 3.0)
+    child = split_child([a, b], [0.5, 0.5], np.random.default_rng(3), lead=1.0).ravel()
+    assert set(child) == {1.0, 3.0} and (np.diff(child) != 0).sum() == 1
+    made = [crossover(space, [a, b], np.random.default_rng(s), None, "split_points") for s in (0, 0, 1)]
+    assert np.array_equal(made[0], made[1]) and not np.array_equal(made[0], made[2])
+    for seed in range(20):  # a parent of weight 0 has no stretch and no share
+        child = split_child([a, b, a * 1e6], [0.5, 0.5, 0.0], np.random.default_rng(seed))
+        assert child.max() < 1e3

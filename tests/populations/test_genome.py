@@ -658,6 +658,87 @@ def test_slerp_where_there_is_no_arc():
     assert near(merge([a, none], "slerp"), 0.5 * whole(a))
 
 
+def units_mean(units, shares, steps=200):
+    "The Karcher mean on the sphere by a plain loop over whole vectors."
+    u = (shares[:, None] * units).sum(0)
+    u /= u.norm()
+    for _ in range(steps):
+        tangent = torch.zeros_like(u)
+        for a, x in zip(shares, units):
+            angle = torch.arccos((u @ x).clamp(-1, 1))
+            if angle > 1e-9:
+                tangent += a * angle / torch.sin(angle) * (x - (u @ x) * u)
+        if (t := tangent.norm()) < 1e-13:
+            break
+        u = torch.cos(t) * u + torch.sin(t) * tangent / t
+    return u / u.norm()
+
+
+def test_karcher_is_the_mean_direction_at_the_mean_length():
+    parents, w = some(3), np.array([0.5, 0.3, 0.2])
+    parents[1] = dataclasses.replace(parents[1], scale={m: 4.0 for m in parents[1].scale})
+    got, shares = merge(parents, "karcher", w), torch.tensor(w)
+    for m in got.modules:
+        X = torch.stack([a.delta(m).double().flatten() for a in parents])
+        norms = X.norm(dim=1)
+        expected = (shares @ norms) * units_mean(X / norms[:, None], shares)
+        assert torch.allclose(got.delta(m).double().flatten(), expected, atol=1e-6)
+    none = Adapter({}, {}, {}, {})
+    assert near(merge([parents[0], none], "karcher"), 0.5 * whole(parents[0]))  # no direction, and length 0
+    opposite = dataclasses.replace(parents[0], scale={m: -s for m, s in parents[0].scale.items()})
+    assert whole(merge([parents[0], opposite], "karcher")).norm() < 1e-6
+
+
+def test_model_stock_equals_its_formula_and_stays_at_the_base_where_parents_share_nothing():
+    [common], noise = some(1), some(4)[1:]
+    parents = [combine([common, n], [1, 0.7]) for n in noise]
+    got = merge(parents, "model_stock")
+    for m in got.modules:
+        X = torch.stack([a.delta(m).double().flatten() for a in parents])
+        cosines = [float(torch.cosine_similarity(X[i], X[j], 0)) for i in range(3) for j in range(i)]
+        c = float(np.mean(cosines))
+        t = 3 * c / (1 + 2 * c)
+        assert 0.2 < t < 1 and torch.allclose(got.delta(m).double().flatten(), t * X.mean(0), atol=1e-6)
+    opposite = dataclasses.replace(common, scale={m: -s for m, s in common.scale.items()})
+    assert whole(merge([common, opposite], "model_stock")).norm() == 0
+    assert near(merge([common], "model_stock"), common)
+
+
+@pytest.mark.parametrize("density", [1.0, 0.4])
+def test_sce_is_that_of_mergekit(density):
+    x = torch.randn(3, 6, 7, generator=Seeds(3).torch(), dtype=torch.float64) * torch.tensor([1.0, 2.0, 0.5]).view(3, 1, 1)
+    X = x.flatten(1).numpy()
+    kept = np.argsort(-X.var(0))[: int(density * X.shape[1])] if density < 1 else np.arange(X.shape[1])
+    X = np.array([[v if j in kept else 0.0 for j, v in enumerate(row)] for row in X])
+    energy = (X**2).mean(1) / (X**2).mean(1).sum()
+    out = np.zeros(X.shape[1])
+    for j in kept:
+        agree = [i for i in range(3) if np.sign(X[i, j]) == np.sign(X[:, j].sum())]
+        out[j] = sum(energy[i] * X[i, j] for i in agree) / sum(energy[i] for i in agree)
+    got = MERGES["sce"].function(x, np.full(3, 1 / 3), density=density)
+    assert np.allclose(got.flatten(), out, atol=1e-12)
+
+
+@pytest.mark.parametrize("on", ["delta", "factors"])
+def test_split_points_cross_the_flattened_order_at_the_angles_of_whole_parents(on):
+    from evonb.evolution.operators import arc_coefficients, numpy_generator, split_shares
+    from evonb.populations.merges import OnFactors
+
+    parents, w = some(2), np.array([0.5, 0.5])
+    got = merged("split_points", parents, 7, on=on)
+    flat = lambda a: whole(a) if on == "delta" else torch.cat(
+        [getattr(a, n)[m].double().flatten() for n, m in OnFactors(parents).tensors])
+    X = torch.stack([flat(a) for a in parents])
+    ends, shares = split_shares(X.shape[1], w, numpy_generator(Seeds(7).torch()))
+    c = [arc_coefficients((X @ X.T).numpy(), s) for s in shares]
+    split = ends[0]
+    expected = torch.cat([c[k][0] * X[0, part] + c[k][1] * X[1, part]
+                          for k, part in enumerate((slice(0, split), slice(split, None)))])
+    assert 0 < split < X.shape[1] and near(flat(got), expected, 1e-5)
+    with pytest.raises(InputError, match="lead is 1.5"):
+        merged("split_points", parents, lead=1.5)
+
+
 def test_the_released_variants_show_their_known_faults():
     [a] = some(1)
     full = dict(density=1.0)
