@@ -706,7 +706,8 @@ def test_model_stock_equals_its_formula_and_stays_at_the_base_where_parents_shar
 
 @pytest.mark.parametrize("density", [1.0, 0.4])
 def test_sce_is_that_of_mergekit(density):
-    x = torch.randn(3, 6, 7, generator=Seeds(3).torch(), dtype=torch.float64) * torch.tensor([1.0, 2.0, 0.5]).view(3, 1, 1)
+    lengths = torch.tensor([1.0, 2.0, 0.5]).view(3, 1, 1)
+    x = torch.randn(3, 6, 7, generator=Seeds(3).torch(), dtype=torch.float64) * lengths
     X = x.flatten(1).numpy()
     kept = np.argsort(-X.var(0))[: int(density * X.shape[1])] if density < 1 else np.arange(X.shape[1])
     X = np.array([[v if j in kept else 0.0 for j, v in enumerate(row)] for row in X])
