@@ -1,8 +1,8 @@
 """Whatever a command line can reach, by construction: every kind of file in a run, through every command that reads it.
 
-The runs are those of tests/runs, one of each kind, that know each other by relative names. Files that differ only in
-numbers, or in the arm, method, seed or rate whose folder they lie in, are one kind of file: the largest stands for
-them. A kind of run, a file or a command that comes later is here without being named."""
+The runs are those of tests/runs, ended and stopped at work, that know each other by relative names. Files that differ
+only in numbers, or in the arm, method, seed or rate whose folder they lie in, are one kind of file: the largest stands
+for them. A kind of run, a file or a command that comes later is here without being named."""
 
 import contextlib
 import io
@@ -27,14 +27,20 @@ GOES_ON = {  # as README of tests/runs has it: the command that made a run, agai
     "experts": "experts --base connectome --expert skill:agreement --expert skill:count_up --out experts --resume "
                + EXPERTS,
     "population": "population experts --task skill:agreement,count_up --methods genome --budget 8 --seeds 2 "
-                  "--out population --set n_validation=20 --set n_test=20 --resume"}  # fmt: skip
+                  "--out population --set n_validation=20 --set n_test=20 --resume",
+    "stopped-connectome": "develop stopped-connectome --workers 1",
+    "stopped-experts": "experts --base connectome --expert skill:agreement --out stopped-experts --resume "
+                       "--set training.checkpoint_every=4 " + EXPERTS,
+    "stopped-population": "population experts --task skill:agreement,count_up --methods genome --budget 24 --seeds 1 "
+                          "--out stopped-population --set n_validation=20 --set n_test=20 --resume"}  # fmt: skip
 BUILDS = {  # more in a run, and runs that are made of others
     "connectome": ("develop connectome --seeds 3 --arms connectome,random,sign_shuffled",
                    "align connectome --data toy-reading --untrained 1 --out made --set n_permutations=20",
                    f"experts --base connectome --expert skill:agreement --out made {EXPERTS}"),
     "experts": ("population experts --task skill:agreement --methods genome --budget 4 --seeds 1 --out made "
                 "--set n_validation=4 --set n_test=4 --set n_individuals=2",)}  # fmt: skip
-NEEDS = {"alignment": ("connectome",), "experts": ("connectome",), "population": ("connectome", "experts")}
+NEEDS = {"alignment": ("connectome",), "experts": ("connectome",), "population": ("connectome", "experts"),
+         "stopped-experts": ("connectome",), "stopped-population": ("connectome", "experts")}  # fmt: skip
 CHANGES = {".zip": (m.some_bytes, m.sealed_archive, m.sealed_archive), ".jsonl": (m.some_lines, m.json_lines),
            ".bin": (m.some_bytes,), ".csv": (m.some_lines,), ".html": ()}  # fmt: skip
 SHARES = {"show": 0.1, "report": 0.003, "explore": 0.001, "goes on": 0.0006, "builds": 0.0004}
@@ -124,7 +130,7 @@ class Family:
 def families(kind: str) -> list:
     "All that is asked of runs of a kind."
     looks = [Family(kind, what, commands) for what, commands in LOOKS.items()
-             if not (what == "explore" and kind == "experts")]  # which have nothing to explore
+             if not (what == "explore" and kind.endswith("experts"))]  # which have nothing to explore
     builds = [Family(kind, "builds", (words,)) for words in BUILDS.get(kind, ())]
     return [*looks, Family(kind, "goes on", (GOES_ON[kind],)), *builds]
 
