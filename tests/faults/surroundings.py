@@ -145,6 +145,7 @@ def noted(found: dict, faults: list, what: str, say, n=1):
 def interrupted_imports(place: Path, n: int, seed: int, say) -> dict:
     "The command gets a signal within its first seconds: a line, no traceback, and nothing half made."
     rng, found = np.random.default_rng([seed, *b"imports"]), dict(tried=0, failures=[])
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has what runs behind ignore it, children too
     for i in range(n):
         sent, after = (signal.SIGINT, signal.SIGTERM)[int(rng.integers(2))], float(rng.uniform(0.02, 2.5))
         out = place / f"imports-{i}"
@@ -153,7 +154,11 @@ def interrupted_imports(place: Path, n: int, seed: int, say) -> dict:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         time.sleep(after)
         process.send_signal(sent)
-        said, _ = process.communicate(timeout=400)
+        try:
+            said, _ = process.communicate(timeout=400)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            said, _ = process.communicate()
         faults = [] if process.returncode in (130, -sent) else [f"it ended with {process.returncode}: {said[-300:]}"]
         began_python = not re.search(r"<frozen (site|importlib|zipimport)|Fatal Python error: init_", said)
         if "Traceback" in said and began_python and "evonb" in said:
