@@ -194,3 +194,20 @@ def perturb(self: ConnectomeSpace,
     share, signs = rate * min(scale, 1.), self.check(genome).connectome.signs
     changed = {n: moved_wires(s, rng.binomial(int(s.count_nonzero()), share), rng) for n, s in signs.items()}
     return self.made(changed, [genome])
+
+# %% ../../nbs/connectomes/32_space.ipynb #84456f79
+@patch
+def signs(self: ConnectomeSpace, genome: FramedWiring) -> np.ndarray: # (n_live,) -1 or 1
+    "The signs of all wires, matrix by matrix."
+    signs = self.check(genome).connectome.signs
+    return np.concatenate([s[s != 0].numpy() for s in signs.values()])
+
+@patch
+def with_signs(self: ConnectomeSpace, genome: FramedWiring, signs) -> FramedWiring:
+    "The same wires with other signs."
+    old, made, done = self.check(genome).connectome.signs, {}, 0
+    for name, s in old.items():
+        own = signs[done:done + int((s != 0).sum())]
+        done += len(own)
+        made[name] = s.masked_scatter(s != 0, torch.as_tensor(own).to(s.dtype))
+    return self.made(made, [genome])

@@ -218,6 +218,9 @@ _built_in = { # name -> module and class below `evonb.evolution.methods`, what i
     "lorahub": ("lorahub:LoraHub", "coefficients by nevergrad's CMA, with a penalty on their size"),
     "differential-evolution": ("differential:DifferentialEvolution", "differences of coefficients as steps"),
     "pareto": ("pareto:Pareto", "NSGA-II: a front over the tasks"),
+    "es": ("es:ES", "evolution strategies: pairs of noise that integers stand for, and steps by rank"),
+    "mezo": ("es:MeZO", "two passes a step: along one noise, there and back"),
+    "sign-es": ("sign_es:SignES", "which signs to turn, each with a probability that is learned"),
     "coarse-to-fine": ("coarse_to_fine:CoarseToFine",
                        "a surrogate of each item's margin; few coefficients, then many (developed on skill tasks)"),
 }
@@ -251,6 +254,7 @@ class Method:
     "Ask for individuals, be told their fitness. Subclasses write `propose`, and `learn` when they forget some."
     config_class, needs_vectors, least, reads_margins = MethodConfig, False, 1, False
     by_chance = True # another seed finds something else
+    needs, even = (), False # what it asks of a space beyond the usual; whether individuals come in pairs
     developed_on = () # families of tasks, as their names begin ("skill"), on which it was designed and tuned
     name = "method"
 
@@ -284,12 +288,13 @@ def _checked_config(method, config):
     if method.needs_vectors and method.space.size is None:
         raise InputError(f"The method {name!r} works on vectors of coefficients, but the space's genomes are "
                          "whole adapters. Use a CoefficientSpace over the same experts.")
+    if lacks := [n for n in method.needs if not hasattr(method.space, n)]:
+        raise InputError(f"The method {name!r} can't search a {type(method.space).__name__}, whose genomes have no "
+                         f"{', '.join(lacks)}. Take another method, or another space.")
     config = from_dict(kind, config or {}, name) if isinstance(config, dict | None) else config
     if not isinstance(config, kind):
         raise InputError(f"{name} takes its settings as {kind.__name__} or a dict, but got {config!r}.")
-    size = getattr(config, "population_size", None)
-    if size is not None and (isinstance(size, bool) or size < method.least):
-        raise InputError(f"population_size is {size!r}, but {name!r} needs at least {method.least} individuals.")
+    if (size := getattr(config, "population_size", None)) is not None: method.check_size(size)
     for k, (low, high) in getattr(config, "limits", {}).items():
         value = getattr(config, k)
         for v in value if isinstance(value, tuple) else [value]:
@@ -298,6 +303,18 @@ def _checked_config(method, config):
                 raise InputError(f"{k} of {name!r} is {value!r}, but must be {wanted}.")
     for k, known in getattr(config, "allowed", {}).items(): check_choice(getattr(config, k), known, f"{k} of {name!r}")
     return config
+
+# %% ../../nbs/evolution/12_method.ipynb #05020bf2
+@patch(cls_method=True)
+def check_size(cls: Method,
+    size: int # of a population
+):
+    "Refuse a population that the method can't work with."
+    if isinstance(size, bool) or size < cls.least:
+        raise InputError(f"population_size is {size!r}, but {cls.name!r} needs at least {cls.least} individuals.")
+    if cls.even and size % 2:
+        raise InputError(f"population_size is {size!r}, but individuals of {cls.name!r} come in pairs: give an even "
+                         "number.")
 
 # %% ../../nbs/evolution/12_method.ipynb #ac4b53b8
 @patch

@@ -17,6 +17,7 @@ import numpy as np
 from fastcore.basics import patch
 
 from ..core import EvonbError, InputError, check_choice, check_positive
+from .noise import check_rank, moved
 
 # %% ../../nbs/evolution/10_operators.ipynb #dc9db5f8
 class ArraySpace:
@@ -50,6 +51,30 @@ def merge(self: ArraySpace, genomes, weights=None, name="linear", generator=None
     w = np.ones(len(genomes)) if weights is None else np.asarray(weights, float)
     if name == "split_points": return split_child(genomes, w / w.sum(), numpy_generator(generator))
     return self.combine(genomes, w / w.sum() if name == "linear" else w)
+
+# %% ../../nbs/evolution/10_operators.ipynb #e3b4eb38
+@patch
+def shift(self: ArraySpace, genome, seeds, weights, anchor, rank=None, decay=0.) -> np.ndarray:
+    "The genome moved along the noises of seeds, and towards an anchor; in units of coefficients."
+    check_rank(rank, dict(coefficients=self.shape))
+    return moved(np.asarray(genome, float), seeds, weights, np.asarray(anchor, float), rank, decay)
+
+@patch
+def settle(self: ArraySpace, genome): "A genome that stands for itself; arrays do."; return genome
+
+# %% ../../nbs/evolution/10_operators.ipynb #c9ac6a2a
+@patch
+def signs(self: ArraySpace, genome) -> np.ndarray: # (n_live,) -1 or 1
+    "The signs of what isn't 0, in the flattened order."
+    s = np.sign(np.ravel(genome))
+    return s[s != 0]
+
+@patch
+def with_signs(self: ArraySpace, genome, signs) -> np.ndarray:
+    "The genome with other signs where it isn't 0."
+    out = np.array(genome, float)
+    out[out != 0] = np.abs(out[out != 0]) * signs
+    return out
 
 # %% ../../nbs/evolution/10_operators.ipynb #b1596f55
 @patch

@@ -88,6 +88,7 @@ def check(self: BreedConfig) -> BreedConfig: # itself
             raise InputError(f"The method {m!r} works on vectors of coefficients, but space is {self.space!r}. Set "
                              f"space to 'coefficients', or take one of: {fitting}.")
         check_positive(self.n_individuals, f"n_individuals of {m}", least=kind.least)
+        if "population_size" in kind.config_class.__dataclass_fields__: kind.check_size(self.n_individuals)
     for name in ("budget", "n_seeds", "n_validation", "n_test", "ensemble_size", "n_bootstrap", "max_tokens"):
         check_positive(getattr(self, name), name)
     check_positive(self.n_individuals, "n_individuals", least=2)

@@ -14,6 +14,7 @@ import math
 import re
 import weakref
 from collections import OrderedDict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,8 @@ import torch
 from fastcore.basics import patch
 
 from ..core import DamagedFileError, InputError, check_choice, check_positive
+from ..evolution.noise import check_rank, moved
+from ..evolution.operators import ArraySpace
 from .merges import MERGES, OnFactors, adapter_of, balanced_factors, check_weights, combine, compress
 from .merges import distance, gram_cosine, grams, known_merge, module_weights, similarity
 from .merges import stacked_experts
@@ -46,7 +49,7 @@ class AdapterSpace:
     def start(self) -> list: # one genome per expert
         return [compress(a, self.rank) if self.on == "delta" else a for a in self.experts.values()]
 
-    def adapter(self, genome: Adapter) -> Adapter: return genome
+    def adapter(self, genome) -> Adapter: return genome.load()
 
     def digest(self, genome: Adapter) -> str: return genome.digest()
 
@@ -103,6 +106,39 @@ def perturb(self: AdapterSpace,
             factor[m] = wide.view(t.shape).to(t.dtype)
     return dataclasses.replace(genome, **made)
 
+# %% ../../nbs/populations/12_spaces.ipynb #0b4030b9
+def _shifted(genome, seeds, weights, anchor, rank, decay):
+    "An adapter's factors after a step; noise in units of each tensor's root mean square at the anchor."
+    start, made = anchor.load(), dataclasses.replace(genome.load(), A={}, B={})
+    for i, (name, m) in enumerate((n, m) for n in "AB" for m in sorted(start.A)):
+        old, origin = getattr(genome.load(), name)[m], getattr(start, name)[m]
+        x, a = (float32_at_least(t).cpu().numpy() for t in (old, origin))
+        unit = float(np.sqrt(np.mean(np.square(a, dtype=np.float64))))
+        new = moved(x, [[s, i] for s in seeds], [w * unit for w in weights], a, rank, decay)
+        getattr(made, name)[m] = torch.from_numpy(new).to(old.device, old.dtype)
+    return made
+
+# %% ../../nbs/populations/12_spaces.ipynb #a06408bb
+@patch
+def shift(self: AdapterSpace,
+    genome, # an adapter
+    seeds, # (n,) integers that noises stand for
+    weights, # (n,) how far along each, in units of each tensor's root mean square at the anchor
+    anchor, # an adapter: where decay leads, with the same modules and ranks
+    rank: int | None = None, # of the noise of each A and B; None: every entry apart
+    decay: float = 0. # the share of the way to the anchor
+) -> LazyAdapter: # made whenever it is needed: a centre and integers
+    "A and B moved along the noises of seeds, and towards an anchor."
+    start = anchor.load()
+    if not start.modules:
+        raise InputError("The search would begin at the base, whose adapter has no weight to change. Begin at the "
+                         "sum or the mean of experts.")
+    check_rank(rank, {f"{n} of {m}": tuple(getattr(start, n)[m].shape) for n in "AB" for m in start.modules})
+    return LazyAdapter(partial(_shifted, genome, seeds, weights, anchor, rank, decay))
+
+@patch
+def settle(self: AdapterSpace, genome): "The adapter itself, instead of what it is made of."; return genome.load()
+
 # %% ../../nbs/populations/12_spaces.ipynb #6c511fd1
 @patch
 def merge(self: AdapterSpace,
@@ -132,6 +168,7 @@ def similarity(self: AdapterSpace, a: Adapter, b: Adapter, weights: dict | None 
 @patch
 def pack(self: AdapterSpace, genome: Adapter) -> dict: # name -> tensor
     "A genome as named tensors."
+    genome = genome.load()
     about = json.dumps(dict(config=genome.config, scale={m: float(s) for m, s in genome.scale.items()})).encode()
     tensors = {f"{n}.{m}": t for n, ts in (("A", genome.A), ("B", genome.B)) for m, t in ts.items()}
     return tensors | {"about": torch.tensor(list(about), dtype=torch.uint8)}
@@ -175,6 +212,7 @@ def put(self: AdapterFiles,
     adapter: Adapter
 ) -> StoredAdapter:
     "Write an adapter, unless it is there."
+    adapter = adapter.load()
     packed, digest = AdapterSpace.pack(None, adapter), adapter.digest()
     name = f"{digest}-{tensors_digest(dict(about=packed['about']))[:16]}"
     if not self.path(name).exists(): write_tensors(self.path(name), packed)
@@ -246,6 +284,10 @@ def merge(self: StoredSpace, genomes, weights=None, name="linear", generator=Non
 def perturb(self: StoredSpace, genome, rate, scale, rng):
     "As `AdapterSpace.perturb`."
     return self.files.put(AdapterSpace.perturb(self, genome.load(), rate, scale, rng))
+
+# %% ../../nbs/populations/12_spaces.ipynb #faedfe04
+@patch
+def settle(self: StoredSpace, genome): "The adapter in a file of its own."; return self.files.put(genome.load())
 
 # %% ../../nbs/populations/12_spaces.ipynb #683ccf79
 @patch
@@ -414,6 +456,24 @@ def perturb(self: CoefficientSpace,
     c = self.check(genome)
     hit, noise = rng.random(c.shape) < rate, rng.standard_normal(c.shape)
     return c + hit * noise * scale * np.sqrt(np.mean(c ** 2))
+
+# %% ../../nbs/populations/12_spaces.ipynb #f385a973
+@patch
+def shift(self: CoefficientSpace, genome, seeds, weights, anchor, rank=None, decay=0.) -> np.ndarray:
+    "The coefficients moved along the noises of seeds, and towards an anchor."
+    check_rank(rank, dict(coefficients=self.shape))
+    return moved(self.check(genome), seeds, weights, self.check(anchor), rank, decay)
+
+@patch
+def settle(self: CoefficientSpace, genome): "A genome that stands for itself; arrays do."; return genome
+
+@patch
+def signs(self: CoefficientSpace, genome): "As `ArraySpace.signs`."; return ArraySpace.signs(self, self.check(genome))
+
+@patch
+def with_signs(self: CoefficientSpace, genome, signs):
+    "As `ArraySpace.with_signs`."
+    return ArraySpace.with_signs(self, self.check(genome), signs)
 
 # %% ../../nbs/populations/12_spaces.ipynb #4d6ec43c
 class _OnCoefficients:

@@ -198,7 +198,8 @@ def sphere(genomes):
 @pytest.mark.parametrize(
     ("name", "budget", "least"),
     [("cma", 600, -1e-4), ("differential-evolution", 1500, -2e-2), ("coarse-to-fine", 120, -1e-2),
-     ("lorahub", 300, -0.5), ("model-swarms", 1000, -3.0), ("genome", 1000, -1.5), ("genome+", 1000, -1.5)],
+     ("lorahub", 300, -0.5), ("es", 600, -1e-2), ("mezo", 600, -0.1), ("model-swarms", 1000, -3.0),
+     ("genome", 1000, -1.5), ("genome+", 1000, -1.5)],
 )
 def test_reaches_the_top_of_a_sphere(name, budget, least):
     assert evolve(make(name), sphere, budget, show=False, measure_diversity=False).best.value > least
@@ -380,7 +381,7 @@ def test_compare(tmp_path):
     assert again.identical(table)
 
 
-@pytest.mark.parametrize("name", ["genome", "genome+", "genome+-released", "model-swarms", "greedy-soup"])
+@pytest.mark.parametrize("name", ["genome", "genome+", "genome+-released", "model-swarms", "greedy-soup", "es", "mezo"])
 def test_whole_adapters_kill_and_resume(name, tmp_path):
     from evonb.populations.spaces import AdapterSpace
     from evonb.training.adapters import random_adapter
@@ -488,6 +489,13 @@ WRONG = [
     ("lorahub", dict(start="sum", bound=0.5), "outside bound=0.5"),
     ("differential-evolution", dict(dither=(1.0, 0.5)), "dither is \\(1.0, 0.5\\)"),
     ("pareto", dict(low=2.0), "low is 2, but must be below high"),
+    ("es", dict(sigma=0.0), "sigma of 'es' is 0.0, but must be"),
+    ("es", dict(sigma=float("nan")), "sigma of 'es' is nan"),
+    ("es", dict(population_size=7), "population_size is 7, but individuals of 'es' come in pairs"),
+    ("es", dict(rank=3), "rank is 3, but coefficients is 2 x 4, so its rank is at most 2"),
+    ("es", dict(decay=1.5), "decay of 'es'"),
+    ("mezo", dict(learning_rate=-1.0), "learning_rate of 'mezo'"),
+    ("sign-es", dict(rate=2.0), "rate of 'sign-es'"),
     ("coarse-to-fine", dict(coarse_boxes=(), fine_boxes=()), "both empty"),
     ("coarse-to-fine", dict(batch=0), "batch of 'coarse-to-fine'"),
 ]
@@ -601,7 +609,7 @@ def near_one(genomes):
     return [Outcome(9 - float((g.load().delta("h.0") - 1).square().mean())) for g in genomes]
 
 
-@pytest.mark.parametrize("name", ["genome", "genome+", "genome+-released", "model-swarms", "greedy-soup"])
+@pytest.mark.parametrize("name", ["genome", "genome+", "genome+-released", "model-swarms", "greedy-soup", "es", "mezo"])
 def test_genomes_in_files_are_the_same_genomes_also_after_kills(name, tmp_path):
     from evonb.populations.spaces import StoredAdapter, StoredSpace
 
