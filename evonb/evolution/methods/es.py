@@ -20,14 +20,15 @@ from ..method import Individual, Lineage, Method, register_method
 class ESConfig:
     "Evolution strategies' settings."
     population_size: int = 20 # individuals a generation in pairs, beside the centre
-    sigma: float = .1 # how far they are from the centre; of coefficients, or in units of each tensor's size at the start
+    sigma: float = .1 # their distance from the centre; for weights in units of each tensor's size at the start
     learning_rate: float = 4. # of steps, in units of sigma
     rank: int | None = None # of a matrix's noise; None: every entry apart
     decay: float = .01 # the share of the way back to the start, each generation
     start: str = "sum" # where the search begins: the experts' "sum", or "uniform", their mean
     objective: str = "smooth" # the log-probability of the right options, where there is one; or "value"
 
-    limits: typing.ClassVar = dict(sigma=(1e-9, math.inf), learning_rate=(0, math.inf), rank=(1, math.inf), decay=(0, 1))
+    limits: typing.ClassVar = dict(sigma=(1e-9, math.inf), learning_rate=(0, math.inf), rank=(1, math.inf),
+                                   decay=(0, 1))
     allowed: typing.ClassVar = dict(start=("sum", "uniform"), objective=("value", "smooth"))
 
 # %% ../../../nbs/evolution/methods/30_es.ipynb #de28b197
@@ -75,7 +76,8 @@ def propose(self: ES):
     for i in range(c.population_size // 2):
         seed = self.stream("pair", i).integer()
         for sign, operator in ((1, "plus"), (-1, "minus")):
-            x = self.new(self.space.shift(place, [seed], [sign * c.sigma], self.anchor.genome, c.rank), parents, operator)
+            genome = self.space.shift(place, [seed], [sign * c.sigma], self.anchor.genome, c.rank)
+            x = self.new(genome, parents, operator)
             x.lineage = replace(x.lineage, seed=seed)
             out.append(x)
     return out
