@@ -24,7 +24,7 @@ from ..core import EvonbError, InputError, check_choice, check_positive
 class Item:
     "One question: with options and the index of the right one, or with the expected text."
     prompt: str
-    options: tuple[str, ...]
+    options: tuple[str, ...] # of a generated answer: further texts that its grader reads
     answer: int | str # the right option's index; for generation the expected text
     group: str = "" # paradigm, subject or skill; splits are stratified by it
     contexts: tuple[str, ...] = () # one a option, when each follows its own text instead of the prompt
@@ -189,15 +189,16 @@ def number_value(
 
 # %% ../../nbs/tasks/11_grading.ipynb #4f96743a
 def parse_number(
-    text: str
+    text: str,
+    which: int = -1 # of several numbers: the last, or 0 for the first
 ) -> Fraction | None: # None when there is no number
     "The last number in a text, by the rule above."
     text = plain_digits(text)
     found = list(_NUMBER.finditer(text))
     free = [m for m in found if not (m.start() and text[m.start() - 1].isalpha())] # not the 2 of m2
-    if not found or len((last := (free or found)[-1])[0]) > 1000: return None # int() refuses 4,300 digits
-    sign = -1 if "-" in re.split(r"[\d.]", last[0], maxsplit=1)[0] else 1
-    top, _, bottom = re.sub(r"^[-+$€£\s]+", "", last[0]).partition("/")
+    if not found or len((one := (free or found)[which])[0]) > 1000: return None # int() refuses 4,300 digits
+    sign = -1 if "-" in re.split(r"[\d.]", one[0], maxsplit=1)[0] else 1
+    top, _, bottom = re.sub(r"^[-+$€£\s]+", "", one[0]).partition("/")
     return None if bottom and not int(bottom) else sign * number_value(top) / int(bottom or 1)
 
 # %% ../../nbs/tasks/11_grading.ipynb #a19a2e38
