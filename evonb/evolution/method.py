@@ -286,8 +286,8 @@ def _checked_config(method, config):
     "A method's settings; what its class doesn't allow is refused before anything is scored."
     kind, name = method.config_class, method.name
     if method.needs_vectors and method.space.size is None:
-        raise InputError(f"The method {name!r} works on vectors of coefficients, but the space's genomes are "
-                         "whole adapters. Use a CoefficientSpace over the same experts.")
+        why = getattr(method.space, "no_vectors", "whole adapters. Use a CoefficientSpace over the same experts.")
+        raise InputError(f"The method {name!r} works on vectors of coefficients, but the space's genomes are {why}")
     if lacks := [n for n in method.needs if not hasattr(method.space, n)]:
         raise InputError(f"The method {name!r} can't search a {type(method.space).__name__}, whose genomes have no "
                          f"{', '.join(lacks)}. Take another method, or another space.")
