@@ -14,5 +14,8 @@ __getattr__, __dir__, __all__ = face(__name__, {
     ".experiments": "experiment develop_run",
     ".transplants": "wiring_parts",
     ".attribution": "attribute",
+    ".recombination": "CROSSOVERS MUTATIONS",
+    ".space": "ConnectomeSpace FramedWiring",
+    ".frames": "aligned",
     ".planning": "plan",
 })

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FramedWiring', 'start_frame', 'frame_of', 'ConnectomeSpace', 'contributions', 'diversity_by_matrix', 'inherited_from']
 
-# %% ../../nbs/connectomes/32_space.ipynb #ddd6160c
+# %% ../../nbs/connectomes/32_space.ipynb #c985112a
 import dataclasses
 import hashlib
 import itertools
@@ -24,7 +24,7 @@ from ..core import ConnectomeError, DamagedFileError, InputError, Seeds
 from ..store import tensors_digest
 from ..training.connectome import Connectome, stored_shapes, unpack_signs
 
-# %% ../../nbs/connectomes/32_space.ipynb #40c567ac
+# %% ../../nbs/connectomes/32_space.ipynb #85ec04f5
 @dataclass(frozen=True, eq=False)
 class FramedWiring:
     "A genome: a connectome, and the frame its units are named in."
@@ -35,7 +35,7 @@ class FramedWiring:
     def digest(self) -> str: # SHA-256 in hex
         return hashlib.sha256(f"{self.connectome.digest()} {self.frame}".encode()).hexdigest()
 
-# %% ../../nbs/connectomes/32_space.ipynb #92a46ba4
+# %% ../../nbs/connectomes/32_space.ipynb #d62d6660
 def start_frame(
     model, # a newborn before anything was inherited or learned
     vocabulary: str | None = None # digest of the tokenizer, as runs note it
@@ -43,7 +43,7 @@ def start_frame(
     "The frame that a random start defines: its weights, and what its tokens mean."
     return tensors_digest(dict(model.named_parameters()), dict(vocabulary=vocabulary))[:16]
 
-# %% ../../nbs/connectomes/32_space.ipynb #dcda4826
+# %% ../../nbs/connectomes/32_space.ipynb #00833be9
 def frame_of(
     connectome: Connectome # a wiring
 ) -> str | None: # None where nothing is noted of its start
@@ -54,7 +54,7 @@ def frame_of(
              {k: list(v) for k, v in connectome.shapes.items()}]
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
 
-# %% ../../nbs/connectomes/32_space.ipynb #dfe0cc2a
+# %% ../../nbs/connectomes/32_space.ipynb #dabdefa1
 class ConnectomeSpace:
     "Genomes are wirings of one frame."
     size = None # there is no fixed number of coefficients
@@ -79,7 +79,7 @@ class ConnectomeSpace:
     def start(self) -> list: return list(self.parents.values()) # one genome per parent
     def digest(self, genome: FramedWiring) -> str: return genome.digest()
 
-# %% ../../nbs/connectomes/32_space.ipynb #9ef18ec8
+# %% ../../nbs/connectomes/32_space.ipynb #ffc6983d
 @patch
 def frame_of(self: ConnectomeSpace, name, connectome) -> str:
     "The frame of a parent; what is noted and what was said must be the same."
@@ -91,7 +91,7 @@ def frame_of(self: ConnectomeSpace, name, connectome) -> str:
     raise ConnectomeError(f"Nothing says from which random start {name} was evolved, so nobody knows whether its units "
                           "are those of the other parents. If all are siblings of one start, say so: frame=\"NAME\".")
 
-# %% ../../nbs/connectomes/32_space.ipynb #b255128a
+# %% ../../nbs/connectomes/32_space.ipynb #b17d8834
 @patch
 def belongs(self: ConnectomeSpace,
     genome: FramedWiring,
@@ -110,7 +110,7 @@ def belongs(self: ConnectomeSpace,
                               "first: evonb.connectomes.frames.aligned(wiring, to).")
     return genome
 
-# %% ../../nbs/connectomes/32_space.ipynb #318ffff6
+# %% ../../nbs/connectomes/32_space.ipynb #f7bb7680
 @patch
 def check(self: ConnectomeSpace,
     genome: FramedWiring,
@@ -122,7 +122,7 @@ def check(self: ConnectomeSpace,
     genome.connectome.check()
     return genome
 
-# %% ../../nbs/connectomes/32_space.ipynb #c7e8147f
+# %% ../../nbs/connectomes/32_space.ipynb #7901749b
 @patch
 def made(self: ConnectomeSpace, signs, parents=(), difference=False) -> FramedWiring:
     "A genome of this space, with what all its parents note of their origin."
@@ -132,7 +132,7 @@ def made(self: ConnectomeSpace, signs, parents=(), difference=False) -> FramedWi
     made = dataclasses.replace(self.like, signs=signs, info=info | dict(frame=self.frame))
     return FramedWiring(made, self.frame, difference)
 
-# %% ../../nbs/connectomes/32_space.ipynb #07936ef8
+# %% ../../nbs/connectomes/32_space.ipynb #11ef3e15
 @patch
 def pack(self: ConnectomeSpace, genome: FramedWiring) -> dict: # name -> tensor
     "A genome as named bit planes, and what is noted of it."
@@ -140,7 +140,7 @@ def pack(self: ConnectomeSpace, genome: FramedWiring) -> dict: # name -> tensor
     about = json.dumps(noted).encode()
     return genome.connectome.planes() | {"about": torch.tensor(list(about), dtype=torch.uint8)}
 
-# %% ../../nbs/connectomes/32_space.ipynb #46f6c6e1
+# %% ../../nbs/connectomes/32_space.ipynb #fe3ed48c
 @patch
 def unpack(self: ConnectomeSpace, tensors: dict) -> FramedWiring: # what `pack` made
     "The genome of its named tensors."
@@ -154,14 +154,14 @@ def unpack(self: ConnectomeSpace, tensors: dict) -> FramedWiring: # what `pack` 
         raise DamagedFileError(f"A stored wiring is damaged ({e}). Restore it from a copy, or begin the search "
                                "again.") from e
 
-# %% ../../nbs/connectomes/32_space.ipynb #ccbeb955
+# %% ../../nbs/connectomes/32_space.ipynb #215f6a95
 @patch
 def distance(self: ConnectomeSpace, a: FramedWiring, b: FramedWiring) -> float: # in [0, 1]
     "The share of all places that two genomes differ in: a wire there or not, or its sign."
     differ = sum(int((s != b.connectome.signs[n]).sum()) for n, s in a.connectome.signs.items())
     return differ / sum(s.numel() for s in a.connectome.signs.values())
 
-# %% ../../nbs/connectomes/32_space.ipynb #2618b586
+# %% ../../nbs/connectomes/32_space.ipynb #0dad061e
 @patch
 def similarity(self: ConnectomeSpace, a: FramedWiring, b: FramedWiring) -> float:
     "The cosine of two genomes' signs; nan if one is empty."
@@ -169,7 +169,7 @@ def similarity(self: ConnectomeSpace, a: FramedWiring, b: FramedWiring) -> float
     sizes = a.connectome.n_live * b.connectome.n_live
     return both / math.sqrt(sizes) if sizes else math.nan
 
-# %% ../../nbs/connectomes/32_space.ipynb #54bb323d
+# %% ../../nbs/connectomes/32_space.ipynb #ac117bf7
 def contributions(
     weights, # (n,) none negative; None: equal
     n: int, # of what
@@ -183,7 +183,7 @@ def contributions(
                          "can't be taken away from another.")
     return w / w.sum()
 
-# %% ../../nbs/connectomes/32_space.ipynb #c0923e84
+# %% ../../nbs/connectomes/32_space.ipynb #26787941
 @patch
 def merge(self: ConnectomeSpace,
     genomes, # parents
@@ -198,14 +198,14 @@ def merge(self: ConnectomeSpace,
     rng = self.drawing(genomes, w, generator)
     return self.made(cross([g.connectome for g, _ in live], np.array([x for _, x in live]), rng), genomes)
 
-# %% ../../nbs/connectomes/32_space.ipynb #56a1b86c
+# %% ../../nbs/connectomes/32_space.ipynb #be4e9a27
 @patch
 def drawing(self: ConnectomeSpace, genomes, weights, generator=None) -> np.random.Generator:
     "What a draw is made from: the generator, or what is mixed itself."
     if generator is not None: return np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
     return Seeds(0).child(*(g.digest() for g in genomes), *(f"{w:.12g}" for w in weights)).numpy()
 
-# %% ../../nbs/connectomes/32_space.ipynb #c179ac6f
+# %% ../../nbs/connectomes/32_space.ipynb #33271764
 @patch
 def combine(self: ConnectomeSpace,
     genomes, # any number
@@ -227,7 +227,7 @@ def combine(self: ConnectomeSpace,
     signs = {n: torch.zeros_like(s) for n, s in self.like.signs.items()} # nothing of nothing
     return self.made(signs | drawn_sum([g.connectome for g in given], w, counts, rng, whole), given, not whole)
 
-# %% ../../nbs/connectomes/32_space.ipynb #c174e7a9
+# %% ../../nbs/connectomes/32_space.ipynb #df7a05e7
 @patch
 def perturb(self: ConnectomeSpace,
     genome: FramedWiring,
@@ -241,14 +241,14 @@ def perturb(self: ConnectomeSpace,
     kind = list(self.mutation)[drawn_owners((), list(self.mutation.values()), rng)]
     return self.made(MUTATIONS[kind](self.check(genome).connectome.signs, rate * min(scale, 1.), rng), [genome])
 
-# %% ../../nbs/connectomes/32_space.ipynb #56973136
+# %% ../../nbs/connectomes/32_space.ipynb #bfa43211
 @patch
 def signs(self: ConnectomeSpace, genome: FramedWiring) -> np.ndarray: # (n_live,) -1 or 1
     "The signs of all wires, matrix by matrix."
     signs = self.check(genome).connectome.signs
     return np.concatenate([s[s != 0].numpy() for s in signs.values()])
 
-# %% ../../nbs/connectomes/32_space.ipynb #fd4d3e92
+# %% ../../nbs/connectomes/32_space.ipynb #ba663d18
 @patch
 def with_signs(self: ConnectomeSpace,
     genome: FramedWiring,
@@ -262,7 +262,7 @@ def with_signs(self: ConnectomeSpace,
         made[name] = s.masked_scatter(s != 0, torch.as_tensor(own).to(s.dtype))
     return self.made(made, [genome])
 
-# %% ../../nbs/connectomes/32_space.ipynb #956a9688
+# %% ../../nbs/connectomes/32_space.ipynb #b65f9329
 @patch
 def pruned(self: ConnectomeSpace,
     genome: FramedWiring, # the wiring that the model was born with
@@ -275,7 +275,7 @@ def pruned(self: ConnectomeSpace,
     made = prune(model, fraction, parent, magnitude=parent.magnitude, **options)
     return self.check(self.made(made.signs, [genome]))
 
-# %% ../../nbs/connectomes/32_space.ipynb #0e0b700b
+# %% ../../nbs/connectomes/32_space.ipynb #314fe4ff
 def diversity_by_matrix(
     genomes # at least two, of one space
 ): # -> xarray Dataset over `matrix`: means over all pairs
@@ -290,7 +290,7 @@ def diversity_by_matrix(
                                                      for k in ("jaccard", "chance_jaccard", "sign_agreement")}
     return xr.Dataset({k: ("matrix", np.asarray(v)) for k, v in means.items()}, dict(matrix=list(found[0].signs)))
 
-# %% ../../nbs/connectomes/32_space.ipynb #9d13b7a7
+# %% ../../nbs/connectomes/32_space.ipynb #eac5e9d9
 def inherited_from(
     child: Connectome, # a wiring
     mother: Connectome, # of the same architecture and frame
