@@ -38,7 +38,7 @@ def numbers(space, genome):
     if isinstance(space, ConnectomeSpace):
         return np.concatenate([s.numpy().ravel() for s in space.check(genome).connectome.signs.values()]).astype(float)
     if isinstance(space, AdapterSpace):
-        return np.concatenate([genome.delta(m).numpy().ravel() for m in ("h.0", "h.1")]).astype(float)
+        return np.concatenate([genome.load().delta(m).numpy().ravel() for m in ("h.0", "h.1")]).astype(float)
     return np.asarray(genome, float).ravel()
 
 
@@ -94,6 +94,10 @@ def test_every_method_over_every_space(of, name, spaces, tmp_path):
     space = spaces[of]
     if METHODS[name].needs_vectors and space.size is None:
         with pytest.raises(InputError, match=f"{name}.*vectors of coefficients, but the space's genomes are"):
+            METHODS[name](space, None, Seeds(0))
+        return
+    if lacks := [n for n in METHODS[name].needs if not hasattr(space, n)]:
+        with pytest.raises(InputError, match=f"{name}.*can't search a {type(space).__name__}.*{lacks[0]}"):
             METHODS[name](space, None, Seeds(0))
         return
     evaluate = scored(space)
