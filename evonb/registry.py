@@ -245,6 +245,7 @@ KINDS = Registry("kind") # name -> its registry
 KINDS.add("arm", "evonb.connectomes.arms:ARMS", "how newborns are wired: the connectome and what it is compared with")
 KINDS.add("merge", "evonb.populations.merges:MERGES", "how adapters become one")
 KINDS.add("method", "evonb.evolution.method:METHODS", "how a population is searched")
+KINDS.add("trait", "evonb.evolution.traits:TRAITS", "what is read from a genome: objectives and descriptors")
 KINDS.add("task", "evonb.tasks.tasks:TASKS", "what models are asked")
 KINDS.add("corpus", "evonb.text.corpora:CORPORA", "text with a name")
 KINDS.add("data-set", "evonb.alignment.data:DATA", "reading times and brain responses")

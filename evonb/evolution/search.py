@@ -24,6 +24,7 @@ from ..core import expect, expect_fields, facts_html, file_bytes, human_time, pa
 from .method import METHODS, Individual, Objective, Outcome, TaskResult, method_class, numbered
 from .method import pack_individuals, right_options, unpack_individuals
 from .operators import AllFailedError, diversity
+from .traits import trait_of
 from ..store import append, differences, read_tensors, write_dataset, write_tensors
 
 # %% ../../nbs/evolution/14_search.ipynb #315464ec
@@ -223,7 +224,7 @@ def save(self: Evolution):
     values["individuals"] = _runs(places[:len(members)])
     meta = dict(settings=self.settings(), method=values, best=_runs(places[len(members):]), n_parts=self.told.n_parts,
                 log=self.told.add_rows(self.rows, self.diversity), without_gain=self.without_gain, seconds=self.seconds,
-                ended=self.ended, front=self.on_front())
+                ended=self.ended, front=self.on_front(), **self.divided())
     write_tensors(self.folder/"method.safetensors", {}, meta)
     self.told.tidy(places, members + best)
     self.drop_unfinished()
@@ -357,7 +358,8 @@ def step(self: Evolution, bar, stop) -> bool: # whether to go on
         self.drop_unfinished()
         raise
     self.note(self.method.last)
-    bar.set_postfix(best=f"{self.best.value:.3f}", median=f"{np.nanmedian([r['value'] for r in self.rows]):.3f}")
+    bar.set_postfix(best=f"{self.best.value:.3f}", median=f"{np.nanmedian([r['value'] for r in self.rows]):.3f}",
+                    **self.method.standing())
     self._announce()
     if self.patience and self.without_gain >= self.patience: return self._end("patience")
     if not self.remaining: return self._end("budget")
@@ -373,7 +375,7 @@ def note(self: Evolution, told):
         self.rows.append(dict(
             generation=born.generation, number=x.number, value=x.value, smooth=x.smooth, scores=x.scores,
             failed=not np.isfinite(x.value), reason=x.reason, parents=list(born.parents), operator=born.operator,
-            seed=born.seed, digest=x.digest, evaluations=len(self.rows) + 1))
+            seed=born.seed, digest=x.digest, evaluations=len(self.rows) + 1) | (dict(traits=x.traits) if x.traits else {}))
     before = -math.inf if self.best is None else self.best.value
     ok = [x for x in ([self.best] if self.best else []) + told if np.isfinite(x.value)]
     if ok: self.best = max(ok, key=lambda x: x.standing)
@@ -407,12 +409,15 @@ def history_of(
     data |= dict(evaluations=("generation", np.cumsum(counts).astype(int)), # so far
                  best=("generation", np.maximum.accumulate(np.array(top, float))), # so far
                  median=("generation", np.array(middle, float)), diversity=("generation", np.array(spread, float)))
-    tasks = sorted({t for r in rows for t in r["scores"]})
-    score = np.full((*shape, len(tasks)), np.nan)
-    score[index] = np.array([[r["scores"].get(t, np.nan) for t in tasks] for r in rows]).reshape(len(rows), len(tasks))
+    coords = dict(generation=np.arange(n), individual=np.arange(shape[1]))
+    for name, dim, of in (("score", "task", "scores"), ("trait_value", "trait", "traits")):
+        known = sorted({k for r in rows for k in r.get(of, ())})
+        if of == "traits" and not known: continue
+        a = np.full((*shape, len(known)), np.nan)
+        a[index] = np.array([[r.get(of, {}).get(k, np.nan) for k in known] for r in rows]).reshape(len(rows), len(known))
+        data[name], coords[dim] = (("generation", "individual", dim), a), np.array(known, dtype=str)
     if len(front): data["front"] = ("generation", "individual"), np.isin(data["digest"][1], list(front))
-    coords = dict(generation=np.arange(n), individual=np.arange(shape[1]), task=np.array(tasks, dtype=str))
-    return xr.Dataset(data | dict(score=(("generation", "individual", "task"), score)), coords, attrs)
+    return xr.Dataset(data, coords, attrs)
 
 # %% ../../nbs/evolution/14_search.ipynb #7d9a150a
 @patch
@@ -421,10 +426,16 @@ def on_front(self: Evolution) -> list: # of digests
     return [x.digest for x in self.method.front()]
 
 @patch
+def divided(self: Evolution) -> dict: # of one text, or nothing
+    "By what the method's archive is divided, where it has one, as the history notes it."
+    facts = self.method.archive_facts()
+    return dict(archive=json.dumps(facts)) if facts else {}
+
+@patch
 def history(self: Evolution): # -> xarray Dataset (generation, individual[, task])
     "The history so far."
     return history_of(self.rows, self.diversity, self.on_front(), method=self.method.name, budget=self.budget,
-                      ended=self.ended)
+                      ended=self.ended, **self.divided())
 
 # %% ../../nbs/evolution/14_search.ipynb #a95a71cd
 def stored_history(
@@ -434,7 +445,7 @@ def stored_history(
     path = Path(folder)/"method.safetensors"
     with parsing(path): meta = _checked_state(with_rows(folder, read_tensors(path)[1]), path)
     with parsing(path):
-        about = {k: meta["settings"][k] for k in ("method", "budget")}
+        about = {k: meta["settings"][k] for k in ("method", "budget")} | {k: meta[k] for k in ("archive",) if k in meta}
         return history_of(meta["rows"], meta["diversity"], meta.get("front", ()), **about, ended=meta["ended"])
 
 # %% ../../nbs/evolution/14_search.ipynb #10bb8beb
@@ -489,12 +500,15 @@ def evolve(
     weights: dict | None = None, # task -> weight in the smooth objective, as in the fitness
     show: bool = True, # a progress bar
     stop: StopRequest | None = None, # one to share with another thread
-    measure_diversity: bool = True # mean pairwise distance of the population, each generation
+    measure_diversity: bool = True, # mean pairwise distance of the population, each generation
+    traits=() # names as in `evonb.evolution.traits`, read from each individual into the history
 ) -> Result:
     "Run a method until its budget is used up, resuming what the folder holds."
     run = Evolution(method, evaluate, budget, folder, chunk, patience, max_seconds, measure_diversity)
     method.objective = Objective(right_options(tasks or ()), dict(weights or {}))
     run.about |= dict(tasks={t.name: t.digest("validation")[:12] for t in tasks or ()}, weights=dict(weights or {}))
+    if traits: run.about |= dict(traits=sorted(traits))
+    method.traits |= {name: trait_of(method.space, name) for name in traits}
     run.resume()
     with stoppable(stop) as stop, progress(budget, method.name, len(run.rows), show, "evaluation") as bar:
         run._announce()
