@@ -33,7 +33,7 @@ class Axis(NamedTuple):
 @dataclass
 class ArchiveConfig:
     "What an archive is divided by."
-    descriptors: tuple[str, ...] = () # scores, traits or "fitness"; (): the space's usual traits
+    descriptors: tuple[str, ...] | None = None # scores, traits or "fitness"; None: the space's usual traits
     cells: tuple[int, ...] = (10,) # along each descriptor; one number for all
     ranges: tuple[tuple[float, float], ...] = () # lowest and highest of each; (): a trait's own, and 0 to 1 of a score
     centroids: int = 0 # cells of equal size around so many points (CVT) instead of a grid; 0: the grid
@@ -47,7 +47,9 @@ def archive_axes(
     space # what genomes belong to
 ) -> list: # of Axis
     "The descriptors with their ranges; what can't divide anything is refused."
-    names, n = list(config.descriptors or usual_traits(space)), list(config.cells)
+    names = list(usual_traits(space) if config.descriptors is None else config.descriptors)
+    if not names: raise InputError("An archive has no descriptors. Name at least one: a score, a trait or fitness.")
+    n = list(config.cells)
     if odd := [d for d in names if not isinstance(d, str) or not d]:
         raise InputError(f"A descriptor is {odd[0]!r}, but must be a name: of a score, of a trait, or fitness.")
     if twice := [d for d in names if names.count(d) > 1]:

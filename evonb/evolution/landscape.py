@@ -25,10 +25,11 @@ class SkillLandscape:
         n_test: int = 2000, # items
         n_options: int = 2,
         harm: float = .8, # how strongly experts of no tested skill push against the tested ones
-        width: int = 16 # of the hidden vector
+        width: int = 16, # of the hidden vector
+        by_skill: bool = False # whether each skill is a task of its own
     ):
         self.space = ArraySpace([f"expert {i}" for i in range(n_experts)], n_groups)
-        rng, self.n_skills, self.width = np.random.default_rng(seed), n_skills, width
+        rng, self.n_skills, self.width, self.by_skill = np.random.default_rng(seed), n_skills, width, by_skill
         self.skills = np.linalg.qr(rng.standard_normal((width, width)))[0][:n_skills] # (n_skills, width)
         self.pushes = self.draw_experts(rng, n_experts, n_groups, harm) # (n_groups, n_experts, width)
         sizes = dict(validation=n_validation, test=n_test)
@@ -49,11 +50,11 @@ def draw_experts(self: SkillLandscape, rng, n_experts, n_groups, harm):
 # %% ../../nbs/evolution/18_landscape.ipynb #43a02988
 @patch
 def draw_items(self: SkillLandscape, rng, n, n_options):
-    "Directions (n, n_options - 1, width) that favour the right option over each other one, and offsets against it."
+    "Directions (n, n_options - 1, width) that favour the right option, offsets against it, and skills (n,)."
     skill = rng.integers(self.n_skills, size=n)
     spread = rng.standard_normal((n, n_options - 1, self.width)) * .6 / np.sqrt(self.width)
     against = 1.1 + 1.5 * rng.standard_normal((n, n_options - 1))
-    return 2.5 * (self.skills[skill][:, None] + spread), against
+    return 2.5 * (self.skills[skill][:, None] + spread), against, skill
 
 # %% ../../nbs/evolution/18_landscape.ipynb #e2c4961c
 @patch
@@ -61,7 +62,7 @@ def margins(self: SkillLandscape, genome, split="validation") -> np.ndarray: # (
     "The margins of the right options."
     hidden = np.einsum("ge,gew->gw", genome, self.pushes) # (n_groups, width)
     h = np.tanh(hidden).sum(0) - .12 * hidden.sum(0) * np.square(hidden).sum(0).mean()
-    q, against = self.items[split]
+    q, against, _ = self.items[split]
     return q @ h - against
 
 @patch
@@ -73,12 +74,14 @@ def accuracy(self: SkillLandscape, genome, split="test") -> float:
 @patch
 def __call__(self: SkillLandscape, genomes) -> list: # of Outcome, with option scores
     "Evaluations on the validation items."
-    out = []
+    out, skill = [], self.items["validation"][2]
+    parts = {f"skill {k}": skill == k for k in range(self.n_skills)} if self.by_skill else {"skills": skill >= 0}
     for g in genomes:
         m = self.margins(g)
         scores = np.c_[np.zeros(len(m)), -m] # the right option comes first
         credit = (m > 0).all(1).astype(float)
-        out.append(Outcome(float(credit.mean()), {"skills": TaskResult(float(credit.mean()), scores, credit)}))
+        told = {t: TaskResult(float(credit[at].mean()), scores[at], credit[at]) for t, at in parts.items()}
+        out.append(Outcome(float(credit.mean()), told))
     return out
 
 # %% ../../nbs/evolution/18_landscape.ipynb #5e2ed64a
