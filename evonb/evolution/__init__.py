@@ -6,5 +6,7 @@ __getattr__, __dir__, __all__ = face(__name__, {
     ".search": "evolve compare_methods",
     ".method": "Method MethodConfig register_method METHODS Individual Lineage",
     ".landscape": "SkillLandscape",
+    ".archives": "ArchiveConfig Division archive_progress division_of elites_of",
+    ".traits": "TRAITS",
     ".operators": "ArraySpace",
 })

@@ -270,7 +270,8 @@ def check_settings(self: Evolution,
             raise StoreError(f"{self.folder} was computed with the merge {then!r} of before, which is called {today!r} "
                              f"today; {then!r} is now as its paper has it. Resume it with merge={today!r}.")
         stored = stored | dict(config=stored["config"] | dict(merge=today))
-    stored = dict(about=own["about"]) | stored # runs of before didn't note it
+    since = to_dict(self.method.config_class()) # settings that came since had today's defaults
+    stored = dict(about=own["about"]) | stored | dict(config=json.loads(json.dumps(since)) | stored["config"])
     if diff := differences(stored, own):
         raise StoreError(f"{self.folder} holds an evolution with other settings: {'; '.join(diff[:5])}. Choose another "
                          "folder, or resume it with its own settings.")

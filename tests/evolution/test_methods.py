@@ -434,7 +434,8 @@ def test_vectors_are_asked_for_where_needed(name):
         with pytest.raises(InputError, match="Use a CoefficientSpace"):
             METHODS[name](Whole())
     else:
-        assert evolve(METHODS[name](Whole()), lambda gs: [Outcome(1.0) for _ in gs], 12, show=False).best.value == 1
+        flat = lambda gs: [Outcome(1.0, {"a": TaskResult(1.0), "b": TaskResult(1.0)}) for _ in gs]
+        assert evolve(METHODS[name](Whole()), flat, 12, show=False).best.value == 1
 
 
 @pytest.mark.parametrize("name", [n for n in METHODS if hasattr(METHODS[n].config_class(), "population_size")])

@@ -55,7 +55,8 @@ def expert_pairs(
 def start_population(
     method, # a Method with a GenomeConfig
     n: int, # how many
-    how: str # "experts" or "pairs"
+    how: str, # "experts" or "pairs"
+    merge: str | None = None # of pairs; None: as the settings say
 ) -> list: # of Individual
     "The first individuals: experts, then random merges of pairs of them."
     check_choice(how, ["experts", "pairs"], "start")
@@ -64,7 +65,8 @@ def start_population(
     chosen = sorted(rng.permutation(len(experts))[:n]) if how == "experts" else []
     first = [method.new(experts[i], (), "expert") for i in chosen]
     pairs = expert_pairs(len(experts), n - len(first), rng) if n > len(first) else []
-    return first + [method.new(crossover(method.space, [experts[i], experts[j]], rng, merge=method.config.merge),
+    merge = method.config.merge if merge is None else merge
+    return first + [method.new(crossover(method.space, [experts[i], experts[j]], rng, merge=merge),
                                (founders[i], founders[j]), "pair") for i, j in pairs]
 
 # %% ../../../nbs/evolution/methods/10_genome.ipynb #7efc286c
