@@ -6,7 +6,7 @@
 __all__ = ['ramp', 'Band', 'seed_band', 'block_means', 'rgba', 'add_band', 'seeds_text', 'spread_text', 'by_evolution',
            'loss_curves', 'half_widths', 'difference_text', 'each_newborn', 'final_losses', 'one_evolution',
            'generation_curves', 'ramp_colour', 'add_scale', 'training_curves', 'matrix_place', 'density_map',
-           'matrix_map', 'block_share', 'mask_map', 'sweep_curve']
+           'matrix_map', 'block_share', 'mask_map', 'origin_bars', 'sweep_curve']
 
 # %% ../../nbs/plots/14_connectome.ipynb #76c6b85a
 import itertools
@@ -457,6 +457,27 @@ def mask_map(
             fig.add_annotation(x=(c + 1) * (n_cells + gap), y=centre(r), text=label(kind), xanchor="left",
                                showarrow=False)
     return fig.update_layout(margin=dict(t=136, b=80))
+
+# %% ../../nbs/plots/14_connectome.ipynb #245a7698
+def origin_bars(
+    origin, # xarray Dataset over `matrix`: wires of a child by where they are from, as both, mother, father, neither
+    names: tuple = ("mother", "father") # what the two parents are called
+) -> go.Figure:
+    "From whom a child has its wires, matrix by matrix."
+    kinds = dict(both=("both parents", _balanced), mother=(f"only {names[0]}", _negative),
+                 father=(f"only {names[1]}", _positive), neither=("neither", "#44AA99"))
+    counts = np.array([values(origin, k) for k in kinds]) # (4, n_matrices)
+    n_live = counts.sum(0)
+    if not n_live.any(): raise NothingToPlot("The child has no wire, so none has an origin.")
+    y = [label(re.sub(r"\.weight$", "", re.sub(r"^transformer\.", "", str(n)))) for n in origin["matrix"].values]
+    fig = figure("From whom a child has its wires", "shares of its wires, place and sign", 130 + 24 * len(y))
+    for (name, colour), n in zip(kinds.values(), counts):
+        if n.any():
+            fig.add_bar(y=y, x=n / np.maximum(n_live, 1), orientation="h", name=label(name), marker_color=colour,
+                        customdata=n, hovertemplate="%{y}: %{customdata:,} wires, %{x:.1%}")
+    fig.update_yaxes(autorange="reversed", showgrid=False)
+    fig.update_xaxes(tickformat=".0%", range=[0, 1])
+    return fig.update_layout(barmode="stack", bargap=.25)
 
 # %% ../../nbs/plots/14_connectome.ipynb #4dd85154
 def sweep_curve(

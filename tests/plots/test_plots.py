@@ -265,6 +265,17 @@ def test_mask_map_shows_share_as_opacity_and_sign_as_hue():
     assert hover[0, 11].tolist() == [50, 100] and hover[11, 0].tolist() == [100, -100]
 
 
+def test_origin_bars_are_shares_of_a_childs_wires():
+    n = dict(both=[6, 1], mother=[2, 0], father=[0, 3], neither=[0, 0])
+    origin = xr.Dataset({k: ("matrix", v) for k, v in n.items()}, dict(matrix=["transformer.wte.weight", "<b>"]))
+    fig = plots.origin_bars(origin, ("Ann", "<i>Bo</i>"))
+    found = {t.name: array(t.x).tolist() for t in fig.data}
+    assert found == {"both parents": [0.75, 0.25], "only Ann": [0.25, 0.0], "only &lt;i&gt;Bo&lt;/i&gt;": [0.0, 0.75]}
+    assert list(fig.data[0].y) == ["wte", "&lt;b&gt;"]
+    with pytest.raises(plots_style.NothingToPlot, match="no wire"):
+        plots.origin_bars(origin * 0)
+
+
 def test_mask_map_of_a_big_model_stays_small():
     rng = np.random.default_rng(0)
     signs = {n: rng.integers(-1, 2, (96, 384)).astype(np.int8) for n in examples.example_names(12)}
