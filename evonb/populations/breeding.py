@@ -7,7 +7,7 @@ __all__ = ['BASELINES', 'SPACES', 'SEARCH_UNITS', 'REFERENCES', 'BreedConfig', '
            'expert_base', 'default_tasks', 'make_space', 'failed_experts', 'item_texts', 'check_unread',
            'method_settings', 'members', 'sealed_candidates', 'options_of', 'item_credit', 'fixed_units',
            'versus_references', 'method_note', 'describe_ensemble', 'task_score', 'in_words', 'breeding_statement',
-           'failures_told', 'breed', 'method_table']
+           'failures_told', 'breed', 'method_table', 'drift_table']
 
 # %% ../../nbs/populations/18_breeding.ipynb #242e5d05
 import math
@@ -584,6 +584,8 @@ def gather(self: Breeding, results, tested, voted): # -> xarray Dataset
     test = lambda e: float(np.mean([e.scores[t.name].mean for t in self.tasks])) if not e.reason else math.nan
     data = dict(
         best_value=((*of_run, "evaluation"), grid(lambda m, s: best_so_far(results[m, s].history, c.budget))),
+        drift=(of_run, grid(lambda m, s: self.adapter(results[m, s].best.genome).load().norm())), # from the base
+        from_start=(of_run, grid(lambda m, s: self.from_start(m, results[m, s].best.genome))),
         validation=(of_run, grid(lambda m, s: results[m, s].best.value)),
         test=(of_run, grid(lambda m, s: test(tested[f"{m}/{s}"]))),
         task_test=(of_task, table("mean")), task_test_se=(of_task, table("se")),
@@ -613,6 +615,15 @@ def _votes(self: Breeding, voted):
     return dict(ensemble_test=(("method", "seed", "rule", "size"), grid(rules)),
                 oracle_test=(("method", "seed", "size"), grid(lambda v: column(v, None if v is None else v.oracle))),
                 rule=list(COMBINATIONS), size=list(sizes))
+
+# %% ../../nbs/populations/18_breeding.ipynb #a41f4435
+@patch
+def from_start(self: Breeding, method, genome) -> float: # nan for methods that don't begin at one place
+    "How far an individual is from where its method began."
+    kind = METHODS[method]
+    if "shift" not in kind.needs: return math.nan
+    begin = kind.begin(self.space, kind.config_class(**method_settings(kind, self.config)))
+    return self.space.distance(begin, genome)
 
 # %% ../../nbs/populations/18_breeding.ipynb #6430ec4a
 @patch
@@ -666,3 +677,19 @@ def method_table(
     if not run.file("population.zarr.zip").exists():
         raise InputError(f"{run.path} has scored nothing yet. Resume it.")
     return read_dataset(run.file("population.zarr.zip"))[["validation", "test"]].to_dataframe().reset_index()
+
+# %% ../../nbs/populations/18_breeding.ipynb #635b5060
+def drift_table(
+    run # a Run of kind population
+): # -> pandas DataFrame: a row a method, means over its evolutions
+    "How far what was chosen is from the base, what it gained, and what it forgot on sealed tasks not selected on."
+    import pandas as pd
+    method_table(run) # there is something
+    data = read_dataset(run.file("population.zarr.zip"))
+    if "drift" not in data: raise InputError(f"{run.path} is of before drift was noted. Breed it again in another folder.")
+    gain = (data.task_test - data.base_test).mean("seed") # (method, task), over the base
+    sealed = gain.where(~data.selected)
+    rows = dict(drift=data.drift.mean("seed"), from_start=data.from_start.mean("seed"),
+                gained=gain.where(data.selected).mean("task"), held_out=sealed.mean("task"),
+                forgotten=-sealed.clip(max=0).mean("task"))
+    return pd.DataFrame({k: v.to_series() for k, v in rows.items()}).reset_index()

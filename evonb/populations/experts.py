@@ -35,6 +35,7 @@ from ..core import place_name, remark, to_dict
 from ..datasets import dataset_path
 from ..evolution.method import Lineage
 from ..kinds import refusal, write_results
+from .advice import advice_told
 from ..store import Run, as_begun, create_run, differences, open_run, read_json, read_tensors, write_json
 from ..store import write_tensors
 from ..tasks.skills import neutral_documents, skill_documents
@@ -735,6 +736,7 @@ def summarise_experts(
     for n, f in facts.items():
         if f.get("n_cut"): told[n]["n_given"] = len(f["read"]) # held-out texts are cut and counted, too
     notes = expert_notes(told, run.config["training"]["max_tokens"])
+    notes += advice_told({n: read_adapter(run.file("experts", n)) for n in names})
     return dict(kind="experts", base=run.config["base"], experts=told) | (dict(notes=notes) if notes else {})
 
 # %% ../../nbs/populations/14_experts.ipynb #e8519f96
