@@ -235,7 +235,8 @@ def measured(
 ) -> np.ndarray: # (n_individuals, len(names)) in the order of scoring, nan where there is none
     "Everyone's numbers by name; one that nobody has is refused."
     born = history["digest"].values.ravel().astype(str) != ""
-    found = dict(fitness=history["value"].values.ravel(), smooth=history["smooth"].values.ravel())
+    own = dict(fitness="value", smooth="smooth")
+    found = {n: history[var].values.ravel() for n, var in own.items() if var in history}
     for dim, var in (("trait", "trait_value"), ("task", "score")):
         if var in history: found |= {str(n): history[var].sel({dim: n}).values.ravel() for n in history[dim].values}
     if absent := [n for n in names if n not in found]:

@@ -427,10 +427,10 @@ def on_front(self: Evolution) -> list: # of digests
     return [x.digest for x in self.method.front()]
 
 @patch
-def divided(self: Evolution) -> dict: # of one text, or nothing
-    "By what the method's archive is divided, where it has one, as the history notes it."
-    facts = self.method.archive_facts()
-    return dict(archive=json.dumps(facts)) if facts else {}
+def divided(self: Evolution) -> dict: # of texts, or nothing
+    "By what the method's archive is divided, and of which objectives less is better, as the history notes it."
+    facts, lower = self.method.archive_facts(), list(getattr(self.method.config, "lower", ()))
+    return {k: json.dumps(v) for k, v in dict(archive=facts, lower=lower).items() if v}
 
 @patch
 def history(self: Evolution): # -> xarray Dataset (generation, individual[, task])
@@ -446,7 +446,8 @@ def stored_history(
     path = Path(folder)/"method.safetensors"
     with parsing(path): meta = _checked_state(with_rows(folder, read_tensors(path)[1]), path)
     with parsing(path):
-        about = {k: meta["settings"][k] for k in ("method", "budget")} | {k: meta[k] for k in ("archive",) if k in meta}
+        about = {k: meta["settings"][k] for k in ("method", "budget")} | {
+            k: meta[k] for k in ("archive", "lower") if k in meta}
         return history_of(meta["rows"], meta["diversity"], meta.get("front", ()), **about, ended=meta["ended"])
 
 # %% ../../nbs/evolution/14_search.ipynb #10bb8beb

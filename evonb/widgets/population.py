@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Evolutions', 'stored_genomes', 'genome_distance', 'run_evolutions', 'share_se', 'TaskFacts', 'family_arrays',
-           'family_reply', 'PopulationExplorer', 'methods_reply']
+           'family_reply', 'archive_reply', 'PopulationExplorer', 'methods_reply']
 
 # %% ../../nbs/widgets/14_population.ipynb #a20772d1
 import math
@@ -17,6 +17,7 @@ import traitlets
 from fastcore.basics import patch
 
 from ..core import InputError, human_time, parsing, place_name
+from ..evolution.archives import division_of
 from ..evolution.search import stored_history, stored_state
 from ..kinds import refusal
 from ..plots import population as pp
@@ -72,6 +73,19 @@ def extent(self: Evolutions) -> tuple: # most generations, most individuals
     sizes = [(len(h["generation"]), int((h["digest"].values.astype(str) != "").sum()))
              for h in (self.history(m, s) for m, s in self.all())]
     return tuple(map(max, zip(*sizes)))
+
+# %% ../../nbs/widgets/14_population.ipynb #393f8459
+@patch
+def objectives(self: Evolutions) -> list: # of names
+    "What individuals of any evolution can be held against each other by; fitness alone isn't two."
+    found = dict.fromkeys(n for m, s in self.all() for n in pp.objectives_of(self.history(m, s)) if n != "fitness")
+    traits = any("trait" in self.history(m, s).dims for m, s in self.all())
+    return [*found, "fitness"] if traits else list(found)
+
+@patch
+def divisions(self: Evolutions) -> list: # of `evonb.evolution.archives.Division`
+    "By what archives of this run are divided."
+    return [d for m, s in self.all() if (d := division_of(self.history(m, s)))]
 
 # %% ../../nbs/widgets/14_population.ipynb #60ed4885
 def stored_genomes(
@@ -300,6 +314,24 @@ def family_reply(
         chance=evolutions.chance(method, seed))
     return Reply(content, [*arrays.values(), "\n".join(shown).encode()], lambda: pp.family_tree(history))
 
+# %% ../../nbs/widgets/14_population.ipynb #4ee8a59e
+def archive_reply(
+    history, # xarray Dataset of an evolution
+    divisions: list # of `evonb.evolution.archives.Division`, for one that keeps no archive itself
+) -> Reply: # of the kind "cells"
+    "Who holds each cell: of a method's own archive, or of what another's would hold of its individuals."
+    division = division_of(history)
+    known = lambda d: {a.name for a in d.axes} <= {*pp.objectives_of(history), "smooth"}
+    if division is None: division = next(filter(known, divisions), None)
+    cells, everyone = pp.archive_cells(history, division), pp.individuals(history)
+    held = [dict(row=int(r), column=int(c), place=int(i), value=float(everyone.value[i]), about=pp.told_of(everyone, i))
+            for (r, c), i in np.ndenumerate(cells.place) if i >= 0]
+    low, high = min(h["value"] for h in held), max(h["value"] for h in held)
+    own = "" if "archive" in history.attrs else "; this method keeps no archive: in the cells of another one of the run"
+    content = dict(axes=[dict(name=a.name, low=a.low, high=a.high, n=a.cells) for a in cells.axes], held=held, low=low,
+                   high=high, best=pp.best_place(everyone), how=pp.archive_text(cells) + own, scale=pp.cividis)
+    return Reply(content, [], lambda: pp.archive_map(history, division))
+
 # %% ../../nbs/widgets/14_population.ipynb #a75aa0cd
 class PopulationExplorer(Explorer):
     "A population run: its family tree, and what became of fitness, tasks, diversity, ensembles and the final test."
@@ -334,10 +366,11 @@ def _controls(evolutions, facts, method, seed):
            choice("colour", "Colour", colours),
            slider("until", "Generations shown up to", 0, last, value=last, play=True, local=True),
            choice("individual", "Individual", steps, -1, local=True)._replace(kind="slider")]
-    if len(facts) < 2: return out
+    objectives = evolutions.objectives()
+    if len(objectives) < 2: return out
     try: a, b = pp.opposed_tasks(evolutions.history(method, seed))
-    except NothingToPlot: a, b = names[:2]
-    return [*out, choice("task_x", "Task across", names, a), choice("task_y", "Task upwards", names, b)]
+    except NothingToPlot: a, b = objectives[:2]
+    return [*out, choice("task_x", "Across", objectives, a), choice("task_y", "Upwards", objectives, b)]
 
 # %% ../../nbs/widgets/14_population.ipynb #94fb4e0b
 def _views(evolutions, facts):
@@ -348,9 +381,13 @@ def _views(evolutions, facts):
              "Individuals as marks, generation by generation, the best on top; lines lead from parents to children."),
         View("fitness", "plotly", "Fitness", (*one, "colour"), click=who, height=500,
              description="Fitness of every individual over the generations, with median, quartiles and the best.")]
+    if evolutions.divisions(): out.append(
+        View("archive", "cells", "Archive", one, ("individual",), dict(individual="number"), height=520,
+             description="Cells of two descriptors, coloured by the fitness of who holds them."))
+    if len(evolutions.objectives()) > 1: out.append(
+        View("pareto", "plotly", "Two objectives at once", (*one, "task_x", "task_y"), click=who, height=520,
+             description="Everyone's numbers for two objectives, and the front of those that nobody beats on both."))
     if len(facts) > 1: out += [
-        View("pareto", "plotly", "Two tasks at once", (*one, "task_x", "task_y"), click=who, height=520,
-             description="Everyone's scores on two tasks, and the front of those that nobody beats on both."),
         View("profiles", "plotly", "Tasks side by side", one, height=460,
              description="Parallel coordinates: each individual's scores over the tasks.")]
     out.append(View("diversity", "plotly", "Diversity", one, description="Mean distance by generation."))
@@ -374,9 +411,12 @@ def reply(self: PopulationExplorer, view: str, values: dict) -> Reply:
     if view == "about": return Reply.of_text(e.describe(method, seed))
     if view == "tree": return family_reply(e, method, seed)
     if view == "fitness": fig = pp.generations_figure(e.history(method, seed), e.chance(method, seed), values["colour"])
+    elif view == "archive": return archive_reply(e.history(method, seed), e.divisions())
     elif view == "pareto":
         axes = values["task_x"], values["task_y"]
         if axes[0] == axes[1]: raise InputError(f"Both axes show {axes[0]}. Choose two different tasks.")
+        if absent := [a for a in axes if a not in pp.objectives_of(e.history(method, seed))]:
+            raise NothingToPlot(f"Individuals of {method} have no {absent[0]}. Choose another.")
         fig = pp.pareto_view(e.history(method, seed), axes, chances())
     elif view == "profiles": fig = pp.task_profiles(e.history(method, seed), chances())
     elif view == "map": fig = pp.task_map(e.history(method, seed), chances())
