@@ -14,7 +14,7 @@ from evonb.plots import population as pp
 from evonb.plots.style import label
 from evonb.report import example_population_run
 from evonb.store import create_run, read_dataset
-from evonb.widgets.population import PopulationExplorer, stored_genomes
+from evonb.widgets.population import Evolutions, PopulationExplorer, stored_genomes
 
 EVIL = "<img src=x onerror=alert(1)>"
 PEAKS = {"agreement": np.array([1.0, 0, 0]), f"order {EVIL}": np.array([0, 1.0, 0])}
@@ -317,3 +317,31 @@ def test_two_thousand_are_drawn_and_walked(offline_page, explorer, screenshot, t
     assert told(shown)["individuals"] == "2000"
     assert int(told(shown)["edges"]) == len(pp.family_edges(pp.individuals(history)))
     screenshot(shown.view("tree"), "population_tree_2000")
+
+
+def test_an_archive_opens_who_holds_a_cell(offline_page, explorer, assert_accessible, screenshot, tmp_path):
+    space = ArraySpace(["a", "b", "c"])
+    run = lambda m: evolve(METHODS[m](space, None, Seeds(0)), score, 60, show=False, traits=("length", "balance"))
+    found = {m: {0: run(m).history} for m in ("map-elites", "genome")}
+    made = PopulationExplorer(Evolutions(found), "map-elites")
+    page = offline_page(made.to_html(tmp_path / "page.html", only=dict(
+        task_x=["length"], task_y=["fitness"], colour=["operator"])))  # fmt: skip
+    shown = explorer(page).ready()
+    held = {(h["row"], h["column"]): h["place"] for h in made.ask("archive").content["held"]}
+    assert page.locator(".evonb-cell-held").count() == len(held) > 5
+    best = pp.best_place(pp.individuals(found["map-elites"][0]))
+    (row, column), place = next((cell, i) for cell, i in held.items() if i != best)
+    page.locator(f'.evonb-cell-held[data-place="{place}"]').click()
+    wait_for(page, shown, chosen=place)  # the tree shows its family
+    other = next(c for c in held if c != (row, column))
+    up, right = other[0] - row, other[1] - column
+    keys = ["ArrowUp" if up > 0 else "ArrowDown"] * abs(up)
+    for key in keys + ["ArrowRight" if right > 0 else "ArrowLeft"] * abs(right):
+        page.keyboard.press(key)
+    assert "length" in shown.note("archive") and "balance" in shown.note("archive")
+    page.keyboard.press("Enter")
+    wait_for(page, shown, chosen=held[other])
+    assert_accessible(page)
+    screenshot(page.locator(".evonb-cells-frame"), "population_archive")
+    shown.set("method", "genome").ready()
+    assert "keeps no archive" in shown.text("archive")
