@@ -8,7 +8,7 @@ __all__ = ['KNOWN_FAMILIES', 'Layout', 'layout_of', 'same_labels', 'relabelled',
            'aligned']
 
 # %% ../../nbs/connectomes/33_frames.ipynb #a4758c01
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -232,7 +232,7 @@ def similarity_now(
         (rows, r), (columns, c) = matching.ends(name, 0), matching.ends(name, 1)
         inner += float((here * matching.there[name][rows][:, columns] * r[:, None] * c).sum())
     sizes = [sum(float(np.square(m).sum()) for m in x.values()) for x in (matching.here, matching.there)]
-    return inner / np.sqrt(sizes[0] * sizes[1])
+    return float(inner / np.sqrt(sizes[0] * sizes[1]))
 
 # %% ../../nbs/connectomes/33_frames.ipynb #5d123035
 def match_blocks(
@@ -279,6 +279,19 @@ class Alignment:
     after: float
     by_chance: list # what shuffled wirings of the same density reach
     rounds: int
+    blocks: float # the cosine within the blocks alone
+    blocks_by_chance: list # what shuffled blocks reach under the same embedding and head
+
+# %% ../../nbs/connectomes/33_frames.ipynb #658e7bb2
+def _blocks_of(given, shuffled, to, layout, residual):
+    "How alike blocks are that lie under the given tokens' matrices, once matched."
+    own = {n: given.signs[n] if layout.rows[n] == [None] else s for n, s in shuffled.signs.items()}
+    made = relabelled(own, layout, match_units(replace(given, signs=own), to, layout, residual)[0])
+    inner, sizes = 0, np.zeros(2)
+    for n in (n for n in made if layout.rows[n] != [None]):
+        inner += int((made[n].int() * to.signs[n]).sum())
+        sizes += int(made[n].count_nonzero()), int(to.signs[n].count_nonzero())
+    return inner / float(np.sqrt(sizes.prod()) or 1)
 
 # %% ../../nbs/connectomes/33_frames.ipynb #97bfeeee
 def aligned(
@@ -297,7 +310,7 @@ def aligned(
         raise ConnectomeError("Embedding and head are exempt from pruning, so no token says which unit of the residual "
                               "stream is which. If all had one shared start, say residual=False.")
     labels, reached = match_units(given, to.connectome, of, residual)
-    shuffled = (random_control(given, seeds.child("chance", i).numpy()) for i in range(n_chance))
+    shuffled = [random_control(given, seeds.child("chance", i).numpy()) for i in range(n_chance)]
     chance = [match_units(s, to.connectome, of, residual)[1][-1] for s in shuffled]
     if chance and reached[-1] <= max(chance):
         raise ConnectomeError(f"With its units matched, this wiring agrees with the other by {reached[-1]:.3f} (cosine "
@@ -305,4 +318,6 @@ def aligned(
                               "Take siblings of one start.")
     signs = relabelled(given.signs, of, labels)
     made = Connectome(signs, given.shapes, given.magnitude, given.info | dict(frame=to.frame, aligned=True))
-    return Alignment(FramedWiring(made, to.frame), labels, reached[0], reached[-1], chance, len(reached) - 1)
+    rest = [_blocks_of(given, s, to.connectome, of, residual) for s in (given, *shuffled)]
+    return Alignment(FramedWiring(made, to.frame), labels, reached[0], reached[-1], chance, len(reached) - 1,
+                     rest[0], rest[1:])

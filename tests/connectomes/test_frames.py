@@ -105,6 +105,7 @@ def test_a_noisy_copy_is_brought_back_to_where_it_was():
     shuffled = relabelled(noisy.connectome.signs, layout, random_labels(layout, Seeds(1).numpy()))
     found = aligned(Connectome(shuffled, wiring.shapes), space.start()[0], CONFIG)
     assert found.wiring.connectome.digest() == noisy.connectome.digest()
+    assert found.blocks > max(found.blocks_by_chance) + 0.3
     assert np.isclose(found.after, space.similarity(noisy, space.start()[0])) and max(found.by_chance) < 0.5
 
 
@@ -138,6 +139,19 @@ def test_heads_and_turns_against_all_orders():
         best[a, b] = turned_pairs(qk[4 * a:4 * a + 4, 4 * b:4 * b + 4])[2] + max(
             sum(abs(part[r, c]) for r, c in enumerate(o)) for o in itertools.permutations(range(4)))
     assert all(reached >= sum(best[a, o[a]] for a in range(8)) - 1e-6 for o in (rng.permutation(8) for _ in range(500)))
+
+
+def test_tokens_in_common_do_not_make_blocks_alike():
+    a, b = (prune(new("gpt", s)[0], 0.7) for s in range(2))
+    layout = layout_of(a, CONFIG)
+    tokens = {n: a.signs[n] for n in ("transformer.wte.weight", "lm_head.weight")}
+    mixed = Connectome(b.signs | tokens, a.shapes)  # the one's embedding and head over the other's blocks
+    found = aligned(Connectome(relabelled(mixed.signs, layout, random_labels(layout, Seeds(0).numpy())), a.shapes),
+                    FramedWiring(a, "hers"), CONFIG)
+    assert found.after > max(found.by_chance) + 0.1
+    assert abs(found.blocks - np.mean(found.blocks_by_chance)) < 0.02
+    same = {n: s for n, s in found.wiring.connectome.signs.items() if n in tokens}
+    assert all(s.equal(tokens[n]) for n, s in same.items())
 
 
 def test_exempt_embeddings_under_a_shared_start():
