@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['curves_of', 'read_life', 'finished_life', 'life_text', 'take_part', 'n_trainable', 'generation_folder',
-           'stored_generations', 'n_stored_lineages', 'load_generation', 'tell_evolution', 'evolve_connectome',
-           'sign_curves', 'gather_evolution', 'inherited_connectome', 'life_folder', 'known_loss', 'choose_lr',
-           'told_arms', 'develop', 'sweep_losses', 'tested_newborn', 'gather_development']
+           'stored_generations', 'n_stored_lineages', 'load_generation', 'generation_newborn', 'tell_evolution',
+           'evolve_connectome', 'sign_curves', 'gather_evolution', 'inherited_connectome', 'life_folder', 'known_loss',
+           'choose_lr', 'told_arms', 'develop', 'sweep_losses', 'tested_newborn', 'gather_development']
 
 # %% ../../nbs/connectomes/16_generations.ipynb #d35df270
 import hashlib
@@ -224,7 +224,11 @@ def share_start(self: Experiment,
     return model
 
 # %% ../../nbs/connectomes/16_generations.ipynb #817a853b
-def _newborn(exp, generation, parent):
+def generation_newborn(
+    exp: Experiment, # the run and its corpus
+    generation: int, # from 0
+    parent: Connectome | None # the wiring it is born with; None: dense
+): # -> the model
     "A newborn of this generation: a random start, then what it inherits."
     e = exp.config.evolution
     seeds = exp.seeds.child("generation", generation, "init")
@@ -263,7 +267,7 @@ def _live_generation(exp, generation, parent):
     exp.run.set_state("running", f"{exp.called}generation {generation}")
     announce("generation", status="begun", generation=generation, **which)
     keep = e.rewind_step if e.inheritance == "rewind" and generation == 0 else None
-    exp.raise_newborn(folder, _newborn(exp, generation, parent), "evolution", e.lifetime,
+    exp.raise_newborn(folder, generation_newborn(exp, generation, parent), "evolution", e.lifetime,
                       exp.seeds.child("generation", generation), parent, f"{exp.called}generation {generation}",
                       keep_step=keep)
     grown, about = load_model(folder/"model").to(exp.device), dict(generation=generation) | which | exp.origin()

@@ -98,6 +98,43 @@ class Order:
         of = "{} seed {} lr {:g}".format(*self.newborn) if self.newborn else "generations"
         return self.called + of
 
+    @property
+    def what(self): # several of its kind
+        return "newborns" if self.newborn else "evolutions"
+
+# %% ../../nbs/connectomes/17_workers.ipynb #2fdf12ba
+@patch
+def steps_of(self: Order, exp) -> int:
+    "How many steps of training it may take."
+    e, d = exp.config.evolution, exp.config.development
+    return d.lifetime.steps if self.newborn else e.n_generations * e.lifetime.steps
+
+@patch
+def folders(self: Order, exp) -> dict: # label -> a lifetime's folder
+    "Where its lifetimes lie."
+    if self.newborn: return {self.label: life_folder(exp.run, *self.newborn, self.lineage)}
+    return {f"{self.called}generation {g}": generation_folder(exp.run, g, self.lineage)
+            for g in range(exp.config.evolution.n_generations)}
+
+@patch
+def reached(self: Order, run) -> tuple: # the newest checkpoint, None where there is none; a number that grows
+    "How far it is."
+    k = self.lineage
+    n = 0 if self.newborn else len(stored_generations(run, k))
+    path = latest_checkpoint(life_folder(run, *self.newborn, k) if self.newborn else generation_folder(run, n, k))
+    return path, 10**9 * n + (int(path.stem.partition("-")[2]) if path else -1)
+
+@patch
+def carry_out(self: Order, exp):
+    "Do it, in a process that works for another."
+    if not self.newborn: return evolve_connectome(exp, tell=False)
+    arm, seed, lr = self.newborn
+    home = life_folder(exp.run, *self.newborn, self.lineage).parent
+    home.mkdir(parents=True, exist_ok=True)
+    with FileLock(home/".lock"): exp.arm_wiring(arm, seed) # rates share it: made once
+    loss = exp.raise_arm(arm, seed, lr, self.needed)
+    if self.needed and math.isfinite(loss): tested_newborn(exp, arm, seed, lr)
+
 # %% ../../nbs/connectomes/17_workers.ipynb #b43248cf
 def _exchange(conn, told):
     "Send what happened, hear whether to stop."
@@ -115,13 +152,7 @@ def _lived(conn, path, corpus, settings, order):
         with line.held(), listening(lambda kind, values: line.say("announce", kind, values)):
             run = LifeRun(path, line)
             exp = Experiment(run, corpus, show=False, stop=line.stop, lineage=order.lineage, **settings)
-            if not order.newborn: return "over", evolve_connectome(exp, tell=False)
-            arm, seed, lr = order.newborn
-            home = life_folder(run, *order.newborn, order.lineage).parent
-            home.mkdir(parents=True, exist_ok=True)
-            with FileLock(home/".lock"): exp.arm_wiring(arm, seed) # rates share it: made once
-            loss = exp.raise_arm(arm, seed, lr, order.needed)
-            if order.needed and math.isfinite(loss): tested_newborn(exp, arm, seed, lr)
+            order.carry_out(exp)
             return "over", None
     except Stopped as e: return "stopped", str(e)
     except (EvonbError, OSError) as e: return "failed", e
@@ -270,9 +301,18 @@ def evolve(self: LocalFleet,
     orders = [Order(one.lineage, called=one.called) for one in exp.lineages
               if len(stored_generations(exp.run, one.lineage)) < n]
     exp.run.set_state("running", f"generations of {len(orders)} evolutions")
+    self.carry_out(exp, orders)
+    tell_evolution(exp)
+
+# %% ../../nbs/connectomes/17_workers.ipynb #b9d7ae99
+@patch
+def carry_out(self: LocalFleet,
+    exp: Experiment, # the run and its corpus
+    orders: list # of Order
+):
+    "Carry orders out side by side; a stop request lets them write checkpoints and raises `Stopped`."
     self.known_arms(exp)
     _Work(self, exp, orders).done()
-    tell_evolution(exp)
 
 # %% ../../nbs/connectomes/17_workers.ipynb #74f0e535
 class _Work:
@@ -280,7 +320,7 @@ class _Work:
     def __init__(self, fleet, exp, orders):
         self.fleet, self.exp, self.todo, self.total, self.error = fleet, exp, deque(orders), len(orders), None
         self.settings = dict(config=exp.config, device=exp.device, compute=exp.compute)
-        self.what = "newborns" if orders and orders[0].newborn else "evolutions"
+        self.what = orders[0].what if orders else "lifetimes"
         self.idle, self.busy, self.over = list(fleet.workers), {}, 0 # busy: connection -> (worker, order)
         self.steps, self.speed, self.told_stop = {}, {}, None # label -> steps lived, label -> tokens/s; since when
 
@@ -289,10 +329,9 @@ class _Work:
 def done(self: _Work):
     "Carry out all orders, or stop in order."
     if not self.total: return
-    e, d = self.exp.config.evolution, self.exp.config.development
-    each = d.lifetime.steps if self.what == "newborns" else e.n_generations * e.lifetime.steps
+    steps = sum(order.steps_of(self.exp) for order in self.todo)
     try:
-        with progress(self.total * each, self.what, show=self.exp.show) as bar:
+        with progress(steps, self.what, show=self.exp.show) as bar:
             while self.todo or self.busy:
                 self.hand_out()
                 for conn in wait(list(self.busy), .3): self.hear(conn)
@@ -375,21 +414,13 @@ def finish(self: _Work, order):
     "Count an order that is over, and say what came of it."
     self.over += 1
     if not self.exp.show: return
-    n = self.exp.config.evolution.n_generations
-    folders = ({order.label: life_folder(self.exp.run, *order.newborn, order.lineage)} if order.newborn else
-               {f"{order.called}generation {g}": generation_folder(self.exp.run, g, order.lineage)
-                for g in range(n)})
-    for label, folder in folders.items(): tqdm.write(life_text(label, read_life(folder)))
+    for label, folder in order.folders(self.exp).items(): tqdm.write(life_text(label, read_life(folder)))
 
 # %% ../../nbs/connectomes/17_workers.ipynb #15bb4fea
 @patch
 def lost(self: _Work, order, why):
     "Do an order again whose process is gone, from its newest checkpoint; not for ever where it gets no further."
-    run, k = self.exp.run, order.lineage
-    if order.newborn: path = latest_checkpoint(life_folder(run, *order.newborn, k))
-    else: path = latest_checkpoint(generation_folder(run, len(stored_generations(run, k)), k))
-    step = int(path.stem.partition("-")[2]) if path else -1
-    step += 0 if order.newborn else 10**9 * len(stored_generations(run, k))
+    run, (path, step) = self.exp.run, order.reached(self.exp.run)
     order.tries, order.step = order.tries + 1 if step <= order.step else 1, step
     run.log("worker lost", lifetime=order.label, checkpoint=path and path.name, how=why, times=order.tries)
     if order.tries < self.fleet.max_tries: return self.todo.appendleft(order)

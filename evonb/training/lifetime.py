@@ -735,15 +735,17 @@ def _after_step(self: Lifetime):
 def live(self: Lifetime,
     label: str = "lifetime", # what the progress bar is called
     show: bool = True, # whether there is a progress bar
-    stop: StopRequest | None = None # looked at before every step; SIGINT and SIGTERM set it too; None: a new one
+    stop: StopRequest | None = None, # looked at before every step; SIGINT and SIGTERM set it too; None: a new one
+    until: int | None = None # the step after which it stands still, validated and stored; None: the last
 ) -> "Lifetime": # itself
     "Train to the end from wherever this lifetime is; a stop request saves a checkpoint and raises `Stopped`."
+    until = self.config.steps if until is None else min(until, self.config.steps)
     self.model.train()
     with stoppable(stop) as request, progress(self.config.steps, label, self.step, show) as bar:
         self.request = request
         if self.step == 0 and not self.val_step: self.validate()
         if listened(): self._announce(label)
-        while self.step < self.config.steps:
+        while self.step < until:
             if request if self.world.size == 1 else self.told: self._stop(request)
             began = time.perf_counter()
             self.one_step()
@@ -752,9 +754,17 @@ def live(self: Lifetime,
             self._show(bar)
             bar.update()
             if listened(): self._announce(label)
+    if until < self.config.steps: self.stand_still()
     self.look()
     self.optimizers.close()
     return self
+
+# %% ../../nbs/training/16_lifetime.ipynb #2373522f
+@patch
+def stand_still(self: Lifetime):
+    "Validate and store a life that goes on later, perhaps."
+    if not self.val_step or self.val_step[-1] != self.step: self.validate()
+    self.save()
 
 # %% ../../nbs/training/16_lifetime.ipynb #da7d41da
 @patch
