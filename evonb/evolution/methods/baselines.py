@@ -33,7 +33,7 @@ def mean_of(
 @register_method("uniform")
 class Uniform(Method):
     "The mean of all experts' ΔW."
-    by_chance = False
+    by_chance, needs_sums = False, True
     def propose(self):
         return [] if self.generation else [(mean_of(self.space, self.space.start()), (), "mean")]
 
@@ -41,7 +41,7 @@ class Uniform(Method):
 @register_method("sum")
 class Sum(Method):
     "The sum of all experts' ΔW: task arithmetic with factor 1."
-    by_chance = False
+    by_chance, needs_sums = False, True
     def propose(self):
         experts = self.space.start()
         return [] if self.generation else [(self.space.combine(experts, np.ones(len(experts))), (), "sum")]
@@ -58,7 +58,7 @@ class ScaledSumConfig:
 @register_method("scaled-sum")
 class ScaledSum(Method):
     "The sum of all experts' ΔW times one λ, the best of some: task arithmetic as its paper tunes it."
-    by_chance, config_class = False, ScaledSumConfig
+    by_chance, needs_sums, config_class = False, True, ScaledSumConfig
     def propose(self):
         if self.generation: return []
         experts = self.space.start()
@@ -68,7 +68,7 @@ class ScaledSum(Method):
 @register_method("greedy-soup")
 class GreedySoup(Method):
     "Experts, best first, each kept in the average if that doesn't get worse."
-    by_chance = False
+    by_chance, needs_sums = False, True
     def propose(self):
         if self.generation == 0: return [(g, (), "expert") for g in self.space.start()]
         alone = [x for x in self.members if x.lineage.operator == "expert" and np.isfinite(x.value)]
@@ -98,8 +98,15 @@ class RandomConfig:
 class RandomSearch(Method):
     "Independent draws of coefficients."
     config_class, needs_vectors = RandomConfig, True
+
+    def __init__(self, space, config=None, seeds=None):
+        self.needs_vectors = not hasattr(space, "draw") # but where the space itself draws genomes
+        super().__init__(space, config, seeds)
+
     def propose(self):
-        draws = random_coefficients(self.space.shape, self.config, self.rng())
+        rng = self.rng()
+        if not self.needs_vectors: return [(self.space.draw(rng), (), "draw") for _ in range(self.config.batch)]
+        draws = random_coefficients(self.space.shape, self.config, rng)
         return [(g, (), self.config.distribution) for g in draws]
 
 # %% ../../../nbs/evolution/methods/18_baselines.ipynb #4a69c037
