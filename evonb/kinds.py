@@ -118,6 +118,16 @@ RUN_KINDS.add("alignment", RunKind(
     work="evonb.widgets.monitor:work_of_alignment"),
     "models scored on people's reading times or brain responses")
 
+# %% ../nbs/05_kinds.ipynb #6f60ea19
+RUN_KINDS.add("wirings", RunKind(
+    "wirings", "evonb breed", "What this one holds is shown by: evonb explore {}",
+    config="evonb.connectomes.breeding:WiringsConfig", run="evonb.connectomes.breeding:breed_wirings",
+    jobs=("breed_wirings",), scores="evonb.connectomes.breeding:way_table",
+    command="evonb.connectomes.breeding:wirings_command", table="evonb.cli:wirings_text",
+    page="evonb.report:wirings_page", views=("progress", "search"), stored="evonb.widgets.monitor:stored_population",
+    work="evonb.widgets.monitor:work_of_wirings"),
+    "wirings evolved by several ways at equal tokens, and newborns with what each came to")
+
 # %% ../nbs/05_kinds.ipynb #535ddd38
 SEEDS = 1000 # newborn S of a run's evolution K is number K * SEEDS + S where one number has to tell
 

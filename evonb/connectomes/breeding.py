@@ -7,38 +7,38 @@ __all__ = ['ASKED', 'WAYS', 'ARM', 'REFERENCES', 'WiringsConfig', 'Way', 'line_p
            'litter_way', 'population_way', 'random_way', 'find_way', 'fits_wirings', 'check_density', 'Trail',
            'search_folder', 'founded', 'line_trail', 'tried', 'search', 'Within', 'nursery', 'raise_one', 'SearchOrder',
            'NewbornOrder', 'WiringsRun', 'newborn_losses', 'versus_references', 'summarised', 'described',
-           'wirings_statement', 'negated', 'processes', 'breed_wirings']
+           'wirings_statement', 'negated', 'way_table', 'wirings_command', 'processes', 'breed_wirings']
 
-# %% ../../nbs/connectomes/36_breeding.ipynb #643be745
+# %% ../../nbs/connectomes/36_breeding.ipynb #b7c8cb18
+import json
 import math
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-
 import numpy as np
 from fastcore.basics import patch
 
 from .experiments import computing_with, prepare_corpus
 from .fitness import LITTERS, LifePlan, LivedSpace, WiringFitness, founder
 from .generations import choose_lr, known_loss, life_folder, read_life, sweep_losses, tested_newborn
-from .settings import Experiment, ExperimentConfig, preset
+from .settings import Experiment, ExperimentConfig, experiment_command, preset
 from .space import FramedWiring
 from .summary import newborn_units
-from .workers import LocalFleet, Order, free_memory, threads_of
+from .workers import LocalFleet, Order, n_workers, threads_of
 from ..core import ConnectomeError, InputError, NonFiniteLossError, StopRequest, check_choice, check_positive
 from ..core import human_count, stoppable, to_dict
 from ..evolution.method import METHODS
 from ..evolution.search import Result, evolve
 from ..kinds import write_results
 from ..registry import Registry
-from ..statistics import describe, judge_family, moments, p_text, family_text, paired_difference, units_text, verdict
+from ..statistics import describe, judge_family, known_mean, moments, p_text, paired_difference, units_text, verdict
 from ..store import Run, create_run, read_dataset, write_json
-from ..training.connectome import Connectome, wired_parameters
+from ..training.connectome import wired_parameters
 from ..training.gpt import meta_model
 from ..training.lifetime import Compute, LifetimeConfig, latest_checkpoint
-from ..training.parallel import cores, with_threads
+from ..training.parallel import with_threads
 
-# %% ../../nbs/connectomes/36_breeding.ipynb #1bc912b2
+# %% ../../nbs/connectomes/36_breeding.ipynb #dfd99d3c
 ASKED = ("generational", "finer", "long-lives", "litter", "genome", "random-search")
 
 @dataclass
@@ -60,7 +60,7 @@ class WiringsConfig:
         e = self.experiment.evolution
         return (1 - e.prune_fraction) ** e.n_generations
 
-# %% ../../nbs/connectomes/36_breeding.ipynb #ed7fdb6d
+# %% ../../nbs/connectomes/36_breeding.ipynb #0330b43a
 @patch
 def tokens_of_life(self: WiringsConfig) -> int:
     "What one life of the published line reads."
@@ -76,7 +76,7 @@ def budget(self: WiringsConfig) -> int:
     "Tokens that each way may spend in one evolution."
     return 4 * self.line_tokens() if self.tokens is None else self.tokens
 
-# %% ../../nbs/connectomes/36_breeding.ipynb #baddc07c
+# %% ../../nbs/connectomes/36_breeding.ipynb #901621b8
 @dataclass(frozen=True)
 class Way:
     "How tokens are spent: a method, how its wirings live, and what a population begins with."
@@ -91,7 +91,7 @@ class Way:
 
 WAYS = Registry("way of evolving wirings")
 
-# %% ../../nbs/connectomes/36_breeding.ipynb #bbac4c07
+# %% ../../nbs/connectomes/36_breeding.ipynb #4feeb61a
 def line_plan(
     config: WiringsConfig,
     n: int | None = None, # generations; None: as many as the published line has
@@ -102,7 +102,7 @@ def line_plan(
     fraction = e.prune_fraction if n in (None, e.n_generations) else 1 - config.density ** (1 / n)
     return LifePlan(**dict(life=config.life, prune_fraction=fraction, density=config.density) | changes)
 
-# %% ../../nbs/connectomes/36_breeding.ipynb #de06e190
+# %% ../../nbs/connectomes/36_breeding.ipynb #a7e273c8
 @WAYS.register("generational", "the published line: lives as the preset has them, then it is over")
 def published_way(config):
     return Way("generational", dict(n_generations=config.experiment.evolution.n_generations), line_plan(config))
@@ -118,7 +118,7 @@ def long_way(config):
     steps = config.budget() // (n * life.batch_size * life.context)
     return Way("generational", dict(n_generations=n), line_plan(config, life=replace(life, steps=steps)))
 
-# %% ../../nbs/connectomes/36_breeding.ipynb #f9c68014
+# %% ../../nbs/connectomes/36_breeding.ipynb #d767cb74
 def litter_way(
     config: WiringsConfig,
     litter: str = "mean" # as in LITTERS
@@ -137,7 +137,7 @@ WAYS.add("litter", litter_way, "a line of litters, each pruned by the mean of it
 for _name in ("vote", "fisher", "chosen", "crossed"):
     WAYS.add(f"litter-{_name}", partial(litter_way, litter=_name), f"a line of litters: {LITTERS.entry(_name).line}")
 
-# %% ../../nbs/connectomes/36_breeding.ipynb #24caf8ce
+# %% ../../nbs/connectomes/36_breeding.ipynb #d59f27e9
 def population_way(
     config: WiringsConfig,
     method: str # of METHODS
@@ -153,7 +153,7 @@ def random_way(config):
     halving = tuple((int(steps), float(share)) for steps, share in config.halving)
     return Way("random-search", dict(batch=config.n_individuals), line_plan(config, halving=halving))
 
-# %% ../../nbs/connectomes/36_breeding.ipynb #1bf210f4
+# %% ../../nbs/connectomes/36_breeding.ipynb #b87257d7
 def find_way(
     config: WiringsConfig,
     name: str # in WAYS, or of a method that searches among wirings
@@ -173,7 +173,7 @@ def fits_wirings(
     "Whether a method asks for nothing that wirings lack."
     return not kind.needs_vectors and not kind.needs_sums
 
-# %% ../../nbs/connectomes/36_breeding.ipynb #fff41cbb
+# %% ../../nbs/connectomes/36_breeding.ipynb #0ece36c0
 @patch
 def check(self: WiringsConfig) -> WiringsConfig: # itself
     "Refuse settings that can't work, by name."
@@ -196,7 +196,7 @@ def check(self: WiringsConfig) -> WiringsConfig: # itself
     for name in self.methods: self.check_way(name)
     return self
 
-# %% ../../nbs/connectomes/36_breeding.ipynb #afeaa1a1
+# %% ../../nbs/connectomes/36_breeding.ipynb #0ed80e0d
 @patch
 def check_way(self: WiringsConfig, name):
     "Refuse a way that can't work with these tokens."
@@ -211,7 +211,7 @@ def check_way(self: WiringsConfig, name):
     kind = METHODS[way.method]
     if way.founders: check_positive(way.founders, f"n_individuals of {name}", least=kind.least)
 
-# %% ../../nbs/connectomes/36_breeding.ipynb #9c0fa20d
+# %% ../../nbs/connectomes/36_breeding.ipynb #cd719cfa
 def check_density(
     config: WiringsConfig,
     model # of the run's architecture, on any device
@@ -224,7 +224,7 @@ def check_density(
                                   f"{config.experiment.evolution.n_generations} generations lose "
                                   f"{config.experiment.evolution.prune_fraction:g} each. Prune less.")
 
-# %% ../../nbs/connectomes/36_breeding.ipynb #fe12b378
+# %% ../../nbs/connectomes/36_breeding.ipynb #be715de9
 @dataclass
 class Trail:
     "What an evolution came to, token by token."
@@ -232,7 +232,7 @@ class Trail:
     fitness: WiringFitness
     founding: list = field(default_factory=list) # of (tokens, FramedWiring): what the line before it handed on
 
-# %% ../../nbs/connectomes/36_breeding.ipynb #df3af8c5
+# %% ../../nbs/connectomes/36_breeding.ipynb #c92967c3
 def search_folder(
     exp: Experiment, # an evolution
     name: str # of the way
@@ -240,7 +240,7 @@ def search_folder(
     "Where a way's evolution lies: where populations' do, so that the same views read it."
     return exp.run.file("evolve", name, f"seed-{exp.lineage}")
 
-# %% ../../nbs/connectomes/36_breeding.ipynb #9609ebac
+# %% ../../nbs/connectomes/36_breeding.ipynb #74b483b6
 def founded(
     exp: Experiment, # an evolution
     way: Way,
@@ -263,7 +263,7 @@ def founded(
     trail.append((spent + litter.plan.tokens_of(1), litter.heir(last)))
     return trail, {f"sibling {j}": w for j, w in enumerate(made)}
 
-# %% ../../nbs/connectomes/36_breeding.ipynb #ac3b7f2a
+# %% ../../nbs/connectomes/36_breeding.ipynb #6ce49f64
 def line_trail(
     result: Result, # of a line
     fitness: WiringFitness
@@ -283,7 +283,7 @@ def tried(
     order = np.argsort(h.number.values, axis=None, kind="stable")[(h.number.values < 0).sum():]
     return dict(zip(h.digest.values.ravel()[order].tolist(), h.value.values.ravel()[order].tolist()))
 
-# %% ../../nbs/connectomes/36_breeding.ipynb #81767aea
+# %% ../../nbs/connectomes/36_breeding.ipynb #851aeae5
 def search(
     exp: Experiment, # an evolution
     name: str, # of the way
@@ -302,7 +302,7 @@ def search(
     result = evolve(fitness.method, fitness, most, folder, show=exp.show, stop=exp.stop, afford=fitness.afford)
     return Trail(result, fitness, founding)
 
-# %% ../../nbs/connectomes/36_breeding.ipynb #d1149d76
+# %% ../../nbs/connectomes/36_breeding.ipynb #f8071c23
 @patch
 def at(self: Trail,
     tokens: int
@@ -317,7 +317,7 @@ def at(self: Trail,
     if found: return self.fitness.heir(found), spent
     return max(((w, t) for t, w in self.founding if t <= tokens), key=lambda x: x[1], default=(None, 0))
 
-# %% ../../nbs/connectomes/36_breeding.ipynb #1b3e253c
+# %% ../../nbs/connectomes/36_breeding.ipynb #adcbefc4
 class Within(Run):
     "A folder of a run in which newborns of one wiring are raised, as in a run of its own."
     def __init__(self,
@@ -333,7 +333,7 @@ class Within(Run):
         where = {"folder": f"{self.parts}/{fields['folder']}"} if "folder" in fields else {}
         self.outer.log(event, **fields | where)
 
-# %% ../../nbs/connectomes/36_breeding.ipynb #77d3e62a
+# %% ../../nbs/connectomes/36_breeding.ipynb #cfda385a
 ARM = "connectome" # as which newborns are raised
 
 def nursery(
@@ -358,7 +358,7 @@ def raise_one(
     if needed and math.isfinite(loss): tested_newborn(own, ARM, seed, lr)
     return loss
 
-# %% ../../nbs/connectomes/36_breeding.ipynb #c8c1d389
+# %% ../../nbs/connectomes/36_breeding.ipynb #1c0a37c3
 @dataclass
 class SearchOrder(Order):
     "A way's whole evolution."
@@ -380,7 +380,7 @@ class SearchOrder(Order):
         n = sum(1 for _ in lives.rglob("lived.safetensors"))
         return path, 10**9 * n + (int(path.stem.partition("-")[2]) if path else -1)
 
-# %% ../../nbs/connectomes/36_breeding.ipynb #e0a1aec7
+# %% ../../nbs/connectomes/36_breeding.ipynb #6998c3bf
 @dataclass
 class NewbornOrder(Order):
     "One newborn of a wiring."
@@ -397,7 +397,7 @@ class NewbornOrder(Order):
         path = latest_checkpoint(life_folder(within, ARM, *self.newborn, self.lineage))
         return path, int(path.stem.partition("-")[2]) if path else -1
 
-# %% ../../nbs/connectomes/36_breeding.ipynb #b197f22b
+# %% ../../nbs/connectomes/36_breeding.ipynb #74d83d8a
 @dataclass
 class WiringsRun:
     "A run at work."
@@ -412,7 +412,7 @@ class WiringsRun:
     def tokens(self) -> list: # at which newborns are raised
         return [int(share * self.config.budget()) for share in self.config.points]
 
-# %% ../../nbs/connectomes/36_breeding.ipynb #a6c32c5e
+# %% ../../nbs/connectomes/36_breeding.ipynb #855de6fa
 @patch
 def search_all(self: WiringsRun) -> dict: # (way, evolution) -> Trail
     "Every way's evolutions, side by side where there are workers."
@@ -426,7 +426,7 @@ def search_all(self: WiringsRun) -> dict: # (way, evolution) -> Trail
     for m, k in self.pairs: found[m, k] = search(replace(self.exp.lineages[k], fleet=None), m, self.config)
     return found
 
-# %% ../../nbs/connectomes/36_breeding.ipynb #41012c0b
+# %% ../../nbs/connectomes/36_breeding.ipynb #e788aff9
 @patch
 def raise_all(self: WiringsRun,
     items: list, # of (evolution, wiring, seed, learning rate)
@@ -446,7 +446,7 @@ def raise_all(self: WiringsRun,
                                                    for k, w, s, lr in items])
     for k, w, s, lr in items: raise_one(one[k], w, s, lr, needed)
 
-# %% ../../nbs/connectomes/36_breeding.ipynb #e9ff096a
+# %% ../../nbs/connectomes/36_breeding.ipynb #49e41f3a
 @patch
 def swept(self: WiringsRun,
     wirings: dict # way -> the wiring that its first evolution ended with
@@ -460,7 +460,7 @@ def swept(self: WiringsRun,
                                  f"({', '.join(f'{x:g}' for x in d.lrs)}). Add a lower rate with --lrs.")
     return chosen
 
-# %% ../../nbs/connectomes/36_breeding.ipynb #587c6d10
+# %% ../../nbs/connectomes/36_breeding.ipynb #9ddf5aa5
 @patch
 def losses_of(self: WiringsRun,
     k: int, # which evolution
@@ -476,7 +476,7 @@ def losses_of(self: WiringsRun,
                                 float(lived[0]["val_loss"][-1])))
     return found
 
-# %% ../../nbs/connectomes/36_breeding.ipynb #cc03b3b0
+# %% ../../nbs/connectomes/36_breeding.ipynb #badc0c8b
 @patch
 def gather(self: WiringsRun,
     trails: dict, # (way, evolution) -> Trail
@@ -502,9 +502,9 @@ def gather(self: WiringsRun,
         failed=(each[:2], whole(lambda t: int(t.result.history.failed.sum()))),
         seconds=(each[:2], whole(lambda t: t.result.seconds), dict(units="s")),
         chosen_lr=("method", [chosen[m] for m in methods])),
-        dict(method=list(methods), evolution=np.arange(n), point=self.tokens, seed=np.arange(rows[methods[0], 0, points[-1]].__len__())))
+        dict(method=list(methods), evolution=np.arange(n), point=self.tokens, seed=np.arange(self.exp.config.development.n_seeds)))
 
-# %% ../../nbs/connectomes/36_breeding.ipynb #ba6962c0
+# %% ../../nbs/connectomes/36_breeding.ipynb #dc683857
 REFERENCES = ("generational", "long-lives", "random-search") # what a way is held against, where a run has them
 
 def newborn_losses(
@@ -513,7 +513,7 @@ def newborn_losses(
     point: int = -1 # which of its points
 ) -> np.ndarray: # (n_seeds, n_windows); with several evolutions they come first
     "A way's losses on the sealed test."
-    found = dataset.test_window_loss.sel(method=method).isel(point=point).values
+    found = dataset.test_window_loss.sel({"method": method}).isel(point=point).values
     return found if len(found) > 1 else found[0]
 
 def versus_references(
@@ -524,13 +524,11 @@ def versus_references(
     losses = {m: newborn_losses(dataset, m) for m in methods}
     gaps = {(m, r): paired_difference(losses[m], losses[r], newborn_units(losses[m]))
             for m in methods for r in REFERENCES if r in methods and r != m}
-    seen, once = set(), {}
-    for m, r in gaps: # of two references only one direction is asked for
-        if (r, m) not in once: once[m, r] = gaps[m, r]
+    once = {(m, r): d for (m, r), d in gaps.items() if (r, m) not in gaps or m > r} # of two references one direction
     family = judge_family(once)
     return {m: {r: d for (n, r), d in family.items() if n == m} for m in methods}
 
-# %% ../../nbs/connectomes/36_breeding.ipynb #030efc12
+# %% ../../nbs/connectomes/36_breeding.ipynb #2f4e9b93
 def summarised(
     run: WiringsRun,
     dataset # what `gather` gave
@@ -538,9 +536,9 @@ def summarised(
     "What came out, as plain values."
     c, versus, out = run.config, versus_references(dataset), {}
     for m in c.methods:
-        one, losses = dataset.sel(method=m), newborn_losses(dataset, m)
-        curve = [dict(tokens=int(t), spent=float(np.nanmean(one.spent.isel(point=p))),
-                      density=float(np.nanmean(one.density.isel(point=p))),
+        one, losses = dataset.sel({"method": m}), newborn_losses(dataset, m)
+        curve = [dict(tokens=int(t), spent=float(known_mean(one.spent.isel(point=p))),
+                      density=_or_none(known_mean(one.density.isel(point=p))),
                       test=described(newborn_losses(dataset, m, p))) for p, t in enumerate(run.tokens)]
         lr, lrs = float(one.chosen_lr), run.exp.config.development.lrs
         out[m] = dict(test=described(losses), validation=moments(one.val_loss.isel(point=-1).values.ravel()), curve=curve,
@@ -551,13 +549,15 @@ def summarised(
                 points=run.tokens, line_tokens=c.line_tokens(), density=c.density, n_evolutions=run.exp.config.n_lineages,
                 n_seeds=run.exp.config.development.n_seeds, corpus=run.exp.corpus.info["name"], ci=.95)
 
+def _or_none(x): return float(x) if math.isfinite(x) else None
+
 def described(
     losses # (n_seeds, n_windows); with several evolutions they come first
 ) -> dict | None: # None where there is none
     "A mean with its interval."
     return describe(losses, newborn_units(losses)) if np.isfinite(losses).any() else None
 
-# %% ../../nbs/connectomes/36_breeding.ipynb #111e4bd4
+# %% ../../nbs/connectomes/36_breeding.ipynb #a7deb2e5
 def wirings_statement(
     methods: dict, # way -> what `summarised` tells
     tokens: int # that each could spend
@@ -588,7 +588,30 @@ def negated(
     ends = dict(low=found["high"], high=found["low"])
     return found | turned | {k: None if v is None else -v for k, v in ends.items()}
 
-# %% ../../nbs/connectomes/36_breeding.ipynb #bac433b8
+# %% ../../nbs/connectomes/36_breeding.ipynb #e356d5e0
+def way_table(
+    run # a Run of kind wirings
+): # -> pandas DataFrame: a row a way, evolution, point and newborn
+    "What each newborn reached, and what its wiring had cost."
+    if not run.file("wirings.zarr.zip").exists(): raise InputError(f"{run.path} has raised no newborn yet. Resume it.")
+    found = read_dataset(run.file("wirings.zarr.zip"))
+    table = found.assign(test_loss=found.test_window_loss.mean("test_window"))[["test_loss", "val_loss", "spent", "density"]]
+    return table.to_dataframe().reset_index().rename(columns=dict(point="tokens"))
+
+# %% ../../nbs/connectomes/36_breeding.ipynb #eeaad3ae
+def wirings_command(
+    config: WiringsConfig # all settings
+) -> list[str]: # words of the command; empty for settings that began with no preset
+    "The command line that makes the same run."
+    words = experiment_command(config.experiment)
+    if not words: return []
+    own = dict(n_individuals=config.n_individuals, n_siblings=config.n_siblings, halving=[list(x) for x in config.halving])
+    plain = to_dict(WiringsConfig())
+    return ["evonb", "breed", *words[2:], "--methods", ",".join(config.methods), "--tokens", str(config.budget()),
+            "--points", ",".join(f"{p:g}" for p in config.points),
+            *(f"--set={k}={json.dumps(v)}" for k, v in own.items() if v != plain[k])]
+
+# %% ../../nbs/connectomes/36_breeding.ipynb #933073eb
 @patch
 def work(self: WiringsRun) -> Run:
     "Evolve by every way, raise newborns with what each had at every point, sum up."
@@ -612,7 +635,7 @@ def store_wirings(self: WiringsRun, at):
             (path := self.exp.run.file("wirings", m, f"evolution-{k}.safetensors")).parent.mkdir(parents=True, exist_ok=True)
             w.connectome.save(path)
 
-# %% ../../nbs/connectomes/36_breeding.ipynb #050ce4dd
+# %% ../../nbs/connectomes/36_breeding.ipynb #de0e3064
 def processes(
     exp: Experiment, # the run and its corpus
     config: WiringsConfig,
@@ -625,7 +648,6 @@ def processes(
         return asked
     n = len(config.methods) * exp.config.n_lineages
     left = n * config.budget() / config.tokens_of_life()
-    from evonb.connectomes.workers import n_workers
     return min(n_workers(exp, "auto", int(left)), n)
 
 def breed_wirings(

@@ -18,7 +18,7 @@ EXPLORERS = Registry("explorer") # name -> a class that takes a Run; about: `kin
 EXPLORERS.add("connectome", "evonb.widgets.connectome:ConnectomeExplorer",
               "the wiring of each generation, matrix by matrix, and of the controls", kinds=("connectome",))
 EXPLORERS.add("population", "evonb.widgets.population:PopulationExplorer",
-              "fitness, families and tasks of every individual", kinds=("population",))
+              "fitness, families and tasks of every individual", kinds=("population", "wirings"))
 EXPLORERS.add("alignment", "evonb.widgets.alignment:AlignmentExplorer",
               "how well models predict brains and reading times, by arm, layer and place", kinds=("alignment",),
               files="alignment/*/run.json")

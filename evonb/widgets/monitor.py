@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['VIEWS', 'FIGURES', 'PATIENCE', 'Life', 'life_lineage', 'life_label', 'life_arm', 'Search', 'of_generation', 'Picture',
            'read_curves', 'stored_experiment', 'work_of_experiment', 'stored_experts', 'work_of_experts',
-           'stored_population', 'work_of_population', 'stored_alignment', 'work_of_alignment', 'read_stored',
-           'share_done', 'thinned', 'loss_figure', 'evolution_figure', 'newborns_figure', 'search_figure',
-           'layers_figure', 'views_of', 'known_jobs', 'Live', 'Monitor', 'Watch', 'watch']
+           'stored_population', 'work_of_population', 'work_of_wirings', 'stored_alignment', 'work_of_alignment',
+           'read_stored', 'share_done', 'thinned', 'loss_figure', 'evolution_figure', 'newborns_figure',
+           'search_figure', 'layers_figure', 'views_of', 'known_jobs', 'Live', 'Monitor', 'Watch', 'watch']
 
 # %% ../../nbs/widgets/18_monitor.ipynb #48ec3f5a
 import atexit
@@ -321,6 +321,14 @@ def work_of_population(
     "Evolutions run, each as far as its budget is used up."
     config = RUN_KINDS["population"].settings_of(picture.run)
     return sum(x.share for x in picture.searches.values()), len(config.all_methods()) * config.n_seeds
+
+# %% ../../nbs/widgets/18_monitor.ipynb #ae519dc3
+def work_of_wirings(
+    picture: Picture # of a run of wirings
+) -> tuple: # done, and in all
+    "Searches, each as far as its budget is used up; newborns come after."
+    config = RUN_KINDS["wirings"].settings_of(picture.run)
+    return sum(x.share for x in picture.searches.values()), len(config.methods) * config.experiment.n_lineages
 
 # %% ../../nbs/widgets/18_monitor.ipynb #b75d0391
 def stored_alignment(
