@@ -298,7 +298,9 @@ def wirings_text(
     summary: dict # of a run of kind wirings
 ) -> str: # lines
     "The sentence, each way's newborns at every number of tokens, and how it differs from the others at the end."
-    def loss(x): return "–" if not x else f"{x['mean']:.3f}" + ("" if x["low"] is None else f" [{x['low']:.3f}, {x['high']:.3f}]")
+    def loss(x):
+        ends = f" [{x['low']:.3f}, {x['high']:.3f}]" if x and x["low"] is not None else ""
+        return f"{x['mean']:.3f}{ends}" if x else "–"
     methods = sorted(summary["methods"].items(), key=lambda x: x[1]["test"]["mean"])
     references = list(dict.fromkeys(r for _, m in methods for r in m["versus"]))
     points = [f"at {human_count(t)} tokens" for t in summary["points"]]
@@ -309,9 +311,10 @@ def wirings_text(
                      *(interval_cell(m["versus"].get(r)) for r in references)))
     told = [d for _, m in methods for d in m["versus"].values()]
     how = "; ".join(filter(None, [max(map(units_text, told), key=len, default=""), family_text(told)]))
-    out = [summary["statement"], "", f"Loss of newborns on the sealed test of {summary['corpus']}, nats/token [95 % CI], by "
-           f"tokens that evolution could spend ({human_count(summary['line_tokens'])} are the published line's); lower is "
-           f"better{'; ' * bool(how)}{how}", *columns(rows)]
+    line = human_count(summary["line_tokens"])
+    out = [summary["statement"], "", f"Loss of newborns on the sealed test of {summary['corpus']}, nats/token "
+           f"[95 % CI], by tokens that evolution could spend ({line} are the published line's); lower is better"
+           f"{'; ' * bool(how)}{how}", *columns(rows)]
     if failed := [f"{m['failed']} of {name}" for name, m in methods if m["failed"]]:
         out += ["", f"Wirings that failed and so couldn't be selected: {', '.join(failed)}."]
     if edge := [name for name, m in methods if m["lr_at_edge"]]:
@@ -620,8 +623,8 @@ def breed_options(
     from evonb.evolution.method import METHODS
     experiment_options(p, "demo")
     p.add_argument("--methods", type=names_of, metavar="A,B", help="ways of evolving wirings (listed below)")
-    p.add_argument("--tokens", type=tokens_of, metavar="N", help="that each way may spend in one evolution, or how many "
-                   "times what the published line does, as in 4x (default: 4x)")
+    p.add_argument("--tokens", type=tokens_of, metavar="N", help="that each way may spend in one evolution, or how "
+                   "many times what the published line does, as in 4x (default: 4x)")
     p.add_argument("--points", type=numbers_of, metavar="A,B",
                    help="shares of the tokens after which newborns are raised (default: 0.25,0.5,1)")
     p.add_argument("--seeds", type=int, metavar="N", help="newborns of each wiring")
@@ -632,7 +635,7 @@ def breed_options(
 
 # %% ../nbs/84_cli.ipynb #22a323c0
 @COMMANDS.register("breed", "evolve wirings by several ways at equal tokens", options=breed_options,
-                   example="evonb breed --preset demo --methods finer,long-lives,litter,genome --tokens 4x --evolutions 3")
+                   example="evonb breed --preset demo --methods finer,long-lives,litter,genome --tokens 4x")
 def do_breed(
     args # what `parser` made of the command line
 ):

@@ -610,8 +610,8 @@ def ways_table(
              f"{v['tried']:g}", v["failed"], *(_interval_html(v["versus"].get(r), "+.3f") for r in references),
              human_time(v["seconds"])] for m, v in methods.items()]
     how = "; ".join(filter(None, [max(map(units_text, told), key=len, default=""), family_text(told)]))
-    return table(header, rows, "Loss of newborns on the sealed test (nats/token) by the tokens that evolution could spend; "
-                 f"brackets: 95 % intervals{'; ' * bool(how)}{how}.")
+    return table(header, rows, "Loss of newborns on the sealed test (nats/token) by the tokens that evolution could "
+                 f"spend; brackets: 95 % intervals{'; ' * bool(how)}{how}.")
 
 # %% ../nbs/80_report.ipynb #1eef4eb6
 wirings_page = Page()
@@ -624,7 +624,8 @@ def ways_result(
     return f"<p class='statement'>{esc(summary['statement'])}</p>{ways_table(summary)}"
 
 wirings_page.figures("What tokens of evolution buy", breeding_plots.spent_curves, needs=("wirings.zarr.zip",))
-wirings_page.figures("All tokens spent", breeding_plots.ways_compared, needs=("summary.json",), uses=("wirings.zarr.zip",))
+wirings_page.figures("All tokens spent", breeding_plots.ways_compared, needs=("summary.json",),
+                     uses=("wirings.zarr.zip",))
 wirings_page.section("The evolutions", needs=(_histories,))(lambda paths: evolutions_html(paths, None))
 wirings_page.section("Family tree", needs=(_histories,))(lambda paths: family_html(paths, None))
 

@@ -17,7 +17,7 @@ from evonb.widgets.monitor import VIEWS, known_jobs
 PLAIN = {"name", "made_by", "then", "jobs", "views", "also"}
 
 
-@pytest.mark.parametrize("name", ["connectome", "experts", "population", "alignment"])
+@pytest.mark.parametrize("name", ["connectome", "experts", "population", "wirings", "alignment"])
 def test_whatever_a_kind_names_is_there(name):
     kind = RUN_KINDS[name]
     found = {f: kind.load(f) for f in [*(f.name for f in fields(kind) if f.name not in PLAIN), *kind.also]}
@@ -41,7 +41,7 @@ def test_a_run_of_the_wrong_kind_is_told_what_to_do(tmp_path):
     assert said.endswith(f"are bred by: evonb population {run.path} --out FOLDER")
     with pytest.raises(InputError, match="but a base comes from one of kind 'connectome'"):
         call(run, "base", "a base comes from", "runs/experts", "cpu")
-    with pytest.raises(InputError, match="explorers show one of kind 'connectome' or 'population' or 'alignment'"):
+    with pytest.raises(InputError, match="explorers show one of kind 'connectome' or 'population' or 'wirings' or 'alignment'"):
         explore(run)
     with create_run(tmp_path / "strange", {}, "of a package that isn't here") as run:
         pass

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['evolution_means', 'spent_curves', 'ways_compared']
 
-# %% ../../nbs/plots/19_breeding.ipynb #eb36ee71
+# %% ../../nbs/plots/19_breeding.ipynb #83ece3af
 import numpy as np
 import plotly.graph_objects as go
 
@@ -15,24 +15,24 @@ from .population import method_styles
 from .style import NothingToPlot, figure, label
 from ..statistics import known_mean
 
-# %% ../../nbs/plots/19_breeding.ipynb #12d3c5cd
+# %% ../../nbs/plots/19_breeding.ipynb #21b9cc1c
 def evolution_means(
     wirings, # xarray Dataset of a run: test_window_loss (method, evolution, point, seed, test_window)
     method: str # one of its ways
 ) -> np.ndarray: # (n_evolutions, n_points) nats/token; nan where nothing had come out yet
     "The loss of each evolution's newborns on the sealed test."
-    found = wirings.test_window_loss.sel({"method": method}).transpose("evolution", "point", "seed", "test_window").values
-    return known_mean(known_mean(found, -1), -1)
+    found = wirings.test_window_loss.sel({"method": method}).transpose("evolution", "point", "seed", "test_window")
+    return known_mean(known_mean(found.values, -1), -1)
 
-# %% ../../nbs/plots/19_breeding.ipynb #4e6134cc
+# %% ../../nbs/plots/19_breeding.ipynb #8c81441d
 def spent_curves(
     wirings # xarray Dataset of a run
 ) -> go.Figure:
     "Newborn loss against the tokens that evolution could spend, way by way."
     names, x = [str(m) for m in wirings["method"].values], wirings["point"].values
     n = wirings.sizes["evolution"]
-    fig = figure("What tokens of evolution buy", "mean over newborns" + (
-        f" of {n} evolutions; band: lowest to highest evolution" if n > 1 else " of one evolution"), 420 + 18 * len(names))
+    of = f"{n} evolutions; band: lowest to highest evolution" if n > 1 else "one evolution"
+    fig = figure("What tokens of evolution buy", f"mean over newborns of {of}", 420 + 18 * len(names))
     styles, drawn = method_styles(names), 0
     for m in names:
         curves = evolution_means(wirings, m) # (n_evolutions, n_points)
@@ -46,9 +46,10 @@ def spent_curves(
                         marker=dict(symbol=styles[m].symbol, size=9),
                         hovertemplate="%{x:,} tokens: %{y:.3f} nats/token, density %{customdata:.1%}")
     if not drawn: raise NothingToPlot("No newborn has been tested yet.")
-    return fig.update_layout(xaxis_title="tokens that evolution could spend", yaxis_title="newborns' test loss (nats/token)")
+    return fig.update_layout(xaxis_title="tokens that evolution could spend",
+                             yaxis_title="newborns' test loss (nats/token)")
 
-# %% ../../nbs/plots/19_breeding.ipynb #ffcf0826
+# %% ../../nbs/plots/19_breeding.ipynb #ec0d7b8e
 def ways_compared(
     summary: dict, # of a run of kind wirings
     wirings=None # the run's xarray Dataset, to show each evolution too
@@ -63,7 +64,8 @@ def ways_compared(
         style, y = styles[m], label(m)
         if wirings is not None:
             each = evolution_means(wirings, m)[:, -1]
-            fig.add_scatter(x=each, y=[y] * len(each), mode="markers", hovertemplate="an evolution: %{x:.3f}<extra></extra>",
+            fig.add_scatter(x=each, y=[y] * len(each), mode="markers",
+                            hovertemplate="an evolution: %{x:.3f}<extra></extra>",
                             marker=dict(symbol=style.symbol + "-open", size=8, color=style.colour, opacity=.7))
         fig.add_scatter(x=[v["test"]["mean"]], y=[y], mode="markers", error_x=half_widths(v["test"]), name=y,
                         hovertemplate="mean %{x:.3f}", marker=dict(symbol=style.symbol, size=11, color=style.colour))
