@@ -619,7 +619,7 @@ def breed_options(
     p # the command's parser
 ):
     "What `evonb breed` takes."
-    from evonb.connectomes.breeding import WAYS, fits_wirings
+    from evonb.connectomes.breeding import WIRING_WAYS, fits_wirings
     from evonb.evolution.method import METHODS
     experiment_options(p, "demo")
     p.add_argument("--methods", type=names_of, metavar="A,B", help="ways of evolving wirings (listed below)")
@@ -630,8 +630,8 @@ def breed_options(
     p.add_argument("--seeds", type=int, metavar="N", help="newborns of each wiring")
     p.add_argument("--lrs", type=numbers_of, metavar="A,B", help="peak learning rates tried for each way's newborns")
     p.set_defaults(out=None)
-    more = {m: METHODS.entry(m).line for m in METHODS if m not in WAYS and fits_wirings(METHODS[m])}
-    p.epilog += listing("ways", WAYS) + listing("populations by other methods", more)
+    more = {m: METHODS.entry(m).line for m in METHODS if m not in WIRING_WAYS and fits_wirings(METHODS[m])}
+    p.epilog += listing("ways", WIRING_WAYS) + listing("populations by other methods", more)
 
 # %% ../nbs/84_cli.ipynb #22a323c0
 @COMMANDS.register("breed", "evolve wirings by several ways at equal tokens", options=breed_options,
