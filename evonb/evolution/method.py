@@ -246,6 +246,7 @@ _built_in = { # name -> module and class below `evonb.evolution.methods`, what i
     "niches": ("niches:Niches", "items shared by those who answer them; mates that add what one lacks (M2N2)"),
     "coarse-to-fine": ("coarse_to_fine:CoarseToFine",
                        "a surrogate of each item's margin; few coefficients, then many (developed on skill tasks)"),
+    "generational": ("generational:Generational", "a line: one individual a generation, each the child of the last"),
 }
 for _name, (_target, _line) in _built_in.items(): METHODS.add(_name, f"evonb.evolution.methods.{_target}", _line)
 

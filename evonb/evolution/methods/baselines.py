@@ -33,7 +33,7 @@ def mean_of(
 @register_method("uniform")
 class Uniform(Method):
     "The mean of all experts' ΔW."
-    by_chance, needs_sums = False, True
+    by_chance = False
     def propose(self):
         return [] if self.generation else [(mean_of(self.space, self.space.start()), (), "mean")]
 
@@ -41,7 +41,7 @@ class Uniform(Method):
 @register_method("sum")
 class Sum(Method):
     "The sum of all experts' ΔW: task arithmetic with factor 1."
-    by_chance, needs_sums = False, True
+    by_chance = False
     def propose(self):
         experts = self.space.start()
         return [] if self.generation else [(self.space.combine(experts, np.ones(len(experts))), (), "sum")]
@@ -58,7 +58,7 @@ class ScaledSumConfig:
 @register_method("scaled-sum")
 class ScaledSum(Method):
     "The sum of all experts' ΔW times one λ, the best of some: task arithmetic as its paper tunes it."
-    by_chance, needs_sums, config_class = False, True, ScaledSumConfig
+    by_chance, config_class = False, ScaledSumConfig
     def propose(self):
         if self.generation: return []
         experts = self.space.start()
@@ -68,7 +68,7 @@ class ScaledSum(Method):
 @register_method("greedy-soup")
 class GreedySoup(Method):
     "Experts, best first, each kept in the average if that doesn't get worse."
-    by_chance, needs_sums = False, True
+    by_chance = False
     def propose(self):
         if self.generation == 0: return [(g, (), "expert") for g in self.space.start()]
         alone = [x for x in self.members if x.lineage.operator == "expert" and np.isfinite(x.value)]

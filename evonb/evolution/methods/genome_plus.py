@@ -34,7 +34,7 @@ class SuccessionConfig(GenomeConfig):
 # %% ../../../nbs/evolution/methods/12_genome_plus.ipynb #fc088d74
 class Swarm(Genome):
     "What methods with succession share: velocities, own bests, the best and the worst seen."
-    config_class, needs_sums = SuccessionConfig, True
+    config_class = SuccessionConfig
 
     def setup(self): self.best, self.worst, self.moves = None, None, 0
 
