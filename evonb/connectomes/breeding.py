@@ -9,7 +9,7 @@ __all__ = ['ASKED', 'WIRING_WAYS', 'ARM', 'HELD_AGAINST', 'WiringsConfig', 'Way'
            'SearchOrder', 'NewbornOrder', 'WiringsRun', 'newborn_losses', 'versus_references', 'summarised',
            'described', 'wirings_statement', 'negated', 'way_table', 'wirings_command', 'processes', 'breed_wirings']
 
-# %% ../../nbs/connectomes/36_breeding.ipynb #847d63be
+# %% ../../nbs/connectomes/36_breeding.ipynb #ac3c55bb
 import json
 import math
 from dataclasses import dataclass, field, replace
@@ -38,7 +38,7 @@ from ..training.gpt import meta_model
 from ..training.lifetime import Compute, LifetimeConfig, latest_checkpoint
 from ..training.parallel import with_threads
 
-# %% ../../nbs/connectomes/36_breeding.ipynb #37357f81
+# %% ../../nbs/connectomes/36_breeding.ipynb #1ac6e23d
 ASKED = ("generational", "finer", "long-lives", "litter", "genome", "random-search")
 
 @dataclass
@@ -60,7 +60,7 @@ class WiringsConfig:
         e = self.experiment.evolution
         return (1 - e.prune_fraction) ** e.n_generations
 
-# %% ../../nbs/connectomes/36_breeding.ipynb #3a5bd512
+# %% ../../nbs/connectomes/36_breeding.ipynb #d93cb234
 @patch
 def tokens_of_life(self: WiringsConfig) -> int:
     "What one life of the published line reads."
@@ -76,7 +76,7 @@ def budget(self: WiringsConfig) -> int:
     "Tokens that each way may spend in one evolution."
     return 4 * self.line_tokens() if self.tokens is None else self.tokens
 
-# %% ../../nbs/connectomes/36_breeding.ipynb #d7fcd3e6
+# %% ../../nbs/connectomes/36_breeding.ipynb #ae3da879
 @dataclass(frozen=True)
 class Way:
     "How tokens are spent: a method, how its wirings live, and what a population begins with."
@@ -91,7 +91,7 @@ class Way:
 
 WIRING_WAYS = Registry("way of evolving wirings")
 
-# %% ../../nbs/connectomes/36_breeding.ipynb #6cd700f2
+# %% ../../nbs/connectomes/36_breeding.ipynb #0b135fb8
 def line_plan(
     config: WiringsConfig,
     n: int | None = None, # generations; None: as many as the published line has
@@ -102,7 +102,7 @@ def line_plan(
     fraction = e.prune_fraction if n in (None, e.n_generations) else 1 - config.density ** (1 / n)
     return LifePlan(**dict(life=config.life, prune_fraction=fraction, density=config.density) | changes)
 
-# %% ../../nbs/connectomes/36_breeding.ipynb #4a0dbdef
+# %% ../../nbs/connectomes/36_breeding.ipynb #a5fc2d5d
 @WIRING_WAYS.register("generational", "the published line: lives as the preset has them, then it is over")
 def published_way(config):
     return Way("generational", dict(n_generations=config.experiment.evolution.n_generations), line_plan(config))
@@ -118,7 +118,7 @@ def long_way(config):
     steps = config.budget() // (n * life.batch_size * life.context)
     return Way("generational", dict(n_generations=n), line_plan(config, life=replace(life, steps=steps)))
 
-# %% ../../nbs/connectomes/36_breeding.ipynb #269fdf48
+# %% ../../nbs/connectomes/36_breeding.ipynb #efad8e41
 def litter_way(
     config: WiringsConfig,
     litter: str = "mean" # as in LITTERS
@@ -138,7 +138,7 @@ for _name in ("vote", "fisher", "chosen", "crossed"):
     _line = f"a line of litters: {LITTERS.entry(_name).line}"
     WIRING_WAYS.add(f"litter-{_name}", partial(litter_way, litter=_name), _line)
 
-# %% ../../nbs/connectomes/36_breeding.ipynb #73682c2c
+# %% ../../nbs/connectomes/36_breeding.ipynb #2f6f605c
 def population_way(
     config: WiringsConfig,
     method: str # of METHODS
@@ -154,7 +154,7 @@ def random_way(config):
     halving = tuple((int(steps), float(share)) for steps, share in config.halving)
     return Way("random-search", dict(batch=config.n_individuals), line_plan(config, halving=halving))
 
-# %% ../../nbs/connectomes/36_breeding.ipynb #65f12f25
+# %% ../../nbs/connectomes/36_breeding.ipynb #1764bbfb
 def find_way(
     config: WiringsConfig,
     name: str # in WIRING_WAYS, or of a method that searches among wirings
@@ -174,7 +174,7 @@ def fits_wirings(
     "Whether a method asks for nothing that wirings lack."
     return not kind.needs_vectors and all(hasattr(LivedSpace, n) for n in kind.needs)
 
-# %% ../../nbs/connectomes/36_breeding.ipynb #0addb181
+# %% ../../nbs/connectomes/36_breeding.ipynb #f1cbc7bc
 @patch
 def check(self: WiringsConfig) -> WiringsConfig: # itself
     "Refuse settings that can't work, by name."
@@ -200,7 +200,7 @@ def check(self: WiringsConfig) -> WiringsConfig: # itself
     for name in self.methods: self.check_way(name)
     return self
 
-# %% ../../nbs/connectomes/36_breeding.ipynb #ff592691
+# %% ../../nbs/connectomes/36_breeding.ipynb #b7bc9c53
 @patch
 def check_way(self: WiringsConfig, name):
     "Refuse a way that can't work with these tokens."
@@ -215,7 +215,7 @@ def check_way(self: WiringsConfig, name):
     kind = METHODS[way.method]
     if way.founders: check_positive(way.founders, f"n_individuals of {name}", least=kind.least)
 
-# %% ../../nbs/connectomes/36_breeding.ipynb #303a1a9d
+# %% ../../nbs/connectomes/36_breeding.ipynb #79836394
 def check_density(
     config: WiringsConfig,
     model # of the run's architecture, on any device
@@ -228,7 +228,7 @@ def check_density(
                                   f"{config.experiment.evolution.n_generations} generations lose "
                                   f"{config.experiment.evolution.prune_fraction:g} each. Prune less.")
 
-# %% ../../nbs/connectomes/36_breeding.ipynb #e25d69cb
+# %% ../../nbs/connectomes/36_breeding.ipynb #cc838675
 @dataclass
 class Trail:
     "What an evolution came to, token by token."
@@ -236,7 +236,7 @@ class Trail:
     fitness: WiringFitness
     founding: list = field(default_factory=list) # of (tokens, FramedWiring): what the line before it handed on
 
-# %% ../../nbs/connectomes/36_breeding.ipynb #27d16794
+# %% ../../nbs/connectomes/36_breeding.ipynb #1f517636
 def search_folder(
     exp: Experiment, # an evolution
     name: str # of the way
@@ -244,7 +244,7 @@ def search_folder(
     "Where a way's evolution lies: where populations' do, so that the same views read it."
     return exp.run.file("evolve", name, f"seed-{exp.lineage}")
 
-# %% ../../nbs/connectomes/36_breeding.ipynb #f5cca2ac
+# %% ../../nbs/connectomes/36_breeding.ipynb #0282cc1d
 def founded(
     exp: Experiment, # an evolution
     way: Way,
@@ -267,7 +267,7 @@ def founded(
     trail.append((spent + litter.plan.tokens_of(1), litter.heir(last)))
     return trail, {f"sibling {j}": w for j, w in enumerate(made)}
 
-# %% ../../nbs/connectomes/36_breeding.ipynb #9021563c
+# %% ../../nbs/connectomes/36_breeding.ipynb #b20fbd09
 def line_trail(
     result: Result, # of a line
     fitness: WiringFitness
@@ -287,7 +287,7 @@ def tried(
     order = np.argsort(h.number.values, axis=None, kind="stable")[(h.number.values < 0).sum():]
     return dict(zip(h.digest.values.ravel()[order].tolist(), h.value.values.ravel()[order].tolist()))
 
-# %% ../../nbs/connectomes/36_breeding.ipynb #eb7ad53b
+# %% ../../nbs/connectomes/36_breeding.ipynb #c66db052
 def search(
     exp: Experiment, # an evolution
     name: str, # of the way
@@ -306,7 +306,7 @@ def search(
     result = evolve(fitness.method, fitness, most, folder, show=exp.show, stop=exp.stop, afford=fitness.afford)
     return Trail(result, fitness, founding)
 
-# %% ../../nbs/connectomes/36_breeding.ipynb #3c5486a8
+# %% ../../nbs/connectomes/36_breeding.ipynb #7447f6df
 @patch
 def at(self: Trail,
     tokens: int
@@ -321,7 +321,7 @@ def at(self: Trail,
     if found: return self.fitness.heir(found), spent
     return max(((w, t) for t, w in self.founding if t <= tokens), key=lambda x: x[1], default=(None, 0))
 
-# %% ../../nbs/connectomes/36_breeding.ipynb #a788f6c6
+# %% ../../nbs/connectomes/36_breeding.ipynb #a548f60d
 class Within(Run):
     "A folder of a run in which newborns of one wiring are raised, as in a run of its own."
     def __init__(self,
@@ -337,7 +337,7 @@ class Within(Run):
         where = {"folder": f"{self.parts}/{fields['folder']}"} if "folder" in fields else {}
         self.outer.log(event, **fields | where)
 
-# %% ../../nbs/connectomes/36_breeding.ipynb #f3fedfb2
+# %% ../../nbs/connectomes/36_breeding.ipynb #933ae68f
 ARM = "connectome" # as which newborns are raised
 
 def nursery(
@@ -362,7 +362,7 @@ def raise_one(
     if needed and math.isfinite(loss): tested_newborn(own, ARM, seed, lr)
     return loss
 
-# %% ../../nbs/connectomes/36_breeding.ipynb #283f8802
+# %% ../../nbs/connectomes/36_breeding.ipynb #4c1bf1a0
 @dataclass
 class SearchOrder(Order):
     "A way's whole evolution."
@@ -384,7 +384,7 @@ class SearchOrder(Order):
         n = sum(1 for _ in lives.rglob("lived.safetensors"))
         return path, 10**9 * n + (int(path.stem.partition("-")[2]) if path else -1)
 
-# %% ../../nbs/connectomes/36_breeding.ipynb #796e2240
+# %% ../../nbs/connectomes/36_breeding.ipynb #7719a9b6
 @dataclass
 class NewbornOrder(Order):
     "One newborn of a wiring."
@@ -403,7 +403,7 @@ class NewbornOrder(Order):
         path = latest_checkpoint(life_folder(within, ARM, *self.newborn, self.lineage))
         return path, int(path.stem.partition("-")[2]) if path else -1
 
-# %% ../../nbs/connectomes/36_breeding.ipynb #cc18a083
+# %% ../../nbs/connectomes/36_breeding.ipynb #15b71270
 @dataclass
 class WiringsRun:
     "A run at work."
@@ -418,7 +418,7 @@ class WiringsRun:
     def tokens(self) -> list: # at which newborns are raised
         return [int(share * self.config.budget()) for share in self.config.points]
 
-# %% ../../nbs/connectomes/36_breeding.ipynb #43505468
+# %% ../../nbs/connectomes/36_breeding.ipynb #aa972b38
 @patch
 def search_all(self: WiringsRun) -> dict: # (way, evolution) -> Trail
     "Every way's evolutions, side by side where there are workers."
@@ -432,7 +432,7 @@ def search_all(self: WiringsRun) -> dict: # (way, evolution) -> Trail
     for m, k in self.pairs: found[m, k] = search(replace(self.exp.lineages[k], fleet=None), m, self.config)
     return found
 
-# %% ../../nbs/connectomes/36_breeding.ipynb #6bcfd089
+# %% ../../nbs/connectomes/36_breeding.ipynb #37ed9c70
 @patch
 def raise_all(self: WiringsRun,
     items: list, # of (evolution, wiring, seed, learning rate)
@@ -453,7 +453,7 @@ def raise_all(self: WiringsRun,
                                                    for k, w, s, lr in items])
     for k, w, s, lr in items: raise_one(one[k], w, s, lr, needed)
 
-# %% ../../nbs/connectomes/36_breeding.ipynb #05119c98
+# %% ../../nbs/connectomes/36_breeding.ipynb #bc6adf04
 @patch
 def swept(self: WiringsRun,
     wirings: dict # way -> the wiring that its first evolution ended with
@@ -467,7 +467,7 @@ def swept(self: WiringsRun,
                                  f"({', '.join(f'{x:g}' for x in d.lrs)}). Add a lower rate with --lrs.")
     return chosen
 
-# %% ../../nbs/connectomes/36_breeding.ipynb #ace3e471
+# %% ../../nbs/connectomes/36_breeding.ipynb #3ff7dc08
 @patch
 def losses_of(self: WiringsRun,
     k: int, # which evolution
@@ -483,7 +483,7 @@ def losses_of(self: WiringsRun,
                                 float(lived[0]["val_loss"][-1])))
     return found
 
-# %% ../../nbs/connectomes/36_breeding.ipynb #c6c0f9cc
+# %% ../../nbs/connectomes/36_breeding.ipynb #4cbb00ba
 @patch
 def gather(self: WiringsRun,
     trails: dict, # (way, evolution) -> Trail
@@ -512,7 +512,7 @@ def gather(self: WiringsRun,
         dict(method=list(methods), evolution=np.arange(n), point=self.tokens,
              seed=np.arange(self.exp.config.development.n_seeds)))
 
-# %% ../../nbs/connectomes/36_breeding.ipynb #9d390304
+# %% ../../nbs/connectomes/36_breeding.ipynb #ac530cfc
 HELD_AGAINST = ("generational", "long-lives", "random-search") # what a way is held against, where a run has them
 
 def newborn_losses(
@@ -536,7 +536,7 @@ def versus_references(
     family = judge_family(once)
     return {m: {r: d for (n, r), d in family.items() if n == m} for m in methods}
 
-# %% ../../nbs/connectomes/36_breeding.ipynb #161b6cef
+# %% ../../nbs/connectomes/36_breeding.ipynb #8d4cc000
 def summarised(
     run: WiringsRun,
     dataset # what `gather` gave
@@ -566,7 +566,7 @@ def described(
     "A mean with its interval."
     return describe(losses, newborn_units(losses)) if np.isfinite(losses).any() else None
 
-# %% ../../nbs/connectomes/36_breeding.ipynb #5340fc1b
+# %% ../../nbs/connectomes/36_breeding.ipynb #b0dfae86
 def wirings_statement(
     methods: dict, # way -> what `summarised` tells
     tokens: int # that each could spend
@@ -598,7 +598,7 @@ def negated(
     ends = dict(low=found["high"], high=found["low"])
     return found | turned | {k: None if v is None else -v for k, v in ends.items()}
 
-# %% ../../nbs/connectomes/36_breeding.ipynb #302d53ba
+# %% ../../nbs/connectomes/36_breeding.ipynb #1a438bb1
 def way_table(
     run # a Run of kind wirings
 ): # -> pandas DataFrame: a row a way, evolution, point and newborn
@@ -609,7 +609,7 @@ def way_table(
     table = found[["test_loss", "val_loss", "spent", "density"]]
     return table.to_dataframe().reset_index().rename(columns=dict(point="tokens"))
 
-# %% ../../nbs/connectomes/36_breeding.ipynb #fabc02d2
+# %% ../../nbs/connectomes/36_breeding.ipynb #71ccd47e
 def wirings_command(
     config: WiringsConfig # all settings
 ) -> list[str]: # words of the command; empty for settings that began with no preset
@@ -623,7 +623,7 @@ def wirings_command(
             "--points", ",".join(f"{p:g}" for p in config.points),
             *(f"--set={k}={json.dumps(v)}" for k, v in own.items() if v != plain[k])]
 
-# %% ../../nbs/connectomes/36_breeding.ipynb #0259ca43
+# %% ../../nbs/connectomes/36_breeding.ipynb #06dae00a
 @patch
 def work(self: WiringsRun) -> Run:
     "Evolve by every way, raise newborns with what each had at every point, sum up."
@@ -648,7 +648,7 @@ def store_wirings(self: WiringsRun, at):
             path.parent.mkdir(parents=True, exist_ok=True)
             w.connectome.save(path)
 
-# %% ../../nbs/connectomes/36_breeding.ipynb #42192706
+# %% ../../nbs/connectomes/36_breeding.ipynb #96c23b8e
 def processes(
     exp: Experiment, # the run and its corpus
     config: WiringsConfig,

@@ -7,7 +7,7 @@ __all__ = ['FISHER_WINDOWS', 'LITTERS', 'NOTHING', 'LifePlan', 'Litter', 'blende
            'fisher_litter', 'chosen_litter', 'crossed', 'vote_litter', 'crossed_litter', 'is_whole', 'founder',
            'WiringFitness', 'next_fraction', 'strongest', 'regrown', 'LivedSpace']
 
-# %% ../../nbs/connectomes/34_fitness.ipynb #27c15565
+# %% ../../nbs/connectomes/34_fitness.ipynb #4b0197f7
 import copy
 import math
 import shutil
@@ -31,7 +31,7 @@ from ..training.base import load_model, save_model
 from ..training.connectome import Connectome, parameter_shapes, wired_parameters
 from ..training.lifetime import Compute, Lifetime, LifetimeConfig, training_loss, validation_windows
 
-# %% ../../nbs/connectomes/34_fitness.ipynb #a48075fc
+# %% ../../nbs/connectomes/34_fitness.ipynb #3eec09e1
 @dataclass
 class LifePlan:
     "How a wiring is tried, and what it hands on."
@@ -46,7 +46,7 @@ class LifePlan:
     @property
     def rates(self) -> tuple: return tuple(self.lrs) or (self.life.lr,)
 
-# %% ../../nbs/connectomes/34_fitness.ipynb #8ee5a7fd
+# %% ../../nbs/connectomes/34_fitness.ipynb #165dd9bd
 @patch
 def check(self: LifePlan) -> LifePlan: # itself
     "Refuse what can't work, by name."
@@ -64,7 +64,7 @@ def check(self: LifePlan) -> LifePlan: # itself
         before = steps
     return self
 
-# %% ../../nbs/connectomes/34_fitness.ipynb #acd38207
+# %% ../../nbs/connectomes/34_fitness.ipynb #2e8f1592
 @patch
 def steps_of(self: LifePlan,
     n: int # wirings that are tried together
@@ -95,7 +95,7 @@ def fisher_windows(self: LifePlan) -> int:
 
 FISHER_WINDOWS = 16 # of which a sibling's Fisher information is told
 
-# %% ../../nbs/connectomes/34_fitness.ipynb #ae086f6d
+# %% ../../nbs/connectomes/34_fitness.ipynb #ad4093b0
 @dataclass
 class Litter:
     "Trained siblings, and how they are pruned."
@@ -105,7 +105,7 @@ class Litter:
     rng: np.random.Generator # decides what is left to chance
     importance: object = None # model -> name -> tensor: how much each weight matters
 
-# %% ../../nbs/connectomes/34_fitness.ipynb #e99ecb70
+# %% ../../nbs/connectomes/34_fitness.ipynb #e7fa8345
 @torch.no_grad()
 def blended(
     models, # of one architecture
@@ -121,7 +121,7 @@ def blended(
         p.copy_((each * w).sum(0) / w.sum(0))
     return out
 
-# %% ../../nbs/connectomes/34_fitness.ipynb #837fdfb5
+# %% ../../nbs/connectomes/34_fitness.ipynb #fb79b95d
 def fisher_information(
     model, # a trained model
     x, # (n_windows, context) tokens
@@ -137,7 +137,7 @@ def fisher_information(
     model.zero_grad()
     return out
 
-# %% ../../nbs/connectomes/34_fitness.ipynb #066546e6
+# %% ../../nbs/connectomes/34_fitness.ipynb #ef085a22
 LITTERS = Registry("litter")
 
 @LITTERS.register("mean", "pruned by the mean of their weights")
@@ -149,7 +149,7 @@ def fisher_litter(litter): return litter.prune(blended(litter.models, [litter.im
 @LITTERS.register("chosen", "the sibling with the lowest loss")
 def chosen_litter(litter): return litter.prune(litter.models[int(np.argmin(litter.losses))])
 
-# %% ../../nbs/connectomes/34_fitness.ipynb #1f1cb236
+# %% ../../nbs/connectomes/34_fitness.ipynb #63fc2463
 def crossed(
     litter, # a Litter
     cross # of `evonb.connectomes.recombination.CROSSOVERS`
@@ -164,7 +164,7 @@ def vote_litter(litter): return crossed(litter, vote_crossover)
 @LITTERS.register("crossed", "each pruned by itself, then each wire from any of them")
 def crossed_litter(litter): return crossed(litter, uniform_crossover)
 
-# %% ../../nbs/connectomes/34_fitness.ipynb #b0471f1a
+# %% ../../nbs/connectomes/34_fitness.ipynb #48284f18
 def is_whole(
     connectome: Connectome # a wiring
 ) -> bool:
@@ -182,7 +182,7 @@ def founder(
     about = dict(frame=frame, founder=True) | exp.which | exp.origin()
     return FramedWiring(Connectome(signs, parameter_shapes(model), e.magnitude, about), frame)
 
-# %% ../../nbs/connectomes/34_fitness.ipynb #c379624d
+# %% ../../nbs/connectomes/34_fitness.ipynb #3966c26c
 class WiringFitness:
     "What wirings of one evolution are worth; each is tried once and known by its content."
     def __init__(self,
@@ -206,7 +206,7 @@ class WiringFitness:
         path = self.home(genome)/"outcome.json"
         return read_json(path) if path.exists() else None
 
-# %% ../../nbs/connectomes/34_fitness.ipynb #0c3eaf95
+# %% ../../nbs/connectomes/34_fitness.ipynb #de847768
 @patch
 def newborn(self: WiringFitness, genome) -> tuple: # a model, its wiring (None: dense)
     "A newborn of this generation with a wiring."
@@ -218,13 +218,13 @@ def seeds_of(self: WiringFitness, sibling: int) -> Seeds:
     "What decides the text that a sibling of this generation reads: the first reads what the published line's would."
     return self.exp.seeds.child("generation", self.generation, *(["sibling", sibling] if sibling else []))
 
-# %% ../../nbs/connectomes/34_fitness.ipynb #24697941
+# %% ../../nbs/connectomes/34_fitness.ipynb #47ad45c7
 @patch
 def lives(self: WiringFitness, genome, lr) -> list: # of folders, one a sibling
     "Where a wiring's newborns live."
     return [self.home(genome)/f"sibling-{j}"/f"lr-{float(lr)!r}" for j in range(self.plan.n_siblings)]
 
-# %% ../../nbs/connectomes/34_fitness.ipynb #89757f91
+# %% ../../nbs/connectomes/34_fitness.ipynb #5e8f7efd
 @patch
 def live(self: WiringFitness,
     genome, # a FramedWiring
@@ -249,7 +249,7 @@ def live(self: WiringFitness,
         return math.nan
     return float(lived[0]["val_loss"][-1])
 
-# %% ../../nbs/connectomes/34_fitness.ipynb #c870c249
+# %% ../../nbs/connectomes/34_fitness.ipynb #997d8fa8
 @patch
 def live_until(self: WiringFitness, folder, model, config, seeds, wiring, label, until) -> float:
     "The first steps of a life; its checkpoint stays."
@@ -262,7 +262,7 @@ def live_until(self: WiringFitness, folder, model, config, seeds, wiring, label,
     write_json(folder/f"until-{until}.json", dict(val_loss=life.val_loss[-1]))
     return life.val_loss[-1]
 
-# %% ../../nbs/connectomes/34_fitness.ipynb #f0e5b05e
+# %% ../../nbs/connectomes/34_fitness.ipynb #5a737c99
 @patch
 def losses(self: WiringFitness, genome, until=None) -> dict: # learning rate -> losses of all siblings
     "What a wiring's newborns reach."
@@ -284,7 +284,7 @@ def __call__(self: WiringFitness,
     for g in left: self.settle(g)
     return [self.outcome(g) for g in genomes]
 
-# %% ../../nbs/connectomes/34_fitness.ipynb #6f27c963
+# %% ../../nbs/connectomes/34_fitness.ipynb #447d4e23
 @patch
 def value(self: WiringFitness, losses) -> tuple: # minus the mean loss, the rate; nan and None where all rates failed
     "What losses are worth: those at the best rate at which no sibling failed."
@@ -297,7 +297,7 @@ def outcome(self: WiringFitness, genome) -> Outcome:
     found = self.known(genome)
     return Outcome(math.nan if found["value"] is None else found["value"], reason=found["reason"])
 
-# %% ../../nbs/connectomes/34_fitness.ipynb #5a6dd4f4
+# %% ../../nbs/connectomes/34_fitness.ipynb #dc123683
 @patch
 def settle(self: WiringFitness,
     genome, # a FramedWiring
@@ -314,7 +314,7 @@ def settle(self: WiringFitness,
         generation=self.generation, density=genome.connectome.density, heir_density=heir and heir.density))
     for p in home.glob("*/*/checkpoint-*.safetensors"): p.unlink()
 
-# %% ../../nbs/connectomes/34_fitness.ipynb #36b9fbc1
+# %% ../../nbs/connectomes/34_fitness.ipynb #3e88c2ea
 NOTHING = 1e-12 # a fraction that prunes no weight
 
 def next_fraction(
@@ -326,7 +326,7 @@ def next_fraction(
     if 1 - plan.prune_fraction > left * (1 - 1e-4): return plan.prune_fraction
     return 1 - left if left < .99 else NOTHING
 
-# %% ../../nbs/connectomes/34_fitness.ipynb #7e87c485
+# %% ../../nbs/connectomes/34_fitness.ipynb #383cdd6f
 @patch
 def pruned(self: WiringFitness, genome, model) -> Connectome:
     "What a trained newborn hands on."
@@ -336,7 +336,7 @@ def pruned(self: WiringFitness, genome, model) -> Connectome:
     return prune(model, next_fraction(self.plan, genome.connectome.density), parent, e.scope, e.exempt, e.magnitude,
                  e.dale, **about)
 
-# %% ../../nbs/connectomes/34_fitness.ipynb #8c28cda8
+# %% ../../nbs/connectomes/34_fitness.ipynb #f51b94e1
 @patch
 def hand_on(self: WiringFitness, genome, lr, losses) -> Connectome:
     "What all siblings of a wiring hand on together."
@@ -347,7 +347,7 @@ def hand_on(self: WiringFitness, genome, lr, losses) -> Connectome:
     rng = self.exp.seeds.child("litter", genome.digest()).numpy()
     return LITTERS[self.plan.litter](Litter(models, losses, lambda m: self.pruned(genome, m), rng, importance))
 
-# %% ../../nbs/connectomes/34_fitness.ipynb #03a68640
+# %% ../../nbs/connectomes/34_fitness.ipynb #0d65af0d
 @patch
 def heir(self: WiringFitness,
     genome # a FramedWiring, or its digest
@@ -364,7 +364,7 @@ def apart(self: WiringFitness, genome) -> list: # of FramedWiring, one a sibling
     models = [load_model(f/"model").to(self.exp.device) for f in self.lives(genome, self.known(genome)["lr"])]
     return [FramedWiring(self.pruned(genome, m), genome.frame) for m in models]
 
-# %% ../../nbs/connectomes/34_fitness.ipynb #560f4853
+# %% ../../nbs/connectomes/34_fitness.ipynb #b4e780e7
 @patch
 def grown(self: WiringFitness, genome) -> dict | None: # name -> weights; None where no trained newborn is kept
     "The trained weights of a wiring's newborns, their mean."
@@ -375,7 +375,7 @@ def grown(self: WiringFitness, genome) -> dict | None: # name -> weights; None w
     weights = dict(blended([load_model(f) for f in folders]).named_parameters())
     return {n: weights[n].detach() for n in genome.connectome.signs}
 
-# %% ../../nbs/connectomes/34_fitness.ipynb #b4a2b4af
+# %% ../../nbs/connectomes/34_fitness.ipynb #9771ef02
 @patch
 def spent(self: WiringFitness,
     digests # of wirings that were tried
@@ -397,7 +397,7 @@ def afford(self: WiringFitness,
         n, seen = n + 1, seen | {d}
     return len(genomes)
 
-# %% ../../nbs/connectomes/34_fitness.ipynb #57b88206
+# %% ../../nbs/connectomes/34_fitness.ipynb #e637e535
 def strongest(
     weights, # (n_rows, n_columns)
     n: int # how many stay
@@ -408,7 +408,7 @@ def strongest(
     goes = weakest(flat, len(flat) - n).reshape(weights.shape)
     return (torch.sign(weights) * ~goes).to(torch.int8)
 
-# %% ../../nbs/connectomes/34_fitness.ipynb #daf0793e
+# %% ../../nbs/connectomes/34_fitness.ipynb #6380c002
 def regrown(
     signs, # (n_rows, n_columns) int8
     weights, # (n_rows, n_columns): how strong its wires are
@@ -424,7 +424,7 @@ def regrown(
     flat[old], flat[torch.from_numpy(new)] = 0, torch.from_numpy(rng.choice([-1, 1], n).astype(np.int8))
     return flat.reshape(signs.shape)
 
-# %% ../../nbs/connectomes/34_fitness.ipynb #6becb35d
+# %% ../../nbs/connectomes/34_fitness.ipynb #767cf4ec
 class LivedSpace(ConnectomeSpace):
     "A space of wirings whose children inherit what their parents learned."
     def __init__(self,
@@ -444,7 +444,7 @@ class LivedSpace(ConnectomeSpace):
                 for n, s in heir.signs.items()}
         return self.made(made, [genome])
 
-# %% ../../nbs/connectomes/34_fitness.ipynb #65fb4a96
+# %% ../../nbs/connectomes/34_fitness.ipynb #b7be67dc
 @patch
 def merge(self: LivedSpace,
     genomes, # parents
@@ -461,7 +461,7 @@ def merge(self: LivedSpace,
     made = {n: strongest(sum(float(x) * g[n] for x, g in zip(w / w.sum(), grown)), k) for n, k in counts.items()}
     return self.made(made, genomes)
 
-# %% ../../nbs/connectomes/34_fitness.ipynb #128e6f27
+# %% ../../nbs/connectomes/34_fitness.ipynb #e94167ff
 @patch
 def draw(self: LivedSpace,
     rng: np.random.Generator # decides places and signs
@@ -474,7 +474,7 @@ def draw(self: LivedSpace,
         out[n] = torch.from_numpy(flat.reshape(tuple(s.shape)))
     return self.made(out)
 
-# %% ../../nbs/connectomes/34_fitness.ipynb #bd419d2e
+# %% ../../nbs/connectomes/34_fitness.ipynb #0f11ec85
 @patch
 def tidy(self: LivedSpace,
     genomes # that are still needed

@@ -165,7 +165,7 @@ def stored_state(
 class Evolution:
     "One method on its way through a budget; `evolve` makes and runs it."
     def __init__(self, method, evaluate, budget, folder=None, chunk=None, patience=None, max_seconds=None,
-                 measure_diversity=True):
+                 measure_diversity=True, afford=None):
         self.method, self.evaluate, self.budget = method, evaluate, check_positive(budget, "budget")
         self.folder = None if folder is None else Path(folder)
         self.chunk = math.inf if chunk is None else check_positive(chunk, "chunk")
@@ -174,7 +174,7 @@ class Evolution:
                                         or not max_seconds >= 0):
             raise InputError(f"max_seconds is {max_seconds!r}, but must be a number of seconds, 0 or more, or None for "
                              "no limit.")
-        self.max_seconds, self.measure_diversity = max_seconds, measure_diversity
+        self.max_seconds, self.measure_diversity, self.afford = max_seconds, measure_diversity, afford
         self.rows, self.best, self.diversity, self.without_gain = [], None, [], 0
         self.before, self.began, self.ended = 0., time.monotonic(), ""
         self.about = dict(space=[method.space.digest(g)[:12] for g in method.space.start()]) # evolved what, on what
@@ -350,8 +350,11 @@ def _end(self: Evolution, why, save=True):
 @patch
 def step(self: Evolution, bar, stop) -> bool: # whether to go on
     "One generation: ask, score, tell, store."
-    genomes = [g for g, _ in self.method.ask()][:self.remaining]
-    if not genomes: return self._end("finished" if self.remaining else "budget")
+    asked = [g for g, _ in self.method.ask()][:self.remaining]
+    genomes = asked if self.afford is None else asked[:self.afford(asked, self.rows)]
+    if not genomes:
+        self.method.asked = None # what can't be paid for isn't waited for
+        return self._end("budget" if asked or not self.remaining else "finished")
     found = self.score(genomes, bar, stop)
     if len(found) < len(genomes): return self._end("time", save=False)
     try: self.method.tell(found)
@@ -363,7 +366,7 @@ def step(self: Evolution, bar, stop) -> bool: # whether to go on
                     **self.method.standing())
     self._announce()
     if self.patience and self.without_gain >= self.patience: return self._end("patience")
-    if not self.remaining: return self._end("budget")
+    if not self.remaining or len(genomes) < len(asked): return self._end("budget")
     self.save()
     return True
 
@@ -503,10 +506,11 @@ def evolve(
     show: bool = True, # a progress bar
     stop: StopRequest | None = None, # one to share with another thread
     measure_diversity: bool = True, # mean pairwise distance of the population, each generation
-    traits=() # names as in `evonb.evolution.traits`, read from each individual into the history
+    traits=(), # names as in `evonb.evolution.traits`, read from each individual into the history
+    afford=None # (genomes, rows of those told) -> how many of them can be paid for, where evaluations differ in cost
 ) -> Result:
     "Run a method until its budget is used up, resuming what the folder holds."
-    run = Evolution(method, evaluate, budget, folder, chunk, patience, max_seconds, measure_diversity)
+    run = Evolution(method, evaluate, budget, folder, chunk, patience, max_seconds, measure_diversity, afford)
     method.objective = Objective(right_options(tasks or ()), dict(weights or {}))
     run.about |= dict(tasks={t.name: t.digest("validation")[:12] for t in tasks or ()}, weights=dict(weights or {}))
     if traits: run.about |= dict(traits=sorted(traits))

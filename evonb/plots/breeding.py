@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['bred_means', 'spent_curves', 'ways_compared']
 
-# %% ../../nbs/plots/19_breeding.ipynb #cf84cfc3
+# %% ../../nbs/plots/19_breeding.ipynb #ebedd4ea
 import numpy as np
 import plotly.graph_objects as go
 
@@ -15,7 +15,7 @@ from .population import method_styles
 from .style import NothingToPlot, figure, label
 from ..statistics import known_mean
 
-# %% ../../nbs/plots/19_breeding.ipynb #bbfdedd6
+# %% ../../nbs/plots/19_breeding.ipynb #f475f672
 def bred_means(
     wirings, # xarray Dataset of a run: test_window_loss (method, evolution, point, seed, test_window)
     method: str # one of its ways
@@ -24,7 +24,7 @@ def bred_means(
     found = wirings.test_window_loss.sel({"method": method}).transpose("evolution", "point", "seed", "test_window")
     return known_mean(known_mean(found.values, -1), -1)
 
-# %% ../../nbs/plots/19_breeding.ipynb #805b494d
+# %% ../../nbs/plots/19_breeding.ipynb #5621c821
 def spent_curves(
     wirings # xarray Dataset of a run
 ) -> go.Figure:
@@ -49,7 +49,7 @@ def spent_curves(
     return fig.update_layout(xaxis_title="tokens that evolution could spend",
                              yaxis_title="newborns' test loss (nats/token)")
 
-# %% ../../nbs/plots/19_breeding.ipynb #beb1a6ee
+# %% ../../nbs/plots/19_breeding.ipynb #beeff328
 def ways_compared(
     summary: dict, # of a run of kind wirings
     wirings=None # the run's xarray Dataset, to show each evolution too

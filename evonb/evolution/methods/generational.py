@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GenerationalConfig', 'child_of', 'Generational']
 
-# %% ../../../nbs/evolution/methods/30_generational.ipynb #4cc63588
+# %% ../../../nbs/evolution/methods/30_generational.ipynb #d45ab68a
 import math
 import typing
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ import numpy as np
 from ..method import Method, register_method
 from ..operators import mutate, usable
 
-# %% ../../../nbs/evolution/methods/30_generational.ipynb #a33a3ddc
+# %% ../../../nbs/evolution/methods/30_generational.ipynb #8a923f94
 @dataclass
 class GenerationalConfig:
     "A line's settings."
@@ -25,7 +25,7 @@ class GenerationalConfig:
 
     limits: typing.ClassVar = dict(n_generations=(1, math.inf), gene_rate=(0, 1), scale=(0, math.inf))
 
-# %% ../../../nbs/evolution/methods/30_generational.ipynb #5fa62e38
+# %% ../../../nbs/evolution/methods/30_generational.ipynb #28e1cb4d
 def child_of(
     space, # what the genome belongs to
     genome, # the parent's
@@ -36,7 +36,7 @@ def child_of(
     "What a parent hands on: what the space says, else a mutant."
     return space.inherit(genome, rng) if hasattr(space, "inherit") else mutate(space, genome, rng, rate, scale)
 
-# %% ../../../nbs/evolution/methods/30_generational.ipynb #39d81ca3
+# %% ../../../nbs/evolution/methods/30_generational.ipynb #575f866e
 @register_method("generational")
 class Generational(Method):
     "One individual a generation, each the child of the one before."
