@@ -68,6 +68,7 @@ class Ran:
     passed: bool # it ran to its end, tests included
     reason: str = "" # why not: the exception's kind, "time", or that its process ended
 
+# %% ../../nbs/tasks/26_sandbox.ipynb #85f7cb2f
 def run_program(
     code: str, # Python, with its tests at the end
     seconds: int = 5, # of the processor; twice as many by the clock
