@@ -118,7 +118,7 @@ class EvoLLMConfig(VectorConfig):
 @register_method("evollm")
 class EvoLLM(VectorMethod):
     "A language model as recombination operator."
-    config_class = EvoLLMConfig
+    config_class, least = EvoLLMConfig, 2
 
     def setup(self):
         if not self.config.low < self.config.high:
