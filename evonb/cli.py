@@ -11,10 +11,10 @@ __all__ = ['MEASURES', 'COMMANDS', 'EXAMPLE_SKILLS', 'TABLES', 'flat_settings', 
            'experiment_options', 'newborn_options', 'arm_options', 'whole_options', 'workers_of', 'work_on', 'do_run',
            'evolve_options', 'do_evolve', 'develop_options', 'do_develop', 'tokens_of', 'breed_options', 'do_breed',
            'attribution_text', 'attribute_options', 'do_attribute', 'base_help', 'experts_options', 'do_experts',
-           'population_options', 'do_population', 'serve_options', 'do_serve', 'align_options', 'do_align',
-           'explore_options', 'do_explore', 'do_report', 'show_options', 'do_show', 'plan_options', 'do_plan',
-           'farthest', 'wiring_text', 'wiring_options', 'do_wiring', 'parser', 'way_on', 'any_letters', 'nobody_reads',
-           'remarks_shown', 'main']
+           'population_options', 'breed_preset', 'do_population', 'serve_options', 'do_serve', 'align_options',
+           'do_align', 'explore_options', 'do_explore', 'do_report', 'show_options', 'do_show', 'plan_options',
+           'plan_population', 'do_plan', 'farthest', 'wiring_text', 'wiring_options', 'do_wiring', 'parser', 'way_on',
+           'any_letters', 'nobody_reads', 'remarks_shown', 'main']
 
 # %% ../nbs/84_cli.ipynb #10c6d36d
 import argparse
@@ -31,7 +31,7 @@ from pathlib import Path
 from . import __version__
 from .connectomes.arms import MAIN_CONTROL
 from .core import EvonbError, InputError, Remark, Stopped, from_dict, human_bytes, human_count, human_time
-from .core import near_miss
+from .core import check_choice, near_miss
 from .core import out_of_memory, parsing, place_name, to_dict, wait_passively
 from .kinds import RUN_KINDS, ability
 from .registry import Registry, load_plugin
@@ -750,6 +750,9 @@ def population_options(
     "What `evonb population` takes."
     from evonb.evolution.method import METHODS
     from evonb.tasks.tasks import TASKS
+    p.add_argument("--preset", metavar="genome",
+                   help="genome: the paper's setting, ten individuals, 200 items a task, about ten generations, A and "
+                        "B merged apart; other options replace parts of it")
     p.add_argument("run", nargs="?", default="runs/experts", metavar="EXPERTS",
                    help="a run of `evonb experts`, or a folder of PEFT adapters (default: runs/experts)")
     p.add_argument("--task", action="append", default=[], metavar="TASK",
@@ -788,6 +791,14 @@ def _scorers(args, config):
                                    "Name one of the two.")
     return ability("population", "fleet")(args.ray, config.max_tokens, config.begin)
 
+# %% ../nbs/84_cli.ipynb #44efba0e
+def breed_preset(
+    name # of a setting of populations, or None
+) -> dict: # fields of its settings; none without a name
+    "A named setting of populations."
+    known = ability("population", "presets")
+    return dict(known[check_choice(name, known, "preset")]) if name else {}
+
 # %% ../nbs/84_cli.ipynb #2784b2fb
 @COMMANDS.register("population", "evolve a population of experts, beside baselines at equal evaluations",
                    options=population_options, example="evonb population runs/two --task skill:agreement,count_up "
@@ -800,8 +811,9 @@ def do_population(
     given = dict(methods=args.methods, budget=args.budget, n_seeds=args.seeds, space=args.space, by=args.by,
                  base=args.base, begin=args.begin)
     tasks = tuple(args.task) or ability("population", "tasks")(args.run)
+    given = breed_preset(args.preset) | {k: v for k, v in given.items() if v is not None}
     config = ability("population", "config")(experts=args.run, tasks=tasks, seed=args.seed,
-        held_out=tuple(args.held_out), **{k: v for k, v in given.items() if v is not None})
+                                             held_out=tuple(args.held_out), **given)
     out = working_in(args.out or "runs/population")
     config = as_begun(out, settled(args, config), begin="auto")
     with _scorers(args, config) as open_backend:
@@ -951,8 +963,13 @@ def plan_options(
     "What `evonb plan` takes."
     from evonb.connectomes.settings import PRESETS
     from evonb.text.corpora import CORPORA
-    p.add_argument("--preset", default="laptop", help=f"{', '.join(PRESETS)} (default: laptop)")
+    p.add_argument("--preset", default="laptop",
+                   help=f"{', '.join(PRESETS)} (default: laptop); or genome, a population")
     p.add_argument("--corpus", metavar="PATH_OR_NAME", help="a file, folder, glob or built-in corpus (listed below)")
+    p.add_argument("--task", action="append", default=[], metavar="TASK",
+                   help="of a population: what it is selected on, as in evonb population")
+    p.add_argument("--base", metavar="NAME_OR_PATH",
+                   help="of a population: its base (default: the paper's, Gemma 2 2B)")
     model_option(p)
     p.add_argument("--set", action="append", default=[], metavar="NAME=VALUE",
                    help="replace a setting by its dotted name, as in development.n_seeds=5")
@@ -979,6 +996,30 @@ def _plan_device(args, config):
         if args.device is None: raise
         raise InputError(f"{e} Or one of these by its data sheet: {', '.join(devices)}.") from None
 
+# %% ../nbs/84_cli.ipynb #752518b9
+def plan_population(
+    args # what `parser` made of the command line
+):
+    "What a population of a preset would take on one device of the list (by default an RTX 4090 of 24 GB)."
+    from evonb.core import Seeds
+    from evonb.tasks.tasks import open_task
+    config = ability("population", "config")(experts="ten experts", tasks=tuple(args.task) or ("assumed",),
+                                             **breed_preset(args.preset))
+    config = settled(args, config)
+    seeds = Seeds(config.seed).child("tasks")
+    tasks = [open_task(t, seeds, config.n_validation, config.n_test) for t in args.task]
+    device = ability("connectome", "device")(args.device or "RTX 4090")
+    shape = None
+    if args.base:
+        from evonb.training.base import open_base
+        shape = ability("population", "shape")(open_base(args.base, "cpu").model.config)
+    made = ability("population", "plan")(config, device, tasks, shape)
+    if args.json:
+        return print(json.dumps(dict(
+            device=device.name, assumption=device.assumption, stages=made.rows, memory=made.memory,
+            seconds=made.seconds, notes=made.notes, problems=made.problems()), indent=1))
+    print(made.text())
+
 # %% ../nbs/84_cli.ipynb #67e1f288
 @COMMANDS.register("plan", "what a run would take, before it is run", options=plan_options,
                    example="evonb plan --preset paper --devices 8 --device H100 --price 2.5")
@@ -986,6 +1027,8 @@ def do_plan(
     args # what `parser` made of the command line
 ):
     "What a run would take: tokens, operations, memory, disk and time of every stage, and what won't fit."
+    if args.preset in ability("population", "presets"): return plan_population(args)
+    if args.task or args.base: raise InputError("--task and --base go with --preset genome, which plans a population.")
     config = experiment_config(args)
     made = ability("connectome", "plan")(config, args.devices, _plan_device(args, config))
     if args.html:

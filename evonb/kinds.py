@@ -106,7 +106,9 @@ RUN_KINDS.add("population", RunKind(
     jobs=("breed", "evolve"), fleet="evonb.cluster:backend_on",
     table="evonb.cli:population_text", page="evonb.report:population_page", views=("progress", "search"),
     stored="evonb.widgets.monitor:stored_population", work="evonb.widgets.monitor:work_of_population",
-    also=dict(tasks="evonb.populations.breeding:default_tasks", server="evonb.tasks.client:served_by",
+    also=dict(tasks="evonb.populations.breeding:default_tasks", presets="evonb.populations.breeding:BREED_PRESETS",
+              plan="evonb.populations.planning:plan_breeding", shape="evonb.populations.planning:base_shape",
+              server="evonb.tasks.client:served_by",
               serve="evonb.tasks.serving:serve")),
     "experts evolved without gradients, by several methods at equal evaluations")
 RUN_KINDS.add("alignment", RunKind(

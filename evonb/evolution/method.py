@@ -236,6 +236,7 @@ _built_in = { # name -> module and class below `evonb.evolution.methods`, what i
     "cma": ("cma:CMA", "CMA-ES over coefficients"),
     "lorahub": ("lorahub:LoraHub", "coefficients by nevergrad's CMA, with a penalty on their size"),
     "differential-evolution": ("differential:DifferentialEvolution", "differences of coefficients as steps"),
+    "evollm": ("evollm:EvoLLM", "a language model reads sorted individuals and writes the next mean"),
     "es": ("es:ES", "evolution strategies: pairs of noise that integers stand for, and steps by rank"),
     "mezo": ("es:MeZO", "two passes a step: along one noise, there and back"),
     "sign-es": ("sign_es:SignES", "which signs to turn, each with a probability that is learned"),
