@@ -9,7 +9,6 @@ import torch
 from evonb.connectomes.frames import (
     Matching,
     aligned,
-    layout_of,
     match_units,
     matched_heads,
     random_labels,
@@ -17,6 +16,7 @@ from evonb.connectomes.frames import (
     same_labels,
     similarity_now,
     turned_pairs,
+    unit_layout,
 )
 from evonb.connectomes.space import ConnectomeSpace, FramedWiring
 from evonb.connectomes.wiring import prune
@@ -49,7 +49,7 @@ def new(family, seed, config=None):
 def test_a_relabelled_model_computes_the_same(family):
     model, config = new(family, 0)
     other, _ = new(family, 1)
-    layout, named = layout_of(parameter_shapes(model), config), dict(model.named_parameters())
+    layout, named = unit_layout(parameter_shapes(model), config), dict(model.named_parameters())
     labels = random_labels(layout, Seeds(2).numpy())
     moved = relabelled(named, layout, labels)
     with torch.no_grad():
@@ -69,7 +69,7 @@ def test_a_relabelled_model_computes_the_same(family):
 def test_a_label_that_rotary_positions_do_not_allow_changes_the_function():
     model, config = new("gpt", 0)
     other, _ = new("gpt", 1)
-    layout = layout_of(parameter_shapes(model), config)
+    layout = unit_layout(parameter_shapes(model), config)
     labels, size = same_labels(layout), 8
     index = np.arange(32)
     index[[0, 1, 4, 5]] = [1, 0, 5, 4]  # two pairs of the first head change places
@@ -88,7 +88,7 @@ def test_a_label_that_rotary_positions_do_not_allow_changes_the_function():
 def test_a_relabelled_wiring_is_brought_back_exactly(family, seed):
     model, config = new(family, seed)
     wiring = prune(model, 0.7)
-    layout = layout_of(wiring, config)
+    layout = unit_layout(wiring, config)
     shuffled = Connectome(relabelled(wiring.signs, layout, random_labels(layout, Seeds(seed).numpy())), wiring.shapes)
     mother = FramedWiring(wiring, "hers")
     found = aligned(shuffled, mother, config, n_chance=1)
@@ -99,7 +99,7 @@ def test_a_relabelled_wiring_is_brought_back_exactly(family, seed):
 
 def test_a_noisy_copy_is_brought_back_to_where_it_was():
     wiring = prune(new("gpt", 0)[0], 0.7)
-    layout = layout_of(wiring, CONFIG)
+    layout = unit_layout(wiring, CONFIG)
     space = ConnectomeSpace(dict(a=wiring), frame="f")
     noisy = space.perturb(space.start()[0], 0.3, 1.0, Seeds(0).numpy())  # three of ten wires moved
     shuffled = relabelled(noisy.connectome.signs, layout, random_labels(layout, Seeds(1).numpy()))
@@ -111,7 +111,7 @@ def test_a_noisy_copy_is_brought_back_to_where_it_was():
 
 def test_the_similarity_never_falls_and_is_that_of_the_relabelled():
     a, b = (prune(new("gpt", s)[0], 0.7) for s in range(2))
-    layout = layout_of(a, CONFIG)
+    layout = unit_layout(a, CONFIG)
     labels, reached = match_units(a, b, layout)
     assert (np.diff(reached) >= -1e-9).all() and reached[-1] > reached[0] + 0.05
     x, y = (np.concatenate([np.ravel(s) for s in signs.values()]).astype(float)
@@ -122,7 +122,7 @@ def test_the_similarity_never_falls_and_is_that_of_the_relabelled():
 
 def test_heads_and_turns_against_all_orders():
     rng = np.random.default_rng(0)
-    layout = layout_of(prune(new("gpt", 0)[0], 0.7), GPTConfig(vocab_size=200, n_layer=2, n_head=8, n_embd=32))
+    layout = unit_layout(prune(new("gpt", 0)[0], 0.7), GPTConfig(vocab_size=200, n_layer=2, n_head=8, n_embd=32))
     likeness = rng.standard_normal((4, 4))  # one head of two pairs, turned each by itself
     index, sign, value = turned_pairs(likeness)
     turns = [np.eye(2), [[0, 1], [-1, 0]], -np.eye(2), [[0, -1], [1, 0]]]
@@ -143,7 +143,7 @@ def test_heads_and_turns_against_all_orders():
 
 def test_tokens_in_common_do_not_make_blocks_alike():
     a, b = (prune(new("gpt", s)[0], 0.7) for s in range(2))
-    layout = layout_of(a, CONFIG)
+    layout = unit_layout(a, CONFIG)
     tokens = {n: a.signs[n] for n in ("transformer.wte.weight", "lm_head.weight")}
     mixed = Connectome(b.signs | tokens, a.shapes)  # the one's embedding and head over the other's blocks
     found = aligned(Connectome(relabelled(mixed.signs, layout, random_labels(layout, Seeds(0).numpy())), a.shapes),
@@ -156,7 +156,7 @@ def test_tokens_in_common_do_not_make_blocks_alike():
 
 def test_exempt_embeddings_under_a_shared_start():
     a = prune(new("gpt", 0)[0], 0.7, exempt=("embeddings", "head"))
-    layout = layout_of(a, CONFIG)
+    layout = unit_layout(a, CONFIG)
     labels = random_labels(layout, Seeds(0).numpy()) | dict(residual=same_labels(layout)["residual"])
     shuffled = Connectome(relabelled(a.signs, layout, labels), a.shapes)
     mother = FramedWiring(a, "hers")
@@ -174,13 +174,13 @@ def test_what_cannot_be_aligned_is_refused_with_the_reason():
                                ("qwen3", {}, "of qwen3 may change places isn't known")):
         config = config_of(family, **more)
         with pytest.raises(ConnectomeError, match=said):
-            layout_of(parameter_shapes(new_model(config, Seeds(0))), config)
+            unit_layout(parameter_shapes(new_model(config, Seeds(0))), config)
     with pytest.raises(ConnectomeError, match="which units transformer.h.0.strange.weight joins"):
-        layout_of({"transformer.h.0.strange.weight": (4, 4)}, CONFIG)
+        unit_layout({"transformer.h.0.strange.weight": (4, 4)}, CONFIG)
     with pytest.raises(ConnectomeError, match="units in the residual stream, but the configuration says 64"):
-        layout_of(mother.connectome, GPTConfig(vocab_size=200, n_layer=2, n_head=4, n_embd=64))
+        unit_layout(mother.connectome, GPTConfig(vocab_size=200, n_layer=2, n_head=4, n_embd=64))
     with pytest.raises(InputError, match="config is of type dict"):
-        layout_of(mother.connectome, dict(n_head=4))
+        unit_layout(mother.connectome, dict(n_head=4))
     small = prune(new_gpt(GPTConfig(vocab_size=200, n_layer=1, n_head=4, n_embd=32), Seeds(0)), 0.7)
     with pytest.raises(ConnectomeError, match="to align is of another architecture"):
         aligned(small, mother, CONFIG)
