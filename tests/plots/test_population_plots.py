@@ -256,6 +256,8 @@ def test_ensembles_show_rules_single_best_and_an_oracle(population):
     assert named(fig, "single best").y[0] == pytest.approx(float(part.test.mean()))
     with pytest.raises(NothingToPlot):
         pp.ensemble_curves(population, "sum")
+    with pytest.raises(NothingToPlot, match="at least two members"):  # a run of ensemble_size 1
+        pp.ensemble_curves(population.drop_vars(["ensemble_test", "oracle_test"]).drop_dims("rule"), "genome")
     with pytest.raises(InputError, match="method is 'nothing'"):
         pp.ensemble_curves(population, "nothing")
 

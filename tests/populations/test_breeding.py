@@ -858,3 +858,22 @@ def test_the_rule_for_what_stands_before_texts_is_told_and_kept_by_every_backend
     says = "nothing stands before a text.*InProcess scores by another rule.*begin='none'"
     with pytest.raises(InputError, match=says):
         bred(tmp_path / "run", replace(config, begin="none"), open_backend=lambda name, device: usual)
+
+
+def test_drift_and_forgetting_are_differences_to_the_base(done):
+    data, table = read_dataset(done.file("population.zarr.zip")), breeding.drift_table(done).set_index("method")
+    change = (data.task_test - data.base_test).mean("seed")
+    for m in data.method.values:
+        assert np.isclose(table.held_out[m], change.sel(dict(method=m, task="skill:echo")))
+        assert np.isclose(table.forgotten[m], max(0.0, -float(change.sel(dict(method=m, task="skill:echo")))))
+        assert np.isclose(table.gained[m], change.sel(dict(method=m)).where(data.selected).mean())
+    assert np.isclose(table.drift["uniform"], table.drift["sum"] / 3)  # three experts
+    assert table.from_start.isna().all()  # none of these begins at one place
+
+
+def test_odd_populations_of_methods_in_pairs_are_refused_before_anything_runs(config):
+    with pytest.raises(InputError, match="population_size is 5, but individuals of 'es' come in pairs"):
+        replace(config, methods=("es",), n_individuals=5).check()
+    assert breeding.method_settings(breeding.METHODS["mezo"], config) == {}
+    with pytest.raises(InputError, match="'sign-es' can't search adapters"):
+        replace(config, methods=("sign-es",), space="delta").check()
