@@ -551,6 +551,7 @@ def ensemble_curves(
     method: str # the method whose populations vote
 ) -> go.Figure:
     "Test accuracy against ensemble size, rule by rule, with the single best and the oracle."
+    if "rule" not in population: raise NothingToPlot("no ensemble voted; they need at least two members.")
     part, rules = of_method(population, method), list(map(label, population["rule"].values))
     scores, sizes = values(part, "ensemble_test"), part["size"].values # (n_seeds, n_rules, n_sizes)
     curves = [(rule, scores[:, i], style) for i, (rule, style) in enumerate(zip(rules, itertools.cycle(_rule_styles)))]

@@ -87,6 +87,9 @@ def check(self: BreedConfig) -> BreedConfig: # itself
             fitting = ", ".join(name for name, k in METHODS.items() if not k.needs_vectors)
             raise InputError(f"The method {m!r} works on vectors of coefficients, but space is {self.space!r}. Set "
                              f"space to 'coefficients', or take one of: {fitting}.")
+        if "signs" in kind.needs and self.space != "coefficients":
+            raise InputError(f"The method {m!r} can't search adapters, whose genomes have no signs. Set space to "
+                             "'coefficients', or take another method.")
         check_positive(self.n_individuals, f"n_individuals of {m}", least=kind.least)
         if "population_size" in kind.config_class.__dataclass_fields__: kind.check_size(self.n_individuals)
     for name in ("budget", "n_seeds", "n_validation", "n_test", "ensemble_size", "n_bootstrap", "max_tokens"):
@@ -697,5 +700,5 @@ def drift_table(
     sealed = gain.where(~data.selected)
     rows = dict(drift=data.drift.mean("seed"), from_start=data.from_start.mean("seed"),
                 gained=gain.where(data.selected).mean("task"), held_out=sealed.mean("task"),
-                forgotten=-sealed.clip(max=0).mean("task"))
+                forgotten=abs(sealed.clip(max=0)).mean("task"))
     return pd.DataFrame({k: v.to_series() for k, v in rows.items()}).reset_index()
