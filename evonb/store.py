@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['own_mark', 'replacing', 'content_digest', 'write_json', 'read_json', 'tensors_digest', 'write_tensors',
-           'read_tensors', 'append', 'write_dataset', 'write_netcdf', 'too_large', 'check_arrays', 'texts_as_str',
-           'file_starts', 'read_dataset', 'writing_folder', 'inside', 'check_folder', 'versions', 'now', 'Run',
-           'is_locked', 'locked', 'being_written', 'process_began', 'own_files', 'changed_settings', 'content_of',
-           'visible_files', 'identity', 'leaves', 'inputs_of', 'stands_for', 'differences', 'as_begun', 'as_noted',
-           'create_run', 'writing', 'open_run', 'reopen_run', 'folder_size']
+           'read_tensors', 'append', 'encodable', 'write_dataset', 'write_netcdf', 'too_large', 'check_arrays',
+           'texts_as_str', 'file_starts', 'read_dataset', 'writing_folder', 'inside', 'check_folder', 'versions', 'now',
+           'Run', 'is_locked', 'locked', 'being_written', 'process_began', 'own_files', 'changed_settings',
+           'content_of', 'visible_files', 'identity', 'leaves', 'inputs_of', 'stands_for', 'differences', 'as_begun',
+           'as_noted', 'create_run', 'writing', 'open_run', 'reopen_run', 'folder_size']
 
 # %% ../nbs/04_store.ipynb #760b2170
 import datetime
@@ -188,13 +188,22 @@ def append(
             f.flush()
             os.fsync(f.fileno())
 
+# %% ../nbs/04_store.ipynb #f06ca5da
+def encodable(
+    value # text, or an array of texts; anything else stays as it is
+): # the same, with half characters written as \\udcff, as JSON writes them
+    "What UTF-8 can hold: a file's name may be bytes that are no text, and a run is called by it."
+    if isinstance(value, str): return value.encode("utf-8", "backslashreplace").decode()
+    return np.vectorize(encodable, [object])(value) if isinstance(value, np.ndarray) and value.size else value
+
 # %% ../nbs/04_store.ipynb #c06450ad
 def write_dataset(
     path, # the file, ending in .zarr.zip
     dataset # an xarray Dataset
 ):
     "Write a dataset as zipped zarr with its checksum, whole or not at all."
-    text = {k: v.astype(object) for k, v in dataset.variables.items() if v.dtype.kind == "U"}
+    text = {k: v.copy(data=encodable(v.values.astype(object)))
+            for k, v in dataset.variables.items() if v.dtype.kind == "U"}
     with replacing(path) as t:
         folder = t.with_name(f".zarr{t.name}") # beside the file, so that it is swept, and on the same disk
         try:
@@ -213,9 +222,10 @@ def write_netcdf(
     dataset # an xarray Dataset
 ):
     "Write a dataset as netCDF 4, which xarray, R, Julia and MATLAB open without evonb; whole or not at all."
-    text = {k: v.astype(object) for k, v in dataset.variables.items() if v.dtype.kind in "UT"}
+    text = {k: v.copy(data=encodable(v.values.astype(object)))
+            for k, v in dataset.variables.items() if v.dtype.kind in "UT"}
     numbers = [k for k, v in dataset.variables.items() if v.dtype.kind in "fiu" and v.ndim]
-    told = {k: v for k, v in dataset.attrs.items() if v is not None}
+    told = {k: encodable(v) for k, v in dataset.attrs.items() if v is not None}
     with replacing(path) as t:
         dataset.assign(text).drop_encoding().drop_attrs(deep=False).assign_attrs(told).to_netcdf(
             t, engine="h5netcdf", encoding={k: dict(zlib=True, complevel=1) for k in numbers})

@@ -11,6 +11,7 @@ Losses are of validation windows, since attribution leaves the sealed test alone
 evolutions, newborns within them, windows, and evolutions and windows; Holm over all rows of the table."""
 
 import argparse
+import re
 from pathlib import Path
 
 from evonb.connectomes.summary import newborn_units
@@ -51,6 +52,15 @@ def rows(run, kept=None, shared=None) -> dict:  # (what, which) -> its losses, t
     return out
 
 
+def in_words(arm):
+    "An arm, and what its newborns inherit where its name doesn't say it to everybody."
+    null, sign, parts = re.fullmatch(r"([a-z_]+)(?:([+~])(.+))?", arm).groups()
+    if not sign:
+        return f"`{arm}`"
+    parts = parts.replace("+", " and ")
+    return f"{'only' if sign == '+' else 'all but'} {parts} inherited (`{arm}`)"
+
+
 def signs_matter_more(run, kept):  # what `judged` tells
     "Whether keeping signs lowers the connectome's loss more than that of its sign-shuffled control."
     free, held = losses(run)[0], losses(kept)[0]
@@ -80,7 +90,8 @@ def main(argv=None):
         said = "" if not d else verdict(d, "higher", "lower", "not clear")
         ends = "" if not d or d["low"] is None else f" [{d['low']:+.3f}, {d['high']:+.3f}]"
         number = "" if not d else f"{d['mean']:+.3f}{ends}, {p_text(d)}"
-        print(f"| {', '.join(filter(None, (arm, kind)))} | {loss} | {beside} | {number} | {said} | {lr} |")
+        name = arm if kind == "interaction" else in_words(arm)
+        print(f"| {', '.join(filter(None, (name, kind)))} | {loss} | {beside} | {number} | {said} | {lr} |")
     some = next(d for d in told.values() if d)
     print(f"\n{units_text(some)}; {family_text(told.values())}")
     for key, d in told.items():
