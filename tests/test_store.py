@@ -416,7 +416,8 @@ def test_a_pipe_or_a_terabyte_where_a_file_belongs_is_never_waited_for(tmp_path,
 
 def test_names_that_are_no_text_are_written_as_json_writes_them(tmp_path):
     "A file's name may be bytes that UTF-8 doesn't know; Python holds them as half characters."
-    ds = xr.Dataset(dict(x=("run", [1.0, 2.0])), dict(run=["plain", "\udcff.txt"]), dict(command="evonb run \udcff.txt"))
+    names, about = ["plain", "\udcff.txt"], dict(command="evonb run \udcff.txt")
+    ds = xr.Dataset(dict(x=("run", [1.0, 2.0])), dict(run=names), about)
     write_netcdf(tmp_path / "a.nc", ds)
     with xr.open_dataset(tmp_path / "a.nc") as back:
         assert back.attrs["command"] == "evonb run \\udcff.txt" and back.run.values.tolist() == ["plain", "\\udcff.txt"]
