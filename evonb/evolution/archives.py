@@ -250,7 +250,8 @@ def elites_of(
 ) -> dict: # cell -> place in the order of scoring
     "Who holds each cell."
     value = measured(history, ["fitness"])[:, 0]
-    cells = np.where(np.isfinite(value), cells_of(measured(history, [a.name for a in division.axes]), *division[:2]), -1)
+    cells = cells_of(measured(history, [a.name for a in division.axes]), *division[:2])
+    cells[~np.isfinite(value)] = -1
     order = np.lexsort((np.arange(len(value)), -value)) # the best first, of equals the earlier
     held = {}
     for i in order[cells[order] >= 0]: held.setdefault(int(cells[i]), int(i))

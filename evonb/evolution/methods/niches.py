@@ -78,7 +78,7 @@ def settle(self: Niches, newcomer):
     "Take one in; when there are too many, the one with the smallest share goes, of equals the newest."
     if self.members and len(newcomer.credit) != len(self.members[0].credit):
         raise InputError(f"An individual has credit for {len(newcomer.credit)} items and the others for "
-                         f"{len(self.members[0].credit)}, but niches compares them item by item. Score all on the same.")
+                         f"{len(self.members[0].credit)}, but niches compares them item by item. Score all alike.")
     self.members = [*self.members, newcomer]
     if len(self.members) <= self.config.population_size: return
     left = shares(self.credit(), self.config.alpha).sum(1).round(12) # so that equals are equal
