@@ -379,7 +379,8 @@ def note(self: Evolution, told):
         self.rows.append(dict(
             generation=born.generation, number=x.number, value=x.value, smooth=x.smooth, scores=x.scores,
             failed=not np.isfinite(x.value), reason=x.reason, parents=list(born.parents), operator=born.operator,
-            seed=born.seed, digest=x.digest, evaluations=len(self.rows) + 1) | (dict(traits=x.traits) if x.traits else {}))
+            seed=born.seed, digest=x.digest, evaluations=len(self.rows) + 1,
+            **(dict(traits=x.traits) if x.traits else {})))
     before = -math.inf if self.best is None else self.best.value
     ok = [x for x in ([self.best] if self.best else []) + told if np.isfinite(x.value)]
     if ok: self.best = max(ok, key=lambda x: x.standing)
@@ -418,7 +419,8 @@ def history_of(
         known = sorted({k for r in rows for k in r.get(of, ())})
         if of == "traits" and not known: continue
         a = np.full((*shape, len(known)), np.nan)
-        a[index] = np.array([[r.get(of, {}).get(k, np.nan) for k in known] for r in rows]).reshape(len(rows), len(known))
+        found = [[r.get(of, {}).get(k, np.nan) for k in known] for r in rows]
+        a[index] = np.array(found).reshape(len(rows), len(known))
         data[name], coords[dim] = (("generation", "individual", dim), a), np.array(known, dtype=str)
     if len(front): data["front"] = ("generation", "individual"), np.isin(data["digest"][1], list(front))
     return xr.Dataset(data, coords, attrs)

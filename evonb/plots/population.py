@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['COLOURS', 'diverging', 'cividis', 'method_styles', 'of_method', 'wrapped', 'in_full', 'corners', 'is_level',
            'score_text', 'chance_level', 'search_progress', 'final_scores', 'by_test', 'Individuals', 'individuals',
-           'operator_styles', 'told_of', 'task_values', 'generations_figure', 'best_place', 'task_profiles', 'task_map',
-           'diversity_curve', 'ancestry', 'main_line', 'family_edges', 'family_places', 'family_tree',
+           'operator_styles', 'who_text', 'task_values', 'generations_figure', 'best_place', 'task_profiles',
+           'task_map', 'diversity_curve', 'ancestry', 'main_line', 'family_edges', 'family_places', 'family_tree',
            'ensemble_curves', 'coefficient_map', 'expert_scores', 'opposed_tasks', 'objectives_of', 'objective_text',
            'pareto_view', 'CellMap', 'archive_cells', 'archive_text', 'archive_map', 'archive_growth', 'switch',
            'expert_curves']
@@ -244,7 +244,7 @@ def operator_styles(
     return {o: _known_operators.get(o) or next(others) for o in names}
 
 # %% ../../nbs/plots/16_population.ipynb #4295531e
-def told_of(
+def who_text(
     everyone: Individuals, # of one evolution
     i: int # a place
 ) -> str: # safe inside a figure
@@ -263,7 +263,7 @@ def _add_points(fig, everyone, keep, x, y, name, style, **marker):
     if keep.any():
         fig.add_scatter(x=x[keep], y=y[keep], mode="markers", name=name, legendgroup=name,
                         customdata=np.flatnonzero(keep), hovertemplate=_hover,
-                        hovertext=[told_of(everyone, i) for i in np.flatnonzero(keep)],
+                        hovertext=[who_text(everyone, i) for i in np.flatnonzero(keep)],
                         marker=dict(color=style.colour, symbol=style.symbol, size=_size(len(x))) | marker)
 
 # %% ../../nbs/plots/16_population.ipynb #4a6f3d34
@@ -369,7 +369,7 @@ def task_profiles(
         y = np.c_[score[at], np.full(len(at), np.nan)].ravel() # -> (len(at) * (n_tasks + 1),)
         fig.add_scatter(x=x, y=y, mode="lines+markers" if best else "lines", name=name, opacity=opacity,
                         line=dict(color=colour, width=width), connectgaps=False, customdata=np.repeat(at, n + 1),
-                        hovertext=[told_of(everyone, i) for i in np.repeat(at, n + 1)] if best else None,
+                        hovertext=[who_text(everyone, i) for i in np.repeat(at, n + 1)] if best else None,
                         hovertemplate="%{hovertext}<br>%{y:.3f}<extra></extra>" if best else None,
                         hoverinfo=None if best else "skip", showlegend=best)
     marks = [(i, v) for i, t in enumerate(tasks) if math.isfinite(v := (chance or {}).get(t, math.nan))]
@@ -504,7 +504,7 @@ def _add_nodes(fig, everyone, keep, x, y, lineage):
     marker = dict(color=everyone.value[alive], colorscale=ramp, cmin=low, cmax=max(high, low + 1e-9), opacity=1,
                   size=_size(keep.sum()) + 1, line=dict(width=ring, color="#D55E00"))
     fig.add_scatter(x=x[alive], y=y[alive], mode="markers", name="individual", showlegend=False, marker=marker,
-                    hovertext=[told_of(everyone, i) for i in np.flatnonzero(alive)], hovertemplate=_hover)
+                    hovertext=[who_text(everyone, i) for i in np.flatnonzero(alive)], hovertemplate=_hover)
     _add_points(fig, everyone, keep & everyone.failed, x, y, "failed", _failed_style,
                 line=dict(width=1.5, color="#808080"))
     add_scale(fig, low, max(high, low + 1e-9), "fitness (lowest 5 % in one colour)", ramp)
@@ -668,13 +668,14 @@ def pareto_view(
     points, generation = points[ok], everyone.generation[ok]
     sign = np.where(np.isin([a, b], lower), -1, 1)
     how = "".join(f"; less is better of {label(brief(t))}" for t in (a, b) if t in lower)
-    fig, front = figure("Two objectives at once", f"orange: the front, on validation{how}", 520), ~dominated(sign * points)
+    fig = figure("Two objectives at once", f"orange: the front, on validation{how}", 520)
+    front = ~dominated(sign * points)
     low, high = int(generation.min()), max(int(generation.max()), int(generation.min()) + 1)
     told = [in_full(f" on {t}", brief(t)).removesuffix("<br>") for t in (a, b)]
     fig.add_scatter(x=points[:, 0], y=points[:, 1], mode="markers", showlegend=False, name="individual", customdata=ok,
                     marker=dict(color=generation, colorscale=ramp, cmin=low, cmax=high, opacity=.8,
                                 size=_size(len(ok)) + 2 * front, line=dict(width=1.5 * front, color="#D55E00")),
-                    hovertext=[told_of(everyone, i) for i in ok],
+                    hovertext=[who_text(everyone, i) for i in ok],
                     hovertemplate=f"%{{hovertext}}<br>%{{x:.3f}}{told[0]}, %{{y:.3f}}{told[1]}<extra></extra>")
     add_scale(fig, low, high, "generation", ramp)
     x, y = points[front].T
@@ -718,7 +719,8 @@ def archive_cells(
     value, place = measured(history, ["fitness"])[:, 0], np.full(math.prod(shape), -1)
     for i in sorted(held.values(), key=lambda i: (value[i], -i)): place[at[i]] = i # the best last
     place = place.reshape(shape[0], -1).T # (n_up, n_across)
-    how = "each cell shows the best over " + ", ".join(label(a.name) for a in division.axes[2:]) if division.axes[2:] else ""
+    others = ", ".join(label(a.name) for a in division.axes[2:])
+    how = f"each cell shows the best over {others}" if others else ""
     if division.centroids is not None: how = "cells around points, drawn on a grid" + "; " * bool(how) + how
     score = sum(value[i] - division.offset for i in held.values())
     return CellMap(axes, place, len(held), division.n_cells, float(score), how)
@@ -741,7 +743,7 @@ def archive_map(
     cells, everyone = archive_cells(history, division), individuals(history)
     axes, filled = cells.axes, cells.place >= 0
     z = np.where(filled, everyone.value[cells.place], np.nan)
-    who = [[told_of(everyone, i) if i >= 0 else "" for i in row] for row in cells.place]
+    who = [[who_text(everyone, i) if i >= 0 else "" for i in row] for row in cells.place]
     fig = figure("Archive", archive_text(cells), 520)
     middle = [a.low + (np.arange(a.cells) + .5) * (a.high - a.low) / a.cells for a in axes]
     low, high = float(np.nanmin(z)), float(np.nanmax(z))
@@ -749,8 +751,8 @@ def archive_map(
                     ygap=1, hoverongaps=False, hovertemplate=_hover.replace("hovertext", "text"), showscale=False,
                     colorscale="Cividis", zmin=low, zmax=max(high, low + 1e-9))
     add_scale(fig, low, max(high, low + 1e-9), "fitness on validation", "Cividis")
-    fig.update_xaxes(title_text=objective_text(history, axes[0].name), range=axes[0][1:3], showgrid=False, zeroline=False)
-    fig.update_yaxes(showgrid=False, zeroline=False)
+    fig.update_xaxes(title_text=objective_text(history, axes[0].name), range=axes[0][1:3])
+    fig.update_xaxes(showgrid=False, zeroline=False).update_yaxes(showgrid=False, zeroline=False)
     if len(axes) > 1: fig.update_yaxes(title_text=objective_text(history, axes[1].name), range=axes[1][1:3])
     else: fig.update_yaxes(visible=False)
     return fig.update_layout(margin_b=116, showlegend=False)

@@ -340,10 +340,10 @@ def archive_reply(
 ) -> Reply: # of the kind "cells"
     "Who holds each cell: of a method's own archive, or of what another's would hold of its individuals."
     division = division_of(history)
-    known = lambda d: {a.name for a in d.axes} <= {*pp.objectives_of(history), "smooth"}
+    known = lambda d: {a.name for a in d.axes} <= {*pp.objectives_of(history)}
     if division is None: division = next(filter(known, divisions), None)
     cells, everyone = pp.archive_cells(history, division), pp.individuals(history)
-    held = [dict(row=int(r), column=int(c), place=int(i), value=float(everyone.value[i]), about=pp.told_of(everyone, i))
+    held = [dict(row=int(r), column=int(c), place=int(i), value=float(everyone.value[i]), about=pp.who_text(everyone, i))
             for (r, c), i in np.ndenumerate(cells.place) if i >= 0]
     low, high = min(h["value"] for h in held), max(h["value"] for h in held)
     own = "" if "archive" in history.attrs else "; this method keeps no archive: in the cells of another one of the run"
