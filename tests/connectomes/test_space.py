@@ -174,7 +174,7 @@ def test_diversity_and_origin_against_plain_numpy(space):
     assert took.neither.sum() == took.lost.sum() > 0 and not took.mother.any()
 
 
-def test_bad_input(space):
+def test_parents_that_cannot_be_mixed(space):
     a, b, _ = space.start()
     with pytest.raises(InputError, match="There are no parents"):
         ConnectomeSpace({})
@@ -205,6 +205,10 @@ def test_bad_input(space):
         ConnectomeSpace(space.parents, mutation="mvoe")
     with pytest.raises(InputError, match="shares of mutations"):
         ConnectomeSpace(space.parents, mutation=dict(move=0))
+
+
+def test_what_cannot_be_crossed_mutated_or_read(space):
+    a, b, _ = space.start()
     for weights in ([1], [1, -1], [0, 0], [1, np.nan]):
         with pytest.raises(InputError, match="weights are"):
             space.merge([a, b], weights)
