@@ -17,5 +17,6 @@ __getattr__, __dir__, __all__ = face(__name__, {
     ".recombination": "CROSSOVERS MUTATIONS",
     ".space": "ConnectomeSpace FramedWiring",
     ".frames": "aligned",
+    ".breeding": "WiringsConfig breed_wirings",
     ".planning": "plan",
 })

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['Wiring', 'read_wiring', 'axis_parts', 'layers_of', 'TokenFacts', 'corpus_tokens', 'Tint', 'read_tints', 'Source',
-           'arm_files', 'run_source', 'find_source', 'example_generations', 'example_connectome_run', 'change_counts',
-           'change_words', 'degree_spread', 'expected_degrees', 'degree_edges', 'degree_distribution', 'head_live',
-           'head_densities', 'sign_balance', 'layer_density', 'layer_densities', 'ConnectomeExplorer',
+           'arm_files', 'run_source', 'bred_source', 'find_source', 'example_generations', 'example_connectome_run',
+           'change_counts', 'change_words', 'degree_spread', 'expected_degrees', 'degree_edges', 'degree_distribution',
+           'head_live', 'head_densities', 'sign_balance', 'layer_density', 'layer_densities', 'ConnectomeExplorer',
            'network_columns']
 
 # %% ../../nbs/widgets/12_connectome.ipynb #4a0f3bcb
@@ -275,6 +275,19 @@ def run_source(
     return Source(run.path.resolve().name, there, read(stored), read(arm_files(run)), n_head, tokens=tokens,
                   tints=read_tints(tints) if tints.is_file() else [], statistics=run.file("wiring.zarr.zip"))
 
+# %% ../../nbs/widgets/12_connectome.ipynb #95ab3c27
+def bred_source(
+    run, # a Run of kind wirings
+    n_head: int | None = None # attention heads; None: as the run says
+) -> Source:
+    "What each way's evolutions ended with."
+    files = sorted(run.path.glob("wirings/*/evolution-*.safetensors"))
+    if not files: raise InputError(f"{run.path} has no wiring yet ({run.state()['status']}). Resume it: evonb breed "
+                                   f"--resume --out {run.path}")
+    named = {f"{p.parent.name}, {p.stem.replace('-', ' ')}": (lambda p=p: read_wiring(p)) for p in files}
+    heads = n_head or run.config["experiment"]["model"]["n_head"]
+    return Source(f"{len(files)} bred wirings of {run.path.name}", "", named, {}, heads, "Connectome")
+
 # %% ../../nbs/widgets/12_connectome.ipynb #08fad44b
 def find_source(
     given, # a run or its folder, a connectome.safetensors, a Connectome, or a dictionary of name -> Connectome
@@ -282,9 +295,10 @@ def find_source(
 ) -> Source:
     "Whatever holds connectomes, in one form."
     if n_head is not None: check_positive(n_head, "n_head")
+    if isinstance(given, (str, Path)) and (Path(given).is_dir() or not Path(given).exists()): given = open_run(given)
+    if isinstance(given, Run) and given.kind == "wirings": return bred_source(given, n_head)
     if isinstance(given, Run): return run_source(given, n_head)
     if isinstance(given, (str, Path)):
-        if Path(given).is_dir() or not Path(given).exists(): return run_source(open_run(given), n_head)
         read_wiring(given)
         return Source(Path(given).name, "", {"this connectome": lambda: read_wiring(given)}, {}, n_head, "Connectome")
     if not isinstance(given, (Connectome, dict)):

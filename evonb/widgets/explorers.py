@@ -16,7 +16,8 @@ from ..store import Run, open_run
 # %% ../../nbs/widgets/20_explorers.ipynb #fc41df78
 EXPLORERS = Registry("explorer") # name -> a class that takes a Run; about: `kinds` of runs, `files` inside a run
 EXPLORERS.add("connectome", "evonb.widgets.connectome:ConnectomeExplorer",
-              "the wiring of each generation, matrix by matrix, and of the controls", kinds=("connectome",))
+              "the wiring of each generation, matrix by matrix, and of the controls", kinds=("connectome",),
+              files="wirings/*/evolution-*.safetensors")
 EXPLORERS.add("population", "evonb.widgets.population:PopulationExplorer",
               "fitness, families and tasks of every individual", kinds=("population", "wirings"))
 EXPLORERS.add("alignment", "evonb.widgets.alignment:AlignmentExplorer",
