@@ -87,5 +87,5 @@ def test_what_cannot_work_is_refused_before_anything_is_written(changes, said, t
 def test_a_density_that_leaves_a_matrix_empty_is_refused():
     thin = replace(TINY, experiment=replace(TINY.experiment, evolution=EvolutionConfig(40, 0.3, lifetime=LIFE)))
     with pytest.raises(ConnectomeError, match="leaves .* empty"):
-        check_density(thin, GPT(GPTConfig(300, 1, 2, 16, 16)))
+        check_density(thin, GPT(GPTConfig(vocab_size=300, n_layer=1, n_head=2, n_embd=16, block_size=16)))
     assert find_way(thin, "finer").plan.density == thin.density
