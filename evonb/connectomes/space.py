@@ -58,6 +58,8 @@ def frame_of(
 class ConnectomeSpace:
     "Genomes are wirings of one frame."
     size = None # there is no fixed number of coefficients
+    splits = "block" # the crossover by stretches, for methods that ask for one
+    traits = dict(density=lambda genome: float(genome.connectome.density)) # read from a genome, by name
     no_vectors = "wirings, which have none. Use a method that crosses genomes, such as genome, genome+ or model-swarms."
 
     def __init__(self,
