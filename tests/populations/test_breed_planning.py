@@ -9,7 +9,15 @@ from evonb import cli
 from evonb.connectomes.planning import find_device
 from evonb.core import InputError
 from evonb.populations.breeding import BREED_PRESETS, BreedConfig
-from evonb.populations.planning import ASSUMED, BANDWIDTH, Asked, asked_of, base_shape, plan_breeding, seconds_of
+from evonb.populations.planning import (
+    ASSUMED_TASK,
+    BANDWIDTH,
+    TokensAsked,
+    asked_of,
+    base_shape,
+    plan_breeding,
+    seconds_of,
+)
 from evonb.tasks.grading import Item
 from evonb.tasks.tasks import make_task
 
@@ -32,7 +40,7 @@ def test_the_shape_of_a_base():
 
 def test_seconds_by_hand():
     shape, device = dict(weights=1000, multiplied=500), SimpleNamespace(name="RTX 4090", speed=1e6)
-    asked = Asked(10, 1000, 200, 120)  # 20 tokens an answer
+    asked = TokensAsked(10, 1000, 200, 120)  # 20 tokens an answer
     reading, passes = 2 * 500 * 1200 / 1e6, 2 * 20  # 1200 tokens are two passes of 1000
     assert seconds_of(asked, shape, device, 1000) == pytest.approx(reading + passes * 1000 * 2 / BANDWIDTH["RTX 4090"])
     assert seconds_of(asked, shape, SimpleNamespace(name="cpu", speed=1e6), 1000) == pytest.approx(reading)
@@ -52,7 +60,7 @@ def test_a_plan_counts_what_a_run_scores():
     assert made.seconds == pytest.approx(sum(r["seconds"] for r in made.rows)) and "RTX 4090" in repr(made)
     tight = SimpleNamespace(name="small", speed=1e9, memory=1e5, assumption="made up")
     assert "Lower max_tokens" in plan_breeding(CONFIG, tight, (), tiny_shape()).problems()[0]
-    assert ASSUMED.items == 200
+    assert ASSUMED_TASK.items == 200
 
 
 def test_presets_on_the_command_line(capsys, monkeypatch):

@@ -20,12 +20,14 @@ from ..tasks import Task, TaskFileError, stratified
 _HOME = "github.com/suzgunmirac/BIG-Bench-Hard"
 _WORDS = [("yes", "no"), ("true", "false"), ("valid", "invalid")]
 
+# %% ../../../nbs/tasks/benchmarks/12_bbh.ipynb #da335131
 def listed_options(
     question: str # as published, with lines `(A) text`
 ) -> dict: # letter -> text
     "The options that stand in a question."
     return dict(re.findall(r"(?m)^\(([A-Z])\) (.*)$", question))
 
+# %% ../../../nbs/tasks/benchmarks/12_bbh.ipynb #635ba8ce
 def read_bbh(
     path # NAME.json
 ) -> list: # of Item; those whose right answer isn't among their options are left out
@@ -78,6 +80,7 @@ def chain_prompt(
         raise TaskFileError(f"{path} must hold solved examples behind a line of dashes. Get it again from {_HOME}.")
     return body.strip() + "\n\n"
 
+# %% ../../../nbs/tasks/benchmarks/12_bbh.ipynb #39e6b807
 def chains(
     folder: Path, # of the tasks, or of the whole repository
     names # of tasks

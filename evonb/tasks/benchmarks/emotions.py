@@ -29,6 +29,7 @@ EMOTION_SETS = { # set -> its name, where it is published, what may be answered,
                  {use: [f"emotion-detection-{short}.json", f"emorynlp_{long}_final.csv"] for use, short, long in
                   (("train", "trn", "train"), ("validation", "dev", "dev"), ("test", "tst", "test"))})}
 
+# %% ../../../nbs/tasks/benchmarks/24_emotions.ipynb #5f703470
 def mended(
     text: str
 ) -> str: # on one line
@@ -36,6 +37,7 @@ def mended(
     text = re.sub("[\x80-\x9f]", lambda m: m[0].encode("latin-1").decode("cp1252", "replace"), text)
     return " ".join(text.split())
 
+# %% ../../../nbs/tasks/benchmarks/24_emotions.ipynb #6fddf366
 def table_utterances(
     path # a table of MELD or EmoryNLP
 ) -> list: # of (dialogue, speaker, text, emotion), in order
@@ -69,6 +71,7 @@ def scene_utterances(
                                       u["emotion"]))
     return found
 
+# %% ../../../nbs/tasks/benchmarks/24_emotions.ipynb #552c5e2a
 def emotion_items(
     utterances: list, # of (dialogue, speaker, text, emotion), in order
     emotions: tuple, # what may be answered
@@ -104,5 +107,6 @@ def open_emotions(
     return make_task(kind="choice", given=given, shots=how["shots"], info=dict(path=str(folder),
                                                                                context=how["context"]), **options)
 
+# %% ../../../nbs/tasks/benchmarks/24_emotions.ipynb #e4146be2
 def open_meld(what, **options): return open_emotions(what, "meld", **options)
 def open_emorynlp(what, **options): return open_emotions(what, "emorynlp", **options)

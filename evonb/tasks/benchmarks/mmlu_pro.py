@@ -19,6 +19,7 @@ from ..tasks import Task, TaskFileError, make_task, read_rows
 _HOME = "huggingface.co/datasets/TIGER-Lab/MMLU-Pro (folder data)"
 _KEYS = ("question", "options", "answer", "category")
 
+# %% ../../../nbs/tasks/benchmarks/14_mmlu_pro.ipynb #fff2db77
 def read_records(
     path, # .jsonl or .parquet
     keys: tuple # what each record needs
