@@ -18,5 +18,6 @@ __getattr__, __dir__, __all__ = face(__name__, {
     ".space": "ConnectomeSpace FramedWiring",
     ".frames": "aligned",
     ".breeding": "WiringsConfig breed_wirings",
+    ".learning": "where_in_learning",
     ".planning": "plan",
 })

@@ -20,7 +20,10 @@ class Arm:
     wiring: Callable | None = None # (connectome, rng) -> Connectome; None: dense
     config: Callable | None = None # (GPTConfig, weights that learn with the connectome) -> GPTConfig; None: the same
     shared: bool = False # whether all newborns have the inherited wiring itself, so that none of its own is stored
-    needs: tuple = () # what the wiring is given by name, beside the two: "counts", "config"
+    needs: tuple = () # what wiring or start is given by name: "counts", "config", "pretrained"
+    start: Callable | None = None # (pretrained, connectome) -> `Start`: weights of a dense newborn; None: random ones
+    reads: str = "development" # the text of its lifetime; "evolution+development": both as one
+    longer: bool = False # whether its lifetime has the tokens of a whole evolution on top
 
     @property
     def own(self) -> bool: # whether each newborn has a wiring of its own
@@ -52,6 +55,19 @@ ARMS.add("seen_tokens", "evonb.connectomes.nulls:SEEN_TOKENS",
 ARMS.add("unigram", "evonb.connectomes.nulls:UNIGRAM", "as random, but the head knows how often each token occurs")
 ARMS.add("block_random", "evonb.connectomes.nulls:BLOCK_RANDOM",
          "as many positive and negative weights in each head, hidden unit and token, anywhere in it")
+
+ARMS.add("pretrained", "evonb.connectomes.baselines:PRETRAINED",
+         "dense, begins with all weights that a dense model learned on the text of evolution, in as many steps")
+ARMS.add("pretrained_low_rank", "evonb.connectomes.baselines:LOW_RANK",
+         "of the pretrained weights as much as the bytes of the connectome hold: matrices of low rank")
+ARMS.add("pretrained_signs", "evonb.connectomes.baselines:ONE_BIT",
+         "of the pretrained weights all signs at one magnitude: 1 bit a weight, in no more bytes than the connectome")
+ARMS.add("pretrained_pruned", "evonb.connectomes.baselines:ONE_SHOT",
+         "a wiring as dense as the connectome, pruned from the pretrained weights at once instead of by generations")
+ARMS.add("dense_joint", "evonb.connectomes.baselines:DENSE_JOINT",
+         "dense, one lifetime on the text of evolution and of development together, as long as both")
+ARMS.add("dense_longer", "evonb.connectomes.baselines:DENSE_LONGER",
+         "dense, as long as evolution and lifetime together, on the text of development alone: the same compute")
 
 REFERENCE, MAIN_CONTROL = "connectome", "random" # what all others are compared with; what the verdict is about
 

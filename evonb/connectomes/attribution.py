@@ -20,8 +20,8 @@ from fastcore.basics import patch
 
 from .arms import ARMS, FOREIGN_NULL, REFERENCE, find_arm
 from .experiments import taken_up
-from .generations import choose_lr, inherited_connectome, known_loss, life_folder, read_life
-from .generations import sweep_losses
+from .generations import choose_lr, inherited_connectome, known_loss, life_folder, pretrain_all
+from .generations import read_life, sweep_losses
 from .settings import Experiment
 from .summary import newborn_units
 from .transplants import ASPECTS, PARTS, Transplant, check_alike, part_matrices, wiring_parts
@@ -186,6 +186,7 @@ def raise_all(
     def live(items):
         if exp.fleet: exp.fleet.raise_newborns(exp, items)
         for arm, s, lr, k in items: lineages[k].raise_arm(arm, s, lr)
+    pretrain_all(exp, arms)
     exp.run.set_state("running", f"attribution: {len(arms)} kinds of newborns")
     live(sweep)
     chosen = {a: choose_lr(sweep_losses(exp, a)) for a in arms}

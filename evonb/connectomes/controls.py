@@ -171,7 +171,8 @@ class _Controls(Mapping):
 CONTROLS = _Controls()
 
 # %% ../../nbs/connectomes/12_controls.ipynb #26b729c4
-NEEDS = dict(counts="how often each token occurs in the text of evolution", config="the model's configuration")
+NEEDS = dict(counts="how often each token occurs in the text of evolution", config="the model's configuration",
+             pretrained="the weights that a dense model learned on the text of evolution")
 
 # %% ../../nbs/connectomes/12_controls.ipynb #52fc8a46
 def control(

@@ -345,7 +345,7 @@ def _arm(config, arm, live, device, devices):
     d = config.development
     gpt, made = _gpt_config(config, d.lifetime), find_arm(arm)
     if made.config: gpt = made.config(gpt, round(_trainable(matrix_sizes(gpt)[0], live)))
-    born = _newborn(gpt, d.lifetime, live if made.wiring else None)
+    born = _newborn(gpt, config.newborn_life(arm), live if made.wiring else None)
     own = connectome_bytes({k: born.sizes[k] for k in live}, live) if made.own else 0
     n = d.n_seeds * config.n_lineages # newborns that are kept and tested
     disk = n * (4 * sum(born.sizes.values()) + own)
@@ -353,6 +353,13 @@ def _arm(config, arm, live, device, devices):
     row = _stage(arm, "development", born, n + d.lifetimes_per_arm - d.n_seeds, device, devices, tested, disk)
     if device.costs: row.seconds += device.costs.arm
     return row
+
+# %% ../../nbs/connectomes/20_planning.ipynb #dd832798
+def _pretraining(config, device, devices):
+    "A row for the dense models that some arms begin with, one an evolution; none where no arm does."
+    if not config.pretrained_arms(): return []
+    born, n = _newborn(_gpt_config(config, config.pretraining), config.pretraining), config.n_lineages
+    return [_stage("pretraining", "development", born, n, device, devices, disk=n * 4 * sum(born.sizes.values()))]
 
 # %% ../../nbs/connectomes/20_planning.ipynb #4f80b457
 def _needed(config):
@@ -457,6 +464,7 @@ def plan(
     else: rows, live = _evolution(config, device, devices)
     with warnings.catch_warnings(record=True) as told: # an arm that can't be matched
         warnings.simplefilter("always")
+        rows += _pretraining(config, device, devices)
         rows += [_arm(config, arm, live, device, devices) for arm in config.development.arms]
     rows = [_corpus(config, corpus, device), *rows, _records(config, live), _checkpoints(config, rows, live)]
     return Plan(config, rows, devices, device, _notes(config, device, devices, corpus) + [str(w.message) for w in told])

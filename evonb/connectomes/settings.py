@@ -76,6 +76,30 @@ class ExperimentConfig:
     def n_lineages(self) -> int: # evolutions whose newborns are raised; a given connectome is one
         return 1 if self.connectome else self.evolution.n_evolutions or 1
 
+    @property
+    def pretraining(self) -> LifetimeConfig: # how a dense model is trained on as much text as a whole evolution reads
+        life = self.evolution.lifetime
+        return replace(life, steps=self.evolution.n_generations * life.steps)
+
+# %% ../../nbs/connectomes/14_settings.ipynb #a5176c59
+@patch
+def newborn_life(self: ExperimentConfig,
+    arm: str, # which arm
+    lr: float | None = None # peak learning rate; None: that of the settings
+) -> LifetimeConfig:
+    "How an arm's newborns are trained: all alike, but for arms that are given the tokens of an evolution on top."
+    life, before = self.development.lifetime, self.pretraining
+    if find_arm(arm).longer:
+        more = before.steps * before.batch_size * before.context / (life.batch_size * life.context)
+        life = replace(life, steps=life.steps + round(more))
+    return life if lr is None else replace(life, lr=lr, muon_lr=life.muon_lr * lr / life.lr) # both rates scale together
+
+# %% ../../nbs/connectomes/14_settings.ipynb #a66d2904
+@patch
+def pretrained_arms(self: ExperimentConfig) -> list[str]: # names
+    "The arms whose newborns are born with what a dense model learned on the text of evolution."
+    return [a for a in self.development.arms if "pretrained" in find_arm(a).needs]
+
 # %% ../../nbs/connectomes/14_settings.ipynb #e37a4abe
 @patch
 def check(self: ExperimentConfig) -> ExperimentConfig: # itself
@@ -93,7 +117,9 @@ def check(self: ExperimentConfig) -> ExperimentConfig: # itself
     for arm in d.arms:
         if null_of(arm) != arm:
             raise InputError(f"The arm {arm!r} inherits parts only, and is raised by evonb attribute.")
-        find_arm(arm)
+        if self.connectome and ("pretrained" in find_arm(arm).needs or find_arm(arm).longer):
+            raise InputError(f"The arm {arm!r} is given as much as the evolution was, but the connectome was given, and "
+                             "of its evolution nothing is known here. Raise it in the run that evolved the connectome.")
     for n in ("n_seeds", "sweep_seeds", "test_windows", "n_bootstrap"): check_positive(getattr(d, n), n)
     tell_inert(d, "n_bootstrap", "intervals come from tests over seeds and windows")
     if not d.arms or not d.lrs: raise InputError("Development needs an arm and a learning rate, but a list is empty.")

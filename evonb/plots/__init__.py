@@ -4,8 +4,8 @@ from evonb import face
 
 __getattr__, __dir__, __all__ = face(__name__, {
     ".style": "figure arm_style NothingToPlot",
-    ".connectome": "loss_curves final_losses generation_curves density_map mask_map origin_bars "
-                   "sweep_curve training_curves",
+    ".connectome": "loss_curves learning_gaps final_losses generation_curves density_map mask_map "
+                   "origin_bars sweep_curve training_curves",
     ".attribution": "attribution_effects",
     ".wiring": "wiring_map wiring_strip wiring_generations",
     ".population": "search_progress final_scores expert_scores generations_figure family_tree task_profiles coefficient_map "

@@ -464,6 +464,15 @@ def counts(self: PreparedCorpus,
         found += np.bincount(ids, minlength=len(found))
     return found
 
+# %% ../../nbs/text/14_tokens.ipynb #8d4285eb
+@patch
+def ids(self: PreparedCorpus,
+    splits: str # "evolution", or several as one: "evolution+development"
+): # -> (n_tokens,) uint16 or uint32, or a `TokenRow` of them
+    "The tokens of a split, or of several behind one another."
+    rows = [self.splits[check_choice(s, self.splits, "split")].ids for s in splits.split("+")]
+    return rows[0] if len(rows) == 1 else TokenRow(p for r in rows for p in getattr(r, "parts", [r]))
+
 # %% ../../nbs/text/14_tokens.ipynb #bf90dea1
 @patch
 def __repr__(self: PreparedCorpus):
