@@ -364,13 +364,20 @@ def _pretraining(config, device, devices):
 # %% ../../nbs/connectomes/20_planning.ipynb #4f80b457
 def _needed(config):
     "Tokens that the whole corpus needs so that no lifetime reads a token twice."
-    loops = ((config.evolution.lifetime, 0), (config.development.lifetime, 1))
-    return max(math.ceil(lifetime_tokens(life)[0] / config.corpus.fractions[i]) for life, i in loops)
+    loops, shares = (config.evolution.lifetime, config.development.lifetime), config.corpus.fractions
+    if config.corpus.development is None:
+        return max(math.ceil(lifetime_tokens(life)[0] / f) for life, f in zip(loops, shares))
+    first, other = (lifetime_tokens(life)[0] for life in loops) # two texts; evolution reads all of one
+    return first + math.ceil(other / shares[1] * sum(shares[1:]))
 
 # %% ../../nbs/connectomes/20_planning.ipynb #14ba971b
 def _text_bytes(config):
     "How much text there is to prepare; None where only reading it tells, 0 for token shards."
     c = config.corpus
+    if c.development is not None:
+        apart = replace(c, development=None), replace(c, source=c.development, development=None)
+        both = [_text_bytes(replace(config, corpus=x)) for x in apart]
+        return None if None in both else sum(both)
     if c.source == "toy-english": return c.n_bytes or 2_000_000
     if c.source in CORPORA or c.source.startswith("hf:"): return c.n_bytes
     try: paths = expand(c.source)
@@ -427,7 +434,8 @@ def _notes(config, device, devices, corpus):
     if devices > 1:
         out.append(f"{devices} devices are taken to be {devices} times as fast as one; real ones lose some of that.")
     if corpus is None:
-        out.append(f"The corpus should have {human_count(_needed(config))} tokens, or some are read twice.")
+        what = "corpus" if config.corpus.development is None else "two corpora together"
+        out.append(f"The {what} should have {human_count(_needed(config))} tokens, or some are read twice.")
     for split, life in (("evolution", config.evolution.lifetime), ("development", config.development.lifetime)):
         if corpus and (turns := lifetime_tokens(life)[0] / len(corpus.splits[split])) > 1:
             out.append(f"A lifetime reads the {split} text {turns:.1f} times.")

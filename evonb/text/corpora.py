@@ -8,7 +8,7 @@ __all__ = ['TEXT_SUFFIXES', 'PACKED_SUFFIXES', 'CORPORA', 'DOCUMENTED', 'SPLITS'
            'expand', 'left_text', 'read_documents', 'known_size', 'read_files', 'files_info', 'pieces', 'assembled',
            'cut_blocks', 'limit', 'is_prose', 'paragraphs', 'docstrings', 'gc_paused', 'python_docs', 'hf_texts',
            'read_hf', 'toy_corpus', 'corpus_files', 'files_source', 'load_corpus', 'corpora_here', 'check_fractions',
-           'tied_sources', 'deal', 'deal_splits', 'split_corpus']
+           'tied_sources', 'deal', 'deal_splits', 'deal_across', 'split_corpus']
 
 # %% ../../nbs/text/12_corpora.ipynb #a9b1e4b5
 import ast
@@ -594,6 +594,32 @@ def deal_splits(name, keys, sizes, sources, seeds, fractions, split_by) -> dict:
             raise CorpusError(f"{name} is too short: {split} would be empty, for it has "
                               f"{len(np.unique(groups))} {what} and "
                               f"needs at least {len(SPLITS)}. Give more text, or a smaller block_bytes.")
+    return dict(zip(SPLITS, dealt))
+
+# %% ../../nbs/text/12_corpora.ipynb #45bcdc33
+def deal_across(
+    names: tuple, # of the text of evolution and of that of development
+    keys, # (n_blocks,) what a block holds, or a digest of it; those of evolution first
+    sizes, # (n_blocks,) bytes
+    sources, # (n_blocks,) what a block came from
+    n_first: int, # blocks that are the text of evolution
+    seeds: Seeds, # another seed is another deal
+    fractions, # of `split_corpus`; the first isn't used
+    split_by: str # "block" or "source"
+) -> dict: # split -> (n,) indices of blocks
+    "One text for evolution, another for development, validation and test; text that is in both is refused."
+    fractions, keys, sizes, sources = check_fractions(fractions), *map(np.asarray, (keys, sizes, sources))
+    check_choice(split_by, ("block", "source"), "split_by")
+    if shared := int(np.isin(keys[n_first:], keys[:n_first]).sum()):
+        raise CorpusError(f"{shared} of {len(keys) - n_first} blocks of {names[1]} are in {names[0]}, too, word for "
+                          "word: evolution would read what newborns are tested on. Give texts that share none, or one "
+                          "text alone, which is dealt so that none is read twice.")
+    groups = _numbered(keys[n_first:]) if split_by == "block" else tied_sources(keys[n_first:], sources[n_first:])
+    rest = _deal(groups, np.asarray(sizes[n_first:], np.int64), fractions[1:], seeds.child("corpus", "split").numpy())
+    dealt = [seeds.child("corpus", "evolution").numpy().permutation(n_first), *(n_first + r for r in rest)]
+    if short := [s for s, d in zip(SPLITS, dealt) if not len(d)]:
+        raise CorpusError(f"{names[short[0] != SPLITS[0]]} is too short: {short[0]} would be empty. Give more text, or a "
+                          "smaller block_bytes.")
     return dict(zip(SPLITS, dealt))
 
 # %% ../../nbs/text/12_corpora.ipynb #b67d52dd

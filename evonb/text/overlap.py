@@ -68,5 +68,6 @@ def overlap_lines(
 ) -> typing.Iterator[str]: # nothing of corpora that were prepared before this was counted
     "The overlap of a corpus in words."
     for row in corpus.get("overlap") or ():
+        of = f", {row['also in evolution']:.1%} in that of evolution" * bool(corpus.get("across"))
         yield (f"{row['also in training']:.1%} of {row['sentences']:,} sentences of {row['split']} are in the training "
-               "text word for word")
+               f"text word for word{of}")
