@@ -117,7 +117,8 @@ def check(self: ExperimentConfig) -> ExperimentConfig: # itself
     for arm in d.arms:
         if null_of(arm) != arm:
             raise InputError(f"The arm {arm!r} inherits parts only, and is raised by evonb attribute.")
-        if self.connectome and ("pretrained" in find_arm(arm).needs or find_arm(arm).longer):
+        made = find_arm(arm)
+        if self.connectome and ("pretrained" in made.needs or made.longer):
             raise InputError(f"The arm {arm!r} is given as much as the evolution was, but the connectome was given, and "
                              "of its evolution nothing is known here. Raise it in the run that evolved the connectome.")
     for n in ("n_seeds", "sweep_seeds", "test_windows", "n_bootstrap"): check_positive(getattr(d, n), n)

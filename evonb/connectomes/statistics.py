@@ -9,7 +9,7 @@ __all__ = ['STATISTICS', 'TOLD', 'MAX_WEIGHTS', 'MAX_UNITS', 'wire_density', 'po
            'self_feedback', 'loop_balance', 'two_steps', 'spectral_radius', 'path_length', 'small_world',
            'hub_agreement', 'graph_places', 'measure_graph', 'null_p', 'judge_wiring', 'wiring_to_measure',
            'check_nulls', 'draw_null', 'wiring_statistics', 'wiring_table', 'open_wiring', 'wirings_of', 'measure_run',
-           'measure_file']
+           'measure_file', 'last_means', 'over_evolutions']
 
 # %% ../../nbs/connectomes/28_statistics.ipynb #66aec98d
 import json
@@ -30,7 +30,7 @@ from ..core import EvonbError, InputError, Seeds, Stopped, StopRequest, check_ch
 from ..core import stoppable
 from ..kinds import provenance, refusal
 from ..registry import Registry
-from ..statistics import ALPHA, fdr
+from ..statistics import ALPHA, crossed_mean, fdr, judge_family
 from ..store import locked, open_run, read_dataset, write_dataset, write_netcdf
 from ..training.connectome import Connectome
 
@@ -683,3 +683,31 @@ def measure_file(
     with stoppable(stop) as request:
         before = read_dataset(out) if out.exists() else None
         return wiring_statistics(wiring, nulls, n_draws, 0, max_units, False, roles, before, keep, show, request)
+
+# %% ../../nbs/connectomes/28_statistics.ipynb #f92857bb
+def last_means(
+    found, # what `wiring_statistics` found of one evolution
+    null: str # the control
+) -> dict: # statistic -> (mean over places of the last wiring, the same of the control's draws); nan where not told
+    "Each statistic of an evolution's last wiring, as one number."
+    one = found.isel(generation=-1).sel(null=null).transpose("statistic", "place", ...)
+    there = np.isfinite(one.value.values) & np.isfinite(one.null_mean.values) & ~one.kept.values.astype(bool)
+    def mean(x, ok): return float(x[ok].mean()) if ok.any() else math.nan
+    rows = zip(map(str, one.statistic.values), one.value.values, one.null_mean.values, there)
+    return {s: (mean(v, ok), mean(m, ok)) for s, v, m, ok in rows}
+
+# %% ../../nbs/connectomes/28_statistics.ipynb #35f3feac
+def over_evolutions(
+    found: list # what `wiring_statistics` found, of each evolution
+) -> list[dict]: # statistic, null, values and null_values (one an evolution), and `judged`; corrected for all rows
+    "What is peculiar about the wirings of several evolutions together, statistic by statistic."
+    nulls = [n for n in map(str, found[0].null.values) if all(n in f.null.values for f in found)]
+    told = {}
+    for null in nulls:
+        each = [last_means(f, null) for f in found]
+        for s in each[0]:
+            pairs = np.array([e.get(s, (math.nan, math.nan)) for e in each]) # (n_evolutions, 2)
+            if np.isfinite(pairs).all(): told[s, null] = pairs
+    judged = judge_family({k: crossed_mean(p[:, 0] - p[:, 1], ("evolution",)) for k, p in told.items()})
+    return [dict(statistic=s, null=null, values=told[s, null][:, 0].tolist(), null_values=told[s, null][:, 1].tolist(),
+                 judged=d) for (s, null), d in judged.items()]

@@ -3,6 +3,7 @@
 import itertools
 import shutil
 import zipfile
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from evonb import cli
 from evonb.cli import main
 from evonb.connectomes.arms import ARMS, find_arm
 from evonb.connectomes.attribution import (
@@ -147,7 +149,7 @@ def test_transplants_are_wired_as_their_names_say(run):
         assert "signed_degree" in exp.arm_wiring("signed_degree+head", 0).info["control"]
 
 
-def test_attribution_of_a_run_is_told_resumed_shown_and_reported(run, capsys):
+def test_attribution_of_a_run_is_told_resumed_shown_and_reported(run, capsys, monkeypatch):
     class Stop(StopRequest):
         def __bool__(self):
             return len(lifetimes(run)) - before > 2
@@ -175,6 +177,16 @@ def test_attribution_of_a_run_is_told_resumed_shown_and_reported(run, capsys):
     assert main(["attribute", str(run.path), "--parts", "embedding,head,blocks"]) == 0
     out = capsys.readouterr().out
     assert read_json(run.file("attribution.json"))["statement"] in out and "main         head" in out
+    class Fleet:  # as a cluster's: what it is asked for is raised before anything is told
+        def raise_newborns(self, exp, items, needed=False):
+            asked.extend(items)
+
+    asked, own = [], cli.ability
+    with monkeypatch.context() as m:
+        m.setattr(cli, "ability", lambda k, n: (lambda a: nullcontext(Fleet())) if n == "fleet" else own(k, n))
+        words = ["attribute", str(run.path), "--parts", "embedding,head,blocks", "--ray", "head:6379"]
+        assert main(words) == 0 and main([*words, "--workers", "2"]) == 2
+    assert ("random+head", 0) in {x[:2] for x in asked} and "leave one of them out" in capsys.readouterr().err
     assert main(["report", str(run.path)]) == 0
     page = run.file("report.html").read_text()
     assert "What each part carries" in page and "can&#x27;t be shown" not in page and "can't be shown" not in page

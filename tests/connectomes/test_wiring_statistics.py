@@ -389,3 +389,29 @@ def test_a_statistic_of_ones_own_is_measured_like_ours():
 def test_every_control_of_the_registry_is_a_null():
     assert st.check_nulls(None) == list(CONTROLS) and len(CONTROLS) >= 4
     assert isinstance(wiring_of(), Connectome)
+
+
+def test_statistics_over_evolutions_are_paired_tests_and_stand_in_text_and_page(tmp_path):
+    from scipy import stats
+
+    from evonb.cli import wirings_text
+    from evonb.report import peculiar_html
+
+    found = [st.wiring_statistics(planted("feedback"), ("random",), 3, seed, show=False) for seed in range(2)]
+    found.append(st.wiring_statistics(wiring_of(1), ("random",), 3, show=False))
+    rows = {(r["statistic"], r["null"]): r for r in st.over_evolutions(found)}
+    row = rows["self_feedback", "random"]
+    differences = np.subtract(row["values"], row["null_values"])
+    at = [f.isel(generation=-1).sel(null="random", statistic="self_feedback") for f in found]
+    assert np.allclose(row["values"], [float(a.value.mean()) for a in at])
+    assert row["judged"]["p"] == pytest.approx(stats.ttest_1samp(differences, 0).pvalue)
+    assert row["judged"]["family"] == len(rows) and row["judged"]["units"] == dict(evolution=3)
+    assert ("density", "random") not in rows  # the control keeps it
+    assert wirings_text(list(rows.values()))[0].startswith("All 3 evolutions") and wirings_text([]) == []
+    one = st.over_evolutions(found[:1])
+    assert one[0]["judged"]["p"] is None and one[0]["judged"]["one"] == "evolution"
+    paths = [tmp_path / f"{k}.zarr.zip" for k in range(2)]
+    for path, ds in zip(paths, found[1:]):
+        st.write_dataset(path, ds)
+    page = peculiar_html(found[0], paths)
+    assert page.count("<figure>") == 3 and "self_feedback" in page and peculiar_html(None, None) is None
