@@ -406,7 +406,6 @@ def test_statistics_over_evolutions_are_paired_tests_and_stand_in_text_and_page(
     assert np.allclose(row["values"], [float(a.value.mean()) for a in at])
     assert row["judged"]["p"] == pytest.approx(stats.ttest_1samp(differences, 0).pvalue)
     assert row["judged"]["family"] == len(rows) and row["judged"]["units"] == dict(evolution=3)
-    assert ("density", "random") not in rows  # the control keeps it
     assert wirings_text(list(rows.values()))[0].startswith("All 3 evolutions") and wirings_text([]) == []
     one = st.over_evolutions(found[:1])
     assert one[0]["judged"]["p"] is None and one[0]["judged"]["one"] == "evolution"
