@@ -5,16 +5,17 @@
 # %% auto #0
 __all__ = ['MEASURES', 'COMMANDS', 'EXAMPLE_SKILLS', 'TABLES', 'flat_settings', 'assigned', 'with_settings', 'settled',
            'told_with', 'settings_meant', 'spelled', 'numbers_of', 'names_of', 'arm_changes', 'experiment_config',
-           'default_out', 'interval_cell', 'columns', 'unseen_text', 'connectome_text', 'population_text',
-           'experts_text', 'wirings_text', 'alignment_text', 'results_text', 'Parser', 'listing', 'run_options',
-           'begin_option', 'ray_option', 'working_in', 'finish', 'model_option', 'evolutions_option',
-           'experiment_options', 'newborn_options', 'arm_options', 'whole_options', 'workers_of', 'work_on', 'do_run',
-           'evolve_options', 'do_evolve', 'develop_options', 'do_develop', 'tokens_of', 'breed_options', 'do_breed',
-           'attribution_text', 'attribute_options', 'do_attribute', 'base_help', 'experts_options', 'do_experts',
-           'population_options', 'breed_preset', 'do_population', 'serve_options', 'do_serve', 'align_options',
-           'do_align', 'explore_options', 'do_explore', 'do_report', 'show_options', 'do_show', 'plan_options',
-           'plan_population', 'do_plan', 'farthest', 'wiring_text', 'wiring_options', 'do_wiring', 'parser', 'way_on',
-           'any_letters', 'nobody_reads', 'remarks_shown', 'main']
+           'default_out', 'interval_cell', 'columns', 'unseen_text', 'given_rows', 'given_text', 'learning_text',
+           'connectome_text', 'population_text', 'experts_text', 'wirings_text', 'alignment_text', 'results_text',
+           'Parser', 'listing', 'run_options', 'begin_option', 'ray_option', 'working_in', 'finish', 'model_option',
+           'evolutions_option', 'corpus_options', 'experiment_options', 'newborn_options', 'arm_options',
+           'whole_options', 'workers_of', 'work_on', 'do_run', 'evolve_options', 'do_evolve', 'develop_options',
+           'do_develop', 'tokens_of', 'breed_options', 'do_breed', 'attribution_text', 'attribute_options',
+           'do_attribute', 'base_help', 'experts_options', 'do_experts', 'population_options', 'breed_preset',
+           'do_population', 'serve_options', 'do_serve', 'align_options', 'do_align', 'explore_options', 'do_explore',
+           'do_report', 'show_options', 'do_show', 'plan_options', 'plan_population', 'do_plan', 'farthest',
+           'wiring_text', 'wiring_options', 'do_wiring', 'parser', 'way_on', 'any_letters', 'nobody_reads',
+           'remarks_shown', 'main']
 
 # %% ../nbs/84_cli.ipynb #10c6d36d
 import argparse
@@ -169,6 +170,7 @@ def experiment_config(
     if args.model: config.model = _model_of(args.model, config.model)
     if args.corpus and args.corpus != config.corpus.source:
         config.corpus = dataclasses.replace(config.corpus, source=args.corpus, n_bytes=None)
+    if args.develop_on: config.corpus = dataclasses.replace(config.corpus, development=args.develop_on)
     config.development = dataclasses.replace(config.development, **arm_changes(args))
     if args.evolutions is not None:
         config.evolution = dataclasses.replace(config.evolution, n_evolutions=args.evolutions)
@@ -178,11 +180,12 @@ def experiment_config(
 def default_out(
     preset: str, # the preset's name
     corpus: str | None, # what --corpus gave
-    model: str | None = None # what --model gave
+    model: str | None = None, # what --model gave
+    develop_on: str | None = None # what --develop-on gave
 ) -> Path: # relative to where the command runs
-    "Where a run goes when --out isn't given: runs/PRESET, with the names of a corpus and a model that were given."
+    "Where a run goes when --out isn't given: runs/PRESET, with the names of corpora and a model that were given."
     if model and Path(model).name == "config.json": model = Path(model).parent
-    places = (corpus, model if model != "gpt" else None)
+    places = (corpus, develop_on, model if model != "gpt" else None)
     slugs = [re.sub(r"[^\w.-]+", "-", Path(place_name(x)).stem).strip("-") if x else "" for x in places]
     return Path("runs")/"-".join(filter(None, (preset, *slugs)))
 
@@ -207,10 +210,43 @@ def unseen_text(
 ) -> list: # of lines; nothing of runs of before
     "How much of the held-out text is in the training text, and the test loss of what isn't."
     from evonb.text.overlap import overlap_lines
-    lines = [f"{line}." for line in overlap_lines(summary.get("corpus") or {})]
+    corpus = summary.get("corpus") or {}
+    two = {k: x["name"] for k, x in (corpus.get("across") or {}).items()}
+    lines = [f"Evolved on {two['evolution']}; raised, validated and tested on {two['development']}."] if two else []
+    lines += [f"{line}." for line in overlap_lines(corpus)]
     new = {name: a["unseen_loss"]["mean"] for name, a in summary["arms"].items() if a.get("unseen_loss")}
     told = ", ".join(f"{name} {loss:.3f}" for name, loss in sorted(new.items(), key=lambda x: x[1]))
     return [*lines, *([f"Test loss on unseen sentences alone, nats/token: {told}."] if told else [])]
+
+# %% ../nbs/84_cli.ipynb #ea2debc1
+def given_rows(
+    arms: dict # of a run's summary
+) -> list: # of (arm, tokens of its lifetime, tokens behind what it inherits, bytes of that); nothing of runs of before
+    "What each arm's newborns were given."
+    def one(v, show): return "?" if v is None else show(v) if v else "–"
+    names = dict(lifetime_tokens=human_count, inherited_tokens=human_count, inherited_bytes=human_bytes)
+    return [(a, *(one(x["given"][k], f) for k, f in names.items())) for a, x in arms.items() if x.get("given")]
+
+def given_text(
+    arms: dict # of a run's summary
+) -> list: # of lines; none where all are given as much as the usual ones are
+    "A table of what each arm is given, where some are given other than a wiring and one lifetime."
+    rows = given_rows(arms)
+    if len({r[1] for r in rows}) < 2 and not any(r[0].startswith("pretrained") for r in rows): return []
+    return ["", "What newborns are given: tokens of their own lifetime; tokens that were read for what they inherit, of "
+            "which controls keep only what they are named for; its bytes",
+            *columns([("arm", "own tokens", "inherited: tokens", "inherited: bytes"), *rows])]
+
+# %% ../nbs/84_cli.ipynb #2f487dd4
+def learning_text(
+    summary: dict # of a run of kind connectome
+) -> list: # of lines; none of runs of before, and without dense newborns
+    "Where in learning each arm is ahead of the dense one."
+    from evonb.connectomes.learning import LEARNING_HEAD, learning_rows
+    told = summary.get("learning") or {}
+    if len(told.get("arms", ())) < 2: return []
+    return ["", "Where in learning (validation; intervals over what differs next time; a lead is clear by tests corrected "
+            "for the number of validations)", *columns([LEARNING_HEAD, *learning_rows(**told)])]
 
 # %% ../nbs/84_cli.ipynb #a9c32fdf
 def connectome_text(
@@ -249,7 +285,7 @@ def connectome_text(
         if several: out += [f"{MAIN_CONTROL} minus connectome, nats/token: {several}"]
         if edge: out += [f"lr at the edge of those tried for: {', '.join(edge)}; a better one may lie beyond (--lrs)"]
         begin = [f"{b[0].upper()}{b[1:]}."] if (b := summary.get("begin")) else [] # runs of before don't tell it
-        out = [summary["statement"], "", *out, *unseen_text(summary), *begin]
+        out = [summary["statement"], "", *out, *unseen_text(summary), *begin, *learning_text(summary), *given_text(arms)]
     if summary.get("architecture"): out += ["", f"Model: {summary['architecture']}."]
     return "\n".join(out)
 
@@ -463,6 +499,16 @@ def evolutions_option(
     p.add_argument("--evolutions", type=int, metavar="K",
                    help="how many times a connectome is evolved, each with newborns and controls of its own")
 
+# %% ../nbs/84_cli.ipynb #bf74325e
+def corpus_options(
+    p # the command's parser
+):
+    "What is read."
+    p.add_argument("--corpus", metavar="PATH_OR_NAME", help="a file, folder, glob or built-in corpus (listed below)")
+    p.add_argument("--develop-on", metavar="PATH_OR_NAME",
+                   help="another corpus that newborns are raised, validated and tested on; one tokenizer is trained on "
+                        "both (default: --corpus, a part of which evolution doesn't read)")
+
 # %% ../nbs/84_cli.ipynb #6600e19f
 def experiment_options(
     p, # the command's parser
@@ -472,7 +518,7 @@ def experiment_options(
     "What every command that starts an experiment takes."
     from evonb.connectomes.settings import PRESETS
     from evonb.text.corpora import CORPORA
-    p.add_argument("--corpus", metavar="PATH_OR_NAME", help="a file, folder, glob or built-in corpus (listed below)")
+    corpus_options(p)
     p.add_argument("--preset", default=preset, help=f"{', '.join(PRESETS)} (default: {preset})")
     model_option(p)
     p.add_argument("--compile", action="store_true", help="compile training with torch.compile")
@@ -541,7 +587,7 @@ def work_on(
     resume: bool # whether a run that is there is taken up
 ):
     "Do the stages of an experiment, and tell what came out."
-    out, work = working_in(args.out or default_out(args.preset, args.corpus, args.model)), ability("connectome", "run")
+    out, work = working_in(args.out or default_out(args.preset, args.corpus, args.model, args.develop_on)), ability("connectome", "run")
     with _fleet(args) as fleet:
         finish(work(out, experiment_config(args), resume, stages, fleet=fleet, compute=_compute(args),
                     workers=args.workers))
@@ -597,10 +643,10 @@ def do_develop(
     if bool(args.run) == bool(args.connectome):
         raise InputError("Name either a run to develop in, or --connectome FILE and --corpus for a new one.")
     if args.connectome: return work_on(args, ("develop",), args.resume)
-    if args.corpus or args.out or args.seed or args.set or args.model:
+    if args.corpus or args.out or args.seed or args.set or args.model or args.develop_on:
         raise InputError(f"{args.run} has its corpus, model, seed and settings already; an existing run takes only "
                          "--arms, --seeds, --lrs, --evolutions, --ray and --device. For other settings begin another "
-                         "run.")
+                         "run; to develop on another corpus than evolution reads, evonb run --corpus A --develop-on B.")
     with _fleet(args) as fleet:
         finish(ability("connectome", "extend")(args.run, arm_changes(args), fleet=fleet, compute=_compute(args),
                                                n_evolutions=args.evolutions, workers=args.workers))
@@ -686,6 +732,7 @@ def attribute_options(
     p.add_argument("--device", help="cpu, cuda or mps (default: the best there is)")
     p.add_argument("--workers", type=workers_of, default="auto", metavar="auto|N",
                    help="processes of this machine that raise newborns side by side; the result is the same")
+    ray_option(p, "newborns are raised")
     p.set_defaults(arms=None) # which `arm_changes` asks for
     p.epilog += listing("arms", ARMS)
 
@@ -697,8 +744,9 @@ def do_attribute(
 ):
     "Raise newborns that inherit only, or all but, each part of a run's connectome, and print what each part carries."
     parts = args.parts[0] if len(args.parts) == 1 else args.parts
-    run = ability("connectome", "attribute")(args.run, parts, args.null, args.design, arm_changes(args),
-                                             device=args.device, workers=args.workers)
+    with _fleet(args) as fleet:
+        run = ability("connectome", "attribute")(args.run, parts, args.null, args.design, arm_changes(args),
+                                                 device=args.device, fleet=fleet, workers=args.workers)
     from evonb.store import read_json
     print(attribution_text(read_json(run.file("attribution.json"))), f"\nrun: {run.path}", sep="\n")
 
@@ -965,7 +1013,7 @@ def plan_options(
     from evonb.text.corpora import CORPORA
     p.add_argument("--preset", default="laptop",
                    help=f"{', '.join(PRESETS)} (default: laptop); or genome, a population")
-    p.add_argument("--corpus", metavar="PATH_OR_NAME", help="a file, folder, glob or built-in corpus (listed below)")
+    corpus_options(p)
     p.add_argument("--task", action="append", default=[], metavar="TASK",
                    help="of a population: what it is selected on, as in evonb population")
     p.add_argument("--base", metavar="NAME_OR_PATH",
@@ -1094,6 +1142,19 @@ def wiring_text(
     left += [f"{null} can't be made of this wiring: {why}" for null, why in told.items()]
     return "\n".join([head, *columns(rows), *far, *floor, *filter(None, map(few, found.null.values)), *left])
 
+# %% ../nbs/84_cli.ipynb #bb4370ef
+def wirings_text(
+    rows: list # of `evonb.connectomes.statistics.over_evolutions`
+) -> list: # of lines; none where nothing could be told
+    "What is peculiar about several evolutions' wirings together."
+    if not rows: return []
+    def several(values): return " ".join(f"{v:.3g}" for v in values)
+    cells = [(r["statistic"], r["null"], several(r["values"]), several(r["null_values"]), interval_cell(r["judged"], "+.3g"))
+             for r in rows]
+    return [f"All {len(rows[0]['values'])} evolutions, each one's last wiring beside its own controls: means over places, "
+            f"one number an evolution; {family_text(r['judged'] for r in rows)}",
+            *columns([("statistic", "control", "wirings", "controls", "difference [95 % CI]"), *cells])]
+
 # %% ../nbs/84_cli.ipynb #5b4a6c85
 def wiring_options(
     p # the command's parser
@@ -1134,9 +1195,12 @@ def do_wiring(
     if args.graph: wiring_graph(*statistics.open_wiring(source)).save(args.graph)
     if not run: return print(wiring_text(statistics.measure_file(source, out, **given)), f"\nstored: {out}", sep="\n")
     n = max(1, n_stored_lineages(open_run(source)))
+    found = []
     for k in range(n): # one evolution after another
         if n > 1: print("\n" * bool(k) + f"Evolution {k}")
-        print(wiring_text(statistics.measure_run(source, **given, last=args.last, lineage=k)))
+        print(wiring_text(one := statistics.measure_run(source, **given, last=args.last, lineage=k)))
+        found.append(one)
+    if n > 1: print("", *wirings_text(statistics.over_evolutions(found)), sep="\n")
     print(f"\nstored: {source/'wiring.zarr.zip'}" + f", and in the folders of the other {n - 1}" * (n > 1))
 
 # %% ../nbs/84_cli.ipynb #21aecac0

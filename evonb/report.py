@@ -6,12 +6,12 @@
 __all__ = ['connectome_page', 'population_page', 'experts_page', 'wirings_page', 'alignment_page', 'every_page', 'Html', 'esc',
            'json_for_script', 'table', 'flat', 'shown', 'settings_table', 'figure_html', 'figures_html', 'menu_html',
            'Section', 'Page', 'section_html', 'number', 'spread_html', 'swatch', 'difference_html', 'results_table',
-           'arms_result', 'lineages', 'generations_html', 'densities_html', 'wiring_html', 'attribution_html',
-           'corpus_table', 'corpora_html', 'known', 'score_html', 'methods_table', 'tasks_table', 'ensembles_table',
-           'methods_result', 'first_histories', 'evolutions_html', 'family_html', 'conflict_html', 'of_methods',
-           'experts_table', 'experts_html', 'alignment_table', 'ways_table', 'ways_result', 'listed', 'left_out_html',
-           'alignment_result', 'human_like_html', 'settings_html', 'repeat_html', 'report_html', 'write_report',
-           'example_run', 'example_population_run']
+           'given_table', 'arms_result', 'learning_html', 'lineages', 'generations_html', 'densities_html',
+           'wiring_html', 'peculiar_html', 'attribution_html', 'corpus_table', 'corpora_html', 'known', 'score_html',
+           'methods_table', 'tasks_table', 'ensembles_table', 'methods_result', 'first_histories', 'evolutions_html',
+           'family_html', 'conflict_html', 'of_methods', 'experts_table', 'experts_html', 'alignment_table',
+           'ways_table', 'ways_result', 'listed', 'left_out_html', 'alignment_result', 'human_like_html',
+           'settings_html', 'repeat_html', 'report_html', 'write_report', 'example_run', 'example_population_run']
 
 # %% ../nbs/80_report.ipynb #2b3e800e
 import html
@@ -26,7 +26,8 @@ import plotly.graph_objects as go
 from fastcore.basics import patch
 
 from .connectomes.arms import MAIN_CONTROL
-from .core import InputError, Seeds, human_count, human_time, parsing
+from .connectomes.learning import LEARNING_HEAD, learning_rows
+from .core import InputError, Seeds, human_bytes, human_count, human_time, parsing
 from .kinds import ability, command_of
 from .plots import alignment as alignment_plots, breeding as breeding_plots, connectome as plots, examples
 from .plots import population as population_plots
@@ -263,6 +264,19 @@ def results_table(
                "in embedding and head learn nothing of use; and the live share of the wired matrices.")
     return table(header, rows, caption)
 
+# %% ../nbs/80_report.ipynb #e277b09d
+def given_table(
+    summary: dict # a run's summary
+) -> Html: # nothing of runs of before
+    "What each arm's newborns were given: tokens of their lifetime, tokens behind what they inherit, and its bytes."
+    def one(v, show): return "?" if v is None else show(v) if v else "–"
+    rows = [[swatch(plots.arm_style(a).colour, Html(plots.label(a))), one(g["lifetime_tokens"], human_count),
+             one(g["inherited_tokens"], human_count), one(g["inherited_bytes"], human_bytes)]
+            for a, v in summary["arms"].items() if (g := v.get("given"))]
+    header = ["arm", "tokens of its lifetime", "tokens behind what it inherits", "bytes of that"]
+    return table(header, rows, "What newborns are given. Controls are made of the connectome, so the same text stands "
+                 "behind them, but they keep of it only what they are named for.") if rows else Html("")
+
 # %% ../nbs/80_report.ipynb #66a12d78
 connectome_page = Page()
 
@@ -274,10 +288,24 @@ def arms_result(
     if not summary.get("arms"): raise plots.NothingToPlot("no arm has been raised.")
     model = f"<p>Model: {esc(summary['architecture'])}.</p>" if summary.get("architecture") else ""
     begin = listed([summary["begin"]] if summary.get("begin") else [])
-    return f"<p class='statement'>{esc(summary.get('statement', ''))}</p>{model}{results_table(summary)}{begin}"
+    return f"<p class='statement'>{esc(summary.get('statement', ''))}</p>{model}{results_table(summary)}{begin}" + given_table(summary)
 
 # %% ../nbs/80_report.ipynb #2dd4be00
 connectome_page.figures("Growing up: the arms", plots.loss_curves, needs=("development.zarr.zip",))
+
+@connectome_page.section("Where in learning", uses=("summary.json", "development.zarr.zip"))
+def learning_html(
+    summary, # the run's summary, or None
+    development # an xarray Dataset, or None
+) -> str | None: # None in runs of before, and without dense newborns
+    "When the arms are ahead of dense newborns: at birth, on the way, at the end."
+    told = (summary or {}).get("learning") or {}
+    if development is None or len(told.get("arms", ())) < 2: return None
+    rows = [[swatch(plots.arm_style(a).colour, Html(plots.label(a))), *cells] for a, *cells in learning_rows(**told)]
+    caption = ("Validation loss before the first step; tokens until the final loss of the dense newborn with the same "
+               "number is reached; how far ahead of it newborns are where its lifetime ends; and the last validation at "
+               "which that is clear, corrected for the number of validations.")
+    return figure_html(plots.learning_gaps(development)) + table(LEARNING_HEAD, rows, caption)
 connectome_page.figures("Where the arms end", plots.final_losses, needs=("summary.json",),
                         uses=("development.zarr.zip",))
 
@@ -326,6 +354,27 @@ def wiring_html(
         out += figure_html(plots.mask_map(found.signs, title=title))
     return out
 
+# %% ../nbs/80_report.ipynb #0df69d46
+@connectome_page.section("What is peculiar about the wiring", uses=("wiring.zarr.zip", "lineage-*/wiring.zarr.zip"))
+def peculiar_html(
+    first, # an xarray Dataset of `evonb wiring`, or None
+    others: list | None # where those of further evolutions are
+) -> str | None: # None where `evonb wiring` hasn't been
+    "Statistics of the wiring beside its controls, evolution by evolution, and over evolutions."
+    if first is None: return None
+    from evonb.connectomes.statistics import over_evolutions
+    from evonb.plots.wiring import wiring_map
+    found = [first, *map(read_dataset, others or [])]
+    null = MAIN_CONTROL if MAIN_CONTROL in first.null.values else str(first.null.values[0])
+    out = "".join(figure_html(wiring_map(f, null), f"Evolution {k}." if len(found) > 1 else "")
+                  for k, f in enumerate(found) if null in f.null.values)
+    def several(values): return " ".join(f"{v:.3g}" for v in values)
+    rows = [[r["statistic"], r["null"], several(r["values"]), several(r["null_values"]), difference_html(r["judged"], True)]
+            for r in (over_evolutions(found) if len(found) > 1 else [])]
+    header = ["statistic", "control", "wirings, one an evolution", "controls", "difference"]
+    return out + (table(header, rows, "The last wiring of each evolution beside its own controls, means over places, and "
+                        "whether their differences are alike over evolutions, corrected for all rows.") if rows else "")
+
 # %% ../nbs/80_report.ipynb #db412cdc
 @connectome_page.section("What each part carries", uses=("attribution.json", "attribution.zarr.zip"))
 def attribution_html(
@@ -365,8 +414,11 @@ def corpora_html(
     summary: dict # of a run of kind "connectome"
 ) -> Html:
     "What was read."
-    if not summary.get("corpus"): raise plots.NothingToPlot("the summary names no corpus.")
-    return corpus_table(summary["corpus"])
+    if not (corpus := summary.get("corpus")): raise plots.NothingToPlot("the summary names no corpus.")
+    two = {k: esc(x["name"]) for k, x in (corpus.get("across") or {}).items()}
+    note = f"<p>Evolution read {two['evolution']}; newborns were raised, validated and tested on {two['development']}, " \
+           "and generations were validated on it, too.</p>" if two else ""
+    return Html(note + corpus_table(corpus))
 
 # %% ../nbs/80_report.ipynb #a9e15423
 def known(

@@ -200,7 +200,7 @@ def evolutions_as_begun(
 
 # %% ../../nbs/connectomes/22_experiments.ipynb #5dbd77a3
 LATER = {"evolution.lifetime.signs": "free", "development.lifetime.signs": "free", "evolution.exempt_start": "own",
-         "evolution.dale": False} # settings that runs of before don't note -> what they did
+         "evolution.dale": False, "corpus.development": None} # settings that runs of before don't note -> what they did
 
 # %% ../../nbs/connectomes/22_experiments.ipynb #63a14b04
 def experiment(

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['ramp', 'Band', 'seed_band', 'block_means', 'rgba', 'add_band', 'seeds_text', 'spread_text', 'by_evolution',
-           'loss_curves', 'half_widths', 'difference_text', 'each_newborn', 'final_losses', 'one_evolution',
-           'generation_curves', 'ramp_colour', 'add_scale', 'training_curves', 'matrix_place', 'density_map',
-           'matrix_map', 'block_share', 'mask_map', 'origin_bars', 'sweep_curve']
+           'loss_curves', 'learning_gaps', 'half_widths', 'difference_text', 'each_newborn', 'final_losses',
+           'one_evolution', 'generation_curves', 'ramp_colour', 'add_scale', 'training_curves', 'matrix_place',
+           'density_map', 'matrix_map', 'block_share', 'mask_map', 'origin_bars', 'sweep_curve']
 
 # %% ../../nbs/plots/14_connectome.ipynb #76c6b85a
 import itertools
@@ -19,6 +19,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from ..connectomes.arms import REFERENCE
+from ..connectomes.learning import DENSE, where_in_learning
 from ..core import InputError, check_choice, check_positive
 from .picture import png_uri
 from .style import NothingToPlot, arm_style, figure, label, line_colour, values
@@ -145,6 +146,28 @@ def loss_curves(
     how = [mean, "band: " * bool(spread_text(sizes)) + spread_text(sizes), _thin(in_mean) if in_mean else ""]
     fig.update_layout(title_subtitle_text="; ".join(filter(None, how)), xaxis_title="training step")
     return fig.update_layout(yaxis_title="validation loss (nats/token)" if not train else "loss (nats/token)")
+
+# %% ../../nbs/plots/14_connectome.ipynb #b81339cb
+def learning_gaps(
+    development, # xarray Dataset of a run: val_loss (arm, seed, eval_step) in nats/token
+    against: str = DENSE # the arm that others are held against
+) -> go.Figure:
+    "How far ahead of dense newborns each arm is, by what it has read: mean with its interval, corrected for their number."
+    found = {a: x["lead"] for a, x in where_in_learning(development, against).items() if x.get("lead")}
+    if not found: raise NothingToPlot(f"There is nothing to hold against {against}: no other arm was raised beside it.")
+    per, unit = development.attrs.get("tokens_per_step", 1), "evolutions" if "lineage" in development.dims else "seeds"
+    fig = figure(f"Ahead of {label(against)}", f"mean over {unit}; band: 95 % interval, corrected for all validations", 480)
+    for arm, lead in found.items():
+        style, x = arm_style(arm), [t * per for t in lead]
+        mean, low, high = ([np.nan if d[k] is None else d[k] for d in lead.values()] for k in ("mean", "low", "high"))
+        kept = np.flatnonzero(np.isfinite(low))
+        if len(kept): add_band(fig, [x[i] for i in kept], [low[i] for i in kept], [high[i] for i in kept], style.colour, arm)
+        fig.add_scatter(x=x, y=mean, name=label(arm), legendgroup=str(arm), mode="lines+markers",
+                        line=dict(color=style.colour, dash=style.dash, width=2), marker=dict(symbol=style.symbol, size=6),
+                        hovertemplate="%{x:,} tokens: %{y:+.4f} nats/token" if per > 1 else "step %{x}: %{y:+.4f}")
+    fig.add_hline(0, line=dict(color=line_colour, width=1.5))
+    fig.update_xaxes(title_text="tokens read" if per > 1 else "training step")
+    return fig.update_yaxes(title_text=f"loss of {label(against)} minus the arm's<br>(nats/token)")
 
 # %% ../../nbs/plots/14_connectome.ipynb #e3a33ec0
 def half_widths(
