@@ -367,8 +367,8 @@ def known_to(self: Experiment,
 @patch
 def pretrain(self: Experiment):
     "Train a dense model on the text of evolution, for as many steps as all generations together; from where it is."
-    self.raise_newborn(self.file("pretraining"), _newborn(self, 0, None), "evolution", self.config.pretraining,
-                       self.seeds.child("pretraining"), label=f"{self.called}pretraining")
+    self.raise_newborn(self.file("pretraining"), generation_newborn(self, 0, None), "evolution",
+                       self.config.pretraining, self.seeds.child("pretraining"), label=f"{self.called}pretraining")
 
 # %% ../../nbs/connectomes/16_generations.ipynb #f341f178
 @patch
