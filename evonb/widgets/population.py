@@ -343,8 +343,9 @@ def archive_reply(
     known = lambda d: {a.name for a in d.axes} <= {*pp.objectives_of(history)}
     if division is None: division = next(filter(known, divisions), None)
     cells, everyone = pp.archive_cells(history, division), pp.individuals(history)
-    held = [dict(row=int(r), column=int(c), place=int(i), value=float(everyone.value[i]), about=pp.who_text(everyone, i))
-            for (r, c), i in np.ndenumerate(cells.place) if i >= 0]
+    at = [(int(r), int(c), int(i)) for (r, c), i in np.ndenumerate(cells.place) if i >= 0]
+    held = [dict(row=r, column=c, place=i, value=float(everyone.value[i]), about=pp.who_text(everyone, i))
+            for r, c, i in at]
     low, high = min(h["value"] for h in held), max(h["value"] for h in held)
     own = "" if "archive" in history.attrs else "; this method keeps no archive: in the cells of another one of the run"
     content = dict(axes=[dict(name=a.name, low=a.low, high=a.high, n=a.cells) for a in cells.axes], held=held, low=low,
