@@ -1,8 +1,6 @@
 """Baselines given as much as a connectome: their bytes and errors, one pretraining an evolution, kills, refusals."""
 
 import itertools
-import os
-import signal
 from dataclasses import replace
 
 import numpy as np
@@ -26,7 +24,7 @@ from evonb.connectomes.generations import life_folder, load_generation, on_one_g
 from evonb.connectomes.planning import plan
 from evonb.connectomes.settings import Experiment
 from evonb.connectomes.wiring import prune
-from evonb.connectomes.workers import LocalFleet
+from evonb.connectomes.workers import PretrainingOrder
 from evonb.core import ConnectomeError, DamagedFileError, InputError, Seeds, Stopped, StopRequest, listening
 from evonb.report import write_report
 from evonb.store import open_run, read_dataset
@@ -161,24 +159,21 @@ def test_longer_lives_read_what_they_say(run):
         assert life.live(show=False).train_loss == read_life(life_folder(run, arm, 0, 4e-3))[0]["train_loss"].tolist()
 
 
-def test_killed_and_stopped_pretraining_side_by_side_comes_to_the_same_bits(run, tmp_path, monkeypatch):
-    config, started, starts, stop = with_arms("connectome", "pretrained", n=1), [], LocalFleet.start, StopRequest()
-    monkeypatch.setattr(LocalFleet, "start", lambda s, p: started.append(w := starts(s, p)) or w)
+def test_a_stopped_pretraining_goes_on_in_another_process_to_the_same_bits(run, tmp_path):
+    config, stop = with_arms("connectome", "pretrained", n=1), StopRequest()
 
     def disturb(kind, values):
-        if kind == "step" and "pretraining" in str(values.get("folder")) and values["step"] >= 4:
-            if len(started) == 1:
-                for worker in started:
-                    os.kill(worker.process.pid, signal.SIGKILL)
-            elif values["step"] >= 7:
-                stop.set("a test")
+        if kind == "step" and values["folder"].name == "pretraining" and values["step"] >= 4:
+            stop.set("a test")
 
-    with listening(disturb), pytest.raises(Stopped):
-        experiment(tmp_path / "run", config, show=False, workers=2, stop=stop)
-    begun = open_run(tmp_path / "run")
-    assert any("pretraining" in e.get("lifetime", "") for e in begun.events() if e["event"] == "worker lost")
+    with listening(disturb), pytest.raises(Stopped, match="a test after step 4 of 12"):
+        experiment(tmp_path / "run", config, show=False, workers=1, stop=stop)
+    begun, order = open_run(tmp_path / "run"), PretrainingOrder(0)
+    assert order.reached(begun)[0].parent.name == "pretraining" and order.reached(begun)[1] == 4
     assert not list(begun.path.glob("**/development/*/*/*/lived.safetensors"))
-    beside = experiment(tmp_path / "run", config, resume=True, show=False, workers=1)
+    beside = experiment(tmp_path / "run", config, resume=True, show=False, workers=2)
+    begins = [e["from_step"] for e in beside.events() if e["event"] == "lifetime" and e["folder"] == "pretraining"]
+    assert begins == [0, 4]
     assert len(found := models(beside.path)) == 2 * 2 + 1 + 2 * 2
     assert found == {k: v for k, v in models(run.path).items() if k in found}
 
