@@ -11,7 +11,7 @@ import numpy as np
 
 from .arms import MAIN_CONTROL, REFERENCE
 from .learning import where_in_learning
-from ..core import to_dict
+from ..core import parsing, to_dict
 from ..statistics import describe, family_text, judge_family, p_text, paired_difference, units_text, verdict
 from ..store import read_dataset
 from ..training.architectures import architecture_text
@@ -104,9 +104,10 @@ def _summarise_generations(run):
     if not path.exists(): return []
     ds = read_dataset(path)
     names = dict(density="density", born_density="born_density", val_loss="final_val_loss", seconds="wall_time")
-    lineages = [(dict(lineage=int(k)), ds.sel(lineage=k)) for k in ds.lineage] if "lineage" in ds.dims else [({}, ds)]
     def one(of, g): return {k: float(of[v].sel(generation=g)) for k, v in names.items()}
-    rows = [which | dict(generation=int(g), **one(of, g)) for which, of in lineages for g in of.generation]
+    with parsing(path):
+        by = [(dict(lineage=int(k)), ds.sel(lineage=k)) for k in ds.lineage] if "lineage" in ds.dims else [({}, ds)]
+        rows = [which | dict(generation=int(g), **one(of, g)) for which, of in by for g in of.generation]
     return [r for r in rows if np.isfinite(r["density"])] # one evolution may be farther than another
 
 # %% ../../nbs/connectomes/18_summary.ipynb #ba8ddd82
@@ -126,11 +127,12 @@ def summarise(
     "What came out, as plain values."
     path = exp.run.file("development.zarr.zip")
     ds = read_dataset(path) if path.exists() else None
-    arms = {a: _summarise_arm(exp, ds, a) for a in map(str, ds.arm.values)} if ds else {}
-    for k, name in dict(difference="window_loss", test_difference="test_window_loss").items():
-        for a, d in compare_arms({a: ds[name].sel(arm=a).values for a in arms}).items(): arms[a][k] = d
     life = exp.config.development.lifetime
-    learning = dict(tokens_per_step=life.batch_size * life.context, arms=where_in_learning(ds) if ds else {})
+    with parsing(path):
+        arms = {a: _summarise_arm(exp, ds, a) for a in map(str, ds.arm.values)} if ds else {}
+        for k, name in dict(difference="window_loss", test_difference="test_window_loss").items():
+            for a, d in compare_arms({a: ds[name].sel(arm=a).values for a in arms}).items(): arms[a][k] = d
+        learning = dict(tokens_per_step=life.batch_size * life.context, arms=where_in_learning(ds) if ds else {})
     return dict(arms=arms, generations=_summarise_generations(exp.run), corpus=exp.corpus.info, ci=0.95,
                 learning=learning,
                 n_seeds=exp.config.development.n_seeds, n_evolutions=exp.config.n_lineages,

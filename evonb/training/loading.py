@@ -12,7 +12,7 @@ import logging
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..core import InputError, file_bytes, remark
+from ..core import InputError, file_bytes, parsing, remark
 
 # %% ../../nbs/training/17_loading.ipynb #d518d85b
 @contextmanager
@@ -60,12 +60,13 @@ def saved_state(
     "All tensors of a model's files, under the names they were saved with."
     from safetensors.torch import load_file
     folder, index, state = Path(folder), Path(folder)/"model.safetensors.index.json", {}
-    shards = json.loads(file_bytes(index, 1e8))["weight_map"].values() if index.is_file() else ["model.safetensors"]
-    for name in sorted(set(shards)):
-        if Path(name).name != name: raise InputError(f"{index} points to {name!r}, but a shard must lie beside it.")
-        if twice := state.keys() & (more := load_file(folder/name)).keys():
-            raise InputError(f"{folder} holds {some_names(sorted(twice))} in two files. Save the model again.")
-        state |= more
+    with parsing(index if index.is_file() else folder):
+        listed = json.loads(file_bytes(index, 1e8))["weight_map"] if index.is_file() else {0: "model.safetensors"}
+        for name in sorted(set(listed.values())):
+            if Path(name).name != name: raise InputError(f"{index} points to {name!r}, but a shard must lie beside it.")
+            if twice := state.keys() & (more := load_file(folder/name)).keys():
+                raise InputError(f"{folder} holds {some_names(sorted(twice))} in two files. Save the model again.")
+            state |= more
     return state
 
 # %% ../../nbs/training/17_loading.ipynb #88b84f8c
@@ -100,7 +101,7 @@ def reported(
     **options # of `from_pretrained`
 ) -> tuple: # model, and what didn't fit: lines for a message, empty if everything did
     "Load a model and say by name which weights are missing, left over, or of another shape."
-    with quiet_transformers(), without_report():
+    with quiet_transformers(), without_report(), parsing(source or "the model"):
         model, found = kind.from_pretrained(source, output_loading_info=True, ignore_mismatched_sizes=True, **options)
     left = [n for n in found["unexpected_keys"] if n.rpartition(".")[2] not in COMPUTED]
     lines = [f"{what}: {some_names(sorted(names))}" for what, names in (

@@ -23,7 +23,7 @@ from transformers import (
     XLNetLMHeadModel,
 )
 
-from evonb.core import EvonbError, InputError, Seeds
+from evonb.core import EvonbError, InputError, Seeds, file_sha256
 from evonb.populations.experts import check_base, load_experts
 from evonb.store import read_json, write_json
 from evonb.text.tokens import train_tokenizer
@@ -170,6 +170,24 @@ def test_a_stored_newborn_is_whole_or_refused(tmp_path):
     with pytest.raises(InputError, match="transformer.h.1.mlp.c_fc.weight"):
         save_file(state, tmp_path / "n" / "model.safetensors", dict(format="pt"))
         load_whole(GPT, tmp_path / "n")
+
+
+@pytest.mark.parametrize("file, spoil", [
+    ("config.json", lambda b: b.replace(b'"n_head": 4', b'"n_head": ["GPT"]')),
+    ("config.json", lambda b: b.replace(b'"pad_token_id": null', b'"pad_token_id": ["GPT"]')),
+    ("model.safetensors", lambda b: b.replace(b'"data_offsets":[0,', b'"data_offsets":[1,')),
+    ("model.safetensors", lambda b: b.replace(b'"F32"', b'"F33"', 1)),
+])  # fmt: skip
+def test_damage_that_checksums_agree_with_is_named(tmp_path, file, spoil):
+    "Who changed a file by hand and its checksum, too."
+    save_model(new_gpt(GPTConfig(vocab_size=300, n_layer=1, n_head=4, n_embd=16, block_size=32), Seeds(0)), tmp_path / "m")
+    path, listed = tmp_path / "m" / file, tmp_path / "m" / "files.json"
+    before = path.read_bytes()
+    path.write_bytes(spoil(before))
+    assert path.read_bytes() != before
+    write_json(listed, read_json(listed) | {file: file_sha256(path)})
+    with pytest.raises(EvonbError, match="m is damaged|n_head"):
+        load_model(tmp_path / "m")
 
 
 def test_warnings_of_transformers_are_seen(tmp_path, caplog):
