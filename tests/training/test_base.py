@@ -180,7 +180,8 @@ def test_a_stored_newborn_is_whole_or_refused(tmp_path):
 ])  # fmt: skip
 def test_damage_that_checksums_agree_with_is_named(tmp_path, file, spoil):
     "Who changed a file by hand and its checksum, too."
-    save_model(new_gpt(GPTConfig(vocab_size=300, n_layer=1, n_head=4, n_embd=16, block_size=32), Seeds(0)), tmp_path / "m")
+    config = GPTConfig(vocab_size=300, n_layer=1, n_head=4, n_embd=16, block_size=32)
+    save_model(new_gpt(config, Seeds(0)), tmp_path / "m")
     path, listed = tmp_path / "m" / file, tmp_path / "m" / "files.json"
     before = path.read_bytes()
     path.write_bytes(spoil(before))
