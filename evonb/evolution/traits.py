@@ -58,7 +58,8 @@ def density(space):
     "The share of coefficients that aren't 0."
     return lambda genome: float(np.count_nonzero(genome)) / np.size(genome)
 
-@TRAITS.register("balance", span=lambda space: (0., 1.), fits=_arrays)
+@TRAITS.register("balance", span=lambda space: (0., 1.),
+                 fits=lambda space: _arrays(space) and space.start()[0].ndim == 2) # groups by experts
 def balance(space):
     "How many experts count, as a share of all: one by itself 1/n, all alike 1; nan where none does."
     def share(genome):

@@ -14,6 +14,7 @@ from fastcore.basics import patch
 
 from ..core import InputError, check_choice
 from ..evolution.method import Outcome
+from ..evolution.operators import numpy_generator, split_child
 from .tasks import Task
 from ..training.adapters import Adapter
 
@@ -84,8 +85,10 @@ def perturb(self: PromptSpace, genome, rate, scale, rng) -> np.ndarray: # a mask
 def merge(self: PromptSpace, genomes, weights=None, name="linear", generator=None) -> np.ndarray:
     "Each piece is kept with the share of the parents that keep it."
     import torch
-    check_choice(name, ["linear"], "merge")
+    check_choice(name, ["linear", "split_points"], "merge")
     w = np.ones(len(genomes)) if weights is None else np.asarray(weights, float)
+    if name == "split_points": # stretches of one parent, then of another
+        return split_child([self.mask(g).astype(float) for g in genomes], w / w.sum(), numpy_generator(generator))
     share = (w / w.sum()) @ np.array([self.mask(g) for g in genomes], float) # (n_pieces,)
     return (torch.rand(len(share), generator=generator, dtype=torch.float64).numpy() < share).astype(float)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from evonb.core import InputError, Seeds
-from evonb.evolution.method import METHODS
+from evonb.evolution.method import METHODS, TaskResult
 from evonb.evolution.search import evolve
 from evonb.tasks.backends import Backend
 from evonb.tasks.grading import Item
@@ -74,13 +74,22 @@ def test_operators():
             PromptSpace(text, least=least)
 
 
+class Priced(PromptFitness):
+    "With a second objective, for methods that need two: how much was dropped."
+
+    def one(self, genome):
+        found = super().one(genome)
+        found.scores["short"] = TaskResult(1 - float(self.space.mask(genome).mean()))
+        return found
+
+
 def fits(name):
     return not METHODS[name].needs_vectors and all(hasattr(SPACE, n) for n in METHODS[name].needs)
 
 
 @pytest.mark.parametrize("name", [n for n in METHODS if fits(n)])
 def test_every_method_without_vectors_searches_prompts_and_resumes(name, tmp_path):
-    fitness, budget = PromptFitness(Distracted(), SPACE, TASK), 20
+    fitness, budget = Priced(Distracted(), SPACE, TASK), 20
     whole = evolve(METHODS[name](SPACE, None, Seeds(0)), fitness, budget, show=False)
     assert whole.best.value >= 0.5 and fitness.backend.n == len(fitness.known)  # no prompt is asked twice
     if name not in ("genome", "genome+", "model-swarms"):
