@@ -14,8 +14,8 @@ __all__ = ['MEASURES', 'COMMANDS', 'EXAMPLE_SKILLS', 'TABLES', 'flat_settings', 
            'do_attribute', 'base_help', 'experts_options', 'do_experts', 'population_options', 'breed_preset',
            'do_population', 'serve_options', 'do_serve', 'align_options', 'do_align', 'explore_options', 'do_explore',
            'do_report', 'show_options', 'do_show', 'plan_options', 'plan_population', 'do_plan', 'farthest',
-           'wiring_text', 'wiring_options', 'do_wiring', 'parser', 'way_on', 'any_letters', 'nobody_reads',
-           'remarks_shown', 'main']
+           'wiring_text', 'lineages_text', 'wiring_options', 'do_wiring', 'parser', 'way_on', 'any_letters',
+           'nobody_reads', 'remarks_shown', 'main']
 
 # %% ../nbs/84_cli.ipynb #10c6d36d
 import argparse
@@ -233,8 +233,8 @@ def given_text(
     "A table of what each arm is given, where some are given other than a wiring and one lifetime."
     rows = given_rows(arms)
     if len({r[1] for r in rows}) < 2 and not any(r[0].startswith("pretrained") for r in rows): return []
-    return ["", "What newborns are given: tokens of their own lifetime; tokens that were read for what they inherit, of "
-            "which controls keep only what they are named for; its bytes",
+    return ["", "What newborns are given: tokens of their own lifetime; tokens that were read for what they inherit, "
+            "of which controls keep only what they are named for; its bytes",
             *columns([("arm", "own tokens", "inherited: tokens", "inherited: bytes"), *rows])]
 
 # %% ../nbs/84_cli.ipynb #2f487dd4
@@ -245,8 +245,8 @@ def learning_text(
     from evonb.connectomes.learning import LEARNING_HEAD, learning_rows
     told = summary.get("learning") or {}
     if len(told.get("arms", ())) < 2: return []
-    return ["", "Where in learning (validation; intervals over what differs next time; a lead is clear by tests corrected "
-            "for the number of validations)", *columns([LEARNING_HEAD, *learning_rows(**told)])]
+    return ["", "Where in learning (validation; intervals over what differs next time; a lead is clear by tests "
+            "corrected for the number of validations)", *columns([LEARNING_HEAD, *learning_rows(**told)])]
 
 # %% ../nbs/84_cli.ipynb #a9c32fdf
 def connectome_text(
@@ -285,7 +285,8 @@ def connectome_text(
         if several: out += [f"{MAIN_CONTROL} minus connectome, nats/token: {several}"]
         if edge: out += [f"lr at the edge of those tried for: {', '.join(edge)}; a better one may lie beyond (--lrs)"]
         begin = [f"{b[0].upper()}{b[1:]}."] if (b := summary.get("begin")) else [] # runs of before don't tell it
-        out = [summary["statement"], "", *out, *unseen_text(summary), *begin, *learning_text(summary), *given_text(arms)]
+        out = [summary["statement"], "", *out, *unseen_text(summary), *begin, *learning_text(summary)]
+        out += given_text(arms)
     if summary.get("architecture"): out += ["", f"Model: {summary['architecture']}."]
     return "\n".join(out)
 
@@ -587,7 +588,8 @@ def work_on(
     resume: bool # whether a run that is there is taken up
 ):
     "Do the stages of an experiment, and tell what came out."
-    out, work = working_in(args.out or default_out(args.preset, args.corpus, args.model, args.develop_on)), ability("connectome", "run")
+    out = working_in(args.out or default_out(args.preset, args.corpus, args.model, args.develop_on))
+    work = ability("connectome", "run")
     with _fleet(args) as fleet:
         finish(work(out, experiment_config(args), resume, stages, fleet=fleet, compute=_compute(args),
                     workers=args.workers))
@@ -1143,16 +1145,16 @@ def wiring_text(
     return "\n".join([head, *columns(rows), *far, *floor, *filter(None, map(few, found.null.values)), *left])
 
 # %% ../nbs/84_cli.ipynb #bb4370ef
-def wirings_text(
+def lineages_text(
     rows: list # of `evonb.connectomes.statistics.over_evolutions`
 ) -> list: # of lines; none where nothing could be told
     "What is peculiar about several evolutions' wirings together."
     if not rows: return []
     def several(values): return " ".join(f"{v:.3g}" for v in values)
-    cells = [(r["statistic"], r["null"], several(r["values"]), several(r["null_values"]), interval_cell(r["judged"], "+.3g"))
-             for r in rows]
-    return [f"All {len(rows[0]['values'])} evolutions, each one's last wiring beside its own controls: means over places, "
-            f"one number an evolution; {family_text(r['judged'] for r in rows)}",
+    cells = [(r["statistic"], r["null"], several(r["values"]), several(r["null_values"]),
+              interval_cell(r["judged"], "+.3g")) for r in rows]
+    return [f"All {len(rows[0]['values'])} evolutions, each one's last wiring beside its own controls: means over "
+            f"places, one number an evolution; {family_text(r['judged'] for r in rows)}",
             *columns([("statistic", "control", "wirings", "controls", "difference [95 % CI]"), *cells])]
 
 # %% ../nbs/84_cli.ipynb #5b4a6c85
@@ -1200,7 +1202,7 @@ def do_wiring(
         if n > 1: print("\n" * bool(k) + f"Evolution {k}")
         print(wiring_text(one := statistics.measure_run(source, **given, last=args.last, lineage=k)))
         found.append(one)
-    if n > 1: print("", *wirings_text(statistics.over_evolutions(found)), sep="\n")
+    if n > 1: print("", *lineages_text(statistics.over_evolutions(found)), sep="\n")
     print(f"\nstored: {source/'wiring.zarr.zip'}" + f", and in the folders of the other {n - 1}" * (n > 1))
 
 # %% ../nbs/84_cli.ipynb #21aecac0

@@ -288,7 +288,8 @@ def arms_result(
     if not summary.get("arms"): raise plots.NothingToPlot("no arm has been raised.")
     model = f"<p>Model: {esc(summary['architecture'])}.</p>" if summary.get("architecture") else ""
     begin = listed([summary["begin"]] if summary.get("begin") else [])
-    return f"<p class='statement'>{esc(summary.get('statement', ''))}</p>{model}{results_table(summary)}{begin}" + given_table(summary)
+    said = f"<p class='statement'>{esc(summary.get('statement', ''))}</p>"
+    return f"{said}{model}{results_table(summary)}{begin}{given_table(summary)}"
 
 # %% ../nbs/80_report.ipynb #2dd4be00
 connectome_page.figures("Growing up: the arms", plots.loss_curves, needs=("development.zarr.zip",))
@@ -303,8 +304,8 @@ def learning_html(
     if development is None or len(told.get("arms", ())) < 2: return None
     rows = [[swatch(plots.arm_style(a).colour, Html(plots.label(a))), *cells] for a, *cells in learning_rows(**told)]
     caption = ("Validation loss before the first step; tokens until the final loss of the dense newborn with the same "
-               "number is reached; how far ahead of it newborns are where its lifetime ends; and the last validation at "
-               "which that is clear, corrected for the number of validations.")
+               "number is reached; how far ahead of it newborns are where its lifetime ends; and the last validation "
+               "at which that is clear, corrected for the number of validations.")
     return figure_html(plots.learning_gaps(development)) + table(LEARNING_HEAD, rows, caption)
 connectome_page.figures("Where the arms end", plots.final_losses, needs=("summary.json",),
                         uses=("development.zarr.zip",))
@@ -369,11 +370,11 @@ def peculiar_html(
     out = "".join(figure_html(wiring_map(f, null), f"Evolution {k}." if len(found) > 1 else "")
                   for k, f in enumerate(found) if null in f.null.values)
     def several(values): return " ".join(f"{v:.3g}" for v in values)
-    rows = [[r["statistic"], r["null"], several(r["values"]), several(r["null_values"]), difference_html(r["judged"], True)]
-            for r in (over_evolutions(found) if len(found) > 1 else [])]
+    rows = [[r["statistic"], r["null"], several(r["values"]), several(r["null_values"]),
+             difference_html(r["judged"], True)] for r in (over_evolutions(found) if len(found) > 1 else [])]
     header = ["statistic", "control", "wirings, one an evolution", "controls", "difference"]
-    return out + (table(header, rows, "The last wiring of each evolution beside its own controls, means over places, and "
-                        "whether their differences are alike over evolutions, corrected for all rows.") if rows else "")
+    return out + (table(header, rows, "The last wiring of each evolution beside its own controls, means over places, "
+                        "and whether their differences are alike over evolutions, corrected for all rows.") if rows else "")
 
 # %% ../nbs/80_report.ipynb #db412cdc
 @connectome_page.section("What each part carries", uses=("attribution.json", "attribution.zarr.zip"))
@@ -416,8 +417,8 @@ def corpora_html(
     "What was read."
     if not (corpus := summary.get("corpus")): raise plots.NothingToPlot("the summary names no corpus.")
     two = {k: esc(x["name"]) for k, x in (corpus.get("across") or {}).items()}
-    note = f"<p>Evolution read {two['evolution']}; newborns were raised, validated and tested on {two['development']}, " \
-           "and generations were validated on it, too.</p>" if two else ""
+    note = f"<p>Evolution read {two['evolution']}; newborns were raised, validated and tested on {two['development']}" \
+           ", and generations were validated on it, too.</p>" if two else ""
     return Html(note + corpus_table(corpus))
 
 # %% ../nbs/80_report.ipynb #a9e15423

@@ -22,7 +22,7 @@ def test_whatever_a_kind_names_is_there(name):
     kind = RUN_KINDS[name]
     found = {f: kind.load(f) for f in [*(f.name for f in fields(kind) if f.name not in PLAIN), *kind.also]}
     values = {k for k, v in found.items() if v is not None and not callable(v)}
-    assert kind.name == name and values <= {"page", "devices"}
+    assert kind.name == name and values <= {"page", "devices", "presets"}
     assert {"config", "run", "table", "page", "stored", "work"} <= {k for k, v in found.items() if v is not None}
     assert isinstance(found["page"], Page) and found["page"] and set(kind.views) <= set(VIEWS)
     assert found["run"].__name__ in kind.jobs and {known_jobs()[j] for j in kind.jobs} == {name}

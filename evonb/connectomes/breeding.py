@@ -6,7 +6,7 @@
 __all__ = ['ASKED', 'WIRING_WAYS', 'ARM', 'HELD_AGAINST', 'WiringsConfig', 'Way', 'line_plan', 'published_way', 'finer_way',
            'long_way', 'litter_way', 'population_way', 'random_way', 'find_way', 'fits_wirings', 'check_density',
            'Trail', 'search_folder', 'founded', 'line_trail', 'tried', 'search', 'Within', 'nursery', 'raise_one',
-           'SearchOrder', 'NewbornOrder', 'WiringsRun', 'newborn_losses', 'versus_references', 'summarised',
+           'SearchOrder', 'NewbornOrder', 'WiringsRun', 'newborn_losses', 'ways_versus_references', 'summarised',
            'described', 'wirings_statement', 'negated', 'way_table', 'wirings_command', 'processes', 'breed_wirings']
 
 # %% ../../nbs/connectomes/36_breeding.ipynb #ac3c55bb
@@ -524,7 +524,7 @@ def newborn_losses(
     found = dataset.test_window_loss.sel({"method": method}).isel(point=point).values
     return found if len(found) > 1 else found[0]
 
-def versus_references(
+def ways_versus_references(
     dataset # of a run
 ) -> dict: # way -> reference -> what `judged` tells
     "Every way's test loss minus its references', at all tokens, corrected for their number."
@@ -542,7 +542,7 @@ def summarised(
     dataset # what `gather` gave
 ) -> dict:
     "What came out, as plain values."
-    c, versus, out = run.config, versus_references(dataset), {}
+    c, versus, out = run.config, ways_versus_references(dataset), {}
     for m in c.methods:
         one, losses = dataset.sel({"method": m}), newborn_losses(dataset, m)
         curve = [dict(tokens=int(t), spent=float(known_mean(one.spent.isel(point=p))),

@@ -33,8 +33,8 @@ from .settings import DevelopmentConfig, Experiment, lineage_file
 from .summary import newborn_units, summarise
 from .transplants import ASPECTS, Transplant, mixed, read_transplant
 from .wiring import prune
-from ..core import ConnectomeError, CorpusError, DamagedFileError, InputError, NonFiniteLossError, RunExistsError, Seeds
-from ..core import StopRequest, announce, expect_fields
+from ..core import ConnectomeError, CorpusError, DamagedFileError, InputError, NonFiniteLossError, RunExistsError
+from ..core import Seeds, StopRequest, announce, expect_fields
 from ..core import from_dict, human_time, stoppable, to_dict
 from ..kinds import write_results
 from ..statistics import describe
@@ -700,8 +700,8 @@ def on_steps(
         return out
     at, train = np.searchsorted(evals, curves["val_step"].numpy()), curves["train_loss"]
     moved = {k: laid(curves[k], len(evals), at) for k in ("val_loss", "flips") if k in curves}
-    return curves | moved | dict(train_loss=laid(train, n_steps, slice(len(train))), final_val_loss=curves["val_loss"][-1],
-                                 val_step=torch.from_numpy(evals))
+    return curves | moved | dict(train_loss=laid(train, n_steps, slice(len(train))),
+                                 final_val_loss=curves["val_loss"][-1], val_step=torch.from_numpy(evals))
 
 # %% ../../nbs/connectomes/16_generations.ipynb #0e6719d4
 def on_one_grid(

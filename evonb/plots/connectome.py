@@ -152,18 +152,20 @@ def learning_gaps(
     development, # xarray Dataset of a run: val_loss (arm, seed, eval_step) in nats/token
     against: str = DENSE # the arm that others are held against
 ) -> go.Figure:
-    "How far ahead of dense newborns each arm is, by what it has read: mean with its interval, corrected for their number."
+    "How far ahead of dense newborns each arm is, by what it has read: mean and interval, corrected for their number."
     found = {a: x["lead"] for a, x in where_in_learning(development, against).items() if x.get("lead")}
     if not found: raise NothingToPlot(f"There is nothing to hold against {against}: no other arm was raised beside it.")
     per, unit = development.attrs.get("tokens_per_step", 1), "evolutions" if "lineage" in development.dims else "seeds"
-    fig = figure(f"Ahead of {label(against)}", f"mean over {unit}; band: 95 % interval, corrected for all validations", 480)
+    about = f"mean over {unit}; band: 95 % interval, corrected for all validations"
+    fig = figure(f"Ahead of {label(against)}", about, 480)
     for arm, lead in found.items():
         style, x = arm_style(arm), [t * per for t in lead]
         mean, low, high = ([np.nan if d[k] is None else d[k] for d in lead.values()] for k in ("mean", "low", "high"))
         kept = np.flatnonzero(np.isfinite(low))
-        if len(kept): add_band(fig, [x[i] for i in kept], [low[i] for i in kept], [high[i] for i in kept], style.colour, arm)
+        if len(kept): add_band(fig, *([v[i] for i in kept] for v in (x, low, high)), style.colour, arm)
         fig.add_scatter(x=x, y=mean, name=label(arm), legendgroup=str(arm), mode="lines+markers",
-                        line=dict(color=style.colour, dash=style.dash, width=2), marker=dict(symbol=style.symbol, size=6),
+                        line=dict(color=style.colour, dash=style.dash, width=2),
+                        marker=dict(symbol=style.symbol, size=6),
                         hovertemplate="%{x:,} tokens: %{y:+.4f} nats/token" if per > 1 else "step %{x}: %{y:+.4f}")
     fig.add_hline(0, line=dict(color=line_colour, width=1.5))
     fig.update_xaxes(title_text="tokens read" if per > 1 else "training step")

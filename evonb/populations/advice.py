@@ -26,7 +26,8 @@ def sign_conflict(
     against = total = 0.
     for m in set(a.modules) & set(b.modules):
         rows = torch.linspace(0, a.shape(m)[0] - 1, min(n_rows, a.shape(m)[0])).long()
-        x, y = (e.scale[m] * float32_at_least(e.B[m])[rows.to(e.B[m].device)] @ float32_at_least(e.A[m]) for e in (a, b))
+        x, y = (e.scale[m] * float32_at_least(e.B[m])[rows.to(e.B[m].device)] @ float32_at_least(e.A[m])
+                for e in (a, b))
         xy = x * y
         against, total = against - float(xy.clamp_max(0).sum()), total + float(xy.abs().sum())
     return against / total if total else float("nan")
@@ -60,7 +61,8 @@ def expert_facts(
     experts: dict # name -> Adapter, of one base; at least two
 ) -> Facts:
     "Lengths, angles, conflicts and overlaps of experts."
-    if len(experts) < 2: raise InputError(f"There are {len(experts)} experts, but advice on a merge needs at least two.")
+    if len(experts) < 2:
+        raise InputError(f"There are {len(experts)} experts, but advice on a merge needs at least two.")
     adapters = [a.load() for a in experts.values()]
     check_compatible(adapters)
     check_finite(adapters)
@@ -72,7 +74,8 @@ def expert_facts(
     return Facts(len(adapters), dict(zip(experts, norms.tolist())), float(norms.max() / norms.min()),
                  mean(lambda i, j: G[i, j] / norms[i] / norms[j]),
                  mean(lambda i, j: sign_conflict(adapters[i], adapters[j])),
-                 mean(lambda i, j: subspace_overlap(adapters[i], adapters[j])), float(np.sqrt(max(G.sum(), 0)) / norms.mean()))
+                 mean(lambda i, j: subspace_overlap(adapters[i], adapters[j])),
+                 float(np.sqrt(max(G.sum(), 0)) / norms.mean()))
 
 # %% ../../nbs/populations/11_advice.ipynb #74bae272
 @dataclass

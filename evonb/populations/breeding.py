@@ -695,7 +695,8 @@ def drift_table(
     import pandas as pd
     method_table(run) # there is something
     data = read_dataset(run.file("population.zarr.zip"))
-    if "drift" not in data: raise InputError(f"{run.path} is of before drift was noted. Breed it again in another folder.")
+    if "drift" not in data:
+        raise InputError(f"{run.path} is of before drift was noted. Breed it again in another folder.")
     gain = (data.task_test - data.base_test).mean("seed") # (method, task), over the base
     sealed = gain.where(~data.selected)
     rows = dict(drift=data.drift.mean("seed"), from_start=data.from_start.mean("seed"),

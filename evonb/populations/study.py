@@ -52,7 +52,8 @@ def merge_study(
     score, advice = np.full((n_draws, len(merges)), np.nan), []
     with stoppable(stop) as stop, progress(n_draws, "merge study", 0, show, "draw") as bar:
         for i, chosen in enumerate(subsets):
-            if stop: raise Stopped(f"Stopped by {stop.reason} after {i} draws; what was scored is in the cache, if any.")
+            if stop:
+                raise Stopped(f"Stopped by {stop.reason} after {i} draws; what was scored is in the cache, if any.")
             own = {names[j]: experts[names[j]] for j in chosen}
             made = [known_merge(m)(own.values(), generator=seeds.child("merge", i, m).torch()) for m in merges]
             score[i], advice = [e.value for e in evaluate(made)], [*advice, advise(own)]
@@ -77,7 +78,8 @@ def merge_odds(
         for against, level in (("base", study.base), ("best", study.best)):
             wins = int((s > level).sum())
             low, high = wilson_interval(wins, n)
-            row |= {f"beats_{against}": wins / n, f"beats_{against}_low": float(low), f"beats_{against}_high": float(high)}
+            row |= {f"beats_{against}": wins / n, f"beats_{against}_low": float(low),
+                    f"beats_{against}_high": float(high)}
         rows.append(row | dict(mean_gain=float((s - study.best).mean()))) # over the best expert
     return pd.DataFrame(rows).sort_values(["beats_best", "mean_gain"], ascending=False, ignore_index=True)
 
@@ -90,8 +92,8 @@ def odds_figure(
     odds, fig = merge_odds(study)[::-1], go.Figure()
     for against, name, colour in (("base", "the base", "#808080"), ("best", "its best expert", "#0072B2")):
         share, low, high = (odds[f"beats_{against}{end}"] for end in ("", "_low", "_high"))
-        fig.add_scatter(x=share, y=odds["merge"], mode="markers", name=f"beats {name}", marker=dict(color=colour, size=9),
-                        error_x=dict(array=high - share, arrayminus=share - low, color=colour))
+        fig.add_scatter(x=share, y=odds["merge"], mode="markers", name=f"beats {name}",
+                        marker=dict(color=colour, size=9), error_x=dict(array=high - share, arrayminus=share - low, color=colour))
     fig.update_layout(modebar_remove=["sendChartToCloud"]) # plotly's button that uploads the data
     return fig.update_layout(xaxis=dict(title="share of draws, 95 % interval", range=[-.02, 1.02]), width=640,
                              height=160 + 24 * len(odds))

@@ -618,8 +618,8 @@ def deal_across(
     rest = _deal(groups, np.asarray(sizes[n_first:], np.int64), fractions[1:], seeds.child("corpus", "split").numpy())
     dealt = [seeds.child("corpus", "evolution").numpy().permutation(n_first), *(n_first + r for r in rest)]
     if short := [s for s, d in zip(SPLITS, dealt) if not len(d)]:
-        raise CorpusError(f"{names[short[0] != SPLITS[0]]} is too short: {short[0]} would be empty. Give more text, or a "
-                          "smaller block_bytes.")
+        raise CorpusError(f"{names[short[0] != SPLITS[0]]} is too short: {short[0]} would be empty. Give more text, or "
+                          "a smaller block_bytes.")
     return dict(zip(SPLITS, dealt))
 
 # %% ../../nbs/text/12_corpora.ipynb #b67d52dd

@@ -413,7 +413,7 @@ class CorpusConfig:
     field: str | None = None # what holds the text in records and tables; None takes `text`
     encoding: str | None = None # of files; None is utf-8
     format: str | None = None # of files: text, jsonl, json, csv, tsv or parquet; None tells by their content
-    development: str | None = None # another source for development, validation and test, of which n_bytes are taken, too
+    development: str | None = None # another source for development, validation and test; n_bytes are taken of it, too
 
     def reading(self) -> TextOptions: return TextOptions(self.field, self.encoding or "utf-8", self.format)
 
@@ -666,7 +666,8 @@ def _read_one(config, seeds, spool, watch): # -> _Stream, read
     with watch.bar(total, "reading text") as tick:
         stream, spool.any = _open_stream(config, seeds, tick), False
         for document in stream.limited(config.n_bytes): spool.add_document(*document, config.block_bytes)
-    if stream.empty and not (spool.any or stream.endless and spool.n_documents > before): raise CorpusError(stream.empty)
+    if stream.empty and not (spool.any or stream.endless and spool.n_documents > before):
+        raise CorpusError(stream.empty)
     return stream
 
 def _read_texts(config, seeds, spool, watch) -> tuple: # name, digest and provenance; blocks of the text of evolution
@@ -678,7 +679,8 @@ def _read_texts(config, seeds, spool, watch) -> tuple: # name, digest and proven
     own, texts = spool.hasher.hexdigest(), spool.n_documents
     other = _read_one(replace(config, source=config.development), seeds, spool, watch)
     across = dict(evolution=dict(name=stream.name, digest=own, n_documents=texts, n_bytes=size),
-                  development=dict(name=other.name, n_documents=spool.n_documents - texts, n_bytes=spool.n_bytes - size))
+                  development=dict(name=other.name, n_documents=spool.n_documents - texts,
+                                   n_bytes=spool.n_bytes - size))
     digest = hashlib.sha256(f"{own} {spool.hasher.hexdigest()}".encode()).hexdigest()
     files = [*stream.info.get("files", ()), *other.info.get("files", ())]
     provenance = dict(evolution=_but_files(stream.info), development=_but_files(other.info), files=files)
@@ -720,8 +722,8 @@ def _prepare_text(config, seeds, folder, watch) -> tuple: # tokenizer, splits, w
                       for s, d in dealt.items()}
         overlap, unseen = _overlap(spool, dealt, sizes, tokenizer, watch)
         if config.development is not None: check_shared(about["across"], overlap)
-    return tokenizer, splits, unseen, dict(overlap=overlap, **about, seeds=to_dict(seeds), n_documents=spool.n_documents,
-                                           n_bytes=spool.n_bytes, **info, vocab_size=n_ids(tokenizer))
+    return tokenizer, splits, unseen, dict(overlap=overlap, **about, seeds=to_dict(seeds),
+                                           n_documents=spool.n_documents, n_bytes=spool.n_bytes, **info, vocab_size=n_ids(tokenizer))
 
 # %% ../../nbs/text/14_tokens.ipynb #b700c90e
 class _Shards:
@@ -814,8 +816,8 @@ def check_across(
 ):
     "Refuse texts that are the same, and token shards, whose text isn't known."
     if config.development == config.source:
-        raise CorpusError(f"development is {config.development!r}, but that is the text of evolution, too. Leave it out: "
-                          "one text is dealt to all splits, so that none is read twice.")
+        raise CorpusError(f"development is {config.development!r}, but that is the text of evolution, too. Leave it "
+                          "out: one text is dealt to all splits, so that none is read twice.")
     if shards := [p for p in paths if p.suffix == ".bin"]:
         raise CorpusError(f"{shards[0]} is a token shard, but of two texts the tokens must be made here, by one "
                           "tokenizer. Give text.")
@@ -830,9 +832,9 @@ def check_shared(
     "Refuse two texts whose blocks differ, but whose sentences are mostly the same."
     for row in overlap:
         if (share := row["also in evolution"]) > MOST_SHARED:
-            raise CorpusError(f"{share:.0%} of the sentences of {row['split']} ({across['development']['name']}) are in "
-                              f"{across['evolution']['name']}, too, word for word: evolution would read what newborns are "
-                              "tested on. Give texts that differ, or one text alone.")
+            raise CorpusError(f"{share:.0%} of the sentences of {row['split']} ({across['development']['name']}) are "
+                              f"in {across['evolution']['name']}, too, word for word: evolution would read what "
+                              "newborns are tested on. Give texts that differ, or one text alone.")
 
 # %% ../../nbs/text/14_tokens.ipynb #a7d18e5b
 def prepare(

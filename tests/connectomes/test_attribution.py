@@ -177,16 +177,7 @@ def test_attribution_of_a_run_is_told_resumed_shown_and_reported(run, capsys, mo
     assert main(["attribute", str(run.path), "--parts", "embedding,head,blocks"]) == 0
     out = capsys.readouterr().out
     assert read_json(run.file("attribution.json"))["statement"] in out and "main         head" in out
-    class Fleet:  # as a cluster's: what it is asked for is raised before anything is told
-        def raise_newborns(self, exp, items, needed=False):
-            asked.extend(items)
-
-    asked, own = [], cli.ability
-    with monkeypatch.context() as m:
-        m.setattr(cli, "ability", lambda k, n: (lambda a: nullcontext(Fleet())) if n == "fleet" else own(k, n))
-        words = ["attribute", str(run.path), "--parts", "embedding,head,blocks", "--ray", "head:6379"]
-        assert main(words) == 0 and main([*words, "--workers", "2"]) == 2
-    assert ("random+head", 0) in {x[:2] for x in asked} and "leave one of them out" in capsys.readouterr().err
+    assert_raised_by_a_cluster(run, capsys, monkeypatch)
     assert main(["report", str(run.path)]) == 0
     page = run.file("report.html").read_text()
     assert "What each part carries" in page and "can&#x27;t be shown" not in page and "can't be shown" not in page
@@ -197,6 +188,21 @@ def test_attribution_of_a_run_is_told_resumed_shown_and_reported(run, capsys, mo
     write_json(run.file("attribution", "settings.json"), noted | dict(lifetime=noted["lifetime"] | dict(steps=7)))
     with pytest.raises(RunExistsError, match="raised otherwise: lifetime.steps: 7 there"):
         attribute(run.path, **how)
+
+
+def assert_raised_by_a_cluster(run, capsys, monkeypatch):
+    "`--ray`: newborns are asked of the fleet, and local workers beside it are refused."
+
+    class Fleet:  # as a cluster's: what it is asked for is raised before anything is told
+        def raise_newborns(self, exp, items, needed=False):
+            asked.extend(items)
+
+    asked, own = [], cli.ability
+    with monkeypatch.context() as m:
+        m.setattr(cli, "ability", lambda k, n: (lambda a: nullcontext(Fleet())) if n == "fleet" else own(k, n))
+        words = ["attribute", str(run.path), "--parts", "embedding,head,blocks", "--ray", "head:6379"]
+        assert main(words) == 0 and main([*words, "--workers", "2"]) == 2
+    assert ("random+head", 0) in {x[:2] for x in asked} and "leave one of them out" in capsys.readouterr().err
 
 
 def assert_told_as_it_is(run, ds):

@@ -394,7 +394,7 @@ def test_every_control_of_the_registry_is_a_null():
 def test_statistics_over_evolutions_are_paired_tests_and_stand_in_text_and_page(tmp_path):
     from scipy import stats
 
-    from evonb.cli import wirings_text
+    from evonb.cli import lineages_text
     from evonb.report import peculiar_html
 
     found = [st.wiring_statistics(planted("feedback"), ("random",), 3, seed, show=False) for seed in range(2)]
@@ -406,7 +406,7 @@ def test_statistics_over_evolutions_are_paired_tests_and_stand_in_text_and_page(
     assert np.allclose(row["values"], [float(a.value.mean()) for a in at])
     assert row["judged"]["p"] == pytest.approx(stats.ttest_1samp(differences, 0).pvalue)
     assert row["judged"]["family"] == len(rows) and row["judged"]["units"] == dict(evolution=3)
-    assert wirings_text(list(rows.values()))[0].startswith("All 3 evolutions") and wirings_text([]) == []
+    assert lineages_text(list(rows.values()))[0].startswith("All 3 evolutions") and lineages_text([]) == []
     one = st.over_evolutions(found[:1])
     assert one[0]["judged"]["p"] is None and one[0]["judged"]["one"] == "evolution"
     paths = [tmp_path / f"{k}.zarr.zip" for k in range(2)]
