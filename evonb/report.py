@@ -374,7 +374,8 @@ def peculiar_html(
              difference_html(r["judged"], True)] for r in (over_evolutions(found) if len(found) > 1 else [])]
     header = ["statistic", "control", "wirings, one an evolution", "controls", "difference"]
     return out + (table(header, rows, "The last wiring of each evolution beside its own controls, means over places, "
-                        "and whether their differences are alike over evolutions, corrected for all rows.") if rows else "")
+                        "and whether their differences are alike over evolutions, corrected for all rows.")
+                  if rows else "")
 
 # %% ../nbs/80_report.ipynb #db412cdc
 @connectome_page.section("What each part carries", uses=("attribution.json", "attribution.zarr.zip"))

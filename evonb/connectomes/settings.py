@@ -120,7 +120,8 @@ def check(self: ExperimentConfig) -> ExperimentConfig: # itself
         made = find_arm(arm)
         if self.connectome and ("pretrained" in made.needs or made.longer):
             raise InputError(f"The arm {arm!r} is given as much as the evolution was, but the connectome was given, "
-                             "and of its evolution nothing is known here. Raise it in the run that evolved the connectome.")
+                             "and of its evolution nothing is known here. Raise it in the run that "
+                             "evolved the connectome.")
     for n in ("n_seeds", "sweep_seeds", "test_windows", "n_bootstrap"): check_positive(getattr(d, n), n)
     tell_inert(d, "n_bootstrap", "intervals come from tests over seeds and windows")
     if not d.arms or not d.lrs: raise InputError("Development needs an arm and a learning rate, but a list is empty.")

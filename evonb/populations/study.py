@@ -93,7 +93,8 @@ def odds_figure(
     for against, name, colour in (("base", "the base", "#808080"), ("best", "its best expert", "#0072B2")):
         share, low, high = (odds[f"beats_{against}{end}"] for end in ("", "_low", "_high"))
         fig.add_scatter(x=share, y=odds["merge"], mode="markers", name=f"beats {name}",
-                        marker=dict(color=colour, size=9), error_x=dict(array=high - share, arrayminus=share - low, color=colour))
+                        marker=dict(color=colour, size=9),
+                        error_x=dict(array=high - share, arrayminus=share - low, color=colour))
     fig.update_layout(modebar_remove=["sendChartToCloud"]) # plotly's button that uploads the data
     return fig.update_layout(xaxis=dict(title="share of draws, 95 % interval", range=[-.02, 1.02]), width=640,
                              height=160 + 24 * len(odds))

@@ -723,7 +723,8 @@ def _prepare_text(config, seeds, folder, watch) -> tuple: # tokenizer, splits, w
         overlap, unseen = _overlap(spool, dealt, sizes, tokenizer, watch)
         if config.development is not None: check_shared(about["across"], overlap)
     return tokenizer, splits, unseen, dict(overlap=overlap, **about, seeds=to_dict(seeds),
-                                           n_documents=spool.n_documents, n_bytes=spool.n_bytes, **info, vocab_size=n_ids(tokenizer))
+                                           n_documents=spool.n_documents, n_bytes=spool.n_bytes, **info,
+                                           vocab_size=n_ids(tokenizer))
 
 # %% ../../nbs/text/14_tokens.ipynb #b700c90e
 class _Shards:
