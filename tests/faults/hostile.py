@@ -38,8 +38,8 @@ import mutate as m  # noqa: E402
 import numpy as np  # noqa: E402
 import reachable  # noqa: E402
 
-SECONDS = 20  # of computing, for one case
-WAITING = 120  # seconds that pass meanwhile, on a machine that others use, too
+SECONDS = 60  # of computing, for one case: a text of 45 MB takes half of it where others are at work
+WAITING = 240  # seconds that pass meanwhile, on a machine that others use, too
 SPACE = 2e9  # bytes of address space beyond what the process begins with
 KINDS = {}  # name -> (function of folder and rng that gives cases, what it is in a line)
 
