@@ -31,7 +31,7 @@ from tqdm.auto import tqdm
 
 from ..core import InputError, NonFiniteLossError, Seeds, Stopped, StopRequest, announce, cache_folder
 from ..core import check_choice, check_fraction, check_positive, human_time, listened, progress, stoppable
-from ..core import place_name, remark, to_dict
+from ..core import parsing, place_name, remark, to_dict
 from ..datasets import dataset_path
 from ..evolution.method import Lineage
 from ..kinds import refusal, write_results
@@ -707,11 +707,12 @@ def gather_experts(
     curves = [read_tensors(run.file("curves", f"{n}.safetensors"))[0] for n in names]
     facts, nats = [read_expert(run, n) for n in names], dict(units="nats/token")
     told = {k: [f[k] for f in facts] for k in ("begin", "n_cut") if all(k in f for f in facts)}
-    return xr.Dataset(dict({k: ("expert", v) for k, v in told.items()},
-        train_loss=(("expert", "step"), np.stack([c["train_loss"] for c in curves]), nats),
-        val_loss=(("expert", "eval_step"), np.stack([c["val_loss"] for c in curves]), nats),
-        wall_time=("expert", [f["seconds"] for f in facts], dict(units="s"))),
-        dict(expert=names, step=np.arange(len(curves[0]["train_loss"])), eval_step=curves[0]["val_step"].int().numpy()))
+    with parsing(run.file("curves")):
+        at = dict(step=np.arange(len(curves[0]["train_loss"])), eval_step=curves[0]["val_step"].int().numpy())
+        return xr.Dataset(dict({k: ("expert", v) for k, v in told.items()},
+            train_loss=(("expert", "step"), np.stack([c["train_loss"] for c in curves]), nats),
+            val_loss=(("expert", "eval_step"), np.stack([c["val_loss"] for c in curves]), nats),
+            wall_time=("expert", [f["seconds"] for f in facts], dict(units="s"))), dict(expert=names) | at)
 
 # %% ../../nbs/populations/14_experts.ipynb #b64e2a35
 def expert_notes(
