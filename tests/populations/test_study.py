@@ -78,7 +78,8 @@ def test_odds_are_counts_and_draws_do_not_depend_on_how_many_there_are():
         own = [n for n, inside in zip(study.expert.values, study.member[i].values) if inside]
         assert study.best[i] == max(float(study.alone.sel(expert=n)) for n in own)
         assert str(study.advice[i].values) == advise({n: experts()[n] for n in own}).merge
-    assert len(odds_figure(study).data) == 2
+    figure = odds_figure(study)
+    assert len(figure.data) == 2 and figure.layout.modebar.remove == ("sendChartToCloud",)
     told = advice_agreement(study)
     best = study.score.max("merge")
     others = [study.score.drop_sel(draw=i).idxmax("merge").values.tolist() for i in range(8)]
