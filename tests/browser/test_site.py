@@ -91,14 +91,15 @@ def test_pages_are_accessible_and_fit(open_page, assert_accessible, screenshot, 
 def test_a_figure_is_drawn_and_its_legend_hides_a_line(open_page, screenshot):
     page = open_page(FIGURES)
     labels = page.locator(".evonb-figure").evaluate_all("all => all.map(e => e.getAttribute('aria-label'))")
-    plot = drawn(page, labels.index("Loss while growing up"))
+    at = labels.index("Loss while growing up")
+    plot = drawn(page, at)
     before = plot.evaluate(LINES)
     assert plot.locator("svg.main-svg path.js-line").count() > 1 and before > 1
     buttons = plot.locator(".modebar-btn").evaluate_all("all => all.map(e => e.dataset.title)")
     assert len(buttons) > 5 and "Share chart..." not in buttons  # nothing uploads a figure's data
     plot.locator(".legendtoggle").first.click()
     page.wait_for_function(f"([e, n]) => ({LINES})(e) < n", arg=[plot.element_handle(), before])
-    screenshot(page.locator(".evonb-figure").nth(1), "site_figure")
+    screenshot(page.locator(".evonb-figure").nth(at), "site_figure")
 
 
 def test_the_theme_is_switched_and_figures_follow(open_page, screenshot):
