@@ -5,17 +5,16 @@
 # %% auto #0
 __all__ = ['MEASURES', 'COMMANDS', 'EXAMPLE_SKILLS', 'TABLES', 'flat_settings', 'assigned', 'with_settings', 'settled',
            'told_with', 'settings_meant', 'spelled', 'numbers_of', 'names_of', 'arm_changes', 'experiment_config',
-           'default_out', 'interval_cell', 'columns', 'unseen_text', 'given_rows', 'given_text', 'learning_text',
-           'connectome_text', 'population_text', 'experts_text', 'wirings_text', 'alignment_text', 'results_text',
-           'Parser', 'listing', 'run_options', 'begin_option', 'ray_option', 'working_in', 'finish', 'model_option',
-           'evolutions_option', 'corpus_options', 'experiment_options', 'newborn_options', 'arm_options',
-           'whole_options', 'workers_of', 'work_on', 'do_run', 'evolve_options', 'do_evolve', 'develop_options',
-           'do_develop', 'tokens_of', 'breed_options', 'do_breed', 'attribution_text', 'attribute_options',
-           'do_attribute', 'base_help', 'experts_options', 'do_experts', 'population_options', 'breed_preset',
-           'do_population', 'serve_options', 'do_serve', 'align_options', 'do_align', 'explore_options', 'do_explore',
-           'do_report', 'show_options', 'do_show', 'plan_options', 'plan_population', 'do_plan', 'farthest',
-           'wiring_text', 'lineages_text', 'wiring_options', 'do_wiring', 'parser', 'way_on', 'any_letters',
-           'nobody_reads', 'remarks_shown', 'main']
+           'default_out', 'interval_cell', 'columns', 'unseen_text', 'given_text', 'learning_text', 'connectome_text',
+           'population_text', 'experts_text', 'wirings_text', 'alignment_text', 'results_text', 'Parser', 'listing',
+           'run_options', 'begin_option', 'ray_option', 'working_in', 'finish', 'model_option', 'evolutions_option',
+           'corpus_options', 'experiment_options', 'newborn_options', 'arm_options', 'whole_options', 'workers_of',
+           'work_on', 'do_run', 'evolve_options', 'do_evolve', 'develop_options', 'do_develop', 'tokens_of',
+           'breed_options', 'do_breed', 'attribution_text', 'attribute_options', 'do_attribute', 'base_help',
+           'experts_options', 'do_experts', 'population_options', 'breed_preset', 'do_population', 'serve_options',
+           'do_serve', 'align_options', 'do_align', 'explore_options', 'do_explore', 'do_report', 'show_options',
+           'do_show', 'plan_options', 'plan_population', 'do_plan', 'farthest', 'wiring_text', 'lineages_text',
+           'wiring_options', 'do_wiring', 'parser', 'way_on', 'any_letters', 'nobody_reads', 'remarks_shown', 'main']
 
 # %% ../nbs/84_cli.ipynb #10c6d36d
 import argparse
@@ -219,18 +218,11 @@ def unseen_text(
     return [*lines, *([f"Test loss on unseen sentences alone, nats/token: {told}."] if told else [])]
 
 # %% ../nbs/84_cli.ipynb #ea2debc1
-def given_rows(
-    arms: dict # of a run's summary
-) -> list: # of (arm, tokens of its lifetime, tokens behind what it inherits, bytes of that); nothing of runs of before
-    "What each arm's newborns were given."
-    def one(v, show): return "?" if v is None else show(v) if v else "–"
-    names = dict(lifetime_tokens=human_count, inherited_tokens=human_count, inherited_bytes=human_bytes)
-    return [(a, *(one(x["given"][k], f) for k, f in names.items())) for a, x in arms.items() if x.get("given")]
-
 def given_text(
     arms: dict # of a run's summary
 ) -> list: # of lines; none where all are given as much as the usual ones are
     "A table of what each arm is given, where some are given other than a wiring and one lifetime."
+    from evonb.connectomes.learning import given_rows
     rows = given_rows(arms)
     if len({r[1] for r in rows}) < 2 and not any(r[0].startswith("pretrained") for r in rows): return []
     return ["", "What newborns are given: tokens of their own lifetime; tokens that were read for what they inherit, "
@@ -1149,10 +1141,9 @@ def lineages_text(
     rows: list # of `evonb.connectomes.statistics.over_evolutions`
 ) -> list: # of lines; none where nothing could be told
     "What is peculiar about several evolutions' wirings together."
+    from evonb.connectomes.statistics import evolution_cells
     if not rows: return []
-    def several(values): return " ".join(f"{v:.3g}" for v in values)
-    cells = [(r["statistic"], r["null"], several(r["values"]), several(r["null_values"]),
-              interval_cell(r["judged"], "+.3g")) for r in rows]
+    cells = [(*evolution_cells(r), interval_cell(r["judged"], "+.3g")) for r in rows]
     return [f"All {len(rows[0]['values'])} evolutions, each one's last wiring beside its own controls: means over "
             f"places, one number an evolution; {family_text(r['judged'] for r in rows)}",
             *columns([("statistic", "control", "wirings", "controls", "difference [95 % CI]"), *cells])]

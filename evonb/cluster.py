@@ -35,7 +35,7 @@ from .tasks.backends import Backend, InProcess, broken_off, check_seconds, pack_
 from .tasks.engine import Engine
 from .text.tokens import open_prepared
 from .training.base import open_base
-from .training.lifetime import latest_checkpoint
+from .training.lifetime import checkpoint_step, latest_checkpoint
 
 # %% ../nbs/82_cluster.ipynb #4901dbea
 class ClusterError(EvonbError, RuntimeError):
@@ -717,7 +717,7 @@ def finish(self: _Work, ref, reason, bar):
 def lost(self: _Work, life, what):
     "Hand a lifetime out again whose worker is gone."
     path = latest_checkpoint(life_folder(self.exp.run, *life.key))
-    step = int(path.stem.partition("-")[2]) if path else -1
+    step = checkpoint_step(path)
     life.lost = life.lost + 1 if step <= life.step else 1
     life.step = step
     self.exp.run.log("worker lost", newborn=life.label, checkpoint=path and path.name, how=what, times=life.lost)

@@ -9,7 +9,7 @@ __all__ = ['PASSIVE', 'EvonbError', 'InputError', 'CorpusError', 'ConnectomeErro
            'near_miss', 'place_name', 'choices_text', 'check_choice', 'Seeds', 'to_dict', 'expect', 'expect_fields',
            'panicked', 'parsing', 'from_dict', 'can_draw', 'progress', 'listened', 'listening', 'announce',
            'StopRequest', 'stoppable', 'check_file', 'file_bytes', 'wait_passively', 'file_sha256', 'cache_folder',
-           'human_count', 'human_bytes', 'human_time', 'with_parameters', 'facts_html']
+           'human_count', 'human_bytes', 'human_time', 'plan_lines', 'with_parameters', 'facts_html']
 
 # %% ../nbs/00_core.ipynb #917cb114
 import dataclasses
@@ -492,6 +492,14 @@ def human_time(
     minutes, s = divmod(round(seconds), 60)
     hours, m = divmod(minutes, 60)
     return f"{hours} h {m:02d} min" if hours else f"{m} min {s:02d} s"
+
+# %% ../nbs/00_core.ipynb #bfd80112
+def plan_lines(
+    rows # of texts, a head first
+) -> list: # of lines
+    "A table of numbers: the first column to the left, all others to the right."
+    wide = [max(map(len, column)) for column in zip(*rows)]
+    return ["  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(r, wide))) for r in rows]
 
 # %% ../nbs/00_core.ipynb #49c6d9a4
 def with_parameters(

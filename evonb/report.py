@@ -26,8 +26,8 @@ import plotly.graph_objects as go
 from fastcore.basics import patch
 
 from .connectomes.arms import MAIN_CONTROL
-from .connectomes.learning import LEARNING_HEAD, learning_rows
-from .core import InputError, Seeds, human_bytes, human_count, human_time, parsing
+from .connectomes.learning import LEARNING_HEAD, given_rows, learning_rows
+from .core import InputError, Seeds, human_count, human_time, parsing
 from .kinds import ability, command_of
 from .plots import alignment as alignment_plots, breeding as breeding_plots, connectome as plots, examples
 from .plots import population as population_plots
@@ -269,10 +269,8 @@ def given_table(
     summary: dict # a run's summary
 ) -> Html: # nothing of runs of before
     "What each arm's newborns were given: tokens of their lifetime, tokens behind what they inherit, and its bytes."
-    def one(v, show): return "?" if v is None else show(v) if v else "–"
-    rows = [[swatch(plots.arm_style(a).colour, Html(plots.label(a))), one(g["lifetime_tokens"], human_count),
-             one(g["inherited_tokens"], human_count), one(g["inherited_bytes"], human_bytes)]
-            for a, v in summary["arms"].items() if (g := v.get("given"))]
+    rows = [[swatch(plots.arm_style(a).colour, Html(plots.label(a))), *cells]
+            for a, *cells in given_rows(summary["arms"])]
     header = ["arm", "tokens of its lifetime", "tokens behind what it inherits", "bytes of that"]
     return table(header, rows, "What newborns are given. Controls are made of the connectome, so the same text stands "
                  "behind them, but they keep of it only what they are named for.") if rows else Html("")
@@ -363,15 +361,14 @@ def peculiar_html(
 ) -> str | None: # None where `evonb wiring` hasn't been
     "Statistics of the wiring beside its controls, evolution by evolution, and over evolutions."
     if first is None: return None
-    from evonb.connectomes.statistics import over_evolutions
+    from evonb.connectomes.statistics import evolution_cells, over_evolutions
     from evonb.plots.wiring import wiring_map
     found = [first, *map(read_dataset, others or [])]
     null = MAIN_CONTROL if MAIN_CONTROL in first.null.values else str(first.null.values[0])
     out = "".join(figure_html(wiring_map(f, null), f"Evolution {k}." if len(found) > 1 else "")
                   for k, f in enumerate(found) if null in f.null.values)
-    def several(values): return " ".join(f"{v:.3g}" for v in values)
-    rows = [[r["statistic"], r["null"], several(r["values"]), several(r["null_values"]),
-             difference_html(r["judged"], True)] for r in (over_evolutions(found) if len(found) > 1 else [])]
+    rows = [[*evolution_cells(r), difference_html(r["judged"], True)]
+            for r in (over_evolutions(found) if len(found) > 1 else [])]
     header = ["statistic", "control", "wirings, one an evolution", "controls", "difference"]
     return out + (table(header, rows, "The last wiring of each evolution beside its own controls, means over places, "
                         "and whether their differences are alike over evolutions, corrected for all rows.")

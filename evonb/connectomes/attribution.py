@@ -87,8 +87,7 @@ def asked_parts(
         for name in part_matrices(connectome, part):
             if name in taken:
                 raise InputError(f"parts overlap: {name} is in {taken[name]} and in {part}. Name parts that share "
-                                 f"nothing, "
-                                 f"or one of {', '.join(SETS)}.")
+                                 f"nothing, or one of {', '.join(SETS)}.")
             taken[name] = part
     return found
 
@@ -105,8 +104,7 @@ def new_design(
     if not parts: raise InputError(f"Attribution needs a part. Name some, or one of {', '.join(SETS)}.")
     if kind == "factorial" and len(parts) > MOST:
         raise InputError(f"A factorial of {len(parts)} parts has {2**len(parts):,} kinds of newborns; at most {MOST} "
-                         f"parts "
-                         "are taken. Use the design ends, or name fewer parts.")
+                         "parts are taken. Use the design ends, or name fewer parts.")
     aspects = set(parts) <= set(ASPECTS)
     covered = set(parts) if aspects else {n for p in parts for n in part_matrices(connectome, p)}
     whole = {"mask", "signs"} <= covered if aspects else covered == set(connectome.signs)
@@ -304,8 +302,7 @@ def settled_null(
     "Who deals the rest. A connectome from elsewhere is checked, and stored with this run under its digest."
     if null == "other" and exp.config.n_lineages < 2:
         raise InputError(f"The null 'other' is the connectome of another evolution, but {exp.run.path} has only one. "
-                         f"Add "
-                         f"one: evonb develop {exp.run.path} --evolutions 2")
+                         f"Add one: evonb develop {exp.run.path} --evolutions 2")
     if null == "other" or null in ARMS or not (there := given_connectome(null)): return null
     here = inherited_connectome(exp.run)
     check_alike(replace(here, info=here.info | exp.origin()), there, f"The connectome of {null}")
@@ -329,8 +326,7 @@ def check_same_lives(
         before = dict(lifetime=lives, connectomes=there["connectomes"][:n])
         if diff := differences(before, mine | dict(connectomes=wirings[:n])):
             raise RunExistsError(f"{path.parent} holds newborns raised otherwise: {'; '.join(diff[:3])}. Move that "
-                                 f"folder "
-                                 "away to begin anew.")
+                                 "folder away to begin anew.")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, mine)
 

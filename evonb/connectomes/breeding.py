@@ -35,7 +35,7 @@ from ..statistics import describe, judge_family, known_mean, moments, p_text, pa
 from ..store import Run, create_run, read_dataset, write_json
 from ..training.connectome import wired_parameters
 from ..training.gpt import meta_model
-from ..training.lifetime import Compute, LifetimeConfig, latest_checkpoint
+from ..training.lifetime import Compute, LifetimeConfig, checkpoint_step, latest_checkpoint
 from ..training.parallel import with_threads
 
 # %% ../../nbs/connectomes/36_breeding.ipynb #1ac6e23d
@@ -56,6 +56,10 @@ class WiringsConfig:
     def life(self) -> LifetimeConfig: return self.experiment.evolution.lifetime # of a generation
 
     @property
+    def rounds(self) -> tuple: # of halving, as `LifePlan` has them
+        return tuple((int(steps), float(share)) for steps, share in self.halving)
+
+    @property
     def density(self) -> float: # of the wirings that all ways end with
         e = self.experiment.evolution
         return (1 - e.prune_fraction) ** e.n_generations
@@ -64,7 +68,7 @@ class WiringsConfig:
 @patch
 def tokens_of_life(self: WiringsConfig) -> int:
     "What one life of the published line reads."
-    return self.life.steps * self.life.batch_size * self.life.context
+    return self.life.n_tokens
 
 @patch
 def line_tokens(self: WiringsConfig) -> int:
@@ -115,7 +119,7 @@ def finer_way(config):
 @WIRING_WAYS.register("long-lives", "the published line's generations, each living as long as the tokens allow")
 def long_way(config):
     n, life = config.experiment.evolution.n_generations, config.life
-    steps = config.budget() // (n * life.batch_size * life.context)
+    steps = config.budget() // (n * life.tokens_per_step)
     return Way("generational", dict(n_generations=n), line_plan(config, life=replace(life, steps=steps)))
 
 # %% ../../nbs/connectomes/36_breeding.ipynb #efad8e41
@@ -146,13 +150,11 @@ def population_way(
     "Any method of evolution, among wirings of the density that is asked for."
     kind, k, n = METHODS[method], config.n_individuals, config.experiment.evolution.n_generations
     settings = {"population_size": k} if "population_size" in kind.config_class.__dataclass_fields__ else {}
-    halving = tuple((int(steps), float(share)) for steps, share in config.halving)
-    return Way(method, settings, line_plan(config, halving=halving), k, n - 1 + k)
+    return Way(method, settings, line_plan(config, halving=config.rounds), k, n - 1 + k)
 
 @WIRING_WAYS.register("random-search", "independent random wirings, of which the best is taken")
 def random_way(config):
-    halving = tuple((int(steps), float(share)) for steps, share in config.halving)
-    return Way("random-search", dict(batch=config.n_individuals), line_plan(config, halving=halving))
+    return Way("random-search", dict(batch=config.n_individuals), line_plan(config, halving=config.rounds))
 
 # %% ../../nbs/connectomes/36_breeding.ipynb #1764bbfb
 def find_way(
@@ -211,9 +213,7 @@ def check_way(self: WiringsConfig, name):
         begins = f"{way.lives} lives for its first {way.founders} wirings and " if way.lives else ""
         raise InputError(f"{name!r} needs {needed:,} tokens before it has tried anything ({begins}one life), but "
                          f"tokens is {self.budget():,}. Give more.", give=dict(tokens=needed))
-    METHODS[way.method].config_class(**way.settings)
-    kind = METHODS[way.method]
-    if way.founders: check_positive(way.founders, f"n_individuals of {name}", least=kind.least)
+    if way.founders: check_positive(way.founders, f"n_individuals of {name}", least=METHODS[way.method].least)
 
 # %% ../../nbs/connectomes/36_breeding.ipynb #79836394
 def check_density(
@@ -374,7 +374,7 @@ class SearchOrder(Order):
     @property
     def what(self): return "searches"
 
-    def steps_of(self, exp): return self.search.budget() // (self.search.life.batch_size * self.search.life.context)
+    def steps_of(self, exp): return self.search.budget() // self.search.life.tokens_per_step
     def folders(self, exp): return {}
     def carry_out(self, exp): search(exp, self.way, self.search)
 
@@ -382,7 +382,7 @@ class SearchOrder(Order):
         lives = search_folder(Experiment(run, None, self.search.experiment, lineage=self.lineage), self.way)
         path = max(lives.rglob("checkpoint-*.safetensors"), key=lambda p: p.stat().st_mtime, default=None)
         n = sum(1 for _ in lives.rglob("lived.safetensors"))
-        return path, 10**9 * n + (int(path.stem.partition("-")[2]) if path else -1)
+        return path, 10**9 * n + checkpoint_step(path)
 
 # %% ../../nbs/connectomes/36_breeding.ipynb #7719a9b6
 @dataclass
@@ -401,7 +401,7 @@ class NewbornOrder(Order):
     def reached(self, run):
         within = Within(run, "newborns", self.wiring.digest()[:20])
         path = latest_checkpoint(life_folder(within, ARM, *self.newborn, self.lineage))
-        return path, int(path.stem.partition("-")[2]) if path else -1
+        return path, checkpoint_step(path)
 
 # %% ../../nbs/connectomes/36_breeding.ipynb #15b71270
 @dataclass

@@ -271,8 +271,7 @@ def taken_up(
     compute, group = computing_with(device, compute, fleet)
     if group.size > 1:
         raise InputError(f"{group.size} processes were launched together, but newborns of an existing run are raised "
-                         f"here "
-                         "one by one or by workers. Start evonb by itself.")
+                         "here one by one or by workers. Start evonb by itself.")
     with stoppable(stop) as request:
         developed_config(open_run(path), changes or {}) # a mistake leaves the run as it is
         with reopen_run(path) as run:

@@ -233,19 +233,17 @@ def live(self: WiringFitness,
     until: int | None = None # stop after so many steps, to go on later; None: the whole life
 ) -> float: # validation loss (nats/token), nan where it failed
     "Raise one newborn from wherever it is. A loss that isn't finite is its own failure, and stays on record."
-    folder, exp, life = self.lives(genome, lr)[sibling], self.exp, self.plan.life
+    folder, exp, life = self.lives(genome, lr)[sibling], self.exp, self.plan.life.at_rate(lr)
     if (folder/"failed.json").exists(): return math.nan
     if until and (folder/f"until-{until}.json").exists(): return read_json(folder/f"until-{until}.json")["val_loss"]
     if lived := finished_life(folder): return float(lived[0]["val_loss"][-1])
     (model, wiring), seeds = self.newborn(genome), self.seeds_of(sibling)
-    life = replace(life, lr=lr, muon_lr=life.muon_lr * lr / life.lr)
     label = f"{exp.called}{self.folder.parent.parent.name} {genome.digest()[:8]} sibling {sibling}"
     try:
         if not until: lived = exp.raise_newborn(folder, model, "evolution", life, seeds, wiring, label)
         else: return self.live_until(folder, model, life, seeds, wiring, label, until)
     except NonFiniteLossError as e:
-        write_json(folder/"failed.json", dict(reason=str(e)))
-        exp.run.log("failed lifetime", folder=str(folder.relative_to(exp.run.path)), reason=str(e))
+        exp.note_failure(folder, e)
         return math.nan
     return float(lived[0]["val_loss"][-1])
 

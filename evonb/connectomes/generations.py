@@ -502,6 +502,16 @@ def begin_with(self: Experiment,
     write_json(self.file("development", arm, "start.json"), dict(n_bytes=made.n_bytes))
     return newborn
 
+# %% ../../nbs/connectomes/16_generations.ipynb #b2f163e7
+@patch
+def note_failure(self: Experiment,
+    folder, # of a lifetime
+    error: NonFiniteLossError # why it failed
+):
+    "Put on record that a lifetime failed, which is its own, and isn't tried again."
+    write_json(folder/"failed.json", dict(reason=str(error)))
+    self.run.log("failed lifetime", folder=str(folder.relative_to(self.run.path)), reason=str(error))
+
 # %% ../../nbs/connectomes/16_generations.ipynb #08878452
 @patch
 def raise_arm(self: Experiment,
@@ -525,8 +535,7 @@ def raise_arm(self: Experiment,
                                     self.seeds.child("development", seed), wiring,
                                     f"{self.called}{arm} seed {seed} lr {lr:g}")
     except NonFiniteLossError as e: # recorded with its reason
-        write_json(folder/"failed.json", dict(reason=str(e)))
-        self.run.log("failed lifetime", folder=str(folder.relative_to(self.run.path)), reason=str(e))
+        self.note_failure(folder, e)
         announce("newborn", status="failed", folder=folder, reason=str(e))
         return math.nan
     announce("newborn", status="finished", **told)
@@ -736,14 +745,12 @@ def given_to(
 ) -> dict: # lifetime_tokens, inherited_tokens, inherited_bytes, each over arm; nan where it isn't known
     "What each arm's newborns are given."
     import xarray as xr
-    def tokens(life): return life.steps * life.batch_size * life.context
     def one(arm):
-        made, before = find_arm(arm), math.nan if exp.config.connectome else tokens(exp.config.pretraining)
+        made, before = find_arm(arm), math.nan if exp.config.connectome else exp.config.pretraining.n_tokens
         n_bytes, noted = 0, exp.file("development", arm, "start.json")
         if made.wiring: n_bytes = handed_on(exp.arm_wiring(arm, 0))
         elif made.start: n_bytes = read_json(noted)["n_bytes"] if noted.exists() else math.nan
-        own = tokens(exp.config.newborn_life(arm))
-        return own, before if made.wiring or made.start else 0, n_bytes
+        return exp.config.newborn_life(arm).n_tokens, before if made.wiring or made.start else 0, n_bytes
     rows = zip(*map(one, arms))
     return {k: xr.Variable("arm", np.array(x, float), dict(units=u)) for (k, u), x in zip(GIVEN.items(), rows)}
 
@@ -778,7 +785,7 @@ def gather_development(
         **given_to(exp, chosen), **_statistics(exp, facts), **_flips(exp, facts)),
         dict(arm=list(chosen), **({"lineage": np.arange(n)} if n > 1 else {}), seed=np.arange(d.n_seeds),
              step=np.arange(len(like[0]["train_loss"])), eval_step=like[0]["val_step"].int().numpy(), lr=list(d.lrs)),
-        dict(tokens_per_step=d.lifetime.batch_size * d.lifetime.context))
+        dict(tokens_per_step=d.lifetime.tokens_per_step))
 
 # %% ../../nbs/connectomes/16_generations.ipynb #9473a6f6
 def _statistics(exp, facts):

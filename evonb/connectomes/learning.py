@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['DENSE', 'LEARNING_HEAD', 'steps_to_reach', 'by_unit', 'reach_of', 'leads', 'lasting', 'where_in_learning',
-           'learning_rows']
+           'learning_rows', 'given_rows']
 
 # %% ../../nbs/connectomes/21_learning.ipynb #3ff88bdb
 import numpy as np
 
-from ..core import human_count
+from ..core import human_bytes, human_count
 from ..statistics import crossed_mean, describe, judge_family, verdict
 
 # %% ../../nbs/connectomes/21_learning.ipynb #bf13e90e
@@ -109,3 +109,12 @@ def learning_rows(
 
 LEARNING_HEAD = ("arm", "validation loss at birth", "tokens to the dense arm's final loss", "ahead of dense at its end",
                  "ahead clearly until (tokens)")
+
+# %% ../../nbs/connectomes/21_learning.ipynb #12a165b5
+def given_rows(
+    arms: dict # of a run's summary
+) -> list: # of (arm, tokens of its lifetime, tokens behind what it inherits, bytes of that); nothing of runs of before
+    "What each arm's newborns were given."
+    def one(v, show): return "?" if v is None else show(v) if v else "–"
+    names = dict(lifetime_tokens=human_count, inherited_tokens=human_count, inherited_bytes=human_bytes)
+    return [(a, *(one(x["given"][k], f) for k, f in names.items())) for a, x in arms.items() if x.get("given")]

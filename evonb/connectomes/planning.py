@@ -28,7 +28,7 @@ from .arms import find_arm
 from .experiments import Experiment # the class with all its methods
 from .settings import ExperimentConfig
 from .wiring import prune
-from ..core import InputError, Seeds, check_choice, check_positive, human_bytes, human_count, human_time
+from ..core import InputError, Seeds, check_choice, check_positive, human_bytes, human_count, human_time, plan_lines
 from ..store import create_run
 from ..text.corpora import CORPORA, SPLITS, expand
 from ..text.tokens import CorpusConfig, PreparedCorpus, Tokens, prepare
@@ -76,7 +76,7 @@ def lifetime_tokens(
 ) -> tuple[int, int]: # tokens trained on, tokens evaluated
     "What a lifetime reads."
     looks = 2 + math.ceil(life.steps / life.eval_every)
-    return life.steps * life.batch_size * life.context, looks * life.eval_windows * life.context
+    return life.n_tokens, looks * life.eval_windows * life.context
 
 # %% ../../nbs/connectomes/20_planning.ipynb #ac7b701c
 def matrix_sizes(
@@ -586,11 +586,8 @@ def __repr__(self: Plan): return "\n".join([*self._lines(self._summary()), *self
 # %% ../../nbs/connectomes/20_planning.ipynb #83cee5e6
 @patch
 def _lines(self: Plan, stages): # of str, a head and a row a stage
-    rows = [list(_heads), *map(_cells, stages)]
-    wide = [max(len(r[i]) for r in rows) for i in range(len(_heads))]
-    lines = ["  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(r, wide))) for r in rows]
     head = f"Plan of {self.config.preset!r} on {self.devices} x {self.device.name}"
-    return [head, *lines]
+    return [head, *plan_lines([list(_heads), *map(_cells, stages)])]
 
 # %% ../../nbs/connectomes/20_planning.ipynb #f322d0ff
 @patch
@@ -793,7 +790,7 @@ def _besides(config, gpt, rates, device):
 # %% ../../nbs/connectomes/20_planning.ipynb #d74326c7
 def _rates(gpt, life, config, seconds, device):
     "FLOP/s of passes and evaluation, seconds a weight of updates, dense and wired; the dense step's FLOP/s; steps."
-    tokens, out = life.batch_size * life.context, {}
+    tokens, out = life.tokens_per_step, {}
     flops = tokens * token_flops(gpt, life.context)
     left = (1 - config.evolution.prune_fraction) ** max(1, config.evolution.n_generations // 2) # amid evolution
     wiring = prune(new_model(gpt, Seeds(1)).to(device), 1 - left, None, "matrix", config.evolution.exempt)

@@ -90,9 +90,8 @@ def newborn_life(self: ExperimentConfig,
     "How an arm's newborns are trained: all alike, but for arms that are given the tokens of an evolution on top."
     life, before = self.development.lifetime, self.pretraining
     if find_arm(arm).longer:
-        more = before.steps * before.batch_size * before.context / (life.batch_size * life.context)
-        life = replace(life, steps=life.steps + round(more))
-    return life if lr is None else replace(life, lr=lr, muon_lr=life.muon_lr * lr / life.lr) # both rates scale together
+        life = replace(life, steps=life.steps + round(before.n_tokens / life.tokens_per_step))
+    return life if lr is None else life.at_rate(lr)
 
 # %% ../../nbs/connectomes/14_settings.ipynb #a66d2904
 @patch

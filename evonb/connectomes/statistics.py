@@ -9,7 +9,7 @@ __all__ = ['STATISTICS', 'TOLD', 'MAX_WEIGHTS', 'MAX_UNITS', 'wire_density', 'po
            'self_feedback', 'loop_balance', 'two_steps', 'spectral_radius', 'path_length', 'small_world',
            'hub_agreement', 'graph_places', 'measure_graph', 'null_p', 'judge_wiring', 'wiring_to_measure',
            'check_nulls', 'draw_null', 'wiring_statistics', 'wiring_table', 'open_wiring', 'wirings_of', 'measure_run',
-           'measure_file', 'last_means', 'over_evolutions']
+           'measure_file', 'last_means', 'over_evolutions', 'evolution_cells']
 
 # %% ../../nbs/connectomes/28_statistics.ipynb #66aec98d
 import json
@@ -711,3 +711,11 @@ def over_evolutions(
     judged = judge_family({k: crossed_mean(p[:, 0] - p[:, 1], ("evolution",)) for k, p in told.items()})
     return [dict(statistic=s, null=null, values=told[s, null][:, 0].tolist(), null_values=told[s, null][:, 1].tolist(),
                  judged=d) for (s, null), d in judged.items()]
+
+# %% ../../nbs/connectomes/28_statistics.ipynb #1358cdbf
+def evolution_cells(
+    row: dict # of `over_evolutions`
+) -> list: # of str: statistic, control, the wirings' numbers, the controls'
+    "What a row says before its test, for a table."
+    def several(values): return " ".join(f"{v:.3g}" for v in values)
+    return [row["statistic"], row["null"], several(row["values"]), several(row["null_values"])]

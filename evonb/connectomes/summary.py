@@ -132,7 +132,7 @@ def summarise(
         arms = {a: _summarise_arm(exp, ds, a) for a in map(str, ds.arm.values)} if ds else {}
         for k, name in dict(difference="window_loss", test_difference="test_window_loss").items():
             for a, d in compare_arms({a: ds[name].sel(arm=a).values for a in arms}).items(): arms[a][k] = d
-        learning = dict(tokens_per_step=life.batch_size * life.context, arms=where_in_learning(ds) if ds else {})
+        learning = dict(tokens_per_step=life.tokens_per_step, arms=where_in_learning(ds) if ds else {})
     return dict(arms=arms, generations=_summarise_generations(exp.run), corpus=exp.corpus.info, ci=0.95,
                 learning=learning,
                 n_seeds=exp.config.development.n_seeds, n_evolutions=exp.config.n_lineages,

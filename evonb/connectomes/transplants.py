@@ -66,8 +66,7 @@ def part_matrices(
     exempt = [n for n, r in roles.items() if n not in connectome.signs and part in (r["part"], n)]
     if exempt:
         raise ConnectomeError(f"{part} ({exempt[0]}) was exempt from pruning, so no wiring of it is inherited. Leave "
-                              f"it "
-                              "out of the parts.")
+                              "it out of the parts.")
     if part == "head" and any(r["tied"] for r in roles.values()):
         raise ConnectomeError("This architecture has no head of its own: it is tied to the embedding. Ask for that.")
     if part in PARTS: raise ConnectomeError(f"This architecture has no {part} that a wiring covers.")
@@ -91,13 +90,11 @@ def check_alike(
         raise ConnectomeError(f"{what} is of another architecture: {name} is {other.shapes.get(name, 'absent')} there "
                               f"and "
                               f"{connectome.shapes.get(name, 'absent')} here, or is wired in one of them only. Parts "
-                              f"can "
-                              "be exchanged between equal models only.")
+                              "can be exchanged between equal models only.")
     words = [c.info.get("vocabulary") for c in (connectome, other)]
     if None not in words and words[0] != words[1]:
         raise ConnectomeError(f"{what} was evolved with another tokenizer, so its embedding and head mean other "
-                              f"tokens. "
-                              "Evolve both with one: --set corpus.tokenizer=RUN/corpus/tokenizer")
+                              "tokens. Evolve both with one: --set corpus.tokenizer=RUN/corpus/tokenizer")
 
 # %% ../../nbs/connectomes/15_transplants.ipynb #a36e2f90
 def inherited_aspects(
@@ -121,8 +118,7 @@ def mixed(
     if kept & set(ASPECTS):
         if unknown := kept - set(ASPECTS):
             raise InputError(f"parts are {', '.join(transplant.parts)}, but {', '.join(ASPECTS)} are told of all "
-                             f"matrices, "
-                             f"and {unknown.pop()} is a place. Ask for the ones or for the others.")
+                             f"matrices, and {unknown.pop()} is a place. Ask for the ones or for the others.")
         aspects = set(ASPECTS) - kept if transplant.but else kept
         signs = {n: inherited_aspects(s, {k: c.signs[n] for k, c in dealt.items()}, aspects)
                  for n, s in connectome.signs.items()}

@@ -35,7 +35,7 @@ from ..core import check_positive, listening, progress
 from ..store import Run
 from ..text.tokens import open_prepared
 from ..training.gpt import n_parameters
-from ..training.lifetime import latest_checkpoint
+from ..training.lifetime import checkpoint_step, latest_checkpoint
 from ..training.parallel import Worker, cores, lifetime_threads, start_worker
 
 # %% ../../nbs/connectomes/17_workers.ipynb #e347edd4
@@ -126,7 +126,7 @@ def reached(self: Order, run) -> tuple: # the newest checkpoint, None where ther
     k = self.lineage
     n = 0 if self.newborn else len(stored_generations(run, k))
     path = latest_checkpoint(life_folder(run, *self.newborn, k) if self.newborn else generation_folder(run, n, k))
-    return path, 10**9 * n + (int(path.stem.partition("-")[2]) if path else -1)
+    return path, 10**9 * n + checkpoint_step(path)
 
 @patch
 def carry_out(self: Order, exp):
@@ -155,7 +155,7 @@ class PretrainingOrder(Order):
 
     def reached(self, run):
         path = latest_checkpoint(lineage_file(run, self.lineage, "pretraining"))
-        return path, int(path.stem.partition("-")[2]) if path else -1
+        return path, checkpoint_step(path)
 
     def carry_out(self, exp): exp.pretrain()
 
@@ -208,7 +208,7 @@ def _size(exp):
     "Of the larger of a generation's and a newborn's lifetime: (FLOPs of a step, of the lifetime; bytes of a process)."
     found, m, vocab_size = [], exp.config.model, exp.corpus.info["vocab_size"]
     for life in (exp.config.evolution.lifetime, exp.config.development.lifetime):
-        weights, tokens = n_parameters(exp.model_config(life.context)), life.batch_size * life.context
+        weights, tokens = n_parameters(exp.model_config(life.context)), life.tokens_per_step
         step = 6 * weights * tokens
         act = 4 * life.at_once * life.context * (20 * m.n_layer * m.n_embd + 3 * vocab_size)
         found.append((step, step * life.steps, 5e8 + 24 * weights + act))

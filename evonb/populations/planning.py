@@ -10,7 +10,7 @@ __all__ = ['ASSUMED_TASK', 'BANDWIDTH', 'base_shape', 'TokensAsked', 'asked_of',
 import math
 from dataclasses import dataclass, field
 
-from ..core import InputError, Seeds, human_bytes, human_count, human_time
+from ..core import InputError, Seeds, human_bytes, human_count, human_time, plan_lines
 from ..evolution.method import METHODS
 from .breeding import BreedConfig
 from ..tasks.tasks import Prompt
@@ -101,10 +101,8 @@ def plan_text(plan: BreedPlan) -> str: # lines
     head = ("stage", "individuals", "items each", "tokens", "time")
     rows = [head] + [(r["stage"], f"{r['evaluations']:,}", f"{r['items']:,}", human_count(r["tokens"]),
                       human_time(r["seconds"])) for r in plan.rows]
-    wide = [max(len(r[i]) for r in rows) for i in range(len(head))]
-    lines = ["  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(r, wide))) for r in rows]
     held = ", ".join(f"{k} {human_bytes(v)}" for k, v in plan.memory.items())
-    lines += ["", f"{plan.device.name}: about {human_time(plan.seconds)}; memory "
+    lines = [*plan_lines(rows), "", f"{plan.device.name}: about {human_time(plan.seconds)}; memory "
               f"{human_bytes(sum(plan.memory.values()))} "
               f"of {human_bytes(plan.device.memory) if plan.device.memory else 'an unknown amount'} ({held})", ""]
     return "\n".join([*lines, *plan.notes, *plan.problems()])
@@ -143,8 +141,8 @@ def plan_breeding(
                   cache=width * at_once * shape["kv"],
                   activations=width * at_once * shape["width"] + 4 * min(at_once, 512) * shape["vocab"])
     notes = [f"Speed {device.assumption}.", f"The base has {human_count(shape['weights'])} weights of {width} bytes; "
-             f"{n_experts} "
-             f"experts of rank {rank}. Answers are counted at their full length; what is asked twice is scored once."]
+             f"{n_experts} experts of rank {rank}. Answers are counted at their full length; what is asked twice is "
+             "scored once."]
     if not tasks:
         notes.append("No task was named: one of 200 few-shot prompts of 600 tokens and answers of 256 is assumed. Name "
                                "tasks with --task.")

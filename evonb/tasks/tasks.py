@@ -893,18 +893,6 @@ _published = { # name -> module and function below `evonb.tasks.benchmarks`, wha
     "emorynlp": ("emotions:open_emorynlp", "EmoryNLP: emotions in dialogues", "")}
 for _name, (_target, _line, _more) in _published.items():
     TASKS.add(_name, f"evonb.tasks.benchmarks.{_target}", _line, spelled=f"{_name}:FOLDER{_more}")
-_published = { # name -> module and function below `evonb.tasks.benchmarks`, what it is, what is named beside the folder
-    "gsm8k": ("gsm8k:open_gsm8k", "GSM8K: grade-school problems in words", ""),
-    "bbh": ("bbh:open_bbh", "BIG-Bench-Hard: 27 tasks of reasoning", ""),
-    "mmlu-pro": ("mmlu_pro:open_mmlu_pro", "MMLU-Pro: questions with up to ten options, by chains of thought", ""),
-    "drop": ("drop:open_drop", "DROP: numbers, dates and spans of a passage, by F1", ""),
-    "csqa": ("commonsense_qa:open_commonsense_qa", "CommonsenseQA: five options, everyday knowledge", ""),
-    "mbpp": ("mbpp:open_mbpp", "MBPP: Python programs, run in a sandbox", "::run-code"),
-    "flores": ("flores:open_flores", "FLORES: translation, by chrF", "::SOURCE-TARGET"),
-    "meld": ("emotions:open_meld", "MELD: emotions in dialogues", ""),
-    "emorynlp": ("emotions:open_emorynlp", "EmoryNLP: emotions in dialogues", "")}
-for _name, (_target, _line, _more) in _published.items():
-    TASKS.add(_name, f"evonb.tasks.benchmarks.{_target}", _line, spelled=f"{_name}:FOLDER{_more}")
 TASKS.add("lm-eval", open_lm_eval, "a task of lm-evaluation-harness", spelled="lm-eval:NAME")
 for _kind, _line in dict(
         choice="prompt, options and answer a line", pairs="sentence_good and sentence_bad a line",

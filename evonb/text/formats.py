@@ -6,7 +6,7 @@
 __all__ = ['FORMATS', 'CHUNK', 'PACKED', 'FOREIGN', 'TextOptions', 'Watched', 'open_zst', 'decompressing', 'opened',
            'text_chunks', 'foreign', 'json_kind', 'markup', 'encoded_bytes', 'separator_of', 'table_rows', 'is_table',
            'text_field', 'not_prose', 'format_of', 'record_text', 'json_text', 'lines_of', 'jsonl_documents',
-           'json_documents', 'quoting_of', 'table_documents', 'parquet_documents', 'texts_of']
+           'json_documents', 'quoting_of', 'table_documents', 'load_parquet', 'parquet_documents', 'texts_of']
 
 # %% ../../nbs/text/11_formats.ipynb #8b29ccc7
 import bz2
@@ -358,13 +358,21 @@ def table_documents(chunks, path, options, kind): # yields str
         raise CorpusError(f"{path} can't be read as a table ({e}). Save its texts as JSON lines.") from e
     finally: csv.field_size_limit(limit)
 
-# %% ../../nbs/text/11_formats.ipynb #1dad9c48
-def parquet_documents(path, options): # yields str
-    "The text of each row of a Parquet file."
+# %% ../../nbs/text/11_formats.ipynb #b6457ec3
+def load_parquet(
+    path # what is to be read, for the message
+): # -> the module pyarrow.parquet
+    "Who reads Parquet files; without it, an error that says how to install it."
     try: import pyarrow.parquet as parquet
     except ImportError:
         raise MissingExtraError(f'{path} is Parquet, which needs the package pyarrow: pip install "evonb[formats]", or '
                                 "save its texts as JSON lines.") from None
+    return parquet
+
+# %% ../../nbs/text/11_formats.ipynb #1dad9c48
+def parquet_documents(path, options): # yields str
+    "The text of each row of a Parquet file."
+    parquet = load_parquet(path)
     try: file = parquet.ParquetFile(path)
     except Exception as e: raise DamagedFileError(f"{path} can't be read as Parquet ({e}). Get it again.") from e
     with file:

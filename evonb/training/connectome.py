@@ -286,8 +286,7 @@ def check_born(
     for name, share in sign_flips(model, connectome).items():
         if share:
             raise ConnectomeError(f"{share:.0%} of the live weights of {name} have another sign than the connectome, "
-                                  f"so "
-                                  "its signs can't be kept. A newborn that is rewound has weights of its own: take "
+                                  "so its signs can't be kept. A newborn that is rewound has weights of its own: take "
                                   "signs=free, or inheritance=signs.")
 
 # %% ../../nbs/training/12_connectome.ipynb #4e7b9547

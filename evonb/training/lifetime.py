@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['SIGNS', 'Windows', 'validation_windows', 'LifetimeConfig', 'check_signs', 'lr_factor', 'LiveWeights', 'MaskedWeights',
            'Optimizers', 'state_bytes', 'Compute', 'training_loss', 'Lifetime', 'autocast', 'window_losses',
-           'masked_loss', 'latest_checkpoint', 'own_state', 'take_state', 'load_checkpoint', 'joined_lifetime']
+           'masked_loss', 'latest_checkpoint', 'checkpoint_step', 'own_state', 'take_state', 'load_checkpoint',
+           'joined_lifetime']
 
 # %% ../../nbs/training/16_lifetime.ipynb #e5185a11
 import math
@@ -113,6 +114,25 @@ class LifetimeConfig:
 def at_once(self: LifetimeConfig) -> int:
     "Windows that fit in memory together."
     return self.micro_batch_size or self.batch_size
+
+# %% ../../nbs/training/16_lifetime.ipynb #83dbdecd
+@patch(as_prop=True)
+def tokens_per_step(self: LifetimeConfig) -> int:
+    "Tokens that one step trains on."
+    return self.batch_size * self.context
+
+@patch(as_prop=True)
+def n_tokens(self: LifetimeConfig) -> int:
+    "Tokens that the whole lifetime trains on."
+    return self.steps * self.tokens_per_step
+
+# %% ../../nbs/training/16_lifetime.ipynb #cd841b38
+@patch
+def at_rate(self: LifetimeConfig,
+    lr: float # AdamW's peak
+) -> LifetimeConfig:
+    "The same lifetime at another peak learning rate; those of both optimizers scale together."
+    return replace(self, lr=lr, muon_lr=self.muon_lr * lr / self.lr)
 
 # %% ../../nbs/training/16_lifetime.ipynb #f0cae381
 @patch
@@ -575,6 +595,12 @@ def latest_checkpoint(
     "The newest checkpoint of a lifetime."
     return next(reversed(_checkpoints(folder)), None)
 
+def checkpoint_step(
+    path: Path | None # a checkpoint
+) -> int: # -1 where there is none
+    "After which step a checkpoint was written, as its name says."
+    return int(path.stem.partition("-")[2]) if path else -1
+
 # %% ../../nbs/training/16_lifetime.ipynb #bd71b5ef
 @patch
 def conditions(self: Lifetime) -> dict: # threads, version of torch, processes, and what multiplies
@@ -708,16 +734,15 @@ def joined_lifetime(
 @patch
 def _show(self: Lifetime, bar):
     done = self.train_loss[-1] if self.train_loss else math.nan
-    rate = self.step * self.config.batch_size * self.config.context / max(self.seconds, 1e-9)
     val = f", val {self.val_loss[-1]:.3f}" if self.val_loss else ""
-    bar.set_postfix_str(f"loss {done:.3f}{val}, {rate:,.0f} tokens/s", refresh=False)
+    bar.set_postfix_str(f"loss {done:.3f}{val}, {self.tokens_per_s:,.0f} tokens/s", refresh=False)
 
 # %% ../../nbs/training/16_lifetime.ipynb #41138be0
 @patch
 def _announce(self: Lifetime, label):
     c = self.config
     announce("step", label=label, folder=self.folder, step=self.step, steps=c.steps, seconds=self.seconds,
-             tokens=c.batch_size * c.context, train_loss=self.train_loss, val_step=self.val_step,
+             tokens=c.tokens_per_step, train_loss=self.train_loss, val_step=self.val_step,
              val_loss=self.val_loss)
 
 # %% ../../nbs/training/16_lifetime.ipynb #af1b6406
@@ -779,4 +804,4 @@ def _stop(self: Lifetime, request):
 @patch(as_prop=True)
 def tokens_per_s(self: Lifetime) -> float: # tokens/s
     "Tokens learned from per second of training and validation."
-    return self.step * self.config.batch_size * self.config.context / max(self.seconds, 1e-9)
+    return self.step * self.config.tokens_per_step / max(self.seconds, 1e-9)

@@ -276,8 +276,7 @@ def work_of_experiment(
     more = config.n_lineages - 1 # evolutions whose newborns live at the rates that the first one's chose
     n = dict(evolution=n["evolution"] * (1 + more),
              development=n["development"] + more * len(d.arms) * d.n_seeds * bool(n["development"]))
-    size = {k: c.lifetime.steps * c.lifetime.batch_size * c.lifetime.context for k, c in
-            (("evolution", e), ("development", d))}
+    size = dict(evolution=e.lifetime.n_tokens, development=d.lifetime.n_tokens)
     shares = {k: [x.share for key, x in picture.lives.items() if life_lineage(key)[1][0] == k][:n[k]] for k in n}
     return sum(sum(shares[k]) * size[k] for k in n), sum(n[k] * size[k] for k in n)
 

@@ -14,7 +14,7 @@ import numpy as np
 from fastcore.basics import patch
 
 from ...core import InputError
-from ..archives import Archive, ArchiveConfig, load_ribs
+from ..archives import ArchiveConfig, KeepsArchive, load_ribs
 from ..method import register_method
 from ..vectors import Replayed, VectorConfig
 
@@ -32,7 +32,7 @@ class CMAMEConfig(ArchiveConfig):
 
 # %% ../../../nbs/evolution/methods/32_cma_me.ipynb #ea6c827b
 @register_method("cma-me")
-class CMAME(Replayed):
+class CMAME(KeepsArchive, Replayed):
     "CMA-ES emitters that improve an archive, over coefficients."
     config_class, least = CMAMEConfig, 2
 
@@ -41,13 +41,9 @@ class CMAME(Replayed):
         if min(self.sizes) < 2:
             raise InputError(f"population_size is {self.config.population_size} for {self.config.emitters} emitters, "
                              "but each needs at least 2 individuals. Take more individuals, or fewer emitters.")
-        seed = self.seeds.child("archive").integer() % 2**31
-        self.archive = Archive(self.config, self.space, seed, True, centroids)
-        self.read_traits(a.name for a in self.archive.axes)
+        self.make_archive(True, centroids)
         super().setup()
 
-    def archive_facts(self): return self.archive.facts()
-    def standing(self): return dict(cells=len(self.archive), qd=f"{self.archive.qd_score:.2f}")
     def population(self): return list(self.archive.elites.values())
     def points(self): return np.concatenate([e.ask() for e in self.optimiser])
     def vectors(self, points): return points

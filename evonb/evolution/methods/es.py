@@ -14,6 +14,7 @@ import numpy as np
 from fastcore.basics import patch
 
 from ..method import Individual, Lineage, Method, register_method
+from ..vectors import fitness_by
 
 # %% ../../../nbs/evolution/methods/30_es.ipynb #e540e015
 @dataclass
@@ -98,8 +99,7 @@ def learn(self: ES, told):
     "A step along the noises of whole pairs; a pair of which one failed says nothing."
     c, around = self.config, told[self.scores_centre:]
     pairs = [p for p in zip(around[::2], around[1::2]) if all(np.isfinite(x.value) for x in p)]
-    smooth = c.objective == "smooth" and all(np.isfinite(x.smooth) for p in pairs for x in p)
-    values = np.array([[x.smooth if smooth else x.value for x in p] for p in pairs]).reshape(-1, 2) # (n_pairs, 2)
+    values = np.array(fitness_by([x for p in pairs for x in p], c.objective)).reshape(-1, 2) # (n_pairs, 2)
     seeds = [p[0].lineage.seed for p in pairs]
     step = self.space.shift(self.centre.genome, seeds, self.weights(values), self.anchor.genome, c.rank, c.decay)
     self.centre = self.placed(step)

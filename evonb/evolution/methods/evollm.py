@@ -68,8 +68,7 @@ def ranking_prompt(
     scaled = [round(80 * (f - low) / (high - low)) if high > low else 80 for f, _ in rows]
     lines = [f"quality {q}: {', '.join(map(str, steps))}" for q, (_, steps) in zip(scaled, rows)]
     return (f"Choices of {len(rows[0][1])} whole numbers from 0 to {resolution}, the worst first. The next line is "
-            f"better.\n"
-            + "\n".join(lines) + "\nquality 100:")
+            "better.\n" + "\n".join(lines) + "\nquality 100:")
 
 # %% ../../../nbs/evolution/methods/38_evollm.ipynb #b32226f0
 def read_steps(

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from fastcore.basics import patch
 
-from ..archives import Archive, ArchiveConfig
+from ..archives import ArchiveConfig, KeepsArchive
 from ..method import register_method
 from .genome import Genome, start_population
-from ..operators import crossover, parent_weights
+from ..operators import crossover
 
 # %% ../../../nbs/evolution/methods/30_map_elites.ipynb #9a19f37f
 @dataclass
@@ -34,13 +34,11 @@ class MapElitesConfig(ArchiveConfig):
 
 # %% ../../../nbs/evolution/methods/30_map_elites.ipynb #d4457ccd
 @register_method("map-elites")
-class MapElites(Genome):
+class MapElites(KeepsArchive, Genome):
     "MAP-Elites: the best of each cell lives, and parents come evenly from all cells."
     config_class, least = MapElitesConfig, 2
 
-    def setup(self, centroids=None):
-        self.archive = Archive(self.config, self.space, self.seeds.child("archive").integer() % 2**31, False, centroids)
-        self.read_traits(a.name for a in self.archive.axes)
+    def setup(self, centroids=None): self.make_archive(False, centroids)
 
     def propose(self):
         if self.generation == 0: return start_population(self, self.config.population_size, "experts")
@@ -50,8 +48,6 @@ class MapElites(Genome):
         self.archive.add(told)
         self.members = list(self.archive.elites.values())
 
-    def archive_facts(self): return self.archive.facts()
-    def standing(self): return dict(cells=len(self.archive), qd=f"{self.archive.qd_score:.2f}")
     def extra(self): return dict(n_unplaced=self.archive.n_unplaced, centroids=self.archive.facts()["centroids"])
 
     def restore_extra(self, values, others):
@@ -76,5 +72,4 @@ def crossed(self: MapElites, pair, rng): # an Individual
     if c.reach and hasattr(self.space, "combine"):
         t = rng.normal(.5, c.reach)
         return self.new(self.space.combine(genomes, [1 - t, t]), pair, "crossover")
-    w = parent_weights(np.ones(2), rng, "random")
-    return self.new(crossover(self.space, genomes, rng, w, c.merge), pair, "crossover")
+    return self.new(crossover(self.space, genomes, rng, merge=c.merge), pair, "crossover")

@@ -13,7 +13,7 @@ from fastcore.basics import patch
 
 from ..method import register_method
 from .genome import Genome, GenomeConfig
-from ..operators import crossover, parent_weights
+from ..operators import crossover
 from .pareto import ObjectivesConfig, directed, objective_names, pareto_front
 
 # %% ../../../nbs/evolution/methods/27_pareto_bred.ipynb #e061099d
@@ -81,6 +81,5 @@ def children(self: BredPareto, rng) -> list: # of Individual
 @patch
 def child(self: BredPareto, parents, rng): # an Individual
     "A merge in drawn proportions."
-    w = parent_weights(np.ones(len(parents)), rng, "random")
-    genome = crossover(self.space, [x.genome for x in parents], rng, w, self.config.merge)
+    genome = crossover(self.space, [x.genome for x in parents], rng, merge=self.config.merge)
     return self.new(genome, parents, "crossover")

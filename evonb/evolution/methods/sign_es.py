@@ -16,6 +16,7 @@ from fastcore.basics import patch
 from ...core import InputError
 from ..method import Method, register_method
 from .es import centred_ranks
+from ..vectors import fitness_by
 
 # %% ../../../nbs/evolution/methods/32_sign_es.ipynb #78bd905b
 @dataclass
@@ -90,8 +91,7 @@ def learn(self: SignES, told):
     if not self.generation:
         self.members = [self.choose(ok)]
         return self.begin()
-    smooth = self.config.objective == "smooth" and all(np.isfinite(x.smooth) for x in ok)
-    ranks = dict(zip((x.number for x in ok), centred_ranks([x.smooth if smooth else x.value for x in ok]).tolist()))
+    ranks = dict(zip((x.number for x in ok), centred_ranks(fitness_by(ok, self.config.objective)).tolist()))
     self.follow([ranks.get(x.number) for x in told])
     parent, best = self.members[0], max((*self.members, *ok), key=lambda x: x.standing)
     self.members = [parent] if best is parent else [parent, best]

@@ -43,8 +43,7 @@ def read_mbpp(
             raise TaskFileError(f"{where} must have task_id, text (or prompt), code and test_list. Get the file again "
                                 f"from {_HOME}.")
         prompt = (f"You are an expert Python programmer, and here is your task: {text} Your code should pass these "
-                  f"tests:\n\n"
-                  + "\n".join(tests) + "\n[BEGIN]\n")
+                  "tests:\n\n" + "\n".join(tests) + "\n[BEGIN]\n")
         code = row["code"].replace("\r\n", "\n")
         found[mbpp_split(number)].append(Item(prompt, (setup, "\n".join(tests)), f"{code}\n[DONE]"))
     return found
@@ -76,9 +75,8 @@ def open_mbpp(
     folder, _, how = task_source(what, shots=3, **{"run-code": False})
     if not how["run-code"]:
         raise InputError("mbpp is graded by running Python that the model wrote. It would run in a child process "
-                         "without "
-                         "network, files and other processes, with limits of time and memory. Say so to allow it: "
-                         f"mbpp:{folder}::run-code")
+                         "without network, files and other processes, with limits of time and memory. Say so to "
+                         f"allow it: mbpp:{folder}::run-code")
     check_sandbox()
     found = read_mbpp(published_file(folder, ["mbpp.jsonl", "sanitized-mbpp.json"], "MBPP", _HOME))
     shown = found.pop("prompt")[:how["shots"]]

@@ -10,10 +10,10 @@ import string
 from pathlib import Path
 
 from ...core import InputError, check_choice, parsing
-from ...datasets import MissingExtraError
 from ..answers import generated_task, grade_letter, published_file, task_source
 from ..grading import Item
 from ..tasks import Task, TaskFileError, make_task, read_rows
+from ...text.formats import load_parquet
 
 # %% ../../../nbs/tasks/benchmarks/14_mmlu_pro.ipynb #4c801937
 _HOME = "huggingface.co/datasets/TIGER-Lab/MMLU-Pro (folder data)"
@@ -26,10 +26,7 @@ def read_records(
 ) -> list: # of (where, dict)
     "The records of a table, whichever way it is kept."
     if Path(path).suffix != ".parquet": return read_rows(path, keys)
-    try: import pyarrow.parquet as parquet
-    except ImportError as e:
-        raise MissingExtraError(f"{path} is a parquet file, which needs pyarrow ({e}): pip install 'evonb[formats]'. "
-                                f"Or write its records as JSON lines.") from e
+    parquet = load_parquet(path)
     with parsing(path): rows = parquet.read_table(path).to_pylist()
     for i, row in enumerate(rows):
         if lost := [k for k in keys if k not in row]:
