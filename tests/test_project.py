@@ -335,6 +335,16 @@ def test_the_lock_pins_every_dependency_of_pyproject():
     assert lock["torch"] == "2.13.0"
 
 
+def test_every_extra_that_a_message_or_a_page_names_is_one_of_pyproject():
+    "Within `evonb[...]`; what calls another package's extra names that package."
+    known, named = set(pyproject()["project"]["optional-dependencies"]), {}
+    for path in [*(ROOT / "nbs").rglob("*.ipynb"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md")]:
+        for extras in re.findall(r"evonb\[([a-z][a-z,-]*)\]", path.read_text()):
+            named |= {extra: path.name for extra in extras.split(",")}
+    assert {"cluster", "population", "translation", "formats"} <= set(named), "the pattern finds what is known to be there"
+    assert {extra: where for extra, where in named.items() if extra not in known} == {}
+
+
 def test_what_is_installed_is_what_the_lock_says():
     lock = locked()
     code, said = run("-m", "pip", "list", "--format=json", "--disable-pip-version-check")

@@ -353,7 +353,6 @@ def test_a_machine_without_namespaces_is_refused(monkeypatch):
 
 
 def test_flores(tmp_path):
-    pytest.importorskip("sacrebleu")
     for split, n in (("dev", 9), ("devtest", 3)):
         for code, line in dict(eng_Latn="Cat {}.", fra_Latn="Chat {}.").items():
             (tmp_path / split).mkdir(exist_ok=True)
