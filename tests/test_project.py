@@ -341,7 +341,7 @@ def test_every_extra_that_a_message_or_a_page_names_is_one_of_pyproject():
     for path in [*(ROOT / "nbs").rglob("*.ipynb"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md")]:
         for extras in re.findall(r"evonb\[([a-z][a-z,-]*)\]", path.read_text()):
             named |= {extra: path.name for extra in extras.split(",")}
-    assert {"cluster", "population", "translation", "formats"} <= set(named), "the pattern finds what is known to be there"
+    assert {"cluster", "population", "translation", "formats"} <= set(named), "the pattern finds these"
     assert {extra: where for extra, where in named.items() if extra not in known} == {}
 
 
