@@ -26,7 +26,8 @@ from .sources import BuildError, Project, module_of, read_notebook, title_of
 
 LAYERS = (("Foundations", 0), ("One lifetime", 10), ("Generations", 20), ("Populations", 22), ("Alignment", 38),
           ("Looking", 50), ("Entry points", 60))
-WINGS = ("text", "training", "evolution", "tasks", "connectomes", "populations", "alignment", "plots", "widgets")
+WINGS = ("text", "training", "evolution", "tasks", "connectomes", "populations", "alignment", "development", "plots",
+         "widgets")
 CALIBRATION = "<!-- calibration -->"  # on a page: stands for the table that `make calibrate` kept
 REGISTRIES = "<!-- registries -->"  # on a page: stands for tables of all that there is of each kind
 PICTURES = dict(  # screenshots of the README -> what they show, and the class that makes it

@@ -1,0 +1,7 @@
+"""How models develop: what they know when, examined on suites of items, beside floors and ceilings."""
+
+from evonb import face
+
+__getattr__, __dir__, __all__ = face(__name__, {
+    ".items": "credits log_odds length_parts",
+})
