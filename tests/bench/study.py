@@ -4,19 +4,26 @@ Every seed trains its own experts of the toy base, deals its own items and evolv
 experts and items, so differences are paired over seeds. Nothing is selected on the test. A stopped run goes on.
 
     .venv/bin/python tests/bench/study.py --out runs/study --setting easy,hard --seeds 5
+    .venv/bin/python tests/bench/study.py --out runs/study --setting apart --seeds 5
     .venv/bin/python tests/bench/study.py --out runs/study --table
+
+`apart` takes coarse-to-fine apart, and sets methods beside it that came later. The unit of a verdict is a whole run:
+its experts, items and searches.
 """
 
 import argparse
 import json
-import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy import stats
 
+from evonb.evolution.method import Method, register_method
+from evonb.evolution.methods.baselines import RandomConfig, random_coefficients
+from evonb.evolution.methods.coarse_to_fine import CoarseToFine, CoarseToFineConfig, structured_design
 from evonb.populations.breeding import BreedConfig, breed
 from evonb.populations.experts import ExpertsConfig, train_experts
+from evonb.statistics import crossed_mean, judge_family, p_text, verdict
 
 FRIENDLY = ("agreement", "reflexive", "count_up")
 SKILLS = (*FRIENDLY, "adjective_first", "made_up_noun", "polarity", "tense", "opposite")
@@ -26,6 +33,78 @@ HARD = {s: f"skill:{s}" for s in SKILLS} | {
     "spoiler_1": "skill:who_or_which-agreement-reflexive-count_up",  # teach one skill and break three others
     "spoiler_2": "skill:a_or_an-polarity-tense-made_up_noun",
 }
+
+
+# Coarse-to-fine, each time without one of its parts -----------------------------------------------------------------
+
+
+@register_method("coarse-to-fine-values")
+class Values(CoarseToFine):
+    "Without margins: one surrogate of the score."
+
+    reads_margins = False
+
+    def surrogate(self, known, by_margins):
+        return super().surrogate(known, False)
+
+    def choose(self, individuals):
+        return Method.choose(self, individuals)
+
+
+@register_method("coarse-to-fine-undesigned")
+class Undesigned(CoarseToFine):
+    "Without the design: as many random points, one coefficient an expert, to begin with."
+
+    def propose(self):
+        if self.generation:
+            return super().propose()
+        n = len(structured_design(self.space.start()))
+        told = RandomConfig("uniform", shared=True, batch=n)
+        return [(g, (), "draw") for g in random_coefficients(self.space.shape, told, self.rng())]
+
+
+@register_method("coarse-to-fine-blind")
+class Blind(CoarseToFine):
+    "Without the surrogate: steps are drawn from the same boxes around the best point."
+
+    def surrogate(self, known, by_margins):
+        return None, None
+
+    def steps(self, best, surrogate, gain):
+        c, rng, (groups, experts) = self.config, self.rng(), self.space.shape
+        boxes = [(b, 1) for b in c.coarse_boxes] + [(b, groups) for b in c.fine_boxes]
+        return [(best.genome + b * rng.uniform(-1, 1, (n, experts)), [best], "blind step") for b, n in boxes]
+
+
+@dataclass
+class CoarseConfig(CoarseToFineConfig):
+    coarse_boxes: tuple[float, ...] = (0.15, 0.3, 0.5, 0.6)
+    fine_boxes: tuple[float, ...] = ()
+
+
+@dataclass
+class FineConfig(CoarseToFineConfig):
+    coarse_boxes: tuple[float, ...] = ()
+
+
+@register_method("coarse-only")
+class Coarse(CoarseToFine):
+    "One coefficient an expert to the end."
+
+    config_class = CoarseConfig
+
+
+@register_method("fine-only")
+class Fine(CoarseToFine):
+    "All coefficients from the first step on."
+
+    config_class = FineConfig
+
+
+APART = ("coarse-to-fine", "coarse-to-fine-values", "coarse-to-fine-undesigned", "coarse-to-fine-blind", "coarse-only",
+         "fine-only")  # fmt: skip
+LATER = ("es", "mezo", "niches", "scaled-sum")
+
 VECTOR = ("genome", "genome+", "genome-released", "genome+-released", "model-swarms", "lorahub", "cma",
           "differential-evolution", "greedy-soup", "coarse-to-fine")  # fmt: skip
 FEW = ("genome+", "lorahub", "cma", "coarse-to-fine")
@@ -46,6 +125,10 @@ SETTINGS = {
         "layer-60": part("hard", HARD_TASKS, VECTOR, 60),
         "layer-160": part("hard", HARD_TASKS, VECTOR, 160),
         "layer-500": part("hard", HARD_TASKS, FEW, 500),
+    },
+    "apart": {
+        "layer-60": part("hard", HARD_TASKS, APART + LATER, 60),
+        "layer-160": part("hard", HARD_TASKS, APART + LATER, 160),
     },
     "conflict": {
         "layer-160": part("hard", ("skill:count_up", "skill:count_down"), ("pareto", "coarse-to-fine", "cma"), 160),
@@ -89,26 +172,38 @@ def scores(out, setting, name, what="test"):
     return found
 
 
-def versus(a, b):
-    "Mean difference over the seeds that both have, and the p of a paired t-test."
-    seeds = sorted(set(a) & set(b))
-    d = np.array([a[s] - b[s] for s in seeds])
-    p = float(stats.ttest_1samp(d, 0).pvalue) if len(d) > 1 and d.std() > 0 else math.nan
-    return f"{d.mean():+.3f} (p={p:.2g})"
+def against(found, method, other):  # what `judged` tells
+    "The difference over the runs that both have; a run has experts and items of its own, so it is the unit."
+    seeds = sorted(set(found[method]) & set(found[other]))
+    return crossed_mean(np.array([found[method][s] - found[other][s] for s in seeds]), ("run",))
 
 
 def table(out, settings):
+    "Scores, and Holm over all comparisons of a budget."
     for setting in settings:
         for name in SETTINGS[setting]:
-            found = scores(out, setting, name)
-            if not found:
+            if not (found := scores(out, setting, name)):
                 continue
-            print(f"\n{setting} {name}: test score, mean ± sd over (n) seeds; paired differences")
-            references = [r for r in ("best-expert", "sum", "random-search") if r in found]
-            for method, v in sorted(found.items(), key=lambda x: -np.mean(list(x[1].values()))):
-                sd = np.std(list(v.values()), ddof=1) if len(v) > 1 else math.nan
-                row = [f"minus {r}: {versus(v, found[r])}" for r in references if r != method]
-                print(f"  {method:24s} {np.mean(list(v.values())):.3f} ± {sd:.3f} ({len(v)})   " + "   ".join(row))
+            beside = [r for r in ("best-expert", "sum", "random-search", "coarse-to-fine") if r in found]
+            told = {(m, r): against(found, m, r) for m in found for r in beside if m != r and (r, m) not in found}
+            seen = set()
+            told = {k: d for k, d in told.items() if frozenset(k) not in seen and not seen.add(frozenset(k))}
+            told = judge_family(told)
+            print(f"\n{setting} {name}: test score, mean ± sd over runs; Holm over {len(told)} comparisons\n")
+            print(f"| method | test | {' | '.join('minus ' + r for r in beside)} |\n|---|---|{'---|' * len(beside)}")
+            for m in sorted(found, key=lambda m: -np.mean(list(found[m].values()))):
+                values = list(found[m].values())
+                said = [in_words(told.get((m, r))) for r in beside]
+                spread = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
+                print(f"| {m} | {np.mean(values):.3f}{spread} ({len(values)}) | {' | '.join(said)} |")
+
+
+def in_words(d):
+    "A difference, its interval, p and verdict."
+    if not d or d["low"] is None:
+        return "" if not d or d["mean"] is None else f"{d['mean']:+.3f}"
+    return (f"{d['mean']:+.3f} [{d['low']:+.3f}, {d['high']:+.3f}], {p_text(d)}, "
+            f"{verdict(d, 'higher', 'lower', 'not clear')}")  # fmt: skip
 
 
 def main():
