@@ -378,7 +378,7 @@ def _text_bytes(config):
         apart = replace(c, development=None), replace(c, source=c.development, development=None)
         both = [_text_bytes(replace(config, corpus=x)) for x in apart]
         return None if None in both else sum(both)
-    if c.source == "toy-english": return c.n_bytes or 2_000_000
+    if c.source in CORPORA and CORPORA.entry(c.source).about.get("made"): return c.n_bytes or 2_000_000
     if c.source in CORPORA or c.source.startswith("hf:"): return c.n_bytes
     try: paths = expand(c.source)
     except FileNotFoundError: return c.n_bytes

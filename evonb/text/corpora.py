@@ -7,8 +7,8 @@ __all__ = ['TEXT_SUFFIXES', 'PACKED_SUFFIXES', 'CORPORA', 'DOCUMENTED', 'SPLITS'
            'corpus_table_html', 'is_hidden', 'wanted_in_folder', 'walk', 'named_files', 'same_content', 'survey',
            'expand', 'left_text', 'read_documents', 'known_size', 'read_files', 'files_info', 'pieces', 'assembled',
            'cut_blocks', 'limit', 'is_prose', 'paragraphs', 'docstrings', 'gc_paused', 'python_docs', 'hf_texts',
-           'read_hf', 'toy_corpus', 'corpus_files', 'files_source', 'load_corpus', 'corpora_here', 'check_fractions',
-           'tied_sources', 'deal', 'deal_splits', 'deal_across', 'split_corpus']
+           'read_hf', 'toy_corpus', 'first_corpus', 'corpus_files', 'files_source', 'load_corpus', 'corpora_here',
+           'check_fractions', 'tied_sources', 'deal', 'deal_splits', 'deal_across', 'split_corpus']
 
 # %% ../../nbs/text/12_corpora.ipynb #a9b1e4b5
 import ast
@@ -39,6 +39,7 @@ from ..core import file_sha256, human_bytes, human_count, near_miss, remark, to_
 from ..datasets import MissingCorpusError, MissingExtraError, dataset_here, dataset_path, published
 from ..registry import Registry
 from .formats import PACKED, TextOptions, record_text, texts_of
+from .first_languages import FIRST_LANGUAGES, first_documents
 from .toy_english import toy_documents
 
 # %% ../../nbs/text/12_corpora.ipynb #348a165b
@@ -100,7 +101,8 @@ PACKED_SUFFIXES = (".gz", ".bz2", ".xz", ".zst") # any of which may follow; a gl
 
 # %% ../../nbs/text/12_corpora.ipynb #c2b64f85
 CORPORA = Registry("corpus")
-CORPORA.add("toy-english", "evonb.text.corpora:toy_corpus", "a small English of ours, generated: any amount of it")
+CORPORA.add("toy-english", "evonb.text.corpora:toy_corpus", "a small English of ours, generated: any amount of it",
+            made=True)
 CORPORA.add("python-docs", "evonb.text.corpora:python_docs", "prose from the documentation of Python and of packages")
 for _name, _known in published().items():
     if _known["kind"] == "text": CORPORA.add(_name, partial(dataset_path, _name), _known["description"], files=True)
@@ -467,6 +469,22 @@ def toy_corpus(
     seeds = (seeds or Seeds(0)).child("corpus")
     documents = toy_documents(n_bytes or 2_000_000, seeds)
     return Corpus("toy-english", documents, ["toy-english"] * len(documents), dict(seeds=to_dict(seeds)))
+
+# %% ../../nbs/text/12_corpora.ipynb #49c7540f
+def first_corpus(
+    name: str, # in FIRST_LANGUAGES
+    n_bytes: int | None = None, # the most; None makes 2 MB
+    seeds: Seeds | None = None # decides the text; Seeds(0) unless given
+) -> Corpus:
+    "A language that nobody speaks."
+    seeds = (seeds or Seeds(0)).child("corpus")
+    documents = first_documents(name, n_bytes or 2_000_000, seeds)
+    return Corpus(name, documents, [name] * len(documents), dict(seeds=to_dict(seeds)))
+
+for _name, _line in dict(dyck="nested brackets of four kinds, generated", arithmetic="sums and differences, generated",
+                         emergent="messages about objects, as agents make them up, generated").items():
+    assert _name in FIRST_LANGUAGES
+    CORPORA.add(_name, partial(first_corpus, _name), _line, made=True)
 
 # %% ../../nbs/text/12_corpora.ipynb #5f114a4d
 def corpus_files(
