@@ -279,6 +279,7 @@ def connectome_text(
         begin = [f"{b[0].upper()}{b[1:]}."] if (b := summary.get("begin")) else [] # runs of before don't tell it
         out = [summary["statement"], "", *out, *unseen_text(summary), *begin, *learning_text(summary)]
         out += given_text(arms)
+    out += [f"Childhood of {who}: {how}." for who, how in (summary.get("childhood") or {}).items()]
     if summary.get("architecture"): out += ["", f"Model: {summary['architecture']}."]
     return "\n".join(out)
 

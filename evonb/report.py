@@ -285,7 +285,8 @@ def arms_result(
     "What came out, in a sentence and a table."
     if not summary.get("arms"): raise plots.NothingToPlot("no arm has been raised.")
     model = f"<p>Model: {esc(summary['architecture'])}.</p>" if summary.get("architecture") else ""
-    begin = listed([summary["begin"]] if summary.get("begin") else [])
+    begin = listed([*([summary["begin"]] if summary.get("begin") else []),
+                    *(f"Childhood of {who}: {how}." for who, how in (summary.get("childhood") or {}).items())])
     said = f"<p class='statement'>{esc(summary.get('statement', ''))}</p>"
     return f"{said}{model}{results_table(summary)}{begin}{given_table(summary)}"
 

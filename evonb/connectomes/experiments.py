@@ -20,6 +20,7 @@ from .generations import develop, evolve_connectome, inherited_connectome, life_
 from .generations import n_stored_lineages, stored_generations, take_part
 from .settings import PRESETS, DevelopmentConfig, Experiment, ExperimentConfig, lineage_file
 from .summary import summarise
+from .surroundings import prepare_other
 from .workers import LocalFleet, n_workers, threads_of
 from ..core import ConnectomeError, CorpusError, InputError, ProcessLostError, Seeds, Stopped, StopRequest
 from ..core import check_choice, check_positive, file_sha256, from_dict, parsing, place_name, stoppable, to_dict
@@ -52,6 +53,8 @@ def prepare_corpus(
                                              "learn nothing")
     corpus = open_prepared(check_folder(run.file("corpus")))
     if known: _check_text(run, corpus) # what was just made has read its files just now
+    for life in (config.evolution.lifetime, config.development.lifetime):
+        prepare_other(run.path, corpus, life, Seeds(config.seed).child("curriculum"))
     return corpus
 
 # %% ../../nbs/connectomes/22_experiments.ipynb #1c95530d

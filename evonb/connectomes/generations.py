@@ -31,6 +31,7 @@ from .baselines import handed_on
 from .controls import control, occurring_weights
 from .settings import DevelopmentConfig, Experiment, lineage_file
 from .summary import newborn_units, summarise
+from .surroundings import surroundings
 from .transplants import ASPECTS, Transplant, mixed, read_transplant
 from .wiring import prune
 from ..core import ConnectomeError, CorpusError, DamagedFileError, InputError, NonFiniteLossError, RunExistsError
@@ -104,7 +105,9 @@ def raise_newborn(self: Experiment,
     "Live a lifetime in its folder, from wherever it is."
     if (lived := finished_life(folder)) is None:
         ids, val = self.corpus.ids(split), self.corpus.ids("validation")
-        life = Lifetime(newborn, ids, val, config, seeds, connectome, folder, keep_step, self.compute, self.group)
+        around = surroundings(self.run.path, self.corpus, config)
+        life = Lifetime(newborn, ids, val, config, seeds, connectome, folder, keep_step, self.compute, self.group,
+                        around)
         life.restore()
         self.run.log("lifetime", folder=str(folder.relative_to(self.run.path)), from_step=life.step, device=self.device,
                      **life.conditions())
@@ -146,7 +149,9 @@ def take_part(
     def live_along(call):
         tensors, corpus = group.pass_tensors(), _shared_corpus(call["corpus"])
         ids, val = (corpus.ids(s) for s in (call["split"], "validation"))
-        life = joined_lifetime(tensors, call["about"], ids, val, from_dict(Compute, call["compute"]), group)
+        config = from_dict(LifetimeConfig, call["about"]["config"])
+        around = surroundings(Path(call["corpus"]).parent, corpus, config)
+        life = joined_lifetime(tensors, call["about"], ids, val, from_dict(Compute, call["compute"]), group, around)
         life.live(show=False, stop=request).window_losses()
     _shared_corpus.cache_clear()
     group = world(device)

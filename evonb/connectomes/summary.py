@@ -128,6 +128,7 @@ def summarise(
     path = exp.run.file("development.zarr.zip")
     ds = read_dataset(path) if path.exists() else None
     life = exp.config.development.lifetime
+    childhoods = dict(generations=exp.config.evolution.lifetime, newborns=life)
     with parsing(path):
         arms = {a: _summarise_arm(exp, ds, a) for a in map(str, ds.arm.values)} if ds else {}
         for k, name in dict(difference="window_loss", test_difference="test_window_loss").items():
@@ -137,4 +138,5 @@ def summarise(
                 learning=learning,
                 n_seeds=exp.config.development.n_seeds, n_evolutions=exp.config.n_lineages,
                 architecture=architecture_text(to_dict(exp.config.model)), begin=begin_told(exp.corpus),
+                childhood={k: x.curriculum.told() for k, x in childhoods.items() if not x.curriculum.by_chance},
                 statement=connectome_statement(arms))

@@ -99,6 +99,10 @@ class CurriculumConfig:
     deprivation: str = "scrambled" # words out of order; or "noise": tokens by chance; "silence"; "other": that text
     deprived: tuple[tuple[float, ...], ...] = () # ((from, to), ...), when
 
+    @property
+    def by_chance(self) -> bool: # whether its own text is read in any order, and nothing else
+        return self == CurriculumConfig()
+
 # %% ../../nbs/training/15_curriculum.ipynb #0a976533
 @patch
 def check(self: CurriculumConfig,
@@ -117,11 +121,11 @@ def check(self: CurriculumConfig,
     self._check_times(steps)
     used = bool(self.mixture) or bool(self.deprived) and self.deprivation == "other"
     if used and not self.other:
-        raise InputError("curriculum.other isn't given, but its windows are asked for. Name a corpus or a file, such as "
-                         "dyck.")
+        raise InputError("curriculum.other isn't given, but its windows are asked for. Name a corpus or a file, such "
+                         "as dyck.")
     if self.other and not used:
-        raise InputError(f"curriculum.other is {self.other!r}, but no window of it is read. Say when by mixture, such as "
-                         "[[0,1],[0.5,0]], or by deprivation=other.")
+        raise InputError(f"curriculum.other is {self.other!r}, but no window of it is read. Say when by mixture, such "
+                         "as [[0,1],[0.5,0]], or by deprivation=other.")
     return self
 
 # %% ../../nbs/training/15_curriculum.ipynb #bd58c8f6
@@ -130,15 +134,27 @@ def _check_times(self: CurriculumConfig, steps):
     "Refuse times out of the life, out of order, or shorter than a step."
     at = [p[0] if len(p) == 2 else math.nan for p in self.mixture]
     if any(not 0 <= t <= 1 for t in at) or any(not 0 <= s <= 1 for _, s in self.mixture) or at != sorted(set(at)):
-        raise InputError(f"curriculum.mixture is {self.mixture}, but must be pairs of a time and a share, both from 0 to "
-                         "1, the times rising, such as [[0,1],[0.5,0]].")
+        raise InputError(f"curriculum.mixture is {self.mixture}, but must be pairs of a time and a share, both from 0 "
+                         "to 1, the times rising, such as [[0,1],[0.5,0]].")
     ends = [t for p in self.deprived for t in p]
     if any(len(p) != 2 for p in self.deprived) or ends != sorted(ends) or any(not 0 <= t <= 1 for t in ends):
         raise InputError(f"curriculum.deprived is {self.deprived}, but must be pairs of times from 0 to 1 that don't "
                          "overlap, such as [[0,0.25]].")
     if short := [p for p in self.deprived if round(p[0] * steps) == round(p[1] * steps)]:
-        raise InputError(f"curriculum.deprived holds {short[0]}, which is less than a step of a life of {steps}. Make it "
-                         "longer.")
+        raise InputError(f"curriculum.deprived holds {short[0]}, which is less than a step of a life of {steps}. Make "
+                         "it longer.")
+
+# %% ../../nbs/training/15_curriculum.ipynb #77905db8
+@patch
+def told(self: CurriculumConfig) -> str: # in a few words; empty where chance alone decides
+    "The childhood in words."
+    said = [] if self.order == "shuffled" else [f"its text in the order {self.order}{', backwards' * self.backwards}"]
+    shares = ", ".join(f"{s:.0%} at {t:.0%} of life" for t, s in self.mixture)
+    if shares: said.append(f"{self.other} beside it: {shares}")
+    if self.rehearsal: said.append(f"{self.rehearsal:.0%} heard again, gaps by a power of {self.rehearsal_power:g}")
+    times = " and ".join(f"{a:.0%} to {b:.0%}" for a, b in self.deprived)
+    what = self.other if self.deprivation == "other" else self.deprivation
+    return "; ".join([*said, *([f"{what} from {times} of life"] if times else [])])
 
 # %% ../../nbs/training/15_curriculum.ipynb #64789d4f
 def share_at(
@@ -186,8 +202,8 @@ def difficulty(
     if order == "given": return starts
     if order == "length":
         if ends is None:
-            raise InputError("curriculum.order is 'length', but the corpus has no tokenizer, so where sentences end isn't "
-                             "known. Take order=frequency, or give text.")
+            raise InputError("curriculum.order is 'length', but the corpus has no tokenizer, so where sentences end "
+                             "isn't known. Take order=frequency, or give text.")
         return np.array([context / (1 + ends[np.asarray(ids[s:s + context])].sum()) for s in starts])
     counts = sum(np.bincount(np.asarray(ids[i:i + 2**20]), minlength=2**16) for i in range(0, len(ids), 2**20))
     surprisal = -np.log(np.maximum(counts, 1) / len(ids)) # (2**16,) nats
@@ -206,9 +222,11 @@ class Childhood(Windows):
         around: Surroundings | None = None # what else it needs
     ):
         super().__init__(ids, context, batch_size, seeds)
-        self.config, self.around, self.missed = config.check(steps), around or Surroundings(), deprived_steps(config, steps)
+        self.config, self.around = config.check(steps), around or Surroundings()
+        self.missed = deprived_steps(config, steps) # (steps,)
         if config.other and self.around.other is None:
-            raise InputError(f"The other text, {config.other}, isn't there. Pass its tokens as Surroundings(other=...).")
+            raise InputError(f"The other text, {config.other}, isn't there. Pass its tokens as "
+                             "Surroundings(other=...).")
         heard = np.where(self.missed, 0, batch_size) # (steps,) windows of its own text and of the other one
         self.n_other = np.minimum(whole_numbers(heard * share_at(config.mixture, steps)), heard)
         self.n_again = whole_numbers((heard - self.n_other) * config.rehearsal)

@@ -13,7 +13,7 @@ import math
 import time
 import warnings
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +65,7 @@ class LifetimeConfig:
     checkpoint_every: int = 100 # steps between checkpoints
     precision: str = "auto" # "auto" is bf16 autocast on a GPU that has it, else fp32; or "fp32", "bf16"
     signs: str = "free" # or "kept": none crosses zero; "exponentiated": gradients change logarithms of |weight|
-    curriculum: CurriculumConfig | None = None # what is read when; None: chance decides, of its own text
+    curriculum: CurriculumConfig = field(default_factory=CurriculumConfig) # what is read when
 
 # %% ../../nbs/training/16_lifetime.ipynb #555313ed
 @patch(as_prop=True)
@@ -104,7 +104,7 @@ def check(self: LifetimeConfig) -> LifetimeConfig: # itself
     check_choice(self.schedule, ("linear", "cosine", "hold"), "schedule")
     check_choice(self.precision, ("auto", "fp32", "bf16"), "precision")
     check_signs(self)
-    if self.curriculum: self.curriculum.check(self.steps)
+    self.curriculum.check(self.steps)
     for n in ("lr", "muon_lr"): check_fraction(getattr(self, n), n, "0.002 suits small models.")
     if self.batch_size % self.at_once:
         raise InputError(f"batch_size {self.batch_size} isn't a multiple of micro_batch_size {self.at_once}. "
@@ -423,8 +423,8 @@ class Lifetime:
         self.request, self.told = None, False # a stop request on this process; whether any process had one
         self.loss, self.random = training_loss(model, compute or Compute()), is_random(model)
         reads = train_ids, config.context, config.batch_size, seeds.child("order")
-        childhood = config.curriculum and Childhood(*reads, config.curriculum, config.steps, around)
-        self.windows = childhood or Windows(*reads)
+        alone = config.curriculum.by_chance
+        self.windows = Windows(*reads) if alone else Childhood(*reads, config.curriculum, config.steps, around)
         self.validation = validation_windows(val_ids, config.context, config.eval_windows)
         if connectome: check_sparse(model, connectome)
         if connectome and config.signs != "free": check_born(model, connectome)
@@ -693,7 +693,8 @@ def joined_lifetime(
     train_ids, # (n_tokens,) what the lifetime reads
     val_ids, # (n_tokens,) what it is validated on
     compute: Compute, # how it is computed
-    world: World # the processes that live it together
+    world: World, # the processes that live it together
+    around: Surroundings | None = None # what a curriculum needs beside its own text
 ) -> Lifetime: # at the same step, without a folder
     "The lifetime that another process leads."
     device = next(t.device for n, t in tensors.items() if n.startswith("model."))
@@ -702,7 +703,7 @@ def joined_lifetime(
     wiring = about["connectome"] and from_planes(_part(tensors, "connectome."), about["connectome"], "process 0")
     seeds = Seeds(about["seeds"]["root"], tuple(about["seeds"]["path"]))
     config = from_dict(LifetimeConfig, about["config"])
-    life = Lifetime(model, train_ids, val_ids, config, seeds, wiring, compute=compute, world=world)
+    life = Lifetime(model, train_ids, val_ids, config, seeds, wiring, compute=compute, world=world, around=around)
     life._go_on(tensors, about)
     return life
 
