@@ -355,7 +355,7 @@ def judge_family(
     return out
 
 # %% ../nbs/08_statistics.ipynb #c1e1e690
-PLURALS = dict(person="people", story="stories", search="searches") # of units; others take an s
+PLURALS = dict(person="people", story="stories", search="searches", family="families") # of units; others take an s
 
 def counted(
     n: int, # how many

@@ -9,4 +9,5 @@ __getattr__, __dir__, __all__ = face(__name__, {
     ".archives": "ArchiveConfig Division archive_progress division_of elites_of",
     ".traits": "TRAITS",
     ".operators": "ArraySpace",
+    ".genetics": "measure_genetics births heritability",
 })

@@ -10,6 +10,7 @@ __getattr__, __dir__, __all__ = face(__name__, {
     ".wiring": "wiring_map wiring_strip wiring_generations",
     ".population": "search_progress final_scores expert_scores generations_figure family_tree task_profiles coefficient_map "
         "pareto_view ensemble_curves",
+    ".genetics": "heritability_bars parent_offspring kin_bars trait_drift",
     ".breeding": "spent_curves ways_compared",
     ".alignment": "layer_scores arm_scores roi_scores brain_map reading_fit reading_arms story_scores",
 })
