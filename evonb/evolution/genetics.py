@@ -46,8 +46,8 @@ def everyone(
     text = {k: flat(history[k])[order].astype(str) for k in ("digest", "parents", "operator")}
     born = np.repeat(np.arange(history.sizes["generation"]), history.sizes["individual"])[order]
     whole = dict(generation=born, depth=depths(text["digest"], text["parents"]), **text)
-    return xr.Dataset(dict(value=(("individual", "trait"), np.concatenate([v for _, v in known], 1)[order].astype(float)),
-                           **{k: ("individual", v) for k, v in whole.items()}),
+    values = np.concatenate([v for _, v in known], 1)[order].astype(float)
+    return xr.Dataset(dict(value=(("individual", "trait"), values), **{k: ("individual", v) for k, v in whole.items()}),
                       dict(trait=[str(n) for names, _ in known for n in names]))
 
 # %% ../../nbs/evolution/20_genetics.ipynb #cce67a62
@@ -325,7 +325,8 @@ def _described(histories, found, traits, searches):
     own, n = ("method", "search"), len(traits)
     return dict(
         slope=((*own, "trait"), each(heritability)), resemblance=((*own, "trait"), each(siblings)),
-        kin_difference=((*own, "trait", "kin"), grid(lambda h, b: [kin_differences(b, t) for t in traits], n, len(KIN))),
+        kin_difference=((*own, "trait", "kin"),
+                        grid(lambda h, b: [kin_differences(b, t) for t in traits], n, len(KIN))),
         kept_variance=((*own, "trait"), grid(lambda h, b: [kept_variance(h, t) for t in traits], n)),
         drift=((*own, "generation", "trait"), grid(lambda h, b: generations(drift(h)), longest, n)),
         depth=((*own, "generation"), grid(depth, longest)), best_depth=(own, grid(lambda h, b: deep(h))),

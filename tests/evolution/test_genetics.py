@@ -1,4 +1,4 @@
-"""Inheritance: measures against plain loops and worked examples, known heritability found, what can't be told is not."""
+"""Inheritance: against plain loops and worked examples, known heritability found, what can't be told isn't."""
 
 import itertools
 
@@ -55,7 +55,8 @@ def test_births_have_all_parents_on_record_and_copies_are_none():
     assert b.family.values.tolist() == [0, 0, 1, 2, 3, 3]  # the order of parents doesn't matter
     x = everyone(history(FAMILY))
     assert dict(zip(x.digest.values, x.depth.values)) == dict(a=0, b=0, c=0, d=1, e=1, f=1, g=2, h=2, i=2, j=2)
-    assert founders_of(history(FAMILY), "g") == {"a", "b"} and founders_of(history(FAMILY), "h") == {"b", "c", "stranger"}
+    assert founders_of(history(FAMILY), "g") == {"a", "b"}
+    assert founders_of(history(FAMILY), "h") == {"b", "c", "stranger"}
     assert depths(["x"], ["x"]).tolist() == [0]
 
 
@@ -162,7 +163,8 @@ def test_a_run_is_told_in_terminal_and_report(run, capsys):
 def test_whatever_notes_no_births_is_told_so(tmp_path, capsys):
     lone = history([(0, "a", "", 1.0), (0, "b", "", 2.0), (1, "c", "a b", 1.5)])
     found = genetics(dict(m={0: lone}), n_draws=10)
-    assert np.isnan(found.heritability.item()) and genetics_told(found) == ["m: too few births with parents that differ."]
+    assert np.isnan(found.heritability.item())
+    assert genetics_told(found) == ["m: too few births with parents that differ."]
     with pytest.raises(InputError, match="No individual of m has parents on record"):
         genetics(dict(m={0: history(FAMILY[:3])}))
     with pytest.raises(InputError, match="no history of a search: it has no number, value"):
