@@ -30,6 +30,7 @@ from .connectomes.learning import LEARNING_HEAD, given_rows, learning_rows
 from .core import InputError, Seeds, human_count, human_time, parsing
 from .kinds import ability, command_of
 from .plots import alignment as alignment_plots, breeding as breeding_plots, connectome as plots, examples
+from .plots import genetics as genetics_plots
 from .plots import population as population_plots
 from .plots.population import by_test
 from .plots.style import figure_script
@@ -680,6 +681,10 @@ wirings_page.figures("All tokens spent", breeding_plots.ways_compared, needs=("s
                      uses=("wirings.zarr.zip",))
 wirings_page.section("The evolutions", needs=(_histories,))(lambda paths: evolutions_html(paths, None))
 wirings_page.section("Family tree", needs=(_histories,))(lambda paths: family_html(paths, None))
+
+for _page in (population_page, wirings_page):
+    _page.figures("Inheritance", genetics_plots.heritability_bars, genetics_plots.kin_bars, uses=("genetics.zarr.zip",),
+                  caption="What births hand on and change, by method: evonb genetics RUN")
 
 # %% ../nbs/80_report.ipynb #d2611d56
 def listed(
