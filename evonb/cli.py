@@ -14,8 +14,8 @@ __all__ = ['MEASURES', 'COMMANDS', 'EXAMPLE_SKILLS', 'TABLES', 'flat_settings', 
            'experts_options', 'do_experts', 'population_options', 'breed_preset', 'do_population', 'serve_options',
            'do_serve', 'align_options', 'do_align', 'explore_options', 'do_explore', 'do_report', 'show_options',
            'do_show', 'plan_options', 'plan_population', 'do_plan', 'farthest', 'wiring_text', 'lineages_text',
-           'wiring_options', 'do_wiring', 'genetics_text', 'genetics_options', 'do_genetics', 'parser', 'way_on',
-           'any_letters', 'nobody_reads', 'remarks_shown', 'main']
+           'wiring_options', 'do_wiring', 'genetics_text', 'neighbourhood_text', 'genetics_options', 'do_genetics',
+           'parser', 'way_on', 'any_letters', 'nobody_reads', 'remarks_shown', 'main']
 
 # %% ../nbs/84_cli.ipynb #10c6d36d
 import argparse
@@ -27,6 +27,7 @@ import select
 import sys
 import warnings
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 
 from . import __version__
@@ -1226,6 +1227,23 @@ def genetics_text(
                       "correlation; intervals and their p are corrected for all of them (Holm)", *columns(rows),
                       f"The best individual lies, on average: {'; '.join(depth)}.", *left])
 
+# %% ../nbs/84_cli.ipynb #03b2d805
+def neighbourhood_text(
+    found # an xarray Dataset of `evonb.evolution.surroundings.surroundings`
+) -> str: # lines
+    "A row an individual: how fitness falls around it, and the hills to each other one."
+    names, value = found.individual.values.tolist(), lambda x: f"{float(x):.3f}" if math.isfinite(x) else ""
+    def cell(x): return interval_cell(dict(mean=float(x.sharpness), low=float(x.sharpness_low),
+                                           high=float(x.sharpness_high)), "+.3f")
+    rows = [("best of", "validation", f"falls by, {found.scale:g} around", *(f"hill to {n}" for n in names))]
+    rows += [(n, value(one.value), cell(one), *(value(b) for b in one.barrier.values))
+             for n in names for one in [found.sel(individual=n)]]
+    out = columns(rows)
+    if "likeness" in found:
+        out += ["", "How alike they represent validation texts (linear CKA, debiased)", *columns(
+            [("best of", *names), *((n, *map(value, found.likeness.sel(individual=n).values)) for n in names)])]
+    return "\n".join(out)
+
 # %% ../nbs/84_cli.ipynb #fef93db2
 def genetics_options(
     p # the command's parser
@@ -1233,6 +1251,9 @@ def genetics_options(
     "What `evonb genetics` takes."
     p.add_argument("run", metavar="RUN", help="a run of evonb population or evonb breed, finished or not")
     p.add_argument("--draws", type=int, default=200, metavar="N", help="of shuffled parents (default: 200)")
+    p.add_argument("--around", action="store_true", help="of a finished population also score what lies around and "
+                   "between what its methods found, on validation items (minutes)")
+    p.add_argument("--device", metavar="NAME", help="where --around scores (default: the best there is)")
 
 @COMMANDS.register("genetics", "what offspring have of their parents in a bred population", options=genetics_options,
                    example="evonb genetics runs/bred")
@@ -1242,7 +1263,14 @@ def do_genetics(
     "Heritability, siblings, change at birth; kept in the run, whose report then shows it."
     from evonb.evolution.genetics import measure_genetics
     print(genetics_text(measure_genetics(args.run, args.draws)))
-    print(f"\nstored: {Path(args.run)/'genetics.zarr.zip'}")
+    stored = "genetics.zarr.zip"
+    if args.around:
+        from evonb.alignment.encoding import linear_cka
+        from evonb.populations.neighbourhood import measure_neighbourhood
+        found = measure_neighbourhood(args.run, alike=partial(linear_cka, debiased=True), device=args.device)
+        stored += " and neighbourhood.zarr.zip"
+        print("", neighbourhood_text(found), sep="\n")
+    print(f"\nstored: {stored} in {args.run}")
 
 # %% ../nbs/84_cli.ipynb #21aecac0
 def parser() -> argparse.ArgumentParser: # its `command` is the name in `COMMANDS`

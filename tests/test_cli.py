@@ -527,6 +527,18 @@ def test_the_page_of_a_population_tells_what_the_table_tells(bred, two_experts, 
     assert "counting" in (two_experts / "report.html").read_text()
 
 
+def test_inheritance_and_neighbourhood_of_a_population_are_told_and_kept(bred, two_experts, capsys):
+    asked = (bred / "sealed.jsonl").read_text()
+    code, out, err = run(capsys, "genetics", bred, "--draws", 10, "--around", "--device", "cpu")
+    assert code == 0 and "hill to coarse-to-fine" in out and "linear CKA" in out, err
+    assert open_run(bred).state()["status"] == "complete" and (bred / "sealed.jsonl").read_text() == asked
+    found = read_dataset(bred / "neighbourhood.zarr.zip")
+    assert found.sizes["individual"] == 2 and found.likeness.values[0, 0] == 1 and (found.barrier.values[0, 1] >= 0)
+    page = Path(run(capsys, "report", bred)[1].strip()).read_text()
+    assert "Between individuals" in page
+    assert run(capsys, "genetics", two_experts)[0] == 2  # experts aren't bred
+
+
 def test_a_complete_population_is_not_worked_on_again(bred, two_experts, capsys):
     before = (bred / "sealed.jsonl").read_bytes(), (bred / "summary.json").stat().st_mtime_ns
     code, out, _ = run(capsys, *population_command(two_experts, bred, "--resume"))

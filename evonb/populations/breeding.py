@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['BASELINES', 'SPACES', 'BREED_PRESETS', 'SEARCH_UNITS', 'REFERENCES', 'BreedConfig', 'RunCache', 'Breeding', 'scored',
-           'experts_run', 'expert_base', 'default_tasks', 'make_space', 'failed_experts', 'item_texts', 'check_unread',
-           'method_settings', 'members', 'sealed_candidates', 'options_of', 'item_credit', 'fixed_units',
-           'versus_references', 'method_note', 'describe_ensemble', 'task_score', 'in_words', 'breeding_statement',
-           'failures_told', 'breed', 'method_table', 'drift_table']
+           'experts_run', 'expert_base', 'default_tasks', 'make_space', 'opened_breeding', 'failed_experts',
+           'item_texts', 'check_unread', 'method_settings', 'members', 'sealed_candidates', 'options_of', 'item_credit',
+           'fixed_units', 'versus_references', 'method_note', 'describe_ensemble', 'task_score', 'in_words',
+           'breeding_statement', 'failures_told', 'breed', 'method_table', 'drift_table']
 
 # %% ../../nbs/populations/18_breeding.ipynb #242e5d05
 import math
@@ -279,7 +279,7 @@ def _open_base(config, experts, device):
 
 # %% ../../nbs/populations/18_breeding.ipynb #8db72db9
 @contextmanager
-def _open(run, config, device, show, stop, open_backend=None):
+def opened_breeding(run, config, device, show, stop, open_backend=None): # yields a Breeding
     "Everything a run works with. What scores is the base in this process, or what `open_backend` makes of its name."
     experts = load_experts(config.experts)
     base = _open_base(config, experts, device)
@@ -676,7 +676,7 @@ def breed(
     device = choose_device(device)
     with stoppable(stop) as request, create_run(path, to_dict(config), "population", resume) as run:
         if run.file("summary.json").exists(): return run
-        with _open(run, config, device, show, request, open_backend) as made: return made.work()
+        with opened_breeding(run, config, device, show, request, open_backend) as made: return made.work()
 
 # %% ../../nbs/populations/18_breeding.ipynb #cb6cb9e5
 def method_table(
