@@ -25,7 +25,7 @@ from evonb.core import EvonbError, InputError, Seeds, Stopped, to_dict
 from evonb.evolution.method import METHODS
 from evonb.populations.breeding import BASELINES, BreedConfig
 from evonb.populations.experts import ExpertsConfig, ToyConfig, toy_base
-from evonb.store import create_run, open_run, read_json, write_json
+from evonb.store import create_run, open_run, read_dataset, read_json, write_json
 from evonb.tasks.tasks import TASKS
 from evonb.text.corpora import CORPORA
 from evonb.training.base import BASES
