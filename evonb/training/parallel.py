@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STEP_WAIT', 'MESSAGE_WAIT', 'BUCKET', 'SMALL_STEP', 'share', 'World', 'launched', 'world', 'buckets', 'step_traffic',
-           'cores', 'lifetime_threads', 'with_threads', 'Worker', 'start_worker']
+           'cores', 'free_memory', 'lifetime_threads', 'with_threads', 'Worker', 'start_worker']
 
 # %% ../../nbs/training/14_parallel.ipynb #2a4b7e43
 import atexit
@@ -247,6 +247,14 @@ def cores() -> int:
     try: quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
     except (OSError, ValueError): return n
     return n if quota == "max" else max(1, min(n, round(int(quota) / int(period))))
+
+# %% ../../nbs/training/14_parallel.ipynb #2092a068
+def free_memory() -> float: # bytes
+    "What new processes can take."
+    try: kb = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())["MemAvailable"]
+    except (OSError, KeyError, ValueError):
+        return .5 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4e9
+    return 1024 * int(kb.split()[0])
 
 # %% ../../nbs/training/14_parallel.ipynb #9398161a
 SMALL_STEP = 5e9 # FLOPs of a step below which a second thread costs as much as it brings: measured at 64 units of width
