@@ -22,10 +22,10 @@ from .arms import ARMS, FOREIGN_NULL, REFERENCE, find_arm
 from .experiments import taken_up
 from .generations import choose_lr, inherited_connectome, known_loss, life_folder, pretrain_all
 from .generations import read_life, sweep_losses
+from .nursery import side_by_side
 from .settings import Experiment
 from .summary import newborn_units
 from .transplants import ASPECTS, PARTS, Transplant, check_alike, part_matrices, wiring_parts
-from .workers import LocalFleet, n_workers, threads_of
 from ..core import InputError, NonFiniteLossError, RunExistsError, StopRequest, check_choice, from_dict, to_dict
 from ..kinds import write_results
 from ..statistics import crossed_mean, family_text, judge_family, p_text, units_text, verdict
@@ -200,14 +200,11 @@ def raise_beside(
     arms: list, # names
     workers # processes that raise newborns side by side: "auto" or a number
 ) -> dict: # arm -> chosen learning rate
-    "Raise them in as many processes as are worth it."
+    "Raise them in as many processes as are worth it, or in litters."
     d = exp.config.development
     each = len(arms) * (d.lifetimes_per_arm + (exp.config.n_lineages - 1) * d.n_seeds)
     lived = sum(known_loss(exp.run, a, s, lr) is not None for a in arms for s in range(d.n_seeds) for lr in d.lrs)
-    n = n_workers(exp, workers, max(0, each - lived))
-    with with_threads(threads_of(exp)):
-        if n == 1 or exp.fleet: return raise_all(exp, arms)
-        with LocalFleet(n, threads_of(exp, n) or 1) as fleet: return raise_all(replace(exp, fleet=fleet), arms)
+    with side_by_side(exp, workers, max(0, each - lived)) as beside: return raise_all(beside, arms)
 
 # %% ../../nbs/connectomes/24_attribution.ipynb #397f78e4
 def gather_losses(
