@@ -142,6 +142,7 @@ class Litter:
         self.device, self.config = lives[0].device, lives[0].model.config
         self.lives, self.labels = list(lives), list(labels or map("sibling {}".format, range(len(lives))))
         self.failed, self.over, self.pending = {}, [], [] # errors by sibling; (Lifetime, error or None); losses to fetch
+        self.every = 1 if self.device.type == "cpu" else 10 # steps whose losses are fetched at once
         rows = [newborn_row(life) for life in lives]
         for life in lives: life.batched = True
         self.lay({k: torch.stack([r[k] for r in rows]) for k in rows[0]})
@@ -258,7 +259,7 @@ def one_step(self: Litter):
     norm = self.learn(rates)
     self.pending.append(torch.stack([loss, torch.zeros_like(loss), norm], 1)) # (n_siblings, 3)
     for life in self.lives: life.step += 1
-    if self.device.type == "cpu" or len(self.pending) == 10 or any(map(is_due, self.lives)): self.look()
+    if len(self.pending) >= self.every or any(map(is_due, self.lives)): self.look()
 
 # %% ../../nbs/training/22_litter.ipynb #1cd0b0ed
 def is_due(
