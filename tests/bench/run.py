@@ -13,6 +13,7 @@ import clients
 import encoding
 import features
 import imports
+import litters
 import looking
 import merging
 import planning_check
@@ -24,7 +25,7 @@ import wirings
 from results import FOLDER, keep, machine, reached
 
 ROWS = {}
-for part in (training, beside, population_memory, scoring, clients, merging, encoding, features, wirings,
+for part in (training, beside, litters, population_memory, scoring, clients, merging, encoding, features, wirings,
              planning_check, looking, tree, imports):
     ROWS |= part.ROWS
 

@@ -14,7 +14,7 @@ from evonb.connectomes import nursery
 from evonb.connectomes.attribution import attribute
 from evonb.connectomes.experiments import computing_with, develop_run, experiment
 from evonb.connectomes.generations import finished_life, generation_folder
-from evonb.connectomes.nursery import Nursery, batches, litters, side_by_side
+from evonb.connectomes.nursery import Nursery, litters, side_by_side, wants_litters
 from evonb.connectomes.settings import Experiment
 from evonb.core import InputError, Remark, Stopped, StopRequest, listening
 from evonb.store import open_run, read_dataset, read_json
@@ -140,7 +140,7 @@ def test_who_does_it(alone, monkeypatch):
         fleet(LITTER, 2)
     monkeypatch.setattr(nursery, "litter_size", lambda compute, *_: 4)
     assert isinstance(fleet(Compute("cuda"), device="cuda"), Nursery)
-    assert not batches(replace(exp, device="cuda", group=World(0, 2)))
+    assert not wants_litters(replace(exp, device="cuda", group=World(0, 2)))
 
 
 def test_where_it_cannot_be_that_is_said(alone):
@@ -149,7 +149,7 @@ def test_where_it_cannot_be_that_is_said(alone):
     by_muon = replace(exp.config, evolution=replace(exp.config.evolution, lifetime=muon),
                       development=replace(exp.config.development, lifetime=muon))  # fmt: skip
     with pytest.warns(Remark, match="litter of 4 was asked for, but newborns are raised one by one: Muon"):
-        assert not batches(replace(exp, config=by_muon))
+        assert not wants_litters(replace(exp, config=by_muon))
     with pytest.raises(InputError, match="Leave --litter out"):
         computing_with("cpu", LITTER, object())
 

@@ -15,7 +15,7 @@ from evonb.training.architectures import family_config, new_model
 from evonb.training.connectome import check_sparse, inherit, sign_flips
 from evonb.training.gpt import GPTConfig, ModelConfig, new_gpt
 from evonb.training.lifetime import Compute, Lifetime, LifetimeConfig, latest_checkpoint, load_checkpoint
-from evonb.training.litter import Litter, litter_key, litter_size, sibling_bytes, why_alone
+from evonb.training.litter import Siblings, litter_key, litter_size, sibling_bytes, why_alone
 
 pytestmark = pytest.mark.numerics
 
@@ -71,7 +71,7 @@ def test_a_litter_equals_lifetimes_one_by_one(signs, exempt):
     life = replace(LIFE, signs=signs, micro_batch_size=2)
     born = [dict(life=life, connectome=wiring(k, exempt)) for k in range(3)]
     alone = [newborn(k, **b).live(show=False) for k, b in enumerate(born)]
-    for k, (sibling, error) in enumerate(Litter([newborn(k, **b) for k, b in enumerate(born)]).live(show=False)):
+    for k, (sibling, error) in enumerate(Siblings([newborn(k, **b) for k, b in enumerate(born)]).live(show=False)):
         assert error is None
         assert_alike(sibling, alone[k])
         check_sparse(sibling.model, born[k]["connectome"])
@@ -82,13 +82,13 @@ def test_a_litter_equals_lifetimes_one_by_one(signs, exempt):
 
 def test_wired_and_dense_newborns_are_siblings_and_each_rule_for_signs_is_its_own():
     how = [dict(connectome=wiring(0)), {}, dict(connectome=wiring(2), life=replace(LIFE, signs="kept"))]
-    litter = Litter([newborn(k, **h) for k, h in enumerate(how)])
+    litter = Siblings([newborn(k, **h) for k, h in enumerate(how)])
     for k, (sibling, _) in enumerate(litter.live(show=False)):
         assert_alike(sibling, newborn(k, **how[k]).live(show=False))
 
 
 def test_gradients_are_those_of_each_ones_own_loss():
-    litter = Litter([newborn(k) for k in range(3)])
+    litter = Siblings([newborn(k) for k in range(3)])
     losses = litter.gradients()
     for k in range(3):
         life = newborn(k)
@@ -102,7 +102,7 @@ def test_stopped_on_the_way_they_go_on_together_to_the_bit_or_alone(tmp_path):
     "And those that began alone go on in a litter, though they are at different steps."
     born = [dict(life=replace(LIFE, signs="kept" if k else "free"), connectome=wiring(k)) for k in range(3)]
     make = lambda folder: [newborn(k, folder, **b) for k, b in enumerate(born)]  # noqa: E731
-    whole = [x for x, _ in Litter(make(None)).live(show=False)]
+    whole = [x for x, _ in Siblings(make(None)).live(show=False)]
 
     def restored(folder, batched):
         lives = make(folder)
@@ -113,11 +113,11 @@ def test_stopped_on_the_way_they_go_on_together_to_the_bit_or_alone(tmp_path):
 
     for folder, batched in (("together", True), ("alone", False)):
         with pytest.raises(Stopped, match="3 newborns of a litter"):
-            Litter(lives := make(tmp_path / folder)).live(show=False, stop=StopAt(lives[1], 5))
+            Siblings(lives := make(tmp_path / folder)).live(show=False, stop=StopAt(lives[1], 5))
         lives = restored(tmp_path / folder, batched) if batched else None
         if batched:
             assert {x.step for x in lives} == {5}
-            for a, (b, _) in zip(whole, Litter(lives).live(show=False)):
+            for a, (b, _) in zip(whole, Siblings(lives).live(show=False)):
                 assert a.train_loss == b.train_loss and torch.equal(weights(a), weights(b))
         else:
             with pytest.warns(UserWarning, match="products: "):
@@ -130,7 +130,7 @@ def test_stopped_on_the_way_they_go_on_together_to_the_bit_or_alone(tmp_path):
     with pytest.warns(UserWarning, match="products: "):
         lives = restored(tmp_path / "began", True)
     assert [x.step for x in lives] == [2, 5, 8]
-    over = Litter(lives).live(show=False)
+    over = Siblings(lives).live(show=False)
     assert [x for x, _ in over] == lives[::-1]  # who is over leaves
     for a, b in zip(whole, lives):
         assert_alike(a, b)
@@ -139,7 +139,7 @@ def test_stopped_on_the_way_they_go_on_together_to_the_bit_or_alone(tmp_path):
 def test_a_checkpoint_is_what_a_lifetime_alone_would_store(tmp_path):
     "Name for name, also the moments of exempt matrices and of live weights."
     exempt = ("head",)
-    Litter([newborn(k, tmp_path / "litter", connectome=wiring(k, exempt)) for k in range(2)]).live(show=False)
+    Siblings([newborn(k, tmp_path / "litter", connectome=wiring(k, exempt)) for k in range(2)]).live(show=False)
     newborn(1, tmp_path / "alone", connectome=wiring(1, exempt)).live(show=False)
     stored = (latest_checkpoint(tmp_path / f / "1") for f in ("litter", "alone"))
     (mine, about), (theirs, told) = map(load_checkpoint, stored)
@@ -153,7 +153,7 @@ def test_a_checkpoint_is_what_a_lifetime_alone_would_store(tmp_path):
 
 def test_one_that_diverges_leaves_and_its_siblings_are_as_if_alone(tmp_path):
     lives = [newborn(k, tmp_path, connectome=wiring(k)) for k in range(3)]
-    litter = Litter(lives)
+    litter = Siblings(lives)
     litter.begin()
     for _ in range(4):
         litter.one_step()
@@ -173,10 +173,10 @@ def test_a_device_is_asked_for_losses_every_ten_steps_or_when_something_is_due(m
     "As on a GPU, on the CPU: a failure is seen late, and its siblings are none the worse."
     life = replace(LIFE, steps=30, eval_every=25, checkpoint_every=25)
     lives = [newborn(k, life=life) for k in range(3)]
-    litter, looks = Litter(lives), []
+    litter, looks = Siblings(lives), []
     litter.begin()
     litter.every = 10
-    monkeypatch.setattr(Litter, "look", lambda s, real=Litter.look: (looks.append(s.lives[0].step), real(s))[1])
+    monkeypatch.setattr(Siblings, "look", lambda s, real=Siblings.look: (looks.append(s.lives[0].step), real(s))[1])
     with torch.no_grad():
         lives[2].model.lm_head.weight.mul_(math.nan)
     for _ in range(10):
@@ -192,7 +192,7 @@ def test_a_device_is_asked_for_losses_every_ten_steps_or_when_something_is_due(m
 def test_each_sibling_tells_how_far_it_is():
     told = []
     with listening(lambda kind, v: told.append((v["label"], v["step"], len(v["train_loss"])))):
-        litter = Litter([newborn(k) for k in range(2)], ["a", "b"])
+        litter = Siblings([newborn(k) for k in range(2)], ["a", "b"])
         litter.live(show=False)
     assert told == [(name, i, i) for i in range(11) for name in "ab"]
     assert all(x.seconds > 0 and x.tokens_per_s > 0 for x, _ in litter.over)
@@ -212,11 +212,11 @@ def test_who_cannot_be_a_sibling_is_told_why():
     other = Lifetime(new_model(llama, Seeds(0)), IDS, IDS[-400:], LIFE, Seeds(0))
     for lives in ([other], [newborn(0, life=replace(LIFE, optimizer="muon"))]):
         with pytest.raises(InputError, match="can't be lived in a litter: .*Live it by itself"):
-            Litter(lives)
+            Siblings(lives)
     with pytest.raises(InputError, match="must share sizes"):
-        Litter([newborn(0), newborn(1, life=replace(LIFE, batch_size=2))])
+        Siblings([newborn(0), newborn(1, life=replace(LIFE, batch_size=2))])
     with pytest.raises(InputError, match="the list is empty"):
-        Litter([])
+        Siblings([])
     assert litter_key(SIZES, LIFE) != litter_key(replace_width(), LIFE)
 
 
@@ -228,7 +228,7 @@ def test_as_many_as_fit_and_on_a_gpu_no_more_than_keep_it_busy(monkeypatch):
     size = lambda litter, device="cpu": litter_size(Compute(litter=litter), SIZES, LIFE, device)  # noqa: E731
     monkeypatch.setattr(module, "free_on", lambda device: 1e12)
     assert [size(n) for n in ("auto", 0, 1, 5)] == [1, 1, 1, 5]
-    assert [size(n, "cuda") for n in ("auto", 0, 100)] == [module.MOST, 1, 100]
+    assert [size(n, "cuda") for n in ("auto", 0, 100)] == [module.MOST_SIBLINGS, 1, 100]
     monkeypatch.setattr(module, "BUSY", 7.5 * 6 * 40 * 16 * (2 + 2 * 12 * 16 / 40) * 4 * 8)
     assert size("auto", "cuda") == 7
     monkeypatch.setattr(module, "free_on", lambda device: 3.5 / 0.7 * sibling_bytes(SIZES, LIFE))
