@@ -8,14 +8,15 @@ __all__ = ['MEASURES', 'COMMANDS', 'EXAMPLE_SKILLS', 'TABLES', 'flat_settings', 
            'default_out', 'interval_cell', 'columns', 'unseen_text', 'given_text', 'learning_text', 'connectome_text',
            'population_text', 'experts_text', 'wirings_text', 'alignment_text', 'results_text', 'Parser', 'listing',
            'run_options', 'begin_option', 'ray_option', 'working_in', 'finish', 'model_option', 'evolutions_option',
-           'corpus_options', 'experiment_options', 'newborn_options', 'arm_options', 'whole_options', 'workers_of',
-           'work_on', 'do_run', 'evolve_options', 'do_evolve', 'develop_options', 'do_develop', 'tokens_of',
-           'breed_options', 'do_breed', 'attribution_text', 'attribute_options', 'do_attribute', 'base_help',
-           'experts_options', 'do_experts', 'population_options', 'breed_preset', 'do_population', 'serve_options',
-           'do_serve', 'align_options', 'do_align', 'explore_options', 'do_explore', 'do_report', 'show_options',
-           'do_show', 'plan_options', 'plan_population', 'do_plan', 'farthest', 'wiring_text', 'lineages_text',
-           'wiring_options', 'do_wiring', 'genetics_text', 'neighbourhood_text', 'genetics_options', 'do_genetics',
-           'parser', 'way_on', 'any_letters', 'nobody_reads', 'remarks_shown', 'main']
+           'corpus_options', 'experiment_options', 'newborn_options', 'litter_option', 'arm_options', 'whole_options',
+           'workers_of', 'litter_of', 'work_on', 'do_run', 'evolve_options', 'do_evolve', 'develop_options',
+           'do_develop', 'tokens_of', 'breed_options', 'do_breed', 'attribution_text', 'attribute_options',
+           'do_attribute', 'base_help', 'experts_options', 'do_experts', 'population_options', 'breed_preset',
+           'do_population', 'serve_options', 'do_serve', 'align_options', 'do_align', 'explore_options', 'do_explore',
+           'do_report', 'show_options', 'do_show', 'plan_options', 'plan_population', 'do_plan', 'farthest',
+           'wiring_text', 'lineages_text', 'wiring_options', 'do_wiring', 'genetics_text', 'neighbourhood_text',
+           'genetics_options', 'do_genetics', 'parser', 'way_on', 'any_letters', 'nobody_reads', 'remarks_shown',
+           'main']
 
 # %% ../nbs/84_cli.ipynb #10c6d36d
 import argparse
@@ -539,12 +540,22 @@ def newborn_options(
     p.add_argument("--lrs", type=numbers_of, metavar="A,B", help="peak learning rates tried for each arm")
     p.epilog += listing("arms", ARMS)
 
+# %% ../nbs/84_cli.ipynb #86f8a6e2
+def litter_option(
+    p # the command's parser
+):
+    "How many newborns share a step."
+    p.add_argument("--litter", type=litter_of, default="auto", metavar="auto|N",
+                   help="newborns of one size that learn in one batched step on one device; the result is the same "
+                        "but for rounding (default: auto, as many as fit on a GPU, none on a CPU; 0: one by one)")
+
 # %% ../nbs/84_cli.ipynb #0affc9a1
 def arm_options(
     p # the command's parser
 ):
     "What the inner loop can be given."
     newborn_options(p)
+    litter_option(p)
     ray_option(p, "newborns are raised")
 
 # %% ../nbs/84_cli.ipynb #2e4b2966
@@ -562,6 +573,13 @@ def workers_of(text):
     if text.isdecimal() and int(text): return int(text)
     raise argparse.ArgumentTypeError(f"{text!r} is neither auto nor a number of at least 1")
 
+# %% ../nbs/84_cli.ipynb #622bbabe
+def litter_of(text):
+    "auto, or a number of newborns."
+    if text == "auto": return text
+    if text.isdecimal(): return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is neither auto nor a number of newborns")
+
 # %% ../nbs/84_cli.ipynb #eb27794e
 def _fleet(args):
     "Where newborns are raised: on the cluster that --ray names, else here. -> a context manager"
@@ -574,7 +592,7 @@ def _fleet(args):
 def _compute(args):
     "How lifetimes are computed, which isn't part of a run's settings."
     from evonb.training.lifetime import Compute
-    return Compute(args.device, args.compile, args.gradient_checkpointing)
+    return Compute(args.device, args.compile, args.gradient_checkpointing, getattr(args, "litter", "auto"))
 
 # %% ../nbs/84_cli.ipynb #f64174c3
 def work_on(
@@ -729,6 +747,7 @@ def attribute_options(
     p.add_argument("--device", help="cpu, cuda or mps (default: the best there is)")
     p.add_argument("--workers", type=workers_of, default="auto", metavar="auto|N",
                    help="processes of this machine that raise newborns side by side; the result is the same")
+    litter_option(p)
     ray_option(p, "newborns are raised")
     p.set_defaults(arms=None) # which `arm_changes` asks for
     p.epilog += listing("arms", ARMS)
@@ -741,9 +760,11 @@ def do_attribute(
 ):
     "Raise newborns that inherit only, or all but, each part of a run's connectome, and print what each part carries."
     parts = args.parts[0] if len(args.parts) == 1 else args.parts
+    from evonb.training.lifetime import Compute
     with _fleet(args) as fleet:
         run = ability("connectome", "attribute")(args.run, parts, args.null, args.design, arm_changes(args),
-                                                 device=args.device, fleet=fleet, workers=args.workers)
+                                                 fleet=fleet, compute=Compute(args.device, litter=args.litter),
+                                                 workers=args.workers)
     from evonb.store import read_json
     print(attribution_text(read_json(run.file("attribution.json"))), f"\nrun: {run.path}", sep="\n")
 

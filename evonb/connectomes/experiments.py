@@ -18,10 +18,10 @@ from tqdm.auto import tqdm
 from .arms import REFERENCE
 from .generations import develop, evolve_connectome, inherited_connectome, life_folder
 from .generations import n_stored_lineages, stored_generations, take_part
+from .nursery import side_by_side
 from .settings import PRESETS, DevelopmentConfig, Experiment, ExperimentConfig, lineage_file
 from .summary import summarise
 from .surroundings import prepare_other
-from .workers import LocalFleet, n_workers, threads_of
 from ..core import ConnectomeError, CorpusError, InputError, ProcessLostError, Seeds, Stopped, StopRequest
 from ..core import check_choice, check_positive, file_sha256, from_dict, parsing, place_name, stoppable, to_dict
 from ..kinds import SEEDS, newborn_number, refusal
@@ -32,7 +32,7 @@ from ..training.base import Base, choose_device, load_model, new_base
 from ..training.connectome import Connectome, check_fits
 from ..training.gpt import meta_model
 from ..training.lifetime import Compute
-from ..training.parallel import with_threads, world
+from ..training.parallel import world
 
 # %% ../../nbs/connectomes/22_experiments.ipynb #db6f5873
 def prepare_corpus(
@@ -115,11 +115,8 @@ def work_beside(self: Experiment,
     workers, # processes that live lifetimes beside each other: "auto" or a number
     stages # what to do
 ) -> Run: # the run
-    "Do the stages, in as many processes as are worth it; small models have one thread each in any case."
-    n = n_workers(self, workers)
-    with with_threads(threads_of(self)):
-        if n == 1 or self.fleet: return self.work(stages)
-        with LocalFleet(n, threads_of(self, n) or 1) as fleet: return replace(self, fleet=fleet).work(stages)
+    "Do the stages, in as many processes as are worth it or in litters; small models have one thread in any case."
+    with side_by_side(self, workers) as exp: return exp.work(stages)
 
 # %% ../../nbs/connectomes/22_experiments.ipynb #fcdbe1b2
 @patch
@@ -144,6 +141,9 @@ def computing_with(
     if fleet and group.size > 1:
         raise InputError(f"{group.size} processes were launched together and a Ray cluster was named, too. Newborns "
                          "are raised either by the one or by the other: leave out --ray, or start evonb by itself.")
+    if compute.litter not in ("auto", 0, 1) and (fleet or group.size > 1):
+        raise InputError(f"A litter of {compute.litter} was asked for, but newborns are raised by several machines or "
+                         "processes here, one at a time by each. Leave --litter out.")
     return replace(compute, device=group.device or choose_device(compute.device)), group
 
 # %% ../../nbs/connectomes/22_experiments.ipynb #0bd522ac
@@ -277,6 +277,7 @@ def taken_up(
                          "here one by one or by workers. Start evonb by itself.")
     with stoppable(stop) as request:
         developed_config(open_run(path), changes or {}) # a mistake leaves the run as it is
+        compute.check(compute.device)
         with reopen_run(path) as run:
             config = developed_config(run, changes or {})
             exp = Experiment(run, prepare_corpus(run, config, request, show), config, show, request, compute.device,

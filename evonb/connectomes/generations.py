@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['GIVEN', 'curves_of', 'read_life', 'finished_life', 'life_text', 'take_part', 'n_trainable', 'generation_folder',
-           'stored_generations', 'n_stored_lineages', 'load_generation', 'generation_newborn', 'tell_evolution',
-           'evolve_connectome', 'sign_curves', 'gather_evolution', 'inherited_connectome', 'pretrain_all',
-           'life_folder', 'known_loss', 'choose_lr', 'told_arms', 'develop', 'sweep_losses', 'tested_newborn',
-           'on_steps', 'on_one_grid', 'given_to', 'gather_development']
+           'stored_generations', 'n_stored_lineages', 'load_generation', 'generation_newborn', 'begin_generation',
+           'prune_generation', 'live_generation', 'told_generation', 'tell_evolution', 'evolve_connectome',
+           'sign_curves', 'gather_evolution', 'inherited_connectome', 'pretrain_all', 'life_folder', 'known_loss',
+           'choose_lr', 'told_arms', 'develop', 'sweep_losses', 'tested_newborn', 'on_steps', 'on_one_grid', 'given_to',
+           'gather_development']
 
 # %% ../../nbs/connectomes/16_generations.ipynb #d35df270
 import hashlib
@@ -90,6 +91,42 @@ def life_text(
     return (f"{label}: validation loss {float(curves['val_loss'][-1]):.3f} nats/token, {human_time(facts['seconds'])}, "
             f"{facts['tokens_per_s']:,.0f} tokens/s")
 
+# %% ../../nbs/connectomes/16_generations.ipynb #8000cb97
+@patch
+def begin_life(self: Experiment,
+    folder, # where it is lived
+    newborn, # the model to train
+    split: str, # what it reads
+    config: LifetimeConfig, # how it is trained
+    seeds: Seeds, # decide what it reads when
+    connectome=None, # the wiring it was born with
+    keep_step=None, # also keep the weights after this step
+    batched: bool = False # whether it is lived in a litter
+) -> Lifetime:
+    "A lifetime in its folder, at its newest checkpoint, as the log notes."
+    ids, val = self.corpus.ids(split), self.corpus.ids("validation")
+    around = surroundings(self.run.path, self.corpus, config)
+    life = Lifetime(newborn, ids, val, config, seeds, connectome, folder, keep_step, self.compute, self.group, around)
+    life.batched = batched
+    life.restore()
+    self.run.log("lifetime", folder=str(folder.relative_to(self.run.path)), from_step=life.step, device=self.device,
+                 **life.conditions())
+    return life
+
+# %% ../../nbs/connectomes/16_generations.ipynb #bba33f5e
+@patch
+def end_life(self: Experiment,
+    life: Lifetime, # at its last step
+    windows: torch.Tensor, # (n_windows,) validation losses, nats/token
+    label: str = "" # how progress names it
+) -> tuple[dict, dict]: # its curves and facts
+    "Store what a lifetime came to in place of its checkpoints."
+    lived = _keep(life, life.folder, windows)
+    if self.show: # one line a lifetime, also where no bar can be drawn
+        tqdm.write(life_text(label, lived))
+    for p in life.folder.glob("checkpoint-*.safetensors"): p.unlink()
+    return lived
+
 # %% ../../nbs/connectomes/16_generations.ipynb #e1831087
 @patch
 def raise_newborn(self: Experiment,
@@ -104,20 +141,12 @@ def raise_newborn(self: Experiment,
 ) -> tuple[dict, dict]: # its curves and facts
     "Live a lifetime in its folder, from wherever it is."
     if (lived := finished_life(folder)) is None:
-        ids, val = self.corpus.ids(split), self.corpus.ids("validation")
-        around = surroundings(self.run.path, self.corpus, config)
-        life = Lifetime(newborn, ids, val, config, seeds, connectome, folder, keep_step, self.compute, self.group,
-                        around)
-        life.restore()
-        self.run.log("lifetime", folder=str(folder.relative_to(self.run.path)), from_step=life.step, device=self.device,
-                     **life.conditions())
+        life = self.begin_life(folder, newborn, split, config, seeds, connectome, keep_step)
         with self.group.together():
             self._call(life, split)
             life.live(label, self.show, self.stop)
             windows = life.window_losses()
-        lived = _keep(life, folder, windows)
-        if self.show: # one line a lifetime, also where no bar can be drawn
-            tqdm.write(life_text(label, lived))
+        return self.end_life(life, windows, label)
     for p in folder.glob("checkpoint-*.safetensors"): p.unlink()
     return lived
 
@@ -266,21 +295,55 @@ def called(self: Experiment) -> str: # "evolution 1, ", or nothing where there i
     "What stands before a lifetime's name."
     return f"evolution {self.lineage}, " if self.config.n_lineages > 1 else ""
 
-# %% ../../nbs/connectomes/16_generations.ipynb #35e3b287
-def _live_generation(exp, generation, parent):
-    "Train a generation, prune it, store its connectome."
-    e, folder, which = exp.config.evolution, generation_folder(exp.run, generation, exp.lineage), exp.which
-    if (folder/"connectome.safetensors").exists(): return Connectome.load(folder/"connectome.safetensors")
+# %% ../../nbs/connectomes/16_generations.ipynb #3159b8b0
+def begin_generation(
+    exp: Experiment, # the run and its corpus
+    generation: int, # from 0
+    parent: Connectome | None # the wiring it is born with; None: dense
+) -> dict: # folder, newborn, split, config, seeds, connectome, label, keep_step: what `raise_newborn` takes
+    "A generation before its first step, announced."
+    e, which = exp.config.evolution, exp.which
     exp.run.set_state("running", f"{exp.called}generation {generation}")
     announce("generation", status="begun", generation=generation, **which)
     keep = e.rewind_step if e.inheritance == "rewind" and generation == 0 else None
-    exp.raise_newborn(folder, generation_newborn(exp, generation, parent), "evolution", e.lifetime,
-                      exp.seeds.child("generation", generation), parent, f"{exp.called}generation {generation}",
-                      keep_step=keep)
-    grown, about = load_model(folder/"model").to(exp.device), dict(generation=generation) | which | exp.origin()
+    return dict(folder=generation_folder(exp.run, generation, exp.lineage), split="evolution", config=e.lifetime,
+                newborn=generation_newborn(exp, generation, parent), seeds=exp.seeds.child("generation", generation),
+                connectome=parent, label=f"{exp.called}generation {generation}", keep_step=keep)
+
+# %% ../../nbs/connectomes/16_generations.ipynb #cedd3d9c
+def prune_generation(
+    exp: Experiment, # the run and its corpus
+    generation: int, # from 0
+    parent: Connectome | None # the wiring it was born with; None: dense
+) -> Connectome: # which is stored
+    "Prune a generation that has grown up."
+    e, folder = exp.config.evolution, generation_folder(exp.run, generation, exp.lineage)
+    grown, about = load_model(folder/"model").to(exp.device), dict(generation=generation) | exp.which | exp.origin()
     made = prune(grown, e.prune_fraction, parent, e.scope, e.exempt, e.magnitude, e.dale, **about)
     made.save(folder/"connectome.safetensors")
     return made
+
+# %% ../../nbs/connectomes/16_generations.ipynb #f47109af
+def live_generation(
+    exp: Experiment, # the run and its corpus
+    generation: int, # from 0
+    parent: Connectome | None # the wiring it is born with; None: dense
+) -> Connectome: # what it leaves
+    "Train a generation, prune it, store its connectome; from wherever it is."
+    stored = generation_folder(exp.run, generation, exp.lineage)/"connectome.safetensors"
+    if stored.exists(): return Connectome.load(stored)
+    exp.raise_newborn(**begin_generation(exp, generation, parent))
+    return prune_generation(exp, generation, parent)
+
+# %% ../../nbs/connectomes/16_generations.ipynb #eeb3d5c9
+def told_generation(
+    exp: Experiment, # the run and its corpus
+    generation: int, # from 0
+    made: Connectome # what it left
+):
+    "Note that a generation is over."
+    exp.run.log("generation", generation=generation, density=made.density, **exp.which)
+    announce("generation", status="pruned", generation=generation, density=made.density, **exp.which)
 
 # %% ../../nbs/connectomes/16_generations.ipynb #7ceb5325
 def tell_evolution(
@@ -298,10 +361,9 @@ def evolve_connectome(
     "The outer loop: train, prune, inherit, from wherever the run is."
     parent = None
     for g in range(exp.config.evolution.n_generations):
-        parent = _live_generation(exp, g, parent)
+        parent = live_generation(exp, g, parent)
         if tell: tell_evolution(exp)
-        exp.run.log("generation", generation=g, density=parent.density, **exp.which)
-        announce("generation", status="pruned", generation=g, density=parent.density, **exp.which)
+        told_generation(exp, g, parent)
     return read_dataset(exp.run.file("evolution.zarr.zip")) if tell else None
 
 # %% ../../nbs/connectomes/16_generations.ipynb #a6e7b8cb
@@ -517,6 +579,25 @@ def note_failure(self: Experiment,
     write_json(folder/"failed.json", dict(reason=str(error)))
     self.run.log("failed lifetime", folder=str(folder.relative_to(self.run.path)), reason=str(error))
 
+# %% ../../nbs/connectomes/16_generations.ipynb #7782846b
+@patch
+def arm_newborn(self: Experiment,
+    arm: str, # which arm
+    seed: int, # which newborn of the arm, from 0
+    lr: float, # its peak learning rate
+    inherited: Connectome | None = None # the wiring that is handed on; None: this evolution's
+) -> dict: # folder, newborn, split, config, seeds, connectome, label: what `raise_newborn` takes
+    "One newborn of the inner loop before its first step. Random starts are shared by seed where sizes allow."
+    made, wiring = find_arm(arm), self.arm_wiring(arm, seed, inherited)
+    config = self.arm_config(arm, None if self.lineage else inherited)
+    newborn = self.new_model(config, self.seeds.child("development", "init", seed))
+    if wiring: newborn = inherit(self.share_start(newborn), wiring)
+    elif made.start:
+        newborn = self.begin_with(newborn, arm, inherited or inherited_connectome(self.run, self.lineage))
+    return dict(folder=life_folder(self.run, arm, seed, lr, self.lineage), newborn=newborn, split=made.reads,
+                config=self.config.newborn_life(arm, lr), seeds=self.seeds.child("development", seed),
+                connectome=wiring, label=f"{self.called}{arm} seed {seed} lr {lr:g}")
+
 # %% ../../nbs/connectomes/16_generations.ipynb #08878452
 @patch
 def raise_arm(self: Experiment,
@@ -526,22 +607,15 @@ def raise_arm(self: Experiment,
     needed: bool = False, # whether its grown model must be there, too
     inherited: Connectome | None = None # the wiring that is handed on; None: this evolution's
 ) -> float: # its final validation loss (nats/token), NaN if it failed
-    "Raise one newborn of the inner loop from wherever it is. Random starts are shared by seed where sizes allow."
+    "Raise one newborn of the inner loop from wherever it is."
     if (known := known_loss(self.run, arm, seed, lr, needed, self.lineage)) is not None: return known
-    folder, made = life_folder(self.run, arm, seed, lr, self.lineage), find_arm(arm)
-    told = dict(arm=arm, seed=seed, lr=lr, folder=folder) | self.which
+    told = dict(arm=arm, seed=seed, lr=lr, folder=life_folder(self.run, arm, seed, lr, self.lineage)) | self.which
     announce("newborn", status="begun", **told)
-    wiring, config = self.arm_wiring(arm, seed, inherited), self.arm_config(arm, None if self.lineage else inherited)
-    newborn = self.new_model(config, self.seeds.child("development", "init", seed))
-    if wiring: newborn = inherit(self.share_start(newborn), wiring)
-    elif made.start:
-        newborn = self.begin_with(newborn, arm, inherited or inherited_connectome(self.run, self.lineage))
-    try: lived = self.raise_newborn(folder, newborn, made.reads, self.config.newborn_life(arm, lr),
-                                    self.seeds.child("development", seed), wiring,
-                                    f"{self.called}{arm} seed {seed} lr {lr:g}")
+    born = self.arm_newborn(arm, seed, lr, inherited)
+    try: lived = self.raise_newborn(**born)
     except NonFiniteLossError as e: # recorded with its reason
-        self.note_failure(folder, e)
-        announce("newborn", status="failed", folder=folder, reason=str(e))
+        self.note_failure(born["folder"], e)
+        announce("newborn", status="failed", folder=born["folder"], reason=str(e))
         return math.nan
     announce("newborn", status="finished", **told)
     return float(lived[0]["val_loss"][-1])

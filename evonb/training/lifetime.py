@@ -372,13 +372,20 @@ class Compute:
     device: str | None = None # "cpu", "cuda", "cuda:1", "mps"; None: the best there is
     compile: bool = False # compile the training loss with torch.compile
     gradient_checkpointing: bool = False # less memory for one more forward pass
+    litter: int | str = "auto" # newborns in one batched step (`evonb.training.litter`); 0: one by one, "auto": on a GPU
 
 # %% ../../nbs/training/16_lifetime.ipynb #f461d57d
 @patch
 def check(self: Compute,
     device: str = "cpu" # where models live
 ) -> Compute: # itself
-    "Refuse to compile where it doesn't work."
+    "Refuse to compile where it doesn't work, and a litter that can't be."
+    n = self.litter
+    if n != "auto" and (isinstance(n, bool) or not isinstance(n, int) or n < 0):
+        raise InputError(f"litter is {n!r}, but must be auto or a number of newborns: 0 for one by one.")
+    if n not in ("auto", 0, 1) and (self.compile or self.gradient_checkpointing):
+        raise InputError(f"A litter of {n} was asked for with {'compile' if self.compile else 'gradient_checkpointing'}"
+                         ", which a batched step doesn't have. Leave one of them out.")
     if not self.compile: return self
     new = np.random.default_rng().random() # nothing that an earlier compilation left behind can answer for it
     try: torch.compile(lambda x: x.sin() + new)(torch.ones(8, device=device))
@@ -421,6 +428,7 @@ class Lifetime:
         self.folder, self.keep_step = folder and Path(folder), keep_step
         self.device, self.world = next(model.parameters()).device, world or World()
         self.request, self.told = None, False # a stop request on this process; whether any process had one
+        self.batched = False # whether it is lived in a litter, with siblings
         self.loss, self.random = training_loss(model, compute or Compute()), is_random(model)
         reads = train_ids, config.context, config.batch_size, seeds.child("order")
         alone = config.curriculum.by_chance
@@ -551,10 +559,12 @@ def window_losses(self: Lifetime) -> torch.Tensor: # (n_windows,) mean nats per 
 
 # %% ../../nbs/training/16_lifetime.ipynb #6d24c875
 @patch
-def validate(self: Lifetime):
+def validate(self: Lifetime,
+    windows: torch.Tensor | None = None # (n_windows,) losses, where they are known already
+):
     "Note the validation loss at this step."
     self.look()
-    loss = self.window_losses().double().mean().item()
+    loss = (self.window_losses() if windows is None else windows).double().mean().item()
     if not math.isfinite(loss):
         raise NonFiniteLossError(f"The validation loss is {loss} at step {self.step}. Lower the learning rate.")
     self.val_step.append(self.step)
@@ -579,10 +589,10 @@ def checkpoint_step(
 
 # %% ../../nbs/training/16_lifetime.ipynb #bd71b5ef
 @patch
-def conditions(self: Lifetime) -> dict: # threads, version of torch, processes, and what multiplies
+def conditions(self: Lifetime) -> dict: # threads, version of torch, processes, and what multiplies: or a litter does
     "What the last bits of a lifetime depend on, beside its settings and the processor."
     from evonb.training.linear import fast_products
-    products = fast_products() if self.device.type == "cpu" else "torch"
+    products = "litter" if self.batched else fast_products() if self.device.type == "cpu" else "torch"
     return dict(threads=torch.get_num_threads(), torch=str(torch.__version__), processes=self.world.size,
                 products=products)
 
@@ -724,10 +734,10 @@ def _announce(self: Lifetime, label):
 
 # %% ../../nbs/training/16_lifetime.ipynb #af1b6406
 @patch
-def _after_step(self: Lifetime):
+def _after_step(self: Lifetime, windows=None):
     "What is due after a step: validation, rewinding point, checkpoint."
     last = self.step == self.config.steps
-    if self.step % self.config.eval_every == 0 or last: self.validate()
+    if self.step % self.config.eval_every == 0 or last: self.validate(windows)
     if self.step == self.keep_step and self.folder:
         write_tensors(self.folder/"rewind.safetensors", own_state(self.model), dict(step=self.step))
     if self.step % self.config.checkpoint_every == 0 or last: self.save()

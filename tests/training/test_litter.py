@@ -13,6 +13,7 @@ from evonb.training import linear
 from evonb.training import litter as module
 from evonb.training.architectures import family_config, new_model
 from evonb.training.connectome import check_sparse, inherit, sign_flips
+from evonb.training.curriculum import CurriculumConfig
 from evonb.training.gpt import GPTConfig, ModelConfig, new_gpt
 from evonb.training.lifetime import Compute, Lifetime, LifetimeConfig, latest_checkpoint, load_checkpoint
 from evonb.training.litter import Siblings, litter_key, litter_size, sibling_bytes, why_alone
@@ -23,6 +24,7 @@ SIZES = GPTConfig(vocab_size=40, n_layer=2, n_head=2, n_embd=16, block_size=8)
 IDS = np.random.default_rng(0).integers(0, 40, 3000).astype(np.uint16)
 LIFE = LifetimeConfig(steps=10, batch_size=4, context=8, lr=1e-3, warmup=2, eval_every=4, eval_windows=8,
                       checkpoint_every=3)  # fmt: skip
+SILENT = CurriculumConfig(deprivation="silence", deprived=((0.2, 0.5),))
 OWN = [dict(lr=1e-3, weight_decay=0.1), dict(lr=2e-3, grad_clip=0.05), dict(lr=5e-4, schedule="cosine", grad_clip=0.0)]
 
 
@@ -80,8 +82,9 @@ def test_a_litter_equals_lifetimes_one_by_one(signs, exempt):
     assert (weights(alone[0]) - weights(newborn(0, **born[0]))).abs().max() > 1e-4  # they learned
 
 
-def test_wired_and_dense_newborns_are_siblings_and_each_rule_for_signs_is_its_own():
-    how = [dict(connectome=wiring(0)), {}, dict(connectome=wiring(2), life=replace(LIFE, signs="kept"))]
+def test_wired_and_dense_newborns_are_siblings_and_rules_for_signs_and_childhoods_are_their_own():
+    again = replace(LIFE, curriculum=CurriculumConfig("frequency", rehearsal=0.5))
+    how = [dict(connectome=wiring(0)), dict(life=again), dict(connectome=wiring(2), life=replace(LIFE, signs="kept"))]
     litter = Siblings([newborn(k, **h) for k, h in enumerate(how)])
     for k, (sibling, _) in enumerate(litter.live(show=False)):
         assert_alike(sibling, newborn(k, **how[k]).live(show=False))
@@ -204,6 +207,7 @@ def test_who_cannot_be_a_sibling_is_told_why():
         (llama, LIFE, Compute(), "llama, no batched step"),
         (SIZES, replace(LIFE, optimizer="muon"), Compute(), "Muon"),
         (SIZES, replace(LIFE, signs="exponentiated"), Compute(), "exponentiated"),
+        (SIZES, replace(LIFE, curriculum=SILENT), Compute(), "silence"),
         (SIZES, LIFE, Compute(compile=True), "compiled"),
         (SIZES, LIFE, Compute(gradient_checkpointing=True), "computed again"),
     ):
