@@ -85,7 +85,10 @@ RUN_KINDS.add("connectome", RunKind(
     work="evonb.widgets.monitor:work_of_experiment",
     also=dict(extend="evonb.connectomes.experiments:develop_run",
               attribute="evonb.connectomes.attribution:attribute",
-              training_text="evonb.connectomes.experiments:training_text", plan="evonb.connectomes.planning:plan",
+              training_text="evonb.connectomes.experiments:training_text",
+              training_ids="evonb.connectomes.experiments:training_ids",
+              life_steps="evonb.connectomes.experiments:life_steps",
+              tokens_per_step="evonb.connectomes.experiments:tokens_per_step", plan="evonb.connectomes.planning:plan",
               device="evonb.connectomes.planning:find_device", measure="evonb.connectomes.planning:measure",
               devices="evonb.connectomes.planning:DEVICES")),
     "generations that evolve a connectome, and newborns with it and with its controls")
@@ -129,6 +132,16 @@ RUN_KINDS.add("wirings", RunKind(
     page="evonb.report:wirings_page", views=("progress", "search"), stored="evonb.widgets.monitor:stored_population",
     work="evonb.widgets.monitor:work_of_wirings"),
     "wirings evolved by several ways at equal tokens, and newborns with what each came to")
+
+# %% ../nbs/05_kinds.ipynb #d69972df
+RUN_KINDS.add("evaluation", RunKind(
+    "evaluation", "evonb evaluate RUN --suite NAME", "What this one holds is shown by: evonb report {}",
+    config="evonb.development.evaluation:EvaluationConfig", run="evonb.development.evaluation:evaluate_run",
+    jobs=("evaluate_run",), scores="evonb.development.evaluation:evaluation_table",
+    command="evonb.development.evaluation:evaluation_command", table="evonb.cli:evaluation_text",
+    page="evonb.report:evaluation_page", views=("progress",), stored="evonb.widgets.monitor:stored_evaluation",
+    work="evonb.widgets.monitor:work_of_evaluation"),
+    "models examined on suites of items with known answers, beside floors")
 
 # %% ../nbs/05_kinds.ipynb #535ddd38
 SEEDS = 1000 # newborn S of a run's evolution K is number K * SEEDS + S where one number has to tell

@@ -19,7 +19,7 @@ PROMISED = {
     "tasks": "Task Choice open_test Engine Fitness",
     "populations": "Adapter read_adapter write_adapter merge train_experts load_experts breed",
     "alignment": "read ReadConfig open_reader encode natural_stories alice align_run",
-    "development": "credits log_odds",
+    "development": "credits open_suite SUITES evaluate_run EvaluationConfig",
     "widgets": "explore Monitor watch",
 }
 

@@ -17,7 +17,7 @@ from evonb.widgets.monitor import VIEWS, known_jobs
 PLAIN = {"name", "made_by", "then", "jobs", "views", "also"}
 
 
-@pytest.mark.parametrize("name", ["connectome", "experts", "population", "wirings", "alignment"])
+@pytest.mark.parametrize("name", ["connectome", "experts", "population", "wirings", "alignment", "evaluation"])
 def test_whatever_a_kind_names_is_there(name):
     kind = RUN_KINDS[name]
     found = {f: kind.load(f) for f in [*(f.name for f in fields(kind) if f.name not in PLAIN), *kind.also]}

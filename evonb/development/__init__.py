@@ -4,4 +4,8 @@ from evonb import face
 
 __getattr__, __dir__, __all__ = face(__name__, {
     ".items": "credits log_odds length_parts",
+    ".suites": "SUITES Suite RatedSuite open_suite",
+    ".scoring": "ModelScorer NGramScorer answers_of",
+    ".judging": "judge_suite curve_of reach",
+    ".evaluation": "evaluate_run EvaluationConfig",
 })

@@ -6,8 +6,9 @@
 __all__ = ['VIEWS', 'FIGURES', 'PATIENCE', 'Life', 'life_lineage', 'life_label', 'life_arm', 'Search', 'of_generation', 'Picture',
            'read_curves', 'stored_experiment', 'work_of_experiment', 'stored_experts', 'work_of_experts',
            'stored_population', 'work_of_population', 'work_of_wirings', 'stored_alignment', 'work_of_alignment',
-           'read_stored', 'share_done', 'thinned', 'loss_figure', 'evolution_figure', 'newborns_figure',
-           'search_figure', 'layers_figure', 'views_of', 'known_jobs', 'Live', 'Monitor', 'Watch', 'watch']
+           'stored_evaluation', 'work_of_evaluation', 'read_stored', 'share_done', 'thinned', 'loss_figure',
+           'evolution_figure', 'newborns_figure', 'search_figure', 'layers_figure', 'views_of', 'known_jobs', 'Live',
+           'Monitor', 'Watch', 'watch']
 
 # %% ../../nbs/widgets/18_monitor.ipynb #48ec3f5a
 import atexit
@@ -37,7 +38,7 @@ from ..evolution.search import with_rows
 from ..kinds import RUN_KINDS, RunKind, ability
 from ..plots import connectome as plots
 from ..plots.population import method_styles
-from ..store import Run, is_locked, open_run, read_dataset
+from ..store import Run, is_locked, open_run, read_dataset, read_json
 from ..training.lifetime import latest_checkpoint
 from .explorer import Control, Explorer, Reply, View, button, choice
 
@@ -359,6 +360,22 @@ def work_of_alignment(
     "Models scored, those at work as far as their layers are."
     begun = {m: len(x) / max(picture.n_layers.get(m, 1), 1) for m, x in picture.layers.items()}
     return sum(1 if m in picture.over else begun.get(m, 0) for m in picture.models), len(picture.models)
+
+# %% ../../nbs/widgets/18_monitor.ipynb #b20334c2
+def stored_evaluation(
+    picture: Picture # of an evaluation
+):
+    "Take up which models answer, and which have."
+    path = picture.run.file("progress.json")
+    if not path.exists() or not _is_new(picture, path): return
+    found = read_json(path)
+    picture.models, picture.over = found["models"], set(found["models"][:found["done"]])
+
+def work_of_evaluation(
+    picture: Picture # of an evaluation
+) -> tuple: # done, and in all
+    "Models that have answered."
+    return len(picture.over), len(picture.models)
 
 # %% ../../nbs/widgets/18_monitor.ipynb #9ec99458
 def read_stored(
