@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PART', 'ModelScorer', 'NGramScorer', 'answers_key', 'kept_parts', 'answers_of', 'joined']
 
-# %% ../../nbs/development/18_scoring.ipynb #1e453d10
+# %% ../../nbs/development/18_scoring.ipynb #9a21d497
 import hashlib
 import json
 import time
@@ -23,7 +23,7 @@ from ..text.passages import join_words
 from ..training.adapters import Adapter
 from ..training.base import Base, text_begin
 
-# %% ../../nbs/development/18_scoring.ipynb #9e0cf942
+# %% ../../nbs/development/18_scoring.ipynb #0fbfbd23
 class ModelScorer:
     "A causal language model that is examined."
     def __init__(self,
@@ -49,7 +49,7 @@ class ModelScorer:
         found = read(self.base, passages, ReadConfig(layers="none", begin=self.rule), show=False)
         return np.split(found.surprisal.values, np.cumsum([len(p.spans) for p in passages])[:-1])
 
-# %% ../../nbs/development/18_scoring.ipynb #a10b1c0c
+# %% ../../nbs/development/18_scoring.ipynb #2251a585
 class NGramScorer:
     "Counts of a training text that are examined like a model."
     def __init__(self,
@@ -87,7 +87,7 @@ class NGramScorer:
             out.append(np.bincount(t.word[own], -nats[own] / np.log(2), len(p.spans)))
         return out
 
-# %% ../../nbs/development/18_scoring.ipynb #46bb23df
+# %% ../../nbs/development/18_scoring.ipynb #7c9f84fc
 PART = 1000 # items that are asked at once
 
 def answers_key(
@@ -98,7 +98,7 @@ def answers_key(
     about = dict(format=1, scorer=scorer.digest, suite=suite.digest())
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
 
-# %% ../../nbs/development/18_scoring.ipynb #55ba8a1a
+# %% ../../nbs/development/18_scoring.ipynb #27dc05d5
 def kept_parts(
     path # of answers, or of some of them
 ) -> dict: # name -> array over items; empty where nothing that can be read is there
@@ -106,7 +106,7 @@ def kept_parts(
     try: return {k: t.numpy() for k, t in read_tensors(path)[0].items()}
     except (FileNotFoundError, DamagedFileError): return {}
 
-# %% ../../nbs/development/18_scoring.ipynb #8bce36a7
+# %% ../../nbs/development/18_scoring.ipynb #766dfe84
 def answers_of(
     scorer, # a ModelScorer or NGramScorer
     suite, # a Suite
@@ -133,7 +133,7 @@ def answers_of(
             if done == n or time.monotonic() - kept > 30: keep(); kept = time.monotonic()
     return found
 
-# %% ../../nbs/development/18_scoring.ipynb #cc3e8f5e
+# %% ../../nbs/development/18_scoring.ipynb #10586125
 def joined(
     a, # (n, ...) answers
     b # (m, ...) more of them, perhaps to items of more or fewer options

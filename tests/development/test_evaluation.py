@@ -90,7 +90,7 @@ def test_changed_files_and_other_mistakes_are_named(run, place, config):
     file.write_text(whole)
     for given, said in ((dict(source=""), "source is empty"), (dict(suites=()), "suites is empty"),
                         (dict(suites=("blymp",)), "suite is 'blymp'"), (dict(untrained=-1), "untrained is -1"),
-                        (dict(arms=("connectom",)), "arm of .* is 'connectom'"), (dict(ngrams=(0,)), "order of n-grams")):
+                        (dict(arms=("connectom",)), "arm of .* is 'connectom'"), (dict(ngrams=(0,)), "of n-grams")):
         with pytest.raises(InputError, match=said):
             evaluate_run(place / "bad", EvaluationConfig(**dict(source=config.source, suites=config.suites) | given))
     with pytest.raises(InputError, match="single model"):

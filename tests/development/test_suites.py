@@ -121,7 +121,8 @@ def test_published_formats_as_babylm_reads_them(files, base):
     assert {n: s.names for n, s in made.items()} == dict(
         supplement=["hypernym"], ewok=["physical-relations"], comps=["wugs_dist_before"],
         **{"entity-tracking": ["regular_0_ops", "regular_2_ops"], "wug-past": ["wug_past"]})
-    assert made["ewok"].items[0].prompt == "The box is heavy." and made["ewok"].items[0].options[1] == " He can lift it."
+    asked = made["ewok"].items[0]
+    assert asked.prompt == "The box is heavy." and asked.options[1] == " He can lift it."
     assert isinstance(made["wug-past"], RatedSuite) and made["wug-past"].ratings == (.9, .2, .5)
     found = made["comps"].ask(ModelScorer(base))["sums"][0]  # of one property behind two concepts, begun by nothing
     for got, prefix in zip(found, ("A robin", "A shark")):
