@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LATER', 'prepare_corpus', 'computing_with', 'developed_config', 'evolutions_as_begun', 'experiment', 'develop_run',
            'taken_up', 'newborn_folder', 'load_newborn', 'open_newborn', 'grown_newborns', 'newborn_table',
-           'training_text']
+           'training_text', 'training_ids', 'life_steps', 'tokens_per_step']
 
 # %% ../../nbs/connectomes/22_experiments.ipynb #81433ce5
 from contextlib import contextmanager
@@ -374,3 +374,23 @@ def training_text(
     corpus = open_prepared(run.file("corpus"))
     called = f"{corpus.info['name']} as {place_name(run.path)} was trained on it"
     return called, corpus.texts("evolution", "development")
+
+# %% ../../nbs/connectomes/22_experiments.ipynb #b1f4e1b9
+def training_ids(
+    run # a Run of kind connectome
+): # -> (n_tokens,) token ids
+    "The tokens that a run's newborns read in their own lifetimes, of which counts are a floor below them."
+    return open_prepared(check_folder(run.file("corpus"))).ids("development")
+
+def life_steps(
+    run, # a Run of kind connectome
+    arm: str # which arm
+) -> int:
+    "How many steps an arm's newborns live."
+    return developed_config(run).newborn_life(arm).steps
+
+def tokens_per_step(
+    run # a Run of kind connectome
+) -> int:
+    "Tokens that one step of a newborn's lifetime trains on."
+    return developed_config(run).development.lifetime.tokens_per_step
