@@ -28,6 +28,7 @@ from ..evolution.search import best_so_far, evolve
 from ..kinds import refusal, write_results
 from .ensemble import COMBINATIONS, ensemble_accuracy
 from .experts import check_base, load_experts, named_experts, read_expert, seen_in_training
+from .ranks import RankSpace
 from .spaces import AdapterSpace, CoefficientSpace, StoredSpace
 from ..statistics import describe, family_text, judge_family, moments, p_text, paired_difference, units_text
 from ..statistics import verdict
@@ -37,12 +38,12 @@ from ..tasks.backends import InProcess, check_begin
 from ..tasks.engine import Engine
 from ..tasks.fitness import Cache, Fitness, pack_score, unpack_score
 from ..tasks.tasks import TASKS, Task, open_task, open_test
-from ..training.adapters import Adapter, LazyAdapter, check_modules
+from ..training.adapters import Adapter, LazyAdapter, all_modules, check_modules
 from ..training.base import TextBegin, choose_device, open_base, text_begin
 
 # %% ../../nbs/populations/18_breeding.ipynb #4e8b9d25
 BASELINES = ("best-expert", "uniform", "sum", "scaled-sum", "random-search") # beside every evolution, at equal cost
-SPACES = ("coefficients", "delta", "factors")
+SPACES = ("coefficients", "delta", "factors", "ranks")
 
 # %% ../../nbs/populations/18_breeding.ipynb #d9020781
 @dataclass
@@ -53,9 +54,9 @@ class BreedConfig:
     held_out: tuple[str, ...] = () # asked at the end only: does it carry over?
     base: str | None = None # what `open_base` takes; None: the base of the run of experts
     methods: tuple[str, ...] = ("genome", "genome+", "coarse-to-fine") # `BASELINES` are added
-    space: str = "coefficients" # of experts' ΔW; or the adapters themselves, on "delta" or on "factors"
+    space: str = "coefficients" # of experts' ΔW; or the adapters themselves, on "delta" or "factors"; "ranks": heritable
     by: str = "layer" # one coefficient an expert, an expert and layer, or an expert and module
-    rank: int | None = None # individuals' rank; None is exact for coefficients, the experts' own for adapters
+    rank: int | None = None # individuals' rank; None is exact for coefficients, the experts' own for adapters; of "ranks" the most, on average
     budget: int = 160 # evaluations of each method and seed
     n_individuals: int = 10 # of a population
     n_seeds: int = 5 # evolutions of each method
@@ -247,6 +248,9 @@ def make_space(
 ): # a CoefficientSpace or an AdapterSpace
     "What individuals are: coefficients over the experts' ΔW, or adapters of their own."
     if config.space == "coefficients": return CoefficientSpace(experts, config.by, config.rank)
+    if config.space == "ranks": # whose rank is the budget of a module
+        n = len(all_modules(experts.values()))
+        return RankSpace(experts, None if config.rank is None else config.rank * n)
     return AdapterSpace(experts, config.space, config.rank)
 
 # %% ../../nbs/populations/18_breeding.ipynb #7809f3f4
@@ -361,7 +365,7 @@ def breed_one(self: Breeding, method, seed):
     space = StoredSpace(self.space, folder/"genomes") if isinstance(self.space, AdapterSpace) else self.space
     made = METHODS[method](space, method_settings(METHODS[method], self.config), self.seeds.child("evolve", seed))
     return evolve(made, self.evaluate, self.config.budget, folder, chunk=self.config.n_individuals, tasks=self.tasks,
-                  show=self.show, stop=self.stop)
+                  show=self.show, stop=self.stop, traits=tuple(getattr(space, "traits", ())))
 
 # %% ../../nbs/populations/18_breeding.ipynb #e3c00c2d
 @patch

@@ -260,6 +260,7 @@ class StoredSpace(AdapterSpace):
         held_bytes: int = HELD_BYTES # of adapters that stay in memory for the next use
     ):
         self.__dict__ |= vars(space)
+        self.whole = space # whose sums, merges and mutations they are
         self.files = AdapterFiles(folder, held_bytes)
 
     def kept(self, made, given, loaded): # a genome: one of those given, unchanged, or a file
@@ -270,20 +271,20 @@ class StoredSpace(AdapterSpace):
 def combine(self: StoredSpace, genomes, weights):
     "As `AdapterSpace.combine`."
     loaded = [g.load() for g in genomes]
-    return self.kept(AdapterSpace.combine(self, loaded, weights), genomes, loaded)
+    return self.kept(self.whole.combine(loaded, weights), genomes, loaded)
 
 # %% ../../nbs/populations/12_spaces.ipynb #5aec10ed
 @patch
 def merge(self: StoredSpace, genomes, weights=None, name="linear", generator=None, **options):
     "As `AdapterSpace.merge`."
     loaded = [g.load() for g in genomes]
-    return self.kept(AdapterSpace.merge(self, loaded, weights, name, generator, **options), genomes, loaded)
+    return self.kept(self.whole.merge(loaded, weights, name, generator, **options), genomes, loaded)
 
 # %% ../../nbs/populations/12_spaces.ipynb #cfb3cc0b
 @patch
 def perturb(self: StoredSpace, genome, rate, scale, rng):
     "As `AdapterSpace.perturb`."
-    return self.files.put(AdapterSpace.perturb(self, genome.load(), rate, scale, rng))
+    return self.files.put(self.whole.perturb(genome.load(), rate, scale, rng))
 
 # %% ../../nbs/populations/12_spaces.ipynb #faedfe04
 @patch

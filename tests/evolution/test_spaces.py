@@ -9,6 +9,7 @@ from evonb.core import InputError, Seeds
 from evonb.evolution.method import METHODS, Outcome, TaskResult
 from evonb.evolution.operators import ArraySpace
 from evonb.evolution.search import evolve
+from evonb.populations.ranks import RankSpace
 from evonb.populations.spaces import AdapterSpace, CoefficientSpace
 from evonb.training.adapters import random_adapter
 from evonb.training.connectome import Connectome
@@ -46,6 +47,7 @@ SPACES = dict(
     array=lambda: ArraySpace([f"e{i}" for i in range(4)], 2),
     coefficient=lambda: CoefficientSpace(experts(), by="module"),
     adapter=lambda: AdapterSpace(experts()),
+    ranks=lambda: RankSpace(experts(), 10, grow=0.5),
     connectome=lambda: ConnectomeSpace({f"e{i}": wiring(i) for i in range(4)}, mutation=dict(move=2, flip=1, hand=1)))
 
 
