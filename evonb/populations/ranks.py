@@ -154,7 +154,7 @@ def growth(self: RankSpace, genome: Adapter, rng) -> Adapter:
 @patch
 def perturb(self: RankSpace, genome, rate, scale, rng) -> Adapter:
     "Growth, now and then, and the mutation of `AdapterSpace`."
-    grows = rng.random() < self.grow
+    grows = rate > 0 and rng.random() < self.grow # where nothing is to change, nothing grows
     return AdapterSpace.perturb(self, self.growth(genome, rng) if grows else genome, rate, scale, rng)
 
 @patch
