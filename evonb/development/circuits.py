@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['text_task', 'padded', 'sentence_scores', 'pairs_task', 'Place', 'places', 'without', 'ablation', 'wire_importance',
-           'importance', 'top_share', 'overlap', 'groups_of', 'shared_by']
+           'importance', 'top_share', 'overlap', 'groups_of', 'shared_by', 'partition', 'agreement', 'unit_activity',
+           'functional_connectome', 'reach', 'structure_and_function']
 
 # %% ../../nbs/development/50_circuits.ipynb #fcf9df4f
 import itertools
@@ -31,7 +32,7 @@ def text_task(
         return loss_of(model)(x.to(device), y.to(device))
     return loss
 
-# %% ../../nbs/development/50_circuits.ipynb #066027e5
+# %% ../../nbs/development/50_circuits.ipynb #04a705ab
 def padded(
     rows: list # of lists of token ids
 ) -> tuple: # (n_rows, longest) tokens, filled with the first token at the end; and which of them are a row's own
@@ -40,6 +41,7 @@ def padded(
     ids = torch.tensor([[*r, *[r[0]] * (n - len(r))] for r in rows])
     return ids, torch.arange(n)[None] < torch.tensor([len(r) for r in rows])[:, None]
 
+# %% ../../nbs/development/50_circuits.ipynb #9d9ec167
 def sentence_scores(
     model, # any causal language model
     rows: list # of lists of token ids, at least two each
@@ -94,7 +96,7 @@ def places(
             found += [Place("head", r["block"], i, name, i * w, w, turned) for i in range(n_head)]
     if not found:
         raise InputError(f"{type(model).__name__} has no matrix that is known as an attention's output or an MLP's "
-                         "second map, so heads and units can't be told. Give a decoder such as gpt, gpt2, llama, qwen3.")
+                         "second map, so heads and units can't be told. Give a decoder such as gpt, gpt2 or llama.")
     return sorted(found, key=lambda p: (p.block, p.kind, p.index))
 
 # %% ../../nbs/development/50_circuits.ipynb #e1ca718f
@@ -130,7 +132,7 @@ def ablation(
         with without(model, [p]): out.append(float(task(model)) - whole)
     return np.array(out)
 
-# %% ../../nbs/development/50_circuits.ipynb #11ee2f93
+# %% ../../nbs/development/50_circuits.ipynb #6ac4cd09
 def wire_importance(
     model,
     task # model -> loss
@@ -141,6 +143,7 @@ def wire_importance(
     slopes = torch.autograd.grad(task(model), list(matrices.values()), allow_unused=True)
     return {n: torch.zeros_like(p) if g is None else -(p * g).detach() for (n, p), g in zip(matrices.items(), slopes)}
 
+# %% ../../nbs/development/50_circuits.ipynb #34b4b846
 def importance(
     wires: dict, # of `wire_importance`
     which: list # of Place
@@ -170,8 +173,8 @@ def overlap(
     "How much two circuits share."
     a, b = np.asarray(a, bool), np.asarray(b, bool)
     if a.shape != b.shape or not a.any() or not b.any():
-        raise InputError(f"Circuits have the shapes {a.shape} and {b.shape} and {a.sum()} and {b.sum()} places. Give two "
-                         "of the same places, neither empty.")
+        raise InputError(f"Circuits have the shapes {a.shape} and {b.shape} and {a.sum()} and {b.sum()} places. Give "
+                         "two of the same places, neither empty.")
     groups, least = np.zeros(len(a)) if groups is None else np.asarray(groups), min(a.sum(), b.sum())
     parts = [groups == g for g in np.unique(groups)]
     shared, chance = (a & b).sum() / least, sum(a[g].sum() * b[g].sum() / g.sum() for g in parts) / least
@@ -179,13 +182,14 @@ def overlap(
     beyond = (shared - chance) / (most - chance) if most > chance else np.nan
     return dict(shared=float(shared), chance=float(chance), beyond=float(beyond))
 
-# %% ../../nbs/development/50_circuits.ipynb #6401aca7
+# %% ../../nbs/development/50_circuits.ipynb #996f345a
 def groups_of(
     which: list # of Place
 ) -> np.ndarray: # (n_places,) of numbers
     "Kind and block of each place."
     return np.array([2 * p.block + (p.kind == "unit") for p in which])
 
+# %% ../../nbs/development/50_circuits.ipynb #15a4a73e
 def shared_by(
     circuits: np.ndarray, # (n_models, n_tasks, n_places) bool
     groups: np.ndarray # (n_places,)
@@ -199,3 +203,103 @@ def shared_by(
     models = [mean((m[t], o[t]) for j, o in enumerate(circuits) if j != i for t in range(n_tasks)) if n_models > 1
               else np.nan for i, m in enumerate(circuits)]
     return dict(tasks=np.array(tasks), models=np.array(models))
+
+# %% ../../nbs/development/50_circuits.ipynb #4bd32c20
+def partition(
+    profiles: np.ndarray, # (n_tasks, n_places) importance
+    n_parts: int = 4,
+    seed: int = 0 # of k-means
+) -> np.ndarray: # (n_places,) which part, from 0; -1 for places that matter for nothing
+    "Places grouped by the tasks that they matter for, how much aside."
+    x = np.asarray(profiles, float).T
+    size = np.linalg.norm(x, axis=1)
+    alive, out = size > 1e-12 * max(size.max(), 1e-300), np.full(len(x), -1)
+    if alive.sum() < check_positive(n_parts, "n_parts", least=2):
+        raise InputError(f"{alive.sum()} places matter for any task, too few for {n_parts} parts. Ask for fewer.")
+    from sklearn.cluster import KMeans
+    out[alive] = KMeans(n_parts, n_init=10, random_state=seed).fit_predict(x[alive] / size[alive, None])
+    return out
+
+# %% ../../nbs/development/50_circuits.ipynb #b64b0b95
+def agreement(
+    a: np.ndarray, # (n_places,) of `partition`
+    b: np.ndarray # (n_places,) of another model
+) -> float: # adjusted Rand index over places that matter in both
+    "How alike two partitions are, beyond chance."
+    from sklearn.metrics import adjusted_rand_score
+    both = (a >= 0) & (b >= 0)
+    return float(adjusted_rand_score(a[both], b[both])) if both.sum() > 1 else np.nan
+
+# %% ../../nbs/development/50_circuits.ipynb #5ff7c8cb
+@torch.no_grad()
+def unit_activity(
+    model,
+    x: torch.Tensor, # (n_windows, context) tokens
+    which: list # of Place
+) -> np.ndarray: # (n_windows * context, n_places); of a head the length of what it writes
+    "How active each place is at each token."
+    heard, hooks = {}, []
+    for name in {p.matrix for p in which}:
+        def hear(module, given, name=name): heard[name] = given[0].detach().float().flatten(0, -2).cpu()
+        hooks.append(model.get_submodule(name.rpartition(".")[0]).register_forward_pre_hook(hear))
+    model.eval()
+    try: model(input_ids=x.to(next(model.parameters()).device), use_cache=False)
+    finally:
+        for h in hooks: h.remove()
+    parts = {p: heard[p.matrix][:, p.first:p.first + p.width] for p in which}
+    return np.stack([(a[:, 0] if p.width == 1 else a.norm(dim=1)).numpy() for p, a in parts.items()], 1)
+
+# %% ../../nbs/development/50_circuits.ipynb #4a2249b4
+def functional_connectome(
+    activity: np.ndarray # (n_tokens, n_places)
+) -> tuple: # (n_places, n_places) correlations, 0 with what never changes; (n_factors,) share of the variance of each
+    "What is active together, and how few factors tell it."
+    z = np.asarray(activity, float) - np.mean(activity, 0)
+    sd = z.std(0)
+    z = np.divide(z, sd, out=np.zeros_like(z), where=sd > 1e-12)
+    variance = np.linalg.svd(z, compute_uv=False)**2
+    return z.T @ z / len(z), variance / max(variance.sum(), 1e-300)
+
+# %% ../../nbs/development/50_circuits.ipynb #4a6e3f6e
+def reach(
+    model, # a decoder whose hidden units read by "up" or, where they are gated, by "gate"
+    which: list # of Place; those that are units are kept
+) -> np.ndarray: # (n_units, n_units) what a later one (row) hears of an earlier one (column); nan where it can't
+    "The direct way from every hidden unit to those of later blocks."
+    named, roles = dict(model.named_parameters()), matrix_roles(model)
+    units = [p for p in which if p.kind == "unit"]
+    reads = {r["block"]: (n, r) for role in ("up", "gate") for n, r in roles.items() if r["role"] == role}
+    def rows(block): # (n_hidden, width)
+        name, r = reads[block]
+        return named[name].detach().double().cpu().T if r["transposed"] else named[name].detach().double().cpu()
+    writes = {p.block: named[p.matrix].detach().double().cpu() for p in units}
+    writes = {p.block: writes[p.block].T if p.transposed else writes[p.block] for p in units}
+    out = np.full((len(units), len(units)), np.nan)
+    at = {b: [k for k, p in enumerate(units) if p.block == b] for b in writes}
+    index = {b: [units[k].index for k in ks] for b, ks in at.items()}
+    for a, b in itertools.combinations(sorted(at), 2):
+        if b in reads: out[np.ix_(at[b], at[a])] = (rows(b)[index[b]] @ writes[a][:, index[a]]).numpy()
+    return out
+
+# %% ../../nbs/development/50_circuits.ipynb #1bb0f136
+def structure_and_function(
+    reached: np.ndarray, # (n_units, n_units) of `reach`
+    together: np.ndarray, # (n_units, n_units) correlations of the same units
+    rng: np.random.Generator,
+    n_draws: int = 200
+) -> dict: # rho: Spearman's over pairs; null: its mean when units are dealt anew within their block's column; p
+    "How far wires tell which units are active together; signs count."
+    from scipy.stats import rankdata
+    pairs = np.isfinite(reached)
+    if pairs.sum() < 3: raise InputError("No unit has others in later blocks. Give a model of two blocks or more.")
+    def rho(r): return float(np.corrcoef(rankdata(r), rankdata(together[pairs]))[0, 1])
+    rows = np.flatnonzero(pairs.any(1))
+    def dealt(): # every later unit gets another one's wires
+        other, same = reached.copy(), pairs[rows]
+        for pattern in np.unique(same, axis=0):
+            block = rows[(same == pattern).all(1)]
+            other[block] = reached[rng.permutation(block)]
+        return rho(other[pairs])
+    null = np.array([dealt() for _ in range(n_draws)])
+    own = rho(reached[pairs])
+    return dict(rho=own, null=float(null.mean()), p=float((1 + (np.abs(null) >= abs(own)).sum()) / (1 + n_draws)))
