@@ -21,7 +21,7 @@ from .generations import n_stored_lineages, stored_generations, take_part
 from .nursery import side_by_side
 from .settings import PRESETS, DevelopmentConfig, Experiment, ExperimentConfig, lineage_file
 from .summary import summarise
-from .surroundings import prepare_other
+from .childhood import prepare_other
 from ..core import ConnectomeError, CorpusError, InputError, ProcessLostError, Seeds, Stopped, StopRequest
 from ..core import check_choice, check_positive, file_sha256, from_dict, parsing, place_name, stoppable, to_dict
 from ..kinds import SEEDS, newborn_number, refusal

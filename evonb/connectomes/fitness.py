@@ -22,7 +22,7 @@ from .generations import choose_lr, finished_life, generation_newborn
 from .recombination import shared_counts, uniform_crossover, vote_crossover
 from .settings import Experiment
 from .space import ConnectomeSpace, FramedWiring, start_frame
-from .surroundings import surroundings
+from .childhood import around_life
 from .wiring import prune, weakest
 from ..core import InputError, NonFiniteLossError, Seeds, check_choice, check_fraction, check_positive
 from ..evolution.method import Outcome
@@ -254,7 +254,7 @@ def live_until(self: WiringFitness, folder, model, config, seeds, wiring, label,
     "The first steps of a life; its checkpoint stays."
     exp = self.exp
     ids, val = exp.corpus.splits["evolution"].ids, exp.corpus.splits["validation"].ids
-    around = surroundings(exp.run.path, exp.corpus, config)
+    around = around_life(exp.run.path, exp.corpus, config)
     life = Lifetime(model, ids, val, config, seeds, wiring, folder, None, exp.compute, exp.group, around)
     life.restore()
     life.live(label, exp.show, exp.stop, until)

@@ -32,7 +32,7 @@ from .baselines import handed_on
 from .controls import control, occurring_weights
 from .settings import DevelopmentConfig, Experiment, lineage_file
 from .summary import newborn_units, summarise
-from .surroundings import surroundings
+from .childhood import around_life
 from .transplants import ASPECTS, Transplant, mixed, read_transplant
 from .wiring import prune
 from ..core import ConnectomeError, CorpusError, DamagedFileError, InputError, NonFiniteLossError, RunExistsError
@@ -105,7 +105,7 @@ def begin_life(self: Experiment,
 ) -> Lifetime:
     "A lifetime in its folder, at its newest checkpoint, as the log notes."
     ids, val = self.corpus.ids(split), self.corpus.ids("validation")
-    around = surroundings(self.run.path, self.corpus, config)
+    around = around_life(self.run.path, self.corpus, config)
     life = Lifetime(newborn, ids, val, config, seeds, connectome, folder, keep_step, self.compute, self.group, around)
     life.batched = batched
     life.restore()
@@ -179,7 +179,7 @@ def take_part(
         tensors, corpus = group.pass_tensors(), _shared_corpus(call["corpus"])
         ids, val = (corpus.ids(s) for s in (call["split"], "validation"))
         config = from_dict(LifetimeConfig, call["about"]["config"])
-        around = surroundings(Path(call["corpus"]).parent, corpus, config)
+        around = around_life(Path(call["corpus"]).parent, corpus, config)
         life = joined_lifetime(tensors, call["about"], ids, val, from_dict(Compute, call["compute"]), group, around)
         life.live(show=False, stop=request).window_losses()
     _shared_corpus.cache_clear()

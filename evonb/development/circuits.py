@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['text_task', 'padded', 'sentence_scores', 'pairs_task', 'Place', 'places', 'without', 'ablation', 'wire_importance',
-           'importance', 'top_share', 'overlap', 'groups_of', 'shared_by', 'partition', 'agreement', 'unit_activity',
-           'functional_connectome', 'reach', 'structure_and_function']
+           'importance', 'top_share', 'overlap', 'groups_of', 'shared_by', 'functional_parts', 'parts_agreement',
+           'unit_activity', 'functional_connectome', 'reached_units', 'structure_and_function']
 
 # %% ../../nbs/development/50_circuits.ipynb #fcf9df4f
 import itertools
@@ -205,7 +205,7 @@ def shared_by(
     return dict(tasks=np.array(tasks), models=np.array(models))
 
 # %% ../../nbs/development/50_circuits.ipynb #4bd32c20
-def partition(
+def functional_parts(
     profiles: np.ndarray, # (n_tasks, n_places) importance
     n_parts: int = 4,
     seed: int = 0 # of k-means
@@ -221,8 +221,8 @@ def partition(
     return out
 
 # %% ../../nbs/development/50_circuits.ipynb #b64b0b95
-def agreement(
-    a: np.ndarray, # (n_places,) of `partition`
+def parts_agreement(
+    a: np.ndarray, # (n_places,) of `functional_parts`
     b: np.ndarray # (n_places,) of another model
 ) -> float: # adjusted Rand index over places that matter in both
     "How alike two partitions are, beyond chance."
@@ -261,7 +261,7 @@ def functional_connectome(
     return z.T @ z / len(z), variance / max(variance.sum(), 1e-300)
 
 # %% ../../nbs/development/50_circuits.ipynb #4a6e3f6e
-def reach(
+def reached_units(
     model, # a decoder whose hidden units read by "up" or, where they are gated, by "gate"
     which: list # of Place; those that are units are kept
 ) -> np.ndarray: # (n_units, n_units) what a later one (row) hears of an earlier one (column); nan where it can't
@@ -283,7 +283,7 @@ def reach(
 
 # %% ../../nbs/development/50_circuits.ipynb #1bb0f136
 def structure_and_function(
-    reached: np.ndarray, # (n_units, n_units) of `reach`
+    reached: np.ndarray, # (n_units, n_units) of `reached_units`
     together: np.ndarray, # (n_units, n_units) correlations of the same units
     rng: np.random.Generator,
     n_draws: int = 200
