@@ -128,7 +128,7 @@ def check(self: ConnectomeSpace,
 @patch
 def made(self: ConnectomeSpace, signs, parents=(), difference=False) -> FramedWiring:
     "A genome of this space, with what all its parents note of their origin."
-    about = ("family", "vocabulary", "corpus", "deal")
+    about = ("family", "heads", "vocabulary", "corpus", "deal")
     infos = [p.connectome.info for p in parents] or [self.like.info]
     info = {k: v for k, v in infos[0].items() if k in about and all(i.get(k) == v for i in infos)}
     made = dataclasses.replace(self.like, signs=signs, info=info | dict(frame=self.frame))

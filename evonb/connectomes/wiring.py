@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from ..core import ConnectomeError, check_choice, check_fraction
-from ..training.connectome import Connectome, check_fits, family_noted, matrix_roles, parameter_shapes
-from ..training.connectome import wired_parameters
+from ..training.connectome import Connectome, check_fits, family_noted, heads_noted, matrix_roles
+from ..training.connectome import parameter_shapes, wired_parameters
 
 # %% ../../nbs/connectomes/10_wiring.ipynb #b18e73d7
 def weakest(
@@ -72,7 +72,7 @@ def prune(
     signs = {n: _signs(n, p, stays[n], parent) for n, p in params.items()}
     if dale:
         signs, info = elect_units(signs, params, matrix_roles(model)), info | dict(dale=True)
-    info = family_noted(model) | dict(info, scope=scope, prune_fraction=fraction)
+    info = family_noted(model) | heads_noted(model) | dict(info, scope=scope, prune_fraction=fraction)
     made = Connectome(signs, parameter_shapes(model), magnitude, info)
     return made.check()
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ROLES', 'OUTSIDE', 'Connectome', 'parameter_shapes', 'matrix_roles', 'parameter_groups', 'wired_parameters',
-           'family_noted', 'check_fits', 'inherit', 'check_sparse', 'sign_flips', 'check_born', 'pack_signs',
-           'unpack_signs', 'stored_shapes', 'from_planes', 'common_magnitude', 'published_connectome']
+           'family_noted', 'heads_noted', 'check_fits', 'inherit', 'check_sparse', 'sign_flips', 'check_born',
+           'pack_signs', 'unpack_signs', 'stored_shapes', 'from_planes', 'common_magnitude', 'published_connectome']
 
 # %% ../../nbs/training/12_connectome.ipynb #ba2519e3
 import html
@@ -161,6 +161,16 @@ def family_noted(
     "The family of transformers that a model is of."
     family = getattr(getattr(model, "config", None), "model_type", None)
     return {} if family in (None, "evonb-gpt") else dict(family=family)
+
+# %% ../../nbs/training/12_connectome.ipynb #45f42f7c
+def heads_noted(
+    model # any model
+) -> dict: # heads: [of queries, of keys and values]; nothing of a model that doesn't tell
+    "How many heads a model has, which shapes of its matrices don't tell."
+    config = getattr(model, "config", None)
+    heads = getattr(config, "num_attention_heads", None)
+    if not isinstance(heads, int): return {}
+    return dict(heads=[heads, getattr(config, "num_key_value_heads", None) or heads])
 
 # %% ../../nbs/training/12_connectome.ipynb #eaf39c0c
 def check_fits(
