@@ -190,6 +190,8 @@ def random_labels(
     return labels
 
 # %% ../../nbs/connectomes/33_frames.ipynb #b96a169a
+def _any_order(n, rng): return rng.permutation(n), rng.choice([-1, 1], n).astype(np.int8)
+
 def _random_groups(layout, rng):
     "Labels of queries, keys, values and outputs where heads share keys and values."
     labels, n, shared = {}, layout.n_groups, layout.n_head // layout.n_groups
@@ -197,9 +199,8 @@ def _random_groups(layout, rng):
         if kind[0] != "k": continue
         size, order = units // n, rng.permutation(n)
         within = [rng.permutation(shared) for _ in order]
-        def free(): return rng.permutation(size), rng.choice([-1, 1], size).astype(np.int8)
-        keys = [_turn(rng.integers(4, size=size // 2)) if layout.rotary else free() for _ in order]
-        labels |= _of_groups(kind[1], order, within, keys, [free() for _ in order], size)
+        keys = [_turn(rng.integers(4, size=size // 2)) if layout.rotary else _any_order(size, rng) for _ in order]
+        labels |= _of_groups(kind[1], order, within, keys, [_any_order(size, rng) for _ in order], size)
     return labels
 
 # %% ../../nbs/connectomes/33_frames.ipynb #03d27009

@@ -126,7 +126,7 @@ def test_what_parents_note_alike_is_kept():
     a, b = sibling(0, **about), sibling(1, **about | dict(corpus="d"))
     space = ConnectomeSpace(dict(a=a, b=b))
     made = space.merge(space.start())
-    assert made.connectome.info == dict(vocabulary="v", deal=dict(seed=4), frame=space.frame)
+    assert made.connectome.info == dict(vocabulary="v", deal=dict(seed=4), heads=[2, 2], frame=space.frame)
 
 
 def test_frames_by_start_seed_and_tokenizer():
