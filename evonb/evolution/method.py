@@ -305,6 +305,7 @@ class Method:
     def archive_facts(self) -> dict: "What an archive is divided by, for methods that have one."; return {}
     def standing(self) -> dict: "For subclasses: further numbers for the progress bar."; return {}
     def others(self) -> list: "For subclasses: individuals to keep beside the members."; return []
+    def credited(self, outcome): return item_credits(outcome) # (n_items,) for methods that read it
     def extra(self) -> dict: "For subclasses: further plain values to store."; return {}
     def restore_extra(self, values, others): "For subclasses: take up what `extra` and `others` gave."
 
@@ -387,7 +388,7 @@ def tell(self: Method,
         x.scores = {t: float(s.mean) for t, s in found.scores.items()} if ok else {}
         if self.reads_margins and ok and (m := self.objective.margins(found)) is not None:
             x.margins, self.item_weights = m
-        if self.reads_credit and ok: x.credit = item_credits(found)
+        if self.reads_credit and ok: x.credit = self.credited(found)
         x.traits = {name: float(read(x.genome)) for name, read in self.traits.items()} if ok else {}
     told, self.asked = self.asked[:len(evaluations)], None
     if not self.members: usable([x.value for x in told], [x.reason for x in told])

@@ -94,7 +94,8 @@ def trait_range(
     name: str # a trait, or a score's name
 ) -> tuple | None: # lowest, highest; None: nothing says it
     "Between which numbers a trait lies, as its entry says."
-    if name in getattr(space, "traits", {}) or name not in TRAITS: return None
+    if name in getattr(space, "traits", {}): return space.trait_span(name) if hasattr(space, "trait_span") else None
+    if name not in TRAITS: return None
     span = TRAITS.entry(name).about.get("span")
     return span and span(space)
 

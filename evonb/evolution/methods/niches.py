@@ -14,7 +14,7 @@ import numpy as np
 from fastcore.basics import patch
 
 from ...core import InputError
-from ..method import Method, register_method
+from ..method import Method, Outcome, item_credits, register_method
 from .genome import start_population
 from ..operators import crossover, mutate, parent_weights
 
@@ -49,6 +49,7 @@ class NichesConfig:
     individual_rate: float = .3 # of children that are mutated; published: 0 for trained parents, 1 for others
     gene_rate: float = .1 # share of the entries a mutation changes
     scale: float = .5 # of the noise, relative to each tensor's root mean square
+    descriptors: tuple[str, ...] | None = None # scores whose items are shared; None: all
 
     limits: typing.ClassVar = dict(children=(1, math.inf), alpha=(0, math.inf), individual_rate=(0, 1),
                                    gene_rate=(0, 1), scale=(0, math.inf))
@@ -62,6 +63,13 @@ class Niches(Method):
     def setup(self): self.merge = self.config.merge or getattr(self.space, "splits", "split_points")
     def population(self): return self.members
     def credit(self): return np.array([x.credit for x in self.members])
+
+    def credited(self, outcome): # of the scores that are asked for
+        names = outcome.scores if self.config.descriptors is None else self.config.descriptors
+        if absent := [n for n in names if n not in outcome.scores]:
+            raise InputError(f"The descriptor {absent[0]!r} is no score of these individuals. They have: "
+                             f"{', '.join(outcome.scores) or 'none'}.")
+        return item_credits(Outcome(outcome.value, {n: outcome.scores[n] for n in names}))
 
     def propose(self):
         if self.generation == 0: return start_population(self, self.config.population_size, "experts", self.merge)
