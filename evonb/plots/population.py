@@ -8,8 +8,8 @@ __all__ = ['COLOURS', 'diverging', 'cividis', 'method_styles', 'of_method', 'wra
            'operator_styles', 'who_text', 'task_values', 'generations_figure', 'best_place', 'task_profiles',
            'task_map', 'diversity_curve', 'ancestry', 'main_line', 'family_edges', 'family_places', 'family_tree',
            'ensemble_curves', 'coefficient_map', 'expert_scores', 'opposed_tasks', 'objectives_of', 'objective_text',
-           'pareto_view', 'CellMap', 'archive_cells', 'archive_text', 'archive_map', 'archive_growth', 'switch',
-           'expert_curves']
+           'pareto_view', 'front_objectives', 'front_members', 'front_view', 'CellMap', 'archive_cells', 'archive_text',
+           'archive_map', 'archive_growth', 'switch', 'expert_curves']
 
 # %% ../../nbs/plots/16_population.ipynb #c9889d77
 import itertools
@@ -642,12 +642,15 @@ def objectives_of(
     "What individuals can be held against each other by: tasks, then traits, then fitness."
     return [str(n) for dim in ("task", "trait") if dim in history.dims for n in history[dim].values] + ["fitness"]
 
+_called = dict(fitness="fitness on validation", loss="validation loss (nats/token)", density="density (share of weights)",
+               reading="gain on reading times (nats/time)")
+
 def objective_text(
     history, # xarray Dataset of an evolution
     name: str # one of `objectives_of`
 ) -> str: # safe inside a figure
     "How an axis is called."
-    if name == "fitness": return "fitness on validation"
+    if name in _called: return _called[name]
     on_task = "task" in history.dims and name in history["task"].values
     return f"validation score on {label(brief(name))}" if on_task else label(brief(name))
 
@@ -688,6 +691,54 @@ def pareto_view(
     fig.update_layout(margin_b=116, showlegend=False)
     fig.update_xaxes(title_text=objective_text(history, a))
     return fig.update_yaxes(title_text=objective_text(history, b))
+
+# %% ../../nbs/plots/16_population.ipynb #f97f8177
+def front_objectives(
+    history # xarray Dataset of an evolution
+) -> tuple: # names of two objectives or more, those of which less is better
+    "What a method's own front is over; a method without one is refused."
+    if "front" not in history: raise NothingToPlot(f"{history.attrs.get('method', 'This method')} has no front.")
+    names = json.loads(history.attrs.get("objectives", "[]")) or [str(t) for t in history["task"].values]
+    return names, json.loads(history.attrs.get("lower", "[]"))
+
+def front_members(
+    history, # xarray Dataset of an evolution
+    names, # of objectives
+    lower=() # those of which less is better
+) -> tuple: # places in the order of scoring, their numbers (n, n_objectives), who is on the front (n,) bool
+    "Everyone who has a number for each objective, and who of them nobody beats on all."
+    points, everyone = measured(history, names), individuals(history)
+    ok = np.flatnonzero(np.isfinite(points).all(1) & ~everyone.failed)
+    if not len(ok): raise NothingToPlot(f"Nobody has a number for each of {', '.join(names)}.")
+    return ok, points[ok], ~dominated(np.where(np.isin(names, lower), -1, 1) * points[ok])
+
+# %% ../../nbs/plots/16_population.ipynb #4bdbaf8d
+def front_view(
+    history, # xarray Dataset of an evolution with a front
+    others: dict | None = None # label -> history, whose individuals stand beside it
+) -> go.Figure:
+    "A front: the first objective upwards, the second across, the third as colour."
+    names, lower = front_objectives(history)
+    everyone, (ok, points, front) = individuals(history), front_members(history, names, lower)
+    how = "".join(f"; less is better of {label(brief(t))}" for t in names if t in lower)
+    of = f"front over {', '.join(label(brief(t)) for t in names)}"
+    fig = figure("The front", f"outlined: {of}{how}", 540)
+    for (name, other), style in zip((others or {}).items(), method_styles(others or {}).values()):
+        try: _, them, _ = front_members(other, names, lower)
+        except (InputError, NothingToPlot): continue # it wasn't asked for all of these
+        fig.add_scatter(x=them[:, 1], y=them[:, 0], mode="markers", name=label(name), hovertemplate="%{x:.3f}, %{y:.3f}",
+                        marker=dict(symbol=style.symbol + "-open", size=7, color=style.colour, opacity=.6))
+    colour = points[:, 2] if len(names) > 2 else everyone.generation[ok]
+    low, high = float(colour.min()), float(max(colour.max(), colour.min() + 1e-9))
+    told = "".join(f"<br>{label(brief(t))}: %{{customdata[{i}]:.4f}}" for i, t in enumerate(names))
+    fig.add_scatter(x=points[:, 1], y=points[:, 0], mode="markers", name="individual", customdata=points,
+                    hovertext=[who_text(everyone, i) for i in ok], hovertemplate=f"%{{hovertext}}{told}<extra></extra>",
+                    marker=dict(color=colour, colorscale="Cividis", cmin=low, cmax=high, size=8 + 4 * front,
+                                line=dict(width=2. * front, color="#D55E00")))
+    add_scale(fig, low, high, objective_text(history, names[2]) if len(names) > 2 else "generation", "Cividis")
+    fig.update_layout(margin_b=116, showlegend=bool(others))
+    fig.update_xaxes(title_text=objective_text(history, names[1]))
+    return fig.update_yaxes(title_text=objective_text(history, names[0]))
 
 # %% ../../nbs/plots/16_population.ipynb #5c2bdbaf
 cividis = [[0, "#00224E"], [.25, "#434E6C"], [.5, "#7D7C78"], [.75, "#BCAE6C"], [1, "#FEE838"]] # plotly's, in few steps

@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 from test_breed import LIFE, TINY
 
-from evonb.connectomes.breeding import breed_wirings, check_density, find_way, founding_densities
-from evonb.connectomes.statistics import STATISTICS
+from evonb.connectomes.breeding import breed_wirings, check_density, find_way, founding_densities, wirings_command
 from evonb.connectomes.graph import wiring_graph
+from evonb.connectomes.settings import preset
+from evonb.connectomes.statistics import STATISTICS
 from evonb.core import ConnectomeError, InputError, Stopped, StopRequest, listening
 from evonb.evolution.aims import AimsConfig
 from evonb.evolution.archives import division_of, elites_of, measured
 from evonb.evolution.methods.pareto import pareto_front
+from evonb.report import report_html
 from evonb.store import read_dataset, read_json
 from evonb.training.gpt import GPT, GPTConfig
 from evonb.widgets.population import stored_genomes
@@ -23,7 +25,8 @@ AIMED = replace(
     TINY, methods=("generational", "pareto-bred", "niches"), n_individuals=4, halving=(), points=(1.0,),
     tokens=11 * LONG.n_tokens, aims=AimsConfig(("loss", "density", "reading"), None, ("skill:agreement",), (4,)),
     experiment=replace(TINY.experiment, evolution=replace(TINY.experiment.evolution, lifetime=LONG)))  # fmt: skip
-BOTH = replace(AIMED, methods=("map-elites",), tokens=10 * LONG.n_tokens, aims=AimsConfig(descriptors=("density", "self_feedback"), cells=(4,)))
+BOTH = replace(AIMED, methods=("map-elites",), tokens=10 * LONG.n_tokens,
+               aims=AimsConfig(descriptors=("density", "self_feedback"), cells=(4,)))  # fmt: skip
 
 
 def history(run, method):
@@ -61,6 +64,14 @@ def test_niches_share_the_items_of_the_task_alone(whole):
         assert np.mean(told["skill:agreement"]["credit"]) == pytest.approx(told["skill:agreement"]["mean"])
 
 
+def test_the_report_shows_front_and_the_command_makes_the_same_run(whole):
+    page = report_html(whole)
+    assert "<h2>The front</h2>" in page and "<h2>The archive</h2>" not in page
+    preset_like = replace(AIMED, experiment=preset("demo"), tokens=None)
+    words = wirings_command(preset_like)
+    assert '--set=aims.objectives=["loss", "density", "reading"]' in words and "--set=aims.cells=[4]" in words
+
+
 def test_what_is_compared_with_other_ways_is_no_denser_than_they_are(whole):
     found = read_dataset(whole.file("wirings.zarr.zip"))
     assert (found.density <= 1.01 * AIMED.density).all() and np.isfinite(found.test_window_loss).all()
@@ -94,6 +105,7 @@ def test_a_statistic_of_the_graph_divides_an_archive(tmp_path):
         wanted = STATISTICS["self_feedback"](wiring_graph(genome.connectome).edges)
         assert own[ids.index(digest)] == pytest.approx(wanted)
     assert len(genomes) >= len(elites_of(found, division_of(found))) > 1
+    assert "<h2>The archive</h2>" in (page := report_html(run)) and "<h2>The front</h2>" not in page
 
 
 def test_founders_lie_between_the_densities():
