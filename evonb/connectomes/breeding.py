@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ASKED', 'WIRING_WAYS', 'ARM', 'HELD_AGAINST', 'SINCE', 'WiringsConfig', 'Way', 'line_plan', 'published_way',
            'finer_way', 'long_way', 'litter_way', 'population_way', 'random_way', 'find_way', 'fits_wirings',
-           'check_density', 'scores_of', 'check_askable', 'Trail', 'search_folder', 'founded', 'founding_densities',
+           'check_density', 'opened_scores', 'check_askable', 'Trail', 'search_folder', 'founded', 'founding_densities',
            'line_trail', 'tried', 'search', 'Within', 'nursery', 'raise_one', 'SearchOrder', 'NewbornOrder',
            'WiringsRun', 'newborn_losses', 'ways_versus_references', 'summarised', 'described', 'wirings_statement',
            'negated', 'way_table', 'wirings_command', 'processes', 'breed_wirings']
@@ -22,7 +22,8 @@ from fastcore.basics import patch
 from .experiments import computing_with, prepare_corpus
 from .fitness import LITTERS, LifePlan, LivedSpace, WiringFitness, check_span, founder
 from .generations import choose_lr, known_loss, life_folder, read_life, sweep_losses, tested_newborn
-from .scores import LESS, About, asked, is_measured, is_task, known_scores, open_scores
+from .scores import LESS, About, is_measured, is_task, known_scores, newborn_scores
+from .scores import open_scores
 from .settings import Experiment, ExperimentConfig, experiment_command, preset
 from .space import FramedWiring
 from .summary import newborn_units
@@ -269,7 +270,7 @@ def check_density(
                                   f"{1 / p.numel():.2g}.")
 
 # %% ../../nbs/connectomes/36_breeding.ipynb #018128f5
-def scores_of(
+def opened_scores(
     exp: Experiment, # any evolution: all are asked the same
     names # of aims
 ) -> dict | None: # None where there are no aims
@@ -283,13 +284,13 @@ def check_askable(
     config: WiringsConfig
 ):
     "Refuse scores that newborns of this run can't be asked for, before anything is trained."
-    opened = scores_of(exp, config.aims.names)
+    opened = opened_scores(exp, config.aims.names)
     if not opened: return
     if exp.corpus.tokenizer is None:
         raise InputError(f"{exp.corpus.info['name']} has no tokenizer, so newborns can't be asked for "
                          f"{', '.join(opened)}. Name objectives that need no text.")
     newborn = exp.new_model(exp.model_config(config.life.context), Seeds(0))
-    asked([newborn], exp.corpus.tokenizer, opened)
+    newborn_scores([newborn], exp.corpus.tokenizer, opened)
 
 # %% ../../nbs/connectomes/36_breeding.ipynb #cc838675
 @dataclass
@@ -373,7 +374,7 @@ def search(
         founding, founders = founded(exp, way, config, folder)
         first = config.experiment.evolution.n_generations
     fitness = WiringFitness(exp, folder/"lives", way.plan, first, founding[-1][0] if founding else 0, config.budget(),
-                            scores_of(exp, config.aims.names if way.scores is None else way.scores))
+                            opened_scores(exp, config.aims.names if way.scores is None else way.scores))
     space = LivedSpace(fitness, founders)
     fitness.method = METHODS[way.method](space, way.settings, exp.seeds.child("search", name))
     most = max(1, (config.budget() - fitness.before) // way.plan.least_tokens)

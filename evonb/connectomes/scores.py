@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LESS', 'NEWBORN_SCORES', 'About', 'wiring_traits', 'is_measured', 'is_task', 'known_scores', 'task_scorer',
-           'open_scores', 'asked']
+           'open_scores', 'newborn_scores']
 
 # %% ../../nbs/connectomes/33_scores.ipynb #f0964274
 from dataclasses import dataclass, field
@@ -96,7 +96,7 @@ def open_scores(
     return {n: one(n) for n in names if is_measured(n)}
 
 # %% ../../nbs/connectomes/33_scores.ipynb #45a72d62
-def asked(
+def newborn_scores(
     models, # grown newborns of one wiring
     tokenizer, # theirs
     opened: dict # as `open_scores` gave it

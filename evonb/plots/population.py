@@ -642,8 +642,8 @@ def objectives_of(
     "What individuals can be held against each other by: tasks, then traits, then fitness."
     return [str(n) for dim in ("task", "trait") if dim in history.dims for n in history[dim].values] + ["fitness"]
 
-_called = dict(fitness="fitness on validation", loss="validation loss (nats/token)", density="density (share of weights)",
-               reading="gain on reading times (nats/time)")
+_called = dict(fitness="fitness on validation", loss="validation loss (nats/token)",
+               density="density (share of weights)", reading="gain on reading times (nats/time)")
 
 def objective_text(
     history, # xarray Dataset of an evolution
@@ -726,8 +726,8 @@ def front_view(
     for (name, other), style in zip((others or {}).items(), method_styles(others or {}).values()):
         try: _, them, _ = front_members(other, names, lower)
         except (InputError, NothingToPlot): continue # it wasn't asked for all of these
-        fig.add_scatter(x=them[:, 1], y=them[:, 0], mode="markers", name=label(name), hovertemplate="%{x:.3f}, %{y:.3f}",
-                        marker=dict(symbol=style.symbol + "-open", size=7, color=style.colour, opacity=.6))
+        fig.add_scatter(x=them[:, 1], y=them[:, 0], mode="markers", name=label(name),
+                        hovertemplate="%{x:.3f}, %{y:.3f}", marker=dict(symbol=style.symbol + "-open", size=7, color=style.colour, opacity=.6))
     colour = points[:, 2] if len(names) > 2 else everyone.generation[ok]
     low, high = float(colour.min()), float(max(colour.max(), colour.min() + 1e-9))
     told = "".join(f"<br>{label(brief(t))}: %{{customdata[{i}]:.4f}}" for i, t in enumerate(names))
