@@ -10,13 +10,14 @@ __all__ = ['MEASURES', 'COMMANDS', 'EXAMPLE_SKILLS', 'TABLES', 'flat_settings', 
            'results_text', 'Parser', 'listing', 'run_options', 'begin_option', 'ray_option', 'working_in', 'finish',
            'model_option', 'evolutions_option', 'corpus_options', 'experiment_options', 'newborn_options',
            'litter_option', 'arm_options', 'whole_options', 'workers_of', 'litter_of', 'work_on', 'do_run',
-           'evolve_options', 'do_evolve', 'develop_options', 'do_develop', 'tokens_of', 'breed_options', 'do_breed',
-           'attribution_text', 'attribute_options', 'do_attribute', 'base_help', 'experts_options', 'do_experts',
-           'population_options', 'breed_preset', 'do_population', 'serve_options', 'do_serve', 'align_options',
-           'do_align', 'evaluate_options', 'do_evaluate', 'explore_options', 'do_explore', 'do_report', 'show_options',
-           'do_show', 'plan_options', 'plan_population', 'do_plan', 'farthest', 'wiring_text', 'lineages_text',
-           'wiring_options', 'do_wiring', 'genetics_text', 'neighbourhood_text', 'genetics_options', 'do_genetics',
-           'parser', 'way_on', 'any_letters', 'nobody_reads', 'remarks_shown', 'main']
+           'evolve_options', 'do_evolve', 'develop_options', 'do_develop', 'tokens_of', 'aim_options', 'with_aims',
+           'breed_options', 'do_breed', 'attribution_text', 'attribute_options', 'do_attribute', 'base_help',
+           'experts_options', 'do_experts', 'population_options', 'breed_preset', 'do_population', 'serve_options',
+           'do_serve', 'align_options', 'do_align', 'evaluate_options', 'do_evaluate', 'explore_options', 'do_explore',
+           'do_report', 'show_options', 'do_show', 'plan_options', 'plan_population', 'do_plan', 'farthest',
+           'wiring_text', 'lineages_text', 'wiring_options', 'do_wiring', 'genetics_text', 'neighbourhood_text',
+           'genetics_options', 'do_genetics', 'parser', 'way_on', 'any_letters', 'nobody_reads', 'remarks_shown',
+           'main']
 
 # %% ../nbs/84_cli.ipynb #10c6d36d
 import argparse
@@ -717,12 +718,47 @@ def tokens_of(text):
     except ValueError: pass
     raise argparse.ArgumentTypeError(f"{text!r} is neither a number of tokens nor, as in 4x, of published lines")
 
+# %% ../nbs/84_cli.ipynb #f6a1cdf1
+def aim_options(
+    p, # the command's parser
+    what: str, # can be named
+    less: str # of which less is better by itself
+):
+    "What searches look at beyond fitness."
+    p.add_argument("--objectives", type=names_of, metavar="A,B", help=f"what a front is over: {what}")
+    p.add_argument("--lower", type=names_of, metavar="A,B",
+                   help=f"objectives of which less is better (default: {less})")
+    p.add_argument("--descriptors", type=names_of, metavar="A,B",
+                   help="what an archive is divided by (map-elites, cma-me), or tasks whose items niches share")
+
+# %% ../nbs/84_cli.ipynb #30af4bbb
+def with_aims(
+    args, # what `parser` made of the command line
+    config, # settings with `aims` and `methods`
+    front: str, # the method that is added for a front where none was named
+    known # names without a colon that aims can have
+): # -> such settings
+    "The aims that the command line names, and a method for each where it names no methods."
+    from dataclasses import replace
+
+    from evonb.evolution.aims import joined_names, reads
+    from evonb.evolution.method import METHODS
+    given = {k: joined_names(v, known) for k in ("objectives", "lower", "descriptors")
+             if (v := getattr(args, k)) is not None}
+    methods = list(config.methods)
+    for what, method in (("objectives", front), ("descriptors", "map-elites")):
+        if args.methods is None and what in given and not any(m in METHODS and reads(m, what) for m in methods):
+            methods.append(method)
+    return replace(config, aims=replace(config.aims, **given), methods=tuple(methods))
+
 # %% ../nbs/84_cli.ipynb #55b47082
 def breed_options(
     p # the command's parser
 ):
     "What `evonb breed` takes."
     from evonb.connectomes.breeding import WIRING_WAYS, fits_wirings
+    from evonb.connectomes.scores import NEWBORN_SCORES, wiring_traits
+    from evonb.connectomes.statistics import STATISTICS
     from evonb.evolution.method import METHODS
     experiment_options(p, "demo")
     p.add_argument("--methods", type=names_of, metavar="A,B", help="ways of evolving wirings (listed below)")
@@ -730,11 +766,15 @@ def breed_options(
                    "many times what the published line does, as in 4x (default: 4x)")
     p.add_argument("--points", type=numbers_of, metavar="A,B",
                    help="shares of the tokens after which newborns are raised (default: 0.25,0.5,1)")
+    aim_options(p, "loss, density, a statistic of the graph, reading, a task", "loss and density")
     p.add_argument("--seeds", type=int, metavar="N", help="newborns of each wiring")
     p.add_argument("--lrs", type=numbers_of, metavar="A,B", help="peak learning rates tried for each way's newborns")
     p.set_defaults(out=None)
     more = {m: METHODS.entry(m).line for m in METHODS if m not in WIRING_WAYS and fits_wirings(METHODS[m])}
     p.epilog += listing("ways", WIRING_WAYS) + listing("populations by other methods", more)
+    known = {n: STATISTICS.entry(n).line for n in wiring_traits()}
+    p.epilog += listing("objectives and descriptors: fitness, loss, a task as in evonb population, or", known)
+    p.epilog += listing("measured on newborns", NEWBORN_SCORES)
 
 # %% ../nbs/84_cli.ipynb #22a323c0
 @COMMANDS.register("breed", "evolve wirings by several ways at equal tokens", options=breed_options,
@@ -750,7 +790,8 @@ def do_breed(
     own = {f.name for f in dataclasses.fields(kind)}
     args.set = [x if x.partition("=")[0].partition(".")[0] in own else f"experiment.{x}" for x in asked]
     given = dict(methods=args.methods, points=args.points)
-    made = settled(args, dataclasses.replace(made, **{k: v for k, v in given.items() if v is not None}))
+    made = dataclasses.replace(made, **{k: v for k, v in given.items() if v is not None})
+    made = settled(args, with_aims(args, made, "pareto-bred", ability("wirings", "scores_known")()))
     if args.tokens is not None:
         made.tokens = int(args.tokens[1] * made.line_tokens()) if isinstance(args.tokens, tuple) else args.tokens
     out = working_in(args.out or Path("runs")/f"breed-{default_out(args.preset, args.corpus, args.model).name}")
@@ -879,6 +920,7 @@ def population_options(
                    help="where individuals are written for the server (default: in the user's cache, as evonb serve)")
     p.add_argument("--server-clear-text", action="store_true",
                    help="send the token over plain http to another machine, where all between can read it")
+    aim_options(p, "tasks, fitness, departure, mixture, length, density, balance", "none")
     ray_option(p, "individuals are scored")
     begin_option(p)
     run_options(p, "runs/population", "n_individuals=12")
@@ -922,6 +964,7 @@ def do_population(
     given = breed_preset(args.preset) | {k: v for k, v in given.items() if v is not None}
     config = ability("population", "config")(experts=args.run, tasks=tasks, seed=args.seed,
                                              held_out=tuple(args.held_out), **given)
+    config = with_aims(args, config, "pareto" if config.space == "coefficients" else "pareto-bred", config.known_aims())
     out = working_in(args.out or "runs/population")
     config = as_begun(out, settled(args, config), begin="auto")
     with _scorers(args, config) as open_backend:

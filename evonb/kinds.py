@@ -130,7 +130,7 @@ RUN_KINDS.add("wirings", RunKind(
     jobs=("breed_wirings",), scores="evonb.connectomes.breeding:way_table",
     command="evonb.connectomes.breeding:wirings_command", table="evonb.cli:wirings_text",
     page="evonb.report:wirings_page", views=("progress", "search"), stored="evonb.widgets.monitor:stored_population",
-    work="evonb.widgets.monitor:work_of_wirings"),
+    work="evonb.widgets.monitor:work_of_wirings", also=dict(scores_known="evonb.connectomes.scores:known_scores")),
     "wirings evolved by several ways at equal tokens, and newborns with what each came to")
 
 # %% ../nbs/05_kinds.ipynb #d69972df

@@ -9,10 +9,10 @@ __all__ = ['connectome_page', 'population_page', 'experts_page', 'wirings_page',
            'difference_html', 'results_table', 'given_table', 'arms_result', 'learning_html', 'lineages',
            'generations_html', 'densities_html', 'wiring_html', 'peculiar_html', 'attribution_html', 'corpus_table',
            'corpora_html', 'known', 'score_html', 'methods_table', 'tasks_table', 'ensembles_table', 'methods_result',
-           'first_histories', 'evolutions_html', 'family_html', 'conflict_html', 'of_methods', 'experts_table',
-           'experts_html', 'alignment_table', 'ways_table', 'ways_result', 'listed', 'left_out_html',
-           'alignment_result', 'evaluation_result', 'human_like_html', 'settings_html', 'repeat_html', 'report_html',
-           'write_report', 'example_run', 'example_population_run']
+           'first_histories', 'evolutions_html', 'family_html', 'conflict_html', 'front_html', 'archive_html',
+           'of_methods', 'experts_table', 'experts_html', 'alignment_table', 'ways_table', 'ways_result', 'listed',
+           'left_out_html', 'alignment_result', 'evaluation_result', 'human_like_html', 'settings_html', 'repeat_html',
+           'report_html', 'write_report', 'example_run', 'example_population_run']
 
 # %% ../nbs/80_report.ipynb #2b3e800e
 import html
@@ -564,6 +564,28 @@ def conflict_html(
     chance = {t["name"]: t["chance"] for t in (summary or {}).get("tasks", []) if known(t.get("chance"))}
     return menu_html(histories, lambda m: population_plots.pareto_view(histories[m], chance=chance))
 
+# %% ../nbs/80_report.ipynb #86f7f68d
+def front_html(
+    paths: list # of histories
+) -> Html | None: # None where no method has a front
+    "Each front, with the individuals of the other methods beside it."
+    histories = first_histories(paths, None)
+    fronts = [m for m, h in histories.items() if "front" in h]
+    if not fronts: return None
+    beside = lambda m: {k: h for k, h in histories.items() if k != m}
+    return menu_html(fronts, lambda m: population_plots.front_view(histories[m], beside(m)))
+
+def archive_html(
+    paths: list # of histories
+) -> Html | None: # None where no method keeps an archive
+    "Each archive as a heat map."
+    histories = first_histories(paths, None)
+    kept = [m for m, h in histories.items() if h.attrs.get("archive")]
+    return menu_html(kept, lambda m: population_plots.archive_map(histories[m])) if kept else None
+
+population_page.section("The front", needs=(_histories,))(front_html)
+population_page.section("The archive", needs=(_histories,))(archive_html)
+
 # %% ../nbs/80_report.ipynb #9308fa0d
 def of_methods(
     draw, # function: population, method -> figure
@@ -681,6 +703,8 @@ def ways_result(
 wirings_page.figures("What tokens of evolution buy", breeding_plots.spent_curves, needs=("wirings.zarr.zip",))
 wirings_page.figures("All tokens spent", breeding_plots.ways_compared, needs=("summary.json",),
                      uses=("wirings.zarr.zip",))
+wirings_page.section("The front", needs=(_histories,))(front_html)
+wirings_page.section("The archive", needs=(_histories,))(archive_html)
 wirings_page.section("The evolutions", needs=(_histories,))(lambda paths: evolutions_html(paths, None))
 wirings_page.section("Family tree", needs=(_histories,))(lambda paths: family_html(paths, None))
 

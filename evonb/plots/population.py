@@ -727,7 +727,8 @@ def front_view(
         try: _, them, _ = front_members(other, names, lower)
         except (InputError, NothingToPlot): continue # it wasn't asked for all of these
         fig.add_scatter(x=them[:, 1], y=them[:, 0], mode="markers", name=label(name),
-                        hovertemplate="%{x:.3f}, %{y:.3f}", marker=dict(symbol=style.symbol + "-open", size=7, color=style.colour, opacity=.6))
+                        hovertemplate="%{x:.3f}, %{y:.3f}", opacity=.6,
+                        marker=dict(symbol=style.symbol + "-open", size=7, color=style.colour))
     colour = points[:, 2] if len(names) > 2 else everyone.generation[ok]
     low, high = float(colour.min()), float(max(colour.max(), colour.min() + 1e-9))
     told = "".join(f"<br>{label(brief(t))}: %{{customdata[{i}]:.4f}}" for i, t in enumerate(names))

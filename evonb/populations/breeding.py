@@ -22,9 +22,11 @@ from fastcore.basics import patch
 
 from ..core import DamagedFileError, InputError, Seeds, StopRequest, check_choice, check_positive, expect_fields
 from ..core import parsing, stoppable, tell_inert, to_dict
+from ..evolution.aims import AimsConfig, reads, settings_of
 from ..evolution.method import METHODS, numbered
 from ..evolution.operators import usable
 from ..evolution.search import best_so_far, evolve
+from ..evolution.traits import space_traits
 from ..kinds import refusal, write_results
 from .ensemble import COMBINATIONS, ensemble_accuracy
 from .experts import check_base, load_experts, named_experts, read_expert, seen_in_training
@@ -32,8 +34,8 @@ from .ranks import RankSpace
 from .spaces import AdapterSpace, CoefficientSpace, StoredSpace
 from ..statistics import describe, family_text, judge_family, moments, p_text, paired_difference, units_text
 from ..statistics import verdict
-from ..store import Run, as_begun, create_run, differences, open_run, read_dataset, read_json, read_tensors
-from ..store import write_json, write_tensors
+from ..store import Run, as_begun, as_noted, create_run, differences, open_run, read_dataset, read_json
+from ..store import read_tensors, write_json, write_tensors
 from ..tasks.backends import InProcess, check_begin
 from ..tasks.engine import Engine
 from ..tasks.fitness import Cache, Fitness, pack_score, unpack_score
@@ -67,6 +69,7 @@ class BreedConfig:
     max_tokens: int = 2048 # tokens in one pass of the model: bounds the memory
     begin: str | None = "auto" # what stands before a text, as in `text_begin`; None, as in runs of before: "alone"
     seed: int = 0 # the root of the seed tree
+    aims: AimsConfig = field(default_factory=AimsConfig) # objectives of fronts, descriptors of archives
 
 # %% ../../nbs/populations/18_breeding.ipynb #5f6de00c
 @patch
@@ -96,8 +99,26 @@ def check(self: BreedConfig) -> BreedConfig: # itself
     for name in ("budget", "n_seeds", "n_validation", "n_test", "ensemble_size", "n_bootstrap", "max_tokens"):
         check_positive(getattr(self, name), name)
     check_positive(self.n_individuals, "n_individuals", least=2)
+    self.check_aims()
     tell_inert(self, "n_bootstrap", "intervals come from tests over searches and questions")
     return self
+
+# %% ../../nbs/populations/18_breeding.ipynb #b5fb8e33
+@patch
+def known_aims(self: BreedConfig) -> list: # of str
+    "What individuals can be judged by: the tasks, fitness, and what is read from genomes."
+    more = dict(coefficients=("density", "balance"), ranks=("rank",)).get(self.space, ())
+    return [*self.tasks, "fitness", "departure", "mixture", "length", *more]
+
+@patch
+def check_aims(self: BreedConfig):
+    "Refuse objectives and descriptors that individuals can't be judged by, and searches of less than a generation."
+    self.aims.check(self.methods, self.known_aims(), shared=lambda name: name in self.tasks)
+    for m in self.methods:
+        if (reads(m, "objectives") or reads(m, "descriptors")) and self.budget < self.n_individuals:
+            raise InputError(f"budget is {self.budget}, but a generation of {m!r} has {self.n_individuals} "
+                             "individuals, and a front or an archive of less says nothing. Give more.",
+                             give=dict(budget=self.n_individuals))
 
 # %% ../../nbs/populations/18_breeding.ipynb #cdfdb43e
 BREED_PRESETS = {"genome": dict(methods=("genome", "genome+"), space="factors", n_individuals=10, budget=100, n_seeds=5,
@@ -355,7 +376,8 @@ def method_settings(
     known = method.config_class.__dataclass_fields__
     base = (config.base or expert_base(config.experts)) if "model" in known else None
     writer = {"model": f"base:{base}"} if base else {}
-    return {k: config.n_individuals for k in ("population_size",) if k in known} | writer
+    sizes = {k: config.n_individuals for k in ("population_size",) if k in known}
+    return sizes | writer | settings_of(config.aims, method.name)
 
 # %% ../../nbs/populations/18_breeding.ipynb #005eb0ce
 @patch
@@ -364,8 +386,10 @@ def breed_one(self: Breeding, method, seed):
     folder = self.run.file("evolve", method, f"seed-{seed}")
     space = StoredSpace(self.space, folder/"genomes") if isinstance(self.space, AdapterSpace) else self.space
     made = METHODS[method](space, method_settings(METHODS[method], self.config), self.seeds.child("evolve", seed))
+    named = [x for x in self.config.aims.names if x in space_traits(space)]
+    traits = tuple(dict.fromkeys((*getattr(space, "traits", ()), *named)))
     return evolve(made, self.evaluate, self.config.budget, folder, chunk=self.config.n_individuals, tasks=self.tasks,
-                  show=self.show, stop=self.stop, traits=tuple(getattr(space, "traits", ())))
+                  show=self.show, stop=self.stop, traits=traits)
 
 # %% ../../nbs/populations/18_breeding.ipynb #e3c00c2d
 @patch
@@ -678,7 +702,8 @@ def breed(
     "Evolve a population of experts by several methods, and test what they chose, in one run folder."
     config = as_begun(path, config.check(), begin="auto")
     device = choose_device(device)
-    with stoppable(stop) as request, create_run(path, to_dict(config), "population", resume) as run:
+    values = as_noted(path, to_dict(config), dict(aims=to_dict(AimsConfig()))) # runs of before have none
+    with stoppable(stop) as request, create_run(path, values, "population", resume) as run:
         if run.file("summary.json").exists(): return run
         with opened_breeding(run, config, device, show, request, open_backend) as made: return made.work()
 
