@@ -131,7 +131,7 @@ def trait_drift(
 
 # %% ../../nbs/plots/20_genetics.ipynb #b23cebcd
 def straight_paths(
-    found # xarray Dataset, as `evonb.evolution.surroundings.surroundings` gives it
+    found # xarray Dataset, as `evonb.evolution.neighbours.look_around` gives it
 ) -> go.Figure:
     "Fitness on the way from each individual to each other one."
     names = found.individual.values.tolist()

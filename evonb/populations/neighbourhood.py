@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ..core import InputError, StopRequest, check_positive, stoppable
-from ..evolution.surroundings import surroundings
+from ..evolution.neighbours import look_around
 from ..kinds import RUN_KINDS, provenance, refusal
 from .breeding import BASELINES, item_texts, opened_breeding
 from ..store import create_run, open_run, write_dataset, write_netcdf
@@ -65,7 +65,7 @@ def measure_neighbourhood(
             tokens = [made.base.tokenizer(t)["input_ids"] for t in texts]
             features = text_features(made.base.model, [made.adapter(g).load() for g in found.values()], tokens)
         rng = made.seeds.child("neighbourhood", search).numpy()
-        out = surroundings(made.space, made.evaluate, found, rng, scale, n, n_places, features, alike)
+        out = look_around(made.space, made.evaluate, found, rng, scale, n, n_places, features, alike)
         write_dataset(run.file("neighbourhood.zarr.zip"), out)
         write_netcdf(run.file("neighbourhood.nc"), out.assign_attrs(out.attrs | provenance(run)))
     return out

@@ -8,7 +8,7 @@ from evonb.core import InputError, Seeds
 from evonb.evolution.method import METHODS, Outcome
 from evonb.evolution.search import evolve
 from evonb.populations.merges import MERGES, combine, distance
-from evonb.populations.ranks import RankSpace, fitted, grown, importance, ranks_of, within_budget
+from evonb.populations.ranks import RankSpace, fitted, importance, ranks_of, with_more_rank, within_budget
 from evonb.populations.spaces import StoredSpace
 from evonb.training.adapters import random_adapter, read_adapter, write_adapter
 
@@ -27,7 +27,7 @@ def space():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_growing_keeps_the_product_exactly_and_files_keep_the_ranks(dtype, tmp_path):
     before = expert(2).to(dtype=dtype)
-    after = grown(before, {"h.0": 1, "h.2": 2}, np.random.default_rng(0))
+    after = with_more_rank(before, {"h.0": 1, "h.2": 2}, np.random.default_rng(0))
     assert ranks_of(after) == {"h.0": 3, "h.1": 2, "h.2": 4}
     for m in SHAPES:
         assert torch.equal(after.B[m][:, 2:], torch.zeros(len(after.B[m]), after.rank(m) - 2, dtype=dtype))
@@ -43,7 +43,7 @@ def test_peft_reads_ranks_that_grew(tmp_path):
     layers = torch.nn.ModuleDict({"h": torch.nn.ModuleList([torch.nn.Linear(5, 6), torch.nn.Linear(5, 8)])})
     layers.config = type("C", (dict,), {})()
     made = random_adapter({"h.0": (6, 5), "h.1": (8, 5)}, 2, Seeds(0), "toy")
-    write_adapter(grown(made, {"h.1": 2}, np.random.default_rng(0)), tmp_path / "a")
+    write_adapter(with_more_rank(made, {"h.1": 2}, np.random.default_rng(0)), tmp_path / "a")
     config = peft.LoraConfig.from_pretrained(tmp_path / "a")
     model = peft.inject_adapter_in_model(config, layers)
     weights = {m: (model["h"][int(m[2])].lora_A["default"].weight, model["h"][int(m[2])].scaling["default"])
@@ -54,7 +54,7 @@ def test_peft_reads_ranks_that_grew(tmp_path):
 def test_importance_is_the_length_over_the_rank():
     a = expert(3)
     assert all(np.isclose(importance(a)[m], float(a.delta(m).double().norm()) / 3) for m in SHAPES)
-    twice = grown(a, {"h.0": 3}, np.random.default_rng(0))
+    twice = with_more_rank(a, {"h.0": 3}, np.random.default_rng(0))
     assert np.isclose(importance(twice)["h.0"], importance(a)["h.0"] / 2)
 
 
@@ -85,7 +85,8 @@ def test_no_individual_exceeds_the_budget(space):
     for _ in range(20):
         g = space.perturb(g, 0.5, 0.3, rng)
     assert sum(ranks_of(g).values()) == 12 and all(g.rank(m) <= min(g.shape(m)) for m in SHAPES)
-    other = RankSpace(dict(a=grown(expert(1), {"h.0": 3}, rng), b=grown(expert(1), {"h.1": 3}, rng)), 6, grow=0.0)
+    a, b = (with_more_rank(expert(1), {m: 3}, rng) for m in ("h.0", "h.1"))
+    other = RankSpace(dict(a=a, b=b), 6, grow=0.0)
     made = [other.merge(list(other.experts.values()), generator=torch.Generator().manual_seed(s)) for s in range(20)]
     assert max(sum(ranks_of(c).values()) for c in made) == 6
     assert within_budget(dict(p=4, q=4), dict(p=8.0, q=1.0), 5) == dict(p=4, q=1)
@@ -116,9 +117,9 @@ def test_what_cannot_be_is_refused(space):
         with pytest.raises(InputError, match=next(iter(wrong))):
             RankSpace(space.experts, **wrong)
     with pytest.raises(InputError, match="is no module"):
-        grown(expert(1), {"nowhere": 1}, np.random.default_rng(0))
+        with_more_rank(expert(1), {"nowhere": 1}, np.random.default_rng(0))
     with pytest.raises(InputError, match="h.0 has rank 1 here and 3 where the search began"):
         space.shift(space.experts["a"], [1], [0.1], space.experts["c"])
     with pytest.raises(InputError, match="grows by"):
-        grown(expert(1), {"h.0": 0}, np.random.default_rng(0))
+        with_more_rank(expert(1), {"h.0": 0}, np.random.default_rng(0))
     assert fitted(expert(2), dict.fromkeys(SHAPES, 5)).digest() == expert(2).digest()

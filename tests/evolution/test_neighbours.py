@@ -6,8 +6,8 @@ import pytest
 from evonb.alignment.encoding import linear_cka
 from evonb.core import InputError
 from evonb.evolution.method import Outcome
+from evonb.evolution.neighbours import barrier, look_around, sharpness, straight_path
 from evonb.evolution.operators import ArraySpace
-from evonb.evolution.surroundings import barrier, sharpness, straight_path, surroundings
 
 SPACE = ArraySpace(["a", "b", "c"])
 BOTTOM = np.array([[1.0, -2.0, 3.0]])
@@ -43,7 +43,7 @@ def test_likeness_is_that_of_the_features_and_what_is_wrong_is_refused():
     turned = x @ np.linalg.qr(rng.standard_normal((5, 5)))[0]
     features = np.stack([x, turned, rng.standard_normal((12, 5))])
     genomes = {n: BOTTOM + i for i, n in enumerate("pqr")}
-    found = surroundings(SPACE, bowl(np.ones(3)), genomes, rng, features=features, alike=linear_cka)
+    found = look_around(SPACE, bowl(np.ones(3)), genomes, rng, features=features, alike=linear_cka)
     assert np.isclose(found.likeness.sel(individual="p", other="q"), 1) and found.likeness.values[0, 2] < 0.7
     assert np.array_equal(found.path.values[0, 1], found.path.values[1, 0][::-1])
     failing = lambda genomes: [Outcome(np.nan, reason="never") for _ in genomes]
