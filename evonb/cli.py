@@ -1368,7 +1368,7 @@ def genetics_text(
 
 # %% ../nbs/84_cli.ipynb #03b2d805
 def neighbourhood_text(
-    found # an xarray Dataset of `evonb.evolution.surroundings.surroundings`
+    found # an xarray Dataset of `evonb.evolution.neighbours.look_around`
 ) -> str: # lines
     "A row an individual: how fitness falls around it, and the hills to each other one."
     names, value = found.individual.values.tolist(), lambda x: f"{float(x):.3f}" if math.isfinite(x) else ""

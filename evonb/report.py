@@ -712,7 +712,7 @@ for _page in (population_page, wirings_page):
     _page.figures("Inheritance", genetics_plots.heritability_bars, genetics_plots.kin_bars, uses=("genetics.zarr.zip",),
                   caption="What births hand on and change, by method: evonb genetics RUN")
 population_page.figures("Between individuals", genetics_plots.straight_paths, uses=("neighbourhood.zarr.zip",),
-                        caption="Validation score on the way from one method's best to another's: evonb genetics RUN --around")
+                        caption="Validation score between the best of methods: evonb genetics RUN --around")
 
 # %% ../nbs/80_report.ipynb #d2611d56
 def listed(

@@ -56,9 +56,9 @@ class BreedConfig:
     held_out: tuple[str, ...] = () # asked at the end only: does it carry over?
     base: str | None = None # what `open_base` takes; None: the base of the run of experts
     methods: tuple[str, ...] = ("genome", "genome+", "coarse-to-fine") # `BASELINES` are added
-    space: str = "coefficients" # of experts' ΔW; or the adapters themselves, on "delta" or "factors"; "ranks": heritable
+    space: str = "coefficients" # of experts' ΔW; or adapters themselves, on "delta" or "factors"; "ranks": heritable
     by: str = "layer" # one coefficient an expert, an expert and layer, or an expert and module
-    rank: int | None = None # individuals' rank; None is exact for coefficients, the experts' own for adapters; of "ranks" the most, on average
+    rank: int | None = None # individuals' rank ("ranks": at most); None: exact for coefficients, or the experts'
     budget: int = 160 # evaluations of each method and seed
     n_individuals: int = 10 # of a population
     n_seeds: int = 5 # evolutions of each method
