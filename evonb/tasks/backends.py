@@ -26,6 +26,7 @@ from .tasks import Prompt
 from ..training.adapters import Adapter, check_modules
 from ..training.base import TextBegin
 from ..training.parallel import Worker, start_worker
+from ..training.weights import WholeWeights
 
 # %% ../../nbs/tasks/16_backends.ipynb #6c1b66d2
 def not_finite(
@@ -38,10 +39,11 @@ def not_finite(
 
 # %% ../../nbs/tasks/16_backends.ipynb #4693dc9a
 def unfit(
-    adapter, # an Adapter
+    adapter, # an Adapter or WholeWeights
     model # of transformers, the base
 ) -> str: # empty if nothing speaks against it
     "Why an adapter can't be scored."
+    if isinstance(adapter, WholeWeights): return "" # they are looked at when they are made
     try: check_modules(adapter, model)
     except InputError as e: return f"{type(e).__name__}: {e}"
     return not_finite(adapter)
@@ -60,6 +62,7 @@ def broken_off(
 class Backend:
     "Scores adapters on tasks. A backend of one's own needs `digest()`, `check(choices, prompts)` and `answers(...)`."
     begin = None # what it puts before texts, a `TextBegin`; None: it doesn't say
+    takes_weights = False # whether an individual may be `WholeWeights`, which no file and no message holds
 
 # %% ../../nbs/tasks/16_backends.ipynb #68f4eafe
 @patch
@@ -69,6 +72,9 @@ def score(self: Backend,
     split: str # of the tasks
 ) -> list[dict]: # per adapter: task name -> TaskScore, or a string that says why it failed
     "Ask all requests of all tasks at once and grade the answers."
+    if not self.takes_weights and any(isinstance(a, WholeWeights) for a in adapters):
+        raise InputError(f"An individual is all weights of the base, which {type(self).__name__} can't be sent. Score "
+                         "it in this process (InProcess), or search adapters.")
     asked = {t.name: t.requests(split) for t in tasks}
     flat = [r for requests in asked.values() for r in requests]
     prompts = [r for r in flat if isinstance(r, Prompt)]
@@ -123,6 +129,7 @@ def check_begin(
 # %% ../../nbs/tasks/16_backends.ipynb #853e83e7
 class InProcess(Backend):
     "Scores in this process."
+    takes_weights = True
     def __init__(self, engine: Engine): self.engine = engine
     def digest(self) -> str: return self.engine.digest()
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MERGE_FROM', 'token_ids', 'Sequence', 'encode_choices', 'PackedRow', 'Wanted', 'wanted', 'pack', 'Stack', 'stack',
-           'adapted_linear', 'merged_weight', 'Engine', 'begun_prompts', 'bit_sums']
+           'adapted_linear', 'merged_weight', 'Engine', 'cut', 'begun_prompts', 'bit_sums']
 
 # %% ../../nbs/tasks/14_engine.ipynb #d4569d3e
 import hashlib
@@ -12,6 +12,7 @@ import inspect
 import itertools
 import math
 from collections import OrderedDict
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -26,6 +27,7 @@ from ..training.base import TextBegin, text_begin
 from ..training.limits import LOOKS, apart, attention_window, check_causal, check_vocabulary, look_ahead
 from ..training.limits import model_limits, random_ids, rounding, states, text_config
 from ..training.linear import fast_linear, patched
+from ..training.weights import WholeWeights, placed
 
 # %% ../../nbs/tasks/14_engine.ipynb #c5771159
 def token_ids(
@@ -399,10 +401,23 @@ def _check_length(self: Engine, what, n):
 # %% ../../nbs/tasks/14_engine.ipynb #294306e8
 MERGE_FROM = 512 # tokens of each individual from which merging is the faster way on the CPU
 
+# %% ../../nbs/tasks/14_engine.ipynb #cc9e75bd
+def cut(
+    individuals: list, # of Adapter or WholeWeights
+    size: int # adapters that the model may be at once
+): # yields slices
+    "Neighbours together: adapters up to a number, an individual of whole weights alone, because it takes the model's place."
+    first = 0
+    for whole, some in itertools.groupby(individuals, lambda a: isinstance(a, WholeWeights)):
+        end = first + len(list(some))
+        step = 1 if whole else size
+        yield from (slice(i, min(i + step, end)) for i in range(first, end, step))
+        first = end
+
 # %% ../../nbs/tasks/14_engine.ipynb #c339b8ed
 @patch
 def groups(self: Engine,
-    adapters: list, # of Adapter
+    adapters: list, # of Adapter or WholeWeights
     n_tokens: int, # that each individual has to go through
     longest: int # row
 ): # yields slices of `adapters`, the model computing as that group
@@ -411,8 +426,10 @@ def groups(self: Engine,
     if method == "auto": method = "merged" if self.model.device.type == "cpu" and n_tokens >= MERGE_FROM else "batched"
     size = 1 if method == "merged" else max(1, self.max_tokens // longest)
     try:
-        for i in range(0, len(adapters), size):
-            with patched(self.model, self.forwards(adapters[i:i + size], method)): yield slice(i, i + size)
+        for some in cut(adapters, size):
+            whole = next((a for a in adapters[some] if isinstance(a, WholeWeights)), None)
+            with placed(self.model, whole) if whole else nullcontext(), patched(
+                self.model, self.forwards([] if whole else adapters[some], method)): yield some
     finally: self._scratch.clear()
 
 # %% ../../nbs/tasks/14_engine.ipynb #dce06c8f
@@ -449,7 +466,7 @@ def loglikelihoods(self: Engine,
     if rows: # logits of single tokens can be had without the whole head, unless an individual changes it
         packing = self.packing_for(1 + max(max(r.depths) for r in rows))
         bare_fits = (packing == "tree" and isinstance(self.head, torch.nn.Linear)
-                     and not any(self.model.get_submodule(m) is self.head for a in adapters for m in a.A))
+                     and not any(self.model.get_submodule(m) is self.head for a in adapters for m in getattr(a, "A", ())))
         for group in self.groups(adapters, sum(map(len, rows)), len(rows[0])):
             mine, todo = sums[group], rows
             while todo:

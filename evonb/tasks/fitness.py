@@ -25,6 +25,7 @@ from ..store import read_tensors, write_tensors
 from .backends import Backend
 from .tasks import TaskScore
 from ..training.adapters import HELD_BYTES, Adapter, LazyAdapter
+from ..training.weights import WholeWeights
 
 # %% ../../nbs/tasks/18_fitness.ipynb #5d9f9ebd
 SCORING = 1 # raised whenever the same weights and items would get another score
@@ -175,13 +176,13 @@ def _batches(self: Fitness, individuals): # yields lists of what has a digest an
 # %% ../../nbs/tasks/18_fitness.ipynb #aadaa231
 @patch
 def __call__(self: Fitness,
-    individuals: list # of Adapter or LazyAdapter
+    individuals: list # of Adapter, LazyAdapter or WholeWeights
 ) -> list: # an Evaluation each
     "Evaluate a population; what is known or there twice isn't computed again."
     base, known, digests, found = self.backend.digest(), {}, [], []
-    if isinstance(individuals, Adapter | LazyAdapter):
+    if isinstance(individuals, Adapter | LazyAdapter | WholeWeights):
         raise InputError("Got one adapter, but a population is a list. Give [adapter].")
-    if odd := [x for x in individuals if not isinstance(x, Adapter | LazyAdapter)]:
+    if odd := [x for x in individuals if not isinstance(x, Adapter | LazyAdapter | WholeWeights)]:
         raise InputError(f"An individual is {type(odd[0]).__name__}, but must be an Adapter. Of a genome, its space "
                          "makes one: space.adapter(genome).")
     for batch in self._batches(individuals):

@@ -405,5 +405,8 @@ def open_base(
         return call(open_run(path), "base", "a base comes from", source, device)
     alone = source.partition("::")[2] == "model"
     if path.is_dir() and (alone or path == Path(source)): return open_folder(path, device, alone=alone)
+    if path.suffix == ".gguf" and path.is_file():
+        raise InputError(f"{path} is a quantised model (GGUF), whose numbers no training or search could change by "
+                         "small steps. Give the folder of the model that it was made of, with safetensors.")
     raise InputError(f"{source!r} is no base model.{near_miss(source, BASES)} Give {', '.join(BASES)}, a folder "
                      "of a transformers model with safetensors, or a run of evonb evolve (RUN or RUN::ARM/SEED).")

@@ -24,12 +24,12 @@ class StepConfig:
     learning_rate: float = 4. # of steps, in units of sigma
     rank: int | None = None # of a matrix's noise; None: every entry apart
     decay: float = .01 # the share of the way back to the start, each generation
-    start: str = "sum" # where the search begins: the experts' "sum", or "uniform", their mean
+    start: str = "sum" # where the search begins: the experts' "sum", "uniform", their mean, or "zero", without them
     objective: str = "smooth" # the log-probability of the right options, where there is one; or "value"
 
     limits: typing.ClassVar = dict(sigma=(1e-9, math.inf), learning_rate=(0, math.inf), rank=(1, math.inf),
                                    decay=(0, 1))
-    allowed: typing.ClassVar = dict(start=("sum", "uniform"), objective=("value", "smooth"))
+    allowed: typing.ClassVar = dict(start=("sum", "uniform", "zero"), objective=("value", "smooth"))
 
 # %% ../../../nbs/evolution/methods/30_es.ipynb #0cbd1a5d
 @dataclass
@@ -61,7 +61,7 @@ class ES(Method):
     @staticmethod
     def begin(space, config): # a genome
         experts = space.start()
-        return space.combine(experts, np.full(len(experts), dict(sum=1., uniform=1 / len(experts))[config.start]))
+        return space.combine(experts, np.full(len(experts), dict(sum=1., uniform=1 / len(experts), zero=0.)[config.start]))
 
     def n_pairs(self) -> int: return self.config.population_size // 2
     def population(self): return self.members # the best so far
