@@ -9,6 +9,7 @@ __getattr__, __dir__, __all__ = face(__name__, {
     ".study": "merge_study merge_odds odds_figure",
     ".spaces": "AdapterSpace CoefficientSpace",
     ".ranks": "RankSpace with_more_rank",
+    ".weights": "WeightSpace",
     ".experts": "ExpertsConfig ExpertConfig train_experts load_experts ToyConfig toy_base",
     ".ensemble": "ensemble_accuracy",
     ".breeding": "BreedConfig breed",

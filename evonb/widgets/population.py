@@ -28,6 +28,7 @@ from ..statistics import family_text, p_text
 from ..plots.style import NothingToPlot
 from ..populations.merges import distance
 from ..populations.spaces import AdapterFiles, AdapterSpace, StoredAdapter, stored_name
+from ..populations.weights import NoisedWeights, WeightSpace, step_distance
 from ..store import Run, open_run, read_dataset, read_json
 from .explorer import Explorer, Reply, View, choice, slider
 
@@ -91,7 +92,7 @@ def divisions(self: Evolutions) -> list: # of `evonb.evolution.archives.Division
 # %% ../../nbs/widgets/14_population.ipynb #60ed4885
 def stored_genomes(
     folder # of an evolution
-) -> dict: # id -> (n_groups, n_experts) coefficients, an Adapter or a StoredAdapter
+) -> dict: # id -> (n_groups, n_experts) coefficients, an Adapter, a StoredAdapter or NoisedWeights
     "The genomes that an evolution keeps."
     path = Path(folder)/"method.safetensors"
     if not path.is_file(): return {}
@@ -107,6 +108,7 @@ def stored_genomes(
             if name := stored_name(parts): found[ids[owner]] = StoredAdapter(files, name)
             elif any("|" in k for k in parts): found[ids[owner]] = ConnectomeSpace.unpack(None, parts) # bit planes
             elif "coefficients" in parts: found[ids[owner]] = parts["coefficients"].numpy()
+            elif "noises" in parts: found[ids[owner]] = WeightSpace.unpack(None, parts)
             else: found[ids[owner]] = AdapterSpace.unpack(None, parts)
     return found
 
@@ -117,6 +119,7 @@ def genome_distance(
 ) -> float:
     "The Euclidean distance of coefficients, the Frobenius distance of ΔW, or the share of places that differ."
     if isinstance(a, FramedWiring): return ConnectomeSpace.distance(None, a, b)
+    if isinstance(a, NoisedWeights): return step_distance(a, b)
     return float(np.linalg.norm(a - b)) if isinstance(a, np.ndarray) else distance(a, b)
 
 # %% ../../nbs/widgets/14_population.ipynb #392d1e6e
@@ -126,6 +129,7 @@ def distance_unit(
     "What a distance of two genomes is."
     if isinstance(genome, FramedWiring): return "distance of wirings (share of places)"
     if isinstance(genome, np.ndarray): return "distance of coefficients (Euclidean)"
+    if isinstance(genome, NoisedWeights): return "distance along noises (in root mean squares of the weights)"
     return "distance of ΔW (Frobenius norm)"
 
 # %% ../../nbs/widgets/14_population.ipynb #e23faf1b

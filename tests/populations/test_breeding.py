@@ -38,7 +38,7 @@ from evonb.populations.breeding import (
 )
 from evonb.populations.experts import ExpertConfig, ExpertsConfig, ToyConfig, load_experts, toy_base, train_experts
 from evonb.populations.spaces import AdapterSpace, CoefficientSpace
-from evonb.report import methods_table
+from evonb.report import methods_table, write_report
 from evonb.store import create_run, open_run, read_dataset, read_json, read_tensors
 from evonb.tasks.backends import InProcess
 from evonb.tasks.engine import Engine
@@ -58,6 +58,7 @@ from evonb.training.adapters import write_adapter
 from evonb.training.base import open_base
 from evonb.training.gpt import ModelConfig
 from evonb.training.lifetime import LifetimeConfig
+from evonb.widgets.population import distance_unit, genome_distance, stored_genomes
 
 EVONB = str(Path(sys.executable).with_name("evonb"))  # the installed command
 TOY = ToyConfig(
@@ -443,6 +444,75 @@ def test_individuals_that_are_adapters(space, config, tmp_path):
         replace(small, methods=("cma",)).check()
 
 
+@pytest.fixture(scope="module")
+def whole(config, base, tmp_path_factory):
+    "All weights of the base searched without experts, and the settings."
+    small = replace(
+        config, experts="", base=base.name, space="weights", methods=("es", "mezo"), rank=1, n_seeds=1, budget=7,
+        tasks=config.tasks[1:], options={"mezo": {"sigma": 0.05}}, ensemble_size=2, n_test=12,
+    )  # fmt: skip
+    return bred(tmp_path_factory.mktemp("whole") / "run", small), small
+
+
+def test_all_weights_of_a_base_are_searched_as_integers(whole, base):
+    run, config = whole
+    data, summary = read_dataset(run.file("population.zarr.zip")), read_json(run.file("summary.json"))
+    assert list(summary["methods"]) == ["best-expert", "random-search", "es", "mezo"] and summary["space"] == "weights"
+    assert summary["experts"] == ["base"] and np.isfinite(data.test).all() and "coefficients" not in data
+    assert np.array_equal(data.expert_test.sel(expert="base"), data.base_test)
+    table = breeding.drift_table(run).set_index("method")
+    assert table.drift["best-expert"] == 0 < table.drift["random-search"]
+    assert np.allclose(table.drift[["es", "mezo"]], table.from_start[["es", "mezo"]])  # they began at the base
+    space = breeding.make_space({}, config, base)
+    for method in ("es", "mezo", "random-search"):
+        state, found = stored_state(run.file("evolve", method, "seed-0"))
+        best = {k.split("|")[-1]: t for k, t in state.items() if k.startswith("best|")}
+        genome = space.unpack(best)
+        assert space.digest(genome) == found["best"][0]["digest"] and sum(t.nbytes for t in best.values()) < 2000
+        assert {r for _, r, _ in genome.steps} <= {1}
+        assert space.length(genome) == data.drift.sel(dict(method=method, seed=0))
+    kept = stored_genomes(run.file("evolve", "es", "seed-0"))
+    assert all(space.digest(g) == name for name, g in kept.items()) and len(kept) >= 2
+    assert genome_distance(*list(kept.values())[:2]) > 0 and "root mean squares" in distance_unit(genome)
+    assert "from the base" in write_report(run.path).read_text()
+
+
+def test_a_search_of_weights_that_dies_goes_on_to_the_bit(whole, tmp_path, monkeypatch):
+    done, config = whole
+    for n_scores in (9, 1000):
+        with monkeypatch.context() as patch:
+            crashing(patch, "put", n_scores)
+            try:
+                bred(tmp_path / "run", config, resume=True)
+                break
+            except Killed:
+                continue
+    assert_same_run(done, open_run(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("space", ["delta", "weights"])
+def test_steps_begin_at_the_experts_sum(space, config, tmp_path, monkeypatch):
+    small = replace(
+        config, space=space, methods=("es", "mezo"), n_seeds=1, budget=6, tasks=config.tasks[1:], held_out=(), n_test=9,
+    )  # fmt: skip
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        crashing(patch, "put", 20)
+        bred(tmp_path / "run", small)
+    data = read_dataset(bred(tmp_path / "run", small, resume=True).file("population.zarr.zip"))
+    for m in ("es", "mezo"):
+        history = read_dataset(tmp_path / "run" / "evolve" / m / "seed-0" / "history.zarr.zip")
+        summed = data.validation.sel(dict(method="sum", seed=0))
+        assert history.value[0, 0] == pytest.approx(float(summed), abs=0.051)  # one item of 20: it is rounded otherwise
+        one = data.sel(dict(method=m, seed=0))
+        assert one.from_start < one.drift
+
+
+def test_whole_weights_are_not_sent_away(whole, tmp_path):
+    with pytest.raises(InputError, match="scored in this process"):
+        bred(tmp_path / "run", whole[1], open_backend=lambda *_: None)
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_spaces_are_what_they_are_called(config):
     experts = load_experts(config.experts)
     assert isinstance(breeding.make_space(experts, config), CoefficientSpace)
@@ -466,7 +536,13 @@ def test_the_spaces_are_what_they_are_called(config):
     (dict(methods=("differential-evolution",), n_individuals=3), "n_individuals of differential-evolution"),
     (dict(budget=0), "budget"),
     (dict(n_seeds=0), "n_seeds"),
-    (dict(space="weights"), "coefficients"),
+    (dict(space="adapters"), "coefficients"),
+    (dict(space="weights", methods=("cma",)), "'cma' works on vectors of coefficients, but space is 'weights'"),
+    (dict(space="weights", methods=("sign-es",)), "can't search a space of 'weights', whose genomes have no signs"),
+    (dict(space="weights", experts="", methods=("es",)), "experts is empty"),
+    (dict(space="weights", experts="", base="toy"), "'genome' crosses founders, but without experts"),
+    (dict(options=dict(es=dict(sigma=0.1))), "es.* method of options|method of options.*es"),
+    (dict(options=dict(genome=dict(sigma=0.1))), "genome has the unknown key 'sigma'|unknown key 'sigma'"),
     (dict(by="head"), "layer"),
     (dict(space="delta", methods=("random-search",)), "'random-search' works on vectors"),
 ])  # fmt: skip
@@ -876,5 +952,5 @@ def test_odd_populations_of_methods_in_pairs_are_refused_before_anything_runs(co
     with pytest.raises(InputError, match="population_size is 5, but individuals of 'es' come in pairs"):
         replace(config, methods=("es",), n_individuals=5).check()
     assert breeding.method_settings(breeding.METHODS["mezo"], config) == {}
-    with pytest.raises(InputError, match="'sign-es' can't search adapters"):
+    with pytest.raises(InputError, match="'sign-es' can't search a space of 'delta', whose genomes have no signs"):
         replace(config, methods=("sign-es",), space="delta").check()

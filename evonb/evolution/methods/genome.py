@@ -74,6 +74,7 @@ def start_population(
 class Genome(Method):
     "GENOME: crossover, mutation, selection."
     config_class, least = GenomeConfig, 2
+    founders = 2
 
     def propose(self):
         if self.generation == 0: return start_population(self, self.n_first(), self.config.start)
