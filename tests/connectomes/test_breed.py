@@ -23,7 +23,7 @@ TINY = WiringsConfig(
                      model=ModelConfig(1, 2, 16),
                      evolution=EvolutionConfig(n_generations=2, n_evolutions=1, prune_fraction=0.3, lifetime=LIFE),
                      development=DevelopmentConfig(n_seeds=2, lrs=(4e-3,), test_windows=8, lifetime=LIFE)),
-    methods=("generational", "genome", "random-search"), points=(0.5, 1.0), n_individuals=2, n_siblings=2,
+    methods=("generational", "genome", "sign-es", "random-search"), points=(0.5, 1.0), n_individuals=2, n_siblings=2,
     halving=((2, 0.5),))  # fmt: skip
 
 
@@ -41,7 +41,7 @@ def test_every_way_spends_no_more_than_the_others_and_ends_at_one_density(whole)
     assert set(told["methods"]) == set(TINY.methods) and (found.spent <= found.point).all()
     assert all(m["density"] == pytest.approx(TINY.density, abs=0.01) for m in told["methods"].values())
     assert np.isfinite(found.test_window_loss.isel(point=-1)).all()
-    assert "on the sealed test" in told["statement"] and len(whole.scores()) == 3 * 2 * 2
+    assert "on the sealed test" in told["statement"] and len(whole.scores()) == 4 * 2 * 2
 
 
 def test_the_line_is_the_published_one(whole, tmp_path):
