@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MERGE_FROM', 'token_ids', 'Sequence', 'encode_choices', 'PackedRow', 'Wanted', 'wanted', 'pack', 'Stack', 'stack',
-           'adapted_linear', 'merged_weight', 'Engine', 'cut', 'begun_prompts', 'bit_sums']
+           'adapted_linear', 'merged_weight', 'Engine', 'alone_or_together', 'begun_prompts', 'bit_sums']
 
 # %% ../../nbs/tasks/14_engine.ipynb #d4569d3e
 import hashlib
@@ -27,7 +27,7 @@ from ..training.base import TextBegin, text_begin
 from ..training.limits import LOOKS, apart, attention_window, check_causal, check_vocabulary, look_ahead
 from ..training.limits import model_limits, random_ids, rounding, states, text_config
 from ..training.linear import fast_linear, patched
-from ..training.weights import WholeWeights, placed
+from ..training.weights import WholeWeights, weights_in
 
 # %% ../../nbs/tasks/14_engine.ipynb #c5771159
 def token_ids(
@@ -402,11 +402,11 @@ def _check_length(self: Engine, what, n):
 MERGE_FROM = 512 # tokens of each individual from which merging is the faster way on the CPU
 
 # %% ../../nbs/tasks/14_engine.ipynb #cc9e75bd
-def cut(
+def alone_or_together(
     individuals: list, # of Adapter or WholeWeights
     size: int # adapters that the model may be at once
 ): # yields slices
-    "Neighbours together: adapters up to a number, an individual of whole weights alone, because it takes the model's place."
+    "Neighbours together, adapters up to a number; whole weights alone, because they take the model's place."
     first = 0
     for whole, some in itertools.groupby(individuals, lambda a: isinstance(a, WholeWeights)):
         end = first + len(list(some))
@@ -426,9 +426,9 @@ def groups(self: Engine,
     if method == "auto": method = "merged" if self.model.device.type == "cpu" and n_tokens >= MERGE_FROM else "batched"
     size = 1 if method == "merged" else max(1, self.max_tokens // longest)
     try:
-        for some in cut(adapters, size):
+        for some in alone_or_together(adapters, size):
             whole = next((a for a in adapters[some] if isinstance(a, WholeWeights)), None)
-            with placed(self.model, whole) if whole else nullcontext(), patched(
+            with weights_in(self.model, whole) if whole else nullcontext(), patched(
                 self.model, self.forwards([] if whole else adapters[some], method)): yield some
     finally: self._scratch.clear()
 
@@ -465,8 +465,9 @@ def loglikelihoods(self: Engine,
     sums = np.zeros((len(adapters), cuts[-1] if len(cuts) else 0))
     if rows: # logits of single tokens can be had without the whole head, unless an individual changes it
         packing = self.packing_for(1 + max(max(r.depths) for r in rows))
+        modules = {m for a in adapters if not isinstance(a, WholeWeights) for m in a.A}
         bare_fits = (packing == "tree" and isinstance(self.head, torch.nn.Linear)
-                     and not any(self.model.get_submodule(m) is self.head for a in adapters for m in getattr(a, "A", ())))
+                     and not any(self.model.get_submodule(m) is self.head for m in modules))
         for group in self.groups(adapters, sum(map(len, rows)), len(rows[0])):
             mine, todo = sums[group], rows
             while todo:

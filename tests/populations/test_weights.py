@@ -20,7 +20,7 @@ from evonb.tasks.tasks import Choice, Prompt
 from evonb.training.adapters import linear_shapes, random_adapter
 from evonb.training.base import open_base
 from evonb.training.gpt import GPTConfig, new_gpt
-from evonb.training.weights import check_room, placed, weight_shapes, weights_room
+from evonb.training.weights import check_room, weight_shapes, weights_in, weights_room
 
 pytestmark = pytest.mark.numerics
 
@@ -176,12 +176,12 @@ def test_tied_weights_change_together_and_come_back_after_a_failure():
     space = WeightSpace(base)
     assert list(space.shapes) == ["a.weight"]
     g, own = space.shift(space.start()[0], [1], [0.5], space.start()[0]), base.a.weight.detach().clone()
-    with pytest.raises(KeyError), placed(base, space.adapter(g)):
+    with pytest.raises(KeyError), weights_in(base, space.adapter(g)):
         assert torch.equal(base.b.weight, space.tensor(g, "a.weight")) and not torch.equal(base.b.weight, own)
         raise KeyError
     assert torch.equal(base.a.weight, own) and base.a.weight is base.b.weight
     far = NoisedWeights((1.0,), ((1, 0, 1e38), (2, 0, 1e38), (3, 0, 3e38)))
-    with pytest.raises(InputError, match="NaN or infinite in a.weight"), placed(base, space.adapter(far)):
+    with pytest.raises(InputError, match="NaN or infinite in a.weight"), weights_in(base, space.adapter(far)):
         pass
     assert torch.equal(base.a.weight, own)
 
