@@ -902,15 +902,18 @@ def population_options(
     p.add_argument("--preset", metavar="genome",
                    help="genome: the paper's setting, ten individuals, 200 items a task, about ten generations, A and "
                         "B merged apart; other options replace parts of it")
-    p.add_argument("run", nargs="?", default="runs/experts", metavar="EXPERTS",
-                   help="a run of `evonb experts`, or a folder of PEFT adapters (default: runs/experts)")
+    p.add_argument("run", nargs="?", metavar="EXPERTS",
+                   help="a run of `evonb experts`, or a folder of PEFT adapters (default: runs/experts; with --space "
+                        "weights and a base: none)")
     p.add_argument("--task", action="append", default=[], metavar="TASK",
                    help="what is selected on, once for each (listed below; default: what the experts learned)")
     p.add_argument("--held-out", action="append", default=[], metavar="TASK", help="asked only at the end")
     p.add_argument("--methods", type=names_of, metavar="A,B", help="methods beside the baselines (listed below)")
     p.add_argument("--budget", type=int, metavar="N", help="evaluations of each method and seed (default: 160)")
     p.add_argument("--seeds", type=int, metavar="N", help="evolutions of each method (default: 5)")
-    p.add_argument("--space", help="coefficients of the experts, or adapters merged on delta or factors")
+    p.add_argument("--space",
+                   help="coefficients of the experts, adapters merged on delta or factors, or all weights of the base "
+                        "(es, mezo and others; from the experts' sum, or without any from the base)")
     p.add_argument("--by", help="one coefficient an expert, layer or module (default: layer)")
     p.add_argument("--base", metavar="NAME_OR_PATH", help="the base model, when the adapters don't say")
     p.add_argument("--server", metavar="URL",
@@ -960,9 +963,10 @@ def do_population(
     from evonb.store import as_begun
     given = dict(methods=args.methods, budget=args.budget, n_seeds=args.seeds, space=args.space, by=args.by,
                  base=args.base, begin=args.begin)
-    tasks = tuple(args.task) or ability("population", "tasks")(args.run)
+    experts = args.run or ("" if args.space == "weights" and args.base else "runs/experts")
+    tasks = tuple(args.task) or ability("population", "tasks")(experts)
     given = breed_preset(args.preset) | {k: v for k, v in given.items() if v is not None}
-    config = ability("population", "config")(experts=args.run, tasks=tasks, seed=args.seed,
+    config = ability("population", "config")(experts=experts, tasks=tasks, seed=args.seed,
                                              held_out=tuple(args.held_out), **given)
     config = with_aims(args, config, "pareto" if config.space == "coefficients" else "pareto-bred", config.known_aims())
     out = working_in(args.out or "runs/population")

@@ -10,9 +10,9 @@ __all__ = ['connectome_page', 'population_page', 'experts_page', 'wirings_page',
            'generations_html', 'densities_html', 'wiring_html', 'peculiar_html', 'attribution_html', 'corpus_table',
            'corpora_html', 'known', 'score_html', 'methods_table', 'tasks_table', 'ensembles_table', 'methods_result',
            'first_histories', 'evolutions_html', 'family_html', 'conflict_html', 'front_html', 'archive_html',
-           'of_methods', 'experts_table', 'experts_html', 'alignment_table', 'ways_table', 'ways_result', 'listed',
-           'left_out_html', 'alignment_result', 'evaluation_result', 'human_like_html', 'settings_html', 'repeat_html',
-           'report_html', 'write_report', 'example_run', 'example_population_run']
+           'of_methods', 'drift_html', 'experts_table', 'experts_html', 'alignment_table', 'ways_table', 'ways_result',
+           'listed', 'left_out_html', 'alignment_result', 'evaluation_result', 'human_like_html', 'settings_html',
+           'repeat_html', 'report_html', 'write_report', 'example_run', 'example_population_run']
 
 # %% ../nbs/80_report.ipynb #2b3e800e
 import html
@@ -603,6 +603,24 @@ population_page.section("Ensembles", ("population.zarr.zip",), ("summary.json",)
 population_page.section("Coefficients", ("population.zarr.zip",), ("summary.json",))(
     partial(of_methods, population_plots.coefficient_map))
 population_page.figures("Experts by task", population_plots.expert_scores, needs=("population.zarr.zip",))
+
+# %% ../nbs/80_report.ipynb #21712826
+@population_page.section("Drift and forgetting", needs=("population.zarr.zip",))
+def drift_html(
+    population # an xarray Dataset
+) -> Html:
+    "How far what each method chose is from the base, what it gained, and what it forgot."
+    from evonb.populations.breeding import drift_rows
+    if "drift" not in population: raise plots.NothingToPlot("the run is of before drift was noted.")
+    styles = population_plots.method_styles(population["method"].values.tolist())
+    rows = [[swatch(styles[r["method"]].colour, r["method"]), number(r["drift"]), number(r["from_start"]),
+             *(number(r[k], "+.3f") for k in ("gained", "held_out")), number(r["forgotten"])]
+            for r in drift_rows(population).to_dict("records")]
+    header = ["method", "distance from the base", "from where it began", "gained on selected tasks",
+              "on held-out tasks", "forgotten there"]
+    return table(header, rows, "Means over evolutions. Distances are Frobenius norms over all weights that differ; "
+                 "scores are those on sealed items minus the base's. Forgotten is the mean of what got worse on tasks "
+                 "that nothing was selected on.")
 
 # %% ../nbs/80_report.ipynb #e90f07fb
 def experts_table(

@@ -280,6 +280,7 @@ class Method:
     config_class, needs_vectors, least, reads_margins, reads_credit = MethodConfig, False, 1, False, False
     by_chance = True # another seed finds something else
     needs, even = (), False # what it asks of a space beyond the usual; whether individuals come in pairs
+    founders = 1 # how many the space must begin with
     developed_on = () # families of tasks, as their names begin ("skill"), on which it was designed and tuned
     name = "method"
 
@@ -319,6 +320,9 @@ def _checked_config(method, config):
     if lacks := [n for n in method.needs if not hasattr(method.space, n)]:
         raise InputError(f"The method {name!r} can't search a {type(method.space).__name__}, whose genomes have no "
                          f"{', '.join(lacks)}. Take another method, or another space.")
+    if (n := len(getattr(method.space, "names", range(method.founders)))) < method.founders:
+        raise InputError(f"The method {name!r} crosses founders, but the space has {n}. Give at least two experts, or "
+                         "take a method that steps, such as es.")
     config = from_dict(kind, config or {}, name) if isinstance(config, dict | None) else config
     if not isinstance(config, kind):
         raise InputError(f"{name} takes its settings as {kind.__name__} or a dict, but got {config!r}.")

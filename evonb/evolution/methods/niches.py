@@ -59,6 +59,7 @@ class NichesConfig:
 class Niches(Method):
     "M2N2: items are shared by those who answer them, and mates add what one lacks."
     config_class, least, reads_credit = NichesConfig, 2, True
+    founders = 2
 
     def setup(self): self.merge = self.config.merge or getattr(self.space, "splits", "split_points")
     def population(self): return self.members
