@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 
-from .experiments import computing_with, prepare_corpus
+from .experiments import LATER, computing_with, prepare_corpus
 from .fitness import LITTERS, LifePlan, LivedSpace, WiringFitness, check_span, founder
 from .generations import choose_lr, known_loss, life_folder, read_life, sweep_losses, tested_newborn
 from .scores import LESS, About, is_measured, is_task, known_scores, newborn_scores
@@ -743,7 +743,8 @@ def processes(
     left = n * config.budget() / config.tokens_of_life()
     return min(n_workers(exp, "auto", int(left)), n)
 
-SINCE = dict(aims=to_dict(AimsConfig()), densities=[]) # settings that runs of before don't have
+SINCE = {"aims": to_dict(AimsConfig()), "densities": [], # settings that runs of before don't have
+         **{f"experiment.{k}": v for k, v in LATER.items()}}
 
 def breed_wirings(
     path, # the run's folder

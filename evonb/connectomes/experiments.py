@@ -8,6 +8,7 @@ __all__ = ['LATER', 'prepare_corpus', 'computing_with', 'developed_config', 'evo
            'training_text', 'training_ids', 'life_steps', 'tokens_per_step']
 
 # %% ../../nbs/connectomes/22_experiments.ipynb #81433ce5
+import json
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +32,7 @@ from ..text.tokens import load_tokenizer, open_prepared, prepare, save_prepared
 from ..training.base import Base, choose_device, load_model, new_base
 from ..training.connectome import Connectome, check_fits
 from ..training.gpt import meta_model
-from ..training.lifetime import Compute
+from ..training.lifetime import Compute, LifetimeConfig
 from ..training.parallel import world
 
 # %% ../../nbs/connectomes/22_experiments.ipynb #db6f5873
@@ -202,8 +203,10 @@ def evolutions_as_begun(
                                               n_evolutions=asked if asked in (1, own) else 1))
 
 # %% ../../nbs/connectomes/22_experiments.ipynb #5dbd77a3
-LATER = {"evolution.lifetime.signs": "free", "development.lifetime.signs": "free", "evolution.exempt_start": "own",
-         "evolution.dale": False, "corpus.development": None} # settings that runs of before don't note -> what they did
+_whole = json.loads(json.dumps(to_dict(LifetimeConfig())))
+LATER = {"evolution.exempt_start": "own", "evolution.dale": False, "corpus.development": None,
+         **{f"{stage}.lifetime.{k}": _whole[k] for stage in ("evolution", "development")
+            for k in ("signs", "curriculum", "probes", "probe_every")}} # what runs of before don't note -> what they did
 
 # %% ../../nbs/connectomes/22_experiments.ipynb #63a14b04
 def experiment(

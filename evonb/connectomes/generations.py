@@ -49,6 +49,7 @@ from ..training.gpt import n_parameters
 from ..training.lifetime import Compute, Lifetime, LifetimeConfig, joined_lifetime, validation_windows
 from ..training.lifetime import masked_loss, window_losses
 from ..training.parallel import world
+from ..training.probes import probe_curves
 
 # %% ../../nbs/connectomes/16_generations.ipynb #67defb30
 def curves_of(
@@ -122,6 +123,8 @@ def end_life(self: Experiment,
 ) -> tuple[dict, dict]: # its curves and facts
     "Store what a lifetime came to in place of its checkpoints."
     lived = _keep(life, life.folder, windows)
+    if left_out := lived[1].get("probes_left_out"):
+        self.run.log("probes left out", folder=str(life.folder.relative_to(self.run.path)), **left_out)
     if self.show: # one line a lifetime, also where no bar can be drawn
         tqdm.write(life_text(label, lived))
     for p in life.folder.glob("checkpoint-*.safetensors"): p.unlink()
@@ -194,6 +197,10 @@ def _keep(life, folder, windows):
     facts = dict(seconds=life.seconds, tokens_per_s=life.tokens_per_s, threads=torch.get_num_threads(),
                  n_trainable=n_trainable(life.model, life.connectome))
     if life.flips: curves["flips"] = torch.tensor(life.flips, dtype=torch.float64) # (n_evals, n_matrices)
+    if life.probes:
+        told = dict(probe_step=life.probes.steps, probe_values=life.probes.values) # (n_looks,), (n_looks, n_measures)
+        curves |= {k: torch.tensor(v, dtype=torch.float64) for k, v in told.items()}
+        facts |= life.probes.about()
     write_tensors(folder/"lived.safetensors", curves | dict(window_loss=windows), facts)
     return read_life(folder)
 
@@ -376,6 +383,14 @@ def sign_curves(
     blank = np.full((n_evals, n_matrices), np.nan)
     return np.stack([np.asarray(c["flips"]) if c is not None and "flips" in c else blank for c in curves])
 
+# %% ../../nbs/connectomes/16_generations.ipynb #94f8cfca
+def _probed(lives, sizes):
+    "What probes told of lives, as a variable over the dimensions in `sizes`; none where no life was probed."
+    if (told := probe_curves(lives)) is None: return {}
+    import xarray as xr
+    values = told.values.reshape(*sizes.values(), *told.shape[1:])
+    return dict(probes=xr.DataArray(values, dims=(*sizes, *told.dims[1:]), coords=dict(told.coords)))
+
 # %% ../../nbs/connectomes/16_generations.ipynb #2e5ee174
 def _one_evolution(run, lineage):
     "The generations' losses, densities and times, of one evolution."
@@ -397,7 +412,7 @@ def _one_evolution(run, lineage):
         wall_time=("generation", [f["seconds"] for f in facts], dict(units="s")),
         tokens_per_s=("generation", [f["tokens_per_s"] for f in facts], dict(units="tokens/s")),
         **({"flips": (("generation", "eval_step", "matrix"), flips, dict(units="share of live weights"))}
-           if told else {})),
+           if told else {}), **_probed(list(zip(curves, facts)), dict(generation=len(wirings)))),
         dict(generation=np.arange(len(wirings)), step=np.arange(curves[0]["train_loss"].shape[0]),
              eval_step=curves[0]["val_step"].int().numpy(), matrix=list(wirings[0].signs)))
 
@@ -861,7 +876,9 @@ def gather_development(
         density=("arm", [w.density if (w := exp.arm_wiring(a, 0)) else 1.0 for a in chosen]),
         sweep_val_loss=(("arm", "lr"), [[float(np.mean(v)) for v in sweep_losses(exp, a).values()] for a in chosen],
                         nats),
-        **given_to(exp, chosen), **_statistics(exp, facts), **_flips(exp, facts)),
+        **given_to(exp, chosen), **_statistics(exp, facts), **_flips(exp, facts), **_probed(
+            [r and r[:2] for rows in facts.values() for r in rows],
+            dict(arm=len(chosen)) | (dict(lineage=n) if n > 1 else {}) | dict(seed=d.n_seeds))),
         dict(arm=list(chosen), **({"lineage": np.arange(n)} if n > 1 else {}), seed=np.arange(d.n_seeds),
              step=np.arange(len(like[0]["train_loss"])), eval_step=like[0]["val_step"].int().numpy(), lr=list(d.lrs)),
         dict(tokens_per_step=d.lifetime.tokens_per_step))

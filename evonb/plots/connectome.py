@@ -80,12 +80,13 @@ def add_band(
     low, # (n,)
     high, # (n,)
     colour: str, # hex, of the line it belongs to
-    group: str = "" # the legend entry that hides it
+    group: str = "", # the legend entry that hides it
+    **place # row and col, in a figure with panels
 ):
     "Draw a band behind its line."
     fig.add_scatter(x=[*x, *x[::-1]], y=[*high, *low[::-1]], fill="toself", hoverinfo="skip", mode="lines",
                     fillcolor=rgba(colour, .18), line=dict(width=0), legendgroup=str(group),
-                    showlegend=False)
+                    showlegend=False, **place)
 
 # %% ../../nbs/plots/14_connectome.ipynb #b284ea75
 def seeds_text(

@@ -29,6 +29,7 @@ from .curriculum import Childhood, CurriculumConfig, Surroundings, Windows
 from .connectome import Connectome, check_born, check_sparse, from_planes, sign_flips
 from .linear import fast_evaluation
 from .parallel import World
+from .probes import Probes, check_probes, probe_texts
 
 # %% ../../nbs/training/16_lifetime.ipynb #fb73ca43
 def validation_windows(
@@ -65,6 +66,8 @@ class LifetimeConfig:
     checkpoint_every: int = 100 # steps between checkpoints
     precision: str = "auto" # "auto" is bf16 autocast on a GPU that has it, else fp32; or "fp32", "bf16"
     signs: str = "free" # or "kept": none crosses zero; "exponentiated": gradients change logarithms of |weight|
+    probes: tuple[str, ...] = () # what it tells of its development: names in `PROBES`, "default" or "all"
+    probe_every: int = 20 # steps between two looks of its probes
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig) # what is read when
 
 # %% ../../nbs/training/16_lifetime.ipynb #555313ed
@@ -104,6 +107,7 @@ def check(self: LifetimeConfig) -> LifetimeConfig: # itself
     check_choice(self.schedule, ("linear", "cosine", "hold"), "schedule")
     check_choice(self.precision, ("auto", "fp32", "bf16"), "precision")
     check_signs(self)
+    check_probes(self.probes, self.context, self.probe_every)
     self.curriculum.check(self.steps)
     for n in ("lr", "muon_lr"): check_fraction(getattr(self, n), n, "0.002 suits small models.")
     if self.batch_size % self.at_once:
@@ -439,6 +443,7 @@ class Lifetime:
         self.optimizers = Optimizers(model, config, connectome)
         self.step, self.seconds, self.pending = 0, 0.0, []
         self.train_loss, self.val_step, self.val_loss, self.flips = [], [], [], []
+        self.grad_norm, self.probes = math.nan, self.begin_probes()
 
 # %% ../../nbs/training/16_lifetime.ipynb #475a3a6d
 def autocast(
@@ -507,6 +512,7 @@ def look(self: Lifetime):
                 f"learning rate ({self.config.lr:g}), lengthen the warmup or clip gradients, and start again"
                 f"{f'; the last good checkpoint is {kept}' if kept else ''}.")
         self.train_loss.append(v)
+        self.grad_norm = math.nan if silent else norm
 
 # %% ../../nbs/training/16_lifetime.ipynb #6f797cfd
 @torch.no_grad()
@@ -571,6 +577,29 @@ def validate(self: Lifetime,
     self.val_loss.append(loss)
     if self.connectome: self.flips.append(list(sign_flips(self.model, self.connectome).values()))
 
+# %% ../../nbs/training/16_lifetime.ipynb #ac0150ed
+@patch
+def begin_probes(self: Lifetime) -> Probes | None: # None where none are asked for, and in processes that follow
+    "The probes of a newborn; made at its birth, for some compare with it."
+    if not self.config.probes or self.world.rank: return None
+    texts = probe_texts(self.windows.ids, self.validation, Windows.batch(self.windows, 0))
+    return Probes(self.config.probes, self.model, texts, self.connectome)
+
+# %% ../../nbs/training/16_lifetime.ipynb #4d41d11c
+@patch
+def probe(self: Lifetime):
+    "Let the probes look at this step."
+    self.look()
+    if self.probes: self.probes.look(self.step, self.grad_norm)
+
+# %% ../../nbs/training/16_lifetime.ipynb #2d0b7bcb
+@patch
+def at_birth(self: Lifetime):
+    "Validate a newborn and let the probes look at it, once."
+    if self.step or self.val_step: return
+    self.validate()
+    self.probe()
+
 # %% ../../nbs/training/16_lifetime.ipynb #d333b0e7
 def _checkpoints(folder): return sorted(Path(folder).glob("checkpoint-????????.safetensors"))
 
@@ -622,11 +651,12 @@ def state(self: Lifetime) -> tuple[dict, dict]: # tensors by name, and what is k
     "All that going on from this moment takes."
     curves = dict(train_loss=self.train_loss, val_loss=self.val_loss, val_step=self.val_step, flips=self.flips)
     tensors = {f"model.{k}": t for k, t in own_state(self.model).items()} | self.optimizers.tensors()
+    if self.probes: curves |= dict(probe_step=self.probes.steps, probe_values=self.probes.values)
     tensors |= {f"curve.{k}": torch.tensor(v, dtype=torch.float64) for k, v in curves.items()}
     if self.connectome: tensors |= {f"connectome.{k}": t for k, t in self.connectome.planes().items()}
     about = dict(step=self.step, seconds=self.seconds, config=to_dict(self.config), seeds=self.seeds.to_dict(),
                  model=config_values(self.model.config), connectome=self.connectome and self.connectome.about())
-    return tensors, about | self.conditions()
+    return tensors, about | self.conditions() | (self.probes.about() if self.probes else {})
 
 # %% ../../nbs/training/16_lifetime.ipynb #61b72413
 @patch
@@ -680,6 +710,7 @@ def _go_on(self: Lifetime, tensors, about):
     self.val_step = [int(s) for s in curves["val_step"]]
     blank = [[math.nan] * len(self.connectome.signs)] * len(self.val_step) if self.connectome else [] # of before
     self.flips = curves.get("flips", blank)
+    if self.probes: self.probes.take(curves["probe_step"], curves["probe_values"], about)
 
 # %% ../../nbs/training/16_lifetime.ipynb #559ca0d8
 @patch
@@ -730,14 +761,15 @@ def _announce(self: Lifetime, label):
     c = self.config
     announce("step", label=label, folder=self.folder, step=self.step, steps=c.steps, seconds=self.seconds,
              tokens=c.tokens_per_step, train_loss=self.train_loss, val_step=self.val_step,
-             val_loss=self.val_loss)
+             val_loss=self.val_loss, probes=self.probes.newest if self.probes else {})
 
 # %% ../../nbs/training/16_lifetime.ipynb #af1b6406
 @patch
 def _after_step(self: Lifetime, windows=None):
-    "What is due after a step: validation, rewinding point, checkpoint."
+    "What is due after a step: validation, probes, rewinding point, checkpoint."
     last = self.step == self.config.steps
     if self.step % self.config.eval_every == 0 or last: self.validate(windows)
+    if self.step % self.config.probe_every == 0 or last: self.probe()
     if self.step == self.keep_step and self.folder:
         write_tensors(self.folder/"rewind.safetensors", own_state(self.model), dict(step=self.step))
     if self.step % self.config.checkpoint_every == 0 or last: self.save()
@@ -755,7 +787,7 @@ def live(self: Lifetime,
     self.model.train()
     with stoppable(stop) as request, progress(self.config.steps, label, self.step, show) as bar:
         self.request = request
-        if self.step == 0 and not self.val_step: self.validate()
+        self.at_birth()
         if listened(): self._announce(label)
         while self.step < until:
             if request if self.world.size == 1 else self.told: self._stop(request)

@@ -266,9 +266,10 @@ def one_step(self: Siblings):
 def is_due(
     life # a Lifetime, after a step
 ) -> bool:
-    "Whether something is to be validated or stored now."
+    "Whether something is to be validated, probed or stored now."
     c = life.config
-    return life.step in (c.steps, life.keep_step) or 0 in (life.step % c.eval_every, life.step % c.checkpoint_every)
+    every = c.eval_every, c.checkpoint_every, *([c.probe_every] if c.probes else [])
+    return life.step in (c.steps, life.keep_step) or 0 in (life.step % n for n in every)
 
 # %% ../../nbs/training/22_litter.ipynb #0a8b9372
 @patch
@@ -319,7 +320,7 @@ def hand_back(self: Siblings,
 # %% ../../nbs/training/22_litter.ipynb #bdbccb98
 @patch
 def after_step(self: Siblings):
-    "What is due for each: validation, rewinding point, checkpoint."
+    "What is due for each: validation, probes, rewinding point, checkpoint."
     due = [k for k, life in enumerate(self.lives) if is_due(life) and k not in self.failed]
     if not due: return
     alike = len({(x.step, x.config.eval_every, len(x.validation[0])) for x in self.lives}) == 1
@@ -350,12 +351,10 @@ def part(self: Siblings):
 # %% ../../nbs/training/22_litter.ipynb #0608e9d4
 @patch
 def begin(self: Siblings):
-    "Validate those who were just born."
+    "Validate and probe those who were just born."
     for k, life in enumerate(self.lives):
         life.model.train()
-        if life.step: continue
-        with self.failing(k):
-            if not life.val_step: life.validate()
+        with self.failing(k): life.at_birth()
     self.tell()
     self.part()
 
