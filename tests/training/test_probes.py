@@ -84,7 +84,7 @@ def induction_circuit(n_layer=2, n_vocab=16):
 def test_an_induction_head_made_by_hand_is_found_and_one_layer_has_none():
     two, one = (look_at(induction_circuit(n)) for n in (2, 1))
     assert PROBES["induction"](two)[0] > 0.9 and PROBES["context"](two)[0] > 1
-    assert PROBES["induction"](one)[0] < 0.2 and abs(PROBES["context"](one)[0]) < 0.3
+    assert PROBES["induction"](one)[0] < 0.2
 
 
 def test_a_planted_massive_activation_is_found():
