@@ -7,7 +7,7 @@ __all__ = ['PROBES', 'PROBE_TOKENS', 'PROBE_ROWS', 'PROBE_CONTEXT', 'ProbeUnfit'
            'measures_of', 'probe_size', 'repeated_rows', 'ProbeTexts', 'probe_texts', 'Reading', 'hidden_units',
            'units_heard', 'attention_open', 'read_open', 'Moment', 'norms', 'effective_rank', 'text_rank',
            'weight_rank', 'active_units', 'massive_activation', 'attention_entropies', 'attention', 'stability',
-           'induction_scores', 'induction', 'context', 'NGrams', 'count_ngrams', 'ngrams', 'memory', 'birth_signs',
+           'induction_scores', 'induction', 'context', 'CountedNext', 'count_ngrams', 'ngrams', 'memory', 'birth_signs',
            'turned_signs', 'Probes', 'probe_curves']
 
 # %% ../../nbs/training/13_probes.ipynb #d0effd6f
@@ -344,7 +344,7 @@ def context(
     return float(np.mean(gains)), float(nats[:, :quarter].mean() - nats[:, -quarter:].mean())
 
 # %% ../../nbs/training/13_probes.ipynb #7edfd093
-class NGrams(NamedTuple):
+class CountedNext(NamedTuple):
     "What comes next by counts alone."
     unigram: torch.Tensor # (n_vocab,) log-probabilities
     bigram: torch.Tensor # (n_contexts, n_vocab) log-probabilities after each of some tokens
@@ -355,7 +355,7 @@ def count_ngrams(
     train_ids, # (n_tokens,) where they are counted, the first million
     tokens: torch.Tensor, # (n_tokens,) after which bigrams are wanted
     n_vocab: int
-) -> NGrams:
+) -> CountedNext:
     "Unigrams with one added to each count, and bigrams to which unigrams add one count."
     ids, (contexts, rows) = np.asarray(train_ids[:2**20]).astype(np.int64), np.unique(tokens.cpu(), return_inverse=True)
     unigram = (np.bincount(ids, minlength=n_vocab) + 1) / (len(ids) + n_vocab)
@@ -366,7 +366,7 @@ def count_ngrams(
     counts = np.bincount(pairs, minlength=len(contexts) * n_vocab).reshape(-1, n_vocab) # (n_contexts, n_vocab)
     bigram = (counts + unigram) / (counts.sum(1, keepdims=True) + 1)
     made = (torch.from_numpy(np.log(x)).float() for x in (unigram, bigram))
-    return NGrams(*made, torch.from_numpy(rows.reshape(-1)))
+    return CountedNext(*made, torch.from_numpy(rows.reshape(-1)))
 
 # %% ../../nbs/training/13_probes.ipynb #2d5321ac
 @PROBES.register("ngrams", "how far from unigrams and bigrams predictions are", measures=dict(
