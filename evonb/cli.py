@@ -16,8 +16,8 @@ __all__ = ['MEASURES', 'COMMANDS', 'EXAMPLE_SKILLS', 'TABLES', 'flat_settings', 
            'do_serve', 'align_options', 'do_align', 'evaluate_options', 'do_evaluate', 'explore_options', 'do_explore',
            'do_report', 'show_options', 'do_show', 'plan_options', 'plan_population', 'do_plan', 'farthest',
            'wiring_text', 'lineages_text', 'wiring_options', 'do_wiring', 'genetics_text', 'neighbourhood_text',
-           'genetics_options', 'do_genetics', 'parser', 'way_on', 'any_letters', 'nobody_reads', 'remarks_shown',
-           'main']
+           'genetics_options', 'do_genetics', 'milestones_options', 'do_milestones', 'parser', 'way_on', 'any_letters',
+           'nobody_reads', 'remarks_shown', 'main']
 
 # %% ../nbs/84_cli.ipynb #10c6d36d
 import argparse
@@ -177,6 +177,10 @@ def experiment_config(
     config.development = dataclasses.replace(config.development, **arm_changes(args))
     if args.evolutions is not None:
         config.evolution = dataclasses.replace(config.evolution, n_evolutions=args.evolutions)
+    if getattr(args, "probes", None):
+        from evonb.training.probes import probe_names
+        life = dataclasses.replace(config.development.lifetime, probes=probe_names(args.probes))
+        config.development = dataclasses.replace(config.development, lifetime=life)
     return settled(args, config).check()
 
 # %% ../nbs/84_cli.ipynb #b10007dd
@@ -558,6 +562,7 @@ def experiment_options(
     "What every command that starts an experiment takes."
     from evonb.connectomes.settings import PRESETS
     from evonb.text.corpora import CORPORA
+    from evonb.training.probes import PROBES
     corpus_options(p)
     p.add_argument("--preset", default=preset, help=f"{', '.join(PRESETS)} (default: {preset})")
     model_option(p)
@@ -570,6 +575,10 @@ def experiment_options(
     p.add_argument("--workers", type=workers_of, default="auto", metavar="auto|N",
                    help="processes of this machine that live lifetimes side by side; the result is the same (default: "
                         "auto, as many as cores and memory allow where there is enough to do)")
+    p.add_argument("--probes", type=names_of, metavar="default|all|A,B",
+                   help="what newborns tell of their development beside losses, for evonb milestones (listed below; "
+                        "default: nothing); evolution's generations by --set evolution.lifetime.probes")
+    p.epilog += listing("probes", PROBES)
     p.set_defaults(arms=None, seeds=None, lrs=None)
 
 # %% ../nbs/84_cli.ipynb #9422bfe5
@@ -1414,6 +1423,27 @@ def do_genetics(
         stored += " and neighbourhood.zarr.zip"
         print("", neighbourhood_text(found), sep="\n")
     print(f"\nstored: {stored} in {args.run}")
+
+# %% ../nbs/84_cli.ipynb #48d0a465
+def milestones_options(
+    p # the command's parser
+):
+    "What `evonb milestones` takes."
+    from evonb.development.milestones import MILESTONES
+    p.add_argument("run", metavar="RUN", help="a run whose newborns were probed: evonb run --probes default")
+    p.add_argument("--only", type=names_of, metavar="A,B", help="milestones to tell (default: all, listed below)")
+    p.epilog += listing("milestones", MILESTONES)
+
+# %% ../nbs/84_cli.ipynb #7a4f67de
+@COMMANDS.register("milestones", "what newborns learn when, arm by arm", options=milestones_options,
+                   example="evonb milestones runs/demo")
+def do_milestones(
+    args # what `parser` made of the command line
+):
+    "The development chart of a run."
+    from evonb.development.milestones import chart_notes, chart_rows, chart_statement, run_chart
+    chart = run_chart(args.run, args.only)
+    print(chart_statement(chart), "", chart_notes(chart), *columns(chart_rows(chart)), sep="\n")
 
 # %% ../nbs/84_cli.ipynb #21aecac0
 def parser() -> argparse.ArgumentParser: # its `command` is the name in `COMMANDS`

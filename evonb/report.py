@@ -6,13 +6,13 @@
 __all__ = ['connectome_page', 'population_page', 'experts_page', 'wirings_page', 'alignment_page', 'evaluation_page',
            'every_page', 'Html', 'esc', 'json_for_script', 'table', 'flat', 'shown', 'settings_table', 'figure_html',
            'figures_html', 'menu_html', 'Section', 'Page', 'section_html', 'number', 'spread_html', 'swatch',
-           'difference_html', 'results_table', 'given_table', 'arms_result', 'learning_html', 'lineages',
-           'generations_html', 'densities_html', 'wiring_html', 'peculiar_html', 'attribution_html', 'corpus_table',
-           'corpora_html', 'known', 'score_html', 'methods_table', 'tasks_table', 'ensembles_table', 'methods_result',
-           'first_histories', 'evolutions_html', 'family_html', 'conflict_html', 'front_html', 'archive_html',
-           'of_methods', 'drift_html', 'experts_table', 'experts_html', 'alignment_table', 'ways_table', 'ways_result',
-           'listed', 'left_out_html', 'alignment_result', 'evaluation_result', 'human_like_html', 'settings_html',
-           'repeat_html', 'report_html', 'write_report', 'example_run', 'example_population_run']
+           'difference_html', 'results_table', 'given_table', 'arms_result', 'learning_html', 'milestones_html',
+           'lineages', 'generations_html', 'densities_html', 'wiring_html', 'peculiar_html', 'attribution_html',
+           'corpus_table', 'corpora_html', 'known', 'score_html', 'methods_table', 'tasks_table', 'ensembles_table',
+           'methods_result', 'first_histories', 'evolutions_html', 'family_html', 'conflict_html', 'front_html',
+           'archive_html', 'of_methods', 'drift_html', 'experts_table', 'experts_html', 'alignment_table', 'ways_table',
+           'ways_result', 'listed', 'left_out_html', 'alignment_result', 'evaluation_result', 'human_like_html',
+           'settings_html', 'repeat_html', 'report_html', 'write_report', 'example_run', 'example_population_run']
 
 # %% ../nbs/80_report.ipynb #2b3e800e
 import html
@@ -311,6 +311,19 @@ def learning_html(
     return figure_html(plots.learning_gaps(development)) + table(LEARNING_HEAD, rows, caption)
 connectome_page.figures("Where the arms end", plots.final_losses, needs=("summary.json",),
                         uses=("development.zarr.zip",))
+
+# %% ../nbs/80_report.ipynb #55011582
+@connectome_page.section("Milestones", uses=("development.zarr.zip",))
+def milestones_html(
+    development # an xarray Dataset, or None
+) -> str | None: # None where newborns weren't probed
+    "The development chart, and the curves behind it."
+    if development is None or "probes" not in development: return None
+    from evonb.development.milestones import chart_notes, chart_rows, chart_statement, development_chart
+    from evonb.plots.milestones import development_curves, milestone_chart
+    head, *rows = chart_rows(cells := development_chart(development))
+    return (f"<p class='statement'>{esc(chart_statement(cells))}</p>{figure_html(milestone_chart(cells))}"
+            f"{table(head, rows, chart_notes(cells))}{figure_html(development_curves(development))}")
 
 # %% ../nbs/80_report.ipynb #86d54332
 def lineages(
