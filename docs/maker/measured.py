@@ -13,7 +13,7 @@ PARTS = dict(  # module of tests/bench -> heading
     training="Training", population_memory="Populations in bounded memory", scoring="Scoring a population",
     merging="Merging adapters", encoding="Encoding models", features="Reading passages", wirings="Connectomes in files",
     planning_check="Plans against what was run", looking="Looking at a mask", tree="Looking at a family",
-    imports="Importing")  # fmt: skip
+    imports="Importing", litters="Litters, and attribution")  # fmt: skip
 ELSEWHERE = dict(  # part -> what was seen on other processors, without the rows of a whole `make bench`
     training="The gain is this processor's, not every one's. On another it was found to be absent: seen on an Intel "
     "Xeon with AVX-512 and AMX, two cores, training makes 1.07 (3 layers of width 64), 1.14 (4 x 128) and 0.97 (6 x "

@@ -36,7 +36,8 @@ from ..training.base import choose_device
 from ..training.architectures import config_from, config_values, family_config, new_model, resized
 from ..training.connectome import Connectome, inherit, matrix_roles, parameter_groups, wired_parameters
 from ..training.gpt import GPTConfig, meta_model, n_parameters
-from ..training.lifetime import Lifetime, LifetimeConfig
+from ..training.lifetime import Compute, Lifetime, LifetimeConfig
+from ..training.litter import most_siblings, sibling_bytes, why_alone
 
 # %% ../../nbs/connectomes/20_planning.ipynb #90fae3a7
 @cache
@@ -436,6 +437,11 @@ def _notes(config, device, devices, corpus):
     if corpus is None:
         what = "corpus" if config.corpus.development is None else "two corpora together"
         out.append(f"The {what} should have {human_count(_needed(config))} tokens, or some are read twice.")
+    if (life := config.development.lifetime) and devices == 1 and device.memory and not device.cpu:
+        gpt = _gpt_config(config, life)
+        n = 1 if why_alone(gpt, life, Compute()) else most_siblings(gpt, life, device.memory)
+        if n > 1: out.append(f"Up to {n} newborns learn in one batched step there, which takes about "
+                             f"{human_bytes(n * sibling_bytes(gpt, life))} at most; --litter 0 takes what rows say.")
     for split, life in (("evolution", config.evolution.lifetime), ("development", config.development.lifetime)):
         if corpus and (turns := lifetime_tokens(life)[0] / len(corpus.splits[split])) > 1:
             out.append(f"A lifetime reads the {split} text {turns:.1f} times.")

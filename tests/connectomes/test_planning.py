@@ -40,6 +40,7 @@ from evonb.training import linear as gpt
 from evonb.training.connectome import inherit
 from evonb.training.gpt import GPTConfig, ModelConfig, n_parameters, new_gpt
 from evonb.training.lifetime import Lifetime, LifetimeConfig, Optimizers, latest_checkpoint, state_bytes
+from evonb.training.litter import MOST_SIBLINGS
 
 pytestmark = pytest.mark.numerics
 
@@ -350,6 +351,11 @@ def test_repeated_reading_is_noted(run):
     small = replace(tiny(), model=ModelConfig(1, 2, 4), corpus=replace(tiny().corpus, vocab_size=2000))
     assert "No dense model of 2000 tokens" in " ".join(plan(small, device=1e9).notes)
     assert "should have" in " ".join(plan(often, device=1e9).notes)
+    on_gpu, muon = plan(preset("demo"), device="A100-80GB"), preset("demo")
+    muon.development.lifetime.optimizer = "muon"
+    assert any(n.startswith(f"Up to {MOST_SIBLINGS} newborns learn in one batched step") for n in on_gpu.notes)
+    for alone in (plan(muon, device="A100-80GB"), plan(preset("paper"), device="A100-80GB"), plan(often, device=1e9)):
+        assert "batched" not in " ".join(alone.notes)
 
 
 def bench():
