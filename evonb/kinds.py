@@ -88,6 +88,7 @@ RUN_KINDS.add("connectome", RunKind(
               training_text="evonb.connectomes.experiments:training_text",
               training_ids="evonb.connectomes.experiments:training_ids",
               life_steps="evonb.connectomes.experiments:life_steps",
+              kept="evonb.connectomes.experiments:kept_newborns",
               tokens_per_step="evonb.connectomes.experiments:tokens_per_step", plan="evonb.connectomes.planning:plan",
               device="evonb.connectomes.planning:find_device", measure="evonb.connectomes.planning:measure",
               devices="evonb.connectomes.planning:DEVICES")),

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LATER', 'prepare_corpus', 'computing_with', 'developed_config', 'evolutions_as_begun', 'experiment', 'develop_run',
-           'taken_up', 'newborn_folder', 'load_newborn', 'open_newborn', 'grown_newborns', 'newborn_table',
-           'training_text', 'training_ids', 'life_steps', 'tokens_per_step']
+           'taken_up', 'newborn_folder', 'kept_newborns', 'load_newborn', 'open_newborn', 'grown_newborns',
+           'newborn_table', 'training_text', 'training_ids', 'life_steps', 'tokens_per_step']
 
 # %% ../../nbs/connectomes/22_experiments.ipynb #81433ce5
 import json
@@ -27,12 +27,12 @@ from ..core import ConnectomeError, CorpusError, InputError, ProcessLostError, S
 from ..core import check_choice, check_positive, file_sha256, from_dict, parsing, place_name, stoppable, to_dict
 from ..kinds import SEEDS, newborn_number, refusal
 from ..store import Run, as_begun, as_noted, check_folder, create_run, differences, open_run, read_dataset
-from ..store import read_json, reopen_run, write_json, writing_folder
+from ..store import read_json, read_tensors, reopen_run, write_json, writing_folder
 from ..text.tokens import load_tokenizer, open_prepared, prepare, save_prepared
 from ..training.base import Base, choose_device, load_model, new_base
 from ..training.connectome import Connectome, check_fits
 from ..training.gpt import meta_model
-from ..training.lifetime import Compute, LifetimeConfig
+from ..training.lifetime import Compute, LifetimeConfig, kept_moments, take_state
 from ..training.parallel import world
 
 # %% ../../nbs/connectomes/22_experiments.ipynb #db6f5873
@@ -206,7 +206,7 @@ def evolutions_as_begun(
 _whole = json.loads(json.dumps(to_dict(LifetimeConfig())))
 LATER = {"evolution.exempt_start": "own", "evolution.dale": False, "corpus.development": None,
          **{f"{stage}.lifetime.{k}": _whole[k] for stage in ("evolution", "development")
-            for k in ("signs", "curriculum", "probes", "probe_every")}} # what runs of before don't note -> what they did
+            for k in ("signs", "curriculum", "probes", "probe_every", "keep")}} # what runs of before lack -> what they did
 
 # %% ../../nbs/connectomes/22_experiments.ipynb #63a14b04
 def experiment(
@@ -309,32 +309,51 @@ def newborn_folder(
                          f"{', '.join(map(str, seeds)) or 'none'}.")
     return folder
 
+# %% ../../nbs/connectomes/22_experiments.ipynb #2413105e
+def kept_newborns(
+    run, # a Run of kind connectome
+    arms: tuple = () # empty: all
+) -> list: # of (arm, seed, step, what `open_base` takes); the seed is the `newborn_number`
+    "The moments that were kept of the lives of a run's grown newborns, arm by arm."
+    return [(a, s, step, f"{source}@{step}") for a, s, source in grown_newborns(run, arms)
+            for step in kept_moments(newborn_folder(run, a, s).parent)]
+
 # %% ../../nbs/connectomes/22_experiments.ipynb #f2252adf
 def load_newborn(
     run, # a Run of kind connectome
     arm: str | None = None, # which arm; None: the connectome
     seed: int = 0, # which newborn of the arm
     device: str = "cpu", # where it goes
-    lineage: int = 0 # which of the run's evolutions it descends from
+    lineage: int = 0, # which of the run's evolutions it descends from
+    step: int | None = None # a moment of its life that was kept; None: grown up
 ): # -> a GPT, or a model of another family
     "A newborn that a run grew, as a transformers model."
-    return load_model(newborn_folder(run, arm or REFERENCE, seed, lineage)).to(choose_device(device)).eval()
+    model = load_model(folder := newborn_folder(run, arm or REFERENCE, seed, lineage))
+    if step is not None:
+        if step not in (kept := kept_moments(folder.parent)):
+            there = f"its steps that were are: {', '.join(map(str, kept))}" if kept else (
+                "none was: --set development.lifetime.keep=10 keeps ten moments of each life")
+            raise InputError(f"Step {step} of {run.path}::{arm}/{seed} wasn't kept; {there}.")
+        take_state(model, read_tensors(kept[step])[0])
+    return model.to(choose_device(device)).eval()
 
 # %% ../../nbs/connectomes/22_experiments.ipynb #57a92ab6
 def open_newborn(
     run, # a Run of kind connectome
-    source: str, # RUN or RUN::ARM/SEED; RUN alone is RUN::connectome/0
+    source: str, # RUN, RUN::ARM/SEED or RUN::ARM/SEED@STEP; RUN alone is RUN::connectome/0
     device # where the base lives
 ) -> Base:
     "A newborn that a run grew, with its tokenizer."
     path, _, which = source.partition("::")
     arm, _, seed = (which or f"{REFERENCE}/0").partition("/")
-    if not (seed or "0").isdecimal(): raise InputError(f"{source}: {seed!r} isn't a seed. Write RUN::ARM/SEED.")
+    seed, at, step = seed.partition("@")
+    if not (seed or "0").isdecimal() or (at and not step.isdecimal()):
+        raise InputError(f"{source}: {seed + at + step!r} isn't a seed. Write RUN::ARM/SEED, or RUN::ARM/SEED@STEP.")
     seed = int(seed or 0)
     if not run.file("corpus", "tokenizer").is_dir():
         raise InputError(f"{path} was trained on token shards without a tokenizer, so text can't be given to it.")
-    return new_base(load_newborn(run, arm, seed, device), load_tokenizer(run.file("corpus", "tokenizer")),
-                    f"{path}::{arm}/{seed}")
+    return new_base(load_newborn(run, arm, seed, device, step=int(step) if at else None),
+                    load_tokenizer(run.file("corpus", "tokenizer")), f"{path}::{arm}/{seed}{at}{step}")
 
 # %% ../../nbs/connectomes/22_experiments.ipynb #6ca5ae76
 def grown_newborns(

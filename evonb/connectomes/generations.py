@@ -669,7 +669,8 @@ def _drop_models(exp, chosen):
     "Remove the grown models at rates that weren't chosen, once the results tell of those that were."
     for (arm, lr), one in product(chosen.items(), exp.lineages):
         kept = life_folder(exp.run, arm, 0, lr).name
-        for p in one.file("development", arm).glob("seed-*/lr-*/model"):
+        for p in (*one.file("development", arm).glob("seed-*/lr-*/model"),
+                  *one.file("development", arm).glob("seed-*/lr-*/kept")):
             if p.parent.name != kept: shutil.rmtree(p)
 
 # %% ../../nbs/connectomes/16_generations.ipynb #caf4606a

@@ -5,25 +5,27 @@
 # %% auto #0
 __all__ = ['PART', 'ModelScorer', 'NGramScorer', 'answers_key', 'kept_parts', 'answers_of', 'joined']
 
-# %% ../../nbs/development/18_scoring.ipynb #9a21d497
+# %% ../../nbs/development/18_scoring.ipynb #1f29fb65
 import hashlib
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from fastcore.basics import patch
 
 from ..alignment.features import ReadConfig, read, tokenize
 from ..core import DamagedFileError, Stopped, announce, cache_folder, progress, stoppable
 from ..store import read_tensors, write_tensors
 from ..tasks.engine import Engine, encode_choices
 from ..text.ngrams import NGrams
-from ..text.passages import join_words
+from ..text.passages import Passage
 from ..training.adapters import Adapter
 from ..training.base import Base, text_begin
 
-# %% ../../nbs/development/18_scoring.ipynb #0fbfbd23
+# %% ../../nbs/development/18_scoring.ipynb #f0107ca5
 class ModelScorer:
     "A causal language model that is examined."
     def __init__(self,
@@ -39,17 +41,45 @@ class ModelScorer:
     def options(self,
         choices: list # of Choice
     ) -> list: # per choice log-probabilities (nats) and token counts, each (n_options,)
-        "How likely options are behind their contexts."
-        return self.engine.loglikelihoods([Adapter({}, {}, {}, {})], choices)[0]
+        "How likely options are behind their contexts; what is longer than the model's context is read in windows."
+        long = set(self.too_long(choices))
+        short = [c for i, c in enumerate(choices) if i not in long]
+        found = iter(self.engine.loglikelihoods([Adapter({}, {}, {}, {})], short)[0])
+        return [self.in_windows(c) if i in long else next(found) for i, c in enumerate(choices)]
 
     def words(self,
         passages: list # of Passage
     ) -> list: # per passage (n_words,) bits
         "The surprisal of each word, added up over its tokens."
-        found = read(self.base, passages, ReadConfig(layers="none", begin=self.rule), show=False)
+        named = [replace(p, name=str(i)) for i, p in enumerate(passages)] # as `read` wants them, each its own
+        found = read(self.base, named, ReadConfig(layers="none", begin=self.rule), show=False)
         return np.split(found.surprisal.values, np.cumsum([len(p.spans) for p in passages])[:-1])
 
-# %% ../../nbs/development/18_scoring.ipynb #2251a585
+# %% ../../nbs/development/18_scoring.ipynb #0aac8d6b
+@patch
+def too_long(self: ModelScorer,
+    choices: list # of Choice
+) -> list: # indices
+    "Which choices have more tokens than one pass may have."
+    most = min(self.engine.context, self.engine.max_tokens)
+    size = lambda c: len(c.context.encode()) + max(len(o.encode()) for o in c.options) + 1
+    maybe = [i for i, c in enumerate(choices) if size(c) > most] # a token is at least a byte
+    encoded = encode_choices(self.base.tokenizer, [choices[i] for i in maybe], self.begin)
+    return [i for i, own in zip(maybe, encoded) if max(len(s.ids) for s in own) - 1 > most]
+
+# %% ../../nbs/development/18_scoring.ipynb #ddc503a6
+@patch
+def in_windows(self: ModelScorer,
+    choice # a Choice
+) -> tuple: # log-probabilities (nats) and token counts, each (n_options,)
+    "One choice as `read` has it."
+    at = len(choice.context.rstrip())
+    texts = [choice.context + o for o in choice.options]
+    passages = [Passage(str(i), t, [(len(t) - len(t[at:].lstrip()), len(t))]) for i, t in enumerate(texts)]
+    found = read(self.base, passages, ReadConfig(layers="none", units="nats", begin=self.rule), show=False)
+    return -found.surprisal.values, found.n_tokens.values
+
+# %% ../../nbs/development/18_scoring.ipynb #58250ff1
 class NGramScorer:
     "Counts of a training text that are examined like a model."
     def __init__(self,
@@ -87,7 +117,7 @@ class NGramScorer:
             out.append(np.bincount(t.word[own], -nats[own] / np.log(2), len(p.spans)))
         return out
 
-# %% ../../nbs/development/18_scoring.ipynb #7c9f84fc
+# %% ../../nbs/development/18_scoring.ipynb #9aadb50b
 PART = 1000 # items that are asked at once
 
 def answers_key(
@@ -98,7 +128,7 @@ def answers_key(
     about = dict(format=1, scorer=scorer.digest, suite=suite.digest())
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
 
-# %% ../../nbs/development/18_scoring.ipynb #27dc05d5
+# %% ../../nbs/development/18_scoring.ipynb #199a9fe2
 def kept_parts(
     path # of answers, or of some of them
 ) -> dict: # name -> array over items; empty where nothing that can be read is there
@@ -106,7 +136,7 @@ def kept_parts(
     try: return {k: t.numpy() for k, t in read_tensors(path)[0].items()}
     except (FileNotFoundError, DamagedFileError): return {}
 
-# %% ../../nbs/development/18_scoring.ipynb #766dfe84
+# %% ../../nbs/development/18_scoring.ipynb #3a8d96eb
 def answers_of(
     scorer, # a ModelScorer or NGramScorer
     suite, # a Suite
@@ -133,7 +163,7 @@ def answers_of(
             if done == n or time.monotonic() - kept > 30: keep(); kept = time.monotonic()
     return found
 
-# %% ../../nbs/development/18_scoring.ipynb #10586125
+# %% ../../nbs/development/18_scoring.ipynb #c8b65bd5
 def joined(
     a, # (n, ...) answers
     b # (m, ...) more of them, perhaps to items of more or fewer options

@@ -83,6 +83,7 @@ def toy_base(
     toy["model"] = {k: v for k, v in toy["model"].items() if v is not None}
     if config.lifetime.curriculum.by_chance: del toy["lifetime"]["curriculum"]
     toy["lifetime"] = {k: v for k, v in toy["lifetime"].items() if not k.startswith("probe")} # they change nothing
+    del toy["lifetime"]["keep"] # nor do moments that stay
     about = dict(toy=toy, seeds=seeds.to_dict(), text=texts_digest(neutral_documents(seeds, 100)))
     key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
     path = Path(folder or cache_folder()/"bases")/f"toy-{key}"

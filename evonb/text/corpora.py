@@ -103,6 +103,7 @@ PACKED_SUFFIXES = (".gz", ".bz2", ".xz", ".zst") # any of which may follow; a gl
 CORPORA = Registry("corpus")
 CORPORA.add("toy-english", "evonb.text.corpora:toy_corpus", "a small English of ours, generated: any amount of it",
             made=True)
+CORPORA.add("toy-paths", "evonb.development.generated:path_corpus", "paths in a graph over names, generated", made=True)
 CORPORA.add("python-docs", "evonb.text.corpora:python_docs", "prose from the documentation of Python and of packages")
 for _name, _known in published().items():
     if _known["kind"] == "text": CORPORA.add(_name, partial(dataset_path, _name), _known["description"], files=True)

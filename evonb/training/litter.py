@@ -20,7 +20,7 @@ from fastcore.basics import patch
 from ..core import InputError, NonFiniteLossError, Stopped, listened, progress, stoppable
 from .architectures import config_values
 from .gpt import GPTConfig, n_parameters, rotate
-from .lifetime import Compute, LifetimeConfig, autocast, lr_factor
+from .lifetime import Compute, LifetimeConfig, autocast, kept_steps, lr_factor
 from .linear import rms_norm
 from .parallel import free_memory
 
@@ -279,7 +279,7 @@ def is_due(
     "Whether something is to be validated, probed or stored now."
     c = life.config
     every = c.eval_every, c.checkpoint_every, *([c.probe_every] if c.probes else [])
-    return life.step in (c.steps, life.keep_step) or 0 in (life.step % n for n in every)
+    return life.step in (c.steps, life.keep_step, *kept_steps(c)) or 0 in (life.step % n for n in every)
 
 # %% ../../nbs/training/22_litter.ipynb #0a8b9372
 @patch
