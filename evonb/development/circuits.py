@@ -140,7 +140,12 @@ def wire_importance(
     "By how much the loss would rise, to first order, if each weight were zero."
     model.eval()
     matrices = {n: p for n, p in model.named_parameters() if p.ndim == 2}
-    slopes = torch.autograd.grad(task(model), list(matrices.values()), allow_unused=True)
+    frozen = [p for p in matrices.values() if not p.requires_grad] # as an opened base's are
+    try:
+        for p in frozen: p.requires_grad_(True)
+        slopes = torch.autograd.grad(task(model), list(matrices.values()), allow_unused=True)
+    finally:
+        for p in frozen: p.requires_grad_(False)
     return {n: torch.zeros_like(p) if g is None else -(p * g).detach() for (n, p), g in zip(matrices.items(), slopes)}
 
 # %% ../../nbs/development/50_circuits.ipynb #34b4b846
