@@ -15,9 +15,9 @@ __all__ = ['MEASURES', 'COMMANDS', 'EXAMPLE_SKILLS', 'TABLES', 'flat_settings', 
            'experts_options', 'do_experts', 'population_options', 'breed_preset', 'do_population', 'serve_options',
            'do_serve', 'align_options', 'do_align', 'evaluate_options', 'do_evaluate', 'explore_options', 'do_explore',
            'do_report', 'show_options', 'do_show', 'plan_options', 'plan_population', 'do_plan', 'farthest',
-           'wiring_text', 'lineages_text', 'wiring_options', 'do_wiring', 'genetics_text', 'neighbourhood_text',
-           'genetics_options', 'do_genetics', 'milestones_options', 'do_milestones', 'parser', 'way_on', 'any_letters',
-           'nobody_reads', 'remarks_shown', 'main']
+           'wiring_text', 'lineages_text', 'wiring_options', 'do_wiring', 'circuits_options', 'do_circuits',
+           'genetics_text', 'neighbourhood_text', 'genetics_options', 'do_genetics', 'milestones_options',
+           'do_milestones', 'parser', 'way_on', 'any_letters', 'nobody_reads', 'remarks_shown', 'main']
 
 # %% ../nbs/84_cli.ipynb #10c6d36d
 import argparse
@@ -1350,6 +1350,37 @@ def do_wiring(
         found.append(one)
     if n > 1: print("", *lineages_text(statistics.over_evolutions(found)), sep="\n")
     print(f"\nstored: {source/'wiring.zarr.zip'}" + f", and in the folders of the other {n - 1}" * (n > 1))
+
+# %% ../nbs/84_cli.ipynb #b45ee0b4
+def circuits_options(
+    p # the command's parser
+):
+    "What `evonb circuits` takes."
+    p.add_argument("run", metavar="RUN", help="a run whose newborns have grown up")
+    p.add_argument("--suite", type=names_of, default=["toy"], metavar="A,B",
+                   help="suites of pairs, each paradigm a task: toy, or as evonb evaluate takes them (default: toy, the "
+                   "minimal pairs of toy English)")
+    p.add_argument("--arms", type=names_of, default=[], metavar="A,B", help="arms to look into (default: all)")
+    p.add_argument("--share", type=float, default=.05, metavar="X",
+                   help="how large a circuit is: a share of all heads and hidden units (default: 0.05)")
+    p.add_argument("--items", type=int, default=100, metavar="N", help="pairs of each paradigm (default: 100)")
+
+# %% ../nbs/84_cli.ipynb #587915cf
+@COMMANDS.register("circuits", "which heads and units each task needs, and what circuits share beyond chance",
+                   options=circuits_options, example="evonb circuits runs/demo --arms connectome,random")
+def do_circuits(
+    args # what `parser` made of the command line
+):
+    "The circuits of a run's newborns, task by task."
+    from evonb.development.newborn_circuits import measure_circuits, most_important, sharing_rows
+    found, told = measure_circuits(args.run, tuple(args.suite), tuple(args.arms), args.share, args.items)
+    arm = str(found.arm.values[0])
+    print(f"Heads of {arm} that cost most when they are taken away: block.head, and by how much the wrong option gains "
+          "(nats, mean over newborns)", *columns([("task", "heads"), *most_important(found, arm)]), "",
+          f"Circuits of {args.share:.0%} of {found.sizes['place']} heads and units, by gradients: what they share "
+          "beyond chance that keeps how many lie in each block and kind (0: chance, 1: all)",
+          *columns([("what", "arm", "beyond chance", "verdict"), *sharing_rows(told)]),
+          f"\nstored: {args.run}/circuits.zarr.zip", sep="\n")
 
 # %% ../nbs/84_cli.ipynb #e882718e
 def genetics_text(
