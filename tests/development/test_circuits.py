@@ -38,7 +38,7 @@ def test_a_head_taken_away_writes_nothing_and_comes_back_after_an_error():
     before = model(input_ids=x).logits
     with pytest.raises(ZeroDivisionError), without(model, [head]):
         assert not torch.equal(model(input_ids=x).logits, before)
-        1 / 0
+        raise ZeroDivisionError
     assert torch.equal(model(input_ids=x).logits, before)
     assert unit_activity(model, x, [head]).shape == (18, 1)
 
