@@ -9,5 +9,6 @@ __getattr__, __dir__, __all__ = face(__name__, {
     ".archives": "ArchiveConfig Division archive_progress division_of elites_of",
     ".traits": "TRAITS",
     ".operators": "ArraySpace",
+    ".pairs": "Poet PairSpace TaskRange",
     ".genetics": "measure_genetics births heritability",
 })

@@ -8,7 +8,7 @@ from evonb.core import InputError, Seeds
 from evonb.evolution.method import METHODS, Outcome
 from evonb.evolution.search import evolve
 from evonb.populations.merges import MERGES, combine, distance
-from evonb.populations.ranks import RankSpace, fitted, importance, ranks_of, with_more_rank, within_budget
+from evonb.populations.ranks import RankSpace, fitted, rank_importance, ranks_of, with_more_rank, within_budget
 from evonb.populations.spaces import StoredSpace
 from evonb.training.adapters import random_adapter, read_adapter, write_adapter
 
@@ -53,9 +53,9 @@ def test_peft_reads_ranks_that_grew(tmp_path):
 
 def test_importance_is_the_length_over_the_rank():
     a = expert(3)
-    assert all(np.isclose(importance(a)[m], float(a.delta(m).double().norm()) / 3) for m in SHAPES)
+    assert all(np.isclose(rank_importance(a)[m], float(a.delta(m).double().norm()) / 3) for m in SHAPES)
     twice = with_more_rank(a, {"h.0": 3}, np.random.default_rng(0))
-    assert np.isclose(importance(twice)["h.0"], importance(a)["h.0"] / 2)
+    assert np.isclose(rank_importance(twice)["h.0"], rank_importance(a)["h.0"] / 2)
 
 
 @pytest.mark.parametrize("name", [m for m in MERGES if MERGES[m].kind != "search"])
