@@ -321,6 +321,7 @@ def settle(self: WiringFitness,
     "Live what isn't lived, store the heir, and then what came of it: that says that it is over."
     home, plan, losses = self.home(genome), self.plan, self.losses(genome, until)
     (value, lr), steps, heir = self.value(losses), until or plan.life.steps, None
+    genome.connectome.save(home/"wiring.safetensors")
     if lr is not None: (heir := self.hand_on(genome, lr, losses[lr])).save(home/"heir.safetensors")
     why = [read_json(p)["reason"] for p in sorted(home.glob("*/*/failed.json"))] if lr is None else [""]
     windows = steps * plan.n_siblings * len(plan.rates) * plan.life.batch_size + plan.fisher_windows

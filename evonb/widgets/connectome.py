@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['Wiring', 'read_wiring', 'axis_parts', 'layers_of', 'TokenFacts', 'corpus_tokens', 'Tint', 'read_tints', 'Source',
-           'arm_files', 'run_source', 'bred_source', 'find_source', 'example_generations', 'example_connectome_run',
-           'change_counts', 'change_words', 'degree_spread', 'expected_degrees', 'degree_edges', 'degree_distribution',
-           'head_live', 'head_densities', 'sign_balance', 'layer_density', 'layer_densities', 'ConnectomeExplorer',
-           'network_columns']
+           'arm_files', 'run_source', 'bred_source', 'bred_individual', 'individual_source', 'find_source',
+           'example_generations', 'example_connectome_run', 'change_counts', 'change_words', 'degree_spread',
+           'expected_degrees', 'degree_edges', 'degree_distribution', 'head_live', 'head_densities', 'sign_balance',
+           'layer_density', 'layer_densities', 'ConnectomeExplorer', 'network_columns']
 
 # %% ../../nbs/widgets/12_connectome.ipynb #4a0f3bcb
+import html
 import json
 import math
 from dataclasses import dataclass, field
@@ -23,9 +24,11 @@ from fastcore.basics import patch
 
 from ..connectomes.controls import CONTROLS, control
 from ..core import DamagedFileError, EvonbError, InputError, Seeds, check_positive, parsing
+from ..evolution.search import stored_history
 from ..kinds import refusal
 from ..plots import connectome as plots
 from ..plots.examples import example_signs
+from ..plots.population import best_place, individuals, who_text
 from ..plots.wiring import wiring_map
 from ..statistics import chance_interval, wilson_interval
 from ..store import Run, create_run, open_run, read_dataset, read_tensors, replacing
@@ -288,6 +291,51 @@ def bred_source(
     heads = n_head or run.config["experiment"]["model"]["n_head"]
     return Source(f"{len(files)} bred wirings of {run.path.name}", "", named, {}, heads, "Connectome")
 
+# %% ../../nbs/widgets/12_connectome.ipynb #fe2c82e3
+def bred_individual(
+    run, # a Run of kind wirings
+    which: str # the beginning of its id; or METHOD/SEED/NUMBER, in the order of scoring; or METHOD/SEED/best
+) -> tuple: # folder of its evolution, its people (as `individuals` tells), its place among them
+    "An individual of any evolution of a run; an unknown one is refused."
+    if run.kind != "wirings":
+        raise refusal(run, "its individuals are no wirings, which are in", "wirings")
+    found = {}
+    for f in sorted(run.path.glob("evolve/*/seed-*/method.safetensors")):
+        found[f"{f.parent.parent.name}/{f.parent.name.removeprefix('seed-')}"] = f.parent
+    of, _, number = which.rpartition("/")
+    for name, folder in found.items():
+        if of not in ("", name): continue
+        everyone = individuals(stored_history(folder))
+        fitting = [i for i, x in enumerate(everyone.id) if number and not of and x.startswith(number)]
+        if of and number == "best" and not everyone.failed.all(): fitting = [best_place(everyone)]
+        if of and number.isdecimal() and int(number) < len(everyone.id): fitting = [int(number)]
+        if fitting and len({everyone.id[i] for i in fitting}) == 1: return folder, everyone, fitting[-1]
+    raise InputError(f"{run.path} has no individual {which!r}, or several that begin so. Give the beginning of an id, or "
+                     f"METHOD/SEED/NUMBER, with one of: {', '.join(found) or 'no evolution yet'}; NUMBER may be best.")
+
+# %% ../../nbs/widgets/12_connectome.ipynb #41b0ad1c
+def individual_source(
+    run, # a Run of kind wirings
+    which: str, # as in `bred_individual`
+    n_head: int | None = None # attention heads; None: as the run says
+) -> Source:
+    "The wiring of one individual, what it handed on, and its parents'."
+    folder, everyone, i = bred_individual(run, which)
+    def file(who, name): return folder/"lives"/everyone.id[who][:20]/f"{name}.safetensors"
+    places = {p: everyone.id.tolist().index(p) for p in everyone.parents[i] if p in everyone.id.tolist()}
+    named = {f"#{i}": file(i, "wiring"), "what it handed on": file(i, "heir")}
+    named |= {f"#{j}, a parent": file(j, "wiring") for j in places.values()}
+    named |= {f"what #{j} handed on": file(j, "heir") for j in places.values()}
+    there = {k: (lambda p=p: read_wiring(p)) for k, p in named.items() if p.is_file()}
+    if not there: raise InputError(f"The wiring of {which!r} isn't kept in {folder}.")
+    said = "" if f"#{i}" in there else "Its own wiring wasn't kept by the version that made this run. "
+    corpus = run.file("corpus")
+    tokens = (lambda n: corpus_tokens(corpus, n)) if corpus.is_dir() else None
+    about = said + html.unescape(who_text(everyone, i).replace("<br>", ", ")) + "."
+    heads = n_head or run.config["experiment"]["model"]["n_head"]
+    return Source(f"Individual #{i} of {folder.parent.name} in {run.path.name}", about, there, {}, heads, "Connectome",
+                  tokens)
+
 # %% ../../nbs/widgets/12_connectome.ipynb #08fad44b
 def find_source(
     given, # a run or its folder, a connectome.safetensors, a Connectome, or a dictionary of name -> Connectome
@@ -295,6 +343,9 @@ def find_source(
 ) -> Source:
     "Whatever holds connectomes, in one form."
     if n_head is not None: check_positive(n_head, "n_head")
+    if isinstance(given, str) and "::" in given:
+        path, _, which = given.partition("::")
+        return individual_source(open_run(path), which, n_head)
     if isinstance(given, (str, Path)) and (Path(given).is_dir() or not Path(given).exists()): given = open_run(given)
     if isinstance(given, Run) and given.kind == "wirings": return bred_source(given, n_head)
     if isinstance(given, Run): return run_source(given, n_head)

@@ -5,7 +5,11 @@ import math
 import numpy as np
 import pytest
 
+from evonb.connectomes.breeding import WiringsConfig, breed_wirings
+from evonb.connectomes.settings import DevelopmentConfig, EvolutionConfig, ExperimentConfig
 from evonb.core import Seeds
+from evonb.evolution.aims import AimsConfig
+from evonb.evolution.archives import division_of, elites_of
 from evonb.evolution.method import METHODS, Outcome, TaskResult
 from evonb.evolution.operators import ArraySpace
 from evonb.evolution.search import evolve
@@ -14,6 +18,10 @@ from evonb.plots import population as pp
 from evonb.plots.style import label
 from evonb.report import example_population_run
 from evonb.store import create_run, read_dataset
+from evonb.text.tokens import CorpusConfig
+from evonb.training.connectome import Connectome
+from evonb.training.gpt import ModelConfig
+from evonb.training.lifetime import LifetimeConfig
 from evonb.widgets.population import Evolutions, PopulationExplorer, stored_genomes
 
 EVIL = "<img src=x onerror=alert(1)>"
@@ -345,3 +353,41 @@ def test_an_archive_opens_who_holds_a_cell(offline_page, explorer, assert_access
     screenshot(page.locator(".evonb-cells-frame"), "population_archive")
     shown.set("method", "genome").ready()
     assert "keeps no archive" in shown.text("archive")
+
+
+LIFE = LifetimeConfig(steps=4, batch_size=4, context=16, lr=4e-3, warmup=1, eval_every=4, eval_windows=8)
+
+
+def breed_tiny(path):
+    "A small run of wirings with an archive."
+    return breed_wirings(path, WiringsConfig(
+        ExperimentConfig("tiny", corpus=CorpusConfig("toy-english", n_bytes=80_000, vocab_size=300),
+                         model=ModelConfig(2, 2, 32),
+                         evolution=EvolutionConfig(2, 0.3, n_evolutions=1, lifetime=LIFE),
+                         development=DevelopmentConfig(n_seeds=1, lrs=(4e-3,), test_windows=8, lifetime=LIFE)),
+        methods=("map-elites",), points=(1.0,), n_individuals=4, tokens=13 * LIFE.n_tokens,
+        aims=AimsConfig(descriptors=("density", "self_feedback"), cells=(4,))), show=False, workers=1)  # fmt: skip
+
+
+def test_a_cell_of_an_archive_of_wirings_opens_its_connectome(notebook_page, explorer, screenshot, assert_accessible, lab):
+    run = breed_tiny(lab.root / "bred")
+    page = notebook_page(["import evonb as ev\nev.explore('bred')"])
+    shown = explorer(page).ready()
+    history = read_dataset(run.file("evolve", "map-elites", "seed-0", "history.zarr.zip"))
+    everyone = pp.individuals(history)
+    place = next(i for i in elites_of(history, division_of(history)).values() if i != pp.best_place(everyone))
+    page.locator(f'.evonb-cell-held[data-place="{place}"]').click()
+    wait_for(page, shown, chosen=place)
+    assert f"evonb explore 'bred::map-elites/0/{place}'" in shown.text("tree")
+    page.get_by_role("button", name="Open its connectome").click()
+    below = explorer(page, 1).ready("network")
+    assert f"Individual #{place} of map-elites in bred" in below.root.inner_text()
+    kept = Connectome.load(run.file("evolve", "map-elites", "seed-0", "lives", everyone.id[place][:20],
+                                    "wiring.safetensors"))  # fmt: skip
+    name = "transformer.h.0.attn.c_attn.weight"
+    live = int((kept.signs[name] != 0).sum())
+    below.set("layer", 0).ready("differences")
+    assert f"{live:,}" in below.text("differences")
+    screenshot(below.root, "population_wiring_below")
+    screenshot(shown.root, "population_wiring")
+    assert_accessible(page, ".evonb-explorer")

@@ -221,6 +221,7 @@ function makeHost(view, explorer) {
   return {
     root: picture, section, view, height: view.height,
     values: explorer.values, set: explorer.set, dark: explorer.dark, plotly: explorer.plotly, disable: explorer.disable,
+    live: explorer.live,
     say(text) { if (note.textContent !== text) note.textContent = text; },
     state(state, message = "") {
       if (section.dataset.state === "empty") note.textContent = "";
@@ -596,7 +597,7 @@ function mount(root, link) {
   const disable = (names) => controls.forEach(({ node }, i) => {
     if (names && shown[i].kind === "button") node.disabled = names.includes(shown[i].name);
   });
-  const explorer = { values: link.values, set, dark: () => isDark(root), plotly: link.plotly, click: link.click, disable };
+  const explorer = { values: link.values, set, dark: () => isDark(root), plotly: link.plotly, click: link.click, disable, live: link.live };
   const views = spec.views.map((view) => {
     const host = makeHost(view, explorer);
     return runView(host, kinds[view.kind](host), link, cache);
@@ -653,6 +654,29 @@ function mount(root, link) {
 
 const patience = 8000; // ms without a word from Python, after which an explorer says so
 
+/** Show the explorer that Python opened for this one below it; the one before goes. */
+function below(model, el) {
+  if (model.get("opened") === undefined) return () => {};
+  const box = make("div", { class: "evonb-below" });
+  let view = null;
+  const show = async () => {
+    const id = model.get("opened");
+    if (!id) return;
+    const { widget_manager: manager } = model;
+    try {
+      const made = await manager.create_view(await manager.get_model(id));
+      view?.remove();
+      view = made;
+      box.replaceChildren(view.el);
+      box.scrollIntoView({ block: "nearest" });
+    } catch { box.textContent = "What was opened here is gone with its Python. Open it again."; }
+  };
+  el.append(box);
+  model.on("change:opened", show);
+  show();
+  return () => { model.off("change:opened", show); view?.remove(); };
+}
+
 /** The widget's face: called by anywidget for each place where it is shown. What the notebook keeps beside it is hidden
  *  while Python answers: a page may hold this widget long after its Python is gone. */
 function render({ model, el }) {
@@ -661,8 +685,8 @@ function render({ model, el }) {
   document.head.append(hidden);
   const link = kernelLink(model), late = setTimeout(() => hidden.remove(), patience);
   link.onAnswer(() => { clearTimeout(late); if (!hidden.isConnected) document.head.append(hidden); });
-  const away = mount(el, link);
-  return () => { clearTimeout(late); link.onAnswer(() => {}); hidden.remove(); away(); };
+  const away = mount(el, link), opened = below(model, el);
+  return () => { clearTimeout(late); opened(); link.onAnswer(() => {}); hidden.remove(); away(); };
 }
 
 /** Call `start` when the element `id` is first seen. */

@@ -463,8 +463,21 @@ function treeRelatives(data, i, go) {
   return make("div", {}, make("p", { class: "evonb-text", textContent: data.weights }));
 }
 
+/** The way to an individual's connectome: a button where Python answers, and the command. */
+function treeConnectome(data, i, open) {
+  const which = `${data.wirings}::${data.method}/${data.seed}/${i}`, quoted = `'${which.replaceAll("'", "'\\''")}'`;
+  const box = make("p", { class: "evonb-tree-who evonb-tree-wiring" });
+  if (open) {
+    const button = make("button", { type: "button", class: "evonb-button", textContent: "Open its connectome" });
+    button.addEventListener("click", () => open(i));
+    box.append(button, " or ");
+  } else box.append("Its connectome: ");
+  box.append(make("code", { textContent: `evonb explore ${quoted}` }));
+  return box;
+}
+
 /** What is known of the chosen individual. */
-function treeDetails(box, data, i, go) {
+function treeDetails(box, data, i, go, open) {
   if (i < 0) {
     box.replaceChildren(make("p", { class: "evonb-tree-who", textContent: "All individuals failed; choose one to see why." }));
     return;
@@ -474,6 +487,7 @@ function treeDetails(box, data, i, go) {
     + (failed ? ` · failed: ${data.reasons[data.reason[i]] || "no finite fitness"}` : "")
     + (line.length > 1 ? ` · ${treeAncestors(data, i).size - 1} ancestors, main line of ${line.length} back to ${founder}` : "");
   box.replaceChildren(make("p", { class: "evonb-tree-who" }, make("b", { textContent: treeName(data, i) }), text),
+                      ...(data.wirings ? [treeConnectome(data, i, open)] : []),
                       ...(failed ? [] : [treeScores(data, i)]), treeRelatives(data, i, go));
 }
 
@@ -542,7 +556,7 @@ kinds.tree = (host) => {
     if (chosen !== state.chosen || families?.of !== data) {
       state.chosen = chosen;
       relate();
-      treeDetails(parts.details, data, chosen, choose);
+      treeDetails(parts.details, data, chosen, choose, host.live && ((i) => host.click({ number: i, open: true, at: Date.now() })));
     }
     treeLegend(parts.legend, data, state, treeInk(host.dark()));
     canvas.setAttribute("aria-label", `${host.view.description || host.view.title} ${data.n} individuals of ${data.method}. `
