@@ -208,6 +208,7 @@ class WiringFitness:
         scores: dict | None = None # name -> function of a Base, as of `open_scores`: what newborns are asked
     ):
         self.exp, self.folder, self.plan, self.scores = exp, Path(folder), plan.check(), scores
+        self.beside = None # (fitness, [(genome, sibling, learning rate)], until): lives newborns side by side
         self.first, self.before, self.tokens, self.method = first, before, tokens, None
 
     @property
@@ -288,14 +289,28 @@ def __call__(self: WiringFitness,
     "Try those that weren't tried before, and tell what all are worth."
     left = list({g.digest(): g for g in genomes if self.known(g) is None}.values())
     for until, share in self.plan.halving:
+        self.live_beside(left, until)
         reached = [self.value(self.losses(g, until))[0] for g in left]
         order = sorted(range(len(left)), key=lambda i: -reached[i] if math.isfinite(reached[i]) else math.inf)
         goes_on = set(order[:math.ceil(share * len(left))])
         for i, g in enumerate(left):
             if i not in goes_on: self.settle(g, until)
         left = [g for i, g in enumerate(left) if i in goes_on]
+    self.live_beside(left)
     for g in left: self.settle(g)
     return [self.outcome(g) for g in genomes]
+
+# %% ../../nbs/connectomes/34_fitness.ipynb #265f607d
+@patch
+def live_beside(self: WiringFitness, genomes, until=None):
+    "Have all newborns of these wirings raised side by side, where somebody does it; what each came to is on disk then."
+    if self.beside is None: return
+    def over(folder):
+        stopped = until and (folder/f"until-{until}.json").exists()
+        return (folder/"failed.json").exists() or stopped or finished_life(folder) is not None
+    left = [(g, j, lr) for g in genomes for lr in self.plan.rates for j, f in enumerate(self.lives(g, lr))
+            if not over(f)]
+    if len(left) > 1: self.beside(self, left, until)
 
 # %% ../../nbs/connectomes/34_fitness.ipynb #447d4e23
 @patch

@@ -664,7 +664,7 @@ def pareto_view(
     "Everyone on two objectives at once, and the front of those that nobody beats on both."
     names = objectives_of(history)
     a, b = opposed_tasks(history) if tasks is None else (check_choice(t, names, "task") for t in tasks)
-    lower = json.loads(history.attrs.get("lower", "[]")) if lower is None else lower
+    lower = json.loads(history.attrs.get("lower", '["loss"]')) if lower is None else lower
     points, everyone = measured(history, [a, b]), individuals(history)
     ok = np.flatnonzero(np.isfinite(points).all(1) & ~everyone.failed)
     if not len(ok): raise NothingToPlot(f"Nobody has a number for both {a} and {b}.")

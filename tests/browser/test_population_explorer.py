@@ -369,7 +369,7 @@ def breed_tiny(path):
         aims=AimsConfig(descriptors=("density", "self_feedback"), cells=(4,))), show=False, workers=1)  # fmt: skip
 
 
-def test_a_cell_of_an_archive_of_wirings_opens_its_connectome(notebook_page, explorer, screenshot, assert_accessible, lab):
+def test_a_cell_of_wirings_opens_its_connectome(notebook_page, explorer, screenshot, assert_accessible, lab):
     run = breed_tiny(lab.root / "bred")
     page = notebook_page(["import evonb as ev\nev.explore('bred')"])
     shown = explorer(page).ready()

@@ -9,6 +9,7 @@ from evonb.connectomes.breeding import WiringsConfig, breed_wirings, check_densi
 from evonb.connectomes.experiments import experiment
 from evonb.connectomes.generations import load_generation
 from evonb.connectomes.settings import DevelopmentConfig, EvolutionConfig, ExperimentConfig
+from evonb.connectomes.workers import LocalFleet
 from evonb.core import ConnectomeError, InputError, Stopped, StopRequest, listening
 from evonb.store import read_dataset
 from evonb.text.tokens import CorpusConfig
@@ -89,3 +90,19 @@ def test_a_density_that_leaves_a_matrix_empty_is_refused():
     with pytest.raises(ConnectomeError, match="leaves .* empty"):
         check_density(thin, GPT(GPTConfig(vocab_size=300, n_layer=1, n_head=2, n_embd=16, block_size=16)))
     assert find_way(thin, "finer").plan.density == thin.density
+
+
+def test_fewer_searches_than_workers_share_each_generation_and_find_the_same(whole, tmp_path, monkeypatch):
+    carried, carry_out = [], LocalFleet.carry_out
+
+    def noted(self, exp, orders):
+        carried.append([type(o).__name__ for o in orders])
+        carry_out(self, exp, orders)
+
+    monkeypatch.setattr(LocalFleet, "carry_out", noted)
+    run = breed_wirings(tmp_path / "run", replace(TINY, methods=("genome",)), show=False, workers=2)
+    assert carried[0] == [] and carried[1] == carried[2] == ["LifeOrder"] * 2  # litter of founders, first generation
+    one, two = (r.file("evolve", "genome", "seed-0", "history.zarr.zip") for r in (run, whole))
+    assert read_dataset(one).identical(read_dataset(two))
+    name = "wirings/genome/evolution-0.safetensors"
+    assert last_wirings(run)[name] == last_wirings(whole)[name]
