@@ -720,24 +720,26 @@ def front_view(
     "A front: the first objective upwards, the second across, the third as colour."
     names, lower = front_objectives(history)
     everyone, (ok, points, front) = individuals(history), front_members(history, names, lower)
-    how = "".join(f"; less is better of {label(brief(t))}" for t in names if t in lower)
-    of = f"front over {', '.join(label(brief(t)) for t in names)}"
-    fig = figure("The front", f"outlined: {of}{how}", 540)
+    of, less = (", ".join(label(brief(t)) for t in ts) for ts in (names, [t for t in names if t in lower]))
+    how = f"outlined: nobody beats them on all of {of}" + f"; less is better of {less}" * bool(less)
+    fig = figure("The front", how, 540)
     for (name, other), style in zip((others or {}).items(), method_styles(others or {}).values()):
         try: _, them, _ = front_members(other, names, lower)
         except (InputError, NothingToPlot): continue # it wasn't asked for all of these
         fig.add_scatter(x=them[:, 1], y=them[:, 0], mode="markers", name=label(name),
-                        hovertemplate="%{x:.3f}, %{y:.3f}", opacity=.6,
-                        marker=dict(symbol=style.symbol + "-open", size=7, color=style.colour))
+                        hovertemplate="%{x:.3f}, %{y:.3f}", opacity=.8,
+                        marker=dict(symbol=style.symbol + "-open", size=9, color=style.colour))
     colour = points[:, 2] if len(names) > 2 else everyone.generation[ok]
     low, high = float(colour.min()), float(max(colour.max(), colour.min() + 1e-9))
     told = "".join(f"<br>{label(brief(t))}: %{{customdata[{i}]:.4f}}" for i, t in enumerate(names))
-    fig.add_scatter(x=points[:, 1], y=points[:, 0], mode="markers", name="individual", customdata=points,
+    fig.add_scatter(x=points[:, 1], y=points[:, 0], mode="markers", customdata=points,
+                    name=label(str(history.attrs.get("method", "individual"))),
                     hovertext=[who_text(everyone, i) for i in ok], hovertemplate=f"%{{hovertext}}{told}<extra></extra>",
                     marker=dict(color=colour, colorscale="Cividis", cmin=low, cmax=high, size=8 + 4 * front,
                                 line=dict(width=2. * front, color="#D55E00")))
     add_scale(fig, low, high, objective_text(history, names[2]) if len(names) > 2 else "generation", "Cividis")
-    fig.update_layout(margin_b=116, showlegend=bool(others))
+    fig.update_layout(margin_b=116, showlegend=bool(others),
+                      legend=dict(orientation="h", yref="paper", x=0, y=1.01, xanchor="left", yanchor="bottom"))
     fig.update_xaxes(title_text=objective_text(history, names[1]))
     return fig.update_yaxes(title_text=objective_text(history, names[0]))
 
