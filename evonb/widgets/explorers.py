@@ -75,9 +75,10 @@ def explore_pages(
 ) -> list[Path]: # one page for each part
     "Write a run's explorers as self-contained pages."
     path, _, which = run.partition("::") if isinstance(run, str) else (run, "", "")
+    home = path if isinstance(path, Run) else open_run(path)
     if which: made = {f"individual-{which.replace('/', '-')}": explore(run)}
     else: # where there is nothing, `explore` says why
-        made = {part: explore(run, part) for part in parts(run) or [None]}
-    folder = Path(folder or (run.path if isinstance(run, Run) else Path(path))/"explore")
-    with parsing(f"What {run.path} holds"):
+        made = {part: explore(home, part) for part in parts(home) or [None]}
+    folder = Path(folder or home.path/"explore")
+    with parsing(f"What {home.path} holds"):
         return [e.to_html(folder/f"{part}.html", max_mb=max_mb, show=show) for part, e in made.items()]

@@ -1,7 +1,10 @@
 """Objectives and descriptors of bred wirings: what each is, fronts and archives, kill and resume, bad input refused."""
 
+import importlib.util
 import json
+import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,10 +18,13 @@ from evonb.core import ConnectomeError, InputError, Stopped, StopRequest, listen
 from evonb.evolution.aims import AimsConfig
 from evonb.evolution.archives import division_of, elites_of, measured
 from evonb.evolution.methods.pareto import pareto_front
+from evonb.evolution.search import stored_state
+from evonb.plots.population import individuals
 from evonb.report import report_html
 from evonb.store import read_dataset, read_json
 from evonb.training.gpt import GPT, GPTConfig
-from evonb.widgets.population import stored_genomes
+from evonb.widgets.explorers import explore, explore_pages
+from evonb.widgets.population import PopulationExplorer, stored_genomes
 
 LONG = replace(LIFE, context=24)
 AIMED = replace(
@@ -56,8 +62,9 @@ def test_other_ways_are_measured_too_so_that_all_can_be_drawn_together(whole):
 
 
 def test_niches_share_the_items_of_the_task_alone(whole):
-    found = history(whole, "niches")
-    assert set(found.task.values) == {"loss", "skill:agreement"}
+    assert set(history(whole, "niches").task.values) == {"loss", "reading", "skill:agreement"}
+    tensors, _ = stored_state(whole.path / "evolve/niches/seed-0")
+    assert {len(t) for k, t in tensors.items() if k.endswith("|credit|")} == {200}
     for p in whole.path.glob("evolve/niches/seed-0/lives/*/outcome.json"):
         told = read_json(p)["scores"]
         assert len(told["skill:agreement"]["credit"]) == 200 and told["loss"]["credit"] is None
@@ -106,6 +113,38 @@ def test_a_statistic_of_the_graph_divides_an_archive(tmp_path):
         assert own[ids.index(digest)] == pytest.approx(wanted)
     assert len(genomes) >= len(elites_of(found, division_of(found))) > 1
     assert "<h2>The archive</h2>" in (page := report_html(run)) and "<h2>The front</h2>" not in page
+    assert division_of(found).offset == -math.log(300)  # a QD score counts from chance
+    opens_as_a_connectome(run, found)
+
+
+def opens_as_a_connectome(run, found):
+    everyone = individuals(found)
+    child = next(i for i, p in enumerate(everyone.parents) if p)
+    shown = explore(f"{run.path}::map-elites/0/{child}")
+    assert [*shown.source.wirings][:2] == [f"#{child}", "what it handed on"] and len(shown.source.wirings) > 2
+    kept, name = stored_genomes(run.path / "evolve/map-elites/seed-0"), "transformer.wte.weight"
+    held = next(i for i, d in enumerate(everyone.id) if d in kept)
+    mine = explore(f"{run.path}::{everyone.id[held][:12]}")
+    wanted = kept[everyone.id[held]].connectome.signs[name]
+    assert np.array_equal(mine.signs(next(iter(mine.source.wirings)), name), wanted)
+    from_tree = PopulationExplorer(run.path).choose(child).connectome()
+    assert from_tree.title == shown.title and f"#{child}" in shown.title
+    (page,) = explore_pages(f"{run.path}::map-elites/0/best")
+    assert page.name == "individual-map-elites-0-best.html" and page.parent == run.path / "explore"
+    for wrong in ("map-elites/0/99", "genome/0/0", "zzzz", "map-elites/0/x", "/", ""):
+        with pytest.raises(InputError, match="no individual|no explorer|explorers"):
+            explore(f"{run.path}::{wrong}")
+
+
+def test_tables_and_figures_for_findings(whole, tmp_path, capsys):
+    spec = importlib.util.spec_from_file_location("front", Path(__file__).parents[1] / "bench" / "front.py")
+    front = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(front)
+    front.main([str(whole.path), "--figures", str(tmp_path)])
+    said = capsys.readouterr().out
+    assert all(f"`{m}`" in said for m in ("generational", "pareto-bred")) and "hypervolume over loss" in said
+    n = int(history(whole, "pareto-bred").front.values.sum())
+    assert said.count("::pareto-bred/0/") == n > 0 and "<img" in (tmp_path / "front-pareto-bred.html").read_text()
 
 
 def test_founders_lie_between_the_densities():

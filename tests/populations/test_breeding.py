@@ -21,6 +21,8 @@ import evonb.populations.breeding as breeding
 from evonb.cli import population_text
 from evonb.core import InputError, MachineError, RunExistsError, Seeds, to_dict
 from evonb.datasets import MissingExtraError
+from evonb.evolution.aims import AimsConfig
+from evonb.evolution.archives import division_of
 from evonb.evolution.method import METHODS, Objective, right_options
 from evonb.evolution.methods.lorahub import LoraHubConfig
 from evonb.evolution.operators import AllFailedError
@@ -38,7 +40,7 @@ from evonb.populations.breeding import (
 )
 from evonb.populations.experts import ExpertConfig, ExpertsConfig, ToyConfig, load_experts, toy_base, train_experts
 from evonb.populations.spaces import AdapterSpace, CoefficientSpace
-from evonb.report import methods_table, write_report
+from evonb.report import methods_table, report_html, write_report
 from evonb.store import create_run, open_run, read_dataset, read_json, read_tensors
 from evonb.tasks.backends import InProcess
 from evonb.tasks.engine import Engine
@@ -954,3 +956,22 @@ def test_odd_populations_of_methods_in_pairs_are_refused_before_anything_runs(co
     assert breeding.method_settings(breeding.METHODS["mezo"], config) == {}
     with pytest.raises(InputError, match="'sign-es' can't search a space of 'delta', whose genomes have no signs"):
         replace(config, methods=("sign-es",), space="delta").check()
+
+
+def test_fronts_and_archives_have_the_aims_of_the_run(config, tmp_path):
+    aims = AimsConfig((config.tasks[0], "departure"), ("departure",), ("length", "balance"), (3,))
+    small = replace(config, n_seeds=1, methods=("pareto", "map-elites"), budget=8, held_out=(), aims=aims)
+    run = bred(tmp_path / "run", small)
+    front, cells = (read_dataset(run.file("evolve", m, "seed-0", "history.zarr.zip")) for m in small.methods)
+    assert json.loads(front.attrs["objectives"]) == [config.tasks[0], "departure"]
+    assert json.loads(front.attrs["lower"]) == ["departure"] and front.front.any()
+    assert [a.name for a in division_of(cells).axes] == ["length", "balance"] and division_of(cells).n_cells == 9
+    assert {"departure", "length", "balance"} <= set(front.trait.values)
+    page = report_html(run)
+    assert "<h2>The front</h2>" in page and "<h2>The archive</h2>" in page
+    for changes, said in ((dict(budget=3), "budget is 3, but a generation of 'pareto' has 4"),
+                          (dict(aims=AimsConfig(("departure", "skill:echo"))), "'skill:echo', which this run can't"),
+                          (dict(aims=aims, space="delta", methods=("pareto-bred", "map-elites")), "'balance', which"),
+                          (dict(methods=("genome",)), "none of the methods reads them")):  # fmt: skip
+        with pytest.raises(InputError, match=said):
+            replace(small, **changes).check()
