@@ -6,9 +6,9 @@
 __all__ = ['ASKED', 'WIRING_WAYS', 'ARM', 'HELD_AGAINST', 'SINCE', 'WiringsConfig', 'Way', 'line_plan', 'published_way',
            'finer_way', 'long_way', 'litter_way', 'population_way', 'random_way', 'find_way', 'fits_wirings',
            'check_density', 'opened_scores', 'check_askable', 'Trail', 'search_folder', 'founded', 'founding_densities',
-           'line_trail', 'tried', 'search', 'Within', 'nursery', 'raise_one', 'SearchOrder', 'NewbornOrder',
-           'WiringsRun', 'newborn_losses', 'ways_versus_references', 'summarised', 'described', 'wirings_statement',
-           'negated', 'way_table', 'wirings_command', 'processes', 'breed_wirings']
+           'line_trail', 'tried', 'search', 'Within', 'nursery', 'raise_one', 'SearchOrder', 'LifeOrder',
+           'lived_beside', 'NewbornOrder', 'WiringsRun', 'newborn_losses', 'ways_versus_references', 'summarised',
+           'described', 'wirings_statement', 'negated', 'way_table', 'wirings_command', 'processes', 'breed_wirings']
 
 # %% ../../nbs/connectomes/36_breeding.ipynb #ac3c55bb
 import json
@@ -100,10 +100,14 @@ class Way:
     plan: LifePlan
     founders: int = 0 # siblings of the published line's last generation that are pruned apart; 0: the random start
     lives: int = 0 # that these take
-    scores: tuple | None = None # what its newborns are asked beside their loss; None: all that aims name
 
     @property
     def is_line(self) -> bool: return self.method == "generational"
+
+    @property
+    def width(self) -> int: # newborns that can live at once
+        n = max(self.settings.get(k, 1) for k in ("population_size", "batch"))
+        return n * self.plan.n_siblings * len(self.plan.rates)
 
 WIRING_WAYS = Registry("way of evolving wirings")
 
@@ -164,9 +168,12 @@ def population_way(
     settings = {"population_size": k} if "population_size" in kind.config_class.__dataclass_fields__ else {}
     settings |= settings_of(config.aims, method, LESS)
     named = (*settings.get("objectives", ()), *(settings.get("descriptors") or ()))
+    if "cells" in settings and named: # a QD score counts from what a model without knowledge reaches
+        settings["offset"] = -math.log(config.experiment.corpus.vocab_size)
+    if method == "niches" and config.aims.names: # a loss isn't shared
+        settings["descriptors"] = tuple(x for x in config.aims.descriptors or config.aims.names if is_task(x))
     plan = line_plan(config, halving=config.rounds, **(dict(densities=config.span) if "density" in named else {}))
-    scores = named if method == "niches" else None # whose items are shared: no others
-    return Way(method, settings, plan, k, n - 1 + k, scores)
+    return Way(method, settings, plan, k, n - 1 + k)
 
 @WIRING_WAYS.register("random-search", "independent random wirings, of which the best is taken")
 def random_way(config):
@@ -313,7 +320,8 @@ def founded(
     exp: Experiment, # an evolution
     way: Way,
     config: WiringsConfig,
-    folder # of the search
+    folder, # of the search
+    beside=None # who lives newborns side by side, as `WiringFitness` asks it
 ) -> tuple: # list of (tokens, FramedWiring); founders: name -> FramedWiring
     "The published line to its last generation, whose siblings are pruned apart."
     n, plan = config.experiment.evolution.n_generations, line_plan(config)
@@ -325,6 +333,7 @@ def founded(
         trail = line_trail(line, fitness)
         spent, last = trail[-1]
     litter = WiringFitness(exp, folder/"founders"/"lives", replace(plan, n_siblings=way.founders), n - 1)
+    litter.beside = beside
     litter([last])
     if litter.outcome(last).reason: raise NonFiniteLossError(litter.outcome(last).reason)
     made = litter.apart(last, founding_densities(way, last.connectome.density))
@@ -365,17 +374,19 @@ def tried(
 def search(
     exp: Experiment, # an evolution
     name: str, # of the way
-    config: WiringsConfig
+    config: WiringsConfig,
+    fleet=None # workers that share the lives of each generation; None: one after another
 ) -> Trail:
     "One way's evolution, from wherever it is."
+    beside = fleet and partial(lived_beside, fleet)
     way, folder = find_way(config, name), search_folder(exp, name)
     first, founding, founders = 0, [], dict(start=founder(exp))
     if way.founders:
-        founding, founders = founded(exp, way, config, folder)
+        founding, founders = founded(exp, way, config, folder, beside)
         first = config.experiment.evolution.n_generations
     fitness = WiringFitness(exp, folder/"lives", way.plan, first, founding[-1][0] if founding else 0, config.budget(),
-                            opened_scores(exp, config.aims.names if way.scores is None else way.scores))
-    space = LivedSpace(fitness, founders)
+                            opened_scores(exp, config.aims.names))
+    space, fitness.beside = LivedSpace(fitness, founders), beside
     fitness.method = METHODS[way.method](space, way.settings, exp.seeds.child("search", name))
     most = max(1, (config.budget() - fitness.before) // way.plan.least_tokens)
     traits = [x for x in config.aims.names if x in space_traits(space)]
@@ -463,6 +474,44 @@ class SearchOrder(Order):
         n = sum(1 for _ in lives.rglob("lived.safetensors"))
         return path, 10**9 * n + checkpoint_step(path)
 
+# %% ../../nbs/connectomes/36_breeding.ipynb #f8199cd4
+@dataclass
+class LifeOrder(Order):
+    "One newborn of a wiring that a search tries."
+    wiring: FramedWiring = None
+    place: str = "" # of the search's lives, within the run
+    plan: LifePlan = None
+    generation: int = 0
+    life: tuple = () # which sibling, its learning rate
+    until: int | None = None # the step after which it is stopped for now
+
+    @property
+    def label(self): return "{}{} sibling {} lr {:g}".format(self.called, self.wiring.digest()[:8], *self.life)
+    @property
+    def what(self): return "newborns of a generation"
+
+    def fitness(self, exp): return WiringFitness(exp, exp.run.path/self.place, self.plan, self.generation)
+    def folder(self, exp): return self.fitness(exp).lives(self.wiring, self.life[1])[self.life[0]]
+    def steps_of(self, exp): return self.until or self.plan.life.steps
+    def folders(self, exp): return {} if self.until else {self.label: self.folder(exp)}
+    def carry_out(self, exp): self.fitness(exp).live(self.wiring, *self.life, self.until)
+
+    def reached(self, run):
+        path = latest_checkpoint(self.folder(Experiment(run, None, None)))
+        return path, checkpoint_step(path)
+
+def lived_beside(
+    fleet, # a LocalFleet
+    fitness: WiringFitness,
+    left: list, # of (wiring, sibling, learning rate)
+    until: int | None # the step after which they are stopped for now; None: whole lives
+):
+    "Have newborns raised by workers."
+    exp = fitness.exp
+    place = fitness.folder.relative_to(exp.run.path).as_posix()
+    fleet.carry_out(exp, [LifeOrder(exp.lineage, called=exp.called, wiring=g, place=place, plan=fitness.plan,
+                                    generation=fitness.generation, life=(j, lr), until=until) for g, j, lr in left])
+
 # %% ../../nbs/connectomes/36_breeding.ipynb #7719a9b6
 @dataclass
 class NewbornOrder(Order):
@@ -502,11 +551,13 @@ class WiringsRun:
 def search_all(self: WiringsRun) -> dict: # (way, evolution) -> Trail
     "Every way's evolutions, side by side where there are workers."
     self.exp.run.set_state("running", f"{len(self.pairs)} searches")
-    if self.exp.fleet:
-        one = self.exp.lineages
-        orders = [SearchOrder(k, called=one[k].called, way=m, search=self.config) for m, k in self.pairs
-                  if not (search_folder(one[k], m)/"history.zarr.zip").exists()]
-        self.exp.fleet.carry_out(self.exp, orders)
+    if fleet := self.exp.fleet:
+        one = [replace(x, fleet=None) for x in self.exp.lineages]
+        left = [(m, k) for m, k in self.pairs if not (search_folder(one[k], m)/"history.zarr.zip").exists()]
+        wide = [x for x in left if len(left) < fleet.n_workers and find_way(self.config, x[0]).width > 1]
+        fleet.carry_out(self.exp, [SearchOrder(k, called=one[k].called, way=m, search=self.config)
+                                   for m, k in left if (m, k) not in wide])
+        for m, k in wide: search(one[k], m, self.config, fleet) # fewer searches than workers: each by all of them
     found = {}
     for m, k in self.pairs: found[m, k] = search(replace(self.exp.lineages[k], fleet=None), m, self.config)
     return found
@@ -741,7 +792,7 @@ def processes(
         return asked
     n = len(config.methods) * exp.config.n_lineages
     left = n * config.budget() / config.tokens_of_life()
-    return min(n_workers(exp, "auto", int(left)), n)
+    return min(n_workers(exp, "auto", int(left)), max(n, *(find_way(config, m).width for m in config.methods)))
 
 SINCE = {"aims": to_dict(AimsConfig()), "densities": [], # settings that runs of before don't have
          **{f"experiment.{k}": v for k, v in LATER.items()}}

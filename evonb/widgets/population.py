@@ -30,6 +30,7 @@ from ..populations.merges import distance
 from ..populations.spaces import AdapterFiles, AdapterSpace, StoredAdapter, stored_name
 from ..populations.weights import NoisedWeights, WeightSpace, step_distance
 from ..store import Run, open_run, read_dataset, read_json
+from .connectome import ConnectomeExplorer
 from .explorer import Explorer, Reply, View, choice, slider
 
 # %% ../../nbs/widgets/14_population.ipynb #38510d75
@@ -42,10 +43,11 @@ class Evolutions:
         summary: dict | None = None, # of the run
         name: str = "a population", # what it is called
         missing: list = (), # sentences: what isn't there yet
-        spread: str = "mean distance of two individuals" # what the histories' diversity is, with its unit
+        spread: str = "mean distance of two individuals", # what the histories' diversity is, with its unit
+        wirings: str = "" # folder of the run, where individuals are wirings that the connectome explorer opens
     ):
         self.found, self.population, self.summary, self.name = found, population, summary, name
-        self.missing, self.spread, self._read = list(missing), spread, {}
+        self.missing, self.spread, self._read, self.wirings = list(missing), spread, {}, wirings
         self.genomes = cache(genomes or (lambda method, seed: {}))
 
     def seeds(self, method) -> list: return list(self.found[method])
@@ -172,7 +174,7 @@ def run_evolutions(
         missing = [summary["statement"]] if summary else _said_missing(run, folders)
         found = {m: {s: (lambda f=f: read(f)) for s, f in folders[m].items()} for m in folders}
         return Evolutions(found, lambda m, s: stored_genomes(folders[m][s]), name=place_name(run.path), missing=missing,
-                          spread="mean distance of two wirings<br>(share of places)")
+                          spread="mean distance of two wirings<br>(share of places)", wirings=str(run.path))
     order = [*by_test(summary or {}), *(run.config.get("methods") or []), *folders]
     found = {m: {s: (lambda f=f: read(f)) for s, f in folders[m].items()}
              for m in dict.fromkeys(order) if m in folders}
@@ -334,7 +336,7 @@ def family_reply(
         operators=[dict(name=o, **s._asdict(), count=int((everyone.operator == o).sum())) for o, s in styles.items()],
         tasks=[t._asdict() for t in facts], ramp=ramp, outside=outside, method=method, seed=seed,
         arrays=[[k, kinds[a.dtype.name]] for k, a in arrays.items()], distance=unit, weights=weights,
-        chance=evolutions.chance(method, seed))
+        chance=evolutions.chance(method, seed), wirings=evolutions.wirings)
     return Reply(content, [*arrays.values(), "\n".join(shown).encode()], lambda: pp.family_tree(history))
 
 # %% ../../nbs/widgets/14_population.ipynb #4ee8a59e
@@ -360,6 +362,7 @@ def archive_reply(
 class PopulationExplorer(Explorer):
     "A population run: its family tree, and what became of fitness, tasks, diversity, ensembles and the final test."
     individual = traitlets.Unicode() # the id of the one chosen
+    opened = traitlets.Unicode().tag(sync=True) # the model of an explorer that the page shows below this one
 
     def __init__(self,
         source, # a run of kind population (or its folder), a history as an xarray Dataset, or Evolutions
@@ -378,6 +381,7 @@ class PopulationExplorer(Explorer):
         super().__init__(f"Population: {e.name}", _controls(e, facts, method, seed), _views(e, facts), subtitle)
         self.observe(self._follow, ["values", "clicked"])
         self._follow(None)
+        self.observe(self._open, "clicked")
 
 # %% ../../nbs/widgets/14_population.ipynb #32d867b3
 def _controls(evolutions, facts, method, seed):
@@ -498,6 +502,23 @@ def _follow(self: PopulationExplorer, change):
     if not 0 <= place < len(everyone.id): # the best where there is no such place
         place = None if everyone.failed.all() else pp.best_place(everyone)
     self.individual = "" if place is None else str(everyone.id[place])
+
+# %% ../../nbs/widgets/14_population.ipynb #28a9f3fa
+@patch
+def connectome(self: PopulationExplorer): # -> a ConnectomeExplorer
+    "The explorer of the chosen individual's wiring, in a run whose individuals are wirings."
+    if not self.evolutions.wirings:
+        raise InputError(f"Individuals of {self.evolutions.name} are no wirings, so there is no connectome to open.")
+    place = pp.individuals(self.evolutions.history(self.values["method"], self.values["seed"])).id.tolist()
+    which = f"{self.values['method']}/{self.values['seed']}/{place.index(self.individual)}"
+    return ConnectomeExplorer(f"{self.evolutions.wirings}::{which}")
+
+@patch
+def _open(self: PopulationExplorer, change):
+    "Show the wiring of whom the page asks for, below."
+    if not change["new"].get("open"): return
+    self._shown_below = self.connectome() # kept, so that it lives
+    self.opened = self._shown_below.model_id
 
 # %% ../../nbs/widgets/14_population.ipynb #ca3385bb
 @patch
