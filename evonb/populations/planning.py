@@ -137,7 +137,9 @@ def plan_breeding(
     stage("sealed test, at most", 1 + n_experts + chosen, sealed)
     at_once = max(c.max_tokens, *(a.longest for a in [*seen, *sealed]))
     together = max(1, c.max_tokens // min(a.longest for a in seen)) # individuals in one pass
-    memory = dict(weights=width * shape["weights"], adapters=4 * rank * shape["rank_units"] * together,
+    held = ({"an individual": (width + 4) * shape["weights"]} if c.space == "weights" else
+            {"adapters": 4 * rank * shape["rank_units"] * together})
+    memory = dict(weights=width * shape["weights"], **held,
                   cache=width * at_once * shape["kv"],
                   activations=width * at_once * shape["width"] + 4 * min(at_once, 512) * shape["vocab"])
     notes = [f"Speed {device.assumption}.", f"The base has {human_count(shape['weights'])} weights of {width} bytes; "

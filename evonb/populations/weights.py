@@ -6,7 +6,7 @@
 __all__ = ['SMALLEST_SCALE', 'LEAST_FELT', 'FARTHEST', 'NEAREST', 'NoisedWeights', 'WeightSpace', 'matrices', 'summed_genomes',
            'step_distance']
 
-# %% ../../nbs/populations/13_weights.ipynb #3d249959
+# %% ../../nbs/populations/13_weights.ipynb #37447d5c
 import hashlib
 import json
 import math
@@ -24,7 +24,7 @@ from ..store import tensors_digest
 from ..training.adapters import Adapter, check_finite, check_modules, float32_at_least
 from ..training.weights import WholeWeights, check_room, weight_shapes
 
-# %% ../../nbs/populations/13_weights.ipynb #0ce062d5
+# %% ../../nbs/populations/13_weights.ipynb #d36a4e68
 @dataclass(frozen=True, eq=False)
 class NoisedWeights:
     "A genome: shares of the founders' changes, and steps along noises."
@@ -34,7 +34,7 @@ class NoisedWeights:
 
     def __repr__(self): return f"NoisedWeights({len(self.steps)} noises, founders {list(self.founders)})"
 
-# %% ../../nbs/populations/13_weights.ipynb #857ec694
+# %% ../../nbs/populations/13_weights.ipynb #7eaf0c64
 SMALLEST_SCALE = 2.**-20 # below it, steps are written anew
 
 class WeightSpace:
@@ -67,7 +67,7 @@ class WeightSpace:
     def start(self) -> list: # one genome per founder
         return [NoisedWeights(tuple(row)) for row in np.eye(len(self.names)).tolist()]
 
-# %% ../../nbs/populations/13_weights.ipynb #28665144
+# %% ../../nbs/populations/13_weights.ipynb #2988c69f
 def matrices(
     shapes: dict # name -> shape
 ) -> dict: # those that a low rank is for
@@ -81,7 +81,7 @@ def made_of(self: WeightSpace, base) -> str: # SHA-256 in hex
     about = [base, {n: a.digest() for n, a in self.experts.items()}, [list(s) for s in self.shapes.values()], drawn]
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()
 
-# %% ../../nbs/populations/13_weights.ipynb #a0c0f32e
+# %% ../../nbs/populations/13_weights.ipynb #a2caa1f3
 @patch
 def check(self: WeightSpace, genome) -> NoisedWeights: # itself
     "Refuse what isn't a genome of this space."
@@ -94,7 +94,7 @@ def check(self: WeightSpace, genome) -> NoisedWeights: # itself
         raise InputError("The genome has shares or steps that are NaN or infinite.")
     return genome
 
-# %% ../../nbs/populations/13_weights.ipynb #9ac2d276
+# %% ../../nbs/populations/13_weights.ipynb #fd345873
 @patch
 def add_noise(self: WeightSpace,
     x: np.ndarray, # a tensor, changed in place
@@ -121,7 +121,7 @@ def summed(self: WeightSpace,
     self._held = steps, sums
     return sums
 
-# %% ../../nbs/populations/13_weights.ipynb #d3f0fbc2
+# %% ../../nbs/populations/13_weights.ipynb #a29c7748
 @patch
 def change(self: WeightSpace,
     genome: NoisedWeights,
@@ -148,7 +148,7 @@ def tensor(self: WeightSpace,
     own = self.weights[name]
     return (float32_at_least(own).cpu() + torch.from_numpy(self.change(genome, name))).to(own.dtype)
 
-# %% ../../nbs/populations/13_weights.ipynb #6ad0b986
+# %% ../../nbs/populations/13_weights.ipynb #3497811b
 @patch
 def length(self: WeightSpace,
     genome: NoisedWeights
@@ -162,7 +162,7 @@ def adapter(self: WeightSpace, genome) -> WholeWeights:
     g = self.check(genome)
     return WholeWeights(partial(self.tensor, g), self.digest(g), partial(self.length, g))
 
-# %% ../../nbs/populations/13_weights.ipynb #eb9439db
+# %% ../../nbs/populations/13_weights.ipynb #a95f46e3
 def summed_genomes(
     genomes, # of one space
     weights, # (n_genomes,)
@@ -183,7 +183,7 @@ def step_distance(
     g = summed_genomes([a, b], [1, -1], len(a.founders))
     return math.hypot(*g.founders, *(w for *_, w in g.steps))
 
-# %% ../../nbs/populations/13_weights.ipynb #098f2a99
+# %% ../../nbs/populations/13_weights.ipynb #18b348fb
 @patch
 def combine(self: WeightSpace,
     genomes, # any number
@@ -195,7 +195,7 @@ def combine(self: WeightSpace,
     if len(live) == 1 and live[0][1] == 1: return live[0][0]
     return summed_genomes([g for g, _ in live], [x for _, x in live], len(self.names))
 
-# %% ../../nbs/populations/13_weights.ipynb #ff1dd9f8
+# %% ../../nbs/populations/13_weights.ipynb #be02aa73
 @patch
 def distance(self: WeightSpace, a: NoisedWeights, b: NoisedWeights) -> float:
     "The Frobenius distance of two genomes' weights."
@@ -218,7 +218,7 @@ def digest(self: WeightSpace, genome: NoisedWeights) -> str: # SHA-256 in hex
     g = self.check(genome)
     return hashlib.sha256(json.dumps([self.key, g.founders, g.steps, g.scale]).encode()).hexdigest()
 
-# %% ../../nbs/populations/13_weights.ipynb #0d228d60
+# %% ../../nbs/populations/13_weights.ipynb #05ca5c42
 @patch
 def pack(self: WeightSpace, genome: NoisedWeights) -> dict: # name -> tensor
     "A genome as named tensors: integers, and how far along each."
@@ -240,7 +240,7 @@ def unpack(self: WeightSpace, tensors: dict) -> NoisedWeights: # what `pack` mad
                                "a copy, or begin the search again.")
     return NoisedWeights(tuple(founders), tuple((s, r, w) for (s, r), w in zip(noises, along)), scale)
 
-# %% ../../nbs/populations/13_weights.ipynb #b841305f
+# %% ../../nbs/populations/13_weights.ipynb #ba220e63
 @patch
 def shift(self: WeightSpace,
     genome: NoisedWeights,
@@ -264,7 +264,7 @@ def shift(self: WeightSpace,
 @patch
 def settle(self: WeightSpace, genome): "A genome that stands for itself; integers do."; return genome
 
-# %% ../../nbs/populations/13_weights.ipynb #44f3e9de
+# %% ../../nbs/populations/13_weights.ipynb #787df12f
 LEAST_FELT = .05 # the share of weights that a step must change
 
 @patch
@@ -285,7 +285,7 @@ def check_felt(self: WeightSpace,
         raise InputError(f"sigma is {far:g}, but in {dtype} such a step changes {share:.2%} of the weights: the rest "
                          "is lost in rounding. Give a larger sigma, or a base in float32.")
 
-# %% ../../nbs/populations/13_weights.ipynb #ebe08cc4
+# %% ../../nbs/populations/13_weights.ipynb #b66737b8
 @patch
 def perturb(self: WeightSpace,
     genome: NoisedWeights,
@@ -300,7 +300,7 @@ def perturb(self: WeightSpace,
     if not along: return self.check(genome)
     return self.combine([genome, NoisedWeights((0.,) * len(self.names), ((seed, self.rank or 0, along),))], [1, 1])
 
-# %% ../../nbs/populations/13_weights.ipynb #c025b1b9
+# %% ../../nbs/populations/13_weights.ipynb #27ca4708
 FARTHEST, NEAREST = .3, .001 # of random draws, in units of each tensor's root mean square
 
 @patch
@@ -309,7 +309,7 @@ def draw(self: WeightSpace, rng: np.random.Generator) -> NoisedWeights:
     along = math.exp(rng.uniform(math.log(NEAREST), math.log(FARTHEST)))
     return NoisedWeights((1.,) * len(self.names), ((int(rng.integers(2**63)), self.rank or 0, along),))
 
-# %% ../../nbs/populations/13_weights.ipynb #1b92bf39
+# %% ../../nbs/populations/13_weights.ipynb #fa51effc
 class _OnWeights:
     "Parents as genomes of whole weights: sums, and angles tensor by tensor; nothing weight by weight."
     def __init__(self, space, genomes): self.space, self.parents = space, [space.check(g) for g in genomes]
@@ -339,7 +339,7 @@ def merge(self: WeightSpace,
     if not len(genomes): raise InputError("There is no genome to merge. Give at least one.")
     return known.run(_OnWeights(self, genomes), weights, generator, **options)
 
-# %% ../../nbs/populations/13_weights.ipynb #4db82e85
+# %% ../../nbs/populations/13_weights.ipynb #a1a0151a
 @patch
 def similarity(self: WeightSpace, a: NoisedWeights, b: NoisedWeights) -> float:
     "The cosine of two genomes' changes from the base; nan if one is zero."

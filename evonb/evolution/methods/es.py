@@ -61,7 +61,8 @@ class ES(Method):
     @staticmethod
     def begin(space, config): # a genome
         experts = space.start()
-        return space.combine(experts, np.full(len(experts), dict(sum=1., uniform=1 / len(experts), zero=0.)[config.start]))
+        share = dict(sum=1., uniform=1 / len(experts), zero=0.)[config.start]
+        return space.combine(experts, np.full(len(experts), share))
 
     def n_pairs(self) -> int: return self.config.population_size // 2
     def population(self): return self.members # the best so far
