@@ -7,5 +7,6 @@ __getattr__, __dir__, __all__ = face(__name__, {
     ".suites": "SUITES Suite RatedSuite open_suite",
     ".scoring": "ModelScorer NGramScorer answers_of",
     ".judging": "judge_suite curve_of reach",
+    ".milestones": "MILESTONES Milestone development_chart run_chart",
     ".evaluation": "evaluate_run EvaluationConfig",
 })

@@ -67,7 +67,9 @@ def development_curves(
         for arm in map(str, development.arm.values):
             found = development.probes.sel(measure=m, arm=arm).transpose(..., "probe_step").values
             add_curve(fig, arm, x, seed_band(by_evolution(found)), dict(row=1 + i // n_columns, col=1 + i % n_columns), not i)
-    fig.update_annotations(font_size=13)
+    room = 1 - 40 / (190 * n_rows) # panels' names stay within, where a page has a title of its own
+    fig.for_each_yaxis(lambda axis: axis.update(domain=[room * y for y in axis.domain]))
+    fig.for_each_annotation(lambda a: a.update(y=room * a.y, font_size=13))
     for i in range(max(0, len(known) - n_columns), len(known)):
         fig.update_xaxes(title_text="tokens read", row=1 + i // n_columns, col=1 + i % n_columns)
     return fig

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['Wiring', 'read_wiring', 'axis_parts', 'layers_of', 'TokenFacts', 'corpus_tokens', 'Tint', 'read_tints', 'Source',
-           'arm_files', 'run_source', 'bred_source', 'bred_individual', 'individual_source', 'find_source',
-           'example_generations', 'example_connectome_run', 'change_counts', 'change_words', 'degree_spread',
-           'expected_degrees', 'degree_edges', 'degree_distribution', 'head_live', 'head_densities', 'sign_balance',
-           'layer_density', 'layer_densities', 'ConnectomeExplorer', 'network_columns']
+           'arm_files', 'probed_newborns', 'run_source', 'bred_source', 'bred_individual', 'individual_source',
+           'find_source', 'example_generations', 'example_connectome_run', 'change_counts', 'change_words',
+           'degree_spread', 'expected_degrees', 'degree_edges', 'degree_distribution', 'head_live', 'head_densities',
+           'sign_balance', 'layer_density', 'layer_densities', 'ConnectomeExplorer', 'network_columns']
 
 # %% ../../nbs/widgets/12_connectome.ipynb #4a0f3bcb
 import html
@@ -24,10 +24,12 @@ from fastcore.basics import patch
 
 from ..connectomes.controls import CONTROLS, control
 from ..core import DamagedFileError, EvonbError, InputError, Seeds, check_positive, parsing
+from ..development.milestones import development_chart
 from ..evolution.search import stored_history
 from ..kinds import refusal
 from ..plots import connectome as plots
 from ..plots.examples import example_signs
+from ..plots.milestones import development_curves, milestone_chart
 from ..plots.population import best_place, individuals, who_text
 from ..plots.wiring import wiring_map
 from ..statistics import chance_interval, wilson_interval
@@ -235,6 +237,7 @@ class Source:
     tokens: object = None # function: number of rows -> TokenFacts; None where no text is known
     tints: list = field(default_factory=list) # of Tint: values of matrices that the map can show
     statistics: Path | None = None # where the statistics of the wiring are, once `evonb wiring` has measured them
+    development: object = None # xarray Dataset of newborns that were probed
 
     def told(self, key) -> str: return f"generation {key}" if self.names == "Generation" else str(key)
 
@@ -252,6 +255,15 @@ def arm_files(
             seed = p.parts[-2].removeprefix("seed-")
             if seed.isdigit(): found[p.parts[-3] + of, int(seed)] = p
     return found
+
+# %% ../../nbs/widgets/12_connectome.ipynb #a11d6908
+def probed_newborns(
+    run: Run # of kind connectome
+): # -> xarray Dataset; None where there are no newborns yet, or they weren't probed
+    "What a run's newborns told of their development."
+    file = run.file("development.zarr.zip")
+    found = read_dataset(file) if file.is_file() else None
+    return found if found is not None and "probes" in found else None
 
 # %% ../../nbs/widgets/12_connectome.ipynb #ee52d0cf
 def run_source(
@@ -276,7 +288,8 @@ def run_source(
     corpus, tints = run.file("corpus"), run.file("attribution.zarr.zip")
     tokens = (lambda n: corpus_tokens(corpus, n)) if corpus.is_dir() else None
     return Source(run.path.resolve().name, there, read(stored), read(arm_files(run)), n_head, tokens=tokens,
-                  tints=read_tints(tints) if tints.is_file() else [], statistics=run.file("wiring.zarr.zip"))
+                  tints=read_tints(tints) if tints.is_file() else [], statistics=run.file("wiring.zarr.zip"),
+                  development=probed_newborns(run))
 
 # %% ../../nbs/widgets/12_connectome.ipynb #95ab3c27
 def bred_source(
@@ -671,7 +684,12 @@ def _views(source):
              tab="Statistics", description="Share of positive weights of each matrix, with intervals."),
         *([View("statistics", "plotly", "Beside a random wiring", ("generation",), width=2, tab="Statistics",
                 height=700, description="Each statistic of each matrix, in standard deviations from chance.")]
-          if source.statistics else [])]
+          if source.statistics else []),
+        *([View("milestones", "plotly", "Milestones", (), width=2, tab="Milestones",
+                description="When each arm reaches each milestone of development, with intervals."),
+           View("probes", "plotly", "What probes told", (), width=2, tab="Milestones",
+                description="Each measure of development over the tokens read, arm by arm.")]
+          if source.development is not None else [])]
 
 # %% ../../nbs/widgets/12_connectome.ipynb #1380a8e5
 class ConnectomeExplorer(Explorer):
@@ -935,6 +953,8 @@ def reply(self: ConnectomeExplorer, view: str, values: dict) -> Reply:
         return Reply.of_figure(layer_densities(found, self.source.names.lower()))
     if view == "network": return self.network_reply(generation)
     if view == "statistics": return self.statistics_reply(generation)
+    if view == "milestones": return Reply.of_figure(milestone_chart(development_chart(self.source.development)))
+    if view == "probes": return Reply.of_figure(development_curves(self.source.development))
     if view == "signs":
         wiring, layers = self.wiring(generation), layers_of(self.wiring(generation).shapes)
         counts = {(l, k): (wiring.n_positive(n), wiring.n_live(n)) for l, ks in layers.items() for k, n in ks.items()}

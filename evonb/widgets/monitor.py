@@ -54,6 +54,7 @@ class Life:
     train_loss: list = field(default_factory=list) # of each step, nats/token
     val_step: list = field(default_factory=list) # steps after which it was validated
     val_loss: list = field(default_factory=list) # then, nats/token
+    probes: dict = field(default_factory=dict) # measure -> what a look at it told last, nan where it couldn't
     ended: str = "" # "over" or "failed"
     since: tuple | None = None # step and seconds when it was first heard of
 
@@ -66,6 +67,7 @@ def hear(self: Life, v):
         if len(theirs) < len(mine): mine.clear() # it went back to a checkpoint
         mine += theirs[len(mine):]
     self.step, self.steps, self.seconds, self.tokens = v["step"], v["steps"], v["seconds"], v.get("tokens", 0)
+    self.probes = dict(v.get("probes", {}))
     if self.since is None or self.since[0] > self.step: self.since = self.step, self.seconds
     self.ended = "over" if self.step == self.steps else ""
 
@@ -686,6 +688,7 @@ def facts(self: Live, share): # -> list of (name, value)
         if life.val_loss: out.append(("validation loss", f"{life.val_loss[-1]:.3f} nats/token"))
         if busy and math.isfinite(v := life.speed):
             out.append(("speed", f"{v * life.tokens:,.0f} tokens/s" if life.tokens else f"{v:,.1f} steps/s"))
+        out += [(name.replace("_", " "), f"{x:.3g}") for name, x in life.probes.items() if math.isfinite(x)]
     if s := picture.searches.get(picture.now) or next(reversed(picture.searches.values()), None):
         sound = [v for v in s.values if math.isfinite(v)]
         out += [("search", s.label), ("evaluations", f"{len(s.values) + s.scored} of {s.budget}"),

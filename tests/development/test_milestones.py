@@ -20,6 +20,10 @@ from evonb.development.milestones import (
     run_chart,
     stays_beyond,
 )
+from evonb.report import example_run, report_html
+from evonb.store import open_run, read_dataset, write_dataset
+from evonb.widgets.connectome import ConnectomeExplorer
+from evonb.widgets.monitor import Life, Live, Picture
 
 NULL = ("induction-head", "context-helps", "uses-repeats", "remembers")
 
@@ -114,6 +118,36 @@ def test_a_failed_newborn_and_an_arm_that_lives_longer_are_left_out_where_they_a
     assert [c["n"] for c in cells if c["arm"] == "random"] == [4] * 3
     assert [c["change"]["mean"] for c in cells if c["arm"] == "connectome"] == \
         [c["change"]["mean"] for c in whole if c["arm"] == "connectome"]
+
+
+def test_a_chart_is_in_the_terminal_the_report_and_the_explorer(tmp_path, capsys):
+    path, plain = (example_run(tmp_path / n, Seeds(1), 1) for n in ("probed", "plain"))
+    development = read_dataset(path / "development.zarr.zip")
+    arms = {a: 40 if a == "connectome" else 60 for a in map(str, development.arm.values)}
+    probes = example_probes(Seeds(0), arms, development.sizes["seed"])
+    write_dataset(path / "development.zarr.zip", development.assign(probes=probes.probes).assign_attrs(probes.attrs))
+    assert main(["milestones", str(path), "--only", "induction-head"]) == 0
+    told = capsys.readouterr().out
+    assert "The connectome reaches 1 of 1 milestones, first induction-head; its random control is later" in told
+    cells = development_chart(read_dataset(path / "development.zarr.zip"))
+    page = report_html(open_run(path))
+    assert "<h2>Milestones</h2>" in page and chart_statement(cells) in page
+    seen = ConnectomeExplorer(path)
+    assert [v.name for v in seen.views.values() if v.tab == "Milestones"] == ["milestones", "probes"]
+    onsets = {c["arm"]: c["onset"]["mean"] for c in cells if c["milestone"] == "induction-head"}
+    drawn = {t.name: t.x[0] for t in seen.figure("milestones").data}
+    assert {a: drawn[a] for a in ("connectome", "random")} == {a: onsets[a] for a in ("connectome", "random")}
+    assert len(seen.figure("probes").layout.annotations) == 3
+    assert not [v for v in ConnectomeExplorer(plain).views.values() if v.tab == "Milestones"]
+    assert "<h2>Milestones</h2>" not in report_html(open_run(plain))
+
+
+def test_the_monitor_shows_what_probes_told_last():
+    life = Life("a newborn")
+    told = dict(step=3, steps=9, seconds=1.0, train_loss=[2.0], val_step=[], val_loss=[])
+    life.hear(told | dict(probes=dict(induction=0.25, log_z=float("nan"))))
+    live = Live("a life", "connectome", [], Picture(lives={"x": life}, now="x"))
+    assert ("induction", "0.25") in live.facts(0.5) and "log z" not in dict(live.facts(0.5))
 
 
 def test_milestones_that_cannot_be_are_refused(tmp_path, capsys):
