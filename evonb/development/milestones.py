@@ -7,7 +7,7 @@ __all__ = ['MILESTONES', 'Milestone', 'ends_of', 'ramp_corners', 'stays_beyond',
            'check_probed', 'development_chart', 'with_differences', 'example_probes', 'onset_text', 'earliest_first',
            'chart_rows', 'chart_notes', 'chart_statement', 'run_chart']
 
-# %% ../../nbs/development/40_milestones.ipynb #0015659b
+# %% ../../nbs/development/40_milestones.ipynb #b884f1fe
 import math
 from dataclasses import dataclass
 
@@ -22,7 +22,7 @@ from ..registry import Registry
 from ..statistics import ALPHA, crossed_mean, describe, fdr, judge_family, units_text, verdict
 from ..store import open_run, read_dataset
 
-# %% ../../nbs/development/40_milestones.ipynb #72ea0a77
+# %% ../../nbs/development/40_milestones.ipynb #4ee2c9da
 @dataclass(frozen=True)
 class Milestone:
     "A stage of development, as a measure tells it."
@@ -37,24 +37,24 @@ class Milestone:
 
 MILESTONES = Registry("milestone") # name -> Milestone
 
-# %% ../../nbs/development/40_milestones.ipynb #41144385
+# %% ../../nbs/development/40_milestones.ipynb #fd918a43
 for name, of, line in (
     ("beyond-unigrams", Milestone("unigram_lead", level=0.), "predicts better than by how frequent words are"),
     ("beyond-bigrams", Milestone("bigram_lead", level=0.), "predicts better than by the word before"),
     ("context-helps", Milestone("context_gain"), "predicts the end of a text better than its beginning"),
-    ("induction-head", Milestone("induction"), "a head looks for what came after the same token"),
+    ("induction-head", Milestone("induction", level=.25), "a head gives a quarter of its attention to what came after the same token"),
     ("uses-repeats", Milestone("repeat_gain"), "predicts repeats of random tokens"),
     ("attention-narrows", Milestone("attention_entropy", "down"), "heads attend to fewer tokens"),
-    ("attention-sink", Milestone("attention_sink"), "heads rest on the first token"),
+    ("attention-sink", Milestone("attention_sink", level=.3), "heads rest on the first token: three tenths of all attention"),
     ("units-fall-silent", Milestone("active_units", "down"), "fewer units of MLPs are active at once"),
     ("text-narrows", Milestone("text_rank", "down"), "text takes up fewer directions"),
-    ("massive-activation", Milestone("massive_activation"), "one activation outgrows all others"),
+    ("massive-activation", Milestone("massive_activation", level=1000.), "one activation is a thousand times the median"),
     ("attention-logits-grow", Milestone("attention_logits"), "attention's logits spread, as before training breaks"),
     ("logits-drift", Milestone("log_z"), "the head's logits grow together, as before training breaks"),
     ("remembers", Milestone("memorised"), "what was learned from is predicted better than other text"),
     ("signs-turn", Milestone("sign_flips"), "weights take another sign than at birth")): MILESTONES.add(name, of, line)
 
-# %% ../../nbs/development/40_milestones.ipynb #94f28a91
+# %% ../../nbs/development/40_milestones.ipynb #beb8e31c
 def ends_of(
     values # (n_looks,) of one life, in order; nan where it wasn't looked at
 ) -> tuple: # mean of the first quarter, mean of the last; nan of a life with fewer than two looks
@@ -64,7 +64,7 @@ def ends_of(
     n = max(1, len(v) // 4)
     return (float(v[:n].mean()), float(v[-n:].mean())) if len(v) > 1 else (math.nan, math.nan)
 
-# %% ../../nbs/development/40_milestones.ipynb #e0f190df
+# %% ../../nbs/development/40_milestones.ipynb #d236f521
 @patch
 def change(self: Milestone,
     values # (n_looks,) of one life
@@ -73,7 +73,7 @@ def change(self: Milestone,
     first, last = ends_of(values)
     return self.sign * (last - (first if self.level is None else self.level))
 
-# %% ../../nbs/development/40_milestones.ipynb #40b76b7b
+# %% ../../nbs/development/40_milestones.ipynb #01d2f494
 def ramp_corners(
     steps, # (n_looks,) increasing
     values, # (n_looks,)
@@ -93,7 +93,7 @@ def ramp_corners(
     best = int(won.argmax())
     return (float(at[i[best]]), float(at[j[best]])) if won[best] > 0 else (math.nan, math.nan)
 
-# %% ../../nbs/development/40_milestones.ipynb #2296e46b
+# %% ../../nbs/development/40_milestones.ipynb #d92df464
 def stays_beyond(
     steps, # (n_looks,) increasing
     values, # (n_looks,)
@@ -108,7 +108,7 @@ def stays_beyond(
     k = int(np.flatnonzero(y <= 0)[-1])
     return float(t[k] + (t[k + 1] - t[k]) * -y[k] / (y[k + 1] - y[k]))
 
-# %% ../../nbs/development/40_milestones.ipynb #78e9e412
+# %% ../../nbs/development/40_milestones.ipynb #eb7c0642
 @patch
 def onset(self: Milestone,
     steps, # (n_looks,)
@@ -118,7 +118,7 @@ def onset(self: Milestone,
     if self.level is not None: return stays_beyond(steps, values, self.level, self.sign)
     return ramp_corners(steps, values, self.sign)[0]
 
-# %% ../../nbs/development/40_milestones.ipynb #4c17fd86
+# %% ../../nbs/development/40_milestones.ipynb #e6d45b74
 def over_looks(
     f, # of (n_looks,) values, gives a number
     curves # DataArray over seed (and lineage) and probe_step
@@ -127,7 +127,7 @@ def over_looks(
     import xarray as xr
     return xr.apply_ufunc(f, curves, input_core_dims=[["probe_step"]], vectorize=True)
 
-# %% ../../nbs/development/40_milestones.ipynb #90b5e3b1
+# %% ../../nbs/development/40_milestones.ipynb #d20284bb
 def onsets_told(
     milestone: Milestone, # which
     curves, # DataArray of an arm over seed (and lineage) and probe_step
@@ -139,15 +139,16 @@ def onsets_told(
     reached, n = int(np.isfinite(onsets.values).sum()), int(np.isfinite(curves).any("probe_step").sum())
     return dict(onset=describe(*by_unit(onsets)) if reached == n else None, reached=reached, onsets=onsets)
 
-# %% ../../nbs/development/40_milestones.ipynb #1ffe8c9a
+# %% ../../nbs/development/40_milestones.ipynb #612c7208
 def cell_says(
-    cell: dict # with `q`
-) -> str: # "reached", "not clear", "goes the other way", or why it can't be told
+    cell: dict # milestone, change, q
+) -> str: # "reached", "not clear", "not reached" or "goes the other way", or why it can't be told
     "Whether a milestone is told."
     found = cell["change"] | dict(p_adjusted=cell["q"])
-    return verdict(found, "reached", "goes the other way", "not clear")
+    other = "goes the other way" if MILESTONES[cell["milestone"]].level is None else "not reached"
+    return verdict(found, "reached", other, "not clear")
 
-# %% ../../nbs/development/40_milestones.ipynb #42617b9c
+# %% ../../nbs/development/40_milestones.ipynb #fa2ae24c
 def check_probed(
     development, # an xarray Dataset of a run
     where="this run" # for the message
@@ -157,7 +158,7 @@ def check_probed(
     raise InputError(f"The newborns of {where} weren't probed, so there are no milestones to tell. Raise them with "
                      "--probes default, in another run: evonb run --probes default --out FOLDER")
 
-# %% ../../nbs/development/40_milestones.ipynb #bf4b9ab1
+# %% ../../nbs/development/40_milestones.ipynb #ed98ddfc
 def development_chart(
     development, # an xarray Dataset of a run: probes over arm, seed (and lineage), probe_step and measure
     milestones=None # names; None: all whose measures were told
@@ -182,7 +183,7 @@ def development_chart(
         c["says"] = says
     return with_differences(cells)
 
-# %% ../../nbs/development/40_milestones.ipynb #b2c56334
+# %% ../../nbs/development/40_milestones.ipynb #3d1baa5a
 def with_differences(
     cells: list # of `development_chart`; they get `difference`: tokens, as `judged` tells; None where there is none
 ) -> list: # the same
@@ -193,16 +194,16 @@ def with_differences(
     for c in cells: c["difference"] = found.get((c["milestone"], c["arm"]))
     return cells
 
-# %% ../../nbs/development/40_milestones.ipynb #b5c5c32a
+# %% ../../nbs/development/40_milestones.ipynb #470a1655
 def example_probes(
     seeds, # the randomness
-    onsets: dict | None = None, # arm -> step at which induction sets in; None: 40 and 60
+    onsets: dict | None = None, # arm -> step at which repeats are used; None: 40 and 60
     n_seeds: int = 5, # newborns an arm
     n_looks: int = 21, # at every fifth step
     memory: float = .95, # of the noise, from look to look
     noise: float = .05 # standard deviation from look to look
 ): # -> xarray Dataset
-    "Simulated probes: `induction` sets in, `context_gain` is slow noise, `bigram_lead` passes zero at step 50."
+    "Simulated probes: `repeat_gain` sets in, `context_gain` is slow noise, `bigram_lead` passes zero at step 50."
     import xarray as xr
     onsets, t = onsets or {REFERENCE: 40, MAIN_CONTROL: 60}, 5. * np.arange(n_looks)
     def one(arm, s):
@@ -213,10 +214,10 @@ def example_probes(
         return np.stack([rises + slow[0] * .2, slow[1], (t - 50) / 20 + slow[2] * .2], 1) # (n_looks, 3)
     values = np.stack([[one(a, s) for s in range(n_seeds)] for a in onsets])
     return xr.Dataset(dict(probes=(("arm", "seed", "probe_step", "measure"), values)), dict(
-        arm=list(onsets), seed=np.arange(n_seeds), probe_step=t.astype(int), measure=["induction", "context_gain", "bigram_lead"],
-        measure_unit=("measure", ["share", "nats/token", "nats/token"])), dict(tokens_per_step=100))
+        arm=list(onsets), seed=np.arange(n_seeds), probe_step=t.astype(int), measure=["repeat_gain", "context_gain", "bigram_lead"],
+        measure_unit=("measure", ["nats/token"] * 3)), dict(tokens_per_step=100))
 
-# %% ../../nbs/development/40_milestones.ipynb #e51d0596
+# %% ../../nbs/development/40_milestones.ipynb #d31ee327
 def onset_text(
     cell: dict # of `development_chart`
 ) -> str: # "12k [9k, 15k]", "3 of 5 reach it", or what stands in place of an onset
@@ -229,7 +230,7 @@ def onset_text(
     later = verdict(cell["difference"], " later", " earlier", "") if cell["difference"] else ""
     return tokens(d["mean"]) + ends + (later if later in (" later", " earlier") else "")
 
-# %% ../../nbs/development/40_milestones.ipynb #a93b2b28
+# %% ../../nbs/development/40_milestones.ipynb #28ce814d
 def earliest_first(
     cells: list # of `development_chart`
 ) -> list: # names of milestones
@@ -239,7 +240,7 @@ def earliest_first(
         return min(known, default=math.inf)
     return sorted(dict.fromkeys(c["milestone"] for c in cells), key=mean)
 
-# %% ../../nbs/development/40_milestones.ipynb #04b70d82
+# %% ../../nbs/development/40_milestones.ipynb #39ca1287
 def chart_rows(
     cells: list # of `development_chart`
 ) -> list: # of rows of strings, the head first
@@ -249,7 +250,7 @@ def chart_rows(
     rows = [[n, of[n, arms[0]]["line"], *(onset_text(of[n, a]) for a in arms)] for n in earliest_first(cells)]
     return [["milestone", "what it is", *arms], *rows]
 
-# %% ../../nbs/development/40_milestones.ipynb #96430218
+# %% ../../nbs/development/40_milestones.ipynb #f5d9ec17
 def chart_notes(
     cells: list # of `development_chart`
 ) -> str:
@@ -260,7 +261,7 @@ def chart_notes(
             f"over evolutions), q < {ALPHA:g} (Benjamini-Hochberg over all cells). Earlier, later: clearly so than the "
             "connectome, newborn by newborn (Holm).")
 
-# %% ../../nbs/development/40_milestones.ipynb #7a9c5b1e
+# %% ../../nbs/development/40_milestones.ipynb #6b48b213
 def chart_statement(
     cells: list # of `development_chart`
 ) -> str:
@@ -278,7 +279,7 @@ def chart_statement(
     if parts: return f"{said}; its random control is {' and '.join(parts)}."
     return said + ("; no onset of its random control clearly differs." if other else ".")
 
-# %% ../../nbs/development/40_milestones.ipynb #357adbca
+# %% ../../nbs/development/40_milestones.ipynb #abd35e77
 def run_chart(
     path, # a run of kind connectome whose newborns were probed
     milestones=None # names; None: all whose measures were told

@@ -25,7 +25,7 @@ from evonb.store import open_run, read_dataset, write_dataset
 from evonb.widgets.connectome import ConnectomeExplorer
 from evonb.widgets.monitor import Life, Live, Picture
 
-NULL = ("induction-head", "context-helps", "uses-repeats", "remembers")
+NULL = ("attention-logits-grow", "context-helps", "uses-repeats", "remembers")
 
 
 def nothing(rng, memory, n_units, n_looks=12, lineages=False):
@@ -63,10 +63,10 @@ def test_intervals_of_onsets_hold_and_differences_are_found():
     hold, later = 0, 0
     for k in range(25):
         cells = {(c["milestone"], c["arm"]): c for c in development_chart(example_probes(Seeds(k), noise=0.01))}
-        onset = cells["induction-head", "connectome"]["onset"]
+        onset = cells["uses-repeats", "connectome"]["onset"]
         hold += onset["low"] - 250 <= 4000 <= onset["high"] + 250  # looks are 500 tokens apart
         later += "later" in dict(zip(*chart_rows(list(cells.values()))[:2]))["random"] or \
-            cells["induction-head", "random"]["difference"]["p_adjusted"] < 0.05
+            cells["uses-repeats", "random"]["difference"]["p_adjusted"] < 0.05
     assert hold >= 21 and later >= 21
 
 
@@ -126,16 +126,18 @@ def test_a_chart_is_in_the_terminal_the_report_and_the_explorer(tmp_path, capsys
     arms = {a: 40 if a == "connectome" else 60 for a in map(str, development.arm.values)}
     probes = example_probes(Seeds(0), arms, development.sizes["seed"])
     write_dataset(path / "development.zarr.zip", development.assign(probes=probes.probes).assign_attrs(probes.attrs))
-    assert main(["milestones", str(path), "--only", "induction-head"]) == 0
+    assert main(["milestones", str(path), "--only", "uses-repeats"]) == 0
     told = capsys.readouterr().out
-    assert "The connectome reaches 1 of 1 milestones, first induction-head; its random control is later" in told
+    assert "The connectome reaches 1 of 1 milestones, first uses-repeats; its random control is later" in told
     cells = development_chart(read_dataset(path / "development.zarr.zip"))
     page = report_html(open_run(path))
     assert "<h2>Milestones</h2>" in page and chart_statement(cells) in page
     seen = ConnectomeExplorer(path)
     assert [v.name for v in seen.views.values() if v.tab == "Milestones"] == ["milestones", "probes"]
-    onsets = {c["arm"]: c["onset"]["mean"] for c in cells if c["milestone"] == "induction-head"}
-    drawn = {t.name: t.x[0] for t in seen.figure("milestones").data}
+    assert "uses-repeats" in page
+    onsets = {c["arm"]: c["onset"]["mean"] for c in cells if c["milestone"] == "uses-repeats"}
+    drawn = {t.name: dict(zip([c[0] for c in t.customdata], t.x)).get("uses-repeats")
+             for t in seen.figure("milestones").data}  # fmt: skip
     assert {a: drawn[a] for a in ("connectome", "random")} == {a: onsets[a] for a in ("connectome", "random")}
     assert len(seen.figure("probes").layout.annotations) == 3
     assert not [v for v in ConnectomeExplorer(plain).views.values() if v.tab == "Milestones"]
