@@ -215,7 +215,7 @@ def skills_together(
 ) -> tuple: # a TaskRange, and list of pairs -> list of evaluations
     "Tasks that ask for some of several skills at once, and how pairs are scored: by the worst of those asked."
     names = list(names)
-    if len(names) < 2: raise InputError(f"There are {len(names)} skills, but some of several are to be asked. Name two.")
+    if len(names) < 2: raise InputError(f"There are {len(names)} skills, but some of several are asked. Name two.")
     tasks = TaskRange(names, 0, 1, np.eye(len(names))[0], 1)
     def scores(pairs):
         out = []
