@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['text_task', 'padded', 'sentence_scores', 'pairs_task', 'Place', 'places', 'without', 'ablation', 'wire_importance',
-           'importance', 'top_share', 'overlap', 'groups_of', 'shared_by', 'functional_parts', 'parts_agreement',
+           'place_importance', 'top_share', 'overlap', 'groups_of', 'shared_by', 'functional_parts', 'parts_agreement',
            'unit_activity', 'functional_connectome', 'reached_units', 'structure_and_function']
 
 # %% ../../nbs/development/50_circuits.ipynb #fcf9df4f
@@ -149,7 +149,7 @@ def wire_importance(
     return {n: torch.zeros_like(p) if g is None else -(p * g).detach() for (n, p), g in zip(matrices.items(), slopes)}
 
 # %% ../../nbs/development/50_circuits.ipynb #34b4b846
-def importance(
+def place_importance(
     wires: dict, # of `wire_importance`
     which: list # of Place
 ) -> np.ndarray: # (n_places,) nats

@@ -9,7 +9,15 @@ import torch
 
 from evonb.cli import main
 from evonb.core import InputError, Seeds
-from evonb.development.circuits import ablation, importance, places, text_task, unit_activity, wire_importance, without
+from evonb.development.circuits import (
+    ablation,
+    place_importance,
+    places,
+    text_task,
+    unit_activity,
+    wire_importance,
+    without,
+)
 from evonb.development.newborn_circuits import sharing
 from evonb.store import read_dataset
 from evonb.training.architectures import family_config, new_model
@@ -26,7 +34,7 @@ def test_first_order_is_what_taking_away_costs_where_weights_are_small(family):
     x = torch.randint(30, (6, 20), generator=torch.Generator().manual_seed(0))
     task, here = text_task(x[:, :-1], x[:, 1:]), places(model)[::7]
     whole = [p.clone() for p in model.parameters()]
-    by_gradient, taken = importance(wire_importance(model, task), here), ablation(model, task, here)
+    by_gradient, taken = place_importance(wire_importance(model, task), here), ablation(model, task, here)
     assert np.corrcoef(by_gradient, taken)[0, 1] > 0.9
     assert all(torch.equal(a, b) for a, b in zip(whole, model.parameters(), strict=True))
     assert not any(p.requires_grad for p in model.parameters())  # as it was
