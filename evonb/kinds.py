@@ -87,6 +87,7 @@ RUN_KINDS.add("connectome", RunKind(
               attribute="evonb.connectomes.attribution:attribute",
               training_text="evonb.connectomes.experiments:training_text",
               training_ids="evonb.connectomes.experiments:training_ids",
+              held_out_ids="evonb.connectomes.experiments:held_out_ids",
               life_steps="evonb.connectomes.experiments:life_steps",
               kept="evonb.connectomes.experiments:kept_newborns",
               tokens_per_step="evonb.connectomes.experiments:tokens_per_step", plan="evonb.connectomes.planning:plan",

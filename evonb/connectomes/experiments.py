@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LATER', 'prepare_corpus', 'computing_with', 'developed_config', 'evolutions_as_begun', 'experiment', 'develop_run',
            'taken_up', 'newborn_folder', 'kept_newborns', 'load_newborn', 'open_newborn', 'grown_newborns',
-           'newborn_table', 'training_text', 'training_ids', 'life_steps', 'tokens_per_step']
+           'newborn_table', 'training_text', 'training_ids', 'held_out_ids', 'life_steps', 'tokens_per_step']
 
 # %% ../../nbs/connectomes/22_experiments.ipynb #81433ce5
 import json
@@ -403,6 +403,12 @@ def training_ids(
 ): # -> (n_tokens,) token ids
     "The tokens that a run's newborns read in their own lifetimes, of which counts are a floor below them."
     return open_prepared(check_folder(run.file("corpus"))).ids("development")
+
+def held_out_ids(
+    run # a Run of kind connectome
+): # -> (n_tokens,) token ids
+    "The tokens of its validation text."
+    return open_prepared(check_folder(run.file("corpus"))).ids("validation")
 
 def life_steps(
     run, # a Run of kind connectome

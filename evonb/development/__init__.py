@@ -8,5 +8,6 @@ __getattr__, __dir__, __all__ = face(__name__, {
     ".scoring": "ModelScorer NGramScorer answers_of",
     ".judging": "judge_suite curve_of reach",
     ".milestones": "MILESTONES Milestone development_chart run_chart",
+    ".acquisition": "word_ages age_correlation ngram_divergence",
     ".evaluation": "evaluate_run EvaluationConfig",
 })

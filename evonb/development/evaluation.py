@@ -7,7 +7,7 @@ __all__ = ['NOT_KEPT', 'EvaluationConfig', 'evaluation_command', 'Examined', 'to
            'judge_dataset', 'last_models', 'summarise_suite', 'suite_table', 'evaluation_table', 'evaluation_place',
            'named_suites', 'noted_suite', 'check_items', 'evaluate_run']
 
-# %% ../../nbs/development/22_evaluation.ipynb #f2382f8e
+# %% ../../nbs/development/22_evaluation.ipynb #cf762051
 import json
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,6 +18,7 @@ from fastcore.basics import patch
 
 from ..alignment.run import Candidate, fresh_base, model_name, slug, source_run
 from ..core import InputError, Seeds, StopRequest, check_positive, remark, stoppable, to_dict
+from .acquisition import WordSuite, ages_by_arm, ngram_divergence
 from .judging import COUNTING, in_parts, is_counting, judge_suite, suite_curves, suite_statement
 from .scoring import ModelScorer, NGramScorer, answers_of
 from .suites import SUITES, open_suite
@@ -26,7 +27,7 @@ from ..store import Run, changed_settings, create_run, read_dataset, read_json, 
 from ..text.ngrams import NGrams
 from ..training.base import Base, choose_device, open_base
 
-# %% ../../nbs/development/22_evaluation.ipynb #9e1024e9
+# %% ../../nbs/development/22_evaluation.ipynb #b48d1fd2
 @dataclass
 class EvaluationConfig:
     "All settings of a run of kind evaluation, saved in `run.json`."
@@ -39,7 +40,7 @@ class EvaluationConfig:
     begin: str = "auto" # what stands before a text, as in `text_begin`
     seed: int = 0 # the root of the seed tree: of what is generated, and of untrained models
 
-# %% ../../nbs/development/22_evaluation.ipynb #5ee28cab
+# %% ../../nbs/development/22_evaluation.ipynb #8f857b44
 @patch
 def check(self: EvaluationConfig) -> EvaluationConfig: # itself
     "Refuse settings that can't work, by name."
@@ -60,7 +61,7 @@ def evaluation_command(
     return ["evonb", "evaluate", config.source, "--suite", ",".join(config.suites), "--seed", str(config.seed),
             *(f"--set={k}={v if isinstance(v, str) else json.dumps(v)}" for k, (_, v) in changes.items())]
 
-# %% ../../nbs/development/22_evaluation.ipynb #905b20c2
+# %% ../../nbs/development/22_evaluation.ipynb #d4f3baa1
 @dataclass(frozen=True)
 class Examined:
     "One model that answers."
@@ -74,7 +75,7 @@ class Examined:
     @property
     def name(self): return f"{self.arm}/{self.seed}" + ("" if np.isnan(self.step) else f" step {int(self.step)}")
 
-# %% ../../nbs/development/22_evaluation.ipynb #c190f412
+# %% ../../nbs/development/22_evaluation.ipynb #f7cb3a55
 def told_by(
     run, # a Run, or None
     what: str # a name in its kind's `also`
@@ -83,7 +84,7 @@ def told_by(
     kind = RUN_KINDS[run.kind] if run is not None and run.kind in RUN_KINDS else None
     return kind.load(what) if kind and what in kind.also else None
 
-# %% ../../nbs/development/22_evaluation.ipynb #f3c9ccdc
+# %% ../../nbs/development/22_evaluation.ipynb #86154668
 def newborns(
     run: Run, # of kind connectome
     arms: tuple = (), # empty: all
@@ -114,7 +115,7 @@ def examined(
               for k in (sorted(config.ngrams) if counted else ())]
     return [*own, *untrained, *counts]
 
-# %% ../../nbs/development/22_evaluation.ipynb #8b073f35
+# %% ../../nbs/development/22_evaluation.ipynb #1b4d56e6
 @dataclass
 class Examination:
     "A run at work: what its stages share."
@@ -126,6 +127,7 @@ class Examination:
     show: bool = True
     stop: StopRequest | None = None
     cache: Path | None = None # where answers are kept; None: the user's cache
+    divergences: dict = field(default_factory=dict) # model -> bits from unigram and bigram counts
 
     @cached_property
     def text(self): # (n_tokens,) that the run's newborns learned from
@@ -136,7 +138,7 @@ class Examination:
     def first(self) -> Base: # a model whose architecture and tokenizer floors take
         return open_base(self.models[0].source, self.device)
 
-# %% ../../nbs/development/22_evaluation.ipynb #d4b81e3e
+# %% ../../nbs/development/22_evaluation.ipynb #78e721a5
 @patch
 def scorer(self: Examination,
     model: Examined
@@ -150,21 +152,41 @@ def scorer(self: Examination,
     if model.kind != "untrained": return ModelScorer(open_base(model.source, self.device), begin)
     return ModelScorer(fresh_base(self.first, Seeds(self.config.seed).child("untrained", model.seed)), begin)
 
-# %% ../../nbs/development/22_evaluation.ipynb #dc856823
+# %% ../../nbs/development/22_evaluation.ipynb #693c7968
+@patch
+def counted(self: Examination) -> list: # of NGrams of one and of two tokens; none where one was left out
+    "The counts that models are compared with on the way."
+    if not {1, 2} <= set(self.config.ngrams) or not any(m.kind == "counts" for m in self.models): return []
+    n_vocab = self.first.model.get_input_embeddings().weight.shape[0]
+    return [NGrams(self.text, n_vocab, k) for k in (1, 2)]
+
+@patch
+def compare(self: Examination,
+    model: Examined,
+    scorer, # of it
+    counts: list # of `counted`
+):
+    "Note how far a model's predictions are from counts on held-out text."
+    ids, n = told_by(source_run(self.config.source), "held_out_ids")(source_run(self.config.source)), 32
+    rows = np.asarray(ids[:len(ids) // n * n]).reshape(-1, n)[:32]
+    self.divergences[model.name] = ngram_divergence(scorer.base.model, counts, rows).tolist()
+
+# %% ../../nbs/development/22_evaluation.ipynb #7af1bc23
 @patch
 def answer(self: Examination) -> dict: # suite -> per model what `grade` gave
     "Let every model answer every suite; what was answered before is taken up."
-    graded = {name: [] for name in self.suites}
+    graded, counts = {name: [] for name in self.suites}, self.counted()
     for k, model in enumerate(self.models):
         self.run.set_state("running", f"{model.name} ({k + 1} of {len(self.models)})")
         write_json(self.run.file("progress.json"), dict(models=[m.name for m in self.models], done=k))
         scorer = self.scorer(model)
+        if counts and model.kind in ("newborn", "untrained"): self.compare(model, scorer, counts)
         for name, suite in self.suites.items():
             label = f"{model.name} on {name}"
             graded[name].append(suite.grade(answers_of(scorer, suite, self.cache, self.show, self.stop, label)))
     return graded
 
-# %% ../../nbs/development/22_evaluation.ipynb #aa3bd1bc
+# %% ../../nbs/development/22_evaluation.ipynb #bdd66760
 @patch
 def gather(self: Examination,
     suite, # a Suite
@@ -178,6 +200,8 @@ def gather(self: Examination,
     coords = {k: ("model", [getattr(x, k) for x in m]) for k in ("arm", "seed", "kind")}
     step = np.array([x.step for x in m], float)
     human = [suite.human.get(p, np.nan) for p in suite.names]
+    far = [self.divergences.get(x.name, (np.nan, np.nan)) for x in m] # (n_models, 2)
+    told |= {f"from_{k}": ("model", [d[i] for d in far], dict(units="bits")) for i, k in enumerate(COUNTING[:2])}
     coords |= dict(step=("model", step), tokens=("model", step * per_step), paradigm=suite.names,
                    chance=("paradigm", suite.chance()), human=("paradigm", human),
                    n_items=("paradigm", [int((suite.paradigm == p).sum()) for p in suite.names]))
@@ -189,7 +213,7 @@ def gather(self: Examination,
                 for k in ("credit", "log_odds")}
     return found.assign(per_item).assign_coords(last=ends, item_paradigm=("item", suite.paradigm))
 
-# %% ../../nbs/development/22_evaluation.ipynb #ce8dfc05
+# %% ../../nbs/development/22_evaluation.ipynb #ff4e66ec
 @patch
 def ends(self: Examination) -> list: # indices of models
     "Each newborn at its end, and all else."
@@ -207,7 +231,7 @@ def tokens_per_step(self: Examination,
     told = told_by(run, "tokens_per_step") if model.kind == "newborn" else None
     return float(told(run)) if told else np.nan
 
-# %% ../../nbs/development/22_evaluation.ipynb #2c21fd23
+# %% ../../nbs/development/22_evaluation.ipynb #1842dfa2
 def judge_dataset(
     ds, # of `gather`
     single: tuple = () # arms that stand for themselves
@@ -229,7 +253,7 @@ def last_models(
     for i, key in enumerate(zip(*(ds[k].values.tolist() for k in ("kind", "arm", "seed")))): last[key] = i
     return np.array(sorted(last.values()))
 
-# %% ../../nbs/development/22_evaluation.ipynb #ec3da026
+# %% ../../nbs/development/22_evaluation.ipynb #8849d9ac
 def summarise_suite(
     ds, # of `gather`
     single: tuple = () # arms that stand for themselves
@@ -245,13 +269,14 @@ def summarise_suite(
     human = ds.human.values
     people = float(np.nanmean(human)) if np.isfinite(human).any() else None
     return dict(statement=suite_statement(str(ds.attrs["suite"]), arms, ds.attrs["measure"]), arms=arms, human=people,
-                measure=ds.attrs["measure"], rule=ds.attrs["rule"], chance=float(ds.chance.mean()),
+                measure=ds.attrs["measure"], rule=ds.attrs["rule"],
+                chance=float(ds.chance.mean()) if np.isfinite(ds.chance).all() else None,
                 n_items=int(ds.n_items.sum()), paradigms=dict(zip(ds.paradigm.values.tolist(),
                                                                   ds.n_items.values.tolist())),
                 curves=suite_curves(ds), tokens_per_step=float(np.nanmax(ds.tokens / ds.step.where(ds.step > 0)))
                 if np.isfinite(ds.tokens / ds.step.where(ds.step > 0)).any() else None)
 
-# %% ../../nbs/development/22_evaluation.ipynb #f16f77ac
+# %% ../../nbs/development/22_evaluation.ipynb #f7dcddda
 NOT_KEPT = ("only grown newborns are examined, for no moment of their lives was kept: evonb run (or evolve and "
             "develop) with --set development.lifetime.keep=10 keeps ten of each life")
 
@@ -263,16 +288,20 @@ def work(self: Examination) -> Run:
         ds = self.gather(suite, graded[name])
         write_results(self.run, name, ds)
         out[name] = summarise_suite(ds, single)
+        if isinstance(suite, WordSuite):
+            n_vocab = self.first.model.get_input_embeddings().weight.shape[0]
+            out[name]["ages"] = ages_by_arm(ds, float(np.log2(n_vocab)), suite.months)
     table = suite_table({name: read_dataset(self.run.file(f"{name}.zarr.zip")) for name in self.suites})
     with replacing(self.run.file("scores.csv")) as t: table.to_csv(t, index=False)
     notes = [NOT_KEPT] if self.config.checkpoints and not any(s["curves"] for s in out.values()) and any(
         m.kind == "newborn" for m in self.models) else []
     write_json(self.run.file("summary.json"), dict(
         kind="evaluation", source=self.config.source, suites=out, models=[m.name for m in self.models], notes=notes,
+        divergence={k: dict(zip(COUNTING, v)) for k, v in self.divergences.items()},
         statement=" ".join(s["statement"] for s in out.values()), ci=.95))
     return self.run
 
-# %% ../../nbs/development/22_evaluation.ipynb #634659be
+# %% ../../nbs/development/22_evaluation.ipynb #01e83ccb
 def suite_table(
     found: dict # suite -> its dataset
 ): # -> pandas DataFrame: a row a suite, model and paradigm
@@ -293,7 +322,7 @@ def evaluation_table(
     if not suites: raise InputError(f"{run.path} has examined nothing yet. Resume it.")
     return suite_table({n: read_dataset(run.file(f"{n}.zarr.zip")) for n in suites})
 
-# %% ../../nbs/development/22_evaluation.ipynb #14c04dfa
+# %% ../../nbs/development/22_evaluation.ipynb #1f4122b9
 def evaluation_place(
     source: str, # a run or a base
     suites: tuple # of specs
@@ -315,7 +344,7 @@ def named_suites(
         out[name] = made
     return out
 
-# %% ../../nbs/development/22_evaluation.ipynb #3832e65b
+# %% ../../nbs/development/22_evaluation.ipynb #601b169d
 def noted_suite(
     suite # a Suite
 ) -> dict: # digest; files: name -> SHA-256
@@ -336,7 +365,7 @@ def check_items(
         raise InputError(f"{run.path} began with other items of {name} than there are now"
                          f"{': ' * bool(told)}{', '.join(told[:5])}. Restore the files, or choose another --out.")
 
-# %% ../../nbs/development/22_evaluation.ipynb #cd165439
+# %% ../../nbs/development/22_evaluation.ipynb #8da7d898
 def evaluate_run(
     path, # the run's folder
     config: EvaluationConfig, # all settings

@@ -6,7 +6,7 @@
 __all__ = ['COUNTING', 'in_parts', 'of_units', 'paired_arms', 'above_floor', 'is_counting', 'judge_suite', 'suite_statement',
            'curve_of', 'reach', 'suite_curves']
 
-# %% ../../nbs/development/20_judging.ipynb #301ca68e
+# %% ../../nbs/development/20_judging.ipynb #8077560b
 import numpy as np
 
 from ..alignment.verdicts import evolution_means, reference_arm
@@ -15,7 +15,7 @@ from ..kinds import SEEDS
 from ..statistics import counted, crossed_contrast, crossed_mean, describe, judge_family, paired_difference
 from ..statistics import units_text, verdict
 
-# %% ../../nbs/development/20_judging.ipynb #254fe4f0
+# %% ../../nbs/development/20_judging.ipynb #712dc2e3
 def in_parts(
     values, # (n_models, n_items)
     paradigms # (n_items,) names
@@ -33,7 +33,7 @@ def of_units(
     if len(set(numbers // SEEDS)) < 2: return np.asarray(values, float), numbers, "seed"
     return evolution_means(values, numbers), np.unique(numbers // SEEDS), "evolution"
 
-# %% ../../nbs/development/20_judging.ipynb #3db02f2e
+# %% ../../nbs/development/20_judging.ipynb #9040d76a
 def paired_arms(
     a, # (n_models, n_items) of one arm
     b, # of another
@@ -48,7 +48,7 @@ def paired_arms(
     if a.shape[1] == 1: return paired_difference(a[:, 0], b[:, 0], (unit,)) # one number a model
     return paired_difference(in_parts(a, paradigms), in_parts(b, paradigms), (unit, item))
 
-# %% ../../nbs/development/20_judging.ipynb #394f49fd
+# %% ../../nbs/development/20_judging.ipynb #8b95fc31
 def above_floor(
     a, # (n_models, n_items) of an arm
     numbers, # which newborns they are
@@ -57,7 +57,7 @@ def above_floor(
     item: str # what an item is called
 ) -> dict: # what `judged` tells
     "How much more an arm knows than a floor."
-    (a, _, unit), floor = of_units(a, numbers), np.asarray(floor, float)
+    (a, _, unit), floor = of_units(a, numbers), np.asarray(floor, float) # (n_units, n_items), (n_floors, n_items)
     one = a.shape[1] == 1
     if len(floor) == 1: # counts of a text stand for themselves
         return crossed_mean(*((a - floor)[:, 0], (unit,)) if one else (in_parts(a - floor, paradigms), (unit, item)))
@@ -66,7 +66,7 @@ def above_floor(
     weight /= weight.mean()
     return crossed_contrast(a * weight, floor * weight, (unit, item))
 
-# %% ../../nbs/development/20_judging.ipynb #691cd319
+# %% ../../nbs/development/20_judging.ipynb #3b4cf38e
 COUNTING = ("unigram", "bigram", "5-gram") # floors that are one model each; others are called k-gram
 
 def is_counting(
@@ -95,12 +95,13 @@ def judge_suite(
     found = judge_family(found)
     def score(a):
         v, _, unit = of_units(values[a], numbers[a])
-        if v.shape[1] == 1: return describe(v[:, 0], (unit,), (unit,) if len(v) == 1 else ())
+        if v.shape == (1, 1): return dict(mean=float(v[0, 0]), sd=None, n=1, units={}, low=None, high=None, se=None)
+        if v.shape[1] == 1: return describe(v[:, 0], (unit,))
         return describe(in_parts(v, paradigms), (unit, item), (unit,) if len(v) == 1 else ())
     return {a: dict(score=score(a), n_models=len(values[a]),
                     **{k: found.get((a, k)) for k in ("difference", "learned", "beyond_counts")}) for a in values}
 
-# %% ../../nbs/development/20_judging.ipynb #03529e6f
+# %% ../../nbs/development/20_judging.ipynb #9131cb79
 def suite_statement(
     name: str, # of the suite
     arms: dict, # what `judge_suite` gave
@@ -121,7 +122,7 @@ def suite_statement(
                             f"whether arms differ {next(iter(words.values()))}")
     return f"On {name}, {'; '.join(parts)} ({units_text(own)})."
 
-# %% ../../nbs/development/20_judging.ipynb #fef4c431
+# %% ../../nbs/development/20_judging.ipynb #3f1e85d1
 def curve_of(
     scores, # (n_models,) of an arm, each at its step
     steps, # (n_models,)
@@ -154,7 +155,7 @@ def reach(
     units, _, unit = of_units(v[:, None], np.array(list(found)))
     return dict(steps=describe(units[:, 0], (unit,)) if reached == len(v) else None, reached=reached, n=len(v))
 
-# %% ../../nbs/development/20_judging.ipynb #a49dae56
+# %% ../../nbs/development/20_judging.ipynb #d2391c92
 def suite_curves(
     ds # of an evaluation: score over model, paradigm; arm, seed, step over model
 ) -> dict: # arm -> curve (step -> mean, low, high), reach; empty where only ends were kept

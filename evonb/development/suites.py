@@ -7,7 +7,7 @@ __all__ = ['SUITES', 'BABYLM', 'Suite', 'RatedSuite', 'open_suite', 'suite_files
            'open_pairs', 'open_blimp', 'open_supplement', 'open_ewok', 'open_ewok_contexts', 'open_entities',
            'open_comps', 'open_wug', 'open_wug_adj', 'open_wug_past']
 
-# %% ../../nbs/development/12_suites.ipynb #0dac7315
+# %% ../../nbs/development/12_suites.ipynb #043ff6f8
 import dataclasses
 import os
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ from ..store import content_digest
 from ..tasks.grading import Choice, Item, padded_rows
 from ..tasks.tasks import read_rows
 
-# %% ../../nbs/development/12_suites.ipynb #d5ea9963
+# %% ../../nbs/development/12_suites.ipynb #ee89e026
 @dataclass(frozen=True, eq=False)
 class Suite:
     "Items whose options are compared by their log-probability behind their context."
@@ -52,7 +52,7 @@ class Suite:
     def __len__(self): return len(self.items)
     def __repr__(self): return f"Suite({self.name}: {len(self):,} items in {len(self.names)} paradigms)"
 
-# %% ../../nbs/development/12_suites.ipynb #f80b45ac
+# %% ../../nbs/development/12_suites.ipynb #89a31fe2
 @patch
 def digest(self: Suite) -> str: # hexadecimal
     "A hash of all that decides a score."
@@ -63,7 +63,7 @@ def chance(self: Suite) -> np.ndarray: # (n_paradigms,)
     "What guessing earns in each paradigm."
     return by_paradigm([1 / len(i.options) for i in self.items], self.paradigm, self.names)
 
-# %% ../../nbs/development/12_suites.ipynb #4e379ed2
+# %% ../../nbs/development/12_suites.ipynb #aba11973
 @patch
 def choices(self: Suite,
     part: slice = slice(None) # of the items
@@ -75,7 +75,7 @@ def choices(self: Suite,
         else: out.append([Choice(i.prompt, i.options, True)])
     return out
 
-# %% ../../nbs/development/12_suites.ipynb #e37ddd15
+# %% ../../nbs/development/12_suites.ipynb #1b6136e2
 @patch
 def ask(self: Suite,
     scorer, # what `evonb.development.scoring` makes of a model
@@ -88,7 +88,7 @@ def ask(self: Suite,
     sums, counts = (padded_rows([np.concatenate([np.ravel(r[k]) for r in row]) for row in rows]) for k in (0, 1))
     return dict(sums=sums, counts=counts)
 
-# %% ../../nbs/development/12_suites.ipynb #8a7af091
+# %% ../../nbs/development/12_suites.ipynb #3ba44340
 @patch
 def grade(self: Suite,
     found: dict # of `ask`, for all items
@@ -105,7 +105,7 @@ def scores(self: Suite,
     told = {k: by_paradigm(v, self.paradigm, self.names) for k, v in graded.items()}
     return dict(score=told.pop("credit")) | told
 
-# %% ../../nbs/development/12_suites.ipynb #91e9b0ce
+# %% ../../nbs/development/12_suites.ipynb #22d17c81
 @dataclass(frozen=True, eq=False)
 class RatedSuite(Suite):
     "Pairs with the share of people who give the first."
@@ -125,7 +125,7 @@ class RatedSuite(Suite):
             return np.corrcoef(a, b)[0, 1] if a.std() and b.std() else 0. # who can't tell any apart knows nothing
         return dict(score=np.array([one(n) for n in self.names]))
 
-# %% ../../nbs/development/12_suites.ipynb #0e339faf
+# %% ../../nbs/development/12_suites.ipynb #8ac0c679
 SUITES = Registry("suite") # name -> (place or "", seeds) -> Suite
 
 _MORE = {"syntaxgym[:FOLDER]": ("syntaxgym:open_syntaxgym", "SyntaxGym: 30 suites of targeted syntactic evaluation, by "
@@ -134,6 +134,8 @@ _MORE = {"syntaxgym[:FOLDER]": ("syntaxgym:open_syntaxgym", "SyntaxGym: 30 suite
          "toy-islands[:N]": ("generated:open_islands", "gaps where none can be, in toy English"),
          "toy-wugs[:N]": ("generated:open_wugs", "made-up words with the endings of English"),
          "toy-tracking[:N]": ("generated:open_tracking", "where a thing is after some moves, in toy English"),
+         "aoa[:FOLDER]": ("acquisition:open_aoa", "age of acquisition: words of children's norms in contexts"),
+         "toy-words[:N]": ("acquisition:open_words", "age of acquisition: words of toy English in new text"),
          "toy-paths[:N]": ("generated:open_paths", "the next step of a path in a graph, as in ALPINE, over the corpus "
                            "toy-paths")}
 for _name, (_place, _line) in _MORE.items(): # imported when they are used
@@ -147,7 +149,7 @@ def open_suite(
     name, _, place = str(spec).partition(":")
     return SUITES[name](place, (seeds or Seeds(0)).child("suite", name))
 
-# %% ../../nbs/development/12_suites.ipynb #4f60dfec
+# %% ../../nbs/development/12_suites.ipynb #48731ebb
 BABYLM = dict( # suite -> its folder in the evaluation data of BabyLM 2025 and 2026, where to get it
     supplement=("supplement_filtered", "https://osf.io/ryjfm"), ewok=("ewok_filtered", "https://osf.io/ryjfm, by the "
     "pipeline's python -m evaluation_pipeline.ewok.dl_and_filter (its terms: huggingface.co/datasets/ewok-core)"),
@@ -171,7 +173,7 @@ def suite_files(
     raise MissingCorpusError(f"The files of {what} aren't here ({looked}). They are the folder {folder} of BabyLM's "
                              f"evaluation data, from {where}. Put it into EVONB_DATA, or name it: {what}:FOLDER.")
 
-# %% ../../nbs/development/12_suites.ipynb #cc287d19
+# %% ../../nbs/development/12_suites.ipynb #7a073b5e
 def line_texts(
     row: dict, # a line of a file
     where: str, # of it
@@ -189,7 +191,7 @@ def read_items(
     items = tuple(one(row, where, p.stem) for p in paths for where, row in read_rows(p, keys))
     return items, {str(p): file_sha256(p) for p in paths}
 
-# %% ../../nbs/development/12_suites.ipynb #39b2757f
+# %% ../../nbs/development/12_suites.ipynb #561daf14
 def pair_of(row, where, stem):
     "A line of BLiMP as an item whose first option is right; lines of the supplement have no UID."
     good, bad = line_texts(row, where, "sentence_good", "sentence_bad")
@@ -204,7 +206,7 @@ def open_pairs(
     items, files = read_items(paths, ("sentence_good", "sentence_bad"), pair_of)
     return Suite(name, items, files, "the sentence with the higher sum of log-probabilities", **about, item="pair")
 
-# %% ../../nbs/development/12_suites.ipynb #3d2f5356
+# %% ../../nbs/development/12_suites.ipynb #45047bc1
 @SUITES.register("blimp", "BLiMP: 67 paradigms of English grammar, 1,000 minimal pairs each", spelled="blimp[:FOLDER]")
 def open_blimp(
     place: str, # a folder of its files; "": from the registry of data sets
@@ -226,7 +228,7 @@ def open_supplement(
     "BLiMP's supplement."
     return open_pairs("supplement", suite_files("supplement", place))
 
-# %% ../../nbs/development/12_suites.ipynb #982307ca
+# %% ../../nbs/development/12_suites.ipynb #e74487de
 _EWOK = ("Context1", "Context2", "Target1", "Target2", "Domain")
 
 @SUITES.register("ewok", "EWoK: world knowledge, two targets behind one context, as BabyLM asks it",
@@ -256,7 +258,7 @@ def open_ewok_contexts(
     return Suite("ewok-contexts", tuple(i for two in rows for i in two), files,
                  "the context behind which the target has the higher log-probability")
 
-# %% ../../nbs/development/12_suites.ipynb #cbaf144a
+# %% ../../nbs/development/12_suites.ipynb #bfdf57b3
 @SUITES.register("entity-tracking", "entity tracking: what is in which box after some moves, by their number",
                  spelled="entity-tracking[:FOLDER]")
 def open_entities(
@@ -287,7 +289,7 @@ def open_comps(
     items, files = read_items(suite_files("comps", place), keys, one)
     return Suite("comps", items, files, "the concept behind which the property has the higher log-probability")
 
-# %% ../../nbs/development/12_suites.ipynb #915331af
+# %% ../../nbs/development/12_suites.ipynb #90c4c817
 def open_wug(
     what: str, # "wug_adj" or "wug_past"
     place: str # a folder or file; "": in EVONB_DATA

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['suite_scores', 'floor_lines', 'suite_curves_figure']
 
-# %% ../../nbs/plots/20_development.ipynb #acb339f4
+# %% ../../nbs/plots/20_development.ipynb #d222e5f2
 import numpy as np
 import plotly.graph_objects as go
 
@@ -15,7 +15,7 @@ from .connectome import add_band, half_widths
 from ..statistics import counted
 from .style import NothingToPlot, arm_style, figure, label
 
-# %% ../../nbs/plots/20_development.ipynb #6541efdf
+# %% ../../nbs/plots/20_development.ipynb #dbda25c7
 def suite_scores(
     found: dict, # of a suite in an evaluation's summary
     name: str = "" # of the suite
@@ -33,12 +33,12 @@ def suite_scores(
         fig.add_scatter(x=[v["score"]["mean"]], y=[label(a)], mode="markers", error_x=half_widths(v["score"]),
                         name=label(a), hovertemplate="%{x:.3f}",
                         marker=dict(color=style.colour, size=11, symbol=symbol))
-    fig.add_vline(x=found["chance"], line=dict(color="#808080", dash="dot", width=1))
+    if found["chance"] is not None: fig.add_vline(x=found["chance"], line=dict(color="#808080", dash="dot", width=1))
     if found.get("human"): fig.add_vline(x=found["human"], line=dict(color="#808080", dash="dash", width=1))
     fig.update_yaxes(categoryorder="array", categoryarray=[label(a) for a in reversed(arms)])
     return fig.update_layout(showlegend=False, xaxis_title=found["measure"])
 
-# %% ../../nbs/plots/20_development.ipynb #10d6aba4
+# %% ../../nbs/plots/20_development.ipynb #7744f1ff
 def floor_lines(
     fig: go.Figure, # to draw in
     arms: dict # of a suite in an evaluation's summary
@@ -49,7 +49,7 @@ def floor_lines(
             fig.add_hline(y=v["score"]["mean"], line=dict(color=arm_style(a).colour, dash="dot", width=1),
                           annotation=dict(text=label(a), font=dict(size=10)))
 
-# %% ../../nbs/plots/20_development.ipynb #5454d4bb
+# %% ../../nbs/plots/20_development.ipynb #05730f44
 def suite_curves_figure(
     found: dict, # of a suite in an evaluation's summary, perhaps from JSON
     name: str = "" # of the suite

@@ -64,12 +64,17 @@ def test_moments_are_models(run):
 
 
 def test_curves_of_each_arm(run, tmp_path):
-    config = EvaluationConfig(str(run.path), ("toy-agreement:3", "toy-tracking:3"), untrained=1, ngrams=(1,))
+    config = EvaluationConfig(str(run.path), ("toy-agreement:3", "toy-tracking:3", "toy-words:2"), untrained=1,
+                              ngrams=(1, 2))
     found = evaluate_run(tmp_path / "out", config, show=False, cache=tmp_path / "cache")
     ds = read_dataset(found.file("toy-agreement.zarr.zip"))
     own = ds.isel(model=ds.kind.values == "newborn")
     assert own.step.values.tolist() == [0, 1, 3, 8] * 4 and own.tokens.values[:4].tolist() == [0, 128, 384, 1024]
-    assert ds["last"].values.tolist() == [3, 7, 11, 15, 16, 17]
+    assert ds["last"].values.tolist() == [3, 7, 11, 15, 16, 17, 18]
+    assert np.isfinite(ds.from_unigram.values[:17]).all() and (ds.from_bigram.values[:17] > 0).all()
+    assert ds.from_unigram.values[3] < ds.from_unigram.values[0]  # the first thing that is learned
+    words = found.summary()["suites"]["toy-words"]
+    assert words["chance"] is None and words["ages"] == {} and len(words["paradigms"]) > 5  # of four moments no curve
     told = found.summary()["suites"]["toy-agreement"]
     assert {a: list(v["curve"]) for a, v in told["curves"].items()} == dict.fromkeys(("connectome", "dense"),
                                                                                    ["0", "1", "3", "8"])
