@@ -6,18 +6,19 @@
 __all__ = ['MEASURES', 'COMMANDS', 'EXAMPLE_SKILLS', 'TABLES', 'flat_settings', 'assigned', 'with_settings', 'settled',
            'told_with', 'settings_meant', 'spelled', 'numbers_of', 'names_of', 'arm_changes', 'experiment_config',
            'default_out', 'interval_cell', 'columns', 'unseen_text', 'given_text', 'learning_text', 'connectome_text',
-           'population_text', 'experts_text', 'wirings_text', 'alignment_text', 'reach_text', 'evaluation_text',
-           'results_text', 'Parser', 'listing', 'run_options', 'begin_option', 'ray_option', 'working_in', 'finish',
-           'model_option', 'evolutions_option', 'corpus_options', 'experiment_options', 'newborn_options',
-           'litter_option', 'arm_options', 'whole_options', 'workers_of', 'litter_of', 'work_on', 'do_run',
-           'evolve_options', 'do_evolve', 'develop_options', 'do_develop', 'tokens_of', 'aim_options', 'with_aims',
-           'breed_options', 'do_breed', 'attribution_text', 'attribute_options', 'do_attribute', 'base_help',
-           'experts_options', 'do_experts', 'population_options', 'breed_preset', 'do_population', 'serve_options',
-           'do_serve', 'align_options', 'do_align', 'evaluate_options', 'do_evaluate', 'explore_options', 'do_explore',
-           'do_report', 'show_options', 'do_show', 'plan_options', 'plan_population', 'do_plan', 'farthest',
-           'wiring_text', 'lineages_text', 'wiring_options', 'do_wiring', 'circuits_options', 'do_circuits',
-           'genetics_text', 'neighbourhood_text', 'genetics_options', 'do_genetics', 'milestones_options',
-           'do_milestones', 'parser', 'way_on', 'any_letters', 'nobody_reads', 'remarks_shown', 'main']
+           'population_text', 'experts_text', 'wirings_text', 'alignment_text', 'reach_text', 'ages_text',
+           'evaluation_text', 'results_text', 'Parser', 'listing', 'run_options', 'begin_option', 'ray_option',
+           'working_in', 'finish', 'model_option', 'evolutions_option', 'corpus_options', 'experiment_options',
+           'newborn_options', 'litter_option', 'arm_options', 'whole_options', 'workers_of', 'litter_of', 'work_on',
+           'do_run', 'evolve_options', 'do_evolve', 'develop_options', 'do_develop', 'tokens_of', 'aim_options',
+           'with_aims', 'breed_options', 'do_breed', 'attribution_text', 'attribute_options', 'do_attribute',
+           'base_help', 'experts_options', 'do_experts', 'population_options', 'breed_preset', 'do_population',
+           'serve_options', 'do_serve', 'align_options', 'do_align', 'evaluate_options', 'do_evaluate',
+           'explore_options', 'do_explore', 'do_report', 'show_options', 'do_show', 'plan_options', 'plan_population',
+           'do_plan', 'farthest', 'wiring_text', 'lineages_text', 'wiring_options', 'do_wiring', 'circuits_options',
+           'do_circuits', 'genetics_text', 'neighbourhood_text', 'genetics_options', 'do_genetics',
+           'milestones_options', 'do_milestones', 'parser', 'way_on', 'any_letters', 'nobody_reads', 'remarks_shown',
+           'main']
 
 # %% ../nbs/84_cli.ipynb #10c6d36d
 import argparse
@@ -400,6 +401,19 @@ def reach_text(
     each = "; ".join(f"{a} {one(v['reach'])}" for a, v in told.items())
     return [f"{unit} to reach what {against} ended with: {each}"]
 
+# %% ../nbs/84_cli.ipynb #a08833e6
+def ages_text(
+    suite: dict # of an evaluation's summary
+) -> list: # of lines; none where no words were followed
+    "How many words each arm acquired, when, and whether in the order in which children do."
+    known = lambda x: x is not None and math.isfinite(x)
+    def one(a, v):
+        like = when = ""
+        if known(v.get("rank")): like = f", rank correlation with children's ages {v['rank']:+.2f} over {v['n']} words"
+        if known(v["log10_tokens"]): when = f" at {human_count(10**v['log10_tokens'])} tokens on average"
+        return f"{a}: {v['acquired']:.1f} of {v['n_words']} words acquired{when}{like}"
+    return [one(a, v) for a, v in (suite.get("ages") or {}).items()]
+
 # %% ../nbs/84_cli.ipynb #17b892dc
 def evaluation_text(
     summary: dict # of a run of kind evaluation
@@ -417,12 +431,13 @@ def evaluation_text(
                 "log-odds", "per token", "right one shorter / longer")
         rows = [cells(*x) for x in sorted(s["arms"].items(), key=lambda x: -x[1]["score"]["mean"])]
         shortest = next((a["shortest"] for a in s["arms"].values() if a.get("shortest") is not None), None)
-        about = (f"{s['n_items']:,} items in {len(s['paradigms'])} paradigms that count alike; right: {s['rule']}; "
-                 f"guessing earns {s['chance']:.3f}")
+        about = f"{s['n_items']:,} items in {len(s['paradigms'])} paradigms that count alike; right: {s['rule']}"
+        if s["chance"] is not None: about += f"; guessing earns {s['chance']:.3f}"
         if shortest is not None: about += f", the shortest option {shortest:.3f}"
         if s.get("human"): about += f", people {s['human']:.3f}"
         told = [a[k] for a in s["arms"].values() for k in ("difference", "learned", "beyond_counts")]
-        out += [s["statement"], about, *filter(None, [family_text(told)]), *columns([head, *rows]), *reach_text(s), ""]
+        out += [s["statement"], about, *filter(None, [family_text(told)]), *columns([head, *rows]), *reach_text(s),
+                *ages_text(s), ""]
     return "\n".join([*out, *summary["notes"]])
 
 # %% ../nbs/84_cli.ipynb #85a0e13b
