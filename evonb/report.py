@@ -621,10 +621,10 @@ population_page.figures("Experts by task", population_plots.expert_scores, needs
 @population_page.section("Drift and forgetting", needs=("population.zarr.zip",))
 def drift_html(
     population # an xarray Dataset
-) -> Html:
+) -> Html | None: # None for runs of before, which didn't note it
     "How far what each method chose is from the base, what it gained, and what it forgot."
     from evonb.populations.breeding import drift_rows
-    if "drift" not in population: raise plots.NothingToPlot("the run is of before drift was noted.")
+    if "drift" not in population: return None
     styles = population_plots.method_styles(population["method"].values.tolist())
     rows = [[swatch(styles[r["method"]].colour, r["method"]), number(r["drift"]), number(r["from_start"]),
              *(number(r[k], "+.3f") for k in ("gained", "held_out")), number(r["forgotten"])]

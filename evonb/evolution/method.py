@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['METHODS', 'Lineage', 'TaskResult', 'Outcome', 'item_credits', 'margins', 'log_right', 'right_options', 'Objective',
            'Individual', 'pack_individuals', 'numbered', 'unpack_individuals', 'register_method', 'MethodConfig',
-           'method_class', 'Method']
+           'method_class', 'Method', 'check_limits']
 
 # %% ../../nbs/evolution/12_method.ipynb #4802f79d
 import math
@@ -310,6 +310,21 @@ class Method:
     def extra(self) -> dict: "For subclasses: further plain values to store."; return {}
     def restore_extra(self, values, others): "For subclasses: take up what `extra` and `others` gave."
 
+# %% ../../nbs/evolution/12_method.ipynb #d371b323
+def check_limits(
+    config, # settings of a method
+    name: str # of the method
+): # itself
+    "Refuse values outside of what a method's settings allow."
+    for k, (low, high) in getattr(config, "limits", {}).items():
+        value = getattr(config, k)
+        for v in value if isinstance(value, tuple) else [value]:
+            if v is not None and not low <= v <= high:
+                wanted = f"{low:g} or more" if high == math.inf else f"from {low:g} to {high:g}"
+                raise InputError(f"{k} of {name!r} is {value!r}, but must be {wanted}.")
+    for k, known in getattr(config, "allowed", {}).items(): check_choice(getattr(config, k), known, f"{k} of {name!r}")
+    return config
+
 # %% ../../nbs/evolution/12_method.ipynb #e966fd6f
 def _checked_config(method, config):
     "A method's settings; what its class doesn't allow is refused before anything is scored."
@@ -327,14 +342,7 @@ def _checked_config(method, config):
     if not isinstance(config, kind):
         raise InputError(f"{name} takes its settings as {kind.__name__} or a dict, but got {config!r}.")
     if (size := getattr(config, "population_size", None)) is not None: method.check_size(size)
-    for k, (low, high) in getattr(config, "limits", {}).items():
-        value = getattr(config, k)
-        for v in value if isinstance(value, tuple) else [value]:
-            if v is not None and not low <= v <= high:
-                wanted = f"{low:g} or more" if high == math.inf else f"from {low:g} to {high:g}"
-                raise InputError(f"{k} of {name!r} is {value!r}, but must be {wanted}.")
-    for k, known in getattr(config, "allowed", {}).items(): check_choice(getattr(config, k), known, f"{k} of {name!r}")
-    return config
+    return check_limits(config, name)
 
 # %% ../../nbs/evolution/12_method.ipynb #05020bf2
 @patch(cls_method=True)

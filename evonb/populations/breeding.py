@@ -23,7 +23,7 @@ from fastcore.basics import patch
 from ..core import DamagedFileError, InputError, Seeds, StopRequest, check_choice, check_positive, expect_fields
 from ..core import from_dict, parsing, stoppable, tell_inert, to_dict
 from ..evolution.aims import AimsConfig, reads, settings_of
-from ..evolution.method import METHODS, numbered
+from ..evolution.method import METHODS, check_limits, numbered
 from ..evolution.operators import usable
 from ..evolution.search import best_so_far, evolve
 from ..evolution.traits import space_traits
@@ -114,7 +114,7 @@ def check(self: BreedConfig) -> BreedConfig: # itself
         if "population_size" in kind.config_class.__dataclass_fields__: kind.check_size(self.n_individuals)
     for m in self.options or {}:
         check_choice(m, self.all_methods(), "method of options")
-        from_dict(METHODS[m].config_class, method_settings(METHODS[m], self), m)
+        check_limits(from_dict(METHODS[m].config_class, method_settings(METHODS[m], self), m), m)
     for name in ("budget", "n_seeds", "n_validation", "n_test", "ensemble_size", "n_bootstrap", "max_tokens"):
         check_positive(getattr(self, name), name)
     check_positive(self.n_individuals, "n_individuals", least=2)

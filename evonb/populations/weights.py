@@ -21,7 +21,7 @@ from ..core import DamagedFileError, InputError
 from ..evolution.noise import check_rank, noise
 from .merges import check_weights, gram_cosine, grams, known_merge
 from ..store import tensors_digest
-from ..training.adapters import Adapter, check_finite, check_modules, float32_at_least
+from ..training.adapters import Adapter, check_finite, check_modules, exacter, float32_at_least
 from ..training.weights import WholeWeights, check_room, weight_shapes
 
 # %% ../../nbs/populations/13_weights.ipynb #d36a4e68
@@ -58,7 +58,7 @@ class WeightSpace:
         for a in self.experts.values(): check_modules(a, model)
         check_finite(self.experts.values())
         self.names, self.weights = list(self.experts), {n: p.data for n, p in model.named_parameters()}
-        self.units = {n: float(t.double().square().mean().sqrt()) for n, t in self.weights.items()}
+        self.units = {n: float(exacter(t).square().mean().sqrt()) for n, t in self.weights.items()}
         self.turned = {m for a in self.experts.values() for m in a.modules
                        if not isinstance(model.get_submodule(m), torch.nn.Linear)} # Conv1D stores (n_in, n_out)
         self.key = self.made_of(tensors_digest(self.weights) if base is None else base)
@@ -283,7 +283,7 @@ def check_felt(self: WeightSpace,
     share, dtype = self._felt[far]
     if far and share < LEAST_FELT:
         raise InputError(f"sigma is {far:g}, but in {dtype} such a step changes {share:.2%} of the weights: the rest "
-                         "is lost in rounding. Give a larger sigma, or a base in float32.")
+                         f"is lost in rounding. Give a larger sigma{', or a base in float32' * (dtype != 'float32')}.")
 
 # %% ../../nbs/populations/13_weights.ipynb #b66737b8
 @patch

@@ -45,8 +45,9 @@ def check_room(
     name: str, # how messages call it
     free: float | None = None # bytes; None: of this machine
 ):
-    "Refuse a model that leaves no room for an individual."
-    need, free = weights_room(model), free_memory() if free is None else free
+    "Refuse a model that leaves no room for an individual, here or on its GPU."
+    need, device = weights_room(model), next(model.parameters()).device
+    if free is None: free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
     if need <= free: return
     size, n = (sum(f(p) for p in model.parameters()) for f in (lambda p: p.nbytes, torch.Tensor.numel))
     raise InputError(f"{name} has {human_count(n)} weights ({human_bytes(size)}), and an individual of all of them "

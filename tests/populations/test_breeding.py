@@ -544,8 +544,9 @@ def test_the_spaces_are_what_they_are_called(config):
     (dict(space="weights", methods=("sign-es",)), "can't search a space of 'weights', whose genomes have no signs"),
     (dict(space="weights", experts="", methods=("es",)), "experts is empty"),
     (dict(space="weights", experts="", base="toy"), "'genome' crosses founders, but without experts"),
-    (dict(options=dict(es=dict(sigma=0.1))), "es.* method of options|method of options.*es"),
-    (dict(options=dict(genome=dict(sigma=0.1))), "genome has the unknown key 'sigma'|unknown key 'sigma'"),
+    (dict(options=dict(es=dict(sigma=0.1))), "method of options is 'es'"),
+    (dict(options=dict(genome=dict(sigma=0.1))), "unknown key 'sigma'"),
+    (dict(methods=("es",), options=dict(es=dict(sigma=0.0))), "sigma of 'es' is 0.0, but must be"),
     (dict(by="head"), "layer"),
     (dict(space="delta", methods=("random-search",)), "'random-search' works on vectors"),
 ])  # fmt: skip
