@@ -283,6 +283,16 @@ def masked_step(pairs, n):
         return paired(repeated(first, n), repeated(second, n), pairs, time.process_time) | dict(aim="at most 1.03")
 
 
+def probes(pairs, n):
+    "Time of a look of the default probes over that of the steps between two looks, small size, one thread."
+    c = LifetimeConfig(**{**vars(life("small")), "probes": ("default",)})
+    with threads(1):
+        lived = Lifetime(new_gpt(config("small"), Seeds(1)), ids("small"), ids("small")[:20_000], c, Seeds(2))
+        lived.one_step()
+        return paired(lived.probe, repeated(lived.one_step, c.probe_every), pairs, time.process_time) | dict(
+            aim="at most 0.05")  # fmt: skip
+
+
 def growth_steps(pairs, n):
     "How the time of a lifetime of the small size grows with its steps (1 to 8 times 4), one thread."
     with threads(1):
@@ -315,6 +325,7 @@ ROWS |= dict(
     training_trainer_quarter=against_trainer("medium", True),
     training_memory_small=peak_memory("small", why=KERNELS), training_memory_medium=peak_memory("medium"),
     training_memory_weights=peak_memory("weights"), training_state=training_state, masked_step=masked_step,
+    training_probes=probes,
     training_growth_steps=growth_steps, training_growth_batch=growth_batch, training_growth_width=growth_width,
 )  # fmt: skip
 

@@ -163,3 +163,5 @@ def test_milestones_that_cannot_be_are_refused(tmp_path, capsys):
         run_chart(tmp_path / "connectome")
     assert main(["milestones", str(tmp_path / "connectome")]) == 2
     assert "--probes default" in capsys.readouterr().err
+    assert main(["run", "--out", str(tmp_path / "new"), "--probes", "indction"]) == 2
+    assert "Did you mean induction" in capsys.readouterr().err and not (tmp_path / "new").exists()

@@ -14,6 +14,7 @@ from evonb.training.architectures import family_config, new_model
 from evonb.training.connectome import inherit
 from evonb.training.gpt import GPTConfig, ModelConfig, new_gpt
 from evonb.training.lifetime import Lifetime, LifetimeConfig, load_checkpoint
+from evonb.training.litter import Siblings
 from evonb.training.probes import (
     PROBES,
     Moment,
@@ -185,6 +186,22 @@ def test_a_stopped_life_tells_the_same(step, tmp_path):
     again.live(show=False)
     assert again.probes.steps == whole.probes.steps
     assert np.array_equal(again.probes.values, whole.probes.values, equal_nan=True)
+
+
+def test_a_litter_is_probed_on_the_same_steps_through_a_stop(tmp_path):
+    def litter(folder):
+        return Siblings([lifetime(folder and folder / str(k)) for k in range(2)])
+
+    whole = [x.probes for x, _ in litter(None).live(show=False)]
+    assert [p.steps for p in whole] == [[0, 3, 6, 9, 10]] * 2
+    stopped = litter(tmp_path)
+    with pytest.raises(Stopped):
+        stopped.live(show=False, stop=StopAt(stopped.lives[0], 5))
+    again = litter(tmp_path)
+    assert all(life.restore() for life in again.lives)
+    for before, (after, _) in zip(whole, again.live(show=False)):
+        assert before.steps == after.probes.steps
+        assert np.array_equal(before.values, after.probes.values, equal_nan=True)
 
 
 def test_a_life_without_probes_leaves_files_as_before(tmp_path):
