@@ -51,6 +51,9 @@ def measure_neighbourhood(
         raise InputError(f"{run.path} isn't finished. Go on with it: evonb population --resume --out {run.path}.")
     config = RUN_KINDS["population"].settings_of(run)
     check_positive(n_texts, "n_texts", 4)
+    if config.space == "weights":
+        raise InputError(f"The individuals of {run.path} are whole weights, but only adapters and coefficients are "
+                         "looked around. Take a run of another space.")
     if not 0 <= search < config.n_seeds:
         raise InputError(f"search is {search!r}, but the run's searches are 0 to {config.n_seeds - 1}.")
     with (stoppable(stop) as request, create_run(path, run.config, "population", True) as run,
