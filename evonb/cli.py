@@ -1120,8 +1120,9 @@ def explore_options(
 ):
     "What `evonb explore` takes."
     from evonb.widgets.explorers import EXPLORERS
-    p.add_argument("run", metavar="RUN", help="a run's folder; of evonb breed also RUN::INDIVIDUAL, the beginning of an "
-                   "id or METHOD/SEED/NUMBER, whose connectome is shown")
+    p.add_argument("run", metavar="RUN",
+                   help="a run's folder; of evonb breed also RUN::INDIVIDUAL, whose connectome is shown: the beginning "
+                        "of an id, or METHOD/SEED/NUMBER")
     p.add_argument("--out", metavar="FOLDER", help="where the pages go (default: RUN/explore)")
     p.add_argument("--max-mb", type=float, default=25, metavar="MB",
                    help="the most that a page may hold; larger ones are refused (default: 25)")
