@@ -54,6 +54,7 @@ class Pair:
     task: tuple # (n_parameters,)
     individual: object # a genome of the space
 
+# %% ../../nbs/evolution/24_pairs.ipynb #e9399c69
 class PairSpace:
     "Genomes are pairs, so the engine stores, resumes and counts them as it does any other."
     size, no_vectors = None, "pairs of a task and an individual."
@@ -125,6 +126,7 @@ def mutants(self: Poet, x, rng) -> list: # of (genome, parents, operator)
     return [(Pair(own.task, mutate(self.space.space, own.individual, rng, c.gene_rate, c.scale)), [x], "mutation")
             for _ in range(c.mutants)]
 
+# %% ../../nbs/evolution/24_pairs.ipynb #5f542389
 @patch
 def transfers(self: Poet) -> list: # of (genome, parents, operator)
     "Everyone at everybody else's task; who has been there before isn't tried again."
@@ -133,6 +135,7 @@ def transfers(self: Poet) -> list: # of (genome, parents, operator)
             for p in [Pair(y.genome.task, x.genome.individual)]}
     return [found for digest, found in made.items() if digest not in known]
 
+# %% ../../nbs/evolution/24_pairs.ipynb #666c9303
 @patch
 def new_tasks(self: Poet, rng) -> list: # of (genome, parents, operator)
     "Mutated tasks of pairs that do well, each tried by its parent's individual; none twice."
@@ -163,16 +166,19 @@ def learn(self: Poet, told):
     gone = len(self.members) - c.capacity
     if gone > 0: self.archive, self.members = self.archive + self.members[:gone], self.members[gone:]
 
+# %% ../../nbs/evolution/24_pairs.ipynb #8b3dda7d
 @patch
 def best_of(self: Poet, individuals): # an Individual; of equals the earlier
     return max(individuals, key=lambda x: (x.worth, -x.number))
 
+# %% ../../nbs/evolution/24_pairs.ipynb #bebdfbdd
 @patch
 def novelty(self: Poet, x, k=3) -> float: # in steps of the task
     "How far a task is from the nearest ones that there are or were."
     far = sorted(self.space.tasks.far(x.genome.task, y.genome.task) for y in [*self.members, *self.archive])
     return float(np.mean(far[:k]))
 
+# %% ../../nbs/evolution/24_pairs.ipynb #9463b86a
 @patch
 def choose(self: Poet, individuals): # an Individual
     "Of those who do well the one with the task farthest from the first; where none does, the best."
@@ -180,6 +186,7 @@ def choose(self: Poet, individuals): # an Individual
     if not able: return self.best_of(individuals)
     return max(able, key=lambda x: (self.space.tasks.far(x.genome.task, self.space.tasks.first), x.standing))
 
+# %% ../../nbs/evolution/24_pairs.ipynb #8184b87b
 @patch
 def standing(self: Poet) -> dict: # for the progress bar
     return dict(pairs=len(self.members), retired=len(self.archive))
