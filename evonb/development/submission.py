@@ -18,8 +18,8 @@ from ..store import replacing
 # %% ../../nbs/development/26_submission.ipynb #92019d65
 PLACES = dict( # suite -> folder below zero_shot/causal
     blimp="blimp/blimp_filtered", supplement="blimp/supplement_filtered", ewok="ewok/ewok_filtered",
-    comps="comps/comps", **{"entity-tracking": "entity_tracking/entity_tracking", "wug-adj": "wug_adj/wug_adj_nominalization",
-       "wug-past": "wug_past/wug_past_tense"})
+    comps="comps/comps", **{"entity-tracking": "entity_tracking/entity_tracking",
+                            "wug-adj": "wug_adj/wug_adj_nominalization", "wug-past": "wug_past/wug_past_tense"})
 
 def predictions_of(
     suite, # one of `PLACES`
