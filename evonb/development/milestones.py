@@ -42,13 +42,13 @@ for name, of, line in (
     ("beyond-unigrams", Milestone("unigram_lead", level=0.), "predicts better than by how frequent words are"),
     ("beyond-bigrams", Milestone("bigram_lead", level=0.), "predicts better than by the word before"),
     ("context-helps", Milestone("context_gain"), "predicts the end of a text better than its beginning"),
-    ("induction-head", Milestone("induction", level=.25), "a head gives a quarter of its attention to what came after the same token"),
+    ("induction-head", Milestone("induction", level=.25), "a head attends to what came after the same token"),
     ("uses-repeats", Milestone("repeat_gain"), "predicts repeats of random tokens"),
     ("attention-narrows", Milestone("attention_entropy", "down"), "heads attend to fewer tokens"),
-    ("attention-sink", Milestone("attention_sink", level=.3), "heads rest on the first token: three tenths of all attention"),
+    ("attention-sink", Milestone("attention_sink", level=.3), "heads rest on the first token"),
     ("units-fall-silent", Milestone("active_units", "down"), "fewer units of MLPs are active at once"),
     ("text-narrows", Milestone("text_rank", "down"), "text takes up fewer directions"),
-    ("massive-activation", Milestone("massive_activation", level=1000.), "one activation is a thousand times the median"),
+    ("massive-activation", Milestone("massive_activation", level=1000.), "one is a thousand times the median"),
     ("attention-logits-grow", Milestone("attention_logits"), "attention's logits spread, as before training breaks"),
     ("logits-drift", Milestone("log_z"), "the head's logits grow together, as before training breaks"),
     ("remembers", Milestone("memorised"), "what was learned from is predicted better than other text"),
@@ -132,7 +132,7 @@ def onsets_told(
     milestone: Milestone, # which
     curves, # DataArray of an arm over seed (and lineage) and probe_step
     tokens_per_step: int # to tell tokens for steps
-) -> dict: # onset: tokens, as `describe` tells, None where not all reach it; reached: newborns; onsets: DataArray, tokens
+) -> dict: # onset: tokens, as `describe` tells, None where not all reach it; reached: newborns; onsets of each
     "When an arm's newborns reach a milestone."
     steps = curves.probe_step.values
     onsets = tokens_per_step * over_looks(lambda v: milestone.onset(steps, v), curves)
@@ -214,7 +214,8 @@ def example_probes(
         return np.stack([rises + slow[0] * .2, slow[1], (t - 50) / 20 + slow[2] * .2], 1) # (n_looks, 3)
     values = np.stack([[one(a, s) for s in range(n_seeds)] for a in onsets])
     return xr.Dataset(dict(probes=(("arm", "seed", "probe_step", "measure"), values)), dict(
-        arm=list(onsets), seed=np.arange(n_seeds), probe_step=t.astype(int), measure=["repeat_gain", "context_gain", "bigram_lead"],
+        arm=list(onsets), seed=np.arange(n_seeds), probe_step=t.astype(int),
+        measure=["repeat_gain", "context_gain", "bigram_lead"],
         measure_unit=("measure", ["nats/token"] * 3)), dict(tokens_per_step=100))
 
 # %% ../../nbs/development/40_milestones.ipynb #d31ee327
@@ -256,10 +257,10 @@ def chart_notes(
 ) -> str:
     "How to read the chart."
     units = max((units_text(c["change"]) for c in cells), key=len, default="")
-    return (f"Onset in tokens, mean over newborns [95 % interval]{f'; {units}' * bool(units)}. An onset is told where the "
-            "measure changes from the first quarter of its looks to the last, tested over newborns (of several evolutions "
-            f"over evolutions), q < {ALPHA:g} (Benjamini-Hochberg over all cells). Earlier, later: clearly so than the "
-            "connectome, newborn by newborn (Holm).")
+    return (f"Onset in tokens, mean over newborns [95 % interval]{f'; {units}' * bool(units)}. An onset is told where "
+            "the measure changes from the first quarter of its looks to the last, tested over newborns (of several "
+            f"evolutions over evolutions), q < {ALPHA:g} (Benjamini-Hochberg over all cells). Earlier, later: "
+            "clearly so than the connectome, newborn by newborn (Holm).")
 
 # %% ../../nbs/development/40_milestones.ipynb #6b48b213
 def chart_statement(

@@ -60,13 +60,16 @@ def development_curves(
     if not known: raise NothingToPlot("no probe told anything.")
     units = dict(zip(map(str, development.measure.values), map(str, development.measure_unit.values)))
     n_rows, per = -(-len(known) // n_columns), development.attrs.get("tokens_per_step", 1)
-    titles = [m.replace("_", " ") + f"<br><span style='font-size:11px'>{units[m]}</span>" * bool(units[m]) for m in known]
-    made = make_subplots(n_rows, n_columns, subplot_titles=titles, vertical_spacing=.34 / n_rows)
+    def title(m):
+        small = f"<br><span style='font-size:11px'>{label(units[m])}</span>" * bool(units[m])
+        return label(m.replace("_", " ")) + small
+    made = make_subplots(n_rows, n_columns, subplot_titles=list(map(title, known)), vertical_spacing=.34 / n_rows)
     fig, x = figure("What probes told", height=150 + 190 * n_rows, base=made), per * development.probe_step.values
     for i, m in enumerate(known):
         for arm in map(str, development.arm.values):
             found = development.probes.sel(measure=m, arm=arm).transpose(..., "probe_step").values
-            add_curve(fig, arm, x, seed_band(by_evolution(found)), dict(row=1 + i // n_columns, col=1 + i % n_columns), not i)
+            place = dict(row=1 + i // n_columns, col=1 + i % n_columns)
+            add_curve(fig, arm, x, seed_band(by_evolution(found)), place, not i)
     room = 1 - 40 / (190 * n_rows) # panels' names stay within, where a page has a title of its own
     fig.for_each_yaxis(lambda axis: axis.update(domain=[room * y for y in axis.domain]))
     fig.for_each_annotation(lambda a: a.update(y=room * a.y, font_size=13))

@@ -120,7 +120,7 @@ class Reading(NamedTuple):
     "What a model shows while it reads some rows."
     logits: torch.Tensor # (n_rows, n_context, n_vocab)
     nats: torch.Tensor # (n_rows, n_context) loss of each next token
-    hidden: tuple # of (n_rows, n_context, width): after the embedding and after each block; the last is what the head gets
+    hidden: tuple # of (n_rows, n_context, width): of embedding and blocks; the last is what the head gets
     attention: tuple | None # of (n_rows, n_heads, n_context, n_context), one a block; None where there is none to see
     active: list # share of an MLP's units that are above zero, one a block; empty where no MLP is found
 
@@ -158,7 +158,8 @@ def attention_open(
     "While inside, a model of transformers computes attention so that its weights can be seen."
     config = getattr(model, "config", None)
     was = getattr(config, "_attn_implementation", None)
-    change = not isinstance(config, GPTConfig) and was not in (None, "eager") and hasattr(model, "set_attn_implementation")
+    able = not isinstance(config, GPTConfig) and hasattr(model, "set_attn_implementation")
+    change = able and was not in (None, "eager")
     if change: model.set_attn_implementation("eager")
     try: yield
     finally:
@@ -181,7 +182,8 @@ def read_open(
     finally: model.train(was)
     logits, seen = out.logits.float(), tuple(a for a in out.attentions or () if a is not None)
     nats = F.cross_entropy(logits.flatten(0, 1), rows[:, 1:].to(x.device).flatten(), reduction="none").view(x.shape)
-    return Reading(logits, nats, tuple(h.float() for h in out.hidden_states), tuple(a.float() for a in seen) or None, active)
+    hidden, weights = (tuple(t.float() for t in ts) for ts in (out.hidden_states, seen))
+    return Reading(logits, nats, hidden, weights or None, active)
 
 # %% ../../nbs/training/13_probes.ipynb #dc816736
 class Moment:
@@ -452,7 +454,8 @@ def look(self: Probes,
     grad_norm: float = math.nan # of the last of them, before clipping
 ) -> dict: # measure -> value
     "Take one look and keep it."
-    moment, found = Moment(self.model, self.texts, grad_norm, self.born, self.shared), dict.fromkeys(self.measures, math.nan)
+    moment = Moment(self.model, self.texts, grad_norm, self.born, self.shared)
+    found = dict.fromkeys(self.measures, math.nan)
     for name in self.names:
         if name in self.left_out: continue
         try: told = PROBES[name](moment)
