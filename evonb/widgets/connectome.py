@@ -324,7 +324,8 @@ def bred_individual(
         if of and number.isdecimal() and int(number) < len(everyone.id): fitting = [int(number)]
         if fitting and len({everyone.id[i] for i in fitting}) == 1: return folder, everyone, fitting[-1]
     raise InputError(f"{run.path} has no individual {which!r}, or several that begin so. Give the beginning of an id, "
-                     f"or METHOD/SEED/NUMBER, with one of: {', '.join(found) or 'no evolution yet'}; NUMBER may be best.")
+                     f"or METHOD/SEED/NUMBER, with one of: {', '.join(found) or 'no evolution yet'}; NUMBER may be "
+                     "best.")
 
 # %% ../../nbs/widgets/12_connectome.ipynb #41b0ad1c
 def individual_source(
