@@ -278,7 +278,7 @@ def instead(self: Childhood,
     "What is heard while its own text is missed."
     c, rng, n = self.config, self.seeds.child("missed", step).numpy(), self.batch_size
     if c.deprivation == "other": return [self.others.window(i) for i in range(self.heard[step], self.heard[step] + n)]
-    rows = [np.asarray(self.window(i % max(1, self.read[-1]))) for i in range(self.read[step], self.read[step] + n)]
+    rows = [np.asarray(self.window(i)) for i in range(step * n, step * n + n)] # what it would have read
     if c.deprivation == "scrambled": return [rng.permutation(r) for r in rows]
     return [np.asarray([self.ids[int(i)] for i in rng.integers(len(self.ids), size=len(r))]) for r in rows]
 

@@ -86,6 +86,18 @@ def test_shares_are_what_was_asked_for():
     assert life.n_new.sum() + life.n_again.sum() + other == 8 * steps
 
 
+@pytest.mark.parametrize("what", ["scrambled", "noise"])
+def test_a_whole_life_can_be_deprived(what):
+    whole = CurriculumConfig(deprivation=what, deprived=((0, 1),))
+    life, plain = (Childhood(IDS, 16, 8, Seeds(0), c, 20) for c in (whole, CurriculumConfig()))
+    rows = [torch.cat([x[:, :1], y], 1) for x, y in map(life.batch, range(20))]
+    own = [torch.cat([x[:, :1], y], 1) for x, y in map(plain.batch, range(20))]
+    if what == "scrambled":  # the words that it would have read, out of order
+        assert all(torch.equal(a.sort(1).values, b.sort(1).values) for a, b in zip(rows, own, strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(rows, own, strict=True))
+    assert len({tuple(r.tolist()) for batch in rows for r in batch}) == 160 and life.read[-1] == 0
+
+
 def test_epochs_of_several_are_sorted_each():
     life = Childhood(IDS, 16, 8, Seeds(0), CurriculumConfig(order="given"), 100)
     first = [int(life.starts(0)[i]) for i in range(life.n_windows)]
