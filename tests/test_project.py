@@ -588,6 +588,12 @@ def test_exported_cells_are_short(path):
     assert [line for cell in cells for line in cell.splitlines() if len(line) > 120] == []
 
 
+def test_files_of_tests_have_names_of_their_own():
+    "pytest imports them by their names alone."
+    names = [p.name for p in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(n for n in set(names) if names.count(n) > 1) == []
+
+
 def test_a_cells_length_is_that_of_its_code():
     cell = 'def f(\n    a, # one\n    b # another\n): # -> more\n    "Says it."\n    c = a + b\n    return c\n'
     assert lines_of_code(cell) == 3 and lines_of_code("x = 1\n\ny = 2") == 2
