@@ -54,9 +54,12 @@ def open_page(site, offline_page):
     return make
 
 
+BOXES = ".evonb-figure[data-figure]"  # what is drawn in a box is called a figure, too
+
+
 def drawn(page, index=0):
     "The plot of a figure of the page, once it is drawn."
-    box = page.locator(".evonb-figure").nth(index)
+    box = page.locator(BOXES).nth(index)
     box.scroll_into_view_if_needed()
     page.wait_for_function("e => e.dataset.drawn === 'yes'", arg=box.element_handle(), timeout=90_000)
     return box.locator(".js-plotly-plot")
@@ -90,7 +93,7 @@ def test_pages_are_accessible_and_fit(open_page, assert_accessible, screenshot, 
 
 def test_a_figure_is_drawn_and_its_legend_hides_a_line(open_page, screenshot):
     page = open_page(FIGURES)
-    labels = page.locator(".evonb-figure").evaluate_all("all => all.map(e => e.getAttribute('aria-label'))")
+    labels = page.locator(BOXES).evaluate_all("all => all.map(e => e.getAttribute('aria-label'))")
     at = labels.index("Loss while growing up")
     plot = drawn(page, at)
     before = plot.evaluate(LINES)
@@ -99,7 +102,7 @@ def test_a_figure_is_drawn_and_its_legend_hides_a_line(open_page, screenshot):
     assert len(buttons) > 5 and "Share chart..." not in buttons  # nothing uploads a figure's data
     plot.locator(".legendtoggle").first.click()
     page.wait_for_function(f"([e, n]) => ({LINES})(e) < n", arg=[plot.element_handle(), before])
-    screenshot(page.locator(".evonb-figure").nth(at), "site_figure")
+    screenshot(page.locator(BOXES).nth(at), "site_figure")
 
 
 def test_the_theme_is_switched_and_figures_follow(open_page, screenshot):
