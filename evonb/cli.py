@@ -1374,9 +1374,8 @@ def circuits_options(
 ):
     "What `evonb circuits` takes."
     p.add_argument("run", metavar="RUN", help="a run whose newborns have grown up")
-    p.add_argument("--suite", type=names_of, default=["toy"], metavar="A,B",
-                   help="suites of pairs, each paradigm a task: toy, or as evonb evaluate takes them (default: toy, "
-                   "the minimal pairs of toy English)")
+    p.add_argument("--suite", type=names_of, default=["toy-agreement"], metavar="A,B",
+                   help="suites of pairs, each paradigm a task, as evonb evaluate takes them (default: toy-agreement)")
     p.add_argument("--arms", type=names_of, default=[], metavar="A,B", help="arms to look into (default: all)")
     p.add_argument("--share", type=float, default=.05, metavar="X",
                    help="how large a circuit is: a share of all heads and hidden units (default: 0.05)")

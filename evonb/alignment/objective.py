@@ -10,7 +10,7 @@ from functools import cache
 
 from .data import open_data
 from .features import ReadConfig, read
-from .reading import BehaviorConfig, Frequencies, ReadingTimes, baseline_counts, check_surprisal
+from .reading import BehaviorConfig, Frequencies, ReadingTimes, check_surprisal
 from .reading import count_bigrams, fit_model, held_out, make_rows, reading_task
 from ..core import InputError, Seeds
 

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 
 from ..core import InputError, check_fraction, check_positive
-from ..statistics import crossed_mean, judge_family
 from ..training.architectures import loss_of
 from ..training.connectome import matrix_roles
 

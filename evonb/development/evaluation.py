@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 
-from ..alignment.run import Candidate, fresh_base, model_name, slug, source_run
-from ..core import InputError, Seeds, StopRequest, check_positive, remark, stoppable, to_dict
+from ..alignment.run import fresh_base, model_name, slug, source_run
+from ..core import InputError, Seeds, StopRequest, check_positive, stoppable, to_dict
 from .acquisition import WordSuite, ages_by_arm, ngram_divergence
-from .judging import COUNTING, in_parts, is_counting, judge_suite, suite_curves, suite_statement
+from .judging import COUNTING, judge_suite, suite_curves, suite_statement
 from .scoring import ModelScorer, NGramScorer, answers_of
 from .suites import SUITES, open_suite
 from ..kinds import RUN_KINDS, call, write_results

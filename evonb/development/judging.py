@@ -12,7 +12,7 @@ import numpy as np
 from ..alignment.verdicts import evolution_means, reference_arm
 from ..connectomes.learning import DENSE, steps_to_reach
 from ..kinds import SEEDS
-from ..statistics import counted, crossed_contrast, crossed_mean, describe, judge_family, paired_difference
+from ..statistics import crossed_contrast, crossed_mean, describe, judge_family, paired_difference
 from ..statistics import units_text, verdict
 
 # %% ../../nbs/development/20_judging.ipynb #712dc2e3

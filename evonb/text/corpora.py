@@ -7,8 +7,8 @@ __all__ = ['TEXT_SUFFIXES', 'PACKED_SUFFIXES', 'CORPORA', 'DOCUMENTED', 'SPLITS'
            'corpus_table_html', 'is_hidden', 'wanted_in_folder', 'walk', 'named_files', 'same_content', 'survey',
            'expand', 'left_text', 'read_documents', 'known_size', 'read_files', 'files_info', 'pieces', 'assembled',
            'cut_blocks', 'limit', 'is_prose', 'paragraphs', 'docstrings', 'gc_paused', 'python_docs', 'hf_texts',
-           'read_hf', 'toy_corpus', 'first_corpus', 'corpus_files', 'files_source', 'load_corpus', 'corpora_here',
-           'check_fractions', 'tied_sources', 'deal', 'deal_splits', 'deal_across', 'split_corpus']
+           'read_hf', 'made_corpus', 'toy_corpus', 'first_corpus', 'corpus_files', 'files_source', 'load_corpus',
+           'corpora_here', 'check_fractions', 'tied_sources', 'deal', 'deal_splits', 'deal_across', 'split_corpus']
 
 # %% ../../nbs/text/12_corpora.ipynb #a9b1e4b5
 import ast
@@ -461,6 +461,15 @@ def read_hf(
     if not documents: raise CorpusError(f"hf:{name} is empty.")
     return Corpus(f"hf:{name}", documents, sources, info)
 
+# %% ../../nbs/text/12_corpora.ipynb #3c72243b
+def made_corpus(
+    name: str, # of the generator
+    documents: list, # of str
+    seeds: Seeds # that decided them
+) -> Corpus:
+    "A text that was generated."
+    return Corpus(name, documents, [name] * len(documents), dict(seeds=to_dict(seeds)))
+
 # %% ../../nbs/text/12_corpora.ipynb #939b03ab
 def toy_corpus(
     n_bytes: int | None = None, # the most; None makes 2 MB
@@ -468,8 +477,7 @@ def toy_corpus(
 ) -> Corpus:
     "Toy English."
     seeds = (seeds or Seeds(0)).child("corpus")
-    documents = toy_documents(n_bytes or 2_000_000, seeds)
-    return Corpus("toy-english", documents, ["toy-english"] * len(documents), dict(seeds=to_dict(seeds)))
+    return made_corpus("toy-english", toy_documents(n_bytes or 2_000_000, seeds), seeds)
 
 # %% ../../nbs/text/12_corpora.ipynb #49c7540f
 def first_corpus(
@@ -479,8 +487,7 @@ def first_corpus(
 ) -> Corpus:
     "A language that nobody speaks."
     seeds = (seeds or Seeds(0)).child("corpus")
-    documents = first_documents(name, n_bytes or 2_000_000, seeds)
-    return Corpus(name, documents, [name] * len(documents), dict(seeds=to_dict(seeds)))
+    return made_corpus(name, first_documents(name, n_bytes or 2_000_000, seeds), seeds)
 
 for _name, _line in dict(dyck="nested brackets of four kinds, generated", arithmetic="sums and differences, generated",
                          emergent="messages about objects, as agents make them up, generated").items():

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 
-from ..core import CorpusError, InputError, Seeds, check_choice, check_fraction, check_positive
+from ..core import CorpusError, InputError, Seeds, check_choice, check_positive
 
 # %% ../../nbs/training/15_curriculum.ipynb #c932a911
 class Windows:
@@ -205,8 +205,10 @@ def difficulty(
             raise InputError("curriculum.order is 'length', but the corpus has no tokenizer, so where sentences end "
                              "isn't known. Take order=frequency, or give text.")
         return np.array([context / (1 + ends[np.asarray(ids[s:s + context])].sum()) for s in starts])
-    counts = sum(np.bincount(np.asarray(ids[i:i + 2**20]), minlength=2**16) for i in range(0, len(ids), 2**20))
-    surprisal = -np.log(np.maximum(counts, 1) / len(ids)) # (2**16,) nats
+    pieces = [slice(i, i + 2**20) for i in range(0, len(ids), 2**20)]
+    n = 1 + max(int(np.asarray(ids[p]).max()) for p in pieces)
+    counts = sum(np.bincount(np.asarray(ids[p]), minlength=n) for p in pieces)
+    surprisal = -np.log(np.maximum(counts, 1) / len(ids)) # (n,) nats
     return np.array([surprisal[np.asarray(ids[s:s + context])].mean() for s in starts])
 
 # %% ../../nbs/training/15_curriculum.ipynb #db46afda

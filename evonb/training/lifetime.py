@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 
-from ..core import CorpusError, DamagedFileError, InputError, NonFiniteLossError, Seeds, Stopped, StopRequest
+from ..core import DamagedFileError, InputError, NonFiniteLossError, Seeds, Stopped, StopRequest
 from ..core import announce, check_choice, check_fraction, check_positive, from_dict, listened, progress
 from ..core import stoppable, to_dict
 from ..store import differences, read_tensors, write_tensors

@@ -66,7 +66,7 @@ def test_the_command_tells_circuits_of_a_stored_run(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "two tasks of one newborn" in out and "determiner_noun" in out
     found = read_dataset(run / "circuits.zarr.zip")
-    assert found.sizes["task"] == 9 and set(found.attrs["suites"].split(",")) == {"toy"}
+    assert found.sizes["task"] == 9 and set(found.attrs["suites"].split(",")) == {"toy-agreement"}
     assert np.isfinite(found.importance.values).all() and set(map(type, sharing(found, 0.2).values())) == {dict}
     assert main(["circuits", str(run), "--items", "0"]) != 0 and "n_items" in capsys.readouterr().err
     assert main(["circuits", str(run), "--share", "2"]) != 0 and "share" in capsys.readouterr().err
