@@ -6,6 +6,7 @@ __getattr__, __dir__, __all__ = face(__name__, {
     ".gpt": "GPT GPTConfig ModelConfig new_gpt load_published read_published",
     ".base": "Base open_base new_base save_base load_model choose_device BASES",
     ".lifetime": "Lifetime LifetimeConfig Compute",
+    ".credit": "CREDITS CreditConfig",
     ".probes": "PROBES Probes",
     ".litter": "Siblings",
     ".architectures": "family_config new_model",

@@ -44,6 +44,8 @@ def why_alone(
     if not isinstance(config, GPTConfig): return f"of its family, {config.model_type}, no batched step is known"
     if life.optimizer == "muon": return "Muon's products in bf16 turn a difference in the last bit into one of percents"
     if life.signs == "exponentiated": return "exponentiated signs change logarithms of weights"
+    if life.credit.kind != "backprop": return f"its credit is by {life.credit.kind}"
+    if life.slow_share < 1: return "it has fast weights"
     if life.curriculum.deprived and life.curriculum.deprivation == "silence": return "it has times of silence"
     if compute.compile: return "its loss is compiled"
     return "its blocks are computed again in the backward pass" if compute.gradient_checkpointing else ""
