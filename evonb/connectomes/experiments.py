@@ -206,7 +206,8 @@ def evolutions_as_begun(
 _whole = json.loads(json.dumps(to_dict(LifetimeConfig())))
 LATER = {"evolution.exempt_start": "own", "evolution.dale": False, "corpus.development": None,
          **{f"{stage}.lifetime.{k}": _whole[k] for stage in ("evolution", "development")
-            for k in ("signs", "curriculum", "probes", "probe_every", "keep", "credit", "slow_share", "fast_decay")}} # what runs of before lack
+            for k in ("signs", "curriculum", "probes", "probe_every", "keep", "credit", "slow_share",
+                      "fast_decay")}} # what runs of before lack
 
 # %% ../../nbs/connectomes/22_experiments.ipynb #63a14b04
 def experiment(

@@ -46,7 +46,8 @@ def check(self: CreditConfig,
     "Refuse credit that can't be, or that doesn't go with the rest of a lifetime."
     check_choice(self.kind, CREDITS, "credit.kind")
     for n in ("pairs", "rank"): check_positive(getattr(self, n), f"credit.{n}")
-    if not 0 < self.sigma < math.inf: raise InputError(f"credit.sigma is {self.sigma}, but must be above 0; 0.001 is usual.")
+    if not 0 < self.sigma < math.inf:
+        raise InputError(f"credit.sigma is {self.sigma}, but must be above 0; 0.001 is usual.")
     if self.kind != "evolution":
         if unused := [n for n in ("pairs", "rank", "sigma") if getattr(self, n) != getattr(CreditConfig(), n)]:
             raise InputError(f"credit.{unused[0]} is {getattr(self, unused[0])}, but only evolution uses it, and "
@@ -212,8 +213,8 @@ def credited_loss(
     "A newborn's loss whose backward pass finds out otherwise which weights to change."
     if config.kind == "evolution":
         if is_random(model):
-            raise InputError("credit.kind is 'evolution', but the model has dropout, so that two tries differ by chance. "
-                             "Set its dropout to 0.")
+            raise InputError("credit.kind is 'evolution', but the model has dropout, so that two tries differ by "
+                             "chance. Set its dropout to 0.")
         return evolution_loss(model, config, seeds, connectome)
     if config.kind == "feedback":
         other = new_model(model.config, seeds).to(next(model.parameters()).device)

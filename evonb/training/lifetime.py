@@ -157,12 +157,14 @@ def check_fast(
 ):
     "Refuse fast weights that can't be."
     share, decay = config.slow_share, config.fast_decay
-    if not 0 <= share <= 1: raise InputError(f"slow_share is {share}, but must be from 0 to 1; 1 is without fast weights.")
+    if not 0 <= share <= 1:
+        raise InputError(f"slow_share is {share}, but must be from 0 to 1; 1 is without fast weights.")
     if not 0 <= decay < 1: raise InputError(f"fast_decay is {decay}, but must be from 0 to below 1.")
     if (share < 1) != (decay > 0):
         raise InputError(f"slow_share is {share} and fast_decay {decay}: "
-                         + ("there are no fast weights to fade. Lower slow_share, such as to 0.1, or leave fast_decay out."
-                            if decay else "fast weights that don't fade are like slow ones. Give fast_decay, such as 0.02."))
+                         + ("there are no fast weights to fade. Lower slow_share, such as to 0.1, or leave fast_decay "
+                            "out." if decay else "fast weights that don't fade are like slow ones. Give fast_decay, "
+                            "such as 0.02."))
 
 # %% ../../nbs/training/16_lifetime.ipynb #3f29ea49
 def kept_steps(
@@ -513,8 +515,9 @@ def loss_by(self: Lifetime, compute): # -> (x, targets, step) -> nats per token
         plain = training_loss(self.model, compute)
         return lambda x, targets, step: plain(x, targets)
     if compute.compile or compute.gradient_checkpointing:
-        raise InputError(f"credit.kind is {kind!r}, which can't be {'compiled' if compute.compile else 'computed again'}"
-                         ". Leave out --compile and --gradient-checkpointing.")
+        what = "compiled" if compute.compile else "computed again"
+        raise InputError(f"credit.kind is {kind!r}, which can't be {what}. Leave out --compile and "
+                         "--gradient-checkpointing.")
     return credited_loss(self.model, self.config.credit, self.seeds.child("credit"), self.connectome)
 
 # %% ../../nbs/training/16_lifetime.ipynb #475a3a6d
