@@ -219,10 +219,9 @@ def credited_loss(
     if config.kind == "feedback":
         other = new_model(model.config, seeds).to(next(model.parameters()).device)
         loss = feedback_loss(model, linear_weights(other))
-    elif isinstance(model, GPT) and not model.config.tie_word_embeddings:
+    elif isinstance(model, GPT):
         loss = direct_loss(model, direct_matrices(model, seeds))
     else:
         raise InputError(f"credit.kind is 'direct', which tells the blocks of our own GPT, but the model is a "
-                         f"{type(model).__name__}{' with tied embeddings' * isinstance(model, GPT)}. Take "
-                         "credit.kind=feedback.")
+                         f"{type(model).__name__}. Take credit.kind=feedback.")
     return lambda x, targets, step: loss(x, targets)
