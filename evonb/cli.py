@@ -790,7 +790,7 @@ def breed_options(
                    "many times what the published line does, as in 4x (default: 4x)")
     p.add_argument("--points", type=numbers_of, metavar="A,B",
                    help="shares of the tokens after which newborns are raised (default: 0.25,0.5,1)")
-    aim_options(p, "loss, density, a statistic of the graph, reading, a task", "loss and density")
+    aim_options(p, "loss, density, a statistic of the graph, reading, brain, a task", "loss and density")
     p.add_argument("--seeds", type=int, metavar="N", help="newborns of each wiring")
     p.add_argument("--lrs", type=numbers_of, metavar="A,B", help="peak learning rates tried for each way's newborns")
     p.set_defaults(out=None)

@@ -28,6 +28,8 @@ LESS = ("loss", "density") # of which less is better, unless it is said otherwis
 NEWBORN_SCORES = Registry("score of newborns") # name -> (what stands behind the colon, About) -> function of a Base
 NEWBORN_SCORES.add("reading", "evonb.alignment.objective:reading_scorer",
                    "what surprisal adds to reading times: nats a time, held out", spelled="reading:DATA")
+NEWBORN_SCORES.add("brain", "evonb.alignment.brain_objective:brain_scorer",
+                   "what layers explain of brain responses beyond nuisances: variance, held out", spelled="brain:DATA")
 
 # %% ../../nbs/connectomes/33_scores.ipynb #10537a4f
 @dataclass(frozen=True, eq=False)
