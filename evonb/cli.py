@@ -12,8 +12,8 @@ __all__ = ['MEASURES', 'COMMANDS', 'EXAMPLE_SKILLS', 'TABLES', 'flat_settings', 
            'newborn_options', 'litter_option', 'arm_options', 'whole_options', 'workers_of', 'litter_of', 'work_on',
            'do_run', 'evolve_options', 'do_evolve', 'develop_options', 'do_develop', 'tokens_of', 'aim_options',
            'with_aims', 'breed_options', 'do_breed', 'attribution_text', 'attribute_options', 'do_attribute',
-           'base_help', 'experts_options', 'do_experts', 'population_options', 'breed_preset', 'do_population',
-           'serve_options', 'do_serve', 'align_options', 'do_align', 'evaluate_options', 'do_evaluate',
+           'base_help', 'experts_options', 'do_experts', 'population_options', 'breed_preset', 'with_writer',
+           'do_population', 'serve_options', 'do_serve', 'align_options', 'do_align', 'evaluate_options', 'do_evaluate',
            'explore_options', 'do_explore', 'do_report', 'show_options', 'do_show', 'plan_options', 'plan_population',
            'do_plan', 'farthest', 'wiring_text', 'lineages_text', 'wiring_options', 'do_wiring', 'circuits_options',
            'do_circuits', 'genetics_text', 'neighbourhood_text', 'genetics_options', 'do_genetics',
@@ -922,6 +922,7 @@ def population_options(
 ):
     "What `evonb population` takes."
     from evonb.evolution.method import METHODS
+    from evonb.evolution.methods.evollm import WRITERS
     from evonb.tasks.tasks import TASKS
     p.add_argument("--preset", metavar="genome",
                    help="genome: the paper's setting, ten individuals, 200 items a task, about ten generations, A and "
@@ -947,11 +948,14 @@ def population_options(
                    help="where individuals are written for the server (default: in the user's cache, as evonb serve)")
     p.add_argument("--server-clear-text", action="store_true",
                    help="send the token over plain http to another machine, where all between can read it")
+    p.add_argument("--writer", metavar="WRITER",
+                   help="who writes for evollm (listed below), which is added where no --methods are named (default: "
+                        "the base, in this process)")
     aim_options(p, "tasks, fitness, departure, mixture, length, density, balance", "none")
     ray_option(p, "individuals are scored")
     begin_option(p)
     run_options(p, "runs/population", "n_individuals=12")
-    p.epilog += listing("tasks", TASKS) + listing("methods", METHODS)
+    p.epilog += listing("tasks", TASKS) + listing("methods", METHODS) + listing("writers", WRITERS)
 
 # %% ../nbs/84_cli.ipynb #98b2cec0
 def _scorers(args, config):
@@ -976,6 +980,20 @@ def breed_preset(
     known = ability("population", "presets")
     return dict(known[check_choice(name, known, "preset")]) if name else {}
 
+# %% ../nbs/84_cli.ipynb #7e685cd5
+def with_writer(
+    config, # settings of a population
+    writer: str, # as in `WRITERS`
+    add: bool # whether evollm is added where no method asks a model
+): # -> such settings
+    "A writer for evollm."
+    from dataclasses import replace
+    if "evollm" not in config.methods and not add:
+        raise InputError(f"--writer {writer} is for the method evollm, but --methods are "
+                         f"{','.join(config.methods)}. Name evollm among them, or leave --writer out.")
+    options = (config.options or {}) | {"evollm": (config.options or {}).get("evollm", {}) | {"model": writer}}
+    return replace(config, options=options, methods=tuple(dict.fromkeys((*config.methods, "evollm"))))
+
 # %% ../nbs/84_cli.ipynb #2784b2fb
 @COMMANDS.register("population", "evolve a population of experts, beside baselines at equal evaluations",
                    options=population_options, example="evonb population runs/two --task skill:agreement,count_up "
@@ -992,6 +1010,7 @@ def do_population(
     given = breed_preset(args.preset) | {k: v for k, v in given.items() if v is not None}
     config = ability("population", "config")(experts=experts, tasks=tasks, seed=args.seed,
                                              held_out=tuple(args.held_out), **given)
+    if args.writer is not None: config = with_writer(config, args.writer, args.methods is None)
     config = with_aims(args, config, "pareto" if config.space == "coefficients" else "pareto-bred", config.known_aims())
     out = working_in(args.out or "runs/population")
     config = as_begun(out, settled(args, config), begin="auto")

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['BASELINES', 'SPACES', 'BREED_PRESETS', 'SEARCH_UNITS', 'REFERENCES', 'BreedConfig', 'RunCache', 'Breeding', 'scored',
            'experts_run', 'expert_base', 'default_tasks', 'make_space', 'opened_breeding', 'failed_experts',
-           'item_texts', 'check_unread', 'method_settings', 'members', 'sealed_candidates', 'options_of', 'item_credit',
-           'fixed_units', 'versus_references', 'method_note', 'describe_ensemble', 'task_score', 'in_words',
-           'breeding_statement', 'failures_told', 'breed', 'method_table', 'drift_table', 'drift_rows']
+           'item_texts', 'check_unread', 'method_settings', 'open_writers', 'unread_told', 'members',
+           'sealed_candidates', 'options_of', 'item_credit', 'fixed_units', 'versus_references', 'method_note',
+           'describe_ensemble', 'task_score', 'in_words', 'breeding_statement', 'failures_told', 'breed',
+           'method_table', 'drift_table', 'drift_rows']
 
 # %% ../../nbs/populations/18_breeding.ipynb #242e5d05
 import math
@@ -24,6 +25,7 @@ from ..core import DamagedFileError, InputError, Seeds, StopRequest, check_choic
 from ..core import from_dict, parsing, stoppable, tell_inert, to_dict
 from ..evolution.aims import AimsConfig, reads, settings_of
 from ..evolution.method import METHODS, check_limits, numbered
+from ..evolution.methods.evollm import open_writer
 from ..evolution.operators import usable
 from ..evolution.search import best_so_far, evolve
 from ..evolution.traits import space_traits
@@ -408,6 +410,23 @@ def method_settings(
     noises = dict(rank=config.rank) if config.space == "weights" and "sigma" in known else {}
     return size | writer | noises | settings_of(config.aims, method.name) | (config.options or {}).get(method.name, {})
 
+# %% ../../nbs/populations/18_breeding.ipynb #ed1f10ab
+def open_writers(
+    config: BreedConfig
+):
+    "Meet the models that are asked by methods, before anything is searched; one that can't be had is refused now."
+    for m in config.all_methods():
+        if "model" in METHODS[m].config_class.__dataclass_fields__:
+            open_writer(method_settings(METHODS[m], config).get("model", "mean"))
+
+def unread_told(
+    histories # of a method's searches
+) -> str: # empty for methods that ask no model
+    "How many individuals come of answers that couldn't be read."
+    made = np.concatenate([h.operator.values.ravel() for h in histories])
+    lost, of = int((made == "fallback").sum()), int(np.isin(made, ("fallback", "proposal")).sum())
+    return f"answers for {lost} of {of} individuals couldn't be read" if lost else ""
+
 # %% ../../nbs/populations/18_breeding.ipynb #005eb0ce
 @patch
 def breed_one(self: Breeding, method, seed):
@@ -564,7 +583,8 @@ def judge_one(self: Breeding, method, results, tested, credit) -> dict:
         test=describe(credit, SEARCH_UNITS, fixed_units(method)),
         by_task={t.name: task_score(tested, method, t, len(own)) for t in self.opened},
         evaluations=float(np.mean([r.evaluations for r in own])), seconds=float(np.mean([r.seconds for r in own])),
-        failed=int(sum(int(r.history.failed.sum()) for r in own)), note=method_note(method, self.config))
+        failed=int(sum(int(r.history.failed.sum()) for r in own)),
+        note="; ".join(filter(None, [method_note(method, self.config), unread_told([r.history for r in own])])))
 
 # %% ../../nbs/populations/18_breeding.ipynb #517e1445
 def describe_ensemble(
@@ -735,6 +755,7 @@ def breed(
                          "the server or cluster, or search adapters.")
     device = choose_device(device)
     values = as_noted(path, to_dict(config), dict(aims=to_dict(AimsConfig()), options=None)) # later ones
+    if not (Path(path)/"summary.json").exists(): open_writers(config)
     with stoppable(stop) as request, create_run(path, values, "population", resume) as run:
         if run.file("summary.json").exists(): return run
         with opened_breeding(run, config, device, show, request, open_backend) as made: return made.work()

@@ -32,7 +32,7 @@ def test_the_number_is_that_of_an_alignment(tmp_path):
     run = align_run(tmp_path / "run", config, show=False, device="cpu", data=brain, cache=tmp_path / "cache")
     scores = read_dataset(run.file("brain.zarr.zip"))
     assert BrainScore(brain)(base) == pytest.approx(float(scores.gain_best.mean()), abs=1e-6)
-    assert float(np.ptp(scores.gain_fold.mean(("fold", "target")).values)) > 1e-4  # layers differ, so the choice matters
+    assert float(np.ptp(scores.gain_fold.mean(("fold", "target")).values)) > 1e-4  # layers differ
 
 
 def test_a_brain_made_of_a_models_own_layer_likes_it_best():

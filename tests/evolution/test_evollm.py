@@ -7,7 +7,15 @@ from evonb.core import InputError, Remark, Seeds
 from evonb.evolution.landscape import SkillLandscape, peak
 from evonb.evolution.method import METHODS
 from evonb.evolution.methods import evollm
-from evonb.evolution.methods.evollm import WRITERS, continued, discretised, open_writer, ranking_prompt, read_steps
+from evonb.evolution.methods.evollm import (
+    WRITERS,
+    TooLong,
+    continued,
+    discretised,
+    open_writer,
+    ranking_prompt,
+    read_steps,
+)
 from evonb.evolution.operators import ArraySpace
 from evonb.evolution.search import compare_methods, evolve
 
@@ -50,7 +58,7 @@ def test_the_prompt_has_the_worst_first_and_the_best_at_80():
     [(" 1, 2\nquality 9: 3, 4", [1, 2], ""), ("(1 2)", [1, 2], ""), ("1, 2, 3", None, "another number of numbers"),
      ("", None, "no number"), ("none", None, "no number"), ("1.5, 2", None, "not whole"),
      ("31, 2", None, "out of range"),
-     ("-1, 2", None, "out of range")],
+     ("-1, 2", None, "out of range"), ("quality 100: 1, 2", [1, 2], "")],
 )  # fmt: skip
 def test_answers(text, steps, why):
     assert read_steps(text, 2, 30) == (steps, why)
@@ -79,6 +87,29 @@ def test_nonsense_falls_back_on_the_best_and_is_told_and_counted(writer):
     assert m.unread == {"no number": 6} and m.n_prompts == 6 and "6 answers couldn't be read (6 no number)" in m.told()
     best = r.history.value.values[0].argmax()
     assert r.history.value.values[1, 0] == r.history.value.values[0, best]  # its numbers stand in, unrounded
+
+
+def test_where_the_context_is_short_the_worst_are_not_shown(writer):
+    def short(prompt):
+        if prompt.count("quality") > 4:
+            raise TooLong("a prompt of 300 tokens doesn't fit into 256")
+        return " 20, 20, 20, 20"[: 3 + 4 * (prompt.splitlines()[1].count(","))]
+
+    asked = writer(short)
+    with pytest.warns(Remark, match="no room in the context of scripted.*300 tokens") as told:
+        r = evolve(method(start="zero"), peak, 15, show=False)
+    assert len([w for w in told if issubclass(w.category, Remark)]) == 1 and r.best.value == 1
+    read = [p for p in asked if p.count("quality") <= 4]
+    assert len(asked) > len(read) > 0 and {p.count("quality") for p in read} == {4}  # three, and the one to write
+    assert all("quality 80:" in p for p in read) and r.history.operator.values.ravel()[-1] == "proposal"
+
+    def never(prompt):
+        raise TooLong("no room at all")
+
+    WRITERS.known.pop("scripted")
+    writer(never)
+    with pytest.raises(TooLong, match="Not even 2 individuals.*block is 4.*no room at all"), pytest.warns(Remark):
+        evolve(method(start="zero"), peak, 15, show=False)
 
 
 @pytest.mark.filterwarnings("ignore::evonb.core.Remark")

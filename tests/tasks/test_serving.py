@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 
 from evonb.cli import main
 from evonb.core import DamagedFileError, InputError, NoSpaceError, Seeds, StopRequest
+from evonb.evolution.methods.evollm import TooLong, open_writer
 from evonb.populations.breeding import BreedConfig, breed
 from evonb.store import read_dataset, read_json, write_json
 from evonb.tasks.backends import InProcess
@@ -35,6 +36,7 @@ from evonb.tasks.fitness import Fitness
 from evonb.tasks.protocol import LONGEST_PAUSE, ServerError, asked, retry_pause
 from evonb.tasks.serving import Batches, Job, ModelServer, continuations, draw_token, serve, token_logprobs
 from evonb.tasks.tasks import Choice, Prompt, skill_task
+from evonb.tasks.writers import backend_writer
 from evonb.text.tokens import train_tokenizer
 from evonb.training.adapters import Adapter, linear_shapes, random_adapter, read_adapter, write_adapter
 from evonb.training.base import save_base
@@ -157,6 +159,34 @@ def test_a_population_run_through_a_server_gives_the_same_table(served, engine, 
             np.testing.assert_allclose(a[name], b[name], atol=1e-4, err_msg=name)
     assert (a.coefficients == b.coefficients).all()
     assert read_json(here.file("summary.json"))["statement"] == read_json(tmp_path / "there/summary.json")["statement"]
+
+
+def test_evollm_is_written_by_a_server_as_by_the_base_here(served, engine, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("EVONB_SERVER_TOKEN", TOKEN)
+    url, here = f"server:{served[0]}#tiny", backend_writer(InProcess(engine))
+    write = open_writer(url)
+    assert [write(t, 6) for t in TEXTS[:4]] == [here(t, 6) for t in TEXTS[:4]] and write(TEXTS[0], 6)
+    for one in (write, here):
+        with pytest.raises(TooLong, match="context"):
+            one("12, " * 40, 6)
+    for i, a in enumerate(individuals(engine.model, 2)):
+        write_adapter(a, tmp_path / "experts" / f"e{i}")
+    command = ["population", str(tmp_path / "experts"), "--base", str(served[2]), "--task", "skill:agreement"]
+    command += ["--budget", "4", "--seeds", "1", "--device", "cpu", "--set=n_individuals=2", "--set=n_validation=16"]
+    command += ["--set=n_test=16", "--set=ensemble_size=1", "--methods"]
+    monkeypatch.setattr("evonb.cli.finish", lambda run: None)  # without the page
+    assert main([*command, "genome", "--writer", url]) != 0 and "Name evollm among them" in capsys.readouterr().err
+    lost = f"server:{served[0].rpartition(':')[0]}:1"
+    monkeypatch.setattr("evonb.tasks.client.retry_pause", lambda *_: 0)
+    bad = {lost: "no answer", f"{url}x": "tinyx", "servr:x": "Did you mean server", "server": "URL"}
+    for wrong, said in bad.items():
+        assert main([*command, "evollm", "--writer", wrong, "--out", str(tmp_path / "wrong")]) != 0
+        assert said in capsys.readouterr().err and not (tmp_path / "wrong").exists()  # nothing was begun
+    assert main([*command, "evollm", "--writer", url, "--out", str(tmp_path / "r")]) != 0
+    assert "Not even 2 individuals have room in the context of server:" in capsys.readouterr().err  # of 64 tokens
+    assert read_json(tmp_path / "r/run.json")["config"]["options"] == {"evollm": {"model": url}}
+    assert main([*command, "evollm", "--writer", "mean", "--out", str(tmp_path / "mean")]) == 0, capsys.readouterr().err
+    assert read_json(tmp_path / "mean/summary.json")["methods"]["evollm"]["note"] == "mean writes"
 
 
 def test_a_server_of_another_model_is_refused(served, tmp_path):
