@@ -29,6 +29,7 @@ WRITERS.add("server", "evonb.tasks.writers:server_writer", "a server of evonb se
 
 class TooLong(InputError): "A prompt that a writer has no room for."
 
+# %% ../../../nbs/evolution/methods/38_evollm.ipynb #3c1b4238
 def open_writer(
     name: str # a form of `WRITERS`, with what it is made of: "base:smollm2-135m-instruct"
 ) -> typing.Callable: # (prompt, most new tokens) -> text
@@ -88,6 +89,7 @@ def read_steps(
     steps = [int(f) for f in found]
     return (steps, "") if all(0 <= s <= resolution for s in steps) else (None, "out of range")
 
+# %% ../../../nbs/evolution/methods/38_evollm.ipynb #78dd5403
 def mean_writer(what=""): # -> a writer
     "No model: the mean of the better half of what is shown, read from the prompt."
     def write(prompt, max_new_tokens=0):
@@ -185,6 +187,7 @@ def next_mean(self: EvoLLM,
             self.unread[why], fell = self.unread[why] + 1, fell + 1
     return centre, "fallback" if fell else "proposal"
 
+# %% ../../../nbs/evolution/methods/38_evollm.ipynb #829010fa
 @patch
 def told(self: EvoLLM) -> str:
     "How often the model was asked, and how many answers couldn't be read."
