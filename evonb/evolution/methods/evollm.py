@@ -25,7 +25,8 @@ from ...registry import Registry
 WRITERS = Registry("writer")
 WRITERS.add("base", "evonb.tasks.writers:base_writer", "a base model of this library, greedily",
             spelled="base:NAME_OR_PATH")
-WRITERS.add("server", "evonb.tasks.writers:server_writer", "a server of evonb serve, or vLLM", spelled="server:URL[#MODEL]")
+WRITERS.add("server", "evonb.tasks.writers:server_writer", "a server of evonb serve, or vLLM",
+            spelled="server:URL[#MODEL]")
 
 class TooLong(InputError): "A prompt that a writer has no room for."
 
