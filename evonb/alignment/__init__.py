@@ -10,6 +10,8 @@ __getattr__, __dir__, __all__ = face(__name__, {
     ".sources.natural_stories": "natural_stories",
     ".sources.futrell2018": "futrell2018",
     ".sources.reading_tables": "reading_table",
+    ".sources.published": "provo meco geco ucl_self_paced ucl_eye brown babylm_reading n400",
+    ".sources.dundee": "dundee",
     ".sources.toy_readers": "ToyReaders toy_passages toy_reading",
     ".sources.alice": "alice",
     ".sources.tuckute2024": "tuckute2024",
