@@ -804,6 +804,8 @@ def evaluation_result(
         out += (f"<h3>{esc(name)}</h3><p class='statement'>{esc(s['statement'])}</p><p>Right: {esc(s['rule'])}.</p>"
                 f"{figures_html(draw)}<details><summary>Every paradigm</summary>"
                 f"{table(['paradigm', 'items', *arms], rows, 'Means over models at their end.')}</details>")
+    if summary.get("divergence_curves"):
+        out += f"<h3>Counts</h3>{figures_html([partial(development_plots.divergence_figure, summary)])}"
     return out
 
 # %% ../nbs/80_report.ipynb #06ddf839

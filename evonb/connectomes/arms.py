@@ -24,6 +24,7 @@ class Arm:
     start: Callable | None = None # (pretrained, connectome) -> `Start`: weights of a dense newborn; None: random ones
     reads: str = "development" # the text of its lifetime; "evolution+development": both as one
     longer: bool = False # whether its lifetime has the tokens of a whole evolution on top
+    alike: bool = False # whether all newborns of an evolution get the same draw, as heirs get one connectome
 
     @property
     def own(self) -> bool: # whether each newborn has a wiring of its own
@@ -47,6 +48,8 @@ ARMS.add("dense_matched", "evonb.connectomes.controls:DENSE_MATCHED",
          "a smaller dense model, with as many weights that can learn")
 ARMS.add("random_rows", "evonb.connectomes.controls:random_rows_control",
          "as random, but every token keeps as many live weights in embedding and head")
+ARMS.add("random_shared", "evonb.connectomes.controls:RANDOM_SHARED",
+         "as random, but one draw for all newborns of an evolution: what sharing any wiring does")
 ARMS.add("row_degree", "evonb.connectomes.nulls:row_degree_control", "as many live weights in each row, anywhere in it")
 ARMS.add("signed_degree", "evonb.connectomes.nulls:signed_degree_control",
          "as many positive and as many negative weights in each row and column, others")

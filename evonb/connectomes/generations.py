@@ -488,7 +488,7 @@ def arm_wiring(self: Experiment,
     if not made.own: return made.wiring and inherited
     path = self.file("development", arm, f"seed-{seed}", "connectome.safetensors")
     if path.exists(): return Connectome.load(path)
-    rng = self.seeds.child("development", "control", arm, seed).numpy()
+    rng = self.seeds.child("development", "control", arm, 0 if made.alike else seed).numpy()
     wiring = control(inherited, arm, rng, **self.known_to(made))
     wiring.save(path)
     return wiring

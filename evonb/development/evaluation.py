@@ -19,7 +19,8 @@ from fastcore.basics import patch
 from ..alignment.run import fresh_base, model_name, slug, source_run
 from ..core import InputError, Seeds, StopRequest, check_positive, stoppable, to_dict
 from .acquisition import WordSuite, ages_by_arm, ngram_divergence
-from .judging import COUNTING, judge_suite, suite_curves, suite_statement
+from .judging import COUNTING, divergence_curves, judge_suite, suite_curves
+from .judging import suite_statement
 from .scoring import ModelScorer, NGramScorer, answers_of
 from .suites import SUITES, open_suite
 from ..kinds import RUN_KINDS, call, write_results
@@ -298,6 +299,7 @@ def work(self: Examination) -> Run:
     write_json(self.run.file("summary.json"), dict(
         kind="evaluation", source=self.config.source, suites=out, models=[m.name for m in self.models], notes=notes,
         divergence={k: dict(zip(COUNTING, v)) for k, v in self.divergences.items()},
+        divergence_curves=divergence_curves(ds), tokens_per_step=next(iter(out.values()))["tokens_per_step"],
         statement=" ".join(s["statement"] for s in out.values()), ci=.95))
     return self.run
 

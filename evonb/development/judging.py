@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COUNTING', 'in_parts', 'of_units', 'paired_arms', 'above_floor', 'is_counting', 'judge_suite', 'suite_statement',
-           'curve_of', 'reach', 'suite_curves']
+           'curve_of', 'reach', 'suite_curves', 'divergence_curves']
 
 # %% ../../nbs/development/20_judging.ipynb #8077560b
 import numpy as np
@@ -172,3 +172,18 @@ def suite_curves(
         told = score[of], steps[of], numbers[of]
         return dict(curve=curve_of(*told), reach=reach(*told, goal) | dict(against=against))
     return {a: one(a) for a in dict.fromkeys(arm.tolist())}
+
+# %% ../../nbs/development/20_judging.ipynb #c9dc6c90
+def divergence_curves(
+    ds # of an evaluation: from_unigram, from_bigram (bits), arm, seed, step, kind over model
+) -> dict: # "unigram", "bigram" -> curves: arm -> step -> what `describe` tells; untrained: bits. Empty without moments
+    "How far each arm's predictions are from counts of its text, over its life."
+    own, fresh, out = ds.kind.values == "newborn", ds.kind.values == "untrained", {}
+    for k in COUNTING[:2]:
+        far = ds[f"from_{k}"].values
+        at = own & np.isfinite(far)
+        if len(set(ds.step.values[at].tolist())) < 2: return {}
+        arms = {a: at & (ds.arm.values == a) for a in dict.fromkeys(ds.arm.values[at].tolist())}
+        curves = {a: curve_of(far[of], ds.step.values[of], ds.seed.values[of]) for a, of in arms.items()}
+        out[k] = dict(curves=curves, untrained=float(far[fresh].mean()) if fresh.any() else None)
+    return out

@@ -152,3 +152,18 @@ def test_arms_of_a_plugin_are_raised_planned_summarised_reported_and_explored(pl
     assert "arm:inverted:0" in dict(ConnectomeExplorer(run).controls["compare"].options)
     capsys.readouterr()
     assert main(["develop", str(run.path)]) == 2 and "arm is 'inverted', but must be" in capsys.readouterr().err
+
+
+def test_newborns_of_an_evolution_share_one_random_wiring(tmp_path):
+    with zipfile.ZipFile(RUN) as z:
+        z.extractall(tmp_path / "run")
+    assert main(["develop", str(tmp_path / "run"), "--arms", "random_shared"]) == 0
+    run = open_run(tmp_path / "run")
+    one, two = (Connectome.load(run.file("development", "random_shared", f"seed-{k}", "connectome.safetensors"))
+                for k in (0, 1))
+    last = Connectome.load(run.file("evolution", "gen-01", "connectome.safetensors"))
+    assert one.digest() == two.digest() != last.digest() and one.info["control"] == "random_shared"
+    assert all(int((one.signs[n] > 0).sum()) == int((s > 0).sum()) for n, s in last.signs.items())
+    apart = [Connectome.load(run.file("development", "random", f"seed-{k}", "connectome.safetensors")).digest()
+             for k in (0, 1)]
+    assert len({one.digest(), *apart}) == 3 and "random_shared" not in CONTROLS

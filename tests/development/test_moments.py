@@ -8,6 +8,7 @@ from evonb.connectomes.experiments import experiment, kept_newborns
 from evonb.connectomes.settings import DevelopmentConfig, EvolutionConfig, ExperimentConfig
 from evonb.core import InputError
 from evonb.development.evaluation import EvaluationConfig, evaluate_run
+from evonb.report import write_report
 from evonb.store import read_dataset
 from evonb.text.tokens import CorpusConfig
 from evonb.training.base import open_base
@@ -73,6 +74,11 @@ def test_curves_of_each_arm(run, tmp_path):
     assert ds["last"].values.tolist() == [3, 7, 11, 15, 16, 17, 18]
     assert np.isfinite(ds.from_unigram.values[:17]).all() and (ds.from_bigram.values[:17] > 0).all()
     assert ds.from_unigram.values[3] < ds.from_unigram.values[0]  # the first thing that is learned
+    far = found.summary()["divergence_curves"]
+    assert np.isclose(far["bigram"]["curves"]["dense"]["8"]["mean"], own.from_bigram.values[[11, 15]].mean())
+    assert far["unigram"]["untrained"] == ds.from_unigram.values[16] and list(far) == ["unigram", "bigram"]
+    page = write_report(found).read_text()
+    assert "Divergence from counts of the text" in page and "from the bigram" in page
     words = found.summary()["suites"]["toy-words"]
     assert words["chance"] is None and words["ages"] == {} and len(words["paradigms"]) > 5  # of four moments no curve
     told = found.summary()["suites"]["toy-agreement"]
