@@ -94,9 +94,10 @@ def beyond_chance(values, numbers, alone=True) -> dict | None: # what `judged` t
     told = crossed_mean(found, (unit,))
     return told if unit == "evolution" or alone else told | dict(p=None, low=None, high=None, tests=[])
 
-# %% ../../nbs/development/51_newborn_circuits.ipynb #5e86e09e
+# %% ../../nbs/development/51_newborn_circuits.ipynb #be751ae9
 WIRED_ALIKE = "random_shared" # the arm whose newborns share a wiring that nothing was learned with
 
+# %% ../../nbs/development/51_newborn_circuits.ipynb #5e86e09e
 def sharing(
     measured, # xarray Dataset of `newborn_importance`
     share: float = .05, # of all places: how large a circuit is

@@ -91,13 +91,13 @@ def divergence_figure(
     "How far each arm's predictions are from unigram and bigram counts over its life, with bands."
     told, per = summary.get("divergence_curves"), summary.get("tokens_per_step") or 1
     if not told: raise NothingToPlot("No moments of newborns were compared with unigram and bigram counts.")
-    fig = make_subplots(1, len(told), subplot_titles=[f"from the {k}" for k in told], shared_yaxes=True)
+    fig = make_subplots(1, len(told), horizontal_spacing=.12)
     figure("Divergence from counts of the text", "held-out text; mean of newborns, or of evolutions; band: 95 % CI; "
            "dotted: untrained", 420, fig)
-    for c, one in enumerate(told.values(), 1):
+    for c, (k, one) in enumerate(told.items(), 1):
+        fig.update_yaxes(title_text=f"KL({k} ‖ model) (bits)", rangemode="tozero", col=c)
         for a, curve in one["curves"].items(): add_life(fig, a, curve, per, c == 1, row=1, col=c)
         if one["untrained"] is not None:
             fig.add_hline(y=one["untrained"], line=dict(color=arm_style("untrained").colour, dash="dot", width=1),
                           row=1, col=c)
-    fig.update_xaxes(type="log", title_text="tokens" if summary.get("tokens_per_step") else "steps")
-    return fig.update_yaxes(title_text="KL(counts ‖ model) (bits)", rangemode="tozero", col=1)
+    return fig.update_xaxes(type="log", title_text="tokens" if summary.get("tokens_per_step") else "steps")

@@ -77,8 +77,8 @@ def test_curves_of_each_arm(run, tmp_path):
     far = found.summary()["divergence_curves"]
     assert np.isclose(far["bigram"]["curves"]["dense"]["8"]["mean"], own.from_bigram.values[[11, 15]].mean())
     assert far["unigram"]["untrained"] == ds.from_unigram.values[16] and list(far) == ["unigram", "bigram"]
-    page = write_report(found).read_text()
-    assert "Divergence from counts of the text" in page and "from the bigram" in page
+    page = write_report(found.path).read_text()
+    assert "Divergence from counts of the text" in page and "KL(bigram" in page
     words = found.summary()["suites"]["toy-words"]
     assert words["chance"] is None and words["ages"] == {} and len(words["paradigms"]) > 5  # of four moments no curve
     told = found.summary()["suites"]["toy-agreement"]
