@@ -197,7 +197,7 @@ def fits_wirings(
     kind # a class of METHODS
 ) -> bool:
     "Whether a method asks for nothing that wirings lack."
-    return not kind.needs_vectors and all(hasattr(LivedSpace, n) for n in kind.needs)
+    return not kind.needs_vectors and not kind.least_tasks and all(hasattr(LivedSpace, n) for n in kind.needs)
 
 # %% ../../nbs/connectomes/36_breeding.ipynb #f1cbc7bc
 @patch

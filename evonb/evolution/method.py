@@ -247,6 +247,7 @@ _built_in = { # name -> module and class below `evonb.evolution.methods`, what i
     "niches": ("niches:Niches", "items shared by those who answer them; mates that add what one lacks (M2N2)"),
     "coarse-to-fine": ("coarse_to_fine:CoarseToFine",
                        "a surrogate of each item's margin; few coefficients, then many (developed on skill tasks)"),
+    "poet": ("poet:TaskPoet", "which tasks are asked at once evolves along, by a minimal criterion; transfer (POET)"),
     "generational": ("generational:Generational", "a line: one individual a generation, each the child of the last"),
 }
 for _name, (_target, _line) in _built_in.items(): METHODS.add(_name, f"evonb.evolution.methods.{_target}", _line)
@@ -281,6 +282,7 @@ class Method:
     by_chance = True # another seed finds something else
     needs, even = (), False # what it asks of a space beyond the usual; whether individuals come in pairs
     founders = 1 # how many the space must begin with
+    least_tasks = 0 # how many tasks it must be told scores of, from 0 to 1
     developed_on = () # families of tasks, as their names begin ("skill"), on which it was designed and tuned
     name = "method"
 
@@ -299,6 +301,7 @@ class Method:
     def setup(self): "For subclasses: what a fresh method needs."
     @classmethod
     def note(cls, config) -> str: "For subclasses: what a table should say of it with these settings."; return ""
+    def told(self) -> str: "For subclasses: what a table should say of a search."; return ""
     def propose(self): raise NotImplementedError(f"{type(self).__name__} doesn't say how it proposes genomes.")
     def learn(self, told): self.members = self.members + told
     def population(self) -> list: return self.last # who is alive: those told last, unless it keeps a population
@@ -323,6 +326,7 @@ def check_limits(
                 wanted = f"{low:g} or more" if high == math.inf else f"from {low:g} to {high:g}"
                 raise InputError(f"{k} of {name!r} is {value!r}, but must be {wanted}.")
     for k, known in getattr(config, "allowed", {}).items(): check_choice(getattr(config, k), known, f"{k} of {name!r}")
+    if hasattr(config, "check"): config.check() # what no limits of a single setting say
     return config
 
 # %% ../../nbs/evolution/12_method.ipynb #e966fd6f

@@ -97,15 +97,19 @@ class PoetConfig:
     limits: typing.ClassVar = dict(capacity=(1, math.inf), mutants=(1, math.inf), every=(1, math.inf),
                                    children=(0, math.inf), admit=(0, math.inf), gene_rate=(0, 1), scale=(0, math.inf))
 
+# %% ../../nbs/evolution/24_pairs.ipynb #5b7493bd
+@patch
+def check(self: PoetConfig):
+    "Refuse a minimal criterion that nothing meets."
+    if self.low > self.high:
+        raise InputError(f"low is {self.low}, above high, {self.high}: no task could be taken up.")
+
 # %% ../../nbs/evolution/24_pairs.ipynb #f1300f3a
 class Poet(Method):
     "Tasks and individuals that evolve together; it searches a `PairSpace`, by `evolve`."
     config_class, needs, name = PoetConfig, ("tasks", "space"), "poet"
 
-    def setup(self):
-        self.archive = [] # individuals of retired pairs
-        if self.config.low > self.config.high:
-            raise InputError(f"low is {self.config.low}, above high, {self.config.high}: no task could be taken up.")
+    def setup(self): self.archive = [] # individuals of retired pairs
 
     def population(self): return self.members
     def others(self): return self.archive

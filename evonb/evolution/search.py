@@ -433,9 +433,10 @@ def on_front(self: Evolution) -> list: # of digests
 
 @patch
 def divided(self: Evolution) -> dict: # of texts, or nothing
-    "By what the method's archive is divided, its objectives, and those of which less is better, as the history has it."
+    "Archive, objectives, those of which less is better, and what the method tells, as the history has it."
     own = {k: list(getattr(self.method.config, k, ())) for k in ("objectives", "lower")}
-    return {k: json.dumps(v) for k, v in dict(archive=self.method.archive_facts(), **own).items() if v}
+    told = dict(told=said) if (said := self.method.told()) else {}
+    return told | {k: json.dumps(v) for k, v in dict(archive=self.method.archive_facts(), **own).items() if v}
 
 @patch
 def history(self: Evolution): # -> xarray Dataset (generation, individual[, task])
@@ -452,7 +453,7 @@ def stored_history(
     with parsing(path): meta = _checked_state(with_rows(folder, read_tensors(path)[1]), path)
     with parsing(path):
         about = {k: meta["settings"][k] for k in ("method", "budget")} | {
-            k: meta[k] for k in ("archive", "objectives", "lower") if k in meta}
+            k: meta[k] for k in ("archive", "objectives", "lower", "told") if k in meta}
         return history_of(meta["rows"], meta["diversity"], meta.get("front", ()), **about, ended=meta["ended"])
 
 # %% ../../nbs/evolution/14_search.ipynb #10bb8beb

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['BASELINES', 'SPACES', 'BREED_PRESETS', 'SEARCH_UNITS', 'REFERENCES', 'BreedConfig', 'RunCache', 'Breeding', 'scored',
            'experts_run', 'expert_base', 'default_tasks', 'make_space', 'opened_breeding', 'failed_experts',
-           'item_texts', 'check_unread', 'method_settings', 'open_writers', 'unread_told', 'members',
-           'sealed_candidates', 'options_of', 'item_credit', 'fixed_units', 'versus_references', 'method_note',
-           'describe_ensemble', 'task_score', 'in_words', 'breeding_statement', 'failures_told', 'breed',
-           'method_table', 'drift_table', 'drift_rows']
+           'item_texts', 'check_unread', 'method_settings', 'open_writers', 'members', 'sealed_candidates',
+           'options_of', 'item_credit', 'fixed_units', 'versus_references', 'method_note', 'describe_ensemble',
+           'task_score', 'in_words', 'breeding_statement', 'failures_told', 'breed', 'method_table', 'drift_table',
+           'drift_rows']
 
 # %% ../../nbs/populations/18_breeding.ipynb #242e5d05
 import math
@@ -112,6 +112,10 @@ def check(self: BreedConfig) -> BreedConfig: # itself
         if why := self.misfit(m):
             raise InputError(f"The method {m!r} {why}. Set space to 'coefficients', or take one of: "
                              f"{', '.join(n for n in METHODS if not self.misfit(n))}.")
+        if len(self.tasks) < kind.least_tasks:
+            raise InputError(f"tasks are {', '.join(self.tasks)}, but the method {m!r} needs {kind.least_tasks} or "
+                             "more that it can ask alone and together. Name each by itself: --task skill:agreement "
+                             "--task skill:count_up, or leave the method out.")
         check_positive(self.n_individuals, f"n_individuals of {m}", least=kind.least)
         if "population_size" in kind.config_class.__dataclass_fields__: kind.check_size(self.n_individuals)
     for m in self.options or {}:
@@ -419,14 +423,6 @@ def open_writers(
         if "model" in METHODS[m].config_class.__dataclass_fields__:
             open_writer(method_settings(METHODS[m], config).get("model", "mean"))
 
-def unread_told(
-    histories # of a method's searches
-) -> str: # empty for methods that ask no model
-    "How many individuals come of answers that couldn't be read."
-    made = np.concatenate([h.operator.values.ravel() for h in histories])
-    lost, of = int((made == "fallback").sum()), int(np.isin(made, ("fallback", "proposal")).sum())
-    return f"answers for {lost} of {of} individuals couldn't be read" if lost else ""
-
 # %% ../../nbs/populations/18_breeding.ipynb #005eb0ce
 @patch
 def breed_one(self: Breeding, method, seed):
@@ -584,7 +580,8 @@ def judge_one(self: Breeding, method, results, tested, credit) -> dict:
         by_task={t.name: task_score(tested, method, t, len(own)) for t in self.opened},
         evaluations=float(np.mean([r.evaluations for r in own])), seconds=float(np.mean([r.seconds for r in own])),
         failed=int(sum(int(r.history.failed.sum()) for r in own)),
-        note="; ".join(filter(None, [method_note(method, self.config), unread_told([r.history for r in own])])))
+        note="; ".join(filter(None, dict.fromkeys([method_note(method, self.config),
+                                                  *(r.history.attrs.get("told", "") for r in own)]))))
 
 # %% ../../nbs/populations/18_breeding.ipynb #517e1445
 def describe_ensemble(

@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import xarray as xr
 
 import evonb.populations.breeding as breeding
 from evonb.cli import population_text
@@ -38,7 +37,6 @@ from evonb.populations.breeding import (
     item_credit,
     item_texts,
     method_note,
-    unread_told,
 )
 from evonb.populations.experts import ExpertConfig, ExpertsConfig, ToyConfig, load_experts, toy_base, train_experts
 from evonb.populations.spaces import AdapterSpace, CoefficientSpace
@@ -979,11 +977,3 @@ def test_fronts_and_archives_have_the_aims_of_the_run(config, tmp_path):
                           (dict(methods=("genome",)), "none of the methods reads them")):  # fmt: skip
         with pytest.raises(InputError, match=said):
             replace(small, **changes).check()
-
-
-def test_it_is_told_how_many_answers_of_a_model_could_not_be_read():
-    search = lambda *made: xr.Dataset(dict(operator=("individual", list(made))))
-    assert unread_told([search("start", "proposal", "fallback"), search("start", "fallback", "")]) == (
-        "answers for 2 of 3 individuals couldn't be read"
-    )
-    assert unread_told([search("start", "proposal"), search("mutation")]) == ""

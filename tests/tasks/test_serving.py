@@ -186,7 +186,9 @@ def test_evollm_is_written_by_a_server_as_by_the_base_here(served, engine, tmp_p
     assert "Not even 2 individuals have room in the context of server:" in capsys.readouterr().err  # of 64 tokens
     assert read_json(tmp_path / "r/run.json")["config"]["options"] == {"evollm": {"model": url}}
     assert main([*command, "evollm", "--writer", "mean", "--out", str(tmp_path / "mean")]) == 0, capsys.readouterr().err
-    assert read_json(tmp_path / "mean/summary.json")["methods"]["evollm"]["note"] == "mean writes"
+    assert read_json(tmp_path / "mean/summary.json")["methods"]["evollm"]["note"] == (
+        "mean was asked 1 times; 0 answers couldn't be read"
+    )
 
 
 def test_a_server_of_another_model_is_refused(served, tmp_path):

@@ -132,8 +132,6 @@ class EvoLLM(VectorMethod):
         self.write, self.n_prompts, self.unread = open_writer(self.config.model), 0, Counter() # reason -> answers
         self.short = False # whether a prompt was too long
 
-    @classmethod
-    def note(cls, config): return f"{config.model} writes"
     def extra(self): return dict(n_prompts=self.n_prompts, unread=dict(self.unread))
     def restore_extra(self, values, others):
         self.n_prompts, self.unread = values["n_prompts"], Counter(values["unread"])
