@@ -1102,6 +1102,26 @@ def test_a_server_that_dies_in_between_is_no_individuals_failure(fake, tmp_path)
     assert not fake.loaded and not [p for p in tmp_path.iterdir() if p.is_dir()]  # still cleaned up
 
 
+@pytest.mark.parametrize("slow", ["unload_lora_adapter", "load_lora_adapter"])
+def test_individuals_that_fail_together_are_all_taken_away(slow, fake, tmp_path):
+    together, early = threading.Barrier(3), iter([0.0, 0.1, 0.1])  # one fails first, while two are lent or taken away
+
+    def twist(path, body):
+        if path == slow:
+            time.sleep(next(early, 0.1))
+        if path == "completions":
+            if slow.startswith("unload"):
+                together.wait(20)
+            return 503, b"going down", {}
+
+    b = of_fake(fake, tmp_path, retries=0)
+    b.known()
+    fake.twist = twist
+    with pytest.raises(ServerError, match="going down"):
+        b.answers(population(), CHOICES[:1], [])
+    assert not fake.loaded and not [p for p in tmp_path.iterdir() if p.is_dir()]
+
+
 def test_a_lost_reply_to_load_is_no_failure(fake, tmp_path):
     def twist(path, body):
         if path == "load_lora_adapter":
