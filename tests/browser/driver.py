@@ -205,9 +205,18 @@ class ExplorerDriver:
     def click_plot(self, name: str, find: str, argument=None):
         "Clicks the point of a figure that a script `(e, argument) => [x, y]` finds, once it is hovered."
         plot = self.view(name).locator(".js-plotly-plot").first
-        plot.evaluate("e => e.scrollIntoView({block: 'center'})")
-        return self.click(name, lambda: plot.evaluate(SPOT.replace("FIND", find), argument),
-                          lambda: plot.evaluate(HOVERED.replace("FIND", find), argument))
+        plot.evaluate("e => { e.scrollIntoView({block: 'center'}); e.clicksSeen = 0; "
+                      "e.on('plotly_click', () => e.clicksSeen++); }")
+        end = time.monotonic() + SECONDS
+        while time.monotonic() < end:  # a figure that is drawn anew between press and release sees no click
+            self.click(name, lambda: plot.evaluate(SPOT.replace("FIND", find), argument),
+                       lambda: plot.evaluate(HOVERED.replace("FIND", find), argument))
+            again = time.monotonic() + AGAIN
+            while time.monotonic() < again:
+                if plot.evaluate("e => e.clicksSeen"):
+                    return self
+                self.page.wait_for_timeout(20)
+        raise AssertionError(f"view {name} saw no click within {SECONDS:.0f} s")
 
     def canvas(self, name: str) -> dict:
         "What the canvas of a view says of itself (its dataset)."
