@@ -13,12 +13,12 @@ __all__ = ['MEASURES', 'COMMANDS', 'EXAMPLE_SKILLS', 'TABLES', 'flat_settings', 
            'do_run', 'evolve_options', 'do_evolve', 'develop_options', 'do_develop', 'tokens_of', 'aim_options',
            'with_aims', 'breed_options', 'do_breed', 'attribution_text', 'attribute_options', 'do_attribute',
            'base_help', 'experts_options', 'do_experts', 'population_options', 'breed_preset', 'with_writer',
-           'do_population', 'serve_options', 'do_serve', 'align_options', 'do_align', 'evaluate_options', 'do_evaluate',
-           'explore_options', 'do_explore', 'do_report', 'show_options', 'do_show', 'plan_options', 'plan_population',
-           'do_plan', 'farthest', 'wiring_text', 'lineages_text', 'wiring_options', 'do_wiring', 'circuits_options',
-           'do_circuits', 'genetics_text', 'neighbourhood_text', 'genetics_options', 'do_genetics',
-           'milestones_options', 'do_milestones', 'parser', 'way_on', 'any_letters', 'nobody_reads', 'remarks_shown',
-           'main']
+           'do_population', 'serve_options', 'do_serve', 'align_options', 'do_align', 'data_options', 'do_data',
+           'evaluate_options', 'do_evaluate', 'explore_options', 'do_explore', 'do_report', 'show_options', 'do_show',
+           'plan_options', 'plan_population', 'do_plan', 'farthest', 'wiring_text', 'lineages_text', 'wiring_options',
+           'do_wiring', 'circuits_options', 'do_circuits', 'genetics_text', 'neighbourhood_text', 'genetics_options',
+           'do_genetics', 'milestones_options', 'do_milestones', 'parser', 'way_on', 'any_letters', 'nobody_reads',
+           'remarks_shown', 'main']
 
 # %% ../nbs/84_cli.ipynb #10c6d36d
 import argparse
@@ -1099,6 +1099,31 @@ def do_align(
     finish(align_run(out, settled(args, made), device=args.device))
     if (Path(args.source)/"run.json").exists() and out.is_relative_to(args.source):
         print(f"report of the whole run: {write_report(args.source).resolve()}")
+
+# %% ../nbs/84_cli.ipynb #e332c9bd
+def data_options(
+    p # the command's parser
+):
+    "What `evonb data` takes."
+    p.add_argument("what", nargs="*", metavar="NAME | check FOLDER",
+                   help="a data set, to be told all that is known of it; or check and a folder or file, to be told which "
+                        "data set it is, whether it is whole, and what is wrong (default: the list of all)")
+
+# %% ../nbs/84_cli.ipynb #dc0a322f
+@COMMANDS.register("data", "which published data are known and here, and whether a folder holds one whole",
+                   options=data_options, example="evonb data check ~/data/provo")
+def do_data(
+    args # what `parser` made of the command line
+):
+    "List data sets, tell of one, or check a folder; what is wrong there ends with status 1."
+    from evonb.alignment.holdings import about_text, check_folder, check_text, holdings, holdings_text
+    check, *rest = args.what or [""]
+    if check != "check" and not rest: print(about_text(check) if check else holdings_text(holdings()))
+    elif check == "check" and len(rest) == 1:
+        print(check_text(rows := check_folder(rest[0])))
+        if any(r["missing"] or not r["right"] for r in rows): raise SystemExit(1)
+    else:
+        raise InputError(f"evonb data takes nothing, a NAME, or check and one FOLDER; got: {' '.join(args.what)}.")
 
 # %% ../nbs/84_cli.ipynb #71dadffb
 def evaluate_options(
