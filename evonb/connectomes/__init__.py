@@ -14,6 +14,7 @@ __getattr__, __dir__, __all__ = face(__name__, {
     ".experiments": "experiment develop_run",
     ".transplants": "wiring_parts",
     ".attribution": "attribute",
+    ".continual": "learn_tasks",
     ".recombination": "CROSSOVERS MUTATIONS",
     ".space": "ConnectomeSpace FramedWiring",
     ".frames": "aligned",

@@ -12,6 +12,7 @@ __getattr__, __dir__, __all__ = face(__name__, {
         "pareto_view ensemble_curves",
     ".genetics": "heritability_bars parent_offspring kin_bars trait_drift",
     ".breeding": "spent_curves ways_compared",
+    ".continual": "task_curves",
     ".development": "suite_scores suite_curves_figure",
     ".alignment": "layer_scores arm_scores roi_scores brain_map reading_fit reading_arms story_scores",
 })
