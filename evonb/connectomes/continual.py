@@ -32,7 +32,7 @@ from ..statistics import crossed_mean, describe, family_text, judge_family, p_te
 from ..store import Run, check_folder, differences, read_json, read_tensors, write_json, write_tensors
 from ..store import writing_folder
 from ..text.tokens import CorpusConfig, PreparedCorpus, open_prepared, prepare, save_prepared
-from ..training.continual import MEASURES, check_tasks, live_tasks
+from ..training.continual import SEQUENCE_MEASURES, check_tasks, live_tasks
 from ..training.lifetime import Compute, LifetimeConfig
 
 # %% ../../nbs/connectomes/25_continual.ipynb #fa0262b4
@@ -150,18 +150,19 @@ def continual_dataset(
     found = np.stack([losses[a] for a in losses])
     each = ("arm", "lineage", "seed") if found.ndim == 5 else ("arm", "seed")
     nats = dict(units="nats/token")
-    measures = {m: (each, f(found), nats | dict(long_name=words)) for m, (f, words) in MEASURES.items()}
+    measures = {m: (each, f(found), nats | dict(long_name=words)) for m, (f, words) in SEQUENCE_MEASURES.items()}
     ds = xr.Dataset(dict(loss=((*each, "after", "task"), found, nats)) | measures,
                     dict(arm=list(losses), after=["birth", *tasks], task=list(tasks)))
     return ds.assign_coords({d: np.arange(ds.sizes[d]) for d in each[1:]})
 
+# %% ../../nbs/connectomes/25_continual.ipynb #cbe5af96
 def continual_verdicts(
     dataset # of `continual_dataset`
 ) -> dict: # (measure, arm) -> own: of `describe`; against: of `judged`, the arm's minus the reference's, or None
     "Every measure of every arm, and how it differs from the connectome's."
     arms, out = list(map(str, dataset.arm.values)), {}
     ref = REFERENCE if REFERENCE in arms else arms[0]
-    for m in MEASURES:
+    for m in SEQUENCE_MEASURES:
         values = {a: dataset[m].sel(arm=a, drop=True) for a in arms}
         pairs = judge_family({a: crossed_mean(*by_unit(values[a] - values[ref])) for a in arms if a != ref})
         out |= {(m, a): dict(own=describe(*by_unit(values[a])), against=pairs.get(a)) for a in arms}
@@ -179,9 +180,11 @@ def continual_rows(
         mean, low, high = (None if d[k] is None else f"{d[k]:{sign}.3f}" for k in ("mean", "low", "high"))
         return mean if low is None else f"{mean} [{low}, {high}]"
     def says(d): return "" if d is None else ", ".join(filter(None, (verdict(d), p_text(d))))
-    return [(MEASURES[m][1], a, spread(x["own"], "" if m in ("learned", "final") else "+"), spread(x["against"]), says(x["against"]))
+    def sign(m): return "" if m in ("learned", "final") else "+" # losses have none
+    return [(SEQUENCE_MEASURES[m][1], a, spread(x["own"], sign(m)), spread(x["against"]), says(x["against"]))
             for (m, a), x in told.items()]
 
+# %% ../../nbs/connectomes/25_continual.ipynb #a772466b
 def continual_statement(
     told: dict # of `continual_verdicts`
 ) -> str:

@@ -22,7 +22,7 @@ def task_curves(
     if not np.isfinite(dataset.loss).any(): raise NothingToPlot("every newborn failed.")
     tasks, moments = list(map(str, dataset.task.values)), list(map(str, dataset.after.values))
     made = make_subplots(1, len(tasks), subplot_titles=[label(t) for t in tasks], shared_yaxes=True)
-    fig = figure("Loss of each task, after each task", "mean over newborns; dotted: when it was learned", 380, base=made)
+    fig = figure("Loss of each task, after each task", "mean over newborns; dotted: when learned", 380, base=made)
     x = np.arange(len(moments))
     for k, task in enumerate(tasks):
         for arm in map(str, dataset.arm.values):

@@ -20,7 +20,7 @@ from evonb.core import InputError, RunExistsError, Seeds, Stopped, StopRequest
 from evonb.statistics import verdict
 from evonb.store import open_run, read_dataset, read_tensors
 from evonb.training.connectome import check_sparse, inherit, sign_flips
-from evonb.training.continual import MEASURES, live_tasks
+from evonb.training.continual import SEQUENCE_MEASURES, live_tasks
 from evonb.training.curriculum import CurriculumConfig
 from evonb.training.gpt import GPTConfig, new_gpt
 from evonb.training.lifetime import Lifetime, LifetimeConfig, Optimizers
@@ -52,7 +52,7 @@ def newborn(wired):
 def test_measures_are_those_of_plain_loops(n, seed):
     "Lopez-Paz and Ranzato 2017, equations 2 to 4; Chaudhry et al. 2018, equation 3; a = minus the loss."
     losses = np.random.default_rng(seed).normal(size=(3, n + 1, n))
-    found = {m: f(losses) for m, (f, _) in MEASURES.items()}
+    found = {m: f(losses) for m, (f, _) in SEQUENCE_MEASURES.items()}
     for k, rows in enumerate(losses):
         a = {(i, j): -rows[i, j - 1] for i in range(n + 1) for j in range(1, n + 1)}  # tasks counted from 1
         drops = [max(a[i, j] for i in range(1, n)) - a[n, j] for j in range(1, n)]
