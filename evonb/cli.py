@@ -17,8 +17,8 @@ __all__ = ['MEASURES', 'COMMANDS', 'EXAMPLE_SKILLS', 'TABLES', 'flat_settings', 
            'evaluate_options', 'do_evaluate', 'explore_options', 'do_explore', 'do_report', 'show_options', 'do_show',
            'plan_options', 'plan_population', 'do_plan', 'farthest', 'wiring_text', 'lineages_text', 'wiring_options',
            'do_wiring', 'circuits_options', 'do_circuits', 'genetics_text', 'neighbourhood_text', 'genetics_options',
-           'do_genetics', 'milestones_options', 'do_milestones', 'parser', 'way_on', 'any_letters', 'nobody_reads',
-           'remarks_shown', 'main']
+           'do_genetics', 'milestones_options', 'do_milestones', 'continual_options', 'do_continual', 'parser',
+           'way_on', 'any_letters', 'nobody_reads', 'remarks_shown', 'main']
 
 # %% ../nbs/84_cli.ipynb #10c6d36d
 import argparse
@@ -1535,6 +1535,43 @@ def do_milestones(
     from evonb.development.milestones import chart_notes, chart_rows, chart_statement, run_chart
     chart = run_chart(args.run, args.only)
     print(chart_statement(chart), "", chart_notes(chart), *columns(chart_rows(chart)), sep="\n")
+
+# %% ../nbs/84_cli.ipynb #58bbb128
+def continual_options(
+    p # the command's parser
+):
+    "What `evonb continual` takes."
+    from evonb.text.corpora import CORPORA
+    p.add_argument("run", metavar="RUN", help="a run of evonb run or evonb develop whose newborns have grown up")
+    p.add_argument("--tasks", type=names_of, required=True, metavar="A,B",
+                   help="texts that follow the run's own: corpora (listed below), files or folders")
+    p.add_argument("--arms", type=names_of, metavar="A,B", help="arms to raise (default: all of the run's)")
+    p.add_argument("--seeds", type=int, metavar="N", help="newborns an arm (default: as many as the run has)")
+    p.add_argument("--name", default="tasks", help="what this sequence is called in the run (default: tasks)")
+    p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
+                   help="how each task is learned, where other than in the run, as in --set steps=200 "
+                        "--set slow_share=0.2 --set fast_decay=0.02")
+    p.add_argument("--device", help="cpu, cuda or mps (default: the best there is)")
+    p.epilog += listing("corpora", CORPORA)
+
+# %% ../nbs/84_cli.ipynb #86348877
+@COMMANDS.register("continual", "several texts in sequence: who forgets, and what carries over",
+                   options=continual_options, example="evonb continual runs/demo --tasks dyck,arithmetic")
+def do_continual(
+    args # what `parser` made of the command line
+):
+    "Raise newborns that learn one text after the other, and print what they forget and what carries over."
+    import dataclasses
+    from evonb.connectomes.continual import CONTINUAL_HEAD, continual_rows, continual_statement
+    from evonb.connectomes.continual import continual_verdicts, learn_tasks
+    from evonb.connectomes.experiments import developed_config
+    from evonb.kinds import open_run
+    life = dataclasses.replace(developed_config(open_run(args.run)).development.lifetime, probes=(), keep=0)
+    found = learn_tasks(args.run, args.tasks, args.arms, args.seeds, settled(args, life), args.name, device=args.device)
+    told = continual_verdicts(found)
+    print(continual_statement(told), "", f"tasks in order: {', '.join(map(str, found.task.values))}",
+          *columns([CONTINUAL_HEAD, *continual_rows(told)]), f"\nstored: {args.run}/continual-{args.name}.zarr.zip",
+          sep="\n")
 
 # %% ../nbs/84_cli.ipynb #21aecac0
 def parser() -> argparse.ArgumentParser: # its `command` is the name in `COMMANDS`

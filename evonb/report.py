@@ -7,12 +7,13 @@ __all__ = ['connectome_page', 'population_page', 'experts_page', 'wirings_page',
            'every_page', 'Html', 'esc', 'json_for_script', 'table', 'flat', 'shown', 'settings_table', 'figure_html',
            'figures_html', 'menu_html', 'Section', 'Page', 'section_html', 'number', 'spread_html', 'swatch',
            'difference_html', 'results_table', 'given_table', 'arms_result', 'learning_html', 'milestones_html',
-           'lineages', 'generations_html', 'densities_html', 'wiring_html', 'peculiar_html', 'attribution_html',
-           'corpus_table', 'corpora_html', 'known', 'score_html', 'methods_table', 'tasks_table', 'ensembles_table',
-           'methods_result', 'first_histories', 'evolutions_html', 'family_html', 'conflict_html', 'front_html',
-           'archive_html', 'of_methods', 'drift_html', 'experts_table', 'experts_html', 'alignment_table', 'ways_table',
-           'ways_result', 'listed', 'left_out_html', 'alignment_result', 'evaluation_result', 'human_like_html',
-           'settings_html', 'repeat_html', 'report_html', 'write_report', 'example_run', 'example_population_run']
+           'continual_html', 'lineages', 'generations_html', 'densities_html', 'wiring_html', 'peculiar_html',
+           'attribution_html', 'corpus_table', 'corpora_html', 'known', 'score_html', 'methods_table', 'tasks_table',
+           'ensembles_table', 'methods_result', 'first_histories', 'evolutions_html', 'family_html', 'conflict_html',
+           'front_html', 'archive_html', 'of_methods', 'drift_html', 'experts_table', 'experts_html', 'alignment_table',
+           'ways_table', 'ways_result', 'listed', 'left_out_html', 'alignment_result', 'evaluation_result',
+           'human_like_html', 'settings_html', 'repeat_html', 'report_html', 'write_report', 'example_run',
+           'example_population_run']
 
 # %% ../nbs/80_report.ipynb #2b3e800e
 import html
@@ -324,6 +325,19 @@ def milestones_html(
     head, *rows = chart_rows(cells := development_chart(development))
     return (f"<p class='statement'>{esc(chart_statement(cells))}</p>{figure_html(milestone_chart(cells))}"
             f"{table(head, rows, chart_notes(cells))}{figure_html(development_curves(development))}")
+
+# %% ../nbs/80_report.ipynb #a172555a
+@connectome_page.section("Several texts in sequence", uses=("continual-tasks.zarr.zip",))
+def continual_html(
+    found # an xarray Dataset, or None
+) -> str | None: # None where none were learned
+    "What is forgotten, and what carries over."
+    if found is None: return None
+    from evonb.connectomes.continual import CONTINUAL_HEAD, continual_rows, continual_statement, continual_verdicts
+    from evonb.plots.continual import task_curves
+    told = continual_verdicts(found)
+    return (f"<p class='statement'>{esc(continual_statement(told))}</p>{figure_html(task_curves(found))}"
+            f"{table(CONTINUAL_HEAD, continual_rows(told), 'nats/token of validation text')}")
 
 # %% ../nbs/80_report.ipynb #86d54332
 def lineages(
