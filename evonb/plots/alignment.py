@@ -370,7 +370,8 @@ def arm_rows(
     "What a figure of arms side by side shows."
     arms, out = arms_of(ds, table), []
     values = {a: table[models] for a, models in arms.items()}
-    told = judge_arms(values, item or "person", reference=versus) if versus in arms else {}
+    shuffled = ds.attrs.get("folds") == "shuffled" # a demonstration, without verdicts
+    told = judge_arms(values, item or "person", reference=versus) if versus in arms and not shuffled else {}
     for arm, models in arms.items():
         own, i = told.get(arm, {}), arm_interval(table, models, item, over)
         if judged and own and own["gain"]["low"] is not None:

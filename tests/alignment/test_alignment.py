@@ -20,10 +20,10 @@ from threadpoolctl import threadpool_info
 
 from evonb.alignment import run as runs
 from evonb.alignment.data import DATA, data_forms, image_arguments, open_data
-from evonb.alignment.encoding import RidgeConfig, make_folds
+from evonb.alignment.encoding import RidgeConfig, encode, make_folds
 from evonb.alignment.features import ReadConfig, read
 from evonb.alignment.reading import BehaviorConfig, core_form
-from evonb.alignment.responses import Responses
+from evonb.alignment.responses import Responses, design, nuisance_design
 from evonb.alignment.run import (
     AlignConfig,
     Candidate,
@@ -126,6 +126,37 @@ def test_every_part_is_written_and_says_where_it_comes_from(aligned):
     assert not list(aligned.path.glob("layers/*"))
     page = write_report(aligned.path).read_text(encoding="utf-8")
     assert "Brain: layer by layer" in page and "illustrative" in page and "Not yet run" not in page
+
+
+def test_rows_are_scored_in_the_same_folds_and_judged(aligned, driven):
+    ds, summary = read_dataset(aligned.file("brain.zarr.zip")), read_json(aligned.file("summary.json"))
+    rows = ["autocorrelation", "position", "word-rate", "unigram", "bigram", "5-gram", "static-embeddings"]
+    assert ds.row.values.tolist() == rows and np.isfinite(ds.row_gain_fold).all()
+    data = driven[0].cleaned()
+    places = np.concatenate([np.linspace(0, 1, len(p.spans)) for p in data.passages])
+    X = design(data, np.column_stack([places, places**2, np.linspace(0, 1, len(places))]))
+    confounds = np.hstack(list(nuisance_design(data).values()))
+    by_hand = encode(X, data.data, groups=data.groups, config=RidgeConfig(trim=5), confounds=confounds)
+    position = ds.row_gain_fold.sel(row="position").transpose("fold", "target")
+    np.testing.assert_allclose(position, by_hand.gain, atol=1e-9)
+    versus = summary["arms"]["connectome"]["rows"]
+    assert set(versus) == {*rows, "untrained"} and all(d["family"] == 8 for d in versus.values())
+    people = data.targets.subject.to_numpy()
+    gain = lambda v: np.array([v[..., people == p].mean() for p in dict.fromkeys(people)])
+    mean = np.mean(gain(ds.gain_best.values[:2]) - gain(position.values))
+    assert versus["position"]["mean"] == pytest.approx(mean)
+    assert any("rows that a model must beat" in x for x in summary["facts"])
+
+
+def test_shuffled_folds_are_a_demonstration_without_a_verdict(grown, driven, tmp_path):
+    few = dict(arms=("connectome",), layers=(2,), untrained=0, n_permutations=20)
+    run = align(tmp_path / "run", grown, driven[0], ridge=RidgeConfig(folds="shuffled"), **few)
+    summary = read_json(run.file("summary.json"))
+    assert summary["statement"].startswith("A demonstration on toy-brain, no result") and not summary["comparisons"]
+    arm = summary["arms"]["connectome"]
+    assert all(d["p"] is None and d["low"] is None for d in (arm["gain"], arm["r"], *arm["rows"].values()))
+    page = write_report(run.path).read_text(encoding="utf-8")
+    assert "No verdict is given" in page
 
 
 def test_ceilings_are_of_the_folds_that_are_scored(aligned, driven):
@@ -283,8 +314,10 @@ def test_reading_times_of_every_arm(grown, tmp_path):
     settings = config(grown, data="toy-reading", behavior=behavior)
     run = align_run(tmp_path / "run", settings, show=False, device="cpu", cache=tmp_path / "cache")
     ds, summary = read_dataset(run.file("reading.zarr.zip")), read_json(run.file("summary.json"))
-    assert ds.surprisal.shape == (7, ds.sizes["word"])
-    assert ds.arm.values.tolist() == [*["connectome"] * 2, *["random"] * 2, "untrained", "unigram", "bigram"]
+    assert ds.surprisal.shape == (9, ds.sizes["word"])
+    counted = ["unigram", "bigram", "5-gram", "static-embeddings"]
+    assert ds.arm.values.tolist() == [*["connectome"] * 2, *["random"] * 2, "untrained", *counted]
+    assert set(summary["arms"]["random"]["rows"]) == {*counted, "untrained"} and not summary["arms"]["unigram"]["rows"]
     words = np.isfinite(ds.time.values)
     by_hand = [stats.pearsonr(s[words & ds.used.values], ds.time.values[words & ds.used.values])[0]
                for s in ds.surprisal.values]
@@ -297,7 +330,7 @@ def test_reading_times_of_every_arm(grown, tmp_path):
     assert summary["dropped"] == dict(single_times=summary["dropped"]["single_times"], readers=0)
     facts = " | ".join(summary["facts"])
     assert "cover 100.0% of the words read" in facts and "18 of 1,500 words are in no regression" in facts
-    assert pd.read_csv(run.file("scores.csv")).n_left_out.tolist() == [3] * 42
+    assert pd.read_csv(run.file("scores.csv")).n_left_out.tolist() == [3] * 54
 
 
 def test_what_a_run_was_trained_on_is_counted(grown, tmp_path):

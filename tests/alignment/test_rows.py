@@ -1,0 +1,84 @@
+"""Rows that a model must beat: counts of a text, when a sample was taken, and what is said where a row isn't beaten."""
+
+import numpy as np
+import pytest
+
+from evonb.alignment.rows import (
+    ROWS,
+    fivegram_bits,
+    flip,
+    near_counts,
+    static_vectors,
+    strangeness,
+    text_words,
+    unigram_bits,
+    when_taken,
+    word_places,
+    word_sizes,
+)
+from evonb.alignment.verdicts import MUST_BEAT, alignment_statement, judge_arms, judge_rows, unbeaten
+from evonb.core import Seeds
+from evonb.text.ngrams import NGrams
+from evonb.text.passages import join_words
+
+TEXT = text_words("t", ["a b c a b", "b a c", "c c a d"] * 5)
+HEARD = [join_words("one", "a b x".split()), join_words("two", "c".split())]
+
+
+def test_rows_are_listed_and_each_says_what_it_stands_for():
+    lines = ROWS.lines()
+    assert {"autocorrelation", "position", "word-rate", "unigram", "bigram", "5-gram", "static-embeddings",
+            "untrained", "signed_degree"} == set(lines) and all(lines.values())  # fmt: skip
+    assert {n for n in ROWS if ROWS.entry(n).about.get("arm")} == {"untrained", "signed_degree"} <= set(MUST_BEAT)
+
+
+def test_counts_of_a_text_are_those_of_a_plain_loop():
+    words, counts = "a b c a b b a c c c a d".split() * 5, {}
+    for w in words: counts[w] = counts.get(w, 0) + 1
+    by_hand = [-np.log2((counts.get(w, 0) + 1) / (60 + 6)) for w in "abxc"]  # 4 words, the gap and what is unknown
+    assert np.allclose(unigram_bits(HEARD, TEXT)[:, 0], by_hand)
+    documents = [d.split() for d in ["a b c a b", "b a c", "c c a d"] * 5]
+    near = sum((x == "a") * (y == "c") for d in documents for i, x in enumerate(d) for j, y in enumerate(d)
+               if 0 < abs(i - j) <= 2)  # fmt: skip
+    number = TEXT.numbers
+    assert near_counts(TEXT, [number["a"]], [number["c"]], 2).tolist() == [[near]]
+    grams = NGrams(TEXT.ids, TEXT.n_vocab, 5)
+    p = grams.distribution((TEXT.gap, number["a"]))[number["b"]]  # as a document begins
+    assert fivegram_bits(HEARD, TEXT)[1, 0] == pytest.approx(-np.log2(p))
+
+
+def test_words_of_the_same_company_are_alike_and_unknown_ones_are_nothing():
+    text = text_words("t", ["red cat runs", "red dog runs", "old man sleeps", "old boy sleeps"] * 9)
+    V = static_vectors([join_words("p", "cat dog man zebra".split())], text)
+    like = lambda a, b: V[a] @ V[b] / np.linalg.norm(V[a]) / np.linalg.norm(V[b])
+    assert like(0, 1) > 0.99 and like(0, 2) < 0 and not V[3].any()
+    assert static_vectors(HEARD, text_words("empty", [])) is None and fivegram_bits(HEARD, text_words("e", [])) is None
+    assert np.allclose(strangeness(V, np.arange(1, 5))[1:3], [1 - like(0, 1), 1 - V[2] @ (V[0] + V[1]) / np.linalg.norm(V[2]) / np.linalg.norm(V[0] + V[1])])  # noqa: E501
+
+
+def test_when_and_how_much_need_no_text():
+    assert word_sizes(HEARD).tolist() == [[1, 1]] * 4 and word_places(HEARD)[:, 0].tolist() == [0, 0.5, 1, 0]
+    X = when_taken(4, ["x", "x", "y", "y"], widths=(1.0,))
+    assert X.shape == (4, 4) and X[0, 1] == pytest.approx(np.exp(-0.5)) and not X[:2, 2:].any()
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_shuffled_folds_let_autocorrelation_alone_match_a_language_model_and_contiguous_ones_do_not(seed):
+    found = flip(Seeds(seed), n_samples=240, n_features=60, n_targets=6)
+    assert found["shuffled"]["autocorrelation"] > found["shuffled"]["language model"] - 0.05 > 0.4
+    assert all(abs(r) < 0.3 for r in found["contiguous"].values())
+
+
+def test_an_arm_is_said_to_add_only_above_every_row():
+    rng = np.random.default_rng(0)
+    gain = dict(connectome=1 + 0.1 * rng.normal(size=(4, 20)), untrained=0.1 * rng.normal(size=(4, 20)))
+    low, equal = 0.1 * rng.normal(size=20), gain["connectome"].mean(0) + 0.01 * rng.normal(size=20)
+    def said(rows):
+        versus, arms = judge_rows(gain, rows), judge_arms(gain)
+        return alignment_statement("x", {a: v | dict(rows=versus.get(a, {})) for a, v in arms.items()}), versus
+    beaten, versus = said(dict(autocorrelation=low))
+    assert "explains more than the baseline and each of 2 rows" in beaten and set(versus) == {"connectome"}
+    assert versus["connectome"]["autocorrelation"]["family"] == 2 and not unbeaten(versus["connectome"])
+    failed, versus = said(dict(autocorrelation=low, position=equal))
+    assert "isn't said to add" in failed and "that of position" in failed and "autocorrelation" not in failed
+    assert unbeaten(versus["connectome"]) == ["position"]
