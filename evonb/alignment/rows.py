@@ -20,7 +20,8 @@ from ..registry import Registry
 from ..text.ngrams import NGrams
 
 # %% ../../nbs/alignment/29_rows.ipynb #1fc1a887
-ROWS = Registry("row") # name -> a function: passages, text (`TextWords` or None) -> (n_words, k), None where it can't be made
+# name -> a function of passages and text (`TextWords` or None): (n_words, k), or None where it can't be made
+ROWS = Registry("row")
 for _name, _target, _line, _about in (
     ("autocorrelation", "when_taken", "when a sample was taken, and nothing else: a blurred identity of each story",
      dict(samples=True)),

@@ -490,7 +490,8 @@ def score_rows(self: Alignment): # -> xarray Dataset: r_fold, gain_fold (row, fo
         if (X := self.row_design(name, text)) is None: continue
         scale = not ROWS.entry(name).about.get("samples") # what is 0 while training may not be blown up
         scores = encode(X, self.data.data, **self.given | dict(config=replace(self.given["config"], scale=scale)))
-        found[name] = xr.Dataset(dict(r_fold=(scores.r.dims, scores.r.values), gain_fold=(scores.gain.dims, scores.gain.values)))
+        each = dict(r_fold=scores.r, gain_fold=scores.gain)
+        found[name] = xr.Dataset({k: (v.dims, v.values) for k, v in each.items()})
     ds = xr.concat(found.values(), "row").assign_coords(row=list(found))
     write_dataset(path, ds.assign_attrs(training_text="unknown" if text is None else text.name))
     return read_dataset(path)
@@ -553,7 +554,8 @@ def judge(self: Alignment, ds) -> dict: # arm -> its measures and differences
     part = lambda v, rows: evolution_means(v[rows], ds.seed.values[rows]) if several else v[rows]
     gain = {a: part(values["gain"], rows) for a, rows in of.items()}
     single = (reference_arm(gain),) if source_run(self.config.source) is None else () # a published model is itself
-    judged, versus = judge_arms(gain, item, single, model=model), judge_rows(gain, self.row_gains(ds), item, single, model)
+    judged = judge_arms(gain, item, single, model=model)
+    versus = judge_rows(gain, self.row_gains(ds), item, single, model)
     fixed = lambda x: (model,) if len(x) == 1 else ()
     told = {a: {m: describe(x := part(v, rows), (model, item), fixed(x)) for m, v in values.items() if m != "gain"}
             for a, rows in of.items()}
@@ -663,8 +665,8 @@ def arm_layers(self: Alignment, ds): # -> dict: arm -> what only brain data have
     return out
 
 # %% ../../nbs/alignment/30_run.ipynb #6bd1d2ef
-SHUFFLED = ("A demonstration on {}, no result: folds are shuffled, so scans beside those that are predicted were trained "
-            "on, and knowing when a scan was taken is enough. No verdict is given.")
+SHUFFLED = ("A demonstration on {}, no result: folds are shuffled, so scans beside those that are predicted were "
+            "trained on, and knowing when a scan was taken is enough. No verdict is given.")
 
 def unjudged(
     arms: dict # of `Alignment.judge`
@@ -690,7 +692,8 @@ def summarise(self: Alignment, ds) -> dict:
                 source=self.config.source, models=[c.name for c in self.models], reference=reference_arm(arms),
                 arms=arms, facts=facts,
                 **({} if brain else dict(left_out=left_out_counts(ds), dropped=self.data.dropped)),
-                notes=json.loads(ds.notes), ci=.95, statement=statement, comparisons=[] if shuffled else comparison_lines(arms, unit))
+                notes=json.loads(ds.notes), ci=.95, statement=statement,
+                comparisons=[] if shuffled else comparison_lines(arms, unit))
 
 # %% ../../nbs/alignment/30_run.ipynb #c4372b7d
 @patch

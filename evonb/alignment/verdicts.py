@@ -107,8 +107,8 @@ def alignment_statement(
     if said.endswith("more than the baseline") and (rows := arms[ref].get("rows")):
         failed = unbeaten(rows)
         said = (f"{ref} explains more than the baseline and each of {counted(len(rows), 'row')} that it must beat"
-                if not failed else f"{ref} isn't said to add: its gain beyond the baseline is clear, but not above that "
-                f"of {', '.join(failed)}")
+                if not failed else f"{ref} isn't said to add: its gain beyond the baseline is clear, but not above "
+                f"that of {', '.join(failed)}")
     parts = [said, controls_text(ref, versus)]
     return f"On {data}, {'; '.join(filter(None, parts))}{scope_text(arms[ref])}"
 
