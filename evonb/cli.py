@@ -1070,6 +1070,7 @@ def align_options(
 ):
     "What `evonb align` takes."
     from evonb.alignment.data import DATA, DATA_FILES
+    from evonb.alignment.rows import ROWS
     p.add_argument("source", metavar="RUN", help=base_help(p))
     p.add_argument("--data", required=True, metavar="DATA",
                    help="a data set (listed below), a table of reading times, or a .json that names images and events")
@@ -1081,7 +1082,8 @@ def align_options(
     begin_option(p)
     run_options(p, "RUN/alignment/DATA, or runs/align-NAME-DATA for a base model", "ridge.n_folds=4",
                 "not needed: what was scored is always taken up")
-    p.epilog += listing("data sets", DATA) + listing("files", DATA_FILES) + TABLES
+    rows = listing("rows that a model must beat", ROWS.lines())
+    p.epilog += listing("data sets", DATA) + listing("files", DATA_FILES) + rows + TABLES
 
 # %% ../nbs/84_cli.ipynb #a35f6be7
 @COMMANDS.register("align", "score every arm, seed and layer on reading times or brain responses",
