@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TABLES_OF', 'size_text', 'holdings', 'holdings_text', 'key_of', 'about_text', 'by_columns', 'by_files', 'opened_note',
-           'check_folder', 'check_text']
+           'check_data_folder', 'check_text']
 
 # %% ../../nbs/alignment/29_holdings.ipynb #4b5e1ea9
 from pathlib import Path
@@ -101,7 +101,7 @@ def opened_note(
     except (EvonbError, OSError) as e: return False, str(e)
 
 # %% ../../nbs/alignment/29_holdings.ipynb #fe5532ca
-def check_folder(
+def check_data_folder(
     path # a folder, or a single file
 ) -> list: # of dict: name, place, missing (files), right (bool), told
     "Which published data sets a folder holds, whether they are whole, and what is wrong."
@@ -112,7 +112,8 @@ def check_folder(
     if not found:
         there = ", ".join(sorted(p.name for p in path.iterdir())[:8]) if path.is_dir() else path.name
         raise InputError(f"{path} holds no data set that is known by its files or columns; it has: "
-                         f"{there or 'nothing'}. evonb data lists those that are known, and evonb data NAME says what each consists of.")
+                         f"{there or 'nothing'}. evonb data lists those that are known, and evonb data NAME says what each "
+                         "consists of.")
     rows = []
     for key, at in found.items():
         missing = [f for f in published()[key]["files"] if at.is_dir() and not (at/f).is_file()]
@@ -124,7 +125,7 @@ def check_folder(
 
 # %% ../../nbs/alignment/29_holdings.ipynb #2c8dd5aa
 def check_text(
-    rows: list # as `check_folder` gives them
+    rows: list # as `check_data_folder` gives them
 ) -> str: # lines
     "What was found in a folder, in words."
     out = []
