@@ -16,6 +16,7 @@ __getattr__, __dir__, __all__ = face(__name__, {
     ".sources.alice": "alice",
     ".sources.tuckute2024": "tuckute2024",
     ".sources.assemblies": "pereira2018 fedorenko2016 blank2014",
+    ".sources.lebel2023": "lebel2023",
     ".sources.toy_brain": "toy_brain",
     ".images": "image_responses",
     ".data": "DATA open_data",

@@ -112,8 +112,8 @@ def check_data_folder(
     if not found:
         there = ", ".join(sorted(p.name for p in path.iterdir())[:8]) if path.is_dir() else path.name
         raise InputError(f"{path} holds no data set that is known by its files or columns; it has: "
-                         f"{there or 'nothing'}. evonb data lists those that are known, and evonb data NAME says what each "
-                         "consists of.")
+                         f"{there or 'nothing'}. evonb data lists those that are known, and evonb data NAME "
+                         "says what each consists of.")
     rows = []
     for key, at in found.items():
         missing = [f for f in published()[key]["files"] if at.is_dir() and not (at/f).is_file()]
