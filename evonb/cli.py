@@ -1108,8 +1108,8 @@ def data_options(
 ):
     "What `evonb data` takes."
     p.add_argument("what", nargs="*", metavar="NAME | check FOLDER",
-                   help="a data set, to be told all that is known of it; or check and a folder or file, to be told which "
-                        "data set it is, whether it is whole, and what is wrong (default: the list of all)")
+                   help="a data set, to be told all that is known of it; or check and a folder or file, to be told "
+                        "which data set it is, whether it is whole, and what is wrong (default: the list of all)")
 
 # %% ../nbs/84_cli.ipynb #dc0a322f
 @COMMANDS.register("data", "which published data are known and here, and whether a folder holds one whole",
@@ -1118,11 +1118,11 @@ def do_data(
     args # what `parser` made of the command line
 ):
     "List data sets, tell of one, or check a folder; what is wrong there ends with status 1."
-    from evonb.alignment.holdings import about_text, check_folder, check_text, holdings, holdings_text
+    from evonb.alignment.holdings import about_text, check_data_folder, check_text, holdings, holdings_text
     check, *rest = args.what or [""]
     if check != "check" and not rest: print(about_text(check) if check else holdings_text(holdings()))
     elif check == "check" and len(rest) == 1:
-        print(check_text(rows := check_folder(rest[0])))
+        print(check_text(rows := check_data_folder(rest[0])))
         if any(r["missing"] or not r["right"] for r in rows): raise SystemExit(1)
     else:
         raise InputError(f"evonb data takes nothing, a NAME, or check and one FOLDER; got: {' '.join(args.what)}.")
