@@ -205,13 +205,13 @@ def gather(self: Examination,
     told |= {f"from_{k}": ("model", [d[i] for d in far], dict(units="bits")) for i, k in enumerate(COUNTING[:2])}
     coords |= dict(step=("model", step), tokens=("model", step * per_step), paradigm=suite.names,
                    chance=("paradigm", suite.chance()), human=("paradigm", human),
-                   n_items=("paradigm", [int((suite.paradigm == p).sum()) for p in suite.names]))
+                   n_items=("paradigm", suite.sizes()))
     found = xr.Dataset(told, coords, dict(suite=suite.name, digest=suite.digest(), measure=suite.measure,
                                           rule=suite.rule, files=json.dumps(suite.files), item=suite.item))
     if "credit" not in graded[0]: return found
     ends = self.ends()
     per_item = {k: (("last", "item"), np.stack([graded[i][k] for i in ends]).astype(np.float32))
-                for k in ("credit", "log_odds")}
+                for k in ("credit", "log_odds") if k in graded[0]}
     return found.assign(per_item).assign_coords(last=ends, item_paradigm=("item", suite.paradigm))
 
 # %% ../../nbs/development/22_evaluation.ipynb #ff4e66ec
@@ -262,7 +262,7 @@ def summarise_suite(
     "What one suite says, as plain values."
     arms, ends = judge_dataset(ds, single), last_models(ds)
     arm = ds.arm.values[ends]
-    beside = [k for k in ("log_odds", "per_token", "when_shorter", "when_longer", "shortest") if k in ds]
+    beside = [k for k in ("log_odds", "held_out", "per_token", "when_shorter", "when_longer", "shortest") if k in ds]
     for a in arms:
         own = ds.isel(model=ends[arm == a])
         for k in beside: arms[a][k] = float(np.nanmean(own[k])) if np.isfinite(own[k]).any() else None

@@ -127,7 +127,8 @@ def sharing(
     if {reference, WIRED_ALIKE} <= set(kindred):
         heirs, others = kindred[reference], kindred[WIRED_ALIKE]
         both = [k for k in heirs if k in others]
-        told[f"beside {WIRED_ALIKE}", reference] = beyond_chance([heirs[k] - others[k] for k in both], both, alone=False)
+        more = [heirs[k] - others[k] for k in both]
+        told[f"beside {WIRED_ALIKE}", reference] = beyond_chance(more, both, alone=False)
     return judge_family({k: d for k, d in told.items() if d})
 
 # %% ../../nbs/development/51_newborn_circuits.ipynb #3d7ed652

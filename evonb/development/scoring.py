@@ -45,7 +45,8 @@ class ModelScorer:
         long = set(self.too_long(choices))
         short = [c for i, c in enumerate(choices) if i not in long]
         found = iter(self.engine.loglikelihoods([Adapter({}, {}, {}, {})], short)[0])
-        return [self.in_windows(c) if i in long else next(found) for i, c in enumerate(choices)]
+        windows = iter(self.in_windows([choices[i] for i in sorted(long)]))
+        return [next(windows if i in long else found) for i in range(len(choices))]
 
     def words(self,
         passages: list # of Passage
@@ -70,14 +71,15 @@ def too_long(self: ModelScorer,
 # %% ../../nbs/development/18_scoring.ipynb #ddc503a6
 @patch
 def in_windows(self: ModelScorer,
-    choice # a Choice
-) -> tuple: # log-probabilities (nats) and token counts, each (n_options,)
-    "One choice as `read` has it."
-    at = len(choice.context.rstrip())
-    texts = [choice.context + o for o in choice.options]
-    passages = [Passage(str(i), t, [(len(t) - len(t[at:].lstrip()), len(t))]) for i, t in enumerate(texts)]
+    choices: list # of Choice
+) -> list: # per choice log-probabilities (nats) and token counts, each (n_options,)
+    "Choices as `read` has them, all at once."
+    if not choices: return []
+    texts = [(len(c.context.rstrip()), c.context + o) for c in choices for o in c.options]
+    passages = [Passage(str(i), t, [(len(t) - len(t[at:].lstrip()), len(t))]) for i, (at, t) in enumerate(texts)]
     found = read(self.base, passages, ReadConfig(layers="none", units="nats", begin=self.rule), show=False)
-    return -found.surprisal.values, found.n_tokens.values
+    cuts = np.cumsum([len(c.options) for c in choices])[:-1]
+    return list(zip(np.split(-found.surprisal.values, cuts), np.split(found.n_tokens.values, cuts)))
 
 # %% ../../nbs/development/18_scoring.ipynb #58250ff1
 class NGramScorer:

@@ -59,6 +59,11 @@ def digest(self: Suite) -> str: # hexadecimal
     return content_digest([type(self).__name__, self.measure, [dataclasses.astuple(i) for i in self.items]])
 
 @patch
+def sizes(self: Suite) -> list: # (n_paradigms,) items
+    "How many items each paradigm has."
+    return [int((self.paradigm == p).sum()) for p in self.names]
+
+@patch
 def chance(self: Suite) -> np.ndarray: # (n_paradigms,)
     "What guessing earns in each paradigm."
     return by_paradigm([1 / len(i.options) for i in self.items], self.paradigm, self.names)
@@ -134,6 +139,9 @@ _MORE = {"syntaxgym[:FOLDER]": ("syntaxgym:open_syntaxgym", "SyntaxGym: 30 suite
          "toy-islands[:N]": ("generated:open_islands", "gaps where none can be, in toy English"),
          "toy-wugs[:N]": ("generated:open_wugs", "made-up words with the endings of English"),
          "toy-tracking[:N]": ("generated:open_tracking", "where a thing is after some moves, in toy English"),
+         "reading[:FOLDER]": ("reading:open_reading", "reading times of 205 sentences, as BabyLM asks them"),
+         "reading-times[:DATA]": ("reading:open_reading_times", "reading times of stories: natural-stories, "
+                                  "or any data set of evonb align"),
          "aoa[:FOLDER]": ("acquisition:open_aoa", "age of acquisition: words of children's norms in contexts"),
          "toy-words[:N]": ("acquisition:open_words", "age of acquisition: words of toy English in new text"),
          "toy-paths[:N]": ("generated:open_paths", "the next step of a path in a graph, as in ALPINE, over the corpus "

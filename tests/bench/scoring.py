@@ -209,6 +209,52 @@ def forty_smol(pairs, n=1):
     return forty_against_ten(smol(), min(pairs, 5)) | dict(aim="at most 4.2")
 
 
+@cache
+def demo_model():
+    "A model as large as the demo's newborns, and its tokenizer."
+    from evonb.connectomes.settings import preset
+    from evonb.text.corpora import load_corpus
+
+    config, life = preset("demo"), preset("demo").development.lifetime
+    corpus = load_corpus(config.corpus.source, n_bytes=200_000)
+    tokenizer = train_tokenizer(corpus.documents, config.corpus.vocab_size)
+    m = config.model
+    made = GPTConfig(vocab_size=len(tokenizer), n_layer=m.n_layer, n_head=m.n_head, n_embd=m.n_embd,
+                     block_size=life.context)  # fmt: skip
+    return new_gpt(made, Seeds(0)).eval().requires_grad_(False), tokenizer
+
+
+def blimp_sized():
+    "BLiMP, or where its files aren't at hand as many generated pairs of about its length; and which."
+    from evonb.development.suites import Suite, open_suite
+    from evonb.tasks.grading import Item
+    from evonb.text.toy_english import minimal_pairs
+
+    if blimp(1):
+        root = Path(os.environ.get("EVONB_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
+        return open_suite(f"blimp:{root / 'blimp'}"), "BLiMP"
+    rows = [(k, r) for k in range(67) for r in minimal_pairs(120, Seeds(k))[:1000]]
+    pairs = [Item("", (r["sentence_good"], r["sentence_bad"]), 0, f"paradigm {k}") for k, r in rows]
+    return Suite("generated", tuple(pairs)), "generated pairs"
+
+
+def examined_blimp(pairs, n=1):
+    "Seconds over 60: all 67 paradigms of BLiMP x 1,000 pairs, one model of the demo's size, two threads."
+    from evonb.development.scoring import PART, ModelScorer
+    from evonb.training.base import new_base
+
+    (suite, source), base = blimp_sized(), new_base(*demo_model(), "demo")
+    scorer = ModelScorer(base)
+    with threads(2):
+        suite.ask(scorer, slice(PART))  # the engine looks at the model once
+        wall, cpu = time.perf_counter(), time.process_time()
+        for k in range(0, len(suite), PART):
+            suite.ask(scorer, slice(k, k + PART))
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    return dict(ratio=wall / 60, aim="at most 1", first_s=wall, second_s=60, cpu_s=cpu, items=len(suite), source=source,
+                threads=2, load=round(os.getloadavg()[0], 1))  # fmt: skip
+
+
 ROWS = {f.__name__: f for f in (scoring_small, scoring_small_two_threads, scoring_small_torch_linear, forty_small,
                                 scoring_smol, scoring_smol_two_threads, scoring_smol_torch_linear,
-                                forty_smol)}  # fmt: skip
+                                forty_smol, examined_blimp)}  # fmt: skip
