@@ -139,7 +139,7 @@ _MORE = {"syntaxgym[:FOLDER]": ("syntaxgym:open_syntaxgym", "SyntaxGym: 30 suite
          "toy-islands[:N]": ("generated:open_islands", "gaps where none can be, in toy English"),
          "toy-wugs[:N]": ("generated:open_wugs", "made-up words with the endings of English"),
          "toy-tracking[:N]": ("generated:open_tracking", "where a thing is after some moves, in toy English"),
-         "reading[:FOLDER]": ("reading:open_reading", "reading times of 205 sentences, as BabyLM asks them"),
+         "reading[:FOLDER]": ("reading:open_babylm_reading", "reading times of 205 sentences, as BabyLM asks them"),
          "reading-times[:DATA]": ("reading:open_reading_times", "reading times of stories: natural-stories, "
                                   "or any data set of evonb align"),
          "aoa[:FOLDER]": ("acquisition:open_aoa", "age of acquisition: words of children's norms in contexts"),

@@ -12,7 +12,7 @@ import statsmodels.formula.api as smf
 from evonb.cli import main
 from evonb.core import InputError, Seeds
 from evonb.datasets import MissingCorpusError
-from evonb.development.reading import COLUMNS, MEASURES, TEXTS
+from evonb.development.reading import COLUMNS, READING_MEASURES, TEXTS
 from evonb.development.suites import open_suite
 from evonb.kinds import open_run
 
@@ -30,7 +30,7 @@ def table(tmp_path_factory):
             row = dict(item=" ".join(order[:k]), word=order[k], prev_word=order[k - 1],
                        prev_item=" ".join(order[:k - 1]), sent_id=s, context_length=k, length=len(order[k]),
                        prev_length=len(order[k - 1]), Subtlex_log10=rng.normal(4, 1))
-            row |= {t: round(rng.normal(300, 30), 1) for times, _ in MEASURES.values() for t in times}
+            row |= {t: round(rng.normal(300, 30), 1) for times, _ in READING_MEASURES.values() for t in times}
             rows.append(row | (dict(RTgopast="") if rng.random() < .2 else {}))
     path = tmp_path_factory.mktemp("reading") / "reading_data.csv"
     with path.open("w", newline="") as f:
