@@ -4,7 +4,7 @@ Every seed trains its own experts of the toy base, deals its own items and evolv
 experts and items, so differences are paired over seeds. Nothing is selected on the test. A stopped run goes on.
 
     .venv/bin/python tests/bench/study.py --out runs/study --setting easy,hard --seeds 5
-    .venv/bin/python tests/bench/study.py --out runs/study --setting apart --seeds 5
+    .venv/bin/python tests/bench/study.py --out runs/apart --setting apart --seeds 5 --steps 160
     .venv/bin/python tests/bench/study.py --out runs/study --table
 
 `apart` takes coarse-to-fine apart, and sets methods beside it that came later. The unit of a verdict is a whole run:
@@ -22,7 +22,7 @@ from evonb.evolution.method import Method, register_method
 from evonb.evolution.methods.baselines import RandomConfig, random_coefficients
 from evonb.evolution.methods.coarse_to_fine import CoarseToFine, CoarseToFineConfig, structured_design
 from evonb.populations.breeding import BreedConfig, breed
-from evonb.populations.experts import ExpertsConfig, train_experts
+from evonb.populations.experts import ExpertConfig, ExpertsConfig, train_experts
 from evonb.statistics import crossed_mean, judge_family, p_text, verdict
 
 FRIENDLY = ("agreement", "reflexive", "count_up")
@@ -136,10 +136,11 @@ SETTINGS = {
 }
 
 
-def experts_of(out, kind, seed):
+def experts_of(out, kind, seed, steps):
     "The experts of a seed, trained once; the easy setting takes three of the hard one's."
     path = out / f"experts-{seed}"
-    train_experts(path, ExpertsConfig(base="toy", experts=HARD, seed=seed), resume=True, show=False)
+    config = ExpertsConfig(base="toy", experts=HARD, seed=seed, training=ExpertConfig(steps=steps))
+    train_experts(path, config, resume=True, show=False)
     if kind == "hard":
         return path
     easy = out / f"experts-easy-{seed}"
@@ -150,13 +151,13 @@ def experts_of(out, kind, seed):
     return easy
 
 
-def one_seed(out, settings, seed):
+def one_seed(out, settings, seed, steps):
     for setting in settings:
         for name, (kind, options) in SETTINGS[setting].items():
             path = out / f"{setting}-{name}-{seed}"
             if (path / "summary.json").exists():
                 continue
-            experts = experts_of(out, kind, seed)
+            experts = experts_of(out, kind, seed, steps)
             config = BreedConfig(experts=str(experts), base="toy", n_seeds=1, n_test=400, seed=seed, **options)
             breed(path, config, resume=True, show=False)
             print(path.name, json.loads((path / "summary.json").read_text())["statement"], flush=True)
@@ -212,12 +213,13 @@ def main():
     p.add_argument("--setting", default=",".join(SETTINGS))
     p.add_argument("--seeds", type=int, default=5)
     p.add_argument("--first", type=int, default=0, help="the first seed")
+    p.add_argument("--steps", type=int, default=ExpertConfig().steps, help="of each expert's training")
     p.add_argument("--table", action="store_true", help="only print what is there")
     args = p.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     settings = args.setting.split(",")
     for seed in range(args.first, args.first + args.seeds) if not args.table else ():
-        one_seed(args.out, settings, seed)
+        one_seed(args.out, settings, seed, args.steps)
     table(args.out, settings)
 
 
