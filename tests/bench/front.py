@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from evonb.core import InputError
+from evonb.core import InputError, check_choice
 from evonb.evolution.archives import archive_progress, division_of, measured
 from evonb.evolution.methods.pareto import hypervolume
 from evonb.evolution.operators import dominated
@@ -52,8 +52,8 @@ def directed(history, names, lower):  # -> (n, n_objectives) higher is better; t
     return found[np.isfinite(found).all(1) & ~individuals(history).failed]
 
 
-def fronts(found, names, lower):  # -> {way: [(hypervolume, tried, members of the joint front) each evolution]}
-    "What each way's individuals cover, and how many of the front of all ways are its."
+def fronts(found, names, lower):  # -> {way: [(hypervolume, of its first generation, tried, on the joint front)]}
+    "What each way's individuals cover in each evolution, and how many of the front of all ways are its."
     out = {}
     for ways in found.values():
         points = {m: directed(h, names, lower) for m, h in ways.items()}
@@ -61,16 +61,19 @@ def fronts(found, names, lower):  # -> {way: [(hypervolume, tried, members of th
         owner = np.concatenate([[m] * len(p) for m, p in points.items()])
         joint, worst = owner[~dominated(every)], every.min(0)
         for m, p in points.items():
-            out.setdefault(m, []).append((hypervolume(p, worst), len(p), int((joint == m).sum())))
+            first = directed(ways[m].isel(generation=slice(1)), names, lower)
+            volumes = (hypervolume(p, worst), hypervolume(first, worst))
+            out.setdefault(m, []).append((*volumes, len(p), int((joint == m).sum())))
     return out
 
 
 def front_table(found, names, lower):
     rows = []
     for m, each in sorted(fronts(found, names, lower).items(), key=lambda x: -np.mean([e[0] for e in x[1]])):
-        volume, tried, joint = zip(*each)
-        rows.append((f"`{m}`", told(volume, ".4g"), told(tried, "g"), told(joint, "g")))
-    head = ("way", f"hypervolume over {', '.join(names)}", "tried", "on the front of all ways")
+        volume, first, tried, joint = zip(*each)
+        rows.append((f"`{m}`", told(volume, ".4g"), told(first, ".4g"), told(tried, "g"), told(joint, "g")))
+    head = ("way", f"hypervolume over {', '.join(names)}", "of its first generation", "tried",
+            "on the front of all ways")  # fmt: skip
     return rows_of(head, rows)
 
 
@@ -123,6 +126,7 @@ def figures(found, folder):
 def main(words=None):
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("run", help="a finished run of evonb breed")
+    p.add_argument("--over", help="only these of the run's objectives, as in loss,density")
     p.add_argument("--figures", type=Path, help="where figures go")
     args = p.parse_args(words)
     run = open_run(args.run)
@@ -131,7 +135,8 @@ def main(words=None):
     if config.aims.objectives:
         fronted = next(h for ways in found.values() for h in ways.values() if "front" in h)
         names, lower = list(config.aims.objectives), json.loads(fronted.attrs.get("lower", "[]"))
-        print("\n".join([*front_table(found, names, lower), "", *member_table(found, names, args.run), ""]))
+        over = [check_choice(x, names, "--over") for x in args.over.split(",")] if args.over else names
+        print("\n".join([*front_table(found, over, lower), "", *member_table(found, names, args.run), ""]))
     print("\n".join(archive_table(found)))
     if args.figures:
         print("\nfigures:", ", ".join(figures(found, args.figures)))

@@ -151,16 +151,20 @@ def experts_of(out, kind, seed, steps):
     return easy
 
 
-def one_seed(out, settings, seed, steps):
-    for setting in settings:
-        for name, (kind, options) in SETTINGS[setting].items():
-            path = out / f"{setting}-{name}-{seed}"
-            if (path / "summary.json").exists():
-                continue
-            experts = experts_of(out, kind, seed, steps)
-            config = BreedConfig(experts=str(experts), base="toy", n_seeds=1, n_test=400, seed=seed, **options)
-            breed(path, config, resume=True, show=False)
-            print(path.name, json.loads((path / "summary.json").read_text())["statement"], flush=True)
+def parts_of(settings, only):  # -> [(setting, name, experts, options)]
+    "What is run; `only` leaves out parts of other names."
+    return [(s, name, *told) for s in settings for name, told in SETTINGS[s].items() if only in ("", name)]
+
+
+def one_seed(out, parts, seed, steps):
+    for setting, name, kind, options in parts:
+        path = out / f"{setting}-{name}-{seed}"
+        if (path / "summary.json").exists():
+            continue
+        experts = experts_of(out, kind, seed, steps)
+        config = BreedConfig(experts=str(experts), base="toy", n_seeds=1, n_test=400, seed=seed, **options)
+        breed(path, config, resume=True, show=False)
+        print(path.name, json.loads((path / "summary.json").read_text())["statement"], flush=True)
 
 
 def scores(out, setting, name, what="test"):
@@ -179,24 +183,23 @@ def against(found, method, other):  # what `judged` tells
     return crossed_mean(np.array([found[method][s] - found[other][s] for s in seeds]), ("run",))
 
 
-def table(out, settings):
+def table(out, parts):
     "Scores, and Holm over all comparisons of a budget."
-    for setting in settings:
-        for name in SETTINGS[setting]:
-            if not (found := scores(out, setting, name)):
-                continue
-            beside = [r for r in ("best-expert", "sum", "random-search", "coarse-to-fine") if r in found]
-            told = {(m, r): against(found, m, r) for m in found for r in beside if m != r and (r, m) not in found}
-            seen = set()
-            told = {k: d for k, d in told.items() if frozenset(k) not in seen and not seen.add(frozenset(k))}
-            told = judge_family(told)
-            print(f"\n{setting} {name}: test score, mean ± sd over runs; Holm over {len(told)} comparisons\n")
-            print(f"| method | test | {' | '.join('minus ' + r for r in beside)} |\n|---|---|{'---|' * len(beside)}")
-            for m in sorted(found, key=lambda m: -np.mean(list(found[m].values()))):
-                values = list(found[m].values())
-                said = [in_words(told.get((m, r))) for r in beside]
-                spread = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
-                print(f"| {m} | {np.mean(values):.3f}{spread} ({len(values)}) | {' | '.join(said)} |")
+    for setting, name, *_ in parts:
+        if not (found := scores(out, setting, name)):
+            continue
+        beside = [r for r in ("best-expert", "sum", "random-search", "coarse-to-fine") if r in found]
+        told = {(m, r): against(found, m, r) for m in found for r in beside if m != r and (r, m) not in found}
+        seen = set()
+        told = {k: d for k, d in told.items() if frozenset(k) not in seen and not seen.add(frozenset(k))}
+        told = judge_family(told)
+        print(f"\n{setting} {name}: test score, mean ± sd over runs; Holm over {len(told)} comparisons\n")
+        print(f"| method | test | {' | '.join('minus ' + r for r in beside)} |\n|---|---|{'---|' * len(beside)}")
+        for m in sorted(found, key=lambda m: -np.mean(list(found[m].values()))):
+            values = list(found[m].values())
+            said = [in_words(told.get((m, r))) for r in beside]
+            spread = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
+            print(f"| {m} | {np.mean(values):.3f}{spread} ({len(values)}) | {' | '.join(said)} |")
 
 
 def in_words(d):
@@ -211,16 +214,17 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--out", type=Path, default=Path("runs/study"))
     p.add_argument("--setting", default=",".join(SETTINGS))
+    p.add_argument("--only", default="", help="a part of a setting, as in layer-60")
     p.add_argument("--seeds", type=int, default=5)
     p.add_argument("--first", type=int, default=0, help="the first seed")
     p.add_argument("--steps", type=int, default=ExpertConfig().steps, help="of each expert's training")
     p.add_argument("--table", action="store_true", help="only print what is there")
     args = p.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    settings = args.setting.split(",")
+    parts = parts_of(args.setting.split(","), args.only)
     for seed in range(args.first, args.first + args.seeds) if not args.table else ():
-        one_seed(args.out, settings, seed, args.steps)
-    table(args.out, settings)
+        one_seed(args.out, parts, seed, args.steps)
+    table(args.out, parts)
 
 
 if __name__ == "__main__":
