@@ -10,7 +10,7 @@ __all__ = ['SMALLEST_SCALE', 'LEAST_FELT', 'FARTHEST', 'NEAREST', 'NoisedWeights
 import hashlib
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -18,11 +18,11 @@ import torch
 from fastcore.basics import patch
 
 from ..core import DamagedFileError, InputError
-from ..evolution.noise import check_rank, noise
+from ..evolution.noise import check_rank, factors, noise
 from .merges import check_weights, gram_cosine, grams, known_merge
 from ..store import tensors_digest
 from ..training.adapters import Adapter, check_finite, check_modules, exacter, float32_at_least
-from ..training.weights import WholeWeights, check_room, weight_shapes
+from ..training.weights import WholeWeights, check_room, low_rank_places, weight_shapes
 
 # %% ../../nbs/populations/13_weights.ipynb #d36a4e68
 @dataclass(frozen=True, eq=False)
@@ -61,6 +61,7 @@ class WeightSpace:
         self.units = {n: float(exacter(t).square().mean().sqrt()) for n, t in self.weights.items()}
         self.turned = {m for a in self.experts.values() for m in a.modules
                        if not isinstance(model.get_submodule(m), torch.nn.Linear)} # Conv1D stores (n_in, n_out)
+        self.places = low_rank_places(model)
         self.key = self.made_of(tensors_digest(self.weights) if base is None else base)
         self._held, self._felt, self._sizes = ((), None), {}, None # steps and their sum; how far -> whether it is felt
 
@@ -148,6 +149,18 @@ def tensor(self: WeightSpace,
     own = self.weights[name]
     return (float32_at_least(own).cpu() + torch.from_numpy(self.change(genome, name))).to(own.dtype)
 
+# %% ../../nbs/populations/13_weights.ipynb #c4cfb5a0
+@patch
+def last_step(self: WeightSpace, genome: NoisedWeights) -> Adapter:
+    "The last noise of a genome, which is of low rank, module by module."
+    (seed, rank, along), A, B, scale = genome.steps[-1], {}, {}, {}
+    for name, modules in self.places.items():
+        rng = np.random.default_rng([seed, self.order[name]])
+        U, V = map(torch.from_numpy, factors(self.shapes[name], rng, rank, np.float32))
+        for m in modules:
+            A[m], B[m], scale[m] = V, U.T, genome.scale * self.units[name] * along / math.sqrt(rank)
+    return Adapter(A, B, scale, {})
+
 # %% ../../nbs/populations/13_weights.ipynb #3497811b
 @patch
 def length(self: WeightSpace,
@@ -160,7 +173,11 @@ def length(self: WeightSpace,
 def adapter(self: WeightSpace, genome) -> WholeWeights:
     "The individual that a genome stands for."
     g = self.check(genome)
-    return WholeWeights(partial(self.tensor, g), self.digest(g), partial(self.length, g))
+    made = WholeWeights(partial(self.tensor, g), self.digest(g), partial(self.length, g))
+    if self.places is None or not g.steps or not g.steps[-1][1]: return made
+    before = replace(g, steps=g.steps[:-1])
+    centre = WholeWeights(partial(self.tensor, before), self.digest(before))
+    return replace(made, centre=centre, apart=partial(self.last_step, g))
 
 # %% ../../nbs/populations/13_weights.ipynb #a95f46e3
 def summed_genomes(

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['MERGE_FROM', 'token_ids', 'Sequence', 'encode_choices', 'PackedRow', 'Wanted', 'wanted', 'pack', 'Stack', 'stack',
-           'adapted_linear', 'merged_weight', 'Engine', 'alone_or_together', 'begun_prompts', 'bit_sums']
+           'adapted_linear', 'adapted_embedding', 'merged_weight', 'Engine', 'alone_or_together', 'begun_prompts',
+           'bit_sums']
 
 # %% ../../nbs/tasks/14_engine.ipynb #d4569d3e
 import hashlib
@@ -211,6 +212,17 @@ def adapted_linear(
     flat.baddbmm_(x.reshape(n, -1, x.shape[-1]) @ low_rank.A, low_rank.B) # x as (n_individuals, tokens of each, n_in)
     return y
 
+# %% ../../nbs/tasks/14_engine.ipynb #75841aed
+def adapted_embedding(
+    ids: torch.Tensor, # (n_individuals * n_rows, row length), individuals outermost
+    weight: torch.Tensor, # (n_vocab, n_embd)
+    low_rank: Stack # of the group
+) -> torch.Tensor: # as ids, with n_embd in the end
+    "The rows of an embedding for a group of individuals, with each one's low-rank part."
+    n, y = len(low_rank.A), F.embedding(ids, weight)
+    of_each = torch.stack([B[:, i].T for B, i in zip(low_rank.B, ids.view(n, -1))]) # (n_individuals, tokens, rank)
+    return y + (of_each @ low_rank.A.transpose(1, 2)).view(y.shape)
+
 # %% ../../nbs/tasks/14_engine.ipynb #725e4b2f
 def merged_weight(
     weight: torch.Tensor, # (n_out, n_in), of the base
@@ -404,13 +416,14 @@ MERGE_FROM = 512 # tokens of each individual from which merging is the faster wa
 # %% ../../nbs/tasks/14_engine.ipynb #cc9e75bd
 def alone_or_together(
     individuals: list, # of Adapter or WholeWeights
-    size: int # adapters that the model may be at once
+    size: int # individuals that the model may be at once
 ): # yields slices
-    "Neighbours together, adapters up to a number; whole weights alone, because they take the model's place."
+    "Neighbours together up to a number: adapters, and whole weights around one centre; others take the model's place."
     first = 0
-    for whole, some in itertools.groupby(individuals, lambda a: isinstance(a, WholeWeights)):
-        end = first + len(list(some))
-        step = 1 if whole else size
+    def centre(a): return (a.centre.key if a.centre else a.key) if isinstance(a, WholeWeights) else None
+    for around, some in itertools.groupby(individuals, centre):
+        end = first + len(some := list(some))
+        step = 1 if around and not some[0].centre else size
         yield from (slice(i, min(i + step, end)) for i in range(first, end, step))
         first = end
 
@@ -427,9 +440,11 @@ def groups(self: Engine,
     size = 1 if method == "merged" else max(1, self.max_tokens // longest)
     try:
         for some in alone_or_together(adapters, size):
-            whole = next((a for a in adapters[some] if isinstance(a, WholeWeights)), None)
-            with weights_in(self.model, whole) if whole else nullcontext(), patched(
-                self.model, self.forwards([] if whole else adapters[some], method)): yield some
+            group, place = adapters[some], None
+            if isinstance(group[0], WholeWeights):
+                place, group = (group[0].centre, [a.apart() for a in group]) if len(group) > 1 else (group[0], [])
+            with weights_in(self.model, place) if place else nullcontext(), patched(
+                self.model, self.forwards(group, method)): yield some
     finally: self._scratch.clear()
 
 # %% ../../nbs/tasks/14_engine.ipynb #dce06c8f
@@ -444,6 +459,9 @@ def forwards(self: Engine,
     onednn, found = self.linear == "onednn", {}
     for name in names | (linears if onednn else set()):
         m, low_rank = self.model.get_submodule(name), None
+        if isinstance(m, torch.nn.Embedding):
+            found[name] = partial(adapted_embedding, weight=m.weight, low_rank=stack(adapters, name, m.weight))
+            continue
         weight = m.weight if isinstance(m, torch.nn.Linear) else m.weight.T # transformers' Conv1D stores (n_in, n_out)
         if name in names and method == "batched": low_rank = stack(adapters, name, weight)
         elif name in names:
@@ -515,6 +533,8 @@ def _add_predictions(self: Engine, rows, sums, packing, bare_fits):
         nodes, ids = q[bare, 0], q[bare, 1]
         weight = self.head.weight[torch.from_numpy(ids).to(x.device)].float() # (n_queries, n_embd)
         logits = (x[:, nodes].float() * weight).sum(-1)
+        if each := getattr(self.head.forward, "keywords", {}).get("low_rank"): # of whole weights around a centre
+            logits += ((x[:, nodes] @ each.A) * each.B[:, :, ids].transpose(1, 2)).sum(-1) # (n_individuals, n_queries)
         found.append((q[bare], logits if self.head.bias is None else logits + self.head.bias[ids].float()))
     q = q[~bare]
     nodes, index = np.unique(q[:, 0], return_inverse=True)

@@ -13,6 +13,7 @@ import torch
 from timing import paired, threads
 
 from evonb.core import Seeds
+from evonb.populations.weights import WeightSpace
 from evonb.tasks.engine import Engine, encode_choices
 from evonb.tasks.tasks import Choice, skill_task
 from evonb.text.tokens import train_tokenizer
@@ -255,6 +256,23 @@ def examined_blimp(pairs, n=1):
                 threads=2, load=round(os.getloadavg()[0], 1))  # fmt: skip
 
 
+def weights_around_centre(pairs, n=1):
+    "Twenty individuals of all weights (es, rank 1) around one centre, 16 items: one by one over in one pass."
+    (model, tokenizer), (choices, source) = small(), items(16)
+    space = WeightSpace(model, None, 1)
+    centre = space.shift(space.start()[0], [1, 2, 3], [0.01] * 3, space.start()[0], 1)
+    around = [space.shift(centre, [i], [s * 0.02], centre, 1) for i in range(10) for s in (1, -1)]
+    whole = [space.adapter(g) for g in around]
+    alone, auto = Engine(model, tokenizer, "merged"), Engine(model, tokenizer)
+    with threads(1):
+        one, other = (e.loglikelihoods(whole, choices) for e in (alone, auto))
+        row = paired(lambda: alone.loglikelihoods(whole, choices), lambda: auto.loglikelihoods(whole, choices), pairs,
+                     time.process_time)  # fmt: skip
+    apart = max(float(np.abs(a - b).max()) for x, y in zip(one, other) for (a, _), (b, _) in zip(x, y))
+    tokens = sum(map(len, auto.plan(choices)[0]))
+    return row | dict(individuals=20, items=16, tokens=tokens, source=source, apart=apart, threads=1, aim="at least 1")
+
+
 ROWS = {f.__name__: f for f in (scoring_small, scoring_small_two_threads, scoring_small_torch_linear, forty_small,
                                 scoring_smol, scoring_smol_two_threads, scoring_smol_torch_linear,
-                                forty_smol, examined_blimp)}  # fmt: skip
+                                forty_smol, examined_blimp, weights_around_centre)}  # fmt: skip

@@ -20,7 +20,7 @@ from evonb.tasks.tasks import Choice, Prompt
 from evonb.training.adapters import linear_shapes, random_adapter
 from evonb.training.base import open_base
 from evonb.training.gpt import GPTConfig, new_gpt
-from evonb.training.weights import check_room, weight_shapes, weights_in, weights_room
+from evonb.training.weights import check_room, low_rank_places, weight_shapes, weights_in, weights_room
 
 pytestmark = pytest.mark.numerics
 
@@ -257,3 +257,46 @@ def test_ranks_merges_and_methods_that_the_space_lacks_are_named():
     with pytest.raises(InputError, match="is of type ndarray"):
         space.digest(np.ones(2))
     assert WeightSpace(base).digest(WeightSpace(base).start()[0]) != WeightSpace(model(1)).digest(NoisedWeights((1.0,)))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_individuals_around_one_centre_are_scored_together_as_one_by_one(tied, tokenizer):
+    base = model(vocab_size=len(tokenizer), n_embd=16, n_layer=2, initializer_range=0.3)
+    if tied:
+        base.lm_head.weight = base.transformer.wte.weight
+    space = WeightSpace(base, founders(base), 2)
+    begin, g = walked(space, rank=2)
+    drawn_back = space.shift(g, [70, 71], [0.02, 0.03], begin, 2, 0.3)
+    genomes = [g, *(space.shift(p, [90 + i], [s * 0.3], begin, 2) for p in (g, drawn_back) for i in range(2)
+                    for s in (1, -1)), space.shift(g, [99], [0.1], begin, None)]  # fmt: skip
+    whole = [space.adapter(x) for x in genomes]
+    assert [x.centre is not None for x in whole] == [True] * 9 + [False]
+    choices = [Choice("the cat", (" sees", " see"), True), Choice("", ("the dog", "a dog")), Choice("a", (" x", " y"))]
+    prompts, alone, together = [Prompt("the", 4), Prompt("a dog", 3)], [], []
+    for found, method in ((alone, "merged"), (together, "batched")):
+        engine, groups = Engine(base, tokenizer, method=method), []
+        real = engine.groups
+        engine.groups = lambda *a, real=real, groups=groups: (groups.append(s) or s for s in real(*a))
+        found += [engine.loglikelihoods(whole, choices), engine.generate(whole, prompts)]
+        sizes = [s.stop - s.start for s in groups[: len(groups) // 2]]
+        assert sizes == ([1] * 10 if method == "merged" else [1, 4, 4, 1])
+    for one, other in zip(alone[0], together[0], strict=True):
+        for (a, n), (b, m) in zip(one, other, strict=True):
+            assert np.abs(a - b).max() < 1e-5 and (n == m).all()
+    assert alone[1] == together[1] and np.ptp([x[0][0][0] for x in alone[0]]) > 1e-2
+    assert torch.equal(base.lm_head.weight, space.weights[next(reversed(space.weights))]) or tied  # all is put back
+
+
+def test_what_is_not_of_low_rank_or_not_in_float32_is_scored_alone():
+    base = model()
+    assert set(low_rank_places(base)) == set(dict(base.named_parameters()))
+    assert low_rank_places(model(dtype=torch.bfloat16)) is None
+    assert low_rank_places(torch.nn.Sequential(torch.nn.Linear(3, 3, bias=False), torch.nn.LayerNorm(3))) is None
+    zero = torch.nn.Linear(3, 3)
+    torch.nn.init.zeros_(zero.bias)  # zeros have no unit, so no noise moves them
+    assert low_rank_places(torch.nn.Sequential(zero)) == {"0.weight": ["0"]}
+    space = WeightSpace(base, None, 1)
+    g = space.shift(space.start()[0], [5], [0.2], space.start()[0], 1)
+    apart, own = space.last_step(g), space.weights
+    for name, modules in space.places.items():
+        assert torch.allclose(own[name] + apart.delta(modules[0]), space.tensor(g, name), atol=1e-6)
