@@ -74,7 +74,7 @@ class WholeWeights:
 def low_rank_places(
     model # a torch module
 ) -> dict | None: # name of a parameter -> modules whose weight it is; None where some change can't be of low rank
-    "Where a noise of low rank stands beside a product instead of in the weight: in float32 linear and embedding modules."
+    "Where low-rank noise can stand beside a product: float32 weights of linear and embedding modules."
     places = {}
     for module, m in model.named_modules():
         for name, p in m.named_parameters(recurse=False):
