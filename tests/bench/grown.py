@@ -4,7 +4,9 @@
     for W in wired dense kept; do           # --arms connectome,random --lrs 0.064; --arms dense --lrs 0.016;
         evonb run ... --out runs/toy-$W     # --arms connectome --lrs 0.064 --set development.lifetime.signs=kept
     done                                    # each of them with --probes default --set development.lifetime.keep=8,
-                                            # and as toy-early-$W and toy-late-$W with $D.deprived=[[0,0.25]], [[0.5,0.75]]
+                                            # and as toy-early-$W and toy-late-$W without them and with
+                                            # $D.deprived=[[0,0.25]], [[0.5,0.75]];
+                                            # as toy-silent-early-wired with $D.deprivation=silence
     python tests/bench/grown.py runs/toy
 
 Losses are of validation windows. Each p is the largest of tests over evolutions, newborns within them where there are
@@ -64,6 +66,15 @@ def costs(start) -> dict:  # (question, arm) -> what `judged` tells
     return judge_family(told)
 
 
+def beside_silence(start):
+    "What an early silence costs, and what disorder costs beyond it."
+    whole, silent, early = (losses(start, w) for w in ("", "silent-early", "early"))
+    pairs = {("silence", a): (x, whole[a]) for a, x in silent.items()}
+    pairs |= {("disorder minus silence", a): (early[a], x) for a, x in silent.items()}
+    for (what, a), d in judge_family({k: paired_difference(*v, newborn_units(v[0])) for k, v in pairs.items()}).items():
+        print(f"{what}: {a} {d['mean']:+.3f} [{d['low']:+.3f}, {d['high']:+.3f}], {p_text(d)}")
+
+
 def after(start):
     "Losses forty steps after each window has ended, and what is between them."
     for early, late in zip(newborns(start, "early").values(), newborns(start, "late").values()):
@@ -116,4 +127,4 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", help="what the names of the runs begin with, such as runs/toy")
     start = parser.parse_args().runs
-    for told in (print_milestones, print_suites, print_costs, after): told(start)
+    for told in (print_milestones, print_suites, print_costs, after, beside_silence): told(start)
