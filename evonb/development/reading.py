@@ -28,7 +28,7 @@ READING_MEASURES = { # paradigm -> columns of times (ms), columns of the baselin
     "self-paced reading": (("self_paced_reading_time",), ("Subtlex_log10", "length", "context_length", "prev_length")),
     "eye tracking": (("RTfirstfix", "RTfirstpass", "RTgopast", "RTrightbound"),
                      ("Subtlex_log10", "length", "context_length"))}
-COLUMNS = tuple(dict.fromkeys(c for parts in READING_MEASURES.values() for some in parts for c in some)) # that hold numbers
+COLUMNS = tuple(dict.fromkeys(c for parts in READING_MEASURES.values() for some in parts for c in some)) # of numbers
 TEXTS = ("item", "word", "prev_item", "prev_word", "sent_id") # columns that hold text
 
 # %% ../../nbs/development/25_reading.ipynb #747597c6
