@@ -26,7 +26,7 @@ from .learning import by_unit
 from .nursery import side_by_side
 from .settings import Experiment
 from ..core import InputError, NonFiniteLossError, RunExistsError, Seeds, StopRequest, check_choice, check_positive
-from ..core import place_name, to_dict
+from ..core import from_dict, place_name, to_dict
 from ..kinds import write_results
 from ..statistics import crossed_mean, describe, family_text, judge_family, p_text, units_text, verdict
 from ..store import Run, check_folder, differences, read_json, read_tensors, write_json, write_tensors
@@ -117,6 +117,8 @@ def check_sequence(
     mine = dict(tasks={n: c.info["digest"] for n, c in tasks.items()},
                 lifetime=to_dict(exp.config.development.lifetime), n_evolutions=exp.config.n_lineages)
     there = read_json(path) if path.exists() else dict(rates={}, n_seeds=0)
+    if path.exists(): # with what was added to settings since
+        there["lifetime"] = to_dict(from_dict(LifetimeConfig, there["lifetime"], str(path)))
     if path.exists() and (diff := differences({k: there[k] for k in mine}, mine)):
         raise RunExistsError(f"{path.parent} holds another sequence: {'; '.join(diff[:3])}. Give this one a name of "
                              "its own: --name NAME")

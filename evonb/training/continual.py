@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..core import InputError, Seeds, StopRequest, to_dict
+from ..core import InputError, Seeds, StopRequest, from_dict, to_dict
 from ..store import differences, read_tensors, write_tensors
 from .connectome import Connectome
 from .lifetime import Compute, Lifetime, LifetimeConfig, own_state, take_state, validation_windows
@@ -91,6 +91,7 @@ def gone_through(
     kept = sorted(folder.glob("after-????.safetensors")) if folder else []
     if not kept: return [], {}
     tensors, there = read_tensors(kept[-1])
+    there["config"] = to_dict(from_dict(LifetimeConfig, there["config"], str(kept[-1]))) # with what was added since
     if diff := differences(there, about):
         raise InputError(f"{kept[-1]} belongs to another sequence of tasks: {'; '.join(diff[:3])}. Go on with the "
                          "same, or use another folder.")
