@@ -819,3 +819,14 @@ def test_bins_hold_equally_many_words():
     found, order = b.binned_times(x, y, 10), 3 + np.argsort(x[3:])
     assert (found["n"] == 20).all() and np.allclose(found["time"], y[order].reshape(10, 20).mean(1))
     assert np.allclose(found["high"] - found["time"], 1.96 * y[order].reshape(10, 20).std(1, ddof=1) / math.sqrt(20))
+
+
+def test_simulated_readers_are_told_to_be_no_objective():
+    from types import SimpleNamespace
+
+    from evonb.alignment.objective import reading_scorer
+    from evonb.core import Remark, Seeds
+
+    about = SimpleNamespace(corpus="toy-english", texts=list, seeds=Seeds(0))
+    with pytest.warns(Remark, match="no model can gain"):
+        reading_scorer("", about)
