@@ -25,7 +25,8 @@ from ..tasks.grading import Item, padded_rows
 
 # %% ../../nbs/development/25_reading.ipynb #4da0d8ee
 READING_MEASURES = { # paradigm -> columns of times (ms), columns of the baseline
-    "self-paced reading": (("self_paced_reading_time",), ("Subtlex_log10", "length", "context_length", "prev_length")),
+    "self-paced reading": (("self_paced_reading_time",),
+                           ("Subtlex_log10", "length", "context_length", "prev_length")),
     "eye tracking": (("RTfirstfix", "RTfirstpass", "RTgopast", "RTrightbound"),
                      ("Subtlex_log10", "length", "context_length"))}
 COLUMNS = tuple(dict.fromkeys(c for parts in READING_MEASURES.values() for some in parts for c in some)) # of numbers
