@@ -240,7 +240,7 @@ def blimp_sized():
 
 
 def examined_blimp(pairs, n=1):
-    "Seconds over 60: all 67 paradigms of BLiMP x 1,000 pairs, one model of the demo's size, one thread (two spin where others work)."
+    "Seconds over 60: all 67 paradigms of BLiMP x 1,000 pairs, one model of the demo's size, one thread."
     from evonb.development.scoring import PART, ModelScorer
     from evonb.training.base import new_base
 
