@@ -43,6 +43,8 @@ def asked_for(
     if DATA.entry(own).about.get("simulated"):
         raise InputError(f"{own} is simulated, so {rest!r} means nothing to it. Leave it out.")
     if os.path.exists(rest): return own, {"path": rest}
+    if os.path.basename(rest) != rest or not rest: # no choice is written as a path
+        raise InputError(f"{own} is asked for with {rest!r} behind its colon, but there is no such file or folder.")
     if option := DATA.entry(own).about.get("option"): return own, {option: rest}
     raise InputError(f"{own} has nothing to choose, and {rest!r} is no file or folder. Give {own}, or {own}:PATH.")
 

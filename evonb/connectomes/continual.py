@@ -220,13 +220,16 @@ def learn_tasks(
     "Raise newborns with a run's connectome and its controls that learn several texts in sequence."
     if not NAME.fullmatch(name) or name == "texts":
         raise InputError(f"name is {name!r}, but must be letters, digits, dots and dashes, and not texts.")
+    if not all(tasks):
+        raise InputError(f"tasks are {tuple(tasks)}, one of them without a name. Name texts, such as dyck,arithmetic.")
     with taken_up(path, None, show, stop, device, None, compute) as exp:
         development, rates = exp.config.development, chosen_rates(exp.run, arms)
         if lifetime and lifetime.lr != development.lifetime.lr:
             raise InputError(f"lr is {lifetime.lr:g}, but each arm learns at the rate that the run chose for it: "
                              f"{', '.join(f'{a} {r:g}' for a, r in rates.items())}. Leave lr out.")
         development = replace(development, lifetime=lifetime or replace(development.lifetime, probes=(), keep=0))
-        exp.config, seeds = replace(exp.config, development=development), n_seeds or development.n_seeds
+        exp.config = replace(exp.config, development=development)
+        seeds = development.n_seeds if n_seeds is None else n_seeds
         check_positive(seeds, "n_seeds")
         check_tasks(dict.fromkeys(["its own", *tasks]), development.lifetime)
         texts = prepare_tasks(exp, tuple(tasks), development.lifetime)

@@ -27,6 +27,7 @@ from ..kinds import RUN_KINDS, call, write_results
 from ..store import Run, changed_settings, create_run, read_dataset, read_json, replacing, write_json
 from ..text.ngrams import NGrams
 from ..training.base import Base, choose_device, open_base
+from ..training.limits import stated_context
 
 # %% ../../nbs/development/22_evaluation.ipynb #b48d1fd2
 @dataclass
@@ -168,7 +169,8 @@ def compare(self: Examination,
     counts: list # of `counted`
 ):
     "Note how far a model's predictions are from counts on held-out text."
-    ids, n = told_by(source_run(self.config.source), "held_out_ids")(source_run(self.config.source)), 32
+    ids = told_by(source_run(self.config.source), "held_out_ids")(source_run(self.config.source))
+    n = min(32, stated_context(scorer.base.model.config) or 32) # tokens a row
     rows = np.asarray(ids[:len(ids) // n * n]).reshape(-1, n)[:32]
     self.divergences[model.name] = ngram_divergence(scorer.base.model, counts, rows).tolist()
 

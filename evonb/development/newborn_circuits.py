@@ -37,8 +37,8 @@ def suite_tasks(
         good, bad = ([ids(t[i.answer if right else 1 - i.answer]) for t, i in zip(texts, items)] for right in (1, 0))
         found[f"{suite.name}: {name}" if name != suite.name else name] = pairs_task(good, bad)
     if not found:
-        raise InputError(f"{suite!r} has no items with two options, and circuits are asked of pairs here. Name a suite "
-                         "of pairs, such as blimp.")
+        raise InputError(f"{suite.name} has no items with two options, and circuits are asked of pairs here. Name a "
+                         "suite of pairs, such as blimp.")
     return found
 
 # %% ../../nbs/development/51_newborn_circuits.ipynb #175724fe

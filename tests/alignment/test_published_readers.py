@@ -236,6 +236,8 @@ def test_a_name_takes_a_path_or_a_choice_behind_a_colon(tmp_path, monkeypatch):
     assert open_data("babylm-reading:gaze").time[2] == 202 and open_data("n400").kind == "items"
     with pytest.raises(InputError, match="measure of babylm_reading is 'speed'"): open_data("babylm-reading:speed")
     with pytest.raises(InputError, match="n400 has nothing to choose"): open_data("n400:speed")
+    for nowhere in ("provo:/no/such.csv", "n400:no/such.csv", "provo:"):
+        with pytest.raises(InputError, match="no such file or folder"): open_data(nowhere)
     with pytest.raises(InputError, match="toy-reading is simulated"): open_data("toy-reading:7")
     with pytest.raises(MissingCorpusError, match="osf.io/sjefs"): open_data("provo")
     assert asked_for("C:/mine.csv") == ("C:/mine.csv", {})

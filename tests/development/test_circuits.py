@@ -71,3 +71,5 @@ def test_the_command_tells_circuits_of_a_stored_run(tmp_path, capsys):
     assert main(["circuits", str(run), "--items", "0"]) != 0 and "n_items" in capsys.readouterr().err
     assert main(["circuits", str(run), "--share", "2"]) != 0 and "share" in capsys.readouterr().err
     assert main(["circuits", str(run), "--suite", "nothing"]) != 0 and "nothing" in capsys.readouterr().err
+    assert main(["circuits", str(run), "--suite", "toy-words:2"]) != 0
+    assert "toy-words has no items with two options" in capsys.readouterr().err.replace(":2", "")

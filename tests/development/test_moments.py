@@ -16,8 +16,8 @@ from evonb.training.gpt import ModelConfig
 from evonb.training.lifetime import LifetimeConfig, kept_moments, kept_steps
 
 
-def tiny(keep):
-    life = LifetimeConfig(steps=8, batch_size=4, context=32, lr=2e-2, warmup=1, eval_every=4, eval_windows=4,
+def tiny(keep, context=32):
+    life = LifetimeConfig(steps=8, batch_size=4, context=context, lr=2e-2, warmup=1, eval_every=4, eval_windows=4,
                           checkpoint_every=4, keep=keep)
     return ExperimentConfig(
         corpus=CorpusConfig("toy-english", n_bytes=40_000, vocab_size=300),
@@ -62,6 +62,14 @@ def test_moments_are_models(run):
                      ("@x", "isn't a seed. Write RUN::ARM/SEED, or RUN::ARM/SEED@STEP")):
         with pytest.raises(InputError, match=said):
             open_base(f"{run.path}::dense/1{at}", "cpu")
+
+
+def test_counts_are_compared_with_models_of_short_contexts(tmp_path):
+    short = experiment(tmp_path / "run", tiny(0, 12), show=False, device="cpu", workers=1)
+    config = EvaluationConfig(str(short.path), ("toy-agreement:2",), ("dense",), untrained=1, ngrams=(1, 2))
+    found = evaluate_run(tmp_path / "out", config, show=False, cache=tmp_path / "cache")
+    ds = read_dataset(found.file("toy-agreement.zarr.zip"))
+    assert np.isfinite(ds.from_unigram.values[ds.kind.values == "newborn"]).all()
 
 
 def test_curves_of_each_arm(run, tmp_path):
