@@ -30,8 +30,8 @@ def reading_gain(
     return float(model.gain.sum() / model.times.sum())
 
 # %% ../../nbs/alignment/15_objective.ipynb #330b249e
-NO_GAIN = ("Simulated readers of toy English slow down for rare words and by chance, and frequency is in the baseline: no "
-           "model can gain on them, so as an objective they select by chance. Name people's times, such as "
+NO_GAIN = ("Simulated readers of toy English slow down for rare words and by chance, and frequency is in the baseline: "
+           "no model can gain on them, so as an objective they select by chance. Name people's times, such as "
            "reading:natural-stories.")
 
 # %% ../../nbs/alignment/15_objective.ipynb #2d45d785
