@@ -431,7 +431,9 @@ def evaluation_text(
                 "log-odds", "per token", "right one shorter / longer")
         rows = [cells(*x) for x in sorted(s["arms"].items(), key=lambda x: -x[1]["score"]["mean"])]
         shortest = next((a["shortest"] for a in s["arms"].values() if a.get("shortest") is not None), None)
-        about = f"{s['n_items']:,} items in {len(s['paradigms'])} paradigms that count alike; right: {s['rule']}"
+        several = len(s["paradigms"]) - len(alone := s.get("alone", []))
+        about = f"{s['n_items']:,} items in {several} paradigms that count alike; right: {s['rule']}"
+        if alone: about += f"; of one item, so left out of means: {', '.join(alone[:5])}{', ...' * (len(alone) > 5)}"
         if s["chance"] is not None: about += f"; guessing earns {s['chance']:.3f}"
         if shortest is not None: about += f", the shortest option {shortest:.3f}"
         if s.get("human"): about += f", people {s['human']:.3f}"

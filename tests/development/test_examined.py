@@ -109,3 +109,18 @@ def test_from_a_terminal(place, monkeypatch, capsys):
     assert "Every paradigm" in (folder / "report.html").read_text() and main(["show", str(folder)]) == 0
     assert main(command) == 0 and main(["evaluate", "connectome", "--suite", "comps:nowhere"]) == 2
     assert "The files of comps aren't here" in capsys.readouterr().err
+
+
+def test_a_paradigm_of_one_item_leaves_the_suite_its_verdict():
+    from evonb.development.judging import judge_suite
+
+    rng = np.random.default_rng(0)
+    names, numbers = np.repeat(["a", "b"], 20), np.arange(4)
+    values = {"connectome": rng.random((4, 40)) + 0.4, "untrained": rng.random((4, 40))}
+    one = {k: np.c_[v, np.ones(4)] for k, v in values.items()}
+    numbers = {k: numbers for k in values}
+    without = judge_suite(values, numbers, names)
+    found = judge_suite(one, numbers, [*names, "c"])
+    assert found["connectome"]["score"] == without["connectome"]["score"]
+    assert found["connectome"]["learned"] == without["connectome"]["learned"]
+    assert without["connectome"]["learned"]["p"] < 0.05
