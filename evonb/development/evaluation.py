@@ -19,7 +19,7 @@ from fastcore.basics import patch
 from ..alignment.run import fresh_base, model_name, slug, source_run
 from ..core import InputError, Seeds, StopRequest, check_positive, stoppable, to_dict
 from .acquisition import WordSuite, ages_by_arm, ngram_divergence
-from .judging import COUNTING, divergence_curves, judge_suite, suite_curves
+from .judging import COUNTING, counting, divergence_curves, judge_suite, suite_curves
 from .judging import suite_statement
 from .scoring import ModelScorer, NGramScorer, answers_of
 from .suites import SUITES, open_suite
@@ -244,7 +244,7 @@ def judge_dataset(
     arm, seed = ds.arm.values[ends], ds.seed.values[ends]
     names = list(dict.fromkeys(arm.tolist()))
     if "credit" in ds: all_values, paradigms = ds.credit.values, ds.item_paradigm.values
-    else: all_values, paradigms = ds.score.mean("paradigm").values[ends][:, None], np.array([""])
+    else: all_values, paradigms = counting(ds).score.mean("paradigm").values[ends][:, None], np.array([""])
     values = {a: all_values[arm == a] for a in names}
     return judge_suite(values, {a: seed[arm == a] for a in names}, paradigms, ds.attrs["item"], single)
 
@@ -269,13 +269,15 @@ def summarise_suite(
         own = ds.isel(model=ends[arm == a])
         for k in beside: arms[a][k] = float(np.nanmean(own[k])) if np.isfinite(own[k]).any() else None
         arms[a]["paradigms"] = dict(zip(ds.paradigm.values.tolist(), own.score.mean("model").values.round(6).tolist()))
-    human = ds.human.values
+    alone, several = ds.paradigm.values[ds.n_items.values == 1].tolist(), counting(ds)
+    human = several.human.values
     people = float(np.nanmean(human)) if np.isfinite(human).any() else None
     return dict(statement=suite_statement(str(ds.attrs["suite"]), arms, ds.attrs["measure"]), arms=arms, human=people,
                 measure=ds.attrs["measure"], rule=ds.attrs["rule"],
-                chance=float(ds.chance.mean()) if np.isfinite(ds.chance).all() else None,
-                n_items=int(ds.n_items.sum()), paradigms=dict(zip(ds.paradigm.values.tolist(),
-                                                                  ds.n_items.values.tolist())),
+                chance=float(several.chance.mean()) if np.isfinite(several.chance).all() else None,
+                n_items=int(several.n_items.sum()),
+                paradigms=dict(zip(ds.paradigm.values.tolist(), ds.n_items.values.tolist())),
+                alone=alone if len(alone) < ds.sizes["paradigm"] else [],
                 curves=suite_curves(ds), tokens_per_step=float(np.nanmax(ds.tokens / ds.step.where(ds.step > 0)))
                 if np.isfinite(ds.tokens / ds.step.where(ds.step > 0)).any() else None)
 
