@@ -561,6 +561,12 @@ def judge(self: Alignment, ds) -> dict: # arm -> its measures and differences
             for a, rows in of.items()}
     return {a: told[a] | judged[a] | dict(rows=versus.get(a, {})) for a in of}
 
+# %% ../../nbs/alignment/30_run.ipynb #b96357ca
+@patch(as_prop=True)
+def shuffled(self: Alignment) -> bool:
+    "Whether it is a demonstration of what shuffled folds do to brain data."
+    return isinstance(self.data, Responses) and self.config.ridge.folds == "shuffled"
+
 # %% ../../nbs/alignment/30_run.ipynb #ed19ce24
 @patch
 def rows_fact(self: Alignment, ds) -> str:
@@ -580,6 +586,7 @@ def brain_facts(self: Alignment, ds): # -> list of str
     over = counted(people, "person") if people > 1 else f"{counted(c.ridge.n_folds, 'fold')} of one person"
     facts = [f"{data.name}: {len(data.data):,} samples, {data.targets.roi.nunique()} regions, "
              f"{counted(people, 'person')}; {c.ridge.folds} folds; mean over regions, layer chosen on the other folds",
+             "no intervals, tests or verdicts: a demonstration" if self.shuffled else
              f"intervals and tests over an arm's models and {over}; p and intervals of gains by Holm over all of the "
              "table's comparisons",
              "R² is against the mean of a fold's test samples, so an offset that training can't know counts against "
@@ -597,7 +604,7 @@ def brain_facts(self: Alignment, ds): # -> list of str
 @patch
 def explained_facts(self: Alignment, ds): # -> list of str
     "How many targets each arm explains."
-    if "q_arm" not in ds: return []
+    if "q_arm" not in ds or self.shuffled: return []
     found, n = self.arm_layers(ds), self.config.n_permutations
     told = [f"{a} {v['significant']} of {v['n_targets']}" for a, v in found.items()]
     facts = ["targets with a clear gain (layer chosen on the other folds; false discovery rate below 0.05 over arms "
@@ -658,7 +665,7 @@ def arm_layers(self: Alignment, ds): # -> dict: arm -> what only brain data have
         null = {k: [float(rows.sel(layer=layer)[f"{p}_{e}"].mean()) for e in ("low", "high")]
                 for k, p in (("r", "null"), ("gain", "gain_null"))}
         out[a] = dict(layer=layer, null=null)
-        if "q_arm" not in ds: continue
+        if "q_arm" not in ds or self.shuffled: continue
         q = rows.q_arm.values[0] # the same for each of its models
         null["gain"] = [float(rows[f"gain_best_null_{e}"][0]) for e in ("low", "high")]
         out[a] |= dict(significant=int((q < .05).sum()), n_targets=int(np.isfinite(q).sum()))
@@ -673,7 +680,8 @@ def unjudged(
 ) -> dict: # the same without tests and intervals
     "What may be shown of shuffled folds: means alone."
     if isinstance(arms, dict) and "mean" in arms:
-        return arms | dict(low=None, high=None, p=None, p_adjusted=None, tests=[], one="demonstration")
+        told = {k: v for k, v in arms.items() if k not in ("family", "level")}
+        return told | dict(low=None, high=None, p=None, p_adjusted=None, tests=[], one="demonstration")
     return {k: unjudged(v) for k, v in arms.items()} if isinstance(arms, dict) else arms
 
 # %% ../../nbs/alignment/30_run.ipynb #60695091
@@ -682,8 +690,7 @@ def summarise(self: Alignment, ds) -> dict:
     "What came out, as plain values."
     brain, arms = isinstance(self.data, Responses), self.judge(ds)
     statement = alignment_statement(self.data.name, arms)
-    shuffled = brain and self.config.ridge.folds == "shuffled"
-    if shuffled: arms, statement = unjudged(arms), SHUFFLED.format(self.data.name)
+    if self.shuffled: arms, statement = unjudged(arms), SHUFFLED.format(self.data.name)
     layers = self.arm_layers(ds) if brain else {}
     arms = {a: v | layers.get(a, {}) for a, v in arms.items()}
     unit, facts = "ΔR²" if brain else "nats/word", self.brain_facts(ds) if brain else self.reading_facts(ds)
@@ -693,7 +700,7 @@ def summarise(self: Alignment, ds) -> dict:
                 arms=arms, facts=facts,
                 **({} if brain else dict(left_out=left_out_counts(ds), dropped=self.data.dropped)),
                 notes=json.loads(ds.notes), ci=.95, statement=statement,
-                comparisons=[] if shuffled else comparison_lines(arms, unit))
+                comparisons=[] if self.shuffled else comparison_lines(arms, unit))
 
 # %% ../../nbs/alignment/30_run.ipynb #c4372b7d
 @patch

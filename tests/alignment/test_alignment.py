@@ -157,6 +157,9 @@ def test_shuffled_folds_are_a_demonstration_without_a_verdict(grown, driven, tmp
     assert all(d["p"] is None and d["low"] is None for d in (arm["gain"], arm["r"], *arm["rows"].values()))
     page = write_report(run.path).read_text(encoding="utf-8")
     assert "No verdict is given" in page
+    told = " ".join(summary["facts"])
+    assert "no intervals, tests or verdicts" in told and "clear gain" not in told and "can be clear" not in told
+    assert "significant" not in arm and "family" not in arm["gain"]
 
 
 def test_ceilings_are_of_the_folds_that_are_scored(aligned, driven):
