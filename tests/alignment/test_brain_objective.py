@@ -56,6 +56,7 @@ def test_it_is_asked_by_name_and_only_of_brains(tmp_path):
             open_scores([f"brain:{data}"], about)
 
 
-def test_alice_is_what_other_corpora_are_asked_on(data_folder):
+def test_alice_is_what_other_corpora_are_asked_on(data_folder, monkeypatch):
+    monkeypatch.setenv("EVONB_DATA", str(data_folder))
     score = brain_scorer("", SimpleNamespace(corpus="python-docs", seeds=Seeds(0)))
     assert score.of.raw.name == "alice" and score is brain_scorer("alice", About("text.txt"))
