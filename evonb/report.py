@@ -11,9 +11,9 @@ __all__ = ['connectome_page', 'population_page', 'experts_page', 'wirings_page',
            'attribution_html', 'corpus_table', 'corpora_html', 'known', 'score_html', 'methods_table', 'tasks_table',
            'ensembles_table', 'methods_result', 'first_histories', 'evolutions_html', 'family_html', 'conflict_html',
            'front_html', 'archive_html', 'of_methods', 'drift_html', 'experts_table', 'experts_html', 'alignment_table',
-           'ways_table', 'ways_result', 'listed', 'left_out_html', 'alignment_result', 'evaluation_result',
-           'human_like_html', 'settings_html', 'repeat_html', 'report_html', 'write_report', 'example_run',
-           'example_population_run']
+           'ways_table', 'ways_result', 'listed', 'left_out_html', 'alignment_result', 'suite_figures',
+           'evaluation_result', 'examined_html', 'human_like_html', 'settings_html', 'repeat_html', 'report_html',
+           'write_report', 'example_run', 'example_population_run']
 
 # %% ../nbs/80_report.ipynb #2b3e800e
 import html
@@ -802,6 +802,15 @@ alignment_page.figures("Reading times",
                        lambda reading, _: alignment_plots.reading_fit(reading, str(reading.model.values[0])),
                        uses=("reading.zarr.zip", "summary.json"))
 
+# %% ../nbs/80_report.ipynb #2e3cd7f7
+def suite_figures(
+    name: str, # of a suite
+    suite: dict # of the summary of an evaluation
+) -> Html:
+    "A suite's scores, and its curves where moments were kept."
+    draw = development_plots.suite_scores, development_plots.suite_curves_figure
+    return figures_html(partial(f, suite, name) for f in draw)
+
 # %% ../nbs/80_report.ipynb #db4fdf79
 evaluation_page = Page()
 
@@ -812,15 +821,24 @@ def evaluation_result(
     "Each suite: a sentence, its scores, its curves, and every paradigm."
     out = listed(summary["notes"])
     for name, s in summary["suites"].items():
-        draw = [partial(f, s, name) for f in (development_plots.suite_scores, development_plots.suite_curves_figure)]
         arms = list(s["arms"])
         rows = [(p, n, *(number(s["arms"][a]["paradigms"][p]) for a in arms)) for p, n in s["paradigms"].items()]
         out += (f"<h3>{esc(name)}</h3><p class='statement'>{esc(s['statement'])}</p><p>Right: {esc(s['rule'])}.</p>"
-                f"{figures_html(draw)}<details><summary>Every paradigm</summary>"
+                f"{suite_figures(name, s)}<details><summary>Every paradigm</summary>"
                 f"{table(['paradigm', 'items', *arms], rows, 'Means over models at their end.')}</details>")
     if summary.get("divergence_curves"):
         out += f"<h3>Counts</h3>{figures_html([partial(development_plots.divergence_figure, summary)])}"
     return out
+
+# %% ../nbs/80_report.ipynb #dfc35116
+@connectome_page.section("Examined", uses=("evaluation/*/summary.json",))
+def examined_html(
+    paths # of the summaries of evaluations inside the run; None where there are none
+) -> str | None:
+    "What newborns know: each suite's sentence, scores and curves; every paradigm is on the evaluation's page."
+    if paths is None: return None
+    return "".join(f"<h3>{esc(name)}</h3><p class='statement'>{esc(s['statement'])}</p>{suite_figures(name, s)}"
+                   for p in paths for name, s in read_json(p)["suites"].items())
 
 # %% ../nbs/80_report.ipynb #06ddf839
 @connectome_page.section("How human-like", uses=("alignment/*/summary.json",))

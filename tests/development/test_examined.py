@@ -66,6 +66,14 @@ def test_the_same_again_asks_nobody(run, place, config, monkeypatch):
     assert again.summary() == run.summary()
 
 
+def test_a_runs_report_tells_of_its_evaluations(run):
+    from evonb.report import connectome_page, examined_html
+
+    found = examined_html([run.file("summary.json")])
+    assert next(iter(run.summary()["suites"].values()))["statement"] in found and "class='plot'" in found
+    assert "Examined" in [part.title for part in connectome_page] and examined_html(None) is None
+
+
 def test_a_stopped_evaluation_goes_on(run, place, config):
     stop = StopRequest()
     stop.set("here")
