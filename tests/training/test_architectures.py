@@ -197,7 +197,7 @@ def test_without_seeds_of_its_own_dropout_would_differ():
     for step in (0, 0, 1):
         life.step = step
         with life.chance():
-            found.append(float(life.loss(x, y)))
+            found.append(float(life.loss(x, y, step)))
     assert found[0] == found[1] != found[2]
 
 
