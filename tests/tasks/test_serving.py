@@ -538,8 +538,10 @@ def test_serving_by_name_ends_on_request_and_prints_a_random_token(tmp_path, ser
 # Many clients, a full queue, and the end
 
 
-def test_64_clients_lose_nothing_and_get_what_one_gets(engine, tmp_path):
-    "So little may wait that most are told to come back."
+def test_64_clients_lose_nothing_and_get_what_one_gets(engine, tmp_path, monkeypatch):
+    "So little may wait that most are told to come back; work begins once one was."
+    full, compute = threading.Event(), Batches._compute
+    monkeypatch.setattr(Batches, "_compute", lambda *a: (full.wait(60), compute(*a))[1])
     adapters = dict(zip("abc", individuals(engine.model, 3)))
     sequences = [TOKENIZER(t, add_special_tokens=False)["input_ids"] for t in TEXTS]
     asks = [(i % 64, "tiny" if i % 4 == 3 else "abc"[i % 4], sequences[i % len(sequences)]) for i in range(600)]
@@ -554,6 +556,7 @@ def test_64_clients_lose_nothing_and_get_what_one_gets(engine, tmp_path):
                     answer = await w.post("/v1/completions", json=body)
                     if answer.status_code == 429:
                         refused.append(int(answer.headers["retry-after"]))
+                        full.set()
                         await asyncio.sleep(0.02)
                     else:
                         found[i] = answer.json()["choices"][0]["logprobs"]["token_logprobs"]
