@@ -24,7 +24,7 @@ def suite_scores(
     "Every arm's score with its interval; floors below, people above."
     arms = dict(sorted(found.get("arms", {}).items(), key=lambda x: -x[1]["score"]["mean"]))
     if not arms: raise NothingToPlot("No model has been examined yet.")
-    n = counted(len(found["paradigms"]), "paradigm")
+    n = counted(len(found["paradigms"]) - len(found.get("alone", [])), "paradigm") # those of one item aren't in means
     how = f"{found['measure']}, mean over {n}; line: 95 % CI; dotted: guessing"
     fig = figure(f"What models know: {label(name)}", how + "; dashed: people" * bool(found.get("human")),
                  150 + 36 * len(arms))

@@ -132,3 +132,13 @@ def test_a_paradigm_of_one_item_leaves_the_suite_its_verdict():
     assert found["connectome"]["score"] == without["connectome"]["score"]
     assert found["connectome"]["learned"] == without["connectome"]["learned"]
     assert without["connectome"]["learned"]["p"] < 0.05
+
+
+def test_the_figure_counts_the_paradigms_that_means_are_over(run):
+    from evonb.plots.development import suite_scores
+
+    found = next(iter(run.summary()["suites"].values()))
+    n = len(found["paradigms"])
+    assert f"mean over {n} paradigm" in suite_scores(found).layout.title.subtitle.text
+    less = found | dict(alone=["one"], paradigms=found["paradigms"] | {"one": 1})
+    assert f"mean over {n} paradigm" in suite_scores(less).layout.title.subtitle.text
