@@ -451,3 +451,34 @@ def test_tokens_say_what_they_are_and_are_found(run, tmp_path, offline_page, exp
     hover(seen, 0, 2)
     assert seen.note("mask").startswith(f"row {n - 1} (token {n - 1}")
     assert_accessible(page)
+
+
+def test_a_tasks_circuit_is_coloured_and_selected(offline_page, explorer):
+    import torch
+
+    from evonb.widgets.connectome import Importance
+    signs = np.random.default_rng(0).choice([-1, 0, 1], (16, 24)).astype(np.int8)
+    name, values = "transformer.h.0.mlp.c_proj.weight", np.linspace(-1, 1, 24)[None].repeat(2, 0)
+    values[1] = -values[0]
+    known = Importance(["up", "down"], {f"unit 0.{i}": i for i in range(24)}, values, 0.125, "one newborn")
+    made = ConnectomeExplorer(Connectome({name: torch.from_numpy(signs)}, {name: signs.shape}), importance=known)
+    page = offline_page(made.to_html(only=dict(compare=["nothing"])))
+    seen = explorer(page).ready("mask")
+    circuit = seen.view("mask").locator("[data-tool=circuit]")
+    assert circuit.is_hidden() and "importance" not in seen.canvas("mask")
+    seen.set("importance", "up").ready("mask")
+    circuit.click()
+    d = seen.canvas("mask")
+    assert (d["importance"], d["selection"]) == ("up", "circuit:21,22,23")
+    assert d["selectedLive"] == str(int((signs[:, 21:] != 0).sum()))
+    seen.set("importance", "down").ready("mask")
+    assert "selection" not in seen.canvas("mask")
+    circuit.click()
+    assert seen.canvas("mask")["selection"] == "circuit:0,1,2"
+    assert "importance −1.0 nats" in pointed_text(seen, 3, 23)
+
+
+def pointed_text(seen, row, column):
+    "What is said of a weight under the mouse."
+    hover(seen, row, column)
+    return seen.canvas("mask")["told"]

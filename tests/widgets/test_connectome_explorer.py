@@ -349,3 +349,64 @@ def test_static_pages_hold_each_mask_once(run, explorer):
     masks = [r for k, r in data["replies"].items() if k.startswith("mask:")]
     assert len(masks) == 4 * 2 * 2 and len({i for r in masks for i in r["arrays"]}) == 4 * 2 * 2  # two planes each
     assert math.isclose(sum(len(r["arrays"]) for r in masks), 8 * 2 + 8 * 4)
+
+
+# Importance
+
+
+def stored_circuits(path, values, arms, numbers, share=0.25):
+    "A dataset as `evonb circuits` stores it: two blocks of two heads and three units."
+    import xarray as xr
+
+    from evonb.store import write_dataset
+    names = [f"{kind} {b}.{i}" for b in range(2) for kind, n in (("head", 2), ("unit", 3)) for i in range(n)]
+    coords = dict(task=["one", "two"], place=names, arm=("model", arms), number=("model", numbers))
+    write_dataset(path, xr.Dataset(dict(importance=(("model", "task", "place"), values)), coords, dict(share=share)))
+    return names
+
+
+def test_importances_are_the_means_of_the_shown_evolutions_heirs(tmp_path):
+    values = np.random.default_rng(0).normal(size=(4, 2, 10))
+    numbers = [0, 1, 1000, 0]  # the third is of another evolution, the fourth of another arm
+    stored_circuits(tmp_path / "c.zarr.zip", values, ["connectome"] * 3 + ["random"], numbers)
+    found = ce.read_importance(tmp_path / "c.zarr.zip")
+    assert found.tasks == ["all tasks, on average", "one", "two"] and "2 newborns" in found.whose
+    np.testing.assert_allclose(found.values[1:], values[:2].mean(0))
+    np.testing.assert_allclose(found.values[0], values[:2].mean((0, 1)))
+    best = np.argsort(-values[:2].mean(0)[0])[:2]  # a quarter of ten places, 2.5, is two
+    assert sorted(np.flatnonzero(found.circuits[1])) == sorted(best)
+    assert ce.read_importance(tmp_path / "c.zarr.zip", "dense") is None
+
+
+@pytest.mark.parametrize("name, shape, axis, lines", [
+    ("transformer.h.1.attn.c_attn.weight", (12, 4), "row", ["head 1.0"] * 2 + ["head 1.1"] * 2),
+    ("transformer.h.1.attn.c_proj.weight", (4, 4), "column", ["head 1.0"] * 2 + ["head 1.1"] * 2),
+    ("transformer.h.1.mlp.c_fc.weight", (3, 2), "row", ["unit 1.0", "unit 1.1", "unit 1.2"]),
+    ("transformer.h.1.mlp.c_proj.weight", (2, 3), "column", ["unit 1.0", "unit 1.1", "unit 1.2"])])
+def test_a_matrix_tells_the_importance_of_its_lines(tmp_path, name, shape, axis, lines):
+    values = np.random.default_rng(1).normal(size=(1, 2, 10))
+    names = stored_circuits(tmp_path / "c.zarr.zip", values, ["connectome"], [0])
+    known = ce.read_importance(tmp_path / "c.zarr.zip")
+    made = ConnectomeExplorer(wired(name, matrix(*shape, 0.5)), n_head=2, importance=known)
+    reply = made.ask("mask", layer=1)
+    told = reply.content["importance"]
+    lines = lines * (shape[0] // len(lines) if axis == "row" else 1)
+    at = [names.index(n) for n in lines]
+    assert (told["axis"], told["n"]) == (axis, len(set(lines)))
+    np.testing.assert_array_equal(reply.arrays[told["array"]], known.values[:, at].astype(np.float32))
+    np.testing.assert_array_equal(reply.arrays[told["array"] + 1], known.circuits[:, at])
+    alike = [i for i, n in enumerate(names) if n.startswith(told["kind"])]  # one scale over blocks
+    np.testing.assert_allclose(told["most"], np.abs(known.values[:, alike]).max(1))
+    made.clicked = dict(view="mask", matrix=name, generation="this connectome", selection=dict(
+        rows=[0, shape[0] - 1], columns=[0, shape[1] - 1], **{"which" if axis == "row" else "which_columns": [1]}))
+    chosen = made.selection_arrays()["signs"]
+    assert (chosen == made.signs("this connectome", name)[[1] if axis == "row" else slice(None)]
+            [:, slice(None) if axis == "row" else [1]]).all()
+
+
+def test_matrices_without_heads_or_units_say_so(tmp_path):
+    stored_circuits(tmp_path / "c.zarr.zip", np.zeros((1, 2, 10)), ["connectome"], [0])
+    known = ce.read_importance(tmp_path / "c.zarr.zip")
+    made = ConnectomeExplorer(wired("transformer.wte.weight", matrix(5, 4, 0.5)), importance=known)
+    assert "axis" not in made.ask("mask").content["importance"]
+    assert "importance" not in ConnectomeExplorer(wired("transformer.wte.weight", matrix(5, 4, 0.5))).controls

@@ -5,6 +5,8 @@ const maskSide = 16384; // px: the largest side of a canvas in every current bro
 const maskHues = { negative: [0, 114, 178], balanced: [140, 140, 140], positive: [213, 94, 0] };
 const maskDarkHues = { negative: [77, 171, 247], balanced: [150, 150, 150], positive: [255, 146, 43] }; // as bright on dark pages
 const maskChanges = { kept: [140, 140, 140], born: [0, 158, 115], died: [204, 121, 167], flipped: [230, 159, 0] };
+const maskNeeded = { hinders: [0, 109, 44], needed: [122, 1, 119] }; // importance: apart from the hues of signs for all eyes
+const maskDarkNeeded = { hinders: [120, 214, 144], needed: [240, 130, 235] };
 const maskWords = { "-1": "negative", 0: "no wire", 1: "positive" };
 const maskCell = 28; // px: a weight's side when zoomed in all the way
 const maskGrain = 6; // live weights that a block of several should hold on average, so that its hue says something
@@ -219,6 +221,20 @@ function maskPart(axis, i) {
   return part ? `${part[3]} ${i - part[0]}` : "";
 }
 
+/** What the chosen task needs of the heads or units along an axis; null where nothing is chosen, or they aren't told apart. */
+function maskNeeds(shown, task) {
+  const told = shown.content.importance, k = told ? told.tasks.indexOf(task) : -1;
+  if (k < 0) return null;
+  if (told.axis === undefined) return { task, none: true };
+  const down = told.axis === "row", n = down ? shown.rows : shown.columns, stored = down ? shown.stored : (i) => i;
+  return { task, down, n, kind: told.kind, whose: told.whose, share: told.share, places: told.n, found: told.inside[k], most: told.most[k] || 1, stored,
+           value: (i) => shown.importance[k * n + stored(i)], inside: (i) => shown.circuits[k * n + stored(i)] > 0 };
+}
+
+/** A head's or unit's importance in words. */
+const maskNeedTold = (needs, i) => `; importance ${needs.value(i) < 0 ? "−" : "+"}${Math.abs(needs.value(i)).toPrecision(2)} nats`
+  + (needs.inside(i) ? ", in the circuit" : "");
+
 /** A token in words: its text, and how often it occurs. */
 function maskToken(tokens, i) {
   const text = tokens.texts ? `: ${JSON.stringify(tokens.texts[i])}` : "";
@@ -228,33 +244,44 @@ function maskToken(tokens, i) {
 /** A weight in words; `row` is where it is shown. */
 function maskTold(shown, row, column) {
   const i = row * shown.columns + column, sign = shown.signs[i], at = shown.stored(row);
-  const place = `row ${at} (${shown.tokens ? maskToken(shown.tokens, at) : maskPart(shown.content.row_axis, at)}), `
-    + `column ${column} (${maskPart(shown.content.column_axis, column)})`;
+  const needed = (down, k) => (shown.needs?.value && shown.needs.down === down ? maskNeedTold(shown.needs, k) : "");
+  const place = `row ${at} (${shown.tokens ? maskToken(shown.tokens, at) : maskPart(shown.content.row_axis, at)}${needed(true, row)}), `
+    + `column ${column} (${maskPart(shown.content.column_axis, column)}${needed(false, column)})`;
   if (!shown.there) return `${place}: ${maskWords[sign]}`;
   const change = shown.codes[i] ? shown.content.words[Object.keys(maskChanges)[shown.codes[i] - 1]] : "in neither";
   return `${place}: ${maskWords[sign]} here, ${maskWords[shown.there[i]]} in ${shown.content.compared}: ${change}`;
 }
 
-/** Live and positive weights in a rectangle, both ends included. */
-function maskStatistics(shown, { rows: [r0, r1], columns: [c0, c1] }) {
+/** Whole numbers from a to b, both included. */
+const maskRange = (a, b) => Array.from({ length: b - a + 1 }, (_, i) => a + i);
+
+/** The rows and columns of a selection: all of its rectangle's, or the lines of a circuit. */
+function maskLines({ rows: [r0, r1], columns: [c0, c1], only, down }) {
+  return { rows: only && down ? only : maskRange(r0, r1), columns: only && !down ? only : maskRange(c0, c1) };
+}
+
+/** Live and positive weights of a selection. */
+function maskStatistics(shown, part) {
+  const { rows, columns } = maskLines(part);
   let live = 0, positive = 0;
-  for (let r = r0; r <= r1; r++) {
-    for (let i = r * shown.columns + c0, end = i + c1 - c0; i <= end; i++) {
-      if (shown.signs[i]) { live++; if (shown.signs[i] > 0) positive++; }
-    }
+  for (const r of rows) {
+    const start = r * shown.columns;
+    for (const c of columns) if (shown.signs[start + c]) { live++; if (shown.signs[start + c] > 0) positive++; }
   }
-  return { live, positive, density: live / ((r1 - r0 + 1) * (c1 - c0 + 1)) };
+  return { live, positive, density: live / (rows.length * columns.length) };
 }
 
 /** A file's name that every system can take. */
 const maskFile = (content, ending) =>
   `${content.matrix}-${content.generation_text}`.replace(/[^A-Za-z0-9.-]+/g, "_").slice(0, 100) + ending;
 
-/** Live weights of a rectangle as lines of text. */
-function maskCsv(shown, { rows: [r0, r1], columns: [c0, c1] }) {
+/** Live weights of a selection as lines of text. */
+function maskCsv(shown, part) {
   const names = Object.keys(maskChanges).map((k) => shown.content.words?.[k]), lines = [shown.there ? "row,column,sign,compared_sign,change" : "row,column,sign"];
-  for (let r = r0; r <= r1; r++) {
-    for (let c = c0, i = r * shown.columns + c0; c <= c1; c++, i++) {
+  const { rows, columns } = maskLines(part);
+  for (const r of rows) {
+    for (const c of columns) {
+      const i = r * shown.columns + c;
       if (!shown.codes[i]) continue;
       lines.push(`${shown.stored(r)},${c},${shown.signs[i]}` + (shown.there ? `,${shown.there[i]},${names[shown.codes[i] - 1]}` : ""));
     }
@@ -338,6 +365,21 @@ function maskSignLegend(shown, reach) {
                                       + `(${maskPercent(shown.live, shown.rows * shown.columns)})` })];
 }
 
+/** The legend of importance: what its hues say, how strong the strongest is, and how much of the circuit lies here. */
+function maskNeedLegend(needs, hues) {
+  if (needs.none) return [make("span", { textContent: "Importance is of heads and hidden units, which this matrix doesn't tell apart: look at the matrices within blocks." })];
+  const canvas = make("canvas", { width: 121, height: 14 }), image = new ImageData(121, 14);
+  canvas.setAttribute("aria-hidden", "true");
+  for (let i = 0; i < 121 * 14; i++) {
+    const t = (i % 121) / 60 - 1;
+    image.data.set([...(t < 0 ? hues.hinders : hues.needed), 255 * Math.abs(t)], 4 * i);
+  }
+  maskContext(canvas).putImageData(image, 0, 0);
+  return [make("span", { class: "evonb-mask-ramp", data: { legend: "importance" } }, `hinders ${needs.task}`, canvas, "is needed"),
+          make("span", { textContent: `full colour: ${needs.most.toPrecision(2)} nats; ${maskCount(needs.found)} of ${maskCount(needs.places)} ${needs.kind}s `
+                                      + `in its circuit, the ${maskPercent(needs.share, 1)} of all heads and units that matter most; ${needs.whose}` })];
+}
+
 /** The legend of changes, with their counts. */
 function maskChangeLegend(shown) {
   const said = shown.content.words;
@@ -393,7 +435,9 @@ function maskRead({ content, arrays }) {
   const codes = there ? maskChangeCodes(signs, there) : maskSignCodes(signs), tally = maskTally(codes, there ? 4 : 2);
   const right = live === content.live && (!there || Object.keys(maskChanges).every((k, i) => content.counts[k] === tally[i]));
   if (!right) throw new Error(`The bit planes of ${content.matrix} don't hold what their counts say. Ask again, or report this.`);
-  return { content, rows, columns, signs, there, tokens, codes, tally, n: there ? 4 : 2, live,
+  const needed = content.importance?.array; // float32 of each task and line, then whether it is in the task's circuit
+  const importance = needed === undefined ? null : new Float32Array(bytes[needed].slice().buffer);
+  return { content, rows, columns, signs, there, tokens, codes, tally, importance, circuits: importance && bytes[needed + 1], n: there ? 4 : 2, live,
            density: (there ? tally.reduce((a, b) => a + b) : live) / n };
 }
 
@@ -522,6 +566,7 @@ function maskOverlay(canvas, shown, sight, state, ink) {
   Object.assign(canvas.style, { width: `${width}px`, height: `${height}px` });
   context.scale(ratio, ratio);
   const toX = (c) => (c - sight.left) * scaleX, toY = (r) => (r - sight.top) * scaleY;
+  if (shown.needs?.value) maskTint(context, shown.needs, sight, ink.needed);
   context.fillStyle = ink.page;
   if (Math.min(scaleX, scaleY) >= 7) {
     const first = (at) => Math.ceil(at * ratio - 1e-6) / ratio, thin = 1 / ratio; // the first pixel of a row or column
@@ -531,11 +576,46 @@ function maskOverlay(canvas, shown, sight, state, ink) {
   context.fillStyle = ink.text;
   maskSeams(context, shown, sight, toX, toY);
   maskHeads(context, shown, sight, toX, toY, ink);
-  if (state.selection) maskFrame(context, state.selection, toX, toY, ink, true);
+  if (state.selection?.only) maskVeil(context, state.selection, shown, toX, toY, ink);
+  else if (state.selection) maskFrame(context, state.selection, toX, toY, ink, true);
   if (state.cursor) {
     const { row, column } = state.cursor;
     maskFrame(context, { rows: [row, row], columns: [column, column] }, toX, toY, ink, false);
   }
+}
+
+/** Let a circuit's lines stand out: all others fade. */
+function maskVeil(context, { only, down }, shown, toX, toY, ink) {
+  const end = down ? shown.rows : shown.columns, at = down ? toY : toX;
+  context.globalAlpha = 0.8;
+  context.fillStyle = ink.page;
+  let from = 0; // the first line that isn't dealt with
+  for (const i of [...only, end]) {
+    const a = at(from), size = at(i) - a;
+    if (size > 0 && down) context.fillRect(0, a, toX(shown.columns), size);
+    else if (size > 0) context.fillRect(a, 0, size, toY(shown.rows));
+    from = i + 1;
+  }
+  context.globalAlpha = 1;
+}
+
+/** Colour over the lines of heads or units: the strongest that a pixel covers, faint over the mask and full at its edge. */
+function maskTint(context, needs, sight, hues) {
+  const { down } = needs, scale = down ? sight.scaleY : sight.scaleX, first = down ? sight.top : sight.left;
+  const length = down ? sight.height : sight.width, across = down ? sight.width : sight.height, edge = 7;
+  const fill = (at, from, size, depth) => (down ? context.fillRect(from, at, depth, size) : context.fillRect(at, from, size, depth));
+  for (let p = 0; p < length; p++) {
+    const a = Math.min(needs.n - 1, Math.floor(first + p / scale)), b = Math.min(needs.n, Math.max(a + 1, Math.floor(first + (p + 1) / scale)));
+    let value = 0;
+    for (let i = a; i < b; i++) if (Math.abs(needs.value(i)) > Math.abs(value)) value = needs.value(i);
+    context.fillStyle = `rgb(${(value < 0 ? hues.hinders : hues.needed).join(",")})`;
+    const strength = Math.min(1, Math.abs(value) / needs.most);
+    context.globalAlpha = 0.55 * strength;
+    fill(p, edge, 1, across - edge);
+    context.globalAlpha = strength;
+    fill(p, 0, 1, edge);
+  }
+  context.globalAlpha = 1;
 }
 
 /** Thin lines where the parts of an axis meet: strong between groups, faint between heads. */
@@ -626,7 +706,7 @@ kinds.mask = (host) => {
   const ink = () => {
     const css = getComputedStyle(host.root);
     return { text: css.getPropertyValue("--evonb-text").trim() || "#000", page: css.getPropertyValue("--evonb-page").trim() || "#fff",
-             soft: css.getPropertyValue("--evonb-soft").trim() || "#555" };
+             soft: css.getPropertyValue("--evonb-soft").trim() || "#555", needed: host.dark() ? maskDarkNeeded : maskNeeded };
   };
   const look = () => {
     const weights = 1 / (sight.scaleX * sight.scaleY * sight.ratio ** 2), grain = maskBlock(shown.density, weights);
@@ -655,7 +735,8 @@ kinds.mask = (host) => {
     Object.assign(canvas, { width, height });
     maskPlace(canvas, image, grain);
     lines(colours, style);
-    parts.legend.replaceChildren(...(shown.there ? maskChangeLegend(shown) : maskSignLegend(shown, style.reach)));
+    parts.legend.replaceChildren(...(shown.there ? maskChangeLegend(shown) : maskSignLegend(shown, style.reach)),
+                                 ...(shown.needs ? maskNeedLegend(shown.needs, colours.needed) : []));
     canvas.style.touchAction = sight.zoom > 0 ? "none" : "pan-y";
     Object.assign(dataset, { zoom: sight.zoom.toFixed(4), left: sight.left, top: sight.top, scaleX: sight.scaleX, scaleY: sight.scaleY,
                              ratio, grain, high: level.high, wide: level.wide, blocks: drawn.blocks, hidden: drawn.hidden, threshold: style.threshold,
@@ -707,6 +788,29 @@ kinds.mask = (host) => {
                                bottom: y < sight.height - 90 ? "auto" : `${sight.height - y + 14}px` });
   };
 
+  /** Colour by what the chosen task needs. */
+  const need = (task) => {
+    if (shown.needs?.task !== task && state.selection?.only) unselect();
+    shown.needs = maskNeeds(shown, task);
+    circuit.hidden = !shown.needs?.value;
+    if (shown.needs?.value) dataset.importance = task; else delete dataset.importance;
+  };
+
+  /** Select what lies in the chosen task's circuit. */
+  const selectCircuit = () => {
+    const { needs, content: { importance } } = shown, only = maskRange(0, needs.n - 1).filter(needs.inside);
+    if (!only.length) return host.say(`No ${importance.kind} of this matrix is in the circuit of ${needs.task}.`);
+    state.selection = { ...whole(), only, down: needs.down };
+    const found = maskStatistics(shown, state.selection), n = only.length * (needs.down ? shown.columns : shown.rows);
+    const places = only.map((i) => needs.stored(i)), sum = `${maskCount(found.live)} of ${maskCount(n)} weights live (${(100 * found.density).toFixed(1)} %)`;
+    host.say(`The circuit of ${needs.task}: ${maskCount(needs.found)} of ${maskCount(needs.places)} ${needs.kind}s of this matrix, ${sum}, `
+             + `${maskCount(found.positive)} of them positive (${maskPercent(found.positive, found.live)}).`);
+    Object.assign(dataset, { selection: `circuit:${places.join(",")}`, selectedLive: found.live, selectedPositive: found.positive });
+    host.click({ ...identity(), selection: { ...whole(), [needs.down ? "which" : "which_columns"]: places, circuit: needs.task, ...found,
+                                             ...(shown.sorted && !needs.down ? { which: Array.from(shown.sorted) } : {}) } });
+    lines();
+  };
+
   /** Select the weights between two corners, and say what is in them. */
   const select = (a, b, done) => {
     const sorted = (p, q) => [Math.min(p, q), Math.max(p, q)];
@@ -746,6 +850,9 @@ kinds.mask = (host) => {
     parts.tools.querySelector("[data-tool=select]").setAttribute("aria-pressed", state.selecting);
     if (!state.selecting) { unselect(); lines(); }
   });
+  tool("Circuit", "circuit", "Select what lies in the circuit of the task that colours it", selectCircuit);
+  const circuit = parts.tools.querySelector("[data-tool=circuit]");
+  circuit.hidden = true;
   tool("PNG", "png", "Save the selection, or all, as a PNG picture", () => save("png"));
   tool("CSV", "csv", "Save the live weights of the selection, or of all, as CSV", () => save("csv"));
   parts.tools.querySelector("[data-tool=select]").setAttribute("aria-pressed", "false");
@@ -777,6 +884,7 @@ kinds.mask = (host) => {
       shown = fresh;
       measure();
       if (!alike) { sight.zoom = 0; state.cursor = null; unselect(); }
+      need(values?.importance);
       search.hidden = !shown.tokens?.texts;
       sight.settle(shown);
       showTip("");
@@ -794,7 +902,12 @@ kinds.mask = (host) => {
         shown = maskArrange(raw, values.order);
         state.cursor = null;
         unselect();
+        need(values.importance);
         host.say(values.order === "seen" && !shown.sorted ? "Only tokens have a frequency: rows are shown as they are stored." : shown.content.told);
+      }
+      if (shown && shown.needs?.task !== values?.importance) {
+        need(values?.importance);
+        if (shown.needs?.none) host.say("Importance is of heads and hidden units, which this matrix doesn't tell apart.");
       }
       paint();
     },
