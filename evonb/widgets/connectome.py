@@ -334,7 +334,8 @@ def run_source(
     tokens = (lambda n: corpus_tokens(corpus, n)) if corpus.is_dir() else None
     return Source(run.path.resolve().name, there, read(stored), read(arm_files(run)), n_head, tokens=tokens,
                   tints=read_tints(tints) if tints.is_file() else [], statistics=run.file("wiring.zarr.zip"),
-                  development=probed_newborns(run), importance=read_importance(circuits) if circuits.is_file() else None)
+                  development=probed_newborns(run),
+                  importance=read_importance(circuits) if circuits.is_file() else None)
 
 # %% ../../nbs/widgets/12_connectome.ipynb #95ab3c27
 def bred_source(
