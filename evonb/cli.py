@@ -14,11 +14,11 @@ __all__ = ['MEASURES', 'COMMANDS', 'EXAMPLE_SKILLS', 'TABLES', 'flat_settings', 
            'with_aims', 'breed_options', 'do_breed', 'attribution_text', 'attribute_options', 'do_attribute',
            'base_help', 'experts_options', 'do_experts', 'population_options', 'breed_preset', 'with_writer',
            'do_population', 'serve_options', 'do_serve', 'align_options', 'do_align', 'data_options', 'do_data',
-           'evaluate_options', 'do_evaluate', 'explore_options', 'do_explore', 'do_report', 'show_options', 'do_show',
-           'plan_options', 'plan_population', 'do_plan', 'farthest', 'wiring_text', 'lineages_text', 'wiring_options',
-           'do_wiring', 'circuits_options', 'do_circuits', 'genetics_text', 'neighbourhood_text', 'genetics_options',
-           'do_genetics', 'milestones_options', 'do_milestones', 'continual_options', 'do_continual', 'parser',
-           'way_on', 'any_letters', 'nobody_reads', 'remarks_shown', 'main']
+           'evaluate_options', 'do_submit', 'do_evaluate', 'explore_options', 'do_explore', 'do_report', 'show_options',
+           'do_show', 'plan_options', 'plan_population', 'do_plan', 'farthest', 'wiring_text', 'lineages_text',
+           'wiring_options', 'do_wiring', 'circuits_options', 'do_circuits', 'genetics_text', 'neighbourhood_text',
+           'genetics_options', 'do_genetics', 'milestones_options', 'do_milestones', 'continual_options',
+           'do_continual', 'parser', 'way_on', 'any_letters', 'nobody_reads', 'remarks_shown', 'main']
 
 # %% ../nbs/84_cli.ipynb #10c6d36d
 import argparse
@@ -1142,10 +1142,36 @@ def evaluate_options(
     p.add_argument("--untrained", type=int, metavar="N", help="fresh models of the same architecture (default: 3)")
     p.add_argument("--no-checkpoints", action="store_true",
                    help="examine grown newborns only, not the moments of their lives that were kept")
+    p.add_argument("--submission", metavar="FILE", help="instead, write BabyLM's JSON of one model: RUN::ARM/SEED or a "
+                   "base; it takes no other option but --suite, the next four, --begin and --device")
+    p.add_argument("--year", type=int, default=2026, help="whose keys it has: 2025 or 2026 (default: 2026)")
+    p.add_argument("--fast", type=names_of, default=[], metavar="A,B",
+                   help="suites of the files of fast_eval, asked of each checkpoint")
+    p.add_argument("--checkpoint", action="append", default=[], metavar="chck_1M=MODEL",
+                   help="the model after a million words, as RUN::ARM/SEED@STEP; may be given again for others")
+    p.add_argument("--strict-small", action="store_true", help="the track of 10M words: 19 checkpoints, not 28")
     begin_option(p)
     run_options(p, "RUN/evaluation/SUITES, or runs/evaluate-NAME-SUITES for a base model", "ngrams=[1,2]",
                 "not needed: what was answered is always taken up")
     p.epilog += listing("suites", SUITES)
+
+# %% ../nbs/84_cli.ipynb #8d106141
+def do_submit(
+    args # what `parser` made of the command line
+):
+    "Write a submission to BabyLM."
+    from evonb.development.submission import KEYS, submit
+    other = dict(arms=args.arms, untrained=args.untrained, out=args.out, set=args.set, no_checkpoints=args.no_checkpoints)
+    if given := [n for n, v in other.items() if v]:
+        raise InputError(f"--{given[0].replace('_', '-')} doesn't go with --submission, which is of one model: leave it "
+                         "out.")
+    missing = submit(args.submission, args.source, tuple(args.suite), tuple(args.fast), tuple(args.checkpoint),
+                     args.year, args.strict_small, args.begin or "auto", args.device)
+    left = [k for k in KEYS[args.year] if k not in {s.partition(":")[0] for s in args.suite}]
+    some = f"{len(missing)}: {', '.join(missing[:3])}{', ...' * (len(missing) > 3)}" if missing else "none"
+    print(f"submission: {args.submission}, with BabyLM's keys of {args.year}", *columns([
+        ("not in it", ""), ("suites", ", ".join(left) or "none"), ("checkpoints", some),
+        ("never", "what is finetuned (glue)" + ", Global PIQA" * (args.year == 2026))]), sep="\n")
 
 # %% ../nbs/84_cli.ipynb #bf725448
 @COMMANDS.register("evaluate", "examine every arm, newborn and kept moment on suites of items",
@@ -1154,6 +1180,9 @@ def do_evaluate(
     args # what `parser` made of the command line
 ):
     "Examine models on items with known answers; what was answered already is taken up."
+    if args.submission is not None: return do_submit(args)
+    if given := [n for n in ("fast", "checkpoint", "strict_small") if getattr(args, n)]:
+        raise InputError(f"--{given[0].replace('_', '-')} belongs to --submission FILE, which isn't given.")
     from evonb.development.evaluation import EvaluationConfig, evaluate_run, evaluation_place
     given = dict(arms=args.arms, untrained=args.untrained, begin=args.begin,
                  checkpoints=False if args.no_checkpoints else None)

@@ -194,7 +194,7 @@ def answer(self: Examination) -> dict: # suite -> per model what `grade` gave
 def gather(self: Examination,
     suite, # a Suite
     graded: list # per model what its `grade` gave
-): # -> xarray Dataset over model and paradigm; credit and log_odds of models at their end over last and item
+): # -> xarray Dataset over model and paradigm; credit and item_log_odds of models at their end over last and item
     "What came out of one suite."
     import xarray as xr
     rows = [suite.scores(g) for g in graded]
@@ -212,8 +212,8 @@ def gather(self: Examination,
                                           rule=suite.rule, files=json.dumps(suite.files), item=suite.item))
     if "credit" not in graded[0]: return found
     ends = self.ends()
-    per_item = {k: (("last", "item"), np.stack([graded[i][k] for i in ends]).astype(np.float32))
-                for k in ("credit", "log_odds") if k in graded[0]}
+    per_item = {name: (("last", "item"), np.stack([graded[i][k] for i in ends]).astype(np.float32))
+                for name, k in (("credit", "credit"), ("item_log_odds", "log_odds")) if k in graded[0]}
     return found.assign(per_item).assign_coords(last=ends, item_paradigm=("item", suite.paradigm))
 
 # %% ../../nbs/development/22_evaluation.ipynb #ff4e66ec

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from evonb.cli import main
-from evonb.core import InputError, Seeds
+from evonb.core import InputError, Seeds, Stopped, StopRequest
 from evonb.development.circuits import (
     ablation,
     place_importance,
@@ -18,7 +18,7 @@ from evonb.development.circuits import (
     wire_importance,
     without,
 )
-from evonb.development.newborn_circuits import sharing
+from evonb.development.newborn_circuits import measure_circuits, sharing
 from evonb.store import read_dataset
 from evonb.training.architectures import family_config, new_model
 from evonb.training.gpt import ModelConfig
@@ -58,6 +58,24 @@ def test_a_model_without_such_matrices_is_refused():
         places(model)
 
 
+def stops_and_goes_on(run, found):
+    "What was measured of a newborn is kept; what is damaged, or of other tasks, is measured again."
+    kept = sorted((run / "circuits").rglob("*.safetensors"))
+    assert len(kept) == found.sizes["model"]
+    stop = StopRequest()
+    stop.set("test")
+    with pytest.raises(Stopped, match="after 0 of 4 newborns, which are kept"):
+        measure_circuits(run, ("toy-agreement",), n_items=3, show=False, stop=stop)
+    times = [p.stat().st_mtime_ns for p in kept]
+    kept[1].write_bytes(kept[1].read_bytes()[:-9])
+    again, _ = measure_circuits(run, ("toy-agreement",), share=0.2, n_items=3, show=False)
+    assert again.identical(found)
+    now = [p.stat().st_mtime_ns for p in kept]
+    assert [a == b for a, b in zip(times, now)] == [True, False, True, True]
+    other, _ = measure_circuits(run, ("toy-agreement",), ("random",), n_items=4, show=False)
+    assert other.sizes["model"] == 2 and not np.array_equal(other.importance, found.importance[2:])
+
+
 def test_the_command_tells_circuits_of_a_stored_run(tmp_path, capsys):
     with zipfile.ZipFile(RUNS / "connectome.zip") as z:
         z.extractall(tmp_path)
@@ -68,6 +86,7 @@ def test_the_command_tells_circuits_of_a_stored_run(tmp_path, capsys):
     found = read_dataset(run / "circuits.zarr.zip")
     assert found.sizes["task"] == 9 and set(found.attrs["suites"].split(",")) == {"toy-agreement"}
     assert np.isfinite(found.importance.values).all() and set(map(type, sharing(found, 0.2).values())) == {dict}
+    stops_and_goes_on(run, found)
     assert main(["circuits", str(run), "--items", "0"]) != 0 and "n_items" in capsys.readouterr().err
     assert main(["circuits", str(run), "--share", "2"]) != 0 and "share" in capsys.readouterr().err
     assert main(["circuits", str(run), "--suite", "nothing"]) != 0 and "nothing" in capsys.readouterr().err
