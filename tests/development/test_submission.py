@@ -20,7 +20,7 @@ def place(tmp_path_factory):
     pairs = [dict(sentence_good="The dog runs.", sentence_bad="The dog run.", UID="agreement"),
              dict(sentence_good="The dogs run.", sentence_bad="The dogs runs.", UID="agreement")]
     (folder / "blimp" / "agreement.jsonl").write_text("\n".join(map(json.dumps, pairs)))
-    boxes = [dict(input_prefix="Box 1 holds", options=[" a key.", second], numops=0) for second in (" a pen.", " nothing.")]
+    boxes = [dict(input_prefix="Box 1 holds", options=[" a key.", b], numops=0) for b in (" a pen.", " nothing.")]
     (folder / "regular.jsonl").write_text("\n".join(map(json.dumps, boxes)))
     return folder
 
