@@ -5,16 +5,17 @@
 # %% auto #0
 __all__ = ['FOLDS', 'SOLVERS', 'DTYPES', 'SEARCHES', 'SCORES', 'ALPHAS', 'HOWS', 'BAND_ALPHAS', 'RidgeConfig', 'check_matrix',
            'flat_columns', 'check_targets', 'group_labels', 'assign_folds', 'make_folds', 'left_out_targets',
-           'left_out_text', 'make_inner_folds', 'standardised', 'unpenalised', 'Spectrum', 'decompose',
-           'penalty_bounds', 'GramSolver', 'himalaya_backend', 'HimalayaSolver', 'Fold', 'deviations', 'pearson',
-           'variation', 'r_squared', 'r_squared_gain', 'Problem', 'encode', 'ridge_weights', 'permuted_rows',
-           'permutation_null', 'split_half_ceiling', 'across_subject_ceiling', 'normalised', 'band_mixtures', 'banded',
-           'partition', 'autocorrelated_baseline', 'beyond', 'rdm', 'rsa', 'linear_cka']
+           'left_out_text', 'make_inner_folds', 'scaling', 'standardised', 'unpenalised', 'Spectrum', 'smaller_gram',
+           'decompose', 'SharedGram', 'penalty_bounds', 'GramSolver', 'himalaya_backend', 'HimalayaSolver', 'Fold',
+           'deviations', 'pearson', 'variation', 'r_squared', 'r_squared_gain', 'Problem', 'encode', 'ridge_weights',
+           'permuted_rows', 'permutation_null', 'split_half_ceiling', 'across_subject_ceiling', 'normalised',
+           'band_mixtures', 'banded', 'partition', 'autocorrelated_baseline', 'beyond', 'rdm', 'rsa', 'linear_cka']
 
 # %% ../../nbs/alignment/18_encoding.ipynb #53d53d30
 import json
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -221,19 +222,29 @@ def make_inner_folds(
             for _, near, held in _split(available, labels, config.inner_folds, config, seeds)]
 
 # %% ../../nbs/alignment/18_encoding.ipynb #b03cdddd
+def scaling(
+    X: torch.Tensor, # (n_samples, n_features) float64
+    train, # positions of samples
+    scale: bool = True # divide by the deviation
+) -> tuple: # (n_train, n_features) standardised; (n_features,) mean, and what deviations from it were multiplied with
+    "Training features with their mean (and deviation) taken out; constant ones become zero."
+    Z = X[train]
+    (low, high), mean = Z.aminmax(dim=0), Z.mean(0)
+    Z -= mean
+    sd = torch.linalg.vector_norm(Z, dim=0) / len(Z)**.5
+    live = sd > 1e-10 * (mean.abs() + torch.maximum(low.abs(), high.abs())) # above rounding
+    by = torch.where(live, 1 / sd if scale else torch.ones_like(sd), torch.zeros_like(sd))
+    return Z.mul_(by), mean, by
+
 def standardised(
     X: torch.Tensor, # (n_samples, n_features) float64
     train, # positions of samples
     test, # positions of samples
     scale: bool = True # divide by the deviation
 ) -> tuple: # (n_train, n_features), (n_test, n_features)
-    "Training and test features with the training samples' mean (and deviation) taken out; constant ones become zero."
-    mean = X[train].mean(0)
-    Z, Zt = X[train] - mean, X[test] - mean
-    sd = Z.square().mean(0).sqrt()
-    live = sd > 1e-10 * (mean.abs() + X[train].abs().amax(0)) # above rounding
-    by = torch.where(live, 1 / sd if scale else torch.ones_like(sd), torch.zeros_like(sd))
-    return Z.mul_(by), Zt.mul_(by)
+    "Training features as `scaling` makes them, and test features by the same numbers."
+    Z, mean, by = scaling(X, train, scale)
+    return Z, (X[test] - mean).mul_(by)
 
 # %% ../../nbs/alignment/18_encoding.ipynb #1f718697
 def unpenalised(
@@ -255,27 +266,54 @@ def unpenalised(
 # %% ../../nbs/alignment/18_encoding.ipynb #f718df16
 @dataclass(eq=False)
 class Spectrum:
-    "A ridge problem of one training set, diagonalised, in double precision."
+    "A ridge problem of one training set, diagonalised."
     left: torch.Tensor # (n_train, k): U with more features than samples (and k = n_train - n_unpenalised), else Z V
     values: torch.Tensor # (k,): eigenvalues
     test: torch.Tensor # (n_test, k): what turns coefficients into predictions
     Q: torch.Tensor # (n_train, n_unpenalised): orthonormal; the intercept first
     dual: bool # whether the samples' Gram matrix was decomposed
+    vectors: torch.Tensor # (smaller side, k): the eigenvectors
 
 # %% ../../nbs/alignment/18_encoding.ipynb #897414b3
+def smaller_gram(
+    Z # (n_train, n_features)
+) -> torch.Tensor: # (n_train, n_train), or (n_features, n_features) with fewer features than samples
+    "Products of samples, or of features."
+    return Z @ Z.T if Z.shape[0] <= Z.shape[1] else Z.T @ Z
+
 def decompose(
     Z, # (n_train, n_features), with the columns of Q taken out
     Zt, # (n_test, n_features)
-    Q # (n_train, n_unpenalised)
+    Q, # (n_train, n_unpenalised)
+    A=None # of `smaller_gram`, where it is known
 ) -> Spectrum:
     "Diagonalise the smaller side; of the samples' side what is orthogonal to Q, where all of Z lies."
-    dual, m = Z.shape[0] <= Z.shape[1], Q.shape[1]
-    A = Z @ Z.T if dual else Z.T @ Z
+    dual, m, A = Z.shape[0] <= Z.shape[1], Q.shape[1], smaller_gram(Z) if A is None else A
     if dual: A = A - (A.norm() if A.any() else 1) * Q @ Q.T # Q's columns come first, well apart from all others
     values, V = torch.linalg.eigh(A)
     if dual: values, V = values[m:], V[:, m:] # (n_train - n_unpenalised,)
     test = (Zt @ Z.T if dual else Zt) @ V
-    return Spectrum(V if dual else Z @ V, values.clamp(min=0), test, Q, dual)
+    return Spectrum(V if dual else Z @ V, values.clamp(min=0), test, Q, dual, V)
+
+# %% ../../nbs/alignment/18_encoding.ipynb #6c5db132
+class SharedGram:
+    "Products of features over all samples, from which those of a training set follow."
+    def __init__(self, X): # (n_samples, n_features) float64
+        self.centre = X.mean(0)
+        self.X = X - self.centre
+        self.whole = self.X.T @ self.X
+
+    def of(self,
+        train, # positions of samples
+        Z, mean, by, # of `scaling`
+        G=None # (n_unpenalised, n_features) what was taken out of Z; None: nothing
+    ) -> torch.Tensor: # (n_features, n_features), as `smaller_gram`
+        "The training set's; made anew where a column hardly varies in it beside the others."
+        held, off = self.X[np.setdiff1d(np.arange(len(self.X)), train)], mean - self.centre
+        A = (self.whole - held.T @ held).sub_(len(train) * torch.outer(off, off))
+        if (A.diagonal()[by > 0] < 1e-3 * self.whole.diagonal()[by > 0]).any(): A = None # digits were lost
+        A = Z.T @ Z if A is None else A.mul_(by).mul_(by[:, None])
+        return A if G is None else A - G.T @ G
 
 # %% ../../nbs/alignment/18_encoding.ipynb #30752203
 def penalty_bounds(
@@ -364,9 +402,12 @@ def one_left_out(self: Spectrum,
     a = torch.as_tensor(alphas, dtype=self.values.dtype, device=self.values.device)
     D = (a if self.dual else -1) / (self.values[:, None] + a) # (k, n_alphas)
     h = ((self.left.square() @ D).T + fixed + (not self.dual)).to(y) # (n_alphas, n_train): the diagonals of 1 - S
-    for i in range(len(a)):
-        r = left @ (t[:k] * D[:, i, None].to(y)) + undone
-        yield (r if self.dual else r + y) / h[i, :, None]
+    step = max(1, 256 // t.shape[1]) # penalties at a time, where targets are few
+    for i in range(0, len(a), step):
+        T = (t[:k, None] * D[:, i:i + step, None].to(y)).flatten(1) # (k, n_penalties * n_targets)
+        r = (left @ T).unflatten(1, (-1, t.shape[1])) + undone[:, None] # (n_train, n_penalties, n_targets)
+        r = (r if self.dual else r + y[:, None]) / h[i:i + step].T[:, :, None]
+        yield from r.unbind(1)
 
 # %% ../../nbs/alignment/18_encoding.ipynb #f8048e48
 @patch
@@ -374,7 +415,7 @@ def inner_error(self: Spectrum,
     y, # (n_train, n_targets) residual targets
     t, # (k + n_unpenalised, n_targets)
     inner, # what `make_inner_folds` gave
-    alphas, # penalties
+    alphas, # (n_alphas,) penalties, ascending
     single=None # a device: single precision will do, and products are made there
 ) -> np.ndarray: # (n_alphas, n_targets)
     "Mean squared error on left-out samples."
@@ -382,9 +423,12 @@ def inner_error(self: Spectrum,
     safe = (0 if self.dual and t.shape[1] > t.shape[0] and inner is not None else 1e-4) * float(self.values.amax())
     def error(a):
         enough = half if half is not None and a >= safe else None
-        if inner is None: return next(self.one_left_out([a], *(enough or (y, t)))).square().mean(0)
         return sum(self.left_out(g, s, a, y, t, enough).square().mean(0) for g, s in inner) / len(inner)
-    return torch.stack([error(float(a)).cpu().double() for a in alphas]).numpy()
+    def alone(at, given): return [e.square().mean(0) for e in self.one_left_out(at, *given)] if len(at) else []
+    n_low = 0 if half is None else int((np.asarray(alphas) < safe).sum()) # alphas ascend
+    if inner is not None: errors = [error(float(a)) for a in alphas]
+    else: errors = alone(alphas[:n_low], (y, t)) + alone(alphas[n_low:], half or (y, t))
+    return torch.stack([e.cpu().double() for e in errors]).numpy()
 
 # %% ../../nbs/alignment/18_encoding.ipynb #366c2b7f
 def _nodes(x, step):
@@ -395,10 +439,11 @@ def _nodes(x, step):
     return np.array([*keep, len(x) - 1]) if len(x) > 1 else np.array(keep)
 
 # %% ../../nbs/alignment/18_encoding.ipynb #653ca913
-def _search(x, error, n_targets):
-    "Position of the least error on the grid x per target: decades, half decades beside the best, then a spline."
+def _search(x, error, n_targets, near=0., low=0, high=0):
+    "Position of the least error on x per target; whether it'd be if errors were off by `near`, 1 % before `low`."
+    # from `high` on errors only go one way: more shrinkage of what is nearly nothing
     from scipy.interpolate import CubicSpline
-    coarse, best = _nodes(x, 1.05), np.zeros(n_targets, int)
+    coarse, best, sure = _nodes(x, 1.05), np.zeros(n_targets, int), np.ones(n_targets, bool)
     rough = error(coarse, np.arange(n_targets)) # (n_coarse, n_targets)
     for b in np.unique(nearest := rough.argmin(0)):
         cols = np.flatnonzero(nearest == b)
@@ -413,7 +458,11 @@ def _search(x, error, n_targets):
         e = np.log(np.array([values[i] for i in known]) + np.finfo(float).tiny) # (n_known, n_columns)
         e = CubicSpline(x[known], e)(x[at]) if len(at) > len(known) else e
         best[cols] = at[e.argmin(0)]
-    return best
+        least, rest = np.log(rough[:, cols] + np.finfo(float).tiny).min(0), np.sort(e, 0)[1:2]
+        end = (best[cols] == len(x) - 1) & (at[0] >= high) & (e[0] - e[-1] > near)
+        sure[cols] = (best[cols] >= low) & ((rest - e.min(0) > near).all(0) | end)
+        sure[cols] &= (np.log(rough[coarse < low][:, cols]) > least + .01).all(0)
+    return best, sure
 
 # %% ../../nbs/alignment/18_encoding.ipynb #bc2e5a60
 @patch
@@ -429,23 +478,69 @@ def choose(self: Spectrum,
     fast, device = config.search == "fast", device or y.device
     single = device if config.dtype == "float32" or fast and inner is not None else None
     error = lambda at, cols: self.inner_error(y[:, cols], t[:, cols], inner, used[at], single)
-    if fast: best = _search(np.log10(used), error, y.shape[1])
+    if fast: best = _search(np.log10(used), error, y.shape[1])[0]
     else: best = error(np.arange(len(used)), slice(None)).argmin(0)
     return np.searchsorted(back, best) # the smallest of the penalties that can't be told apart
 
 # %% ../../nbs/alignment/18_encoding.ipynb #30cf70ad
 class GramSolver:
     "Ridge by one decomposition per training set; inner folds by the leave-out identity."
-    def __init__(self, Z, Zt, Q, inner, config): # in double precision
-        self.spectrum, self.inner, self.config = decompose(Z, Zt, Q), inner, config
+    def __init__(self, Z, Zt, Q, inner, config, gram=None): # in double precision; gram: a function that makes it
+        self.Z, self.Zt, self.Q, self.inner, self.config, self.make = Z, Zt, Q, inner, config, gram
+
+    @cached_property
+    def gram(self): return self.make() if self.make else smaller_gram(self.Z)
+    @cached_property
+    def spectrum(self): return decompose(self.Z, self.Zt, self.Q, self.gram)
+    @cached_property
+    def rough(self): return decompose(*(v.float() for v in (self.Z, self.Zt[:0], self.Q, self.gram)))
 
     def fit(self, y, q): # (n_train, n_targets) residual targets, (n_unpenalised, n_targets) what was taken out
-        s, like = self.spectrum, y
-        y, q = y.to(s.left), q.to(s.left)
-        t = torch.cat([s.left.T @ y, q]) # (k + n_unpenalised, n_targets)
-        chosen = s.choose(y, t, self.inner, self.config, like.device)
-        alpha = torch.tensor(self.config.alphas, dtype=y.dtype, device=y.device)[chosen]
-        return chosen, s.penalised(t[:len(s.values)], alpha).to(like)
+        few = self.inner is None and self.config.search == "fast" and 8 * y.shape[1] <= len(self.gram)
+        found = self.quick(y, q) if few and y.dtype == torch.float64 else None
+        return found or self.exact(y, q)
+
+# %% ../../nbs/alignment/18_encoding.ipynb #345d043d
+@patch
+def exact(self: GramSolver, y, q):
+    "By a decomposition in double precision."
+    s, like = self.spectrum, y
+    y, q = y.to(s.left), q.to(s.left)
+    t = torch.cat([s.left.T @ y, q]) # (k + n_unpenalised, n_targets)
+    chosen = s.choose(y, t, self.inner, self.config, like.device)
+    alpha = torch.tensor(self.config.alphas, dtype=y.dtype, device=y.device)[chosen]
+    return chosen, s.penalised(t[:len(s.values)], alpha).to(like)
+
+@patch
+def quick(self: GramSolver, y, q): # None where single precision doesn't tell penalties apart
+    "For few targets: penalties by a decomposition in single precision, which then refines solutions in double."
+    s = self.rough
+    half, top = (y.float(), torch.cat([s.left.T @ y.float(), q.float()])), float(s.values.amax())
+    used, back = np.unique(np.clip(self.config.alphas, *penalty_bounds(top, torch.float64)), return_inverse=True)
+    error = lambda at, cols: s.inner_error(half[0][:, cols], half[1][:, cols], None, used[at])
+    low, high = (int(np.searchsorted(used, x * top)) for x in (1e-3, 1))
+    best, sure = _search(np.log10(used), error, y.shape[1], 1e-5, low, high)
+    if not sure.all(): return None
+    alpha = torch.as_tensor(used[best], dtype=y.dtype, device=y.device)
+    penalised = self.refined(y, alpha)
+    return None if penalised is None else (np.searchsorted(back, best), penalised)
+
+@patch
+def refined(self: GramSolver,
+    y, # (n_train, n_targets) residual targets
+    alpha # (n_targets,) penalties
+): # (n_test, n_targets), None where it doesn't converge
+    "The penalised part of the prediction: what double precision finds wrong is solved for in single, and added."
+    s, A = self.rough, self.gram
+    b = y if s.dual else self.Z.T @ y # (n_samples or n_features, n_targets)
+    V, scale = s.vectors, (s.values[:, None] + alpha).float() # (k, n_targets)
+    w, left = torch.zeros_like(b), b
+    for _ in range(12):
+        w = w + (V @ ((V.T @ left.float()) / scale)).double()
+        if s.dual: w = w - self.Q @ (self.Q.T @ w)
+        left = b - A @ w - alpha * w
+        if (left.norm(dim=0) <= 1e-12 * b.norm(dim=0)).all(): return self.Zt @ (self.Z.T @ w if s.dual else w)
+    return None
 
 # %% ../../nbs/alignment/18_encoding.ipynb #a21f2819
 @contextmanager
@@ -469,7 +564,7 @@ def _splits(inner, n):
 # %% ../../nbs/alignment/18_encoding.ipynb #591096e4
 class HimalayaSolver:
     "Ridge by himalaya, which refits for every inner fold."
-    def __init__(self, Z, Zt, Q, inner, config): # in double precision
+    def __init__(self, Z, Zt, Q, inner, config, gram=None): # in double precision
         bounds = penalty_bounds(float(torch.linalg.matrix_norm(Z, 2))**2, getattr(torch, config.dtype))
         self.Z, self.Zt, self.cv, self.config = Z, Zt, _splits(inner, len(Z)), config
         self.alphas, self.back = np.unique(np.clip(config.alphas, *bounds), return_inverse=True)
@@ -500,10 +595,12 @@ class Fold:
         test, # positions of samples
         inner, # what `make_inner_folds` gave
         config: RidgeConfig,
-        like: torch.Tensor # whose device and precision are taken
+        like: torch.Tensor, # whose device and precision are taken
+        shared: SharedGram | None = None # of X, where other folds need it, too
     ):
-        self.train, self.test = train, test
-        Z, Zt = standardised(X, train, test, config.scale)
+        self.train, self.test, G = train, test, None
+        plain, mean, by = scaling(X, train, config.scale)
+        Z, Zt = plain, (X[test] - mean).mul_(by)
         Q, Qt = unpenalised(C, train, test)
         if C is not None: # with the intercept alone, centring did it
             G = Q.T @ Z # (n_unpenalised, n_features)
@@ -511,7 +608,9 @@ class Fold:
         self.steady = bool(deviations(Zt)[1].all()) # then nothing can be predicted but a constant
         self.Q, self.Qt = Q.to(like), Qt.to(like)
         home = "cpu" if like.device.type == "mps" else like.device # which has double precision
-        self.solver = _SOLVERS[config.solver](*(v.to(home) for v in (Z, Zt, Q)), inner, config)
+        less = shared is not None and Z.shape[1] < len(train) > len(X) / 2
+        make = (lambda: shared.of(train, plain, mean, by, G).to(home)) if less else None
+        self.solver = _SOLVERS[config.solver](*(v.to(home) for v in (Z, Zt, Q)), inner, config, make)
 
 # %% ../../nbs/alignment/18_encoding.ipynb #e6b7d910
 @patch
@@ -633,9 +732,11 @@ def _problem(X, Y, groups, config, confounds, target_confounds, target_sets, dev
 @patch
 def folds(self: Problem):
     "Prepare one training set after the other."
+    gram = self.config.solver == "gram" and self.X.shape[1] < len(self.X) and self.Y.device.type == "cpu"
+    shared = SharedGram(self.X) if gram else None
     for i, (train, test) in enumerate(make_folds(len(self.X), self.labels, self.config)):
         inner = make_inner_folds(train, self.labels, self.config, i)
-        yield Fold(self.X, self.C, train, test, inner, self.config, self.Y)
+        yield Fold(self.X, self.C, train, test, inner, self.config, self.Y, shared)
 
 # %% ../../nbs/alignment/18_encoding.ipynb #cda3c52d
 @patch

@@ -179,6 +179,53 @@ def test_chunks_precision_and_determinism():
     assert a.identical(b)
 
 
+@pytest.mark.parametrize("p", [60, 200])  # fewer features than samples, and more
+def test_a_decomposition_in_single_precision_gives_what_double_gives(p, monkeypatch):
+    from evonb.alignment.encoding import GramSolver
+
+    X, Y, _ = simulated(p=p, noise=2, n_targets=4)
+    C = np.random.default_rng(1).standard_normal((150, 2))
+    took, quick = [], GramSolver.quick
+    monkeypatch.setattr(GramSolver, "quick", lambda *a: took.append(quick(*a)) or took[-1])
+    config = RidgeConfig(alphas=np.logspace(-2, 6, 40), inner_folds="loo")
+    for more in (dict(), dict(confounds=C)):
+        fast = encode(X, Y, GROUPS, config, **more)
+        with monkeypatch.context() as m:
+            m.setattr(GramSolver, "quick", lambda *_: None)
+            slow = encode(X, Y, GROUPS, config, **more)
+        assert (fast.alpha == slow.alpha).all() and np.allclose(fast.prediction, slow.prediction, atol=1e-11)
+        assert np.allclose(fast.r, slow.r, atol=1e-12)
+    assert sum(found is not None for found in took) >= 6 and len(took) == 10  # 5 folds twice
+
+
+def test_where_single_precision_cannot_tell_double_does():
+    from evonb.alignment.encoding import _search
+
+    x = np.arange(0, 4.5, 0.5)
+    curve = lambda least: np.exp((x - least)[:, None] ** 2 / 10)
+    search = lambda v, *more: _search(x, lambda at, cols: v[np.ix_(at, cols)], v.shape[1], *more)
+    values = np.hstack([curve(2.0), curve(1.25), curve(0.5)])  # clear; halfway between two; below what is allowed
+    best, sure = search(values, 1e-5, 2)
+    assert best.tolist() == [4, 2, 1] and sure.tolist() == [True, False, False]
+    beside = curve(3.0)
+    beside[0] = 1.001  # as good where single precision sees little
+    assert search(beside, 1e-5, 2)[1].tolist() == [False] and search(beside)[1].tolist() == [True]
+    X, Y, _ = simulated(p=60, noise=0.0, n_targets=3)  # no noise: the least penalty is the best
+    found, full = (encode(X, Y, GROUPS, RidgeConfig(inner_folds="loo", search=s)) for s in ("fast", "full"))
+    assert (found.alpha == full.alpha).all() and np.allclose(found.prediction, full.prediction, atol=1e-9)
+
+
+def test_products_that_folds_share():
+    from evonb.alignment.encoding import SharedGram, scaling
+
+    X = torch.tensor(simulated(p=12)[0]) + 1e4
+    X[:40, 2] += 1e7 * torch.arange(40)  # nearly all of a column's variation lies outside the training set
+    train = np.arange(40, 150)
+    for scale in (True, False):
+        Z, mean, by = scaling(X, train, scale)
+        assert torch.allclose(SharedGram(X).of(train, Z, mean, by), Z.T @ Z, rtol=1e-9, atol=1e-7)
+
+
 def test_extreme_penalties():
     X, Y, _ = simulated(p=200)
     found = encode(X, Y, GROUPS, RidgeConfig(alphas=[1e-30]))
