@@ -680,7 +680,9 @@ experts_page.figures("Training", population_plots.expert_curves, needs=("experts
 
 # %% ../nbs/80_report.ipynb #d24d68f4
 _aligned = dict(brain=dict(r=("r", ".3f"), r_beyond=("r beyond nuisances", "+.3f"), gain=("gain in R²", "+.4f")),
-                reading=dict(pearson=("Pearson r", ".3f"), spearman=("Spearman ρ", ".3f"),
+                reading=dict(pearson=("Pearson r", ".3f"), spearman=("Spearman ρ", ".3f"), slope=("ms/bit", "+.2f"),
+                             reader_gain=("gain over readers", "+.4f"), curve=("curve minus line", "+.4f"),
+                             gain_log=("gain on log times", "+.4f"), gain_raw=("gain on raw times", "+.4f"),
                              gain=("gain in log-likelihood (nats/word)", "+.4f")))
 
 def _interval_html(v, spec="+.4f"):

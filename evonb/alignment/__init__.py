@@ -6,6 +6,7 @@ __getattr__, __dir__, __all__ = face(__name__, {
     ".features": "read ReadConfig open_reader",
     ".encoding": "encode RidgeConfig",
     ".reading": "ReadingTimes BehaviorConfig score_models",
+    ".curves": "curve_scores",
     ".responses": "Responses",
     ".sources.natural_stories": "natural_stories",
     ".sources.futrell2018": "futrell2018",

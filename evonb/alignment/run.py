@@ -27,7 +27,9 @@ from .encoding import RidgeConfig, across_subject_ceiling, encode, left_out_targ
 from .encoding import make_folds, permutation_null
 from .features import COUNTS, ReadConfig, count_notes, read
 from .nested import arms_explained, choose_layers, chosen_scores, least_together, map_q, nested_null
-from .reading import BehaviorConfig, Bigrams, ReadingTimes, count_bigrams, score_models
+from .curves import curve_scores
+from .reading import BehaviorConfig, Bigrams, ReadingTimes, baseline_counts, count_bigrams, score_models
+from .reading_verdicts import beside_statement, judge_reading, reading_method
 from .responses import Responses, design, nuisance_design
 from .rows import ROWS, TextWords, fivegram_bits, static_vectors, strangeness, text_words
 from .surfaces import to_surface, vertex_surfaces, write_surface
@@ -37,7 +39,7 @@ from .verdicts import judge_arms, judge_rows
 from .verdicts import reference_arm
 from .volumes import mean_by_roi, roi_volume, write_volume
 from ..core import InputError, Seeds, Stopped, StopRequest, announce, cache_folder, check_choice, check_positive
-from ..core import expect_fields, place_name, progress, stoppable, tell_inert, to_dict
+from ..core import expect_fields, from_dict, place_name, progress, stoppable, tell_inert, to_dict
 from ..kinds import SEEDS, ability, call, write_results
 from ..statistics import ALPHA, counted, describe, fdr, known_mean, p_values
 from ..store import Run, as_begun, changed_settings, create_run, open_run, read_dataset, read_json, replacing
@@ -515,7 +517,10 @@ def score_reading(self: Alignment): # -> xarray Dataset over model and story
     training, text = (training_counts(self.config.source, f) for f in (count_bigrams, text_words))
     counted = {Candidate(arm, 0, ""): bits for arm, bits in ngram_surprisals(self.data, training, text).items()}
     bits = {c.name: v for c, v in [*zip(self.models, own), *counted.items()]}
-    ds = score_models(self.data, bits, self.config.behavior, training=training and training.frequencies)
+    frequencies = baseline_counts(self.config.behavior.frequency, training and training.frequencies)
+    ds = score_models(self.data, bits, self.config.behavior, frequencies)
+    settled = from_dict(BehaviorConfig, json.loads(ds.config))
+    ds = ds.assign(curve_scores(self.data, bits, settled, frequencies).data_vars)
     ds = ds.assign_attrs(training_text="unknown" if training is None else training.name)
     counts = [*(f.attrs for f in found), *({} for _ in counted)]
     return self.with_counts(ds.assign_coords(self.coordinates(counted)), counts)
@@ -559,7 +564,8 @@ def judge(self: Alignment, ds) -> dict: # arm -> its measures and differences
     fixed = lambda x: (model,) if len(x) == 1 else ()
     told = {a: {m: describe(x := part(v, rows), (model, item), fixed(x)) for m, v in values.items() if m != "gain"}
             for a, rows in of.items()}
-    return {a: told[a] | judged[a] | dict(rows=versus.get(a, {})) for a in of}
+    beside = judge_reading(ds, part, single, model) if isinstance(self.data, ReadingTimes) else {}
+    return {a: told[a] | judged[a] | beside.get(a, {}) | dict(rows=versus.get(a, {})) for a in of}
 
 # %% ../../nbs/alignment/30_run.ipynb #b96357ca
 @patch(as_prop=True)
@@ -628,6 +634,7 @@ def reading_facts(self: Alignment, ds): # -> list of str
              f"{over}{said}",
              f"the baseline's frequencies: {ds.frequency_of} ({ds.frequency_words:,} words); they cover "
              f"{ds.coverage_words:.1%} of the words read and {ds.coverage_different_words:.1%} of the different ones"]
+    facts += reading_method(ds)
     facts.append("what the models were trained on isn't known: no rows of its unigrams and bigrams, nor in the baseline"
                  if ds.training_text == "unknown" else
                  f"unigram and bigram: counts of {ds.training_text} (add-one, and Witten-Bell); 5-gram and static "
@@ -690,6 +697,7 @@ def summarise(self: Alignment, ds) -> dict:
     "What came out, as plain values."
     brain, arms = isinstance(self.data, Responses), self.judge(ds)
     statement = alignment_statement(self.data.name, arms)
+    if not brain: statement += beside_statement(reference_arm(arms), arms[reference_arm(arms)])
     if self.shuffled: arms, statement = unjudged(arms), SHUFFLED.format(self.data.name)
     layers = self.arm_layers(ds) if brain else {}
     arms = {a: v | layers.get(a, {}) for a, v in arms.items()}
@@ -796,10 +804,15 @@ def as_before(
     path, # a run's folder, there or not
     config: AlignConfig # as asked
 ) -> AlignConfig:
-    "Settings to go on with in a run of before, which counted python-docs alone and knew no settings of tables."
+    "Settings to go on with in a run of before: two words of spillover, mean times; older ones counted python-docs alone."
     config = as_begun(path, config, begin="auto", columns={}, table=TableConfig())
-    if config.columns is not None or config.behavior.frequency != BehaviorConfig().frequency: return config
-    return replace(config, behavior=replace(config.behavior, frequency=("python-docs",)))
+    b, stored = config.behavior, Path(path)/"run.json"
+    there = read_json(stored).get("config") if stored.is_file() else None
+    if isinstance(there, dict) and isinstance(there.get("behavior"), dict) and "outcome" not in there["behavior"]:
+        two = 2 if b.spillover == "auto" else b.spillover
+        b = replace(b, outcome=None, spillover=two, model="plain" if b.model == "auto" else b.model)
+    if config.columns is None and b.frequency == BehaviorConfig().frequency: b = replace(b, frequency=("python-docs",))
+    return replace(config, behavior=b)
 
 # %% ../../nbs/alignment/30_run.ipynb #36d41877
 def align_run(

@@ -15,8 +15,8 @@ from functools import cached_property
 import numpy as np
 
 from ..alignment.data import open_data
-from ..alignment.reading import BehaviorConfig, ReadingTimes, baseline_counts, held_out, make_rows, row_sums
-from ..alignment.reading import score_models, solve, story_folds
+from ..alignment.mixed import held_out, make_rows, row_sums, solve
+from ..alignment.reading import BehaviorConfig, ReadingTimes, baseline_counts, score_models, story_folds
 from ..core import InputError, Seeds, file_bytes, file_sha256, parsing
 from .items import by_paradigm
 from .suites import Suite, suite_files
@@ -141,7 +141,8 @@ class StorySuite(Suite):
 
     def grade(self, found):
         bits = np.concatenate([row[:n] for row, n in zip(found["bits"], self.reading.sizes)])
-        ds = score_models(self.reading, dict(model=bits), BehaviorConfig(n_bootstrap=2, n_splits=2), self.frequencies)
+        config = BehaviorConfig(spillover=2, model="plain", n_bootstrap=2, n_splits=2)
+        ds = score_models(self.reading, dict(model=bits), config, self.frequencies)
         if ds.sizes["story"] < len(self): raise InputError(f"{self.name} has stories with too few words to be scored.")
         return dict(credit=1000 * ds.gain.values[0]) # intervals are over newborns and stories, and made elsewhere
 

@@ -313,7 +313,7 @@ def test_newborns_that_came_later_are_scored_too_and_the_others_only_once(grown,
 
 
 def test_reading_times_of_every_arm(grown, tmp_path):
-    behavior = BehaviorConfig(frequency=("toy-english", "training"), n_bootstrap=200, drop_last=True)
+    behavior = BehaviorConfig(2, frequency=("toy-english", "training"), n_bootstrap=200, drop_last=True)
     settings = config(grown, data="toy-reading", behavior=behavior)
     run = align_run(tmp_path / "run", settings, show=False, device="cpu", cache=tmp_path / "cache")
     ds, summary = read_dataset(run.file("reading.zarr.zip")), read_json(run.file("summary.json"))
@@ -331,7 +331,12 @@ def test_reading_times_of_every_arm(grown, tmp_path):
     assert summary["left_out"]["story 1"] == {"are the last of their story": 1, "lack a previous word": 2}
     assert int(ds.left_out.sum()) == ds.n_left_out == (~ds.fitted.values).sum() == 3 * 6
     assert summary["dropped"] == dict(single_times=summary["dropped"]["single_times"], readers=0)
+    random = summary["arms"]["random"]
+    assert ds.reading_model == "slopes" and random["reader_gain"]["units"] == dict(seed=2, person=30)
+    assert set(random["slope"]["units"]) == {"seed", "person", "story"} and random["curve"]["family"] == 7
+    assert "On log times" in summary["statement"] and "Over 30 people" in summary["statement"]
     facts = " | ".join(summary["facts"])
+    assert "single times of 30 people" in facts and "spillover: 2 previous words, as was asked" in facts
     assert "cover 100.0% of the words read" in facts and "18 of 1,500 words are in no regression" in facts
     assert pd.read_csv(run.file("scores.csv")).n_left_out.tolist() == [3] * 54
 
@@ -345,7 +350,7 @@ def test_what_a_run_was_trained_on_is_counted(grown, tmp_path):
     assert sum(len(t.encode()) for t in blocks) == n_bytes
     by_hand = Counter(core_form(w) for t in blocks for w in t.split())
     assert counts.frequencies.counts == by_hand and training_counts(f"{grown}::random/0").name == counts.name
-    behavior = BehaviorConfig(frequency=("training",), n_bootstrap=20)
+    behavior = BehaviorConfig(2, "plain", frequency=("training",), n_bootstrap=20)
     settings = config(grown, data="toy-reading", behavior=behavior, arms=("random",), untrained=0)
     run = align_run(tmp_path / "run", settings, show=False, device="cpu", cache=tmp_path / "cache")
     ds = read_dataset(run.file("reading.zarr.zip"))

@@ -24,7 +24,7 @@ from evonb.text.passages import join_words
 
 pytestmark = pytest.mark.numerics
 
-QUICK = b.BehaviorConfig(n_bootstrap=100, n_splits=40)
+QUICK = b.BehaviorConfig(spillover=2, model="plain", n_bootstrap=100, n_splits=40)
 
 
 @pytest.fixture(scope="module")
@@ -476,67 +476,6 @@ def test_intervals_equal_a_bootstrap_that_refits(toy, counts, scores):
         slopes.append(np.linalg.lstsq(np.array([rows[i] for i in picked]), reading.time[picked], rcond=None)[0][-3:])
     assert np.allclose(scores.effect_low[0], np.quantile(slopes, .025, axis=0), atol=1e-8)
     assert np.allclose(scores.effect_high[0], np.quantile(slopes, .975, axis=0), atol=1e-8)
-
-
-def mixed_example(missing=.3, n_readers=8, n_words=150):
-    rng = Seeds(11).numpy()
-    x = rng.gamma(2, 2, (n_words, 2))
-    y = 300 + (x @ [5, -3])[:, None] + 40 * rng.normal(size=n_readers) + 50 * rng.normal(size=(n_words, n_readers))
-    y[rng.random(y.shape) < missing] = np.nan
-    return x, y
-
-
-@pytest.mark.parametrize("missing", [0., .5])
-def test_the_mixed_model_equals_statsmodels(missing):
-    import statsmodels.api as sm
-    x, y = mixed_example(missing)
-    word, reader = np.nonzero(np.isfinite(y))
-    rows = b.make_rows(x, y)
-    reference = sm.MixedLM(y[word, reader], rows.X[word], groups=reader).fit(reml=True, gtol=1e-8)
-    found = b.fit(b.row_sums(rows, np.ones(len(x))), mixed=True)
-    variance = float(np.ravel(reference.cov_re)[0])
-    assert np.allclose(found["beta"], reference.fe_params, rtol=1e-4)
-    assert found["sigma"]**2 == pytest.approx(reference.scale, rel=1e-4)
-    assert found["ratio"] * found["sigma"]**2 == pytest.approx(variance, rel=2e-3)
-    shifts = [float(np.ravel(reference.random_effects[g])[0]) for g in range(8)]
-    assert np.allclose(found["shift"], shifts, atol=.02)
-
-
-def test_the_restricted_likelihood_is_highest_at_the_fit():
-    x, y = mixed_example()
-    sums = b.row_sums(b.make_rows(x, y), np.ones(len(x)))
-    found = b.fit(sums, mixed=True)
-    around = [b.solve(sums, found["ratio"] * f)["deviance"] for f in (.5, .9, 1.1, 2)]
-    assert min(around) > found["deviance"]
-
-
-def test_held_out_densities_of_the_mixed_model_equal_a_dense_gaussian():
-    "The predictive density of each time, from the joint normal of all training times of its reader."
-    x, y = mixed_example(n_words=40)
-    y[20:, 7] = np.nan
-    y[:20, 6] = np.nan  # one whom the fit knows, one whom it has never met
-    rows, fold = b.make_rows(x, y), (np.arange(40) >= 20).astype(int)
-    fit = b.fit(b.row_sums(rows, (fold == 1).astype(float)), mixed=True)
-    variance, total = fit["ratio"] * fit["sigma"]**2, np.zeros(40)
-    for w, r in zip(*np.nonzero(np.isfinite(y))):
-        if fold[w] == 1:
-            continue
-        known = np.flatnonzero((fold == 1) & np.isfinite(y[:, r]))
-        cov = variance * np.ones((len(known), len(known))) + fit["sigma"]**2 * np.eye(len(known))
-        weight = np.linalg.solve(cov, np.full(len(known), variance)) if len(known) else np.zeros(0)
-        mean = rows.X[w] @ fit["beta"] + weight @ (y[known, r] - rows.X[known] @ fit["beta"])
-        left = variance + fit["sigma"]**2 - weight @ np.full(len(known), variance)
-        total[w] += stats.norm.logpdf(y[w, r], mean, math.sqrt(left))
-    assert np.allclose(b.held_out(rows, fold, mixed=True)[:20], total[:20], atol=1e-8)
-
-
-def test_no_variance_between_groups_gives_the_plain_regression():
-    rng = Seeds(4).numpy()
-    x, y = rng.normal(size=(60, 1)), rng.normal(300, 20, (60, 4))
-    y -= y.mean(0)  # readers alike
-    sums = b.row_sums(b.make_rows(x, y + 300), np.ones(60))
-    mixed, plain = b.fit(sums, mixed=True), b.fit(sums)
-    assert mixed["ratio"] < 1e-6 and np.allclose(mixed["beta"], plain["beta"])
 
 
 def test_ranks_with_ties_in_resamples_equal_scipys():
