@@ -100,7 +100,7 @@ def test_words_are_multiplied_in_pieces():
 
 
 def test_random_slopes_keep_their_false_positive_rate_where_one_slope_for_all_doesnt():
-    "Readers react differently and on average not at all: p below .05 in 5 % of the cases, and in far more by one slope."
+    "Readers react differently and on average not at all: p below .05 in 5 % of the cases, in far more by one slope."
     hits, n = np.zeros(2), 60
     for seed in range(n):
         rng = Seeds(seed).child("rate").numpy()

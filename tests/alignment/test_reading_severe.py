@@ -1,4 +1,4 @@
-"""Log times, spillover by the baseline alone, single readers by default, curves against lines: references, known truth."""
+"""Log times, spillover by the baseline alone, readers by default, curves against lines: references, known truth."""
 
 import json
 from dataclasses import replace
