@@ -362,7 +362,9 @@ def wirings_text(
 
 # %% ../nbs/84_cli.ipynb #86b10bfd
 MEASURES = dict(brain=dict(r=("r", ".3f"), r_beyond=("r beyond nuisances", "+.3f"), gain=("gain in R²", "+.4f")),
-                reading=dict(pearson=("Pearson r", ".3f"), gain=("gain, nats/word", "+.4f")))
+                reading=dict(pearson=("Pearson r", ".3f"), slope=("ms/bit", "+.2f"), gain=("gain, nats/word", "+.4f"),
+                             gain_log=("on log times", "+.4f"), gain_raw=("on raw times", "+.4f"),
+                             reader_gain=("over readers", "+.4f"), curve=("curve - line", "+.4f")))
 
 # %% ../nbs/84_cli.ipynb #8b7f30a2
 def alignment_text(
