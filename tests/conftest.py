@@ -61,6 +61,26 @@ def reading():
     return plots_examples.example_reading(Seeds(3))
 
 
+@pytest.fixture(scope="session")
+def tiny_reader():
+    "Makes a tiny GPT, with its tokenizer, that prefers something: `tiny_reader(seed, name)`."
+    def make(seed=0, name="newborn"):
+        import torch
+
+        from evonb.core import Seeds
+        from evonb.text.tokens import train_tokenizer
+        from evonb.training.base import new_base
+        from evonb.training.gpt import GPTConfig, new_gpt
+
+        tokenizer = train_tokenizer(["the cat sat on the mat.", "a dog ran on the mat and sat."] * 20, 270)
+        model = new_gpt(GPTConfig(vocab_size=270, n_layer=2, n_head=2, n_embd=16, block_size=64), Seeds(seed))
+        with torch.no_grad():
+            model.lm_head.weight.normal_(0, 1, generator=torch.Generator().manual_seed(seed))
+        return new_base(model, tokenizer, name)
+
+    return make
+
+
 def pytest_configure(config):
     "Marks in transformers' own tests, which tests/training/test_transformers.py takes over."
     for name in ("accelerate_tests", "flash_attn_test", "flash_attn_3_test", "flash_attn_4_test", "torch_compile_test"):

@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['measures', 'viridis', 'two_sided', 'planes', 'reading_measures', 'arm_look', 'Measure', 'with_beyond', 'scores_of',
            'arms_of', 'fold_scores', 'item_table', 'arm_interval', 'over_text', 'ceiling_of', 'null_band', 'captioned',
-           'layer_scores', 'scores_at', 'paired_text', 'ArmRow', 'rows_figure', 'arm_rows', 'arm_scores', 'row_offsets',
-           'roi_scores', 'places_of', 'place_numbers', 'Mesh', 'part_of_mesh', 'camera', 'Scale', 'colour_scale',
-           'surface_map', 'brain_map', 'Template', 'mni_template', 'Plane', 'slice_at', 'volume_slices', 'effect_of',
-           'reading_fit', 'reading_arms', 'story_scores', 'null_calibration']
+           'kept_apart', 'label_ends', 'best_other', 'layer_scores', 'scores_at', 'paired_text', 'ArmRow',
+           'rows_figure', 'arm_rows', 'arm_scores', 'row_offsets', 'roi_scores', 'places_of', 'place_numbers', 'Mesh',
+           'part_of_mesh', 'camera', 'pixel_vertices', 'Scale', 'colour_scale', 'half_scale', 'surface_map',
+           'brain_map', 'Template', 'mni_template', 'Plane', 'slice_at', 'volume_slices', 'effect_of', 'reading_fit',
+           'reading_arms', 'story_scores', 'null_calibration']
 
 # %% ../../nbs/plots/18_alignment.ipynb #e806ddce
 import functools
@@ -21,12 +22,12 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from ..alignment.nested import chosen_scores
-from ..alignment.surfaces import make_surfaces, surface_values
+from ..alignment.surfaces import fsaverage5, make_surfaces, surface_values
 from ..alignment.verdicts import judge_arms
 from ..alignment.volumes import roi_volume
 from ..core import InputError, check_choice
 from .connectome import add_band, half_widths, rgba, seed_band, seeds_text, spread_text
-from .style import NothingToPlot, Style, arm_style, figure, label, values
+from .style import NothingToPlot, Style, arm_style, brief, figure, label, values
 from ..statistics import Interval, counted, describe, known_mean
 
 # %% ../../nbs/plots/18_alignment.ipynb #2255b757
@@ -242,12 +243,79 @@ def _add_layers(fig, x, curve, arm, n_models, m):
                     hovertemplate=f"{name} ({seeds_text(n_models)}), layer %{{x}}<br>"
                     f"{m.short} = %{{y:{digits}}}{ends}<extra></extra>")
 
+# %% ../../nbs/plots/18_alignment.ipynb #43c2bfd2
+def kept_apart(
+    at, # (n,) places, such as px
+    gap: float # the least distance between two of them
+) -> np.ndarray: # (n,)
+    "Places moved as little as can be (least squares) until none is nearer to another than `gap`, in their order."
+    from scipy.optimize import isotonic_regression
+    at = np.asarray(at, float)
+    order, steps = np.argsort(at, kind="stable"), gap * np.arange(len(at))
+    moved = np.empty(len(at))
+    moved[order] = isotonic_regression(at[order] - steps).x + steps
+    return moved
+
+# %% ../../nbs/plots/18_alignment.ipynb #45186d04
+def label_ends(
+    fig: go.Figure, # with an explicit range of y
+    ends: list, # of (x, y, name, colour)
+    height: float # px of the plot, without margins
+) -> go.Figure:
+    "Name lines where they end, none over another, instead of a legend; the right margin makes room."
+    low, high = fig.layout.yaxis.range
+    px = lambda y: (y - low) / (high - low) * height
+    for x in dict.fromkeys(e[0] for e in ends):
+        group = [e for e in ends if e[0] == x]
+        for (_, y, name, colour), moved in zip(group, kept_apart([px(e[1]) for e in group], 14)):
+            fig.add_annotation(x=x, y=y, yshift=float(moved - px(y)), xanchor="left", xshift=6, showarrow=False,
+                               text=f'<span style="color:{colour}">■</span> {name}', font=dict(size=12), align="left")
+    last = max(e[0] for e in ends)
+    letters = max(len(name) for x, _, name, _ in ends if x == last)
+    return fig.update_layout(showlegend=False, margin=dict(r=30 + 6.6 * letters, b=56))
+
+# %% ../../nbs/plots/18_alignment.ipynb #e38bab61
+def best_other(
+    curves: dict, # arm -> (where, mean, ...) along the layers
+    arm: str # one of them
+) -> str | None: # None: there is no other
+    "The arm that an arm must beat: of all others the one that scores highest anywhere."
+    others = [a for a in curves if a != arm]
+    return max(others, key=lambda a: curves[a][1].max()) if others else None
+
 # %% ../../nbs/plots/18_alignment.ipynb #f24f83a5
+def _add_null(fig, null):
+    "The null's band, hatched, and a line to hover at."
+    at, low, high = null
+    fig.add_scatter(x=[*at, *at[::-1]], y=[*high, *low[::-1]], fill="toself", mode="lines", line=dict(width=0),
+                    name="null, 95 %", legendgroup="null", hoverinfo="skip", fillcolor="rgba(0,0,0,0)",
+                    fillpattern=dict(shape="/", fgcolor=rgba(_grey, .7), size=5, solidity=.25))
+    fig.add_scatter(x=at, y=high, mode="lines", line=dict(width=0), legendgroup="null", showlegend=False,
+                    customdata=low,
+                    hovertemplate="null: 95 % between %{customdata:.4f} and %{y:.4f}<extra></extra>")
+
+# %% ../../nbs/plots/18_alignment.ipynb #6dcf4bef
+def _add_named_levels(fig, ends, levels):
+    "Horizontal lines over the layers; what stands at their ends."
+    for y, name, dash in levels:
+        fig.add_scatter(x=list(ends), y=[y, y], mode="lines", name=name, line=dict(color=_grey, dash=dash, width=1.5),
+                        hovertemplate=f"{name}: %{{y:.4f}}<extra></extra>")
+    return [(ends[1], y, name, _grey) for y, name, _ in levels]
+
+# %% ../../nbs/plots/18_alignment.ipynb #fcab7656
+def _show_bands(fig, arm, rivals):
+    "Leave the bands of an arm and of what it must beat; its line is the thickest."
+    for t in fig.data:
+        if t.fill == "toself" and t.legendgroup != "null": t.visible = t.legendgroup in (arm, rivals[arm])
+        elif t.mode == "lines+markers": t.line.width = 3.5 if t.meta == arm else 2
+
+# %% ../../nbs/plots/18_alignment.ipynb #71ecc274
 def layer_scores(
     brain, # xarray Dataset of a run: the score (model, layer, target), with its null and ceiling
     value: str = "r", # or "gain", "r_beyond"
     roi: str | None = None, # one region; None: all targets
-    over: str = "auto" # what the band is over: models and people at once, or "subjects" or "seeds" alone
+    over: str = "auto", # what the band is over: models and people at once, or "subjects" or "seeds" alone
+    arm: str | None = None # bands of this arm and of the best other alone; None: of all
 ) -> go.Figure:
     "Brain score by layer, arm by arm, with the noise ceiling, the nuisances alone and the null's 95 % band."
     brain = _measured(brain, value)
@@ -256,31 +324,31 @@ def layer_scores(
     table, item = item_table(brain, value, v, keep)
     fig = figure("Brain score by layer" + (f", {label(roi)}" if roi else ""), height=500)
     curves = {a: c for a, models in arms.items() if (c := _arm_curve(table, item, models, over))}
-    if null := None if roi else null_band(brain, value, x, range(len(v))): # hatched, and a line to hover at
-        at, low, high = null
-        fig.add_scatter(x=[*at, *at[::-1]], y=[*high, *low[::-1]], fill="toself", mode="lines", line=dict(width=0),
-                        name="null, 95 %", legendgroup="null", hoverinfo="skip", fillcolor="rgba(0,0,0,0)",
-                        fillpattern=dict(shape="/", fgcolor=rgba(_grey, .7), size=5, solidity=.25))
-        fig.add_scatter(x=at, y=high, mode="lines", line=dict(width=0), legendgroup="null", showlegend=False,
-                        customdata=low,
-                        hovertemplate="null: 95 % between %{customdata:.4f} and %{y:.4f}<extra></extra>")
-    for arm, c in curves.items(): _add_layers(fig, x, c, arm, len(arms[arm]), m)
+    if null := None if roi else null_band(brain, value, x, range(len(v))): _add_null(fig, null)
+    for a, c in curves.items(): _add_layers(fig, x, c, a, len(arms[a]), m)
     highest = max(np.nanmax([c[1].max(), *c[3]]) for c in curves.values())
     alone, level, said = _levels(brain, value, keep, highest, times=3)
-    ends = x[np.isfinite(v).any((0, 2))][[0, -1]]
-    for y, name, dash in ((alone, "nuisances alone", "dot"), (level, m.top, "dash")):
-        if math.isfinite(y):
-            fig.add_scatter(x=list(ends), y=[y, y], mode="lines", name=name,
-                            line=dict(color=_grey, dash=dash, width=1.5),
-                            hovertemplate=f"{name}: %{{y:.4f}}<extra></extra>")
+    levels = [(y, n, d) for y, n, d in ((alone, "nuisances alone", "dot"), (level, m.top, "dash")) if math.isfinite(y)]
+    ends = _add_named_levels(fig, x[np.isfinite(v).any((0, 2))][[0, -1]], levels)
+    ends += [(x[c[0]][-1], c[1][-1], label(brief(a, 22)), arm_look(a).colour) for a, c in curves.items()]
+    if null: ends.append((null[0][-1], (null[1][-1] + null[2][-1]) / 2, "null, 95 %", _grey))
     sizes = [c[4] for c in curves.values()]
     band = f"band: {spread_text(sizes)} over seeds" if spread_text(sizes) else "one seed, no band"
     captioned(fig, "mean over targets and seeds",
               band if over == "seeds" else f"band: {over_text(table, arms, item, over)}",
               said + ", above" * (" is " in said),
               "" if null else "no null: it is of all targets" if roi else "no null")
-    fig.update_xaxes(title_text="layer (0 = embeddings)", dtick=max(1, len(x) // 12))
-    return fig.update_yaxes(title_text=m.axis, zeroline=True, zerolinecolor=_grey, rangemode="tozero")
+    drawn = np.concatenate([[0.], *(np.ravel(t.y).astype(float) for t in fig.data)])
+    low, high = np.nanmin(drawn), np.nanmax(drawn)
+    n = np.ptp(x) or 1
+    fig.update_xaxes(title_text="layer (0 = embeddings)", dtick=max(1, len(x) // 12), zeroline=False,
+                     range=[x.min() - .03 * n, x.max() + .03 * n])
+    fig.update_yaxes(title_text=m.axis, zeroline=True, zerolinecolor=_grey,
+                     range=[low - .03 * (high - low), high + .05 * (high - low)])
+    rivals = {a: best_other(curves, a) for a in curves}
+    label_ends(fig, ends, 330).update_layout(meta=dict(rivals=rivals))
+    if arm is not None: _show_bands(fig, check_choice(arm, curves, "arm"), rivals)
+    return fig
 
 # %% ../../nbs/plots/18_alignment.ipynb #43269444
 def scores_at(
@@ -547,6 +615,27 @@ def camera(
     return dict(eye=place(_views[view][side], 1.5), up=place(up), center=place((0, 0, 0)),
                 projection=dict(type="orthographic"))
 
+# %% ../../nbs/plots/18_alignment.ipynb #2992aa0a
+@functools.cache
+def pixel_vertices(
+    look: str, # "lateral", "medial", "dorsal" or "ventral"
+    side: str, # "left" or "right"
+    kind: str = "inflated", # or "pial", "white"
+    width: int = 120 # px
+) -> np.ndarray: # (height, width) int32: the vertex that is seen at each pixel, top row first; -1 outside
+    "A small picture of a hemisphere from one side: what is nearest hides the rest."
+    cortex, seen_from = fsaverage5()[side], camera(look, side)
+    eye, up = (np.array([seen_from[k][c] for c in "xyz"], float) for k in ("eye", "up"))
+    steps = np.array([(i, j, 4 - i - j) for i in range(5) for j in range(5 - i)]) / 4 # 15 points on each face
+    at = np.einsum("sc,fcd->fsd", steps, getattr(cortex, kind)[cortex.faces]).reshape(-1, 3)
+    vertex = cortex.faces[:, steps.argmax(1)].ravel()
+    right, high, near = at @ np.cross(-eye / np.linalg.norm(eye), up), at @ up, at @ eye
+    unit = np.ptp(right) / (width - 1)
+    column, row = ((right - right.min()) / unit).round().astype(int), ((high.max() - high) / unit).round().astype(int)
+    seen, order = np.full((row.max() + 1, width), -1, np.int32), np.argsort(near, kind="stable")
+    seen[row[order], column[order]] = vertex[order] # the nearest is written last
+    return seen
+
 # %% ../../nbs/plots/18_alignment.ipynb #fd4f8301
 _greys = [(0, "#858585"), (1, "#E2E2E2")] # deep sulcus, top of a gyrus: visible on white and on black
 _folds = dict(ambient=.7, diffuse=.45, specular=.02, roughness=.9, fresnel=0)
@@ -602,6 +691,15 @@ def colour_scale(
     v = v[np.isfinite(v)]
     far = float(np.abs(v).max()) if v.size and np.abs(v).max() > 0 else 1.
     return Scale(-far, far, two_sided) if (v < 0).any() else Scale(0., far, viridis)
+
+# %% ../../nbs/plots/18_alignment.ipynb #512e2c99
+def half_scale(
+    scale: Scale, # of all that could be shown
+    v # what is shown, nan where there is none
+) -> Scale: # the same colour for each value
+    "The upper half of a two-sided scale where nothing that is shown is negative."
+    if scale.low >= 0 or (np.asarray(v, float) < 0).any(): return scale
+    return Scale(0., scale.high, tuple((2 * t - 1, c) for t, c in scale.colours if t >= .5))
 
 # %% ../../nbs/plots/18_alignment.ipynb #c1127432
 def surface_map(

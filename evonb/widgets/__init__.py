@@ -9,4 +9,5 @@ __getattr__, __dir__, __all__ = face(__name__, {
     ".connectome": "ConnectomeExplorer",
     ".population": "PopulationExplorer",
     ".alignment": "AlignmentExplorer",
+    ".tokens": "TokensExplorer",
 })

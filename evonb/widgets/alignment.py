@@ -138,7 +138,7 @@ def voxel_places(self: BrainPart): # (99, 117, 95) int16 on the template's grid;
     return self.kept("voxels", lambda: (sphere_labels(self.places, self.volume_radius) - 1).astype(np.int16))
 
 # %% ../../nbs/widgets/16_alignment.ipynb #b9d5d460
-_surfaces = ("inflated", "pial", "white")
+_surfaces, _looks = ("inflated", "pial", "white"), ("lateral", "medial", "dorsal", "ventral")
 _most = 1_000_000 # numbers that go to a page at once: 4 MB before they are packed
 
 @patch(as_prop=True)
@@ -184,6 +184,21 @@ def map_reply(self: BrainPart, kind, measures=None, rows=None) -> Reply: # kind:
     (faces, *shades), positions = cortex_arrays()
     content |= dict(vertices=len(shades[0]), surfaces=list(_surfaces))
     return Reply(content, [scores, faces, *shades, *self.vertex_places(), *positions])
+
+# %% ../../nbs/widgets/16_alignment.ipynb #6c4fd041
+@patch
+def strip_reply(self: BrainPart, measures=None, rows=None) -> Reply:
+    "A small brain a layer: the side with most of the places, from each direction."
+    measures, rows = measures or self.measures, rows or self.rows
+    scores, numbers = self.place_scores(measures, rows), self.vertex_places()
+    s = int(np.argmax([(n >= 0).sum() for n in numbers]))
+    side, place = hemispheres[s], np.append(numbers[s], -1)
+    shade, pictures = np.append(cortex_arrays()[0][1 + s], 0), [ap.pixel_vertices(k, hemispheres[s]) for k in _looks]
+    content = self.map_content(measures, rows, scores) | dict(side=side, looks=[[k, *p.shape] for k, p in
+                                                                                zip(_looks, pictures)])
+    flat = np.concatenate([p.ravel() for p in pictures])
+    return Reply(content, [scores, np.where(flat >= 0, np.maximum(shade[flat], 1), 0).astype(np.uint8),
+                           place[flat].astype(np.int16)])
 
 # %% ../../nbs/widgets/16_alignment.ipynb #0229b8c1
 _of_several = "; p and q: how many of the people's and seeds' tests are below 0.05"
@@ -243,6 +258,26 @@ def region_table(self: BrainPart, measure, arm, seed, layer) -> Reply:
     tests = _of_several * (len(v) * seeds > len(mean))
     return Reply.of_table(rows, note=f"{arm}, {who}, layer {layer}; {over}{tests}")
 
+# %% ../../nbs/widgets/16_alignment.ipynb #58147112
+@patch
+def sentence(self: BrainPart, measure, arm, seed, layer) -> str:
+    "What an arm scores at a layer, where most, and what the best other arm has there."
+    m, models, everywhere = ap.measures[measure], self.chosen(arm, seed), np.ones(self.ds.sizes["target"], bool)
+    check_choice(layer, self.layers, "layer")
+    number = lambda v: f"{v:.{m.digits}f}".replace("-", "−")
+    at = self.scores(measure)[:, self.layers.index(layer)] # (n_models, n_targets)
+    mean = lambda rows, keep=everywhere: float(known_mean(at[rows][:, keep].ravel()))
+    if not np.isfinite(mean(models)): raise NothingToPlot(f"{arm} has no score at layer {layer}.")
+    i = self.region_interval(measure, models, layer, everywhere)
+    ends = f" [{number(i.low)}, {number(i.high)}]" if np.isfinite(i.low) else ""
+    best = max(self.regions, key=lambda r: np.nan_to_num(mean(models, self.ds["roi"].values == r), nan=-9))
+    told = f"{arm}{'' if seed == 'mean' else f', seed {seed}'}, layer {layer}: {m.short} = {number(i.mean)}{ends}"
+    if len(self.regions) > 1: told += f", highest in {best} ({number(mean(models, self.ds['roi'].values == best))})"
+    others = {a: v for a in dict.fromkeys(a for a, _ in self.rows) if a != arm and np.isfinite(v := mean(self.of(a)))}
+    if not others: return f"{told}. No other arm has a score there."
+    rival = max(others, key=others.get)
+    return f"{told}. The best other arm there is {rival}, {number(others[rival])}."
+
 # %% ../../nbs/widgets/16_alignment.ipynb #7603457e
 @dataclass
 class ReadingPart(Part):
@@ -252,6 +287,13 @@ class ReadingPart(Part):
 
     @property
     def measures(self): return [m for m in ap.reading_measures if m in self.ds and np.isfinite(self.ds[m].values).any()]
+
+    def sentence(self, model, score) -> str: # what is seen, in words
+        at = self.models.index(check_choice(model, self.models, "model"))
+        effect, v = ap.effect_of(self.ds, model), float(known_mean(self.ds[score].values[at]))
+        slope = f"a bit of surprisal goes with {effect[0]:+.2f} ms [{effect[1]:+.2f}, {effect[2]:+.2f}]" if effect else ""
+        told = f"{_reading_names[score]} = {v:.4f}" if np.isfinite(v) else ""
+        return f"{model}: {'; '.join(filter(None, (slope, told)))}."
 
     def describe(self) -> str: # in few words
         n, n_words = len(self.models), self.ds.sizes.get("word", 0)
@@ -385,7 +427,6 @@ def _union(parts, get): return list(dict.fromkeys(v for p in parts.values() for 
 
 # %% ../../nbs/widgets/16_alignment.ipynb #9611ce32
 _measure_names = dict(r_beyond="Δr beyond nuisances", r="r", gain="ΔR² beyond nuisances")
-_looks = ("lateral", "medial", "dorsal", "ventral")
 
 # %% ../../nbs/widgets/16_alignment.ipynb #1e39d134
 def _brain_controls(parts):
@@ -400,25 +441,30 @@ def _brain_controls(parts):
     scales = [("all", "one scale for all layers"), ("shown", "scale of what is shown")]
     return [*([choice("brain", "Brain data", list(parts))] if len(parts) > 1 else []),
             choice("measure", "Brain score", names),
-            choice("arm", "Arm", _union(parts, lambda p: [a for a, _ in p.rows])), choice("seed", "Seed", seeds),
+            choice("arm", "Arm", _union(parts, lambda p: [a for a, _ in p.rows])),
             slider("layer", "Layer", sorted(_union(parts, lambda p: p.layers)), value=layer, play=True),
             choice("region", "Region", [("", "all regions"), *((r, r) for r in _union(parts, lambda p: p.regions))]),
-            toggle("best", "Arms and regions at the layer chosen on other folds", True),
-            slider("threshold", "Show from", 0, 95, 5, unit="% of the scale", local=True),
-            choice("scale", "Colours", scales, local=True), choice("surface", "Surface", _surfaces, local=True),
-            choice("look", "Seen from", [(k, f"{k} side") for k in _looks], local=True)]
+            *(c._replace(more=True) for c in (
+                choice("seed", "Seed", seeds), toggle("best", "Arms and regions at the layer chosen on other folds", True),
+                slider("threshold", "Show from", 0, 95, 5, unit="% of the scale", local=True),
+                choice("scale", "Colours", scales, local=True), choice("surface", "Surface", _surfaces, local=True),
+                choice("look", "Seen from", [(k, f"{k} side") for k in _looks], local=True)))]
 
 # %% ../../nbs/widgets/16_alignment.ipynb #9aaa7cfc
 def _brain_views(parts):
     pick = ("brain",) * (len(parts) > 1)
     wide = ("measure", "arm", "seed") * any(p.wide for p in parts.values())
     shown = tuple(n for n in ("measure", "arm", "seed", "layer", "region", "threshold", "scale") if n not in wide)
-    return [View("layers", "layers", "Brain score by layer", needs=(*pick, "measure", "region"), uses=("layer", "arm"),
+    return [View("said", "sentence", "In a sentence", needs=(*pick, "measure", "arm", "seed", "layer"), width=2),
+            View("layers", "layers", "Brain score by layer", needs=(*pick, "measure", "region"), uses=("layer", "arm"),
                  click=dict(layer="layer", arm="arm"),
                  description="Brain score of each arm over the model's layers."),
             View("map", "surface", "On the cortex", needs=(*pick, *wide), uses=(*shown, "surface", "look"),
                  click=dict(region="region"), height=320,
                  description="Scores on both hemispheres of fsaverage5; the table of regions holds the same numbers."),
+            View("strip", "strip", "Layer by layer", needs=(*pick, *wide), uses=(*shown, "look"), width=2,
+                 click=dict(layer="layer"), description="A small brain for each layer, with the arm's scores; a click "
+                 "brings the layer to the map."),
             View("slices", "volume", "In the volume", needs=(*pick, *wide), uses=shown, click=dict(region="region"),
                  description="Coronal, sagittal and axial slices with scores."),
             View("rois", "plotly", "Regions and arms", needs=(*pick, "measure", "layer", "best"),
@@ -436,12 +482,13 @@ def _reading_controls(parts):
     return [*([choice("reading", "Reading data", list(parts))] if len(parts) > 1 else []),
             choice("model", "Model (reading)", _union(parts, lambda p: p.models)),
             choice("story", "Story", [("", "all stories"), *((s, s) for s in _union(parts, lambda p: p.stories))]),
-            choice("score", "Reading score", names)]
+            choice("score", "Reading score", names)._replace(more=True)]
 
 # %% ../../nbs/widgets/16_alignment.ipynb #378fb1a9
 def _reading_views(parts):
     pick = ("reading",) * (len(parts) > 1)
-    return [View("fit", "plotly", "Reading time and surprisal", needs=(*pick, "model", "story"), height=480,
+    return [View("read", "sentence", "Reading in a sentence", needs=(*pick, "model", "score"), width=2),
+            View("fit", "plotly", "Reading time and surprisal", needs=(*pick, "model", "story"), height=480,
                  description="Reading time of words against a model's surprisal, binned means and the fitted effect."),
             View("reading_arms", "plotly", "Arms on reading times", needs=(*pick, "score"),
                  description="How well each arm's surprisal predicts reading times, with intervals."),
@@ -460,7 +507,8 @@ class AlignmentExplorer(Explorer):
         if found.brain: controls, views = _brain_controls(found.brain), _brain_views(found.brain)
         if found.reading:
             controls, views = controls + _reading_controls(found.reading), views + _reading_views(found.reading)
-        views.append(View("about", "text", "What is here", width=1 if len(views) % 2 else 2))
+        cells = sum(v.width for v in views)
+        views.append(View("about", "text", "What is here", width=1 if cells % 2 else 2))
         name = title or (f"Alignment of {place_name(found.place)}" if found.place else "Alignment")
         super().__init__(name, controls, views, " · ".join(p.describe() for p in found.parts))
 
@@ -490,16 +538,27 @@ def _draw(self: AlignmentExplorer, view, v):
     if told and not all(measure in a for a in told["arms"].values()): told = None # it lacks the measure
     return ap.arm_scores(part.ds, measure, layer, versus=part.rows[0][0], summary=told)
 
+# %% ../../nbs/widgets/16_alignment.ipynb #f8ff3419
+@patch
+def verdict(self: AlignmentExplorer, part, v) -> str: # paragraphs
+    "The run's own sentence, where it has one, and what the controls show."
+    names = ("measure", "arm", "seed", "layer") if isinstance(part, BrainPart) else ("model", "score")
+    shown = part.sentence(*(v[k] for k in names))
+    return "\n\n".join(filter(None, ((part.summary or {}).get("statement"), shown)))
+
 # %% ../../nbs/widgets/16_alignment.ipynb #1ec0e548
 @patch
 def reply(self: AlignmentExplorer, view: str, values: dict) -> Reply:
     "What `view` draws."
     if view == "about": return Reply.of_text(self.told or "Everything that was stored is shown.")
-    if view in ("map", "slices"):
+    if view == "read": return Reply.of_text(self.verdict(self.reading_part(values), values))
+    if view == "said": return Reply.of_text(self.verdict(self.brain_part(values), values))
+    if view in ("map", "strip", "slices"):
         part, few = self.brain_part(values), {}
         if "measure" in values:
             few = dict(measures=[values["measure"]], rows=[(values["arm"], values["seed"])])
             part.chosen(values["arm"], values["seed"])
+        if view == "strip": return part.strip_reply(**few)
         return part.map_reply("surface" if view == "map" else "volume", **few)
     if view == "regions":
         return self.brain_part(values).region_table(*(values[k] for k in ("measure", "arm", "seed", "layer")))
@@ -521,7 +580,8 @@ def map_values(self: AlignmentExplorer, **values): # -> (n_places,) float32, and
     if not np.isfinite(scores).any(): raise NothingToPlot(f"{v['arm']} has no score at layer {v['layer']}.")
     alike = [(s == "mean") == (v["seed"] == "mean") for _, s in part.rows] # arms' means, or all single seeds
     scale = ap.colour_scale(scores if v["scale"] == "shown" else all_scores[alike])
-    return np.where(np.abs(scores) >= v["threshold"] / 100 * scale.high, scores, np.nan), scale
+    shown = np.where(np.abs(scores) >= v["threshold"] / 100 * scale.high, scores, np.nan)
+    return shown, ap.half_scale(scale, shown)
 
 # %% ../../nbs/widgets/16_alignment.ipynb #601f884a
 @patch
@@ -530,8 +590,9 @@ def figure(self: AlignmentExplorer,
     **values # of controls, other than they stand now
 ): # -> go.Figure
     "The plain plotly figure of a view; the map and the slices as they stand, with threshold and scale."
-    if view not in ("map", "slices") or view not in self.views: return Explorer.figure(self, view, **values)
     v = self._checked(values)
+    if view not in ("layers", "map", "slices") or view not in self.views: return Explorer.figure(self, view, **values)
+    if view == "layers": return ap.layer_scores(self.brain_part(v).ds, v["measure"], v["region"] or None, arm=v["arm"])
     part, (scores, scale), m = self.brain_part(v), self.map_values(**v), ap.measures[v["measure"]]
     title, illustrative = f"{ap.label(v['arm'])}, layer {v['layer']}", bool(part.ds.attrs.get("illustrative"))
     if view == "map":

@@ -23,6 +23,9 @@ EXPLORERS.add("population", "evonb.widgets.population:PopulationExplorer",
 EXPLORERS.add("alignment", "evonb.widgets.alignment:AlignmentExplorer",
               "how well models predict brains and reading times, by arm, layer and place", kinds=("alignment",),
               files="alignment/*/run.json")
+EXPLORERS.add("tokens", "evonb.widgets.tokens:TokensExplorer",
+              "sentences as the grown models read them: surprisal, and attention by layer and head",
+              files="development/*/*/*/model/config.json")
 
 # %% ../../nbs/widgets/20_explorers.ipynb #8f317300
 def parts(
@@ -51,7 +54,7 @@ def explore(
     part: str | None = None, # one of `parts(run)`, such as "connectome", "population" or "alignment"; None: the first
     keep: bool = False # whether the notebook keeps the page itself, so that its controls move without a kernel
 ): # -> an Explorer
-    "The explorer of a stored run; no model is loaded."
+    "The explorer of a stored run; a model is loaded by \"tokens\" alone."
     if isinstance(run, str) and "::" in run: return individual_explorer(run, keep)
     run = run if isinstance(run, Run) else open_run(run)
     found = parts(run)

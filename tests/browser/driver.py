@@ -49,7 +49,10 @@ class ExplorerDriver:
             self.root.wait_for(state="visible", timeout=SECONDS * 1000)
 
     def control(self, name: str):
-        "The select or input of a control."
+        "The select or input of a control; where it stands behind \"More\", that is opened."
+        more = self.root.locator(".evonb-more-button[aria-expanded=false]")
+        if more.count() and self.root.locator(f'.evonb-more [data-control="{name}"]').count():
+            more.first.click()
         return self.root.locator(f'[data-control="{name}"]').first
 
     def view(self, name: str):

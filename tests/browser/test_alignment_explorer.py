@@ -155,6 +155,37 @@ def test_hover_names_the_region_and_its_value(offline_page, explorer, made, stor
         assert np.isclose(value, scores[places.index(region)], rtol=1e-5)
 
 
+def test_one_camera_names_bands_and_a_strip_of_layers(offline_page, explorer, made, stored):
+    page = offline_page(stored)
+    shown = explorer(page).ready()
+    assert shown.text("said").startswith("connectome, layer 2: ΔR² = ")
+    more = shown.root.locator(".evonb-more-button")
+    assert more.inner_text().startswith("More") and not shown.root.locator(".evonb-more").is_visible()
+    assert set(cortex(shown)["named"].split(",")) == {"LATL", "LPTL", "LIPL", "LPreM", "LIFG", "RATL"}
+    bands = """e => Object.fromEntries(e.data.filter(t => t.fill === 'toself' && t.legendgroup !== 'null')
+      .map(t => [t.legendgroup, t.visible !== false]))"""
+    plot = shown.view("layers").locator(".js-plotly-plot")
+    assert plot.evaluate(bands) == dict(connectome=True, smollm2=True, dense=False, random=False)
+    shown.set("arm", "dense").ready()
+    assert plot.evaluate(bands) == dict(connectome=False, smollm2=True, dense=True, random=False)
+    surface = shown.view("map").locator(".evonb-surface")
+    surface.focus()
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_function("() => document.querySelector('.evonb-surface')._fullLayout.scene.camera.eye.y !== 0")
+    eyes = surface.evaluate("e => ['scene', 'scene2'].map(s => e._fullLayout[s].camera.eye)")
+    assert np.allclose([eyes[0]["x"], eyes[0]["y"], eyes[0]["z"]], [-eyes[1]["x"], eyes[1]["y"], eyes[1]["z"]])
+    brains = shown.view("strip").locator(".evonb-strip-one")
+    assert brains.evaluate_all("all => all.map(e => e.getAttribute('aria-pressed'))").index("true") == 2
+    coloured = [int(brains.nth(i).get_attribute("data-coloured")) for i in range(9)]
+    assert min(coloured[:5]) > 300 and max(coloured[5:]) == 0  # the arm has five layers
+    brains.nth(3).focus()
+    page.keyboard.press("Enter")
+    shown.until("layer", 3).ready()
+    assert cortex(shown)["layer"] == "3" and "highest in" in brains.nth(3).get_attribute("aria-label")
+    shown.set("threshold", 30)
+    assert more.inner_text().startswith("More (1 moved)")
+
+
 def test_slices_are_moved_by_keys_and_sliders(offline_page, explorer, made, stored):
     shown = explorer(offline_page(stored)).ready()
     part = next(iter(made.found.brain.values()))

@@ -192,6 +192,35 @@ def test_a_null_of_nan_is_no_null(brain):
     assert "no null" in captions(ap.layer_scores(brain.assign(gone), "r"))
 
 
+def test_bands_of_one_arm_and_the_one_that_it_must_beat(brain):
+    fig = ap.layer_scores(brain, "gain", arm="connectome")
+    bands = {t.legendgroup: t.visible for t in fig.data if t.fill == "toself" and t.legendgroup != "null"}
+    assert bands["connectome"] and bands["smollm2"] and not bands["dense"] and not bands["random"]
+    assert fig.layout.meta["rivals"] == dict(connectome="smollm2", random="smollm2", dense="smollm2", smollm2="dense")
+    assert [t.line.width for t in fig.data if t.meta == "connectome"] == [3.5]
+    with pytest.raises(InputError, match="arm is 'rewired', but must be one of"):
+        ap.layer_scores(brain, "gain", arm="rewired")
+
+
+def test_lines_are_named_at_their_ends_and_no_name_hides_another(brain):
+    fig = ap.layer_scores(brain, "gain")
+    names = {a.text.split("</span> ")[1]: a for a in fig.layout.annotations}
+    assert set(names) == {*ARMS, "ceiling² − nuisances", "null, 95 %"} and fig.layout.showlegend is False
+    for arm in ARMS:
+        line = named(fig, arm)
+        assert names[arm].x == line.x[-1] and names[arm].y == line.y[-1]
+    low, high = fig.layout.yaxis.range
+    px = sorted((a.y - low) / (high - low) * 330 + a.yshift for a in names.values() if a.x == 4)
+    assert np.diff(px).min() >= 14 - 1e-6
+
+
+def test_half_a_scale_keeps_each_colour():
+    whole = ap.colour_scale([-0.2, 0.1])
+    assert ap.half_scale(whole, [0.1, -0.1]) == whole
+    half = ap.half_scale(whole, [0.1, np.nan])
+    assert (half.low, half.high) == (0, 0.2) and half.colours == ((0, "#FFF0B3"), (0.5, "#EFA26B"), (1, "#D55E00"))
+
+
 # Arms and regions
 
 def test_arms_stand_by_score_with_intervals_seeds_and_null(brain):

@@ -256,6 +256,59 @@ def test_replies_repeat_bit_for_bit_and_names_are_remembered(brain, explorer):
         assert packed(one) == packed(two) and one.content == two.content
 
 
+def test_a_sentence_says_the_score_the_best_region_and_the_best_other_arm(brain, explorer):
+    told = explorer.ask("said", measure="gain", arm="connectome", seed="mean", layer=3).content["text"]
+    by_region = {r: plain_mean(brain, "gain", "connectome", "mean", 3, r) for r in np.unique(brain.roi.values)}
+    best, at = max(by_region, key=by_region.get), brain.sel(layer=3).gain
+    mean = {a: float(at.values[brain.arm.values == a].mean()) for a in ("connectome", "random", "dense", "smollm2")}
+    rival = max((a for a in mean if a != "connectome"), key=mean.get)
+    assert told.startswith(f"connectome, layer 3: ΔR² = {mean['connectome']:.4f} [")
+    assert f"highest in {best} ({by_region[best]:.4f})" in told and f"there is {rival}, {mean[rival]:.4f}." in told
+    with pytest.raises(NothingToPlot, match="dense has no score at layer 7"):
+        explorer.ask("said", arm="dense", layer=7)
+    read = explorer.ask("read", model="dense/0", score="gain").content["text"]
+    assert "+3.00 ms [+2.60, +3.40]" in read and "Δ log-likelihood = 0.0" in read
+
+
+def test_a_run_says_its_own_sentence_first(brain, tmp_path):
+    seen = AlignmentExplorer(an_alignment(tmp_path / "a", brain, summary=a_summary()))
+    first, second = seen.ask("said").content["text"].split("\n\n")
+    assert first == "It says." and second.startswith("connectome, layer 3")
+
+
+def test_the_strip_has_the_places_of_the_vertices_that_are_seen(part, explorer):
+    reply = explorer.ask("strip")
+    scores, shade, places = reply.arrays
+    assert reply.content["side"] == "left" and np.array_equal(scores, explorer.ask("map").arrays[0], equal_nan=True)
+    look, height, width = reply.content["looks"][0]
+    seen = ap.pixel_vertices(look, "left")
+    assert seen.shape == (height, width)
+    assert sum(h * w for _, h, w in reply.content["looks"]) == len(shade) == len(places)
+    inside = seen >= 0
+    own = part.vertex_places()[0]
+    assert np.array_equal(places[: height * width].reshape(height, width)[inside], own[seen[inside]])
+    assert (shade[: height * width].reshape(height, width) > 0).tolist() == inside.tolist()
+    assert {part.places.roi[p] for p in np.unique(places[places >= 0])} == {"LATL", "LPTL", "LIPL", "LPreM", "LIFG"}
+    assert sum(map(len, packed(reply))) < 60_000
+
+
+def test_pixels_are_the_nearest_vertices():
+    cortex = fsaverage5()["right"]
+    seen = ap.pixel_vertices("lateral", "right", width=60)
+    column = np.flatnonzero(seen[20] >= 0)[[2, -3]]
+    for c in column:  # nothing nearer lies at the same pixel
+        y, z = cortex.inflated[seen[20, c], 1:]
+        near = np.hypot(*(cortex.inflated[:, 1:] - (y, z)).T) < 0.5
+        assert cortex.inflated[seen[20, c], 0] > cortex.inflated[near, 0].max() - 3
+    assert (np.diff(cortex.inflated[seen[20, column], 1]) > 0).all()  # front is on the right side
+
+
+def test_rare_controls_stand_behind_more(explorer):
+    rare = [n for n, c in explorer.controls.items() if c.more]
+    assert rare == ["seed", "best", "threshold", "scale", "surface", "look", "score"]
+    assert all("more" in c for c in explorer._spec["controls"])
+
+
 # Runs
 
 
@@ -288,12 +341,12 @@ def a_summary(**more):
 
 def test_a_run_of_either_kind_shows_its_own_views(brain, reading, tmp_path):
     seen = AlignmentExplorer(an_alignment(tmp_path / "a", brain, summary=a_summary()))
-    assert list(seen.views) == ["layers", "map", "slices", "rois", "regions", "arms", "about"]
+    assert list(seen.views) == ["said", "layers", "map", "strip", "slices", "rois", "regions", "arms", "about"]
     assert seen.values["layer"] == 3 and "model" not in seen.controls
     about = seen.ask("about").content["text"]
     assert "It says." in about and "evonb align runs/demo --data natural-stories" in about
     words = AlignmentExplorer(open_run(an_alignment(tmp_path / "b", reading=reading)))
-    assert list(words.views) == ["fit", "reading_arms", "stories", "about"] and "arm" not in words.controls
+    assert list(words.views) == ["read", "fit", "reading_arms", "stories", "about"] and "arm" not in words.controls
     assert "evonb align runs/demo --data alice" in words.ask("about").content["text"]
 
 
@@ -371,7 +424,7 @@ def test_damaged_scores_are_told_and_the_rest_is_shown(brain, reading, tmp_path)
     whole = (bad / "brain.zarr.zip").read_bytes()
     (bad / "brain.zarr.zip").write_bytes(whole[: len(whole) // 2])
     seen = AlignmentExplorer(tmp_path / "grown")
-    assert "alice can't be shown" in seen.ask("about").content["text"] and list(seen.views)[0] == "fit"
+    assert "alice can't be shown" in seen.ask("about").content["text"] and list(seen.views)[0] == "read"
     shutil.rmtree(bad)
 
 
@@ -431,7 +484,8 @@ def test_names_with_html_are_never_html(brain, reading):
         ("map", dict(arm=EVIL)),
         ("slices", dict(arm=EVIL)),
     ):
-        figure = seen.figure(view, **values).update_traces(meta=None, customdata=None, legendgroup=None)  # never shown
+        figure = seen.figure(view, **values).update_traces(meta=None, customdata=None, legendgroup=None)
+        figure.update_layout(meta=None)  # like those, never shown
         assert "<img" not in figure.to_json().replace("\\u003c", "<"), view
 
 

@@ -13,18 +13,20 @@ from evonb.widgets.connectome import ConnectomeExplorer, example_connectome_run
 from evonb.widgets.explorer import Explorer
 from evonb.widgets.explorers import EXPLORERS
 from evonb.widgets.population import PopulationExplorer
+from evonb.widgets.tokens import TokensExplorer
 
 WRONG = (None, float("nan"), float("inf"), -7, 10**30, 0.123, "no such value", "x" * 10**6, [], [0] * 10**5, {},
          {"a": [None]})
 
 
 @pytest.fixture(scope="module")
-def explorers(tmp_path_factory, brain, reading):
+def explorers(tmp_path_factory, brain, reading, tiny_reader):
     folder = tmp_path_factory.mktemp("explorers")
     return dict(
         connectome=ConnectomeExplorer(example_connectome_run(folder / "c", Seeds(3), width=32, arms=("random",))),
         population=PopulationExplorer(example_population_run(folder / "p", Seeds(2))),
         alignment=AlignmentExplorer([brain, reading]),
+        tokens=TokensExplorer(tiny_reader(), ["the cat sat on the mat.", "a dog ran."]),
     )
 
 

@@ -97,6 +97,7 @@ function kernelLink(model) {
     onAnswer(heardFrom) { answered = heardFrom; },
     ask: (view, values) => send({ ask: view, values }),
     press(name) { model.send({ press: name }); },
+    type(name, text) { model.send({ type: name, text }); },
     click(detail) { model.set("clicked", detail); model.save_changes(); },
     plotly: () => sharedPlotly(async () => asText((await send({ plotly: true })).arrays[0])),
     close() { model.off("msg:custom", heard); },
@@ -126,6 +127,7 @@ function storedLink(data) {
       return { content: found.content, arrays };
     },
     press() {},
+    type() {},
     click() {},
     plotly: () => sharedPlotly(async () => {
       const stored = document.getElementById("evonb-plotly");
@@ -204,7 +206,34 @@ function buttonControl(control, id, press) {
   return { node: input, show() {} };
 }
 
+/** The controls that are rarely moved, behind a button that says how many of them were. */
+function moreControls(id, controls) {
+  const box = make("div", { class: "evonb-more", id, hidden: true }, ...controls.map((c) => c.node));
+  const button = make("button", { type: "button", class: "evonb-button evonb-more-button" });
+  button.setAttribute("aria-controls", id);
+  const open = (on) => { box.hidden = !on; button.setAttribute("aria-expanded", on); };
+  button.addEventListener("click", () => open(box.hidden));
+  open(false);
+  return { button, box, say(moved) { button.textContent = moved ? `More (${moved} moved)` : "More"; } };
+}
+
+/** A line to write in; Enter sends it to Python. */
+function textControl(control, id, send) {
+  const input = make("input", { type: "text", id, maxLength: 2000, data: { control: control.name }, autocomplete: "off" });
+  input.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter") return;
+    event.preventDefault();
+    event.stopPropagation();
+    send(control.name, input.value);
+  });
+  const node = make("label", { class: "evonb-control evonb-writing" }, control.label, input);
+  return { node, show() {} };
+}
+
 const controlKinds = { choice: selectControl, slider: sliderControl, toggle: toggleControl };
+
+/** Whether a control has a value; buttons and lines to write in only tell Python something. */
+const hasValue = (control) => control.kind !== "button" && control.kind !== "text";
 
 /* -- Views ------------------------------------------------------------------------------------------------------- */
 
@@ -423,6 +452,18 @@ kinds.text = (host) => ({
   },
 });
 
+/** What is to be read first, in larger letters and without a title. */
+kinds.sentence = (host) => {
+  const box = make("div", { class: "evonb-said" });
+  host.root.append(box);
+  host.section.classList.add("evonb-untitled");
+  return {
+    draw({ content: { text } }) {
+      box.replaceChildren(...text.split(/\n\n+/).map((t) => make("p", { textContent: t })));
+    },
+  };
+};
+
 /* -- Tabs, and ways to hand on what is seen -------------------------------------------------------------------------- */
 
 /** The views that are always there, then those of tabs: one panel each, of which one is open; arrows move along. */
@@ -475,7 +516,7 @@ function asPython(value) {
 
 /** Python that opens the explorer and moves its controls to where they stand. */
 function stateCode(spec, values) {
-  const set = spec.controls.filter((c) => c.kind !== "button").map((c) => `${c.name}=${asPython(values[c.name])}`);
+  const set = spec.controls.filter(hasValue).map((c) => `${c.name}=${asPython(values[c.name])}`);
   return `${spec.code}${set.length ? `.set(${set.join(", ")})` : ""}`;
 }
 
@@ -510,7 +551,7 @@ function shareTools(spec, link) {
 
 /** Keep the page's address in step with the controls of a stored explorer, and follow it when it is changed. */
 function followAddress(link) {
-  const { spec } = link, moving = spec.controls.filter((c) => c.kind !== "button"), first = { ...link.values() };
+  const { spec } = link, moving = spec.controls.filter(hasValue), first = { ...link.values() };
   const firstTab = spec.views.map((v) => v.tab).find(Boolean);
   let draw = () => {}, openTab = () => {};
   const read = () => {
@@ -603,18 +644,23 @@ function mount(root, link) {
     return runView(host, kinds[view.kind](host), link, cache);
   });
   const player = makePlayer(link, set, () => views.every((v) => v.idle()));
-  const shown = spec.controls.filter((c) => c.kind !== "button" || link.live);
+  const shown = spec.controls.filter((c) => hasValue(c) || link.live);
   const press = (name) => { link.press(name); views.forEach((v) => v.painter.pressed?.(name)); };
   const controls = shown.map((control) => {
     const id = `${prefix}-${control.name}`;
     if (control.kind === "button") return buttonControl(control, id, press);
+    if (control.kind === "text") return textControl(control, id, link.type);
     return controlKinds[control.kind](control, id, (value) => set(control.name, value), player.toggle);
   });
-  const form = make("form", { class: "evonb-controls" }, ...controls.map((c) => c.node));
+  const rare = shown.map((control) => control.more === true);
+  const more = moreControls(`${prefix}-more`, controls.filter((_, i) => rare[i]));
+  const form = make("form", { class: "evonb-controls" }, ...controls.filter((_, i) => !rare[i]).map((c) => c.node));
+  if (rare.includes(true)) form.append(more.button);
   form.addEventListener("submit", (event) => event.preventDefault());
   form.setAttribute("aria-label", `Controls of: ${spec.title}`);
   const share = shareTools(spec, link);
   if (share.childElementCount) form.append(share);
+  if (rare.includes(true)) form.append(more.box);
   const tabs = makeTabs(prefix, spec, views, (name) => {
     if (link.tab !== name) { link.tab = name; link.moved?.(); }
     update();
@@ -623,8 +669,9 @@ function mount(root, link) {
   box.append(form, ...tabs.nodes);
   const update = () => {
     controls.forEach((c, i) => {
-      if (shown[i].kind !== "button") c.show(shown[i].options.findIndex(([v]) => v === link.values()[shown[i].name]), link.values());
+      if (hasValue(shown[i])) c.show(shown[i].options.findIndex(([v]) => v === link.values()[shown[i].name]), link.values());
     });
+    more.say(shown.filter((c, i) => rare[i] && hasValue(c) && link.values()[c.name] !== c.value).length);
     views.forEach((v) => v.update());
   };
   const dress = () => {

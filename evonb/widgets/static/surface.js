@@ -28,6 +28,12 @@ function mapScale(measure, scores, values) {
   return low < 0 ? { low: -far, high: far, colours: mapTwoSided } : { low: 0, high: far, colours: mapViridis };
 }
 
+/** The upper half of a two-sided scale, the same colour for each value, where nothing that is shown is negative. */
+function mapHalf(scale, values) {
+  if (scale.low >= 0 || values.some((v) => v < 0)) return scale;
+  return { low: 0, high: scale.high, colours: scale.colours.filter(([t]) => t >= 0.5).map(([t, c]) => [2 * t - 1, c]) };
+}
+
 /** What the controls pick: scores (one a place), the measure, its colours, the threshold in the measure's unit. */
 function mapPick(content, buffer, values) {
   const n = content.places.length, at = mapPlace(content, values);
@@ -35,11 +41,12 @@ function mapPick(content, buffer, values) {
   const none = new Float32Array(n).fill(NaN);
   const start = ((at.measure * content.rows.length + at.row) * content.layers.length + at.layer) * n;
   const scores = at.lack ? none : new Float32Array(buffer, 4 * start, n);
-  const scale = mapScale(measure, scores, values);
-  const threshold = (values.threshold / 100) * Math.max(scale.high, -scale.low);
+  const whole = mapScale(measure, scores, values);
+  const threshold = (values.threshold / 100) * Math.max(whole.high, -whole.low);
   let lack = at.lack;
   if (!lack && !scores.some(Number.isFinite)) lack = `${values.arm} has no score at layer ${values.layer}.`;
   const shown = (place) => place >= 0 && Math.abs(scores[place]) >= threshold;
+  const scale = mapHalf(whole, Array.from(scores).filter((_, place) => shown(place)));
   return { scores, measure, scale, threshold, lack, shown };
 }
 
@@ -182,6 +189,42 @@ function surfaceScene(geometry, values, side, domain) {
                      up: { x: 0, y: Number(upright), z: Number(!upright) }, projection: { type: "orthographic" } } };
 }
 
+/** Regions' names beside them, the highest scores first: those that are seen from where the eye is, none over another. */
+function surfaceNames(content, picked, side, { surface, dark, camera }) {
+  const { x, y, z } = side.xyz[surface], unit = (v) => { const n = Math.hypot(...v); return v.map((c) => c / n); };
+  const cross = (a, b) => [a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]];
+  const dot = (a, b) => a[0] * b[0] + a[1] * b[1] + a[2] * b[2], parts = (o) => [o.x, o.y, o.z];
+  const eye = unit(parts(camera.eye)), right = unit(cross(parts(camera.up), eye)), up = cross(eye, right);
+  const at = (v) => { const p = [x[v], y[v], z[v]]; return [dot(p, right), dot(p, up), dot(p, eye)]; };
+  const order = content.places.map((_, p) => p).filter((p) => picked.shown(p));
+  order.sort((a, b) => Math.abs(picked.scores[b]) - Math.abs(picked.scores[a]));
+  const named = [], members = new Map(order.map((p) => [p, []]));
+  side.place.forEach((p, v) => members.get(p)?.push(v));
+  for (const place of order) {
+    const own = members.get(place);
+    if (!own.length) continue;
+    const mean = [x, y, z].map((axis) => own.reduce((sum, v) => sum + axis[v], 0) / own.length);
+    const far = (v) => Math.hypot(x[v] - mean[0], y[v] - mean[1], z[v] - mean[2]);
+    const vertex = own.reduce((best, v) => far(v) < far(best) ? v : best), [a, b, near] = at(vertex);
+    let hidden = named.some((n) => Math.abs(n.a - a) < 26 && Math.abs(n.b - b) < 12);
+    for (let v = 0; v < x.length && !hidden; v++) {
+      const [c, d, depth] = at(v);
+      hidden = depth > near + 8 && Math.abs(c - a) < 3 && Math.abs(d - b) < 3;
+    }
+    if (!hidden) named.push({ a, b, vertex, roi: content.places[place].roi });
+  }
+  const ink = dark ? "#e6e8eb" : "#1f2328", paper = dark ? "rgba(20,23,27,.72)" : "rgba(255,255,255,.78)";
+  const escaped = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
+  return named.map(({ vertex: v, roi }) => ({ x: x[v], y: y[v], z: z[v], text: escaped(roi), showarrow: true, arrowhead: 0,
+    arrowwidth: 1, arrowcolor: ink, ax: 0, ay: -26, font: { size: 11, color: ink }, bgcolor: paper, borderpad: 1 }));
+}
+
+/** The same camera for the other hemisphere: what is left of one is right of the other. */
+function surfaceMirror({ eye, up, center, projection }) {
+  const flip = ({ x, y, z }) => ({ x: -x, y, z });
+  return { eye: flip(eye), up: flip(up), center: flip(center), projection };
+}
+
 /** The whole figure, and how many vertices carry a value in it. */
 function surfaceFigure(geometry, picked, values, dark, height) {
   const made = geometry.sides.map((side) => surfaceTraces(geometry, side, picked, values));
@@ -211,8 +254,28 @@ kinds.surface = (host) => {
   div.setAttribute("aria-label", `${host.view.description || host.view.title} ${keys}`);
   host.root.append(div, bar.node, foot.node);
   const tip = mapTip(host);
-  let Plotly, reply, geometry, picked, drawing = Promise.resolve();
+  let Plotly, reply, geometry, picked, following = false, drawing = Promise.resolve();
 
+  /** The names at both hemispheres for where the cameras are. */
+  const names = () => {
+    const values = host.values(), annotations = {};
+    ["scene", "scene2"].forEach((scene, s) => {
+      const look = { surface: values.surface, dark: host.dark(), camera: div._fullLayout[scene].camera };
+      annotations[`${scene}.annotations`] = surfaceNames(reply.content, picked, geometry.sides[s], look);
+    });
+    div.dataset.named = Object.values(annotations).flat().map((a) => a.text).join(",");
+    return annotations;
+  };
+  /** One camera: where one hemisphere is turned to, the other follows, and so do the names. */
+  const follow = async (change, last) => {
+    const turned = ["scene", "scene2"].find((scene) => change?.[`${scene}.camera`]);
+    if (!turned || following) return;
+    following = true;
+    const other = turned === "scene" ? "scene2" : "scene", camera = change[`${turned}.camera`];
+    await Plotly.relayout(div, { [`${other}.camera`]: surfaceMirror(camera), [`${turned}.camera`]: camera });
+    if (last) await Plotly.relayout(div, names());
+    following = false;
+  };
   const placeAt = (point) => {
     const side = geometry.sides[point.curveNumber < 2 ? 0 : 1], vertex = point.pointNumber;
     const place = side.place[vertex];
@@ -225,6 +288,7 @@ kinds.surface = (host) => {
     const { data, layout, above } = surfaceFigure(geometry, picked, values, host.dark(), height());
     await drawPlotly(div, { data, layout }, { responsive: false, scrollZoom: false,
                                               modeBarButtonsToRemove: ["tableRotation", "resetCameraLastSave3d"] });
+    await Plotly.relayout(div, names());
     bar.show(picked);
     foot.show(reply.content);
     mapMark(div, values, picked, { above, surface: values.surface, look: values.look, regions: picked.scores
@@ -264,14 +328,20 @@ kinds.surface = (host) => {
       } else if (event.key in zooms) {
         const { x, y, z } = div._fullLayout[scene].aspectratio, by = 1 / zooms[event.key];
         change[`${scene}.aspectratio`] = { x: x * by, y: y * by, z: z * by };
-      } else change[`${scene}.camera`] = { ...now, ...surfaceTurn(now, ...turns[event.key]) };
+      } else {
+        const [sideways, upwards] = turns[event.key];
+        change[`${scene}.camera`] = { ...now, ...surfaceTurn(now, s ? -sideways : sideways, upwards) };
+      }
     });
-    Plotly.relayout(div, change);
+    following = true;
+    Plotly.relayout(div, change).then(() => Plotly.relayout(div, names())).finally(() => { following = false; });
   };
   const bind = () => {
     div.on("plotly_hover", hover);
     div.on("plotly_unhover", () => { tip.hide(); Object.assign(div.dataset, { hovered: "", hoveredValue: "" }); });
     div.on("plotly_click", click);
+    div.on("plotly_relayouting", (change) => follow(change, false));
+    div.on("plotly_relayout", (change) => follow(change, true));
     div.addEventListener("pointermove", (event) => { lastMove = event; });
     div.addEventListener("pointerleave", tip.hide);
     div.addEventListener("keydown", press);
@@ -313,9 +383,12 @@ kinds.layers = (host) => {
     const { layer, arm } = host.values();
     const line = { type: "line", xref: "x", yref: "paper", x0: layer, x1: layer, y0: 0, y1: 1, layer: "below",
                    line: { color: host.dark() ? "#56b4e9" : "#0072b2", width: 2, dash: "dot" } };
-    await Plotly.relayout(div, { shapes: [...stays, line] });
+    const rival = div.layout.meta?.rivals?.[arm], isBand = (t) => t.fill === "toself" && t.legendgroup !== "null";
+    const visible = curves.map((t) => !isBand(t) || t.legendgroup === arm || t.legendgroup === rival);
+    const width = curves.map((t) => isBand(t) ? 0 : t.meta === undefined ? t.line.width : t.meta === arm ? 3.5 : 2);
+    await Plotly.update(div, { visible, "line.width": width }, { shapes: [...stays, line] }, curves.map((_, i) => i));
     dark = host.dark();
-    Object.assign(div.dataset, { layer, arm });
+    Object.assign(div.dataset, { layer, arm, rival: rival ?? "" });
     host.say(`layer ${layer} of ${arm} is on the map; click a point for another`);
   };
   return {
