@@ -279,6 +279,8 @@ def sentence(self: BrainPart, measure, arm, seed, layer) -> str:
     return f"{told}. The best other arm there is {rival}, {number(others[rival])}."
 
 # %% ../../nbs/widgets/16_alignment.ipynb #7603457e
+_reading_names = dict(gain="Δ log-likelihood", pearson="Pearson r", spearman="Spearman ρ")
+
 @dataclass
 class ReadingPart(Part):
     "Reading times of one data set."
@@ -291,7 +293,7 @@ class ReadingPart(Part):
     def sentence(self, model, score) -> str: # what is seen, in words
         at = self.models.index(check_choice(model, self.models, "model"))
         effect, v = ap.effect_of(self.ds, model), float(known_mean(self.ds[score].values[at]))
-        slope = f"a bit of surprisal goes with {effect[0]:+.2f} ms [{effect[1]:+.2f}, {effect[2]:+.2f}]" if effect else ""
+        slope = "a bit of surprisal goes with {:+.2f} ms [{:+.2f}, {:+.2f}]".format(*effect[:3]) if effect else ""
         told = f"{_reading_names[score]} = {v:.4f}" if np.isfinite(v) else ""
         return f"{model}: {'; '.join(filter(None, (slope, told)))}."
 
@@ -445,7 +447,8 @@ def _brain_controls(parts):
             slider("layer", "Layer", sorted(_union(parts, lambda p: p.layers)), value=layer, play=True),
             choice("region", "Region", [("", "all regions"), *((r, r) for r in _union(parts, lambda p: p.regions))]),
             *(c._replace(more=True) for c in (
-                choice("seed", "Seed", seeds), toggle("best", "Arms and regions at the layer chosen on other folds", True),
+                choice("seed", "Seed", seeds),
+                toggle("best", "Arms and regions at the layer chosen on other folds", True),
                 slider("threshold", "Show from", 0, 95, 5, unit="% of the scale", local=True),
                 choice("scale", "Colours", scales, local=True), choice("surface", "Surface", _surfaces, local=True),
                 choice("look", "Seen from", [(k, f"{k} side") for k in _looks], local=True)))]
@@ -475,8 +478,6 @@ def _brain_views(parts):
                  description="Mean brain score of each arm with interval, ceiling and null.")]
 
 # %% ../../nbs/widgets/16_alignment.ipynb #26c21e8a
-_reading_names = dict(gain="Δ log-likelihood", pearson="Pearson r", spearman="Spearman ρ")
-
 def _reading_controls(parts):
     names = [(m, _reading_names[m]) for m in _union(parts, lambda p: p.measures)]
     return [*([choice("reading", "Reading data", list(parts))] if len(parts) > 1 else []),

@@ -30,7 +30,7 @@ from ..training.base import Base, open_base, text_begin
 from ..training.limits import model_limits
 from ..training.probes import attention_open
 from .alignment import alignments_within
-from .explorer import Explorer, Reply, View, choice, slider, writing
+from .explorer import Explorer, Reply, View, choice, slider, text_line
 
 # %% ../../nbs/widgets/17_tokens.ipynb #8c2d4a41
 @dataclass(frozen=True, eq=False)
@@ -89,8 +89,8 @@ def read_sentence(
     bits = -logp.gather(1, torch.tensor(ids[1:])[:, None])[:, 0].numpy() / math.log(2)
     best, which = logp.exp().topk(min(3, logp.shape[1])) # (n_tokens - 1, 3)
     seen = [a for a in getattr(out, "attentions", None) or () if a is not None]
-    same = {a.shape for a in seen}
-    attention = torch.stack(seen)[:, 0].float().cpu().numpy() if len(same) == 1 and seen[0].shape[-1] == len(ids) else None
+    whole = seen and {tuple(a.shape) for a in seen} == {(1, seen[0].shape[1], len(ids), len(ids))}
+    attention = torch.stack(seen)[:, 0].float().cpu().numpy() if whole else None
     named = lambda i: base.tokenizer.decode([i], clean_up_tokenization_spaces=False)
     expected = [[(named(i), p) for i, p in zip(w, b)] for w, b in zip(which.tolist(), best.tolist())]
     return ReadSentence(text, [named(i) for i in ids[:n]] + pieces_of(text, told.offsets), np.r_[[-1] * n, told.word],
@@ -112,7 +112,8 @@ def sentences_of(
     texts = [re.split(r"(?<=[.!?])\s+", " ".join(p.text.split())) for p in open_data(data).passages]
     fits = [[s for s in t if words[0] <= len(s.split()) <= words[1]] for t in texts]
     turns = [t[i] for i in range(n) for t in fits if i < len(t)]
-    if not turns: raise InputError(f"{data} has no sentence of {words[0]} to {words[1]} words. Give sentences of your own.")
+    if not turns:
+        raise InputError(f"{data} has no sentence of {words[0]} to {words[1]} words. Give sentences of your own.")
     return list(dict.fromkeys(turns))[:n]
 
 # %% ../../nbs/widgets/17_tokens.ipynb #959363c2
@@ -159,7 +160,8 @@ def bits_figure(
     for name, read in told.items():
         style, thick = arm_style(name.split("/")[0]), model in (None, name)
         fig.add_scatter(x=list(range(len(words))), y=read.word_bits(), name=label(name), mode="lines+markers",
-                        text=[label(w) for w in words], line=dict(color=style.colour, dash=style.dash, width=3 if name == model else 2),
+                        text=[label(w) for w in words],
+                        line=dict(color=style.colour, dash=style.dash, width=3 if name == model else 2),
                         marker=dict(symbol=style.symbol, size=8 if name == model else 6), opacity=1 if thick else .45,
                         hovertemplate=f"{label(name)}, %{{text}}: %{{y:.2f}} bits<extra></extra>")
     fig.update_xaxes(tickvals=list(range(len(words))), ticktext=[label(w) for w in words], tickangle=-40)
@@ -194,33 +196,36 @@ class TokensExplorer(Explorer):
         title: str = "" # empty: the source's name
     ):
         self.sources, self.opened, self.reads, self.typed = models_within(source), {}, {}, ""
-        run = source if isinstance(source, Run) else None if isinstance(source, (Base, dict)) else source_run(str(source))
-        found, self.lack = sentences_within(run) if sentences is None else (sentences, "")
+        one = isinstance(source, (Base, dict))
+        run = source if isinstance(source, Run) else None if one else source_run(str(source))
+        found, lack = sentences_within(run) if sentences is None else (sentences, "")
         if isinstance(found, str): found = sentences_of(found)
-        found = [" ".join(str(s).split()) for s in found]
-        names, first = list(self.sources), self.base(next(iter(self.sources)))
-        about = first.model.config.get_text_config()
+        how = ("Shading is surprisal. Point at a token, or move to it with the arrow keys, to see what it attends to; "
+               "Enter keeps it.")
+        super().__init__(title or f"Reading with {place_name(run.path) if run else brief(next(iter(self.sources)))}",
+                         self._choices([" ".join(str(s).split()) for s in found]), self._views(),
+                         f"{how} {lack}".strip())
+
+    def _choices(self, sentences):
+        about = self.base(next(iter(self.sources))).model.config.get_text_config()
         layers, heads = (getattr(about, k, None) or 1 for k in ("num_hidden_layers", "num_attention_heads"))
-        own = [(_own, "your own, written beside")]
-        controls = [choice("model", "Model", [(m, brief(m, 40)) for m in names]),
-                    choice("sentence", "Sentence", [(s, brief(s, 70)) for s in dict.fromkeys(found)] + own),
-                    writing("written", "Write your own and press Enter"),
-                    slider("layer", "Layer", 1, layers, value=(layers + 1) // 2, local=True),
-                    choice("head", "Head", [("mean", "mean over heads"), *((h, f"head {h}") for h in range(1, heads + 1))],
-                           local=True),
-                    slider("full", "Full colour at", [4, 8, 12, 16, 20], value=12, unit="bits", local=True)._replace(more=True)]
-        super().__init__(title or f"Reading with {place_name(str(run.path)) if run else brief(names[0])}", controls,
-                         self._views(), "Shading is surprisal. Point at a token, or move to it with the arrow keys, to see "
-                         "what it attends to; Enter keeps it." + (f" {self.lack}" if self.lack else ""))
+        told = [*((s, brief(s, 70)) for s in dict.fromkeys(sentences)), (_own, "your own, written beside")]
+        named = [("mean", "mean over heads"), *((h, f"head {h}") for h in range(1, heads + 1))]
+        full = slider("full", "Full colour at", [4, 8, 12, 16, 20], value=12, unit="bits", local=True)
+        return [choice("model", "Model", [(m, brief(m, 40)) for m in self.sources]),
+                choice("sentence", "Sentence", told), text_line("written", "Write your own and press Enter"),
+                slider("layer", "Layer", 1, layers, value=(layers + 1) // 2, local=True),
+                choice("head", "Head", named, local=True), full._replace(more=True)]
 
     def _views(self):
-        both = ("model", "sentence")
+        both, several = ("model", "sentence"), len(self.sources) > 1
         return [View("said", "sentence", "In a sentence", needs=both, width=2),
                 View("tokens", "tokens", "The sentence", needs=both, uses=("layer", "head", "full"), width=2,
                      description="The sentence token by token, shaded by surprisal."),
-                View("heads", "heads", "Every head", needs=both, uses=("layer", "head"), click=dict(layer="layer", head="head"),
+                View("heads", "heads", "Every head", needs=both, uses=("layer", "head"),
+                     click=dict(layer="layer", head="head"),
                      description="A small map of attention for each head, a row of them for each layer."),
-                View("models", "plotly", "In every model" if len(self.sources) > 1 else "Word by word", needs=both,
+                View("models", "plotly", "In every model" if several else "Word by word", needs=both,
                      description="Surprisal of each word, model by model."),
                 View("words", "table", "Words", needs=both, width=2,
                      description="Each word with its surprisal, its tokens, and what was expected instead.")]
@@ -279,8 +284,8 @@ def token_reply(self: TokensExplorer, model, sentence) -> Reply:
     "All that a page needs to draw a sentence and its heads; attention in steps of 1/255."
     r = self.read(model, sentence)
     words = r.word_bits()
-    tokens = [dict(piece=p, word=int(w), bits=b, whole=words[w] if w >= 0 else None, expected=[list(e) for e in expected])
-              for p, w, b, expected in zip(r.pieces, r.word, r.bits, r.expected)]
+    tokens = [dict(piece=p, word=int(w), bits=b, whole=words[w] if w >= 0 else None, expected=list(map(list, best)))
+              for p, w, b, best in zip(r.pieces, r.word, r.bits, r.expected)]
     n_layers, n_heads = r.attention.shape[:2] if r.attention is not None else (0, 0)
     content = dict(model=model, tokens=tokens, begin=r.n_begin, layers=n_layers, heads=n_heads)
     return Reply(content, [] if r.attention is None else [(r.attention * 255).round().astype(np.uint8)])
