@@ -267,7 +267,7 @@ def label_ends(
     px = lambda y: (y - low) / (high - low) * height
     for x in dict.fromkeys(e[0] for e in ends):
         group = [e for e in ends if e[0] == x]
-        for (_, y, name, colour), moved in zip(group, kept_apart([px(e[1]) for e in group], 14)):
+        for (_, y, name, colour), moved in zip(group, kept_apart([px(e[1]) for e in group], 15)):
             fig.add_annotation(x=x, y=y, yshift=float(moved - px(y)), xanchor="left", xshift=6, showarrow=False,
                                text=f'<span style="color:{colour}">■</span> {name}', font=dict(size=12), align="left")
     last = max(e[0] for e in ends)
@@ -346,7 +346,8 @@ def layer_scores(
     fig.update_yaxes(title_text=m.axis, zeroline=True, zerolinecolor=_grey,
                      range=[low - .03 * (high - low), high + .05 * (high - low)])
     rivals = {a: best_other(curves, a) for a in curves}
-    label_ends(fig, ends, 330).update_layout(meta=dict(rivals=rivals))
+    numbers = [list(curves).index(rivals[a]) if rivals[a] else -1 for a in curves] # names would stand there unescaped
+    label_ends(fig, ends, 330).update_layout(meta=dict(rivals=numbers))
     if arm is not None: _show_bands(fig, check_choice(arm, curves, "arm"), rivals)
     return fig
 

@@ -484,14 +484,14 @@ def test_names_with_html_are_never_html(brain, reading):
         ("map", dict(arm=EVIL)),
         ("slices", dict(arm=EVIL)),
     ):
-        figure = seen.figure(view, **values).update_traces(meta=None, customdata=None, legendgroup=None)
-        figure.update_layout(meta=None)  # like those, never shown
+        figure = seen.figure(view, **values).update_traces(meta=None, customdata=None, legendgroup=None)  # never shown
         assert "<img" not in figure.to_json().replace("\\u003c", "<"), view
 
 
 def test_what_travels_is_small(explorer):
     sizes = {v: sum(map(len, packed(explorer.ask(v)))) for v in explorer.views}
     assert sizes["map"] < 900_000 and sizes["slices"] < 260_000
+    assert sizes.pop("strip") < 60_000
     assert max(s for v, s in sizes.items() if v not in ("map", "slices")) < 30_000
     assert explorer.views["map"].needs == explorer.views["slices"].needs == ()  # so moving a layer asks for nothing
 

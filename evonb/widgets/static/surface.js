@@ -383,7 +383,8 @@ kinds.layers = (host) => {
     const { layer, arm } = host.values();
     const line = { type: "line", xref: "x", yref: "paper", x0: layer, x1: layer, y0: 0, y1: 1, layer: "below",
                    line: { color: host.dark() ? "#56b4e9" : "#0072b2", width: 2, dash: "dot" } };
-    const rival = div.layout.meta?.rivals?.[arm], isBand = (t) => t.fill === "toself" && t.legendgroup !== "null";
+    const arms = curves.filter((t) => t.mode === "lines+markers").map((t) => t.meta);
+    const rival = arms[div.layout.meta?.rivals?.[arms.indexOf(arm)] ?? -1], isBand = (t) => t.fill === "toself" && t.legendgroup !== "null";
     const visible = curves.map((t) => !isBand(t) || t.legendgroup === arm || t.legendgroup === rival);
     const width = curves.map((t) => isBand(t) ? 0 : t.meta === undefined ? t.line.width : t.meta === arm ? 3.5 : 2);
     await Plotly.update(div, { visible, "line.width": width }, { shapes: [...stays, line] }, curves.map((_, i) => i));
