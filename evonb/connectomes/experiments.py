@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['LATER', 'prepare_corpus', 'computing_with', 'developed_config', 'evolutions_as_begun', 'experiment', 'develop_run',
-           'taken_up', 'newborn_folder', 'kept_newborns', 'load_newborn', 'open_newborn', 'grown_newborns',
-           'newborn_table', 'training_text', 'training_ids', 'held_out_ids', 'life_steps', 'tokens_per_step']
+           'taken_up', 'newborn_folder', 'kept_newborns', 'load_newborn', 'open_newborn', 'newborn_wiring',
+           'grown_newborns', 'newborn_table', 'training_text', 'training_ids', 'held_out_ids', 'life_steps',
+           'tokens_per_step']
 
 # %% ../../nbs/connectomes/22_experiments.ipynb #81433ce5
 import json
@@ -16,7 +17,7 @@ from pathlib import Path
 from fastcore.basics import patch
 from tqdm.auto import tqdm
 
-from .arms import REFERENCE
+from .arms import REFERENCE, find_arm
 from .generations import develop, evolve_connectome, inherited_connectome, life_folder
 from .generations import n_stored_lineages, stored_generations, take_part
 from .nursery import side_by_side
@@ -355,6 +356,19 @@ def open_newborn(
         raise InputError(f"{path} was trained on token shards without a tokenizer, so text can't be given to it.")
     return new_base(load_newborn(run, arm, seed, device, step=int(step) if at else None),
                     load_tokenizer(run.file("corpus", "tokenizer")), f"{path}::{arm}/{seed}{at}{step}")
+
+# %% ../../nbs/connectomes/22_experiments.ipynb #59e06db8
+def newborn_wiring(
+    run, # a Run of kind connectome
+    source: str # RUN, RUN::ARM/SEED or RUN::ARM/SEED@STEP; RUN alone is RUN::connectome/0
+): # -> a Connectome; None for a newborn that inherits none
+    "The wiring that a newborn was born with."
+    arm, _, seed = (str(source).partition("::")[2] or f"{REFERENCE}/0").partition("/")
+    number = int(seed.partition("@")[0] or 0)
+    own = newborn_folder(run, arm, number).parents[1]/"connectome.safetensors"
+    if own.exists(): return Connectome.load(own)
+    if not find_arm(arm).wiring: return None
+    return inherited_connectome(run, number // SEEDS)
 
 # %% ../../nbs/connectomes/22_experiments.ipynb #6ca5ae76
 def grown_newborns(

@@ -1,0 +1,7 @@
+"""Runs that travel: models for others, published runs, and what comes back."""
+
+from evonb import face
+
+__getattr__, __dir__, __all__ = face(__name__, {
+    ".export": "FORMATS export_model open_exported",
+})
