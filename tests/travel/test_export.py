@@ -43,7 +43,8 @@ def run(tmp_path_factory):
 def population(tmp_path_factory):
     place = tmp_path_factory.mktemp("population")
     life = LifetimeConfig(steps=6, batch_size=4, context=32, warmup=2, eval_windows=8)
-    base = toy_base(place / "bases", ToyConfig(200, 400, model=ModelConfig(1, 2, 16), lifetime=life), device="cpu", show=False)
+    size = ToyConfig(200, 400, model=ModelConfig(1, 2, 16), lifetime=life)
+    base = toy_base(place / "bases", size, device="cpu", show=False)
     quick = ExpertConfig(rank=2, steps=6, warmup=1, batch_size=4, held_out=8)
     skills = dict(agreement="skill:agreement", count="skill:count_up")
     train_experts(place / "experts", ExpertsConfig(base.name, skills, "neutral", 40, 0, quick), base=base, show=False)
