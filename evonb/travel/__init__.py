@@ -3,5 +3,6 @@
 from evonb import face
 
 __getattr__, __dir__, __all__ = face(__name__, {
-    ".export": "FORMATS export_model open_exported",
+    ".export": "EXPORTS export_model open_exported",
+    ".publish": "publish_run verify_folder verify_again import_run",
 })
