@@ -14,11 +14,13 @@ __all__ = ['MEASURES', 'COMMANDS', 'EXAMPLE_SKILLS', 'TABLES', 'flat_settings', 
            'with_aims', 'breed_options', 'do_breed', 'attribution_text', 'attribute_options', 'do_attribute',
            'base_help', 'experts_options', 'do_experts', 'population_options', 'breed_preset', 'with_writer',
            'do_population', 'serve_options', 'do_serve', 'align_options', 'do_align', 'data_options', 'do_data',
-           'evaluate_options', 'do_submit', 'do_evaluate', 'explore_options', 'do_explore', 'do_report', 'show_options',
-           'do_show', 'plan_options', 'plan_population', 'do_plan', 'farthest', 'wiring_text', 'lineages_text',
-           'wiring_options', 'do_wiring', 'circuits_options', 'do_circuits', 'genetics_text', 'neighbourhood_text',
-           'genetics_options', 'do_genetics', 'milestones_options', 'do_milestones', 'continual_options',
-           'do_continual', 'parser', 'way_on', 'any_letters', 'nobody_reads', 'remarks_shown', 'main']
+           'evaluate_options', 'do_submit', 'do_evaluate', 'explore_options', 'do_explore', 'do_report',
+           'export_options', 'do_export', 'publish_options', 'do_publish', 'verify_options', 'do_verify',
+           'import_options', 'do_import', 'show_options', 'do_show', 'plan_options', 'plan_population', 'do_plan',
+           'farthest', 'wiring_text', 'lineages_text', 'wiring_options', 'do_wiring', 'circuits_options', 'do_circuits',
+           'genetics_text', 'neighbourhood_text', 'genetics_options', 'do_genetics', 'milestones_options',
+           'do_milestones', 'continual_options', 'do_continual', 'parser', 'way_on', 'any_letters', 'nobody_reads',
+           'remarks_shown', 'main']
 
 # %% ../nbs/84_cli.ipynb #10c6d36d
 import argparse
@@ -1228,6 +1230,96 @@ def do_report(
     "Write report.html again."
     from evonb.report import write_report
     print(write_report(args.run).resolve())
+
+# %% ../nbs/84_cli.ipynb #ecbf9a28
+def export_options(
+    p # the command's parser
+):
+    "What `evonb export` takes."
+    from evonb.travel.export import EXPORTS
+    p.add_argument("source", metavar="SOURCE", help="RUN::ARM/SEED, a newborn; RUN::METHOD/SEED, what a population "
+                   "came to; or a base")
+    p.add_argument("--out", required=True, metavar="DIR", help="the folder to make, whole or not at all")
+    p.add_argument("--format", default="stock", metavar="NAME", help=f"{', '.join(EXPORTS)} (default: stock)")
+    p.add_argument("--masked", action="store_true", help="of an individual: what is zero in its base stays zero, so "
+                   "that a merged model keeps its wiring")
+    p.epilog += listing("formats", EXPORTS)
+
+# %% ../nbs/84_cli.ipynb #5817fad9
+@COMMANDS.register("export", "a newborn or an individual as a folder that transformers or PEFT loads",
+                   options=export_options, example="evonb export runs/demo::connectome/0 --out models/connectome")
+def do_export(
+    args # what `parser` made of the command line
+):
+    "Write a model that travels."
+    from evonb.travel.export import export_model
+    told = export_model(args.source, args.out, args.format, args.masked)
+    near = "" if told.get("farthest") is None else f"; at most {told['farthest']:.2g} nats a token from the original"
+    print(f"{told['family']} of {human_count(told['n_weights'])} weights as {told['form']}{near}.")
+    print(Path(args.out).resolve())
+
+# %% ../nbs/84_cli.ipynb #e35b6cb1
+def publish_options(
+    p # the command's parser
+):
+    "What `evonb publish` takes."
+    p.add_argument("run", metavar="RUN", help="a run's folder")
+    p.add_argument("--out", required=True, metavar="DIR", help="the folder to make, whole or not at all")
+    p.add_argument("--title", metavar="TEXT", help="what it is called (default: the run's name)")
+    p.add_argument("--creators", metavar="NAMES", help="who made it, as in 'Curie, Marie; Noether, Emmy'")
+    p.add_argument("--licence", default="CC-BY-4.0", metavar="NAME", help="SPDX identifier (default: CC-BY-4.0)")
+    p.add_argument("--no-models", action="store_true", help="leave out the stock models, one for each arm")
+
+# %% ../nbs/84_cli.ipynb #69e28c45
+@COMMANDS.register("publish", "a run as a folder that stands alone: results, report, models, how to check and cite it",
+                   options=publish_options, example="evonb publish runs/demo --out demo --creators 'Curie, Marie'")
+def do_publish(
+    args # what `parser` made of the command line
+):
+    "Write a run as a folder that stands alone."
+    from evonb.store import folder_size
+    from evonb.travel.publish import publish_run
+    out = publish_run(args.run, args.out, args.title, args.creators, args.licence, not args.no_models)
+    print(f"{out.resolve()}  {human_bytes(folder_size(out))}. Check it by: evonb verify {args.out}")
+
+# %% ../nbs/84_cli.ipynb #355699e5
+def verify_options(
+    p # the command's parser
+):
+    "What `evonb verify` takes."
+    p.add_argument("folder", metavar="DIR", help="what evonb publish made")
+    p.add_argument("--again", action="store_true", help="also raise one newborn once more, and compare it")
+
+# %% ../nbs/84_cli.ipynb #8aa69155
+@COMMANDS.register("verify", "check a published run, file by file", options=verify_options,
+                   example="evonb verify demo --again")
+def do_verify(
+    args # what `parser` made of the command line
+):
+    "Check a published run."
+    from evonb.travel.publish import verify_again, verify_folder
+    if args.again: name, apart = verify_again(args.folder)
+    print(f"{verify_folder(args.folder)} files are as they were published.")
+    if not args.again: return
+    came = f"differs by up to {apart:.3g} in a weight: another processor or version?" if apart else "is equal to the bit."
+    print(f"{name}, raised again here, {came}")
+
+# %% ../nbs/84_cli.ipynb #1ecd55d1
+def import_options(
+    p # the command's parser
+):
+    "What `evonb import` takes."
+    p.add_argument("folder", metavar="DIR", help="what evonb publish made")
+    p.add_argument("--out", required=True, metavar="RUN", help="the run's folder to make")
+
+@COMMANDS.register("import", "a published run as a run of one's own", options=import_options,
+                   example="evonb import demo --out runs/theirs")
+def do_import(
+    args # what `parser` made of the command line
+):
+    "Take a published run up."
+    from evonb.travel.publish import import_run
+    print(import_run(args.folder, args.out), f"What it holds is shown by: evonb explore {args.out}", sep="\n\n")
 
 # %% ../nbs/84_cli.ipynb #ab5abc27
 def show_options(
