@@ -6,10 +6,10 @@
 __all__ = ['measures', 'viridis', 'two_sided', 'planes', 'reading_measures', 'arm_look', 'Measure', 'with_beyond', 'scores_of',
            'arms_of', 'fold_scores', 'item_table', 'arm_interval', 'over_text', 'ceiling_of', 'null_band', 'captioned',
            'kept_apart', 'label_ends', 'best_other', 'layer_scores', 'scores_at', 'paired_text', 'ArmRow',
-           'rows_figure', 'arm_rows', 'arm_scores', 'row_offsets', 'roi_scores', 'places_of', 'place_numbers', 'Mesh',
-           'part_of_mesh', 'camera', 'pixel_vertices', 'Scale', 'colour_scale', 'half_scale', 'surface_map',
-           'brain_map', 'Template', 'mni_template', 'Plane', 'slice_at', 'volume_slices', 'effect_of', 'reading_fit',
-           'reading_arms', 'story_scores', 'null_calibration']
+           'rows_figure', 'arm_rows', 'arm_scores', 'row_offsets', 'roi_scores', 'runs_compared', 'winner_tiles',
+           'places_of', 'place_numbers', 'Mesh', 'part_of_mesh', 'camera', 'pixel_vertices', 'Scale', 'colour_scale',
+           'half_scale', 'surface_map', 'brain_map', 'Template', 'mni_template', 'Plane', 'slice_at', 'volume_slices',
+           'effect_of', 'reading_fit', 'reading_arms', 'story_scores', 'null_calibration']
 
 # %% ../../nbs/plots/18_alignment.ipynb #e806ddce
 import functools
@@ -560,6 +560,75 @@ def roi_scores(
     table, item = max(tables, key=lambda t: t[0].shape[-1])
     told = over_text(table, arms, item, over)
     return captioned(fig, _which_layer(layer), f"bar: {told}, each alone" if told.startswith("95") else told, said)
+
+# %% ../../nbs/plots/18_alignment.ipynb #bafcdfa7
+def runs_compared(
+    one, # xarray Dataset of a run
+    other, # and of another
+    value: str = "gain", # or "r", "r_beyond"
+    layer="best", # the one chosen on the other folds, or a layer's number, in both
+    names: tuple = ("one run", "the other") # how they are called
+) -> go.Figure:
+    "Scores of the regions that two runs share, one run against the other, arm by arm."
+    one, other, m = _measured(one, value), _measured(other, value), measures[value]
+    regions = [r for r in dict.fromkeys(one["roi"].values.tolist()) if r in set(other["roi"].values.tolist())]
+    arms = [a for a in arms_of(one) if a in arms_of(other)]
+    if not regions or not arms:
+        lack = "arm" if regions else "region"
+        raise NothingToPlot(f"{names[0]} and {names[1]} share no {lack}, so there is no pair.")
+    def scores(ds, arm): # (n_regions,)
+        v = scores_at(ds, value, layer, np.ones(ds.sizes["target"], bool))[arms_of(ds)[arm]]
+        return np.array([known_mean(known_mean(v, 0)[ds["roi"].values == r], -1) for r in regions])
+    fig, told = figure("Beside another run", height=480), []
+    for arm in arms:
+        style, x, y = arm_look(arm), scores(one, arm), scores(other, arm)
+        if not (ok := np.isfinite(x) & np.isfinite(y)).any(): continue
+        told += [x[ok], y[ok]]
+        fig.add_scatter(x=x, y=y, mode="markers", name=label(arm), text=[label(r) for r in regions],
+                        marker=dict(symbol=style.symbol, size=9, color=style.colour),
+                        hovertemplate=f"{label(arm)}, %{{text}}<br>%{{x:.{m.digits}f}} and %{{y:.{m.digits}f}}"
+                        "<extra></extra>")
+    if not told: raise NothingToPlot(f"No arm has a score in both runs at layer {layer}.")
+    ends = [min(0, np.min(np.concatenate(told))), np.max(np.concatenate(told)) * 1.05]
+    fig.add_scatter(x=ends, y=ends, mode="lines", name="the same in both", line=dict(color=_grey, dash="dot", width=1),
+                    hoverinfo="skip")
+    fig.update_xaxes(title_text=f"{m.axis}, {label(names[0])}", zeroline=True, zerolinecolor=_grey)
+    fig.update_yaxes(title_text=f"{m.axis}, {label(names[1])}", zeroline=True, zerolinecolor=_grey)
+    return captioned(fig, _which_layer(layer), "a point: a region's mean over people and seeds; no test")
+
+# %% ../../nbs/plots/18_alignment.ipynb #fe9f8919
+def winner_tiles(
+    brain, # xarray Dataset of a run: the score (model, layer, target)
+    value: str = "gain" # or "r", "r_beyond"
+) -> go.Figure:
+    "Which arm scores highest in each region at each layer, and by how much: pale where the next is near."
+    brain = _measured(brain, value)
+    (v, _), m = scores_of(brain, value), measures[value]
+    rois, layers = brain["roi"].values, brain["layer"].values.tolist()
+    arms, regions = arms_of(brain), list(dict.fromkeys(rois.tolist()))
+    at = np.array([[known_mean(known_mean(v[i], 0)[:, rois == r], 1) for r in regions] for i in arms.values()])
+    ranked = np.sort(np.where(np.isfinite(at), at, -np.inf), 0)[::-1] # (n_arms, n_regions, n_layers)
+    best, lead = np.where(np.isfinite(at), at, -np.inf).argmax(0), ranked[0] - (ranked[1] if len(arms) > 1 else 0)
+    whole = np.nanmax(lead[np.isfinite(lead)]) if np.isfinite(lead).any() else 1.
+    fig = figure("Who wins where", height=150 + 30 * len(regions))
+    for k, arm in enumerate(arms):
+        own = np.isfinite(ranked[0]) & (best == k)
+        if not own.any(): continue
+        r, l = np.nonzero(own)
+        strength = np.where(np.isfinite(lead[own]), .25 + .75 * lead[own] / (whole or 1), 1.)
+        fig.add_scatter(x=[layers[i] for i in l], y=r, mode="markers", name=label(arm),
+                        meta=str(arm),
+                        marker=dict(symbol="square", size=22, color=[rgba(arm_look(arm).colour, s) for s in strength]),
+                        customdata=[[*pair, regions[i]] for *pair, i in zip(ranked[0][own], lead[own], r)], text=[label(regions[i]) for i in r],
+                        hovertemplate=f"{label(arm)}, %{{text}}, layer %{{x}}<br>{m.short} = "
+                        f"%{{customdata[0]:.{m.digits}f}}, %{{customdata[1]:.{m.digits}f}} above the next"
+                        "<extra></extra>")
+    fig.update_xaxes(title_text="layer (0 = embeddings)", dtick=max(1, len(layers) // 24), showgrid=False,
+                     zeroline=False)
+    fig.update_yaxes(tickvals=list(range(len(regions))), ticktext=list(map(label, regions)), showgrid=False,
+                     range=[len(regions) - .5, -.5], zeroline=False)
+    return captioned(fig, f"highest mean {m.short} over people and seeds; pale: the next is near",
+                     "no test: with many arms and layers someone wins by chance")
 
 # %% ../../nbs/plots/18_alignment.ipynb #00ce9cab
 def places_of(

@@ -303,6 +303,21 @@ def test_pixels_are_the_nearest_vertices():
     assert (np.diff(cortex.inflated[seen[20, column], 1]) > 0).all()  # front is on the right side
 
 
+def test_the_winner_of_each_region_is_the_highest_mean(brain, explorer, part):
+    names = list(dict.fromkeys(brain.arm.values.tolist()))
+    for layer in (0, 3, 7):
+        won, scale = explorer.map_values(scale="winner", measure="gain", layer=layer)
+        for place, at in zip(part.places.roi, won):
+            mean = [plain_mean(brain, "gain", a, "mean", layer, place) for a in names]
+            assert names[int(at)] == names[int(np.nanargmax(mean))]
+        assert (scale.low, scale.high) == (-0.5, 3.5) and scale.colours[4][1] == "#101418"  # grey on grey
+    high = explorer.map_values(scale="winner", measure="gain", layer=7, threshold=95)[0]
+    assert np.isnan(high).any()
+    tiles = {t.name: t for t in explorer.figure("wins", measure="gain").data}
+    assert sum(len(t.x) for t in tiles.values()) == 9 * 6  # each region and layer once
+    assert {x for t in tiles.values() if t.name != "smollm2" for x in t.x} <= set(range(5))
+
+
 def test_rare_controls_stand_behind_more(explorer):
     rare = [n for n, c in explorer.controls.items() if c.more]
     assert rare == ["seed", "best", "threshold", "scale", "surface", "look", "score"]
@@ -341,7 +356,7 @@ def a_summary(**more):
 
 def test_a_run_of_either_kind_shows_its_own_views(brain, reading, tmp_path):
     seen = AlignmentExplorer(an_alignment(tmp_path / "a", brain, summary=a_summary()))
-    assert list(seen.views) == ["said", "layers", "map", "strip", "slices", "rois", "regions", "arms", "about"]
+    assert list(seen.views) == ["said", "layers", "map", "strip", "wins", "slices", "rois", "regions", "arms", "about"]
     assert seen.values["layer"] == 3 and "model" not in seen.controls
     about = seen.ask("about").content["text"]
     assert "It says." in about and "evonb align runs/demo --data natural-stories" in about
@@ -414,6 +429,21 @@ def test_a_half_written_alignment_shows_the_models_that_are_done(brain, tmp_path
     assert "Scored so far: connectome/0, sign-shuffled/11" in seen.ask("about").content["text"]
     with pytest.raises(NothingToPlot, match="No region has coordinates"):
         seen.ask("map")
+
+
+def test_two_runs_stand_beside_each_other(brain, tmp_path):
+    more = brain.assign(gain_best=brain.gain_best + 0.01)
+    one, two = (an_alignment(tmp_path / n, ds, summary=a_summary()) for n, ds in (("one", brain), ("two", more)))
+    seen = AlignmentExplorer([one, str(two)])
+    assert seen.title == "Alignment of one, two" and "versus" in seen.views
+    assert [v for v, _ in seen.controls["brain"].options] == ["alice, one", "alice, two"]
+    points = next(t for t in seen.figure("versus", measure="gain").data if t.name == "dense")
+    assert np.allclose(np.array(points.y) - np.array(points.x), 0.01)
+    with pytest.raises(NothingToPlot, match="two different"):
+        seen.ask("versus", against="alice, one")
+    other = brain.assign_coords(roi=("target", ["elsewhere"] * 48))
+    with pytest.raises(NothingToPlot, match="share no region"):
+        ap.runs_compared(brain, other)
 
 
 def test_damaged_scores_are_told_and_the_rest_is_shown(brain, reading, tmp_path):

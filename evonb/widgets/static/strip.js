@@ -41,21 +41,27 @@ kinds.strip = (host) => {
     });
     box.replaceChildren(...ones.map((one) => one.button));
   };
+  /** One scale for all small brains, half of it where nothing in any is negative. */
+  const scales = (values, { measure, scores, scale, ranked }) => {
+    if (ranked) return scale;
+    const all = reply.content.layers.flatMap((layer) => Array.from(mapPick(reply.content, reply.arrays[0], { ...values, layer }).scores));
+    return mapHalf(mapScale(measure, values.scale === "shown" ? Float32Array.from(all) : scores, values), all);
+  };
   const paint = () => {
     const values = host.values(), picture = pictures[values.look];
     for (const { layer, canvas, button } of ones) {
       const picked = mapPick(reply.content, reply.arrays[0], { ...values, layer });
-      const found = Array.from(picked.scores).map((v, p) => [v, p]).filter(([v]) => Number.isFinite(v));
-      const [score, place] = found.reduce((best, one) => one[0] > best[0] ? one : best, [-Infinity, -1]);
-      const told = picked.lack ? "no score" : `highest in ${reply.content.places[place].roi}, ${mapNumber(score, picked.measure)}`;
-      const half = { ...picked, scale: mapScale(picked.measure, picked.scores, values) };
+      const score = (place) => picked.ranked ? picked.ranked[place][0]?.score : picked.scores[place];
+      const found = reply.content.places.map((_, place) => place).filter((place) => Number.isFinite(score(place)));
+      const place = found.reduce((best, one) => score(one) > score(best) ? one : best, found[0]);
+      const told = picked.lack ? "no score" : `highest in ${reply.content.places[place].roi}: ${mapTell(picked, place)}`;
       button.title = `layer ${layer}: ${told}`;
       button.setAttribute("aria-label", button.title);
       button.setAttribute("aria-pressed", layer === values.layer);
       button.classList.toggle("evonb-strip-none", Boolean(picked.lack));
-      Object.assign(button.dataset, { coloured: stripPaint(canvas, picture, half), arm: values.arm, measure: values.measure });
+      Object.assign(button.dataset, { coloured: stripPaint(canvas, picture, { ...picked, scale: scales(values, picked) }), arm: values.arm, measure: values.measure });
     }
-    host.say(`${reply.content.side} hemisphere, ${values.look}; colours as on the cortex`);
+    host.say(`${reply.content.side} hemisphere, ${values.look}; ${values.scale === "shown" ? "one scale for all of these" : "colours as on the cortex"}`);
   };
   return {
     draw(drawn) { reply = drawn; pictures = stripPictures(reply); build(); paint(); },

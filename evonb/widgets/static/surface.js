@@ -34,6 +34,18 @@ function mapHalf(scale, values) {
   return { low: 0, high: scale.high, colours: scale.colours.filter(([t]) => t >= 0.5).map(([t, c]) => [2 * t - 1, c]) };
 }
 
+/** Who wins at each place: among the arms' means the highest, with the one behind it. */
+function mapWinners(content, buffer, at) {
+  const { arms, layers, places, rows } = content, n = places.length;
+  const means = rows.map(([, seed], i) => [seed, i]).filter(([seed]) => seed === "mean").map(([, i]) => i);
+  const score = (row, place) => new Float32Array(buffer, 4 * (((at.measure * rows.length + row) * layers.length + at.layer) * n + place), 1)[0];
+  const ranked = places.map((_, place) => means.map((row, arm) => ({ arm, score: score(row, place) }))
+    .filter((one) => Number.isFinite(one.score)).sort((a, b) => b.score - a.score));
+  const colours = arms.flatMap(([, colour], i) => [[i / arms.length, colour], [(i + 1) / arms.length, colour]]);
+  return { ranked, scores: Float32Array.from(ranked, ([first]) => first ? first.arm : NaN),
+           scale: { low: -0.5, high: arms.length - 0.5, colours } };
+}
+
 /** What the controls pick: scores (one a place), the measure, its colours, the threshold in the measure's unit. */
 function mapPick(content, buffer, values) {
   const n = content.places.length, at = mapPlace(content, values);
@@ -45,13 +57,29 @@ function mapPick(content, buffer, values) {
   const threshold = (values.threshold / 100) * Math.max(whole.high, -whole.low);
   let lack = at.lack;
   if (!lack && !scores.some(Number.isFinite)) lack = `${values.arm} has no score at layer ${values.layer}.`;
+  if (values.scale === "winner" && at.layer !== undefined) {
+    const { ranked, scores: won, scale } = mapWinners(content, buffer, at);
+    lack = won.some(Number.isFinite) ? undefined : `No arm has a score at layer ${values.layer}.`;
+    const top = (place) => place >= 0 && ranked[place].length > 0 && Math.abs(ranked[place][0].score) >= threshold;
+    const height = (place) => Math.abs(ranked[place][0]?.score ?? NaN);
+    return { scores: won, ranked, measure, scale, threshold, lack, shown: top, height, arms: content.arms };
+  }
   const shown = (place) => place >= 0 && Math.abs(scores[place]) >= threshold;
   const scale = mapHalf(whole, Array.from(scores).filter((_, place) => shown(place)));
-  return { scores, measure, scale, threshold, lack, shown };
+  return { scores, measure, scale, threshold, lack, shown, height: (place) => Math.abs(scores[place]) };
 }
 
 /** A score as readers see it. */
 const mapNumber = (value, { digits }) => Number.isFinite(value) ? value.toFixed(digits).replace("-", "−") : "no score";
+
+/** What is told of a place beside its name: its score, or who wins there and by how much. */
+function mapTell(picked, place) {
+  const { measure } = picked, number = (v) => mapNumber(v, measure);
+  if (!picked.ranked) return `${measure.short} = ${number(picked.scores[place])}`;
+  const [first, second] = picked.ranked[place], name = ({ arm }) => picked.arms[arm][0];
+  if (!first) return "no score";
+  return `${name(first)}, ${measure.short} = ${number(first.score)}${second ? `; then ${name(second)}, ${number(second.score)}` : ""}`;
+}
 
 /** [red, green, blue] of a value. */
 function mapColour(value, scale) {
@@ -68,10 +96,23 @@ function mapBar() {
   const strip = make("div", { class: "evonb-map-strip" }), cover = make("div", { class: "evonb-map-cover" });
   const ends = ["low", "mid", "high"].map(() => make("span")), unit = make("div", { class: "evonb-map-unit" });
   strip.append(cover);
-  const node = make("div", { class: "evonb-map-bar" }, unit, strip, make("div", { class: "evonb-map-ends" }, ...ends));
+  const numbers = make("div", { class: "evonb-map-ends" }, ...ends), arms = make("div", { class: "evonb-map-arms" });
+  const node = make("div", { class: "evonb-map-bar" }, unit, strip, numbers, arms);
   return {
     node,
-    show({ scale, measure, threshold }) {
+    show({ scale, measure, threshold, ranked, ...picked }) {
+      [strip, numbers].forEach((part) => { part.hidden = Boolean(ranked); });
+      arms.hidden = !ranked;
+      if (ranked) {
+        const won = new Set(ranked.filter((r) => r.length).map(([first]) => first.arm));
+        unit.textContent = `${measure.unit}: the arm with the highest mean`;
+        arms.replaceChildren(...picked.arms.filter((_, i) => won.has(i)).map(([name, colour]) => {
+          const dot = make("span", { class: "evonb-map-dot" });
+          dot.style.background = colour;
+          return make("span", {}, dot, name);
+        }));
+        return;
+      }
       const { low, high } = scale, share = (v) => (100 * (v - low)) / (high - low);
       const stops = scale.colours.map(([t, colour]) => `${colour} ${100 * t}%`);
       strip.style.background = `linear-gradient(to right, ${stops.join(", ")})`;
@@ -102,8 +143,7 @@ function mapTip(host) {
 /** A place in words: its name, how many people, the score. */
 function mapSay(content, picked, place) {
   const { roi, n } = content.places[place];
-  const score = mapNumber(picked.scores[place], picked.measure);
-  return `${roi}${n > 1 ? `, ${n} people` : ""}\n${picked.measure.short} = ${score}`;
+  return `${roi}${n > 1 ? `, ${n} people` : ""}\n${mapTell(picked, place)}`;
 }
 
 /** Write into an element's dataset what is drawn, for tests and for those who look. */
@@ -197,7 +237,7 @@ function surfaceNames(content, picked, side, { surface, dark, camera }) {
   const eye = unit(parts(camera.eye)), right = unit(cross(parts(camera.up), eye)), up = cross(eye, right);
   const at = (v) => { const p = [x[v], y[v], z[v]]; return [dot(p, right), dot(p, up), dot(p, eye)]; };
   const order = content.places.map((_, p) => p).filter((p) => picked.shown(p));
-  order.sort((a, b) => Math.abs(picked.scores[b]) - Math.abs(picked.scores[a]));
+  order.sort((a, b) => picked.height(b) - picked.height(a));
   const named = [], members = new Map(order.map((p) => [p, []]));
   side.place.forEach((p, v) => members.get(p)?.push(v));
   for (const place of order) {

@@ -141,8 +141,7 @@ kinds.volume = (host) => {
   const words = (place) => {
     const at = volumeAxes.map((axis, i) => `${axis} ${mm(i, point[i])}`).join(", ").replaceAll("-", "−");
     if (place < 0) return [[`${at} mm`, false], ["no region", true]];
-    const score = mapNumber(picked.scores[place], picked.measure);
-    return [[`${at} mm`, false], [reply.content.places[place].roi, true], [`${picked.measure.short} = ${score}`, true],
+    return [[`${at} mm`, false], [reply.content.places[place].roi, true], [mapTell(picked, place), true],
             ...(Number.isFinite(picked.scores[place]) && !picked.shown(place) ? [["below the threshold", false]] : [])];
   };
   const size = () => {
@@ -187,7 +186,7 @@ kinds.volume = (host) => {
     if (place) point = volumeAxes.map((axis, i) => clip(i, voxelOf(i, place[axis])));
   };
   const highest = () => {
-    const sizes = Array.from(picked.scores, (v) => Number.isFinite(v) ? Math.abs(v) : -1);
+    const sizes = Array.from(picked.scores, (v, place) => Number.isFinite(v) ? picked.height(place) : -1);
     goTo(reply.content.places[sizes.indexOf(Math.max(...sizes))].roi);
   };
   const move = (axis, voxel) => { point[axis] = clip(axis, voxel); paint(); };
