@@ -346,7 +346,8 @@ def test_names_are_escaped(brain, reading):
     words = words.assign(text=("word", [EVIL] * reading.sizes["word"]))
     flat = evil.assign_coords({k: ("target", np.full(48, float(v))) for k, v in zip("xyz", (-50, 22, 14))})
     for fig in (ap.layer_scores(evil, roi=EVIL), ap.arm_scores(evil, roi=EVIL), ap.roi_scores(evil),
-                ap.winner_tiles(evil), ap.runs_compared(evil, evil, names=(EVIL, EVIL)), ap.reading_fit(words, EVIL + "0"), ap.reading_arms(words),
+                ap.winner_tiles(evil), ap.runs_compared(evil, evil, names=(EVIL, EVIL)),
+                ap.reading_fit(words, EVIL + "0"), ap.reading_arms(words),
                 ap.brain_map(flat, EVIL + "0", views=("lateral",))):
         text = fig.to_json().replace("\\u003c", "<")
         assert "&lt;script" in text
