@@ -19,6 +19,8 @@ __getattr__, __dir__, __all__ = face(__name__, {
     ".sources.assemblies": "pereira2018 fedorenko2016 blank2014",
     ".sources.lebel2023": "lebel2023",
     ".sources.toy_brain": "toy_brain",
+    ".sources.resting": "resting_brain",
+    ".parcels": "Parcels read_parcels near_points",
     ".images": "image_responses",
     ".data": "DATA open_data",
     ".run": "align_run AlignConfig candidates open_candidate",

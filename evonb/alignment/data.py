@@ -80,7 +80,7 @@ def open_data_file(
                          f"{near_miss(path, DATA)}")
     if path.is_dir(): return DATA["alice"](path)
     if suffix == ".nc": return DATA["futrell2018"](path)
-    if suffix == ".json": return _reader("images:image_responses")(**dict(name=path.stem) | image_arguments(path))
+    if suffix == ".json": return _images(dict(name=path.stem) | image_arguments(path))
     if suffix not in (".csv", ".tsv", ".tab"):
         raise InputError(f"{path} isn't of a kind that is known. Give a folder as Alice's, a .nc assembly, a .csv or "
                          ".tsv table, or a .json that names images and events.")
@@ -90,11 +90,17 @@ def open_data_file(
 # %% ../../nbs/alignment/28_data.ipynb #489a4e32
 def _reader(place): return Entry(place, f"evonb.alignment.{place}").load() # imported when a file needs it
 
+def _images(given): # scanner runs, reduced to the parcels of a surface where they are named
+    parcels = given.pop("parcels", None)
+    found = _reader("images:image_responses")(**given)
+    return found if parcels is None else found.parcelled(_reader("parcels:read_parcels")(parcels))
+
 # %% ../../nbs/alignment/28_data.ipynb #70479b1c
-_image_paths = ("images", "events", "atlas", "labels", "mask", "confounds")
+_image_paths = ("images", "events", "atlas", "labels", "mask", "confounds", "parcels")
 _image_kinds = dict(tr=float | None, subject=str, name=str, tier=str | None, resample=bool, max_bytes=float,
                     confound_columns=list | None, images=str | list | dict, events=str | list, atlas=str | None,
-                    labels=str | dict | None, mask=str | None, confounds=str | list | None)
+                    labels=str | dict | None, mask=str | None, confounds=str | list | None,
+                    parcels=str | dict | None)
 
 # %% ../../nbs/alignment/28_data.ipynb #94e80050
 def image_arguments(
