@@ -21,6 +21,7 @@ __getattr__, __dir__, __all__ = face(__name__, {
     ".sources.toy_brain": "toy_brain",
     ".sources.resting": "resting_brain",
     ".parcels": "Parcels read_parcels near_points",
+    ".bids": "bids_runs bids_responses write_bids",
     ".images": "image_responses",
     ".data": "DATA open_data",
     ".run": "align_run AlignConfig candidates open_candidate",

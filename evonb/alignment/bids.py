@@ -6,7 +6,7 @@
 __all__ = ['BOLD', 'CONFOUNDS', 'BidsFile', 'parse_bids', 'bids_files', 'inherited', 'sidecar', 'BidsRun', 'bids_runs',
            'bids_confounds', 'bids_responses', 'bids_name', 'write_bids']
 
-# %% ../../nbs/alignment/25_bids.ipynb #23e74d43
+# %% ../../nbs/alignment/25_bids.ipynb #8bf4cf99
 import dataclasses
 import json
 import re
@@ -26,7 +26,7 @@ from ..core import InputError, check_choice, file_bytes
 from ..datasets import MissingCorpusError
 from ..store import replacing
 
-# %% ../../nbs/alignment/25_bids.ipynb #e8c68e88
+# %% ../../nbs/alignment/25_bids.ipynb #547ba92f
 @dataclass(frozen=True)
 class BidsFile:
     "A file's name, taken apart."
@@ -35,7 +35,7 @@ class BidsFile:
     suffix: str # bold, events, timeseries
     extension: str # with its dot: .nii.gz
 
-# %% ../../nbs/alignment/25_bids.ipynb #412a41f8
+# %% ../../nbs/alignment/25_bids.ipynb #8964db67
 _entity = re.compile(r"([a-zA-Z]+)-([a-zA-Z0-9+.]+)")
 
 def parse_bids(
@@ -48,7 +48,7 @@ def parse_bids(
     if not name or name.startswith(".") or not all(found) or "-" in suffix or not suffix: return None
     return BidsFile(Path(path), {m[1]: m[2] for m in found}, suffix, f".{extension}" if extension else "")
 
-# %% ../../nbs/alignment/25_bids.ipynb #b173cdef
+# %% ../../nbs/alignment/25_bids.ipynb #83268fd6
 def bids_files(
     folder, # of a data set
     suffix: str, # bold, events, timeseries
@@ -61,7 +61,7 @@ def bids_files(
     return [f for f in found if f and f.extension in extensions and f.suffix == suffix
             and all(f.entities.get(k) == v for k, v in wanted.items())]
 
-# %% ../../nbs/alignment/25_bids.ipynb #01ace8c4
+# %% ../../nbs/alignment/25_bids.ipynb #ebf19187
 def inherited(
     file: BidsFile, # a run
     root, # the data set's folder
@@ -77,7 +77,7 @@ def inherited(
         at = at.parent
     return found
 
-# %% ../../nbs/alignment/25_bids.ipynb #746c4f7c
+# %% ../../nbs/alignment/25_bids.ipynb #0fd765ce
 def sidecar(
     file: BidsFile,
     root # the data set's folder
@@ -91,7 +91,7 @@ def sidecar(
         said |= told
     return said
 
-# %% ../../nbs/alignment/25_bids.ipynb #1274be7e
+# %% ../../nbs/alignment/25_bids.ipynb #e38b386e
 @dataclass(frozen=True)
 class BidsRun:
     "A run, and what belongs to it."
@@ -105,15 +105,14 @@ class BidsRun:
     def label(self) -> str: # "task-story_run-1"
         return "_".join(f"{k}-{v}" for k, v in self.entities.items() if k in ("ses", "task", "acq", "dir", "run")) or "run"
 
-# %% ../../nbs/alignment/25_bids.ipynb #c88b6dee
+# %% ../../nbs/alignment/25_bids.ipynb #e54b295e
 BOLD = (".nii.gz", ".nii", ".func.gii", ".dtseries.nii", ".ptseries.nii")
 
 def _bold(folder, entities): # the bold files of one person, task and space; refused where it isn't one of each
     found = bids_files(folder, "bold", BOLD, **entities)
-    found += [f for f in bids_files(folder, "clean", BOLD, **entities)]
     if not found:
         every = bids_files(folder, "bold", BOLD)
-        there = {k: sorted({f.entities[k] for f in every if k in f.entities})[:8] for k in ("sub", "task", "space", "desc")}
+        there = {k: sorted({f.entities[k] for f in every if k in f.entities})[:8] for k in ("sub", "task", "space")}
         asked = " ".join(f"{k}-{v}" for k, v in entities.items() if v is not None)
         raise MissingCorpusError(f"{folder} has no run in BIDS with {asked or 'any entity'}; it has "
                                  f"{len(every)} runs with {there}.")
@@ -123,7 +122,7 @@ def _bold(folder, entities): # the bold files of one person, task and space; ref
                                             f"Choose one: {k}={kinds[0]!r}.")
     return found
 
-# %% ../../nbs/alignment/25_bids.ipynb #d4e679d7
+# %% ../../nbs/alignment/25_bids.ipynb #3b550bd9
 def bids_runs(
     folder, # derivatives, as of fMRIPrep
     raw=None, # the raw data set, whose events they are; None: the folder itself, or the one that holds derivatives/
@@ -155,14 +154,14 @@ def _tr(about, path):
 def _events(file, roots): # the events of a run: the nearest that belong to it, in the folder of derivatives or raw
     keep = {k: v for k, v in file.entities.items() if k not in ("space", "desc", "hemi", "res", "den")}
     for root in roots:
-        for sub in ("", f"sub-{keep.get('sub')}", f"sub-{keep.get('sub')}/ses-{keep.get('ses')}"):
+        for sub in (f"sub-{keep.get('sub')}/ses-{keep.get('ses')}", f"sub-{keep.get('sub')}", ""):
             at = Path(root)/sub/"func" if sub else file.path.parent
             found = inherited(BidsFile(at/file.path.name, keep, "events", ".tsv"), root, "events", ".tsv")
             if found: return found[-1]
     raise MissingCorpusError(f"{file.path} has no events.tsv that belongs to it in {' or '.join(map(str, roots))}. Give "
                              "the raw data set's folder (raw=), which has them.")
 
-# %% ../../nbs/alignment/25_bids.ipynb #cd4fc611
+# %% ../../nbs/alignment/25_bids.ipynb #bdd2aa11
 CONFOUNDS = dict(motion=dict(strategy="motion", motion="basic"), motion24=dict(strategy="motion", motion="full"),
                  cosine=dict(strategy="high_pass"), acompcor=dict(strategy="compcor", compcor="anat_combined"),
                  wm_csf=dict(strategy="wm_csf", wm_csf="basic"), global_signal=dict(strategy="global_signal"))
@@ -189,7 +188,7 @@ def bids_confounds(
     if found is None or not found.shape[1]: raise InputError(f"{run.label} has no confounds called {', '.join(names)}.")
     return found.loc[:, found.nunique() > 1]
 
-# %% ../../nbs/alignment/25_bids.ipynb #50590a90
+# %% ../../nbs/alignment/25_bids.ipynb #1573adf7
 def bids_responses(
     folder, # derivatives, as of fMRIPrep
     raw=None, # the raw data set, whose events they are
@@ -235,7 +234,7 @@ def _words(run, word): # the events with a word, as `image_responses` reads them
     import pandas as pd
     return pd.DataFrame(columns | dict(word=table[word]))
 
-# %% ../../nbs/alignment/25_bids.ipynb #1dca6061
+# %% ../../nbs/alignment/25_bids.ipynb #6de6fef0
 _order = ("sub", "ses", "task", "acq", "run", "hemi", "space", "res", "den", "atlas", "stat", "desc")
 
 def bids_name(
@@ -249,7 +248,7 @@ def bids_name(
     if empty := [k for k, v in clean.items() if not v]: raise InputError(f"The entity {empty[0]} is empty.")
     return "_".join([*(f"{k}-{clean[k]}" for k in _order if k in clean), suffix]) + extension
 
-# %% ../../nbs/alignment/25_bids.ipynb #2df40535
+# %% ../../nbs/alignment/25_bids.ipynb #c6728ce9
 def _space(space): # of a map, as entities
     lr = re.fullmatch(r"(fsLR)(\d+k)", space)
     return dict(space=lr[1], den=lr[2]) if lr else {} if space in ("unknown", "scanner") else dict(space=space)
@@ -267,7 +266,7 @@ def _described(folder, source): # the folder as a data set of ours; another prog
     if source is not None: about["SourceDatasets"] = [dict(URL=str(source))]
     with replacing(path) as t: t.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
-# %% ../../nbs/alignment/25_bids.ipynb #97e9e78b
+# %% ../../nbs/alignment/25_bids.ipynb #d3083e80
 def write_bids(
     folder, # of derivatives, as derivatives/evonb
     maps: dict, # what is measured, as "r" -> a Volume, a Surface or Hemispheres

@@ -6,7 +6,7 @@
 __all__ = ['NO_PARCEL', 'PARCEL_FILES', 'Parcels', 'make_parcels', 'read_annot', 'read_label_gifti', 'read_dlabel',
            'read_numbers', 'parcel_file', 'read_parcels', 'near_points', 'vertex_places', 'check_mesh']
 
-# %% ../../nbs/alignment/23_parcels.ipynb #3a6a390b
+# %% ../../nbs/alignment/23_parcels.ipynb #a83730d1
 import dataclasses
 import re
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from .volumes import open_image
 from ..core import InputError, check_choice, check_file, check_positive, parsing
 from ..text.passages import join_words
 
-# %% ../../nbs/alignment/23_parcels.ipynb #7dc2e22e
+# %% ../../nbs/alignment/23_parcels.ipynb #75cde2d4
 @dataclass(frozen=True, eq=False)
 class Parcels:
     "Which parcel each vertex of a template belongs to."
@@ -32,10 +32,10 @@ class Parcels:
 
     def __repr__(self): return f"Parcels({len(self.rows()):,} on {self.mesh}: {', '.join(self.labels)})"
 
-# %% ../../nbs/alignment/23_parcels.ipynb #df601741
+# %% ../../nbs/alignment/23_parcels.ipynb #29262a8b
 NO_PARCEL = re.compile(r"\?\?\?|unknown|medial[_ ]?wall|background.*|corpuscallosum|none", re.I) # as atlases call it
 
-# %% ../../nbs/alignment/23_parcels.ipynb #0aec8a52
+# %% ../../nbs/alignment/23_parcels.ipynb #008f2bfd
 @patch
 def rows(self: Parcels) -> list: # of (side, label, name), left first; a name that both hemispheres have gets its side
     "Every parcel that has a vertex."
@@ -43,7 +43,7 @@ def rows(self: Parcels) -> list: # of (side, label, name), left first; a name th
     names = [name for *_, name in found]
     return [(s, k, f"{s} {name}" if names.count(name) > 1 else name) for s, k, name in found]
 
-# %% ../../nbs/alignment/23_parcels.ipynb #427d30f5
+# %% ../../nbs/alignment/23_parcels.ipynb #c3497787
 def make_parcels(
     labels: dict, # side -> (n_vertices,) whole numbers
     names: dict | None = None, # side -> {label: name}; None: "parcel 7"
@@ -68,7 +68,7 @@ def make_parcels(
     if not any(v.any() for v in sides.values()): raise InputError(f"{where} names no parcel but what is none.")
     return Parcels(sides, told, mesh)
 
-# %% ../../nbs/alignment/23_parcels.ipynb #acd884be
+# %% ../../nbs/alignment/23_parcels.ipynb #7c2d0707
 def read_annot(path, side) -> tuple: # labels, names
     "FreeSurfer's .annot: numbers in its own order, from 1; a vertex without a label has -1 in it."
     from nibabel.freesurfer import read_annot as read
@@ -111,7 +111,7 @@ def read_numbers(path, side) -> tuple:
     parts = {side: values} if side else dict(zip(hemispheres, np.array_split(values, 2)))
     return parts, None
 
-# %% ../../nbs/alignment/23_parcels.ipynb #099804d4
+# %% ../../nbs/alignment/23_parcels.ipynb #7f0f146c
 PARCEL_FILES = {".annot": read_annot, ".label.gii": read_label_gifti, ".gii": read_label_gifti,
                 ".dlabel.nii": read_dlabel, ".csv": read_numbers, ".txt": read_numbers, ".1d": read_numbers}
 
@@ -126,7 +126,7 @@ def parcel_file(path, side=None) -> tuple: # labels, names
                          'dict(left=..., right=...).')
     return PARCEL_FILES[end](path, side)
 
-# %% ../../nbs/alignment/23_parcels.ipynb #d4130cc0
+# %% ../../nbs/alignment/23_parcels.ipynb #80801b56
 def read_parcels(
     path # a file of both hemispheres, or of one, or a dict of left and right
 ) -> Parcels:
@@ -142,7 +142,7 @@ def read_parcels(
         names[side] = told[side] if told else {int(v): f"parcel {v:g}" for v in np.unique(found[side]) if v > 0}
     return make_parcels(labels, names, " and ".join(map(str, path.values())))
 
-# %% ../../nbs/alignment/23_parcels.ipynb #fbaa0299
+# %% ../../nbs/alignment/23_parcels.ipynb #537584d1
 def near_points(
     n_points: int = 162 # of each hemisphere: 12, 42, 162 or 642
 ) -> Parcels: # on fsaverage5
@@ -157,7 +157,7 @@ def near_points(
         labels[side] = cKDTree(points[:n_points]).query(points)[1] + 1
     return make_parcels(labels, {s: {i + 1: f"{s} point {i + 1}" for i in range(n_points)} for s in hemispheres})
 
-# %% ../../nbs/alignment/23_parcels.ipynb #11b5be76
+# %% ../../nbs/alignment/23_parcels.ipynb #a40521f7
 def vertex_places(
     targets # pandas table of vertices, "left vertex 17" as of GIFTI or CIFTI runs
 ) -> tuple: # sides, vertices (n_targets,); "" and -1 where a target is no vertex
@@ -180,7 +180,7 @@ def check_mesh(responses, parcels):
                              f"has {last:,} in the {side} one ({mesh_of(last) or 'no template known here'}). Give an "
                              "atlas of the same template.")
 
-# %% ../../nbs/alignment/23_parcels.ipynb #29a3ec1f
+# %% ../../nbs/alignment/23_parcels.ipynb #2b66a8ce
 @patch
 def parcelled(
     self: Responses,
@@ -206,7 +206,7 @@ def parcelled(
     return dataclasses.replace(self, data=np.stack(columns, 1)[:, good], targets=table[good].reset_index(drop=True),
                                left_out=left_out_table(table, why), notes=[*self.notes, note])
 
-# %% ../../nbs/alignment/23_parcels.ipynb #8f15f3af
+# %% ../../nbs/alignment/23_parcels.ipynb #4fbcf00d
 @patch
 def spread(
     self: Parcels,

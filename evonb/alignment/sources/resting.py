@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['REST_TR', 'REST_NAME', 'rest_bytes', 'mgh_series', 'laid_words', 'resting_brain']
 
-# %% ../../../nbs/alignment/sources/28_resting.ipynb #c134deaa
+# %% ../../../nbs/alignment/sources/28_resting.ipynb #e534d156
 import importlib.util
 import io
 import zipfile
@@ -22,11 +22,11 @@ from ...core import InputError, Seeds, check_file, parsing
 from ...datasets import MissingCorpusError, dataset_path, published, verify
 from ...text.passages import Passage, join_words
 
-# %% ../../../nbs/alignment/sources/28_resting.ipynb #d072d1ef
+# %% ../../../nbs/alignment/sources/28_resting.ipynb #956afaa1
 REST_TR = 1.4 # s, of the cohort; the files' headers say 1 s
 REST_NAME = "sub-010188_ses-02_task-rest_acq-AP_run-01"
 
-# %% ../../../nbs/alignment/sources/28_resting.ipynb #def900e9
+# %% ../../../nbs/alignment/sources/28_resting.ipynb #7d1129b1
 def rest_bytes(
     path=None # a folder, or brainspace's wheel; None: the installed package, else EVONB_DATA
 ) -> dict: # file name -> its bytes
@@ -49,7 +49,7 @@ def rest_bytes(
             raise InputError(f"{where} isn't a wheel of brainspace with its data: it lacks {lacks[0]}.")
         return {f: z.read(names[f]) for f in known["files"]}
 
-# %% ../../../nbs/alignment/sources/28_resting.ipynb #e9d14233
+# %% ../../../nbs/alignment/sources/28_resting.ipynb #fc8edc8e
 def mgh_series(
     content: bytes, # of an .mgz
     name: str # of the file, for messages
@@ -65,7 +65,7 @@ def mgh_series(
         raise InputError(f"{name} has the shape {data.shape}, but must be (vertices, 1, 1, scans).")
     return np.ascontiguousarray(data[:, 0, 0].T)
 
-# %% ../../../nbs/alignment/sources/28_resting.ipynb #44edb456
+# %% ../../../nbs/alignment/sources/28_resting.ipynb #de4ca817
 def laid_words(
     heard, # Responses of one run whose words are laid on the brain; None: toy English
     seconds: float # that the brain was measured
@@ -81,7 +81,7 @@ def laid_words(
     if not inside.any(): raise InputError(f"No word begins within the {seconds:g} s of the resting brain.")
     return [w for w, i in zip(words, inside) if i], onsets[inside]
 
-# %% ../../../nbs/alignment/sources/28_resting.ipynb #22ef0d1c
+# %% ../../../nbs/alignment/sources/28_resting.ipynb #9dc7872d
 def resting_brain(
     path=None, # a folder with its files, or brainspace's wheel; None: the installed package, else EVONB_DATA
     heard=None, # Responses of one run whose words are laid on it; None: toy English
