@@ -11,9 +11,9 @@ __all__ = ['connectome_page', 'population_page', 'experts_page', 'wirings_page',
            'attribution_html', 'corpus_table', 'corpora_html', 'known', 'score_html', 'methods_table', 'tasks_table',
            'ensembles_table', 'methods_result', 'first_histories', 'evolutions_html', 'family_html', 'conflict_html',
            'front_html', 'archive_html', 'of_methods', 'drift_html', 'experts_table', 'experts_html', 'alignment_table',
-           'ways_table', 'ways_result', 'listed', 'left_out_html', 'alignment_result', 'suite_figures',
-           'evaluation_result', 'examined_html', 'human_like_html', 'settings_html', 'repeat_html', 'report_html',
-           'write_report', 'example_run', 'example_population_run']
+           'beside_gains', 'ways_table', 'ways_result', 'listed', 'left_out_html', 'alignment_result', 'word_by_word',
+           'suite_figures', 'evaluation_result', 'examined_html', 'human_like_html', 'settings_html', 'repeat_html',
+           'report_html', 'write_report', 'example_run', 'example_population_run']
 
 # %% ../nbs/80_report.ipynb #2b3e800e
 import html
@@ -32,7 +32,7 @@ from .connectomes.learning import LEARNING_HEAD, given_rows, learning_rows
 from .core import InputError, Seeds, human_count, human_time, parsing
 from .kinds import ability, command_of
 from .plots import alignment as alignment_plots, breeding as breeding_plots, connectome as plots, examples
-from .plots import genetics as genetics_plots
+from .plots import genetics as genetics_plots, reading as reading_plots
 from .plots import population as population_plots
 from .plots import development as development_plots
 from .plots.population import by_test
@@ -680,9 +680,8 @@ experts_page.figures("Training", population_plots.expert_curves, needs=("experts
 
 # %% ../nbs/80_report.ipynb #d24d68f4
 _aligned = dict(brain=dict(r=("r", ".3f"), r_beyond=("r beyond nuisances", "+.3f"), gain=("gain in R²", "+.4f")),
-                reading=dict(pearson=("Pearson r", ".3f"), spearman=("Spearman ρ", ".3f"), slope=("ms/bit", "+.2f"),
-                             reader_gain=("gain over readers", "+.4f"), curve=("curve minus line", "+.4f"),
-                             gain_log=("gain on log times", "+.4f"), gain_raw=("gain on raw times", "+.4f"),
+                reading=dict(pearson=("Pearson r", ".3f"), gain_log=("gain on log times", "+.4f"),
+                             gain_raw=("gain on raw times", "+.4f"),
                              gain=("gain in log-likelihood (nats/word)", "+.4f")))
 
 def _interval_html(v, spec="+.4f"):
@@ -717,6 +716,23 @@ def alignment_table(
     caption = ("Brackets: 95 % intervals; minus ...: differences of gains; p: over models, over people, stories or "
                "folds, and over both, the largest" + "".join(f"; {x}" for x in (units, family) if x) + ".")
     return table(header, [row(*r) for r in rows], caption)
+
+# %% ../nbs/80_report.ipynb #2b3477cc
+_beside = dict(spearman=("Spearman ρ", ".3f"), slope=("ms per bit", "+.2f"), reader_gain=("gain over readers", "+.4f"),
+               curve=("curve minus line (nats/word)", "+.4f"))
+
+def beside_gains(
+    summary: dict # of a run of kind "alignment"
+) -> Html: # nothing of brains, and of runs that were made before
+    "What stands beside the gains on reading times: slopes, readers, and whether a curve is better than a line."
+    arms, some = summary["arms"], next(iter(summary["arms"].values()))
+    shown = {m: v for m, v in _beside.items() if m in some}
+    if "slope" not in shown: return Html("")
+    dot = lambda name: swatch(alignment_plots.arm_look(name).colour, Html(plots.label(name)))
+    rows = [[dot(name), *(_interval_html(a[m], spec) for m, (_, spec) in shown.items())] for name, a in arms.items()]
+    caption = ("Brackets: 95 % intervals; p: by Holm over the arms of a column, over models, readers and stories, the "
+               "largest.")
+    return table(["arm", *(title for title, _ in shown.values())], rows, caption)
 
 # %% ../nbs/80_report.ipynb #6300676c
 def ways_table(
@@ -787,8 +803,8 @@ def alignment_result(
 ) -> str:
     "What came out, in a sentence, facts and a table."
     return (f"<p class='statement'>{esc(summary['statement'])}</p>{listed(summary['facts'])}"
-            f"{alignment_table(summary)}<details><summary>Notes on the data</summary>{listed(summary['notes'])}"
-            f"{left_out_html(summary)}</details>")
+            f"{alignment_table(summary)}{beside_gains(summary)}"
+            f"<details><summary>Notes on the data</summary>{listed(summary['notes'])}{left_out_html(summary)}</details>")
 
 # %% ../nbs/80_report.ipynb #40918a02
 alignment_page.figures("Brain: layer by layer", lambda brain: alignment_plots.layer_scores(brain, "gain"),
@@ -802,7 +818,19 @@ alignment_page.figures("Brain: the map", lambda brain, summary: alignment_plots.
 alignment_page.figures("Reading times",
                        lambda reading, summary: alignment_plots.reading_arms(reading, summary=summary),
                        lambda reading, _: alignment_plots.reading_fit(reading, str(reading.model.values[0])),
+                       lambda reading, summary: reading_plots.surprisal_curves(reading, summary=summary),
+                       lambda reading, _: reading_plots.reader_slopes(reading, str(reading.model.values[0])),
                        uses=("reading.zarr.zip", "summary.json"))
+
+@alignment_page.section("Word by word", uses=("reading.zarr.zip",))
+def word_by_word(
+    reading # xarray Dataset of reading times; None where brains were scored
+) -> str | None:
+    "What the first model leaves of each word's time, as lines and over the text of the first story."
+    if reading is None or "residual_baseline" not in reading: return None
+    model = str(reading.model.values[0])
+    text = f"<details open><summary>The text</summary>{reading_plots.shaded_text(reading, model)}</details>"
+    return f"{figures_html([partial(reading_plots.residual_words, reading, model)])}{text}"
 
 # %% ../nbs/80_report.ipynb #2e3cd7f7
 def suite_figures(

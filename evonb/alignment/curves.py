@@ -45,7 +45,8 @@ def curved(
     from scipy.special import stdtrit
     known, position, lags = bits[task.fitted], task.reading.position, task.config.spillover
     grid, n = np.linspace(*np.quantile(known, [.01, .99]), n_points), len(task.stories)
-    empty = dict(curve_gain=np.full(n, np.nan), curve_bits=grid, **{f"curve{e}": grid * np.nan for e in ("", "_low", "_high")})
+    none = {f"curve{e}": grid * np.nan for e in ("", "_low", "_high")}
+    empty = dict(curve_gain=np.full(n, np.nan), curve_bits=grid, **none)
     line = fit_model(task, bits, base)
     if len(knots := curve_knots(known)) < 3 or np.isnan(line.sd).any(): return empty
     parts = [bits, *bends(bits, knots).T]

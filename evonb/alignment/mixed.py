@@ -80,7 +80,7 @@ def solve(
     left, free = sums["yy"] - (zy * mzy).sum() - b @ beta, sums["n"] - kept.sum()
     if free < 1 or left <= 1e-12 * sums["yy"]:
         raise InputError(f"{sums['n']:.0f} reading times can't be fitted by {len(beta)} predictors with anything left "
-                         "to estimate the noise from; give more words, times that vary, or fewer predictors (spillover).")
+                         "to estimate the noise from; give more words, times that vary, or less spillover.")
     deviance = free * np.log(left / free) + np.linalg.slogdet(inner)[1].sum() + np.log(values[kept]).sum()
     z_left = zy - zx @ beta # (n_groups, n_random) what each random column has in common with what is left
     seen, error = zx - zz @ mzx, z_left - (zz @ (blur @ z_left[..., None]))[..., 0]

@@ -70,8 +70,8 @@ class ReadingTimes:
                              "n_subjects).")
         if readers is not None and len(bad := np.argwhere((readers <= 0) | np.isinf(readers))):
             word, who = bad[0]
-            raise InputError(f"{self.name}: reader {who + 1} took {readers[word, who]:g} ms for word {word + 1}; a reading "
-                             "time is a positive number, or nan where there is none.")
+            raise InputError(f"{self.name}: reader {who + 1} took {readers[word, who]:g} ms for word {word + 1}; a "
+                             "reading time is a positive number, or nan where there is none.")
         if len(bad := np.flatnonzero((time <= 0) | np.isinf(time))):
             raise InputError(f"{self.name}: the time of word {bad[0] + 1} is {time[bad[0]]:g} ms; a mean reading time "
                              "is a positive number, or nan where there is none.")
@@ -320,8 +320,8 @@ def surprisal(self: Bigrams,
 READING_MODELS = dict(auto="slopes where there are three readers or more, else plain",
                       plain="mean times over readers, by least squares",
                       mixed="single times, with an intercept for each reader; of means, for each story",
-                      slopes="single times; each reader has an intercept, and slopes of length, frequency, position and "
-                             "surprisal")
+                      slopes="single times; each reader has an intercept, and slopes of length, frequency, position "
+                             "and surprisal")
 OUTCOMES = ("raw", "log") # ms, or their logarithm
 
 # %% ../../nbs/alignment/14_reading.ipynb #008924ab
@@ -596,8 +596,8 @@ def reading_model(
     if model == "auto": return "slopes" if n >= 3 else "plain"
     if model == "slopes" and n < 3:
         who = f"{n} reader{'s' * (n != 1)}" if n else "means over readers only"
-        raise InputError(f"model is 'slopes', but {reading.name} has {who}, and slopes that differ between readers need "
-                         "at least 3. Give more single readers, or model='plain' (--set behavior.model=plain).")
+        raise InputError(f"model is 'slopes', but {reading.name} has {who}, and slopes that differ between readers "
+                         "need at least 3. Give more single readers, or model='plain' (--set behavior.model=plain).")
     return model
 
 # %% ../../nbs/alignment/14_reading.ipynb #ffa04070
@@ -642,8 +642,8 @@ def settled_config(
         scores = spillover_scores(reading, config, frequencies)
         config = replace(config, spillover=max(scores, key=scores.get))
     if config.spillover >= (longest := max(reading.sizes)):
-        raise InputError(f"spillover is {config.spillover}, but the longest story of {reading.name} has {longest} words; "
-                         "give a smaller number, or 'auto'.")
+        raise InputError(f"spillover is {config.spillover}, but the longest story of {reading.name} has {longest} "
+                         "words; give a smaller number, or 'auto'.")
     return config, scores
 
 # %% ../../nbs/alignment/14_reading.ipynb #445240cf
@@ -793,7 +793,7 @@ def reader_variables(
     model: Fitted,
     base: HeldOut
 ) -> dict: # variables of a dataset
-    "What can be told of readers: standard errors of the slope over them and over stories, each reader's gain and slope."
+    "What can be told of readers: errors of the slope over them and over stories, each reader's gain and slope."
     own, sd, seen = model.rows.X.shape[1] - len(model.sd), model.sd[0], model.rows.seen.sum(0)
     over_readers = math.sqrt(model.found["cov"][own, own]) if own in model.random else math.nan
     errors = np.array([over_readers, jackknife_error(model.held.beta)[own]])
@@ -814,7 +814,8 @@ def _score(task, bits, base):
         variables |= _with_interval(name, values[0], draws)
     sigma, ratios = model.found["sigma"], model.found["ratios"]
     return variables | reader_variables(task, model, base) | dict(
-        gain_p=((), story_test(variables["gain"][1])), gain_word=("word", of_words(task, model.gain / np.maximum(model.times, 1))),
+        gain_p=((), story_test(variables["gain"][1])),
+        gain_word=("word", of_words(task, model.gain / np.maximum(model.times, 1))),
         surprisal=("word", bits), residual=("word", residual(task, model.held)),
         sigma=((), sigma), intercept_sd=((), sigma * math.sqrt(ratios[0] if len(ratios) else 0))), draws
 
@@ -915,7 +916,8 @@ def _about(task, frequencies, unknown):
         folds="blocks of words" if len(task.stories) == 1 else "whole stories",
         random_intercept=task.groups, outcome=task.config.outcome or "raw", reading_model=task.config.model,
         spillover=task.config.spillover, spillover_scores=json.dumps(task.spillover),
-        n_readers=task.times.shape[1] if task.groups == "reader" else 0, config=json.dumps(to_dict(task.config)), notes=json.dumps(notes))
+        n_readers=task.times.shape[1] if task.groups == "reader" else 0, config=json.dumps(to_dict(task.config)),
+        notes=json.dumps(notes))
 
 # %% ../../nbs/alignment/14_reading.ipynb #46e5c0ae
 def behavior_scores(

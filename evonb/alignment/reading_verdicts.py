@@ -87,11 +87,10 @@ def reading_method(
 ) -> list: # of str
     "Which regression was fitted, to what, and how many previous words it knows, in words."
     how = MODELS_SAID[ds.reading_model].format(ds.random_intercept, n=counted(int(ds.n_readers), "person"))
-    log = ds.outcome == "log"
-    told = [f"regression of {how}; outcome: {'log' if log else 'raw'} times; beside it {'raw' if log else 'log'} times; "
-            "correlations are of raw mean times"]
+    first, second = ("log", "raw") if ds.outcome == "log" else ("raw", "log")
+    told = [f"regression of {how}; outcome: {first} times, beside it {second} times; correlations: raw mean times"]
     k, scores = int(ds.spillover), json.loads(ds.spillover_scores)
-    chosen = ", as was asked" if not scores else (
-        f", chosen once by the baseline alone (held-out nats a time: "
-        f"{', '.join(f'{n} {v:.4f}' for n, v in scores.items())})" + "; more weren't tried" * (k == max(map(int, scores))))
+    each = ", ".join(f"{n} {v:.4f}" for n, v in scores.items())
+    chosen = f", chosen once by the baseline alone (held-out nats a time: {each})" if scores else ", as was asked"
+    if scores and k == max(map(int, scores)): chosen += "; more weren't tried"
     return [*told, f"spillover: {counted(k, 'previous word')}{chosen}"]

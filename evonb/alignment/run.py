@@ -804,7 +804,7 @@ def as_before(
     path, # a run's folder, there or not
     config: AlignConfig # as asked
 ) -> AlignConfig:
-    "Settings to go on with in a run of before: two words of spillover, mean times; older ones counted python-docs alone."
+    "Settings to go on with in a run of before: two words of spillover, mean times; the first ones counted python-docs."
     config = as_begun(path, config, begin="auto", columns={}, table=TableConfig())
     b, stored = config.behavior, Path(path)/"run.json"
     there = read_json(stored).get("config") if stored.is_file() else None

@@ -14,5 +14,6 @@ __getattr__, __dir__, __all__ = face(__name__, {
     ".breeding": "spent_curves ways_compared",
     ".continual": "task_curves",
     ".development": "suite_scores suite_curves_figure",
+    ".reading": "residual_words shaded_text surprisal_curves reader_slopes",
     ".alignment": "layer_scores arm_scores roi_scores brain_map reading_fit reading_arms story_scores",
 })

@@ -327,6 +327,7 @@ def test_reading_times_of_every_arm(grown, tmp_path):
     np.testing.assert_allclose(ds.pearson_pooled.values, by_hand, atol=1e-10)
     assert summary["modality"] == "reading" and summary["arms"]["random"]["difference"]["p"] is not None
     page = write_report(run.path).read_text(encoding="utf-8")
+    assert "Word by word" in page and "ms per bit" in page and "gain over readers" in page
     assert "Reading times" in page and "lack a previous word" in page and "are the last of their story" in page
     assert summary["left_out"]["story 1"] == {"are the last of their story": 1, "lack a previous word": 2}
     assert int(ds.left_out.sum()) == ds.n_left_out == (~ds.fitted.values).sum() == 3 * 6
