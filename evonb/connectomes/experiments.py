@@ -26,6 +26,7 @@ from .summary import summarise
 from .childhood import prepare_other
 from ..core import ConnectomeError, CorpusError, InputError, ProcessLostError, Seeds, Stopped, StopRequest
 from ..core import check_choice, check_positive, file_sha256, from_dict, parsing, place_name, stoppable, to_dict
+from ..hub import from_hub
 from ..kinds import SEEDS, newborn_number, refusal
 from ..store import Run, as_begun, as_noted, check_folder, create_run, differences, open_run, read_dataset
 from ..store import read_json, read_tensors, reopen_run, write_json, writing_folder
@@ -83,7 +84,8 @@ def _take_given(exp):
     "Copy a given connectome into the run; refuse one of another architecture, vocabulary or deal of the same text."
     path, mine = exp.run.file("evolution", "given", "connectome.safetensors"), exp.origin()
     if path.exists(): return
-    given, wiring = exp.config.connectome, Connectome.load(exp.config.connectome)
+    given = exp.config.connectome
+    wiring = Connectome.load(from_hub(given)[0])
     check_fits(wiring, meta_model(exp.model_config(exp.config.development.lifetime.context)))
     theirs = mine | {k: v for k, v in wiring.info.items() if k in mine}
     if theirs["vocabulary"] != mine["vocabulary"]:

@@ -16,6 +16,7 @@ from fastcore.basics import patch
 
 from .arms import find_arm, null_of
 from ..core import InputError, Seeds, StopRequest, check_choice, check_fraction, check_positive, tell_inert, to_dict
+from ..hub import from_hub
 from ..kinds import SEEDS
 from ..store import Run, changed_settings
 from ..text.corpora import check_fractions
@@ -146,7 +147,7 @@ def _check_sources(self: ExperimentConfig) -> ExperimentConfig: # itself
     for n, least in (("vocab_size", 257), ("block_bytes", 1)): check_positive(getattr(c, n), n, least)
     if self.model.family not in OURS or self.model.config: # of our own GPT all sizes work that can be made
         for n in contexts: check_architecture(family_config(self.model, c.vocab_size, n))
-    if self.connectome and not os.path.isfile(self.connectome): # False also for a name that can't be one
+    if self.connectome and not os.path.isfile(from_hub(self.connectome)[0]): # False also for a name that can't be one
         raise FileNotFoundError(f"There is no connectome {self.connectome}. Name a connectome.safetensors of a run, or "
                                 "a published model_generation_*.pt.")
     return self

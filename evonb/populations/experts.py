@@ -34,6 +34,7 @@ from ..core import check_choice, check_fraction, check_positive, human_time, lis
 from ..core import parsing, place_name, remark, to_dict
 from ..datasets import dataset_path
 from ..evolution.method import Lineage
+from ..hub import from_hub
 from ..kinds import refusal, write_results
 from .advice import advice_told
 from ..store import Run, as_begun, create_run, differences, open_run, read_json, read_tensors, write_json
@@ -745,11 +746,11 @@ def summarise_experts(
 
 # %% ../../nbs/populations/14_experts.ipynb #e8519f96
 def named_experts(
-    source # FOLDER, or FOLDER::NAME,NAME
+    source # FOLDER, or FOLDER::NAME,NAME; the folder may be hf:OWNER/NAME:FOLDER
 ) -> tuple: # the folder, and names, empty where none are picked
     "Where experts are, and which of them are meant."
     path, _, names = str(source).partition("::")
-    return Path(path), tuple(n.strip() for n in names.split(",") if n.strip())
+    return Path(from_hub(path)[0]), tuple(n.strip() for n in names.split(",") if n.strip())
 
 # %% ../../nbs/populations/14_experts.ipynb #0cfbc3af
 def load_experts(

@@ -24,6 +24,7 @@ from fastcore.basics import patch
 
 from ..core import InputError, cache_folder, file_sha256, human_count, near_miss, panicked, parsing
 from ..core import remark
+from ..hub import from_hub
 from ..kinds import call
 from ..registry import Registry
 from ..store import changed_settings, check_folder, open_run, read_json, tensors_digest, write_json, writing_folder
@@ -394,12 +395,14 @@ BASES.add("toy", "evonb.populations.experts:toy_base", "a small GPT on toy Engli
 
 # %% ../../nbs/training/20_base.ipynb #88abb819
 def open_base(
-    source, # a name of `BASES`, a folder of transformers (or FOLDER::model), or a run: RUN or RUN::ARM/SEED
+    source, # a name of `BASES`, a folder of transformers (or FOLDER::model), a run (RUN::ARM/SEED), or hf:OWNER/NAME
     device: str | None = None # where it lives; None takes the best there is
 ) -> Base:
-    "Open a base model by name, folder or run, without a network."
+    "Open a base model by name, folder or run, without a network; and by its name on the hub."
     device, source = choose_device(device), str(source)
     if source in BASES: return BASES[source](device=device)
+    place, pinned = from_hub(source)
+    if pinned: return open_folder(place, device, pinned)
     path = Path(source.partition("::")[0])
     if (path/"run.json").is_file():
         return call(open_run(path), "base", "a base comes from", source, device)
@@ -409,4 +412,5 @@ def open_base(
         raise InputError(f"{path} is a quantised model (GGUF), whose numbers no training or search could change by "
                          "small steps. Give the folder of the model that it was made of, with safetensors.")
     raise InputError(f"{source!r} is no base model.{near_miss(source, BASES)} Give {', '.join(BASES)}, a folder "
-                     "of a transformers model with safetensors, or a run of evonb evolve (RUN or RUN::ARM/SEED).")
+                     "of a transformers model with safetensors, hf:OWNER/NAME, or a run of evonb evolve (RUN or "
+                     "RUN::ARM/SEED).")

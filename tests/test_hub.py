@@ -1,0 +1,245 @@
+"""The hub's real client against a hub on this machine, which serves the documented API: names become checked files."""
+
+import hashlib
+import json
+import socket
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+import torch
+
+from evonb.core import DamagedFileError, InputError, Seeds
+from evonb.hub import from_hub, hub_name
+from evonb.text.tokens import train_tokenizer
+from evonb.training.base import open_base, save_base
+from evonb.training.gpt import GPTConfig, new_gpt
+from evonb.training.stock import farthest_apart, to_stock
+
+REPO = "someone/newborn"
+
+
+class Hub:
+    "Repositories with commits, files in git or (where large) behind a redirect, as on the hub."
+
+    def __init__(self):
+        self.files, self.refs, self.asked, self.gated, self.break_after, self.spoil = {}, {}, [], set(), None, None
+
+    def push(self, files, branch="main"):
+        "A commit: path -> bytes."
+        commit = hashlib.sha1(json.dumps([branch, sorted((n, hashlib.sha1(b).hexdigest()) for n, b in files.items())])
+                              .encode()).hexdigest()  # fmt: skip
+        self.files[commit], self.refs[branch] = dict(files), commit
+        return commit
+
+    def commit(self, revision):
+        return revision if revision in self.files else self.refs.get(unquote(revision))
+
+
+def answering(hub):
+    class Answer(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *args):
+            pass
+
+        def say(self, status, body=b"", **headers):
+            self.send_response(status)
+            for k, v in headers.items():
+                self.send_header(k.replace("_", "-"), str(v))
+            if "Content_Length" not in headers:
+                self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        def json(self, what, status=200, **headers):
+            self.say(status, json.dumps(what).encode(), Content_Type="application/json", **headers)
+
+        def do_HEAD(self):
+            self.do_GET()
+
+        def do_GET(self):
+            path = urlsplit(self.path).path
+            hub.asked.append((self.command, path, self.headers.get("Range")))
+            if path.startswith("/cdn/"):
+                return self.content(hub.files[path.split("/")[2]][unquote("/".join(path.split("/")[3:]))])
+            if not path.startswith((f"/api/models/{REPO}/", f"/{REPO}/")) and path != f"/api/models/{REPO}":
+                return self.json(dict(error="Repository not found"), 404, X_Error_Code="RepoNotFound")
+            if REPO in hub.gated:
+                return self.json(dict(error="gated"), 403, X_Error_Code="GatedRepo")
+            what = path.removeprefix("/api/models/").removeprefix("/").removeprefix(REPO).strip("/").split("/")
+            revision = "main" if what == [""] else what[1]
+            if (commit := hub.commit(revision)) is None:
+                return self.json(dict(error="Revision Not Found"), 404, X_Error_Code="RevisionNotFound")
+            files = hub.files[commit]
+            if what[0] in ("", "revision"):
+                return self.json(dict(id=REPO, sha=commit, siblings=[dict(rfilename=n) for n in files]))
+            if what[0] == "tree":
+                return self.json([self.entry(n, b) for n, b in sorted(files.items())])
+            name = unquote("/".join(what[2:]))
+            if name not in files:
+                return self.json(dict(error="Entry not found"), 404, X_Error_Code="EntryNotFound", X_Repo_Commit=commit)
+            body = files[name]
+            if not self.large(name):
+                return self.content(body, X_Repo_Commit=commit, ETag=f'"{hashlib.sha1(body).hexdigest()}"')
+            self.say(302, Location=f"http://localhost:{self.server.server_port}/cdn/{commit}/{name}", X_Repo_Commit=commit, X_Linked_Size=len(body),
+                     X_Linked_Etag=f'"{hashlib.sha256(body).hexdigest()}"')  # fmt: skip
+
+        def large(self, name):
+            return name.endswith(".safetensors")
+
+        def entry(self, name, body):
+            made = dict(type="file", path=name, size=len(body), oid=hashlib.sha1(body).hexdigest())
+            lfs = dict(oid=hashlib.sha256(body).hexdigest(), size=len(body), pointerSize=130)
+            return made | (dict(lfs=lfs) if self.large(name) else {})
+
+        def content(self, body, **headers):
+            if hub.spoil and self.path.endswith(hub.spoil):
+                body = body[:-1] + bytes([body[-1] ^ 1])
+            begin = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").partition("-")[0])
+            part, kept = body[begin:], dict(Content_Range=f"bytes {begin}-{len(body) - 1}/{len(body)}") if begin else {}
+            if hub.break_after and self.command == "GET" and self.path.startswith("/cdn/"):
+                some, hub.break_after = part[: hub.break_after], None
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(part)))
+                self.end_headers()
+                self.wfile.write(some)
+                self.wfile.flush()
+                self.connection.shutdown(socket.SHUT_RDWR)
+                return
+            self.say(206 if begin else 200, part, Content_Length=len(part), **headers, **kept)
+
+    return Answer
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    made = Hub()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), answering(made))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    at = f"http://127.0.0.1:{server.server_port}"
+    for name, value in dict(
+        DOWNLOAD_CHUNK_SIZE=4096, ENDPOINT=at, HF_HUB_CACHE=str(tmp_path / "cache"), HF_HUB_OFFLINE=False, HF_HUB_DISABLE_XET=True,
+        HUGGINGFACE_CO_URL_TEMPLATE=at + "/{repo_id}/resolve/{revision}/{filename}",
+    ).items():  # fmt: skip
+        monkeypatch.setattr(constants, name, value)
+    yield made
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def newborn(tmp_path_factory):
+    "A small model in a folder, and the bytes of its files."
+    folder = tmp_path_factory.mktemp("newborn") / "model"
+    tokenizer = train_tokenizer(["the dog runs and the cats run. " * 20], 262)
+    model = new_gpt(GPTConfig(vocab_size=262, n_layer=1, n_head=2, n_embd=16, block_size=32), Seeds(0)).eval()
+    save_base(to_stock(model), tokenizer, folder)
+    return model, {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
+def test_a_model_comes_whole_with_its_commit(hub, newborn, capsys):
+    model, files = newborn
+    commit = hub.push(files | {"train.py": b"raise SystemExit", "pytorch_model.bin": b"\x80pickled"})
+    base = open_base(f"hf:{REPO}", "cpu")
+    assert base.name == f"hf:{REPO}@{commit}"
+    ids = torch.randint(262, (2, 16), generator=torch.Generator().manual_seed(0))
+    assert farthest_apart(base.model, model, ids) < 1e-4
+    place, _ = from_hub(f"hf:{REPO}")
+    assert not {"train.py", "pytorch_model.bin"} & {p.name for p in place.iterdir()}, "nothing that could run code"
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("evonb: ")]
+    assert len(said) == 1 and commit in said[0] and "kB" in said[0], "its size is told once, before it is fetched"
+
+
+def test_a_tag_and_a_commit_stay_what_they_were(hub, newborn):
+    _, files = newborn
+    old = hub.push(files, "v1.0")
+    new = hub.push(files | {"README.md": b"# another\n"})
+    assert from_hub(f"hf:{REPO}@v1.0", False)[1].endswith(old) and from_hub(f"hf:{REPO}", False)[1].endswith(new)
+    assert from_hub(f"hf:{REPO}@{old}", False)[0] == from_hub(f"hf:{REPO}@v1.0", False)[0]
+    assert (from_hub(f"hf:{REPO}@{new}:README.md", False)[0]).read_bytes() == b"# another\n"
+
+
+def test_what_is_here_is_not_fetched_again_and_is_found_offline(hub, newborn, monkeypatch):
+    from huggingface_hub import constants
+
+    hub.push(newborn[1])
+    place, name = from_hub(f"hf:{REPO}", False)
+    hub.asked.clear()
+    assert from_hub(f"hf:{REPO}", False) == (place, name)
+    assert not [p for _, p, _ in hub.asked if p.startswith("/cdn/")]
+    hub.asked.clear()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert from_hub(f"hf:{REPO}", False) == (place, name) and not hub.asked
+    with pytest.raises(InputError, match="HF_HUB_OFFLINE is set"):
+        from_hub("hf:someone/else", False)
+
+
+def test_a_broken_transfer_goes_on_where_it_stopped(hub, newborn):
+    body = newborn[1]["model.safetensors"]
+    hub.push(newborn[1])
+    hub.break_after = 10_000
+    try:
+        place, _ = from_hub(f"hf:{REPO}", False)
+    except InputError:  # the client gave up: a second call goes on
+        place, _ = from_hub(f"hf:{REPO}", False)
+    assert (place / "model.safetensors").read_bytes() == body
+    ranges = [r for _, p, r in hub.asked if p.startswith("/cdn/") and r]
+    assert ranges and int(ranges[0].removeprefix("bytes=").partition("-")[0]) > 0, "it asked for the rest"
+
+
+def test_bytes_that_the_hub_does_not_vouch_for_are_refused_and_gone(hub, newborn):
+    hub.push(newborn[1])
+    hub.spoil = "model.safetensors"
+    for _ in range(2):  # it isn't taken from the cache the second time either
+        with pytest.raises(DamagedFileError, match="model.safetensors isn't what the hub says"):
+            from_hub(f"hf:{REPO}", False)
+    hub.spoil = None
+    assert (from_hub(f"hf:{REPO}", False)[0] / "model.safetensors").read_bytes() == newborn[1]["model.safetensors"]
+
+
+@pytest.mark.parametrize("name, said", [
+    ("hf:someone/nobody", "There is no hf:someone/nobody, or it is private"),
+    (f"hf:{REPO}@v9", "has no revision 'v9'"),
+    (f"hf:{REPO}:modle.safetensors", "Did you mean model.safetensors"),
+    ("hf:alone", "isn't a name on the hub"),
+    (f"hf:{REPO}:../x", "isn't a name on the hub"),
+])  # fmt: skip
+def test_what_is_not_there_is_told(hub, newborn, name, said):
+    hub.push(newborn[1])
+    with pytest.raises(InputError, match=said):
+        from_hub(name, False)
+
+
+def test_gated_and_pickled_are_told(hub, newborn):
+    hub.push({"config.json": b"{}", "pytorch_model.bin": b"\x80"})
+    with pytest.raises(InputError, match="pytorch_model.bin could run code"):
+        from_hub(f"hf:{REPO}", False)
+    hub.gated.add(REPO)
+    with pytest.raises(InputError, match="is gated: .* HF_TOKEN"):
+        from_hub(f"hf:{REPO}", False)
+
+
+def test_experts_of_a_folder_there(hub, newborn, tmp_path):
+    from evonb.populations.experts import load_experts
+    from evonb.training.adapters import linear_shapes, random_adapter, write_adapter
+
+    model, files = to_stock(newborn[0]), dict(newborn[1])
+    for i, name in enumerate(("code", "math")):
+        write_adapter(random_adapter(linear_shapes(model), 2, Seeds(i)), tmp_path / name)
+        files |= {f"experts/{name}/{p.name}": p.read_bytes() for p in (tmp_path / name).iterdir()}
+    hub.push(files)
+    found = load_experts(f"hf:{REPO}:experts")
+    assert sorted(found) == ["code", "math"] and list(load_experts(f"hf:{REPO}:experts::math")) == ["math"]
+    own = random_adapter(linear_shapes(model), 2, Seeds(1))
+    assert all(torch.equal(found["math"].A[m], own.A[m]) for m in own.modules)
+
+
+def test_names():
+    assert hub_name("runs/demo") is None and hub_name(Path("hf:a/b")) is None
+    assert str(hub_name("hf:a/b@main:c/d")) == "hf:a/b@main:c/d"
