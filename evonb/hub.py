@@ -154,7 +154,10 @@ def from_hub(
     if (name := hub_name(source)) is None: return source, None
     if offline():
         name = pinned(name)
-        with telling_hub(name): folder = Path(snapshot_download(name.repo, revision=name.revision, local_files_only=True))
+        only = [name.file, *(f"{name.file}/{p}" for p in TAKEN)] if name.file else TAKEN
+        with telling_hub(name):
+            folder = Path(snapshot_download(name.repo, revision=name.revision, local_files_only=True,
+                                            allow_patterns=only, ignore_patterns=[f"*{OURS}"]))
     else:
         name = pinned(name)
         folder = name.fetched(listed(name), show)

@@ -85,7 +85,8 @@ def answering(hub):
             body = files[name]
             if not self.large(name):
                 return self.content(body, X_Repo_Commit=commit, ETag=f'"{hashlib.sha1(body).hexdigest()}"')
-            self.say(302, Location=f"http://localhost:{self.server.server_port}/cdn/{commit}/{name}", X_Repo_Commit=commit, X_Linked_Size=len(body),
+            there = f"http://localhost:{self.server.server_port}/cdn/{commit}/{name}"  # another host, as a store is
+            self.say(302, Location=there, X_Repo_Commit=commit, X_Linked_Size=len(body),
                      X_Linked_Etag=f'"{hashlib.sha256(body).hexdigest()}"')  # fmt: skip
 
         def large(self, name):
@@ -124,8 +125,8 @@ def hub(tmp_path, monkeypatch):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     at = f"http://127.0.0.1:{server.server_port}"
     for name, value in dict(
-        DOWNLOAD_CHUNK_SIZE=4096, ENDPOINT=at, HF_HUB_CACHE=str(tmp_path / "cache"), HF_HUB_OFFLINE=False, HF_HUB_DISABLE_XET=True,
-        HUGGINGFACE_CO_URL_TEMPLATE=at + "/{repo_id}/resolve/{revision}/{filename}",
+        DOWNLOAD_CHUNK_SIZE=4096, ENDPOINT=at, HF_HUB_CACHE=str(tmp_path / "cache"), HF_HUB_OFFLINE=False,
+        HF_HUB_DISABLE_XET=True, HUGGINGFACE_CO_URL_TEMPLATE=at + "/{repo_id}/resolve/{revision}/{filename}",
     ).items():  # fmt: skip
         monkeypatch.setattr(constants, name, value)
     yield made
