@@ -7,9 +7,9 @@ __all__ = ['measures', 'viridis', 'two_sided', 'planes', 'reading_measures', 'ar
            'arms_of', 'fold_scores', 'item_table', 'arm_interval', 'over_text', 'ceiling_of', 'null_band', 'captioned',
            'kept_apart', 'label_ends', 'best_other', 'layer_scores', 'scores_at', 'paired_text', 'ArmRow',
            'rows_figure', 'arm_rows', 'arm_scores', 'row_offsets', 'roi_scores', 'runs_compared', 'winner_tiles',
-           'places_of', 'place_numbers', 'Mesh', 'part_of_mesh', 'camera', 'pixel_vertices', 'Scale', 'colour_scale',
-           'half_scale', 'surface_map', 'brain_map', 'Template', 'mni_template', 'Plane', 'slice_at', 'volume_slices',
-           'effect_of', 'reading_fit', 'reading_arms', 'story_scores', 'null_calibration']
+           'places_of', 'place_numbers', 'Mesh', 'part_of_mesh', 'camera', 'flat_patches', 'pixel_vertices', 'Scale',
+           'colour_scale', 'half_scale', 'surface_map', 'brain_map', 'Template', 'mni_template', 'Plane', 'slice_at',
+           'volume_slices', 'effect_of', 'reading_fit', 'reading_arms', 'story_scores', 'null_calibration']
 
 # %% ../../nbs/plots/18_alignment.ipynb #e806ddce
 import functools
@@ -341,7 +341,7 @@ def layer_scores(
     drawn = np.concatenate([[0.], *(np.ravel(t.y).astype(float) for t in fig.data)])
     low, high = np.nanmin(drawn), np.nanmax(drawn)
     n = np.ptp(x) or 1
-    fig.update_xaxes(title_text="layer (0 = embeddings)", dtick=max(1, len(x) // 12), zeroline=False,
+    fig.update_xaxes(title_text="layer (0 = embeddings)", tickvals=x[::math.ceil(len(x) / 14)], zeroline=False,
                      range=[x.min() - .03 * n, x.max() + .03 * n])
     fig.update_yaxes(title_text=m.axis, zeroline=True, zerolinecolor=_grey,
                      range=[low - .03 * (high - low), high + .05 * (high - low)])
@@ -601,7 +601,7 @@ def winner_tiles(
     brain, # xarray Dataset of a run: the score (model, layer, target)
     value: str = "gain" # or "r", "r_beyond"
 ) -> go.Figure:
-    "Which arm scores highest in each region at each layer, and by how much: pale where the next is near."
+    "Which arm scores highest in each region at each layer, and by how much: faint where the next is near."
     brain = _measured(brain, value)
     (v, _), m = scores_of(brain, value), measures[value]
     rois, layers = brain["roi"].values, brain["layer"].values.tolist()
@@ -623,11 +623,11 @@ def winner_tiles(
                         hovertemplate=f"{label(arm)}, %{{text}}, layer %{{x}}<br>{m.short} = "
                         f"%{{customdata[0]:.{m.digits}f}}, %{{customdata[1]:.{m.digits}f}} above the next"
                         "<extra></extra>")
-    fig.update_xaxes(title_text="layer (0 = embeddings)", dtick=max(1, len(layers) // 24), showgrid=False,
-                     zeroline=False)
+    fig.update_xaxes(title_text="layer (0 = embeddings)", tickvals=layers[::math.ceil(len(layers) / 26)],
+                     showgrid=False, zeroline=False)
     fig.update_yaxes(tickvals=list(range(len(regions))), ticktext=list(map(label, regions)), showgrid=False,
                      range=[len(regions) - .5, -.5], zeroline=False)
-    return captioned(fig, f"highest mean {m.short} over people and seeds; pale: the next is near",
+    return captioned(fig, f"highest mean {m.short} over people and seeds; faint: the next is near",
                      "no test: with many arms and layers someone wins by chance")
 
 # %% ../../nbs/plots/18_alignment.ipynb #00ce9cab
@@ -685,6 +685,22 @@ def camera(
     return dict(eye=place(_views[view][side], 1.5), up=place(up), center=place((0, 0, 0)),
                 projection=dict(type="orthographic"))
 
+# %% ../../nbs/plots/18_alignment.ipynb #d4b0f74f
+@functools.cache
+def flat_patches() -> dict: # "left" and "right" -> (n, 3) float32 mm, z is 0; and (n_faces,) bool: faces that are left
+    "Both hemispheres cut open and laid flat, as they come with nilearn; what was cut away lies in the middle."
+    import nibabel as nib
+    from nilearn.datasets import fetch_surf_fsaverage
+    files, out = fetch_surf_fsaverage("fsaverage5"), {}
+    key = lambda faces: np.sort(faces, 1).astype(np.int64) @ np.array([10**10, 10**5, 1])
+    for side, cortex in fsaverage5().items():
+        xyz, faces = (np.array(d.data) for d in nib.load(files[f"flat_{side}"]).darrays)
+        used = np.unique(faces)
+        at = np.tile(xyz[used].mean(0), (len(xyz), 1)).astype(np.float32)
+        at[used] = xyz[used].round(1)
+        out[side] = at, np.isin(key(cortex.faces), key(faces))
+    return out
+
 # %% ../../nbs/plots/18_alignment.ipynb #2992aa0a
 @functools.cache
 def pixel_vertices(
@@ -714,9 +730,10 @@ _even = dict(ambient=1, diffuse=0, specular=0, fresnel=0)
 # %% ../../nbs/plots/18_alignment.ipynb #07ab2183
 def _hemisphere(surface, kind, view, hover):
     "A hemisphere's traces: grey folds, and its values where there are any."
-    xyz, valued, side = surface.vertices(kind), surface.valued, _views[view][surface.side]
+    xyz, kept = flat_patches()[surface.side] if kind == "flat" else (surface.vertices(kind), slice(None))
+    faces, valued, side = surface.faces[kept], surface.valued[kept], _views[view][surface.side]
     lamp = {a: min(1e5 * c + 4e4 * (a == "z"), 1e5) for a, c in zip("xyz", side)}
-    grey, part = (part_of_mesh(xyz, surface.faces, keep) for keep in (~valued, valued))
+    grey, part = (part_of_mesh(xyz, faces, keep) for keep in (~valued, valued))
     shade = (255 * surface.shade[grey.index]).round().astype(np.uint8)
     looks = [(grey, _folds, dict(intensity=shade, cmin=0, cmax=255, colorscale=_greys, showscale=False,
                                  hoverinfo="skip"))]
@@ -733,7 +750,7 @@ def _dress_scenes(fig, views):
     for (r, view), (c, side) in itertools.product(enumerate(views, 1), enumerate(("left", "right"), 1)):
         scene = next(fig.select_scenes(row=r, col=c))
         size = {a: np.ptp(np.concatenate([t[a] for t in fig.data if t.scene == scene.plotly_name])) for a in "xyz"}
-        aspect = {a: float(zoom * v / max(size.values())) for a, v in size.items()}
+        aspect = {a: float(max(zoom * v / max(size.values()), .1)) for a, v in size.items()} # also where all is flat
         fig.update_scenes(row=r, col=c, camera=camera(view, side), aspectmode="manual", aspectratio=aspect,
                           xaxis=shown, yaxis=shown, zaxis=shown, bgcolor="rgba(0,0,0,0)", dragmode="orbit")
         box = scene.domain
@@ -777,13 +794,13 @@ def surface_map(
     title: str = "", # what is shown; empty: the map's name
     unit: str = "", # of the colour bar; empty: the map's name
     regions=None, # (left, right), each (10242,) names for the hover; None: none
-    kind: str = "inflated", # or "pial", "white"
-    views: tuple = ("lateral", "medial"), # a row of pictures each; also "dorsal" and "ventral"
+    kind: str = "inflated", # or "pial", "white", "flat"
+    views: tuple = ("lateral", "medial"), # a row of pictures each; also "dorsal" and "ventral"; a flat map has one
     scale: Scale | None = None # of the colours; None: this map's own
 ) -> go.Figure:
     "A map on the cortex: both hemispheres from the side, folds in grey, values in colour."
     for view in views: check_choice(view, _views, "view")
-    check_choice(kind, ["inflated", "pial", "white"], "kind")
+    if check_choice(kind, ["inflated", "pial", "white", "flat"], "kind") == "flat": views = ("dorsal",)
     both = np.concatenate([m.values[np.isfinite(m.values)] for m in maps])
     if not both.size: raise NothingToPlot(f"The map {maps[0].name!r} has no value at any vertex of the cortex.")
     base = make_subplots(len(views), 2, specs=[[dict(type="scene")] * 2] * len(views), horizontal_spacing=0,
@@ -798,7 +815,9 @@ def surface_map(
                outlinewidth=0, title=dict(text=(unit or label(maps[0].name)) + "<br> ", side="top", font=dict(size=12)))
     fig.update_layout(coloraxis=dict(colorscale=scale.colours, cmin=scale.low, cmax=scale.high, colorbar=bar),
                       margin=dict(l=8, r=8, b=76))
-    return captioned(_dress_scenes(fig, views), maps[0].label)
+    _dress_scenes(fig, views)
+    if kind == "flat": fig.for_each_annotation(lambda a: a.update(text=a.text.replace("dorsal", "laid flat")))
+    return captioned(fig, maps[0].label)
 
 # %% ../../nbs/plots/18_alignment.ipynb #d788e5e4
 def brain_map(

@@ -160,7 +160,7 @@ def voxel_places(self: BrainPart): # (99, 117, 95) int16 on the template's grid;
     return self.kept("voxels", lambda: (sphere_labels(self.places, self.volume_radius) - 1).astype(np.int16))
 
 # %% ../../nbs/widgets/16_alignment.ipynb #b9d5d460
-_surfaces, _looks = ("inflated", "pial", "white"), ("lateral", "medial", "dorsal", "ventral")
+_surfaces, _looks = ("inflated", "pial", "white", "flat"), ("lateral", "medial", "dorsal", "ventral")
 _most = 1_000_000 # numbers that go to a page at once: 4 MB before they are packed
 
 @patch(as_prop=True)
@@ -170,12 +170,14 @@ def wide(self: BrainPart): # too many numbers to send all at once
     except NothingToPlot: return False # no region has a place
 
 # %% ../../nbs/widgets/16_alignment.ipynb #c9258049
-def cortex_arrays() -> list[np.ndarray]: # faces, shades (left, right); then each surface's positions (left, right)
+def cortex_arrays() -> tuple: # faces, shades (left, right); each surface's positions (left, right) and the flat faces
     "The geometry of fsaverage5 as a page needs it."
     both = [fsaverage5()[s] for s in hemispheres]
     shade = [(255 / (1 + np.exp(4 * c.sulc))).round().astype(np.uint8) for c in both]
     if not np.array_equal(both[0].faces, both[1].faces): raise InputError("The hemispheres' meshes differ.")
-    return [both[0].faces.T.astype(np.int32), *shade], [getattr(c, k).T for k in _surfaces for c in both] # (3, n) each
+    flat = [ap.flat_patches()[s] for s in hemispheres]
+    at = [getattr(c, k).T for k in _surfaces[:-1] for c in both] + [xyz.T for xyz, _ in flat] # (3, n) each
+    return [both[0].faces.T.astype(np.int32), *shade], [*at, *(kept.astype(np.uint8) for _, kept in flat)]
 
 # %% ../../nbs/widgets/16_alignment.ipynb #17d899e7
 @patch
@@ -323,6 +325,22 @@ class ReadingPart(Part):
     def describe(self) -> str: # in few words
         n, n_words = len(self.models), self.ds.sizes.get("word", 0)
         return f"{self.name}: {n} model{'s' * (n > 1)}, {n_words:,} words, {len(self.stories)} stories"
+
+# %% ../../nbs/widgets/16_alignment.ipynb #1bff565d
+@patch
+def residual_reply(self: ReadingPart, model, story) -> Reply: # arrays: the words as JSON; (4, n_words) float32
+    "A story's words with their times, surprisal, and what the baseline and the model leave of the times."
+    if "residual_baseline" not in self.ds or "text" not in self.ds:
+        raise NothingToPlot("These scores are of an older version, which kept no residuals. Align again.")
+    at, story = self.models.index(check_choice(model, self.models, "model")), story or self.stories[0]
+    here = self.ds["story_of_word"].values == check_choice(story, self.stories, "story")
+    of_model = lambda name: self.ds[name].transpose("model", "word").values[at]
+    rows = [self.ds["time"].values, of_model("surprisal"), self.ds["residual_baseline"].values, of_model("residual")]
+    numbers = np.array([r[here] for r in rows], np.float32) # (4, n_words): ms, bits, ms, ms
+    if not np.isfinite(numbers[3]).any(): raise NothingToPlot(f"No word of {story} is in the regression of {model}.")
+    full = float(np.nanquantile(np.abs(numbers[2:]), .95))
+    words = json.dumps([str(w) for w in self.ds["text"].values[here]]).encode()
+    return Reply(dict(model=model, story=story, full=full or 1.), [words, numbers])
 
 # %% ../../nbs/widgets/16_alignment.ipynb #fd8d0dfb
 @dataclass
@@ -528,12 +546,17 @@ def _brain_views(parts):
                  description="Mean brain score of each arm with interval, ceiling and null."), *several]
 
 # %% ../../nbs/widgets/16_alignment.ipynb #26c21e8a
+_left = [("model", "what the model leaves"), ("base", "what the baseline leaves"), ("gain", "the nearer one")]
+
+def _with_residuals(parts): return any("residual_baseline" in p.ds for p in parts.values())
+
 def _reading_controls(parts):
     names = [(m, _reading_names[m]) for m in _union(parts, lambda p: p.measures)]
     return [*([choice("reading", "Reading data", list(parts))] if len(parts) > 1 else []),
             choice("model", "Model (reading)", _union(parts, lambda p: p.models)),
             choice("story", "Story", [("", "all stories"), *((s, s) for s in _union(parts, lambda p: p.stories))]),
-            choice("score", "Reading score", names)._replace(more=True)]
+            choice("score", "Reading score", names)._replace(more=True),
+            *[choice("left", "Words shaded by", _left, local=True)._replace(more=True)] * _with_residuals(parts)]
 
 # %% ../../nbs/widgets/16_alignment.ipynb #378fb1a9
 def _reading_views(parts):
@@ -544,7 +567,10 @@ def _reading_views(parts):
             View("reading_arms", "plotly", "Arms on reading times", needs=(*pick, "score"),
                  description="How well each arm's surprisal predicts reading times, with intervals."),
             View("stories", "plotly", "Story by story", needs=(*pick, "score"), click=dict(story="key"),
-                 description="How well each arm's surprisal predicts reading times in each story.")]
+                 description="How well each arm's surprisal predicts reading times in each story."),
+            *[View("residuals", "residuals", "Word by word", needs=(*pick, "model", "story"), uses=("left",), width=2,
+                   description="A story's words, shaded by what is left of their reading times.")
+              ] * _with_residuals(parts)]
 
 # %% ../../nbs/widgets/16_alignment.ipynb #d88f0924
 class AlignmentExplorer(Explorer):
@@ -608,6 +634,7 @@ def verdict(self: AlignmentExplorer, part, v) -> str: # paragraphs
 def reply(self: AlignmentExplorer, view: str, values: dict) -> Reply:
     "What `view` draws."
     if view == "about": return Reply.of_text(self.told or "Everything that was stored is shown.")
+    if view == "residuals": return self.reading_part(values).residual_reply(values["model"], values["story"])
     if view == "read": return Reply.of_text(self.verdict(self.reading_part(values), values))
     if view == "said": return Reply.of_text(self.verdict(self.brain_part(values), values))
     if view in ("map", "strip", "slices"):

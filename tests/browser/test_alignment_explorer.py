@@ -186,6 +186,21 @@ def test_one_camera_names_bands_and_a_strip_of_layers(offline_page, explorer, ma
     assert more.inner_text().startswith("More (1 moved)")
 
 
+def test_the_winner_and_a_flat_cortex(offline_page, explorer, made, stored, assert_accessible):
+    page = offline_page(f"{stored}")
+    shown = explorer(page).ready()
+    shown.set("scale", "the arm that wins").set("surface", "flat").ready()
+    won, scale = made.map_values(scale="winner", layer=2)
+    drawn = meshes(shown)
+    assert {v for m in drawn for v in m["values"]} == set(won.tolist()) and drawn[0]["high"] == scale.high
+    arms = list(dict.fromkeys(a for a, _ in next(iter(made.found.brain.values())).rows))
+    legend = shown.view("map").locator(".evonb-map-arms").inner_text().split()
+    assert set(legend) == {arms[int(w)] for w in set(won.tolist())}
+    flat = "e => e.data.filter(t => t.name === 'cortex').map(t => Math.max(...t.z) - Math.min(...t.z))"
+    assert shown.view("map").locator(".evonb-surface").evaluate(flat) == [0, 0]
+    assert_accessible(page)
+
+
 def test_slices_are_moved_by_keys_and_sliders(offline_page, explorer, made, stored):
     shown = explorer(offline_page(stored)).ready()
     part = next(iter(made.found.brain.values()))

@@ -413,8 +413,8 @@ def test_map_names_regions_without_a_place_or_off_the_surface(brain):
 def test_unknown_looks_are_refused(brain):
     with pytest.raises(InputError, match="view is 'front', but must be one of: lateral, medial, dorsal, ventral"):
         ap.brain_map(brain, arm="dense", views=("front",))
-    with pytest.raises(InputError, match="kind is 'flat', but must be one of: inflated, pial, white"):
-        ap.brain_map(brain, arm="dense", kind="flat")
+    with pytest.raises(InputError, match="kind is 'round', but must be one of: inflated, pial, white, flat"):
+        ap.brain_map(brain, arm="dense", kind="round")
 
 
 def test_part_of_a_mesh_has_the_same_triangles():

@@ -1,5 +1,6 @@
 """What the alignment explorer answers, against brute force; what it refuses; and how much travels."""
 
+import json
 import shutil
 
 import numpy as np
@@ -95,8 +96,14 @@ def test_the_cortex_travels_as_it_is(surface):
     _, faces, *rest = surface.arrays
     left, right = fsaverage5()["left"], fsaverage5()["right"]
     assert np.array_equal(faces.T, left.faces) and np.array_equal(faces.T, right.faces)
-    assert surface.content["surfaces"] == ["inflated", "pial", "white"]
-    for i, kind in enumerate(surface.content["surfaces"]):
+    assert surface.content["surfaces"] == ["inflated", "pial", "white", "flat"]
+    for i, side in enumerate(("left", "right")):
+        at, kept = ap.flat_patches()[side]
+        assert np.array_equal(rest[10 + i].T, at) and np.array_equal(rest[12 + i], kept)
+        corners = at[fsaverage5()[side].faces[kept]]
+        area = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])[:, 2]
+        assert (np.sign(area) == np.sign(np.median(area))).mean() > 0.99  # no fold lies over another
+    for i, kind in enumerate(surface.content["surfaces"][:3]):
         assert np.array_equal(rest[4 + 2 * i].T, getattr(left, kind)) and np.array_equal(
             rest[5 + 2 * i].T, getattr(right, kind)
         )
@@ -322,6 +329,23 @@ def test_rare_controls_stand_behind_more(explorer):
     rare = [n for n, c in explorer.controls.items() if c.more]
     assert rare == ["seed", "best", "threshold", "scale", "surface", "look", "score"]
     assert all("more" in c for c in explorer._spec["controls"])
+
+
+def test_words_of_a_story_have_what_is_left_of_their_times(reading):
+    rng = np.random.default_rng(0)
+    left = rng.normal(0, 40, (10, reading.sizes["word"]))
+    left[:, ::7] = np.nan  # words that no regression has
+    kept = reading.assign(residual=(("model", "word"), left), residual_baseline=("word", left[0] * 2),
+                          text=("word", [EVIL] * reading.sizes["word"]))
+    seen = AlignmentExplorer(kept)
+    assert "residuals" in seen.views and "residuals" not in AlignmentExplorer(reading).views
+    here = reading.story_of_word.values == "story 2"
+    words, numbers = seen.ask("residuals", model="dense/1", story="story 2").arrays
+    at = reading.model.values.tolist().index("dense/1")
+    assert np.allclose(numbers, [reading.time.values[here], reading.surprisal.values[at][here], 2 * left[0][here],
+                                 left[at][here]], equal_nan=True, rtol=1e-5)
+    assert json.loads(words) == [EVIL] * here.sum() and "<img" not in seen.to_html(only=dict(story=["story 2"]))
+    assert seen.ask("residuals", story="").content["story"] == "story 1"
 
 
 # Runs

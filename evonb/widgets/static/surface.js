@@ -179,14 +179,15 @@ function surfaceGeometry({ content, arrays }) {
   const sides = mapHemispheres.map((side, s) => ({
     side, shade: new Uint8Array(rest[s]), place: new Int32Array(rest[2 + s]),
     xyz: Object.fromEntries(content.surfaces.map((name, i) => [name, axes(rest[4 + 2 * i + s])])),
+    flat: new Uint8Array(rest[4 + 2 * content.surfaces.length + s]), // faces that are left when it is cut open
   }));
   return { n, faces: [corner(0), corner(1), corner(2)], sides };
 }
 
 /** Split the faces: those whose corners all have a value, and the others. */
-function surfaceFaces([i, j, k], valued) {
+function surfaceFaces([i, j, k], valued, kept) {
   const inside = [], outside = [];
-  for (let f = 0; f < i.length; f++) (valued[i[f]] && valued[j[f]] && valued[k[f]] ? inside : outside).push(f);
+  for (let f = 0; f < i.length; f++) if (!kept || kept[f]) (valued[i[f]] && valued[j[f]] && valued[k[f]] ? inside : outside).push(f);
   const take = (list) => ({ i: Int32Array.from(list, (f) => i[f]), j: Int32Array.from(list, (f) => j[f]),
                             k: Int32Array.from(list, (f) => k[f]) });
   return { inside: take(inside), outside: take(outside) };
@@ -197,11 +198,14 @@ const surfaceEyes = { lateral: { left: [-1, 0, 0], right: [1, 0, 0] }, medial: {
 const surfaceFolds = { ambient: 0.7, diffuse: 0.45, specular: 0.02, roughness: 0.9, fresnel: 0 };
 const surfaceEven = { ambient: 1, diffuse: 0, specular: 0, fresnel: 0 }; // the colour bar's colours, everywhere
 
+/** Where the eye is: what lies flat is seen from above. */
+const surfaceLook = ({ surface, look }) => surface === "flat" ? "dorsal" : look;
+
 /** A hemisphere's traces: bare cortex, and the part with values. */
 function surfaceTraces(geometry, side, picked, values) {
   const { place, shade, xyz, side: name } = side, shown = Uint8Array.from(place, (p) => picked.shown(p));
-  const { inside, outside } = surfaceFaces(geometry.faces, shown);
-  const [x, y, z] = surfaceEyes[values.look][name], scene = name === "left" ? "scene" : "scene2";
+  const { inside, outside } = surfaceFaces(geometry.faces, shown, values.surface === "flat" ? side.flat : null);
+  const [x, y, z] = surfaceEyes[surfaceLook(values)][name], scene = name === "left" ? "scene" : "scene2";
   const base = { type: "mesh3d", scene, ...xyz[values.surface], hoverinfo: "none", showscale: false,
                  lightposition: { x: 1e5 * x, y: 1e5 * y, z: 1e5 * z + 4e4 } };
   const greys = [[0, "#858585"], [1, "#E2E2E2"]];
@@ -219,12 +223,12 @@ function surfaceScene(geometry, values, side, domain) {
     const all = side.xyz[values.surface][axis];
     return all.reduce((m, v) => Math.max(m, v), -Infinity) - all.reduce((m, v) => Math.min(m, v), Infinity);
   });
-  const size = 1.95 / Math.max(...spans), [x, y, z] = surfaceEyes[values.look][side.side];
-  const upright = values.look === "dorsal" || values.look === "ventral";
+  const size = 1.95 / Math.max(...spans), look = surfaceLook(values);
+  const [x, y, z] = surfaceEyes[look][side.side], upright = look === "dorsal" || look === "ventral";
   const hidden = { visible: false, showspikes: false };
   return { domain, xaxis: hidden, yaxis: hidden, zaxis: hidden, bgcolor: "rgba(0,0,0,0)", dragmode: "orbit",
-           aspectmode: "manual", uirevision: values.look,
-           aspectratio: { x: size * spans[0], y: size * spans[1], z: size * spans[2] },
+           aspectmode: "manual", uirevision: `${look} ${values.surface === "flat"}`,
+           aspectratio: { x: size * spans[0], y: size * spans[1], z: Math.max(size * spans[2], 0.1) }, // also where all is flat
            camera: { eye: { x: 1.5 * x, y: 1.5 * y, z: 1.5 * z }, center: { x: 0, y: 0, z: 0 },
                      up: { x: 0, y: Number(upright), z: Number(!upright) }, projection: { type: "orthographic" } } };
 }
@@ -271,7 +275,7 @@ function surfaceFigure(geometry, picked, values, dark, height) {
   const boxes = [{ x: [0, 0.5], y: [0, 1] }, { x: [0.5, 1], y: [0, 1] }];
   const scenes = geometry.sides.map((side, s) => surfaceScene(geometry, values, side, boxes[s]));
   const font = { size: 12, color: dark ? "#c9d1d9" : "#4a525c" };
-  const names = mapHemispheres.map((side, s) => ({ text: `${side}, ${values.look}`, x: 0.25 + s / 2, y: 1, font,
+  const names = mapHemispheres.map((side, s) => ({ text: `${side}, ${values.surface === "flat" ? "laid flat" : values.look}`, x: 0.25 + s / 2, y: 1, font,
     xref: "paper", yref: "paper", showarrow: false, yanchor: "top" }));
   const layout = { scene: scenes[0], scene2: scenes[1], annotations: names, height, autosize: true, showlegend: false,
                    margin: { l: 0, r: 0, t: 0, b: 0 }, paper_bgcolor: "rgba(0,0,0,0)", hovermode: "closest" };
