@@ -62,15 +62,11 @@ def beside_statement(
     found: dict # of `judge_arms`, with what `judge_reading` gave
 ) -> str: # sentences, each with a blank before it; "" where nothing is there
     "What the other outcome, readers and curves say of the arm that a result is told of."
-    out, gain = "", verdict(found["gain"])
+    out, said = "", ("is above zero", "is below zero", "isn't clearly different from zero")
     for name, what in (("gain_log", "log"), ("gain_raw", "raw")):
-        if (d := found.get(name)) is None: continue
-        said = verdict(d, "explains more than the baseline", "explains less than the baseline",
-                       "isn't clearly different from the baseline")
-        out += f" On {what} times {'the same holds' if verdict(d) == gain else f'{arm} {said}'}."
+        if d := found.get(name): out += f" On {what} times {arm}'s gain beyond the baseline {verdict(d, *said)}."
     if d := found.get("reader_gain"):
-        said = verdict(d, "is above zero", "is below zero", "isn't clearly different from zero")
-        out += f" Over {counted(d['units'].get('person', 0), 'person')} its gain {said}."
+        out += f" Over {counted(d['units'].get('person', 0), 'person')} it {verdict(d, *said)}."
     if (d := found.get("curve")) and d["p"] is not None:
         out += " " + verdict(d, "A curve of surprisal foresees held-out times better than a line.",
                              "A line of surprisal foresees held-out times better than a curve.",

@@ -13,16 +13,16 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from evonb.alignment.features import ReadConfig, count_notes, read
 from evonb.alignment.localiser import localize, toy_langloc
 from evonb.alignment.reading import BehaviorConfig, ReadingTimes
-from evonb.alignment.run import AlignConfig, align_run
+from evonb.alignment.run import AlignConfig, align_run, as_before
 from evonb.alignment.sources.toy_readers import toy_reading
 from evonb.cli import main
-from evonb.core import InputError, RunExistsError, Seeds
+from evonb.core import InputError, RunExistsError, Seeds, to_dict
 from evonb.populations.experts import ExpertConfig
 from evonb.report import write_report
-from evonb.store import as_begun, open_run, read_dataset, read_json, write_json
+from evonb.store import as_begun, changed_settings, open_run, read_dataset, read_json, write_json
 from evonb.training.base import open_base, save_base
 
-QUICK = BehaviorConfig(n_bootstrap=20, n_splits=4)
+QUICK = BehaviorConfig(2, "plain", n_bootstrap=20, n_splits=4)
 
 
 @pytest.fixture(scope="module")
@@ -147,3 +147,16 @@ def test_notes_tell_what_happened_and_nothing_else():
     assert count_notes(dict(unknown_tokens=0, words_without_token=-1)) == []
     assert count_notes(dict(unknown_tokens=1234)) == [
         "1,234 tokens are the tokenizer's unknown token: the model doesn't see what stands there"]
+
+
+def test_runs_of_before_keep_their_regression(tmp_path):
+    "What was begun without outcomes goes on with mean times and two words of spillover; what was asked for is kept."
+    old = to_dict(AlignConfig("base", "toy-reading"))
+    old["behavior"] = {k: v for k, v in old["behavior"].items() if k != "outcome"} | dict(spillover=2, model="plain")
+    write_json(tmp_path / "run.json", dict(config=old))
+    found = as_before(tmp_path, AlignConfig("base", "toy-reading")).behavior
+    assert (found.spillover, found.model, found.outcome) == (2, "plain", None)
+    asked = as_before(tmp_path, AlignConfig("base", "toy-reading", behavior=BehaviorConfig(3, "mixed"))).behavior
+    assert (asked.spillover, asked.model) == (3, "mixed")
+    assert not changed_settings(old, to_dict(as_before(tmp_path, AlignConfig("base", "toy-reading"))))
+    assert as_before(tmp_path / "new", AlignConfig("base", "toy-reading")).behavior == BehaviorConfig()
