@@ -804,7 +804,8 @@ def alignment_result(
     "What came out, in a sentence, facts and a table."
     return (f"<p class='statement'>{esc(summary['statement'])}</p>{listed(summary['facts'])}"
             f"{alignment_table(summary)}{beside_gains(summary)}"
-            f"<details><summary>Notes on the data</summary>{listed(summary['notes'])}{left_out_html(summary)}</details>")
+            f"<details><summary>Notes on the data</summary>{listed(summary['notes'])}{left_out_html(summary)}"
+            "</details>")
 
 # %% ../nbs/80_report.ipynb #40918a02
 alignment_page.figures("Brain: layer by layer", lambda brain: alignment_plots.layer_scores(brain, "gain"),
