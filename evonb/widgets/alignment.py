@@ -10,7 +10,7 @@ __all__ = ['Part', 'BrainPart', 'arm_ink', 'winners', 'cortex_arrays', 'ReadingP
 import json
 import shlex
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from ..alignment.surfaces import fsaverage5, hemispheres, make_surfaces
 from ..alignment.volumes import illustrative_label, roi_volume, sphere_labels
 from ..core import EvonbError, InputError, Seeds, check_choice, from_dict, place_name
 from ..plots import alignment as ap
+from ..plots.reading import residual_words, surprisal_curves
 from ..plots.style import NothingToPlot
 from ..statistics import known_mean
 from ..store import Run, open_run, read_dataset, read_json
@@ -340,7 +341,8 @@ def residual_reply(self: ReadingPart, model, story) -> Reply: # arrays: the word
     if not np.isfinite(numbers[3]).any(): raise NothingToPlot(f"No word of {story} is in the regression of {model}.")
     full = float(np.nanquantile(np.abs(numbers[2:]), .95))
     words = json.dumps([str(w) for w in self.ds["text"].values[here]]).encode()
-    return Reply(dict(model=model, story=story, full=full or 1.), [words, numbers])
+    figure = partial(residual_words, self.ds, model, story)
+    return Reply(dict(model=model, story=story, full=full or 1.), [words, numbers], figure)
 
 # %% ../../nbs/widgets/16_alignment.ipynb #fd8d0dfb
 @dataclass
@@ -570,7 +572,10 @@ def _reading_views(parts):
                  description="How well each arm's surprisal predicts reading times in each story."),
             *[View("residuals", "residuals", "Word by word", needs=(*pick, "model", "story"), uses=("left",), width=2,
                    description="A story's words, shaded by what is left of their reading times.")
-              ] * _with_residuals(parts)]
+              ] * _with_residuals(parts),
+            *[View("curve", "plotly", "The curve of surprisal", needs=(*pick, "model"), width=2,
+                   description="How reading times rise with surprisal, as a curve that may bend, with the first arm's.")
+              ] * any("curve" in p.ds for p in parts.values())]
 
 # %% ../../nbs/widgets/16_alignment.ipynb #d88f0924
 class AlignmentExplorer(Explorer):
@@ -602,6 +607,10 @@ class AlignmentExplorer(Explorer):
 @patch
 def _draw(self: AlignmentExplorer, view, v):
     "The figure of a view, drawn anew."
+    if view == "curve":
+        part = self.reading_part(v)
+        arms = part.ds["arm"].values.tolist()
+        return surprisal_curves(part.ds, dict.fromkeys([arms[part.models.index(v["model"])], arms[0]]), part.summary)
     if view in ("fit", "reading_arms", "stories"):
         part, story = self.reading_part(v), v.get("story") or None
         if view == "fit": return ap.reading_fit(part.ds, v["model"], n_dots=400 if story else 1500, story=story)

@@ -209,7 +209,7 @@ class TokensExplorer(Explorer):
     def _choices(self, sentences):
         about = self.base(next(iter(self.sources))).model.config.get_text_config()
         layers, heads = (getattr(about, k, None) or 1 for k in ("num_hidden_layers", "num_attention_heads"))
-        told = [*((s, brief(s, 70)) for s in dict.fromkeys(sentences)), (_own, "your own, written beside")]
+        told = [*((s, brief(s, 44)) for s in dict.fromkeys(sentences)), (_own, "your own, written beside")]
         named = [("mean", "mean over heads"), *((h, f"head {h}") for h in range(1, heads + 1))]
         full = slider("full", "Full colour at", [4, 8, 12, 16, 20], value=12, unit="bits", local=True)
         return [choice("model", "Model", [(m, brief(m, 40)) for m in self.sources]),
@@ -274,7 +274,7 @@ def _kept_controls(self: TokensExplorer, only):
     kept = Explorer._kept_controls(self, only)
     options = [o for o in kept["sentence"].options if o[0] != _own or self.typed]
     if not options: raise InputError("No sentence is left for a page. Keep one with only={\"sentence\": [...]}.")
-    shown = [[v, brief(self.typed, 70)] if v == _own else [v, t] for v, t in options]
+    shown = [[v, brief(self.typed, 44)] if v == _own else [v, t] for v, t in options]
     at = kept["sentence"].value if kept["sentence"].value in [v for v, _ in options] else options[0][0]
     return kept | dict(sentence=kept["sentence"]._replace(options=shown, value=at))
 

@@ -17,8 +17,8 @@ const tokensName = (piece) => piece.trim() || (piece ? "␣" : "·");
 function tokensAbout(token, begin) {
   if (begin) return `${tokensName(token.piece)}: stands before the text`;
   const whole = token.whole !== null && token.bits !== null && token.whole - token.bits > 0.05 ? ` (its word ${tokensBits(token.whole)})` : "";
-  const instead = token.expected.map(([text, p]) => `${tokensName(text)} ${tokensShare(p)}`).join(", ");
-  return `${tokensName(token.piece)}: ${tokensBits(token.bits)}${whole}${instead ? `; expected ${instead}` : ""}`;
+  const instead = token.expected.map(([text, p]) => `“${tokensName(text)}” ${tokensShare(p)}`).join(", ");
+  return `“${tokensName(token.piece)}”: ${tokensBits(token.bits)}${whole}${instead ? `; expected ${instead}` : ""}`;
 }
 
 kinds.tokens = (host) => {
@@ -140,7 +140,7 @@ function headsHabit(n, weights) {
 }
 
 kinds.heads = (host) => {
-  const grid = make("div", { class: "evonb-heads", role: "group" }), scroll = make("div", { class: "evonb-scroll" }, grid);
+  const grid = make("div", { class: "evonb-heads", role: "group" }), scroll = make("div", { class: "evonb-scroll evonb-heads-scroll" }, grid);
   host.root.append(scroll);
   let reply, cells = [], at = 0;
   const paint = () => cells.forEach(({ canvas, weights }) => headsPaint(canvas, reply.content.tokens.length, weights, host.dark()));
@@ -151,8 +151,11 @@ kinds.heads = (host) => {
       cell.button.setAttribute("aria-pressed", chosen);
       if (chosen && (head !== "mean" || cell.head === 1)) { cells[at].button.tabIndex = -1; at = i; cell.button.tabIndex = 0; }
     });
-    const one = cells[at];
-    host.say(one ? `layer ${layer}${head === "mean" ? ", all heads together; click one" : `, head ${head}: ${one.habit}`}` : "");
+    const one = cells[at], { offsetTop, offsetHeight } = one.button; // in sight, without moving the page
+    if (offsetTop < scroll.scrollTop || offsetTop + offsetHeight > scroll.scrollTop + scroll.clientHeight) {
+      scroll.scrollTop = offsetTop - scroll.clientHeight / 2;
+    }
+    host.say(`layer ${layer}${head === "mean" ? ", all heads together; click one" : `, head ${head}: ${one.habit}`}`);
   };
   const build = () => {
     const { layers, heads, tokens } = reply.content, nodes = [make("span")];
