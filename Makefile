@@ -7,7 +7,7 @@ NB_WORKERS ?= 2
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help install models demo test test-portable lab pictures docs docs-serve faults bench calibrate house export \
+.PHONY: help install models demo test test-portable lab pictures docs docs-serve faults bench calibrate claims house export \
         clean-notebooks lint check-export check-notebooks check-layers check-style test-notebooks test-python \
         test-portable-short
 
@@ -67,6 +67,10 @@ bench: install ## run the benchmarks
 
 calibrate: install ## how often each printed verdict is wrong where there is nothing, and its power (ARGS="--n 400")
 	@$(PY) .ci/calibrate.py $(ARGS)
+
+claims: install ## try published claims again, with controls; the verdicts are a page of the site (ARGS="connectome-loss")
+	@$(PY) -m evonb.cli claims run $(ARGS); ended=$$?; \
+	$(PY) -m evonb.cli claims table --results docs/results/claims.json; exit $$ended
 
 house: install ## the library's measures: layers, sizes, crumbs, examples, each beside its aim
 	@$(PY) .ci/house.py $(ARGS)

@@ -244,6 +244,57 @@ def calibration_table(folder: Path) -> str:
             f"standard error.\n\n{table(head, rows)}")
 
 
+def claim_effect(row: dict) -> str:
+    "What a claim's trial measured, with its interval."
+    if row["mean"] is None:
+        return row["reason"]
+    ends = "" if row["low"] is None else f" [{row['low']:+.3g}, {row['high']:+.3g}]"
+    return f"{row['mean']:+.3g}{ends}\u00a0{row['unit']}"
+
+
+def claim_cost(row: dict) -> str:
+    "How long a trial took, and on how many tokens."
+    tokens = f", {row['tokens'] / 1e6:.1f}M tokens" if row["tokens"] else ""
+    return f"{row['seconds']:,.0f}\u00a0s{tokens}" if row["status"] == "tried" else ""
+
+
+def claim_details(row: dict) -> str:
+    "All that belongs to one claim, below the table."
+    facts = "; ".join(f"{k}: {v}" for k, v in row["facts"].items())
+    told = {"Claim": row["says"], "Source": row["source"], "Measured": f"{row['effect']} ({row['unit']})",
+            "Counts for it": f"an interval above {row['bound']:+g} {row['unit']}: {row['why']}",
+            "Counts against it": f"an interval below {row['bound']:+g} {row['unit']}",
+            "Generalised over": row["units"] or ", ".join(row["over"]), "Controls": "; ".join(row["controls"]),
+            "Beside": facts, "Tells nothing of": row["limits"],
+            "Code": "other than it is now" if row["stale"] else "", "Again": f"`{row['command']}`"}
+    lines = "".join(f"<dt>{html.escape(k)}</dt><dd>{in_html(str(v))}</dd>" for k, v in told.items() if v)
+    return f"### {row['name']}\n\n<dl>{lines}</dl>"
+
+
+def claims_parts(folder: Path, figures) -> str:
+    "Published claims on trial, from what `make claims` kept: the figure, the table, and each claim."
+    found = rows_of(folder / "claims.json").get("rows")
+    if not found:
+        return "*Not tried yet: `make claims`.*"
+    from evonb.claims.court import claims_figure
+
+    real = [r for r in found if not r["planted"]]
+    count = lambda word: sum(r["verdict"] == word for r in real)  # noqa: E731
+    not_so = count("doesn't")
+    n_tried = sum(r["status"] == "tried" for r in real)
+    clear = [r for r in real if r["verdict"] in ("holds", "doesn't")]
+    stand = sum(r["p_holm"] < 0.05 for r in clear)
+    said = (f"Of {len(real)} claims {n_tried} were tried: {count('holds')} hold, {not_so} "
+            f"don't, {count('undecided')} are undecided. Each is judged by itself at 5 %; corrected for all of them "
+            f"together (Holm), {stand} of the {len(clear)} clear verdicts stand.")
+    head = ["claim", "verdict", "measured [95 %]", "bound", "over", "p", "p, Holm", "it would take", "cost"]
+    p = lambda r, k: "" if r.get(k) is None else f"{r[k]:.2g}"  # noqa: E731
+    rows = [[f"{r['name']}: {r['says']}", r["verdict"], claim_effect(r), f"{r['bound']:+g}", r["units"], p(r, "p"),
+             p(r, "p_holm"), r["needed"], claim_cost(r)] for r in found]
+    shown = figures.keep(json.loads(claims_figure(found).to_json()))
+    return "\n\n".join([said, shown, table(head, rows), "## Each claim", *map(claim_details, found)])
+
+
 def measured_page(folder: Path) -> str:
     "The page."
     said = folder / "speed.md"

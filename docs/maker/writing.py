@@ -20,14 +20,15 @@ from .execution import Cache, kept, with_outputs
 from .faces import Face, problems
 from .figures import Figures, script_of, title_of_figure
 from .links import broken
-from .measured import calibration_table, measured_page
+from .measured import calibration_table, claims_parts, measured_page
 from .pages import TEXTS, linked, page_of
 from .sources import BuildError, Project, module_of, read_notebook, title_of
 
 LAYERS = (("Foundations", 0), ("One lifetime", 10), ("Generations", 20), ("Populations", 22), ("Alignment", 38),
           ("Looking", 50), ("Entry points", 60))
 WINGS = ("text", "training", "evolution", "tasks", "connectomes", "populations", "alignment", "development", "plots",
-         "widgets")
+         "widgets", "claims")
+CLAIMS = "<!-- claims -->"  # on a page: stands for what `make claims` kept
 CALIBRATION = "<!-- calibration -->"  # on a page: stands for the table that `make calibrate` kept
 REGISTRIES = "<!-- registries -->"  # on a page: stands for tables of all that there is of each kind
 PICTURES = dict(  # screenshots of the README -> what they show, and the class that makes it
@@ -287,6 +288,10 @@ def write_project(site: Site, pages: list[Page]):
             if REGISTRIES in text:
                 text = text.replace(REGISTRIES, registry_tables())
             text = text.replace(CALIBRATION, calibration_table(root / "docs" / "results"))
+            if CLAIMS in text:
+                figures = Figures("claims")
+                text = text.replace(CLAIMS, claims_parts(root / "docs" / "results", figures))
+                pages[0].figures.update(figures.specs)  # stored with the notebooks' figures
             site.write(page.name, linked(text, root, f"docs/pages/{page.name}"))
     for name in TEXTS:
         site.write(name.lower(), linked((root / name).read_text(encoding="utf-8"), root, name))
