@@ -14,13 +14,13 @@ __all__ = ['MEASURES', 'BESIDE_GAINS', 'COMMANDS', 'EXAMPLE_SKILLS', 'READING', 
            'tokens_of', 'aim_options', 'with_aims', 'breed_options', 'do_breed', 'attribution_text',
            'attribute_options', 'do_attribute', 'base_help', 'experts_options', 'do_experts', 'population_options',
            'breed_preset', 'with_writer', 'do_population', 'serve_options', 'do_serve', 'align_options', 'do_align',
-           'data_options', 'do_data', 'evaluate_options', 'do_submit', 'do_evaluate', 'explore_options', 'do_explore',
-           'do_report', 'export_options', 'do_export', 'publish_options', 'do_publish', 'verify_options', 'do_verify',
-           'import_options', 'do_import', 'show_options', 'do_show', 'plan_options', 'plan_population', 'do_plan',
-           'farthest', 'wiring_text', 'lineages_text', 'wiring_options', 'do_wiring', 'circuits_options', 'do_circuits',
-           'genetics_text', 'neighbourhood_text', 'genetics_options', 'do_genetics', 'milestones_options',
-           'do_milestones', 'continual_options', 'do_continual', 'parser', 'way_on', 'any_letters', 'nobody_reads',
-           'remarks_shown', 'main']
+           'data_options', 'do_data', 'claims_options', 'do_claims', 'evaluate_options', 'do_submit', 'do_evaluate',
+           'explore_options', 'do_explore', 'do_report', 'export_options', 'do_export', 'publish_options', 'do_publish',
+           'verify_options', 'do_verify', 'import_options', 'do_import', 'show_options', 'do_show', 'plan_options',
+           'plan_population', 'do_plan', 'farthest', 'wiring_text', 'lineages_text', 'wiring_options', 'do_wiring',
+           'circuits_options', 'do_circuits', 'genetics_text', 'neighbourhood_text', 'genetics_options', 'do_genetics',
+           'milestones_options', 'do_milestones', 'continual_options', 'do_continual', 'parser', 'way_on',
+           'any_letters', 'nobody_reads', 'remarks_shown', 'main']
 
 # %% ../nbs/84_cli.ipynb #10c6d36d
 import argparse
@@ -1144,6 +1144,45 @@ def do_data(
         if any(r["missing"] or not r["right"] for r in rows): raise SystemExit(1)
     else:
         raise InputError(f"evonb data takes nothing, a NAME, or check and one FOLDER; got: {' '.join(args.what)}.")
+
+# %% ../nbs/84_cli.ipynb #6f5109a3
+def claims_options(
+    p # the command's parser
+):
+    "What `evonb claims` takes."
+    p.add_argument("what", nargs="*", metavar="NAME | run [NAME ...] | table",
+                   help="a claim, to be told what counts for it and against it; run and claims (all unless named) to try "
+                        "them; or table, the verdicts of what was tried (default: the list of all)")
+    p.add_argument("--size", default="toy", help="how large trials are: toy or small (default: %(default)s)")
+    p.add_argument("--seed", type=int, default=0, help="the root of the seed tree (default: %(default)s)")
+    p.add_argument("--out", default="runs/claims", help="the folder of all trials (default: %(default)s)")
+    p.add_argument("--results", metavar="FILE.json", help="where table keeps what it shows, as docs/results/claims.json, "
+                   "of which the page of the site is made")
+    p.add_argument("--device", help="where models live; the best there is unless given")
+
+# %% ../nbs/84_cli.ipynb #6ed4c96d
+@COMMANDS.register("claims", "try published claims again, with controls: holds, doesn't or undecided",
+                   options=claims_options, takes_up=True, example="evonb claims run connectome-loss shuffled-folds\n"
+                   "  evonb claims table --results docs/results/claims.json")
+def do_claims(
+    args # what `parser` made of the command line
+):
+    "List claims, tell of one, try some, or show what came out; a planted claim that comes out wrong ends with status 1."
+    from evonb.claims.court import about_claim, claim_rows, rows_text, table_row, try_claims, write_rows
+    from evonb.claims.names import CLAIMS
+    what, *names = args.what or [""]
+    if what not in ("run", "table"):
+        print("\n\n".join(map(about_claim, args.what)) if args.what else CLAIMS.text())
+    elif what == "table" and not names:
+        rows = claim_rows(args.out, args.size, args.seed)
+        print(rows_text(rows))
+        if args.results: write_rows(args.results, rows)
+    elif what == "table": raise InputError(f"evonb claims table takes no names; got: {' '.join(names)}.")
+    else:
+        say = lambda kept: print(rows_text([table_row(kept["name"], kept | dict(stale=False))]), flush=True)
+        found = try_claims(names, args.size, working_in(args.out), args.seed, device=args.device, say=say)
+        rows = [table_row(kept["name"], kept | dict(stale=False)) for kept in found]
+        if any(r["status"] == "failed" or r["planted"] not in ("", r["verdict"]) for r in rows): raise SystemExit(1)
 
 # %% ../nbs/84_cli.ipynb #71dadffb
 def evaluate_options(
