@@ -619,7 +619,8 @@ def winner_tiles(
         fig.add_scatter(x=[layers[i] for i in l], y=r, mode="markers", name=label(arm),
                         meta=str(arm),
                         marker=dict(symbol="square", size=22, color=[rgba(arm_look(arm).colour, s) for s in strength]),
-                        customdata=[[*pair, regions[i]] for *pair, i in zip(ranked[0][own], lead[own], r)], text=[label(regions[i]) for i in r],
+                        customdata=[[*pair, regions[i]] for *pair, i in zip(ranked[0][own], lead[own], r)],
+                        text=[label(regions[i]) for i in r],
                         hovertemplate=f"{label(arm)}, %{{text}}, layer %{{x}}<br>{m.short} = "
                         f"%{{customdata[0]:.{m.digits}f}}, %{{customdata[1]:.{m.digits}f}} above the next"
                         "<extra></extra>")
