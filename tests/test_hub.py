@@ -38,82 +38,80 @@ class Hub:
         return revision if revision in self.files else self.refs.get(unquote(revision))
 
 
-def answering(hub):
-    class Answer(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+class Answer(BaseHTTPRequestHandler):
+    hub: Hub  # whose
+    protocol_version = "HTTP/1.1"
 
-        def log_message(self, *args):
-            pass
+    def log_message(self, *args):
+        pass
 
-        def say(self, status, body=b"", **headers):
-            self.send_response(status)
-            for k, v in headers.items():
-                self.send_header(k.replace("_", "-"), str(v))
-            if "Content_Length" not in headers:
-                self.send_header("Content-Length", str(len(body)))
+    def say(self, status, body=b"", **headers):
+        self.send_response(status)
+        for k, v in headers.items():
+            self.send_header(k.replace("_", "-"), str(v))
+        if "Content_Length" not in headers:
+            self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def json(self, what, status=200, **headers):
+        self.say(status, json.dumps(what).encode(), Content_Type="application/json", **headers)
+
+    def do_HEAD(self):
+        self.do_GET()
+
+    def do_GET(self):
+        path = urlsplit(self.path).path
+        self.hub.asked.append((self.command, path, self.headers.get("Range")))
+        if path.startswith("/cdn/"):
+            return self.content(self.hub.files[path.split("/")[2]][unquote("/".join(path.split("/")[3:]))])
+        if not path.startswith((f"/api/models/{REPO}/", f"/{REPO}/")) and path != f"/api/models/{REPO}":
+            return self.json(dict(error="Repository not found"), 404, X_Error_Code="RepoNotFound")
+        if REPO in self.hub.gated:
+            return self.json(dict(error="gated"), 403, X_Error_Code="GatedRepo")
+        what = path.removeprefix("/api/models/").removeprefix("/").removeprefix(REPO).strip("/").split("/")
+        revision = "main" if what == [""] else what[1]
+        if (commit := self.hub.commit(revision)) is None:
+            return self.json(dict(error="Revision Not Found"), 404, X_Error_Code="RevisionNotFound")
+        files = self.hub.files[commit]
+        if what[0] in ("", "revision"):
+            return self.json(dict(id=REPO, sha=commit, siblings=[dict(rfilename=n) for n in files]))
+        if what[0] == "tree":
+            return self.json([self.entry(n, b) for n, b in sorted(files.items())])
+        name = unquote("/".join(what[2:]))
+        if name not in files:
+            return self.json(dict(error="Entry not found"), 404, X_Error_Code="EntryNotFound", X_Repo_Commit=commit)
+        body = files[name]
+        if not self.large(name):
+            return self.content(body, X_Repo_Commit=commit, ETag=f'"{hashlib.sha1(body).hexdigest()}"')
+        there = f"http://localhost:{self.server.server_port}/cdn/{commit}/{name}"  # another host, as a store is
+        self.say(302, Location=there, X_Repo_Commit=commit, X_Linked_Size=len(body),
+                 X_Linked_Etag=f'"{hashlib.sha256(body).hexdigest()}"')  # fmt: skip
+
+    def large(self, name):
+        return name.endswith(".safetensors")
+
+    def entry(self, name, body):
+        made = dict(type="file", path=name, size=len(body), oid=hashlib.sha1(body).hexdigest())
+        lfs = dict(oid=hashlib.sha256(body).hexdigest(), size=len(body), pointerSize=130)
+        return made | (dict(lfs=lfs) if self.large(name) else {})
+
+    def content(self, body, **headers):
+        if self.hub.spoil and self.path.endswith(self.hub.spoil):
+            body = body[:-1] + bytes([body[-1] ^ 1])
+        begin = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").partition("-")[0])
+        part, kept = body[begin:], dict(Content_Range=f"bytes {begin}-{len(body) - 1}/{len(body)}") if begin else {}
+        if self.hub.break_after and self.command == "GET" and self.path.startswith("/cdn/"):
+            some, self.hub.break_after = part[: self.hub.break_after], None
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(part)))
             self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(body)
-
-        def json(self, what, status=200, **headers):
-            self.say(status, json.dumps(what).encode(), Content_Type="application/json", **headers)
-
-        def do_HEAD(self):
-            self.do_GET()
-
-        def do_GET(self):
-            path = urlsplit(self.path).path
-            hub.asked.append((self.command, path, self.headers.get("Range")))
-            if path.startswith("/cdn/"):
-                return self.content(hub.files[path.split("/")[2]][unquote("/".join(path.split("/")[3:]))])
-            if not path.startswith((f"/api/models/{REPO}/", f"/{REPO}/")) and path != f"/api/models/{REPO}":
-                return self.json(dict(error="Repository not found"), 404, X_Error_Code="RepoNotFound")
-            if REPO in hub.gated:
-                return self.json(dict(error="gated"), 403, X_Error_Code="GatedRepo")
-            what = path.removeprefix("/api/models/").removeprefix("/").removeprefix(REPO).strip("/").split("/")
-            revision = "main" if what == [""] else what[1]
-            if (commit := hub.commit(revision)) is None:
-                return self.json(dict(error="Revision Not Found"), 404, X_Error_Code="RevisionNotFound")
-            files = hub.files[commit]
-            if what[0] in ("", "revision"):
-                return self.json(dict(id=REPO, sha=commit, siblings=[dict(rfilename=n) for n in files]))
-            if what[0] == "tree":
-                return self.json([self.entry(n, b) for n, b in sorted(files.items())])
-            name = unquote("/".join(what[2:]))
-            if name not in files:
-                return self.json(dict(error="Entry not found"), 404, X_Error_Code="EntryNotFound", X_Repo_Commit=commit)
-            body = files[name]
-            if not self.large(name):
-                return self.content(body, X_Repo_Commit=commit, ETag=f'"{hashlib.sha1(body).hexdigest()}"')
-            there = f"http://localhost:{self.server.server_port}/cdn/{commit}/{name}"  # another host, as a store is
-            self.say(302, Location=there, X_Repo_Commit=commit, X_Linked_Size=len(body),
-                     X_Linked_Etag=f'"{hashlib.sha256(body).hexdigest()}"')  # fmt: skip
-
-        def large(self, name):
-            return name.endswith(".safetensors")
-
-        def entry(self, name, body):
-            made = dict(type="file", path=name, size=len(body), oid=hashlib.sha1(body).hexdigest())
-            lfs = dict(oid=hashlib.sha256(body).hexdigest(), size=len(body), pointerSize=130)
-            return made | (dict(lfs=lfs) if self.large(name) else {})
-
-        def content(self, body, **headers):
-            if hub.spoil and self.path.endswith(hub.spoil):
-                body = body[:-1] + bytes([body[-1] ^ 1])
-            begin = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").partition("-")[0])
-            part, kept = body[begin:], dict(Content_Range=f"bytes {begin}-{len(body) - 1}/{len(body)}") if begin else {}
-            if hub.break_after and self.command == "GET" and self.path.startswith("/cdn/"):
-                some, hub.break_after = part[: hub.break_after], None
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(part)))
-                self.end_headers()
-                self.wfile.write(some)
-                self.wfile.flush()
-                self.connection.shutdown(socket.SHUT_RDWR)
-                return
-            self.say(206 if begin else 200, part, Content_Length=len(part), **headers, **kept)
-
-    return Answer
+            self.wfile.write(some)
+            self.wfile.flush()
+            self.connection.shutdown(socket.SHUT_RDWR)
+            return
+        self.say(206 if begin else 200, part, Content_Length=len(part), **headers, **kept)
 
 
 @pytest.fixture
@@ -121,7 +119,7 @@ def hub(tmp_path, monkeypatch):
     from huggingface_hub import constants
 
     made = Hub()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), answering(made))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Answers", (Answer,), dict(hub=made)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     at = f"http://127.0.0.1:{server.server_port}"
     for name, value in dict(

@@ -180,7 +180,7 @@ def card(
                   "## How it was made", f"```sh\n{command_of(run)}\n```", f"This is `{made.source}`."]
     if made.wiring is not None:
         parts.append(f"It was born with a wiring of density {made.wiring.density:.3f} ({made.wiring.n_live:,} of "
-                     f"{n_parameters(made.model):,} weights), kept in `connectome.safetensors` under the published names.")
+                     f"{n_parameters(made.model):,} weights), kept in `connectome.safetensors`.")
     if text:
         parts += ["## Its text", "\n".join(f"- {k}: {v}" for k, v in text.items() if v)]
     parts += ["## Limits", "A model for research on learning and evolution, too small to inform anybody: what it says "

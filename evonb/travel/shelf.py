@@ -126,7 +126,8 @@ def doctor() -> dict: # name -> value
     devices = [f"cuda: {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
     devices += ["mps"] * torch.backends.mps.is_available()
     return versions() | dict(
-        devices=", ".join(devices) or "cpu", threads=torch.get_num_threads(), data=os.environ.get("EVONB_DATA", "not set"),
-        cache=str(cache_folder()), hub=f"{cache_place()}{', offline' * offline()}",
+        devices=", ".join(devices) or "cpu", threads=torch.get_num_threads(),
+        data=os.environ.get("EVONB_DATA", "not set"), cache=str(cache_folder()),
+        hub=f"{cache_place()}{', offline' * offline()}",
         variables=", ".join(f"{k}={v}" for k, v in sorted(os.environ.items()) if k.startswith("EVONB_")) or "none",
         **{f"self-test, {k}": v for k, v in self_test().items()})

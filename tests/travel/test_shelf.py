@@ -34,7 +34,8 @@ def test_every_run_is_listed_once_whatever_its_state(lab):
 def test_the_command_prints_what_python_gives(lab, capsys, monkeypatch):
     monkeypatch.chdir(lab)
     assert main(["runs", "--json"]) in (None, 0)
-    assert sorted(r["kind"] for r in json.loads(capsys.readouterr().out)) == ["", "connectome", "connectome", "population"]
+    kinds = sorted(r["kind"] for r in json.loads(capsys.readouterr().out))
+    assert kinds == ["", "connectome", "connectome", "population"]
     assert main(["runs", str(lab)]) in (None, 0)
     out = capsys.readouterr().out
     assert out.count("connectome") == 2 and "damaged" in out
