@@ -16,11 +16,12 @@ __all__ = ['MEASURES', 'BESIDE_GAINS', 'COMMANDS', 'EXAMPLE_SKILLS', 'READING', 
            'breed_preset', 'with_writer', 'do_population', 'serve_options', 'do_serve', 'align_options', 'do_align',
            'data_options', 'do_data', 'claims_options', 'do_claims', 'evaluate_options', 'do_submit', 'do_evaluate',
            'explore_options', 'do_explore', 'do_report', 'export_options', 'do_export', 'publish_options', 'do_publish',
-           'verify_options', 'do_verify', 'import_options', 'do_import', 'show_options', 'do_show', 'plan_options',
-           'plan_population', 'do_plan', 'farthest', 'wiring_text', 'lineages_text', 'wiring_options', 'do_wiring',
-           'circuits_options', 'do_circuits', 'genetics_text', 'neighbourhood_text', 'genetics_options', 'do_genetics',
-           'milestones_options', 'do_milestones', 'continual_options', 'do_continual', 'parser', 'way_on',
-           'any_letters', 'nobody_reads', 'remarks_shown', 'main']
+           'verify_options', 'do_verify', 'import_options', 'do_import', 'runs_options', 'do_runs', 'compare_options',
+           'do_compare', 'do_doctor', 'show_options', 'do_show', 'plan_options', 'plan_population', 'do_plan',
+           'farthest', 'wiring_text', 'lineages_text', 'wiring_options', 'do_wiring', 'circuits_options', 'do_circuits',
+           'genetics_text', 'neighbourhood_text', 'genetics_options', 'do_genetics', 'milestones_options',
+           'do_milestones', 'continual_options', 'do_continual', 'parser', 'way_on', 'any_letters', 'nobody_reads',
+           'remarks_shown', 'main']
 
 # %% ../nbs/84_cli.ipynb #10c6d36d
 import argparse
@@ -1352,7 +1353,8 @@ def do_verify(
     if args.again: name, apart = verify_again(args.folder)
     print(f"{verify_folder(args.folder)} files are as they were published.")
     if not args.again: return
-    came = f"differs by up to {apart:.3g} in a weight: another processor or version?" if apart else "is equal to the bit."
+    came = "is equal to the bit."
+    if apart: came = f"differs by up to {apart:.3g} in a weight: another processor or version?"
     print(f"{name}, raised again here, {came}")
 
 # %% ../nbs/84_cli.ipynb #1ecd55d1
@@ -1371,6 +1373,63 @@ def do_import(
     "Take a published run up."
     from evonb.travel.publish import import_run
     print(import_run(args.folder, args.out), f"What it holds is shown by: evonb explore {args.out}", sep="\n\n")
+
+# %% ../nbs/84_cli.ipynb #c1183db9
+def runs_options(
+    p # the command's parser
+):
+    "What `evonb runs` takes."
+    p.add_argument("folder", nargs="?", default=".", metavar="DIR", help="where to look (default: here)")
+    p.add_argument("--json", action="store_true", help="as JSON")
+
+@COMMANDS.register("runs", "the runs that are here, how far and how large they are, and what came out",
+                   options=runs_options, example="evonb runs runs")
+def do_runs(
+    args # what `parser` made of the command line
+):
+    "List runs."
+    from evonb.travel.shelf import find_runs, shelved
+    rows = [shelved(p) for p in find_runs(args.folder)]
+    if args.json: return print(json.dumps([vars(r) | dict(path=str(r.path)) for r in rows], indent=1))
+    if not rows: return print(f"There is no run below {args.folder}. Begin one: evonb demo")
+    table = [(str(r.path), r.kind, r.status, r.updated[:10], human_bytes(r.n_bytes), r.headline) for r in rows]
+    print(*columns([("run", "kind", "state", "changed", "size", "what came out"), *table]), sep="\n")
+
+# %% ../nbs/84_cli.ipynb #0366c0ff
+def compare_options(
+    p # the command's parser
+):
+    "What `evonb compare` takes."
+    p.add_argument("runs", nargs="+", metavar="RUN", help="two runs of one kind, or more")
+    p.add_argument("--json", action="store_true", help="as JSON")
+
+@COMMANDS.register("compare", "in what settings runs differ, and what each found", options=compare_options,
+                   example="evonb compare runs/demo runs/other")
+def do_compare(
+    args # what `parser` made of the command line
+):
+    "Compare runs."
+    from evonb.store import open_run
+    from evonb.travel.shelf import compare_runs
+    differ = compare_runs(args.runs)
+    found = {r: open_run(r).summary().get("statement", "Nothing has been finished yet.") for r in args.runs}
+    if args.json: return print(json.dumps(dict(settings=differ, statements=found), indent=1))
+    cell = lambda v: v if isinstance(v, str) else json.dumps(v)
+    if differ: print(*columns([("setting", *args.runs), *((n, *map(cell, v)) for n, v in differ.items())]), sep="\n")
+    else: print("Their settings are the same.")
+    for r, said in found.items(): print(f"\n{r}: {said}")
+
+# %% ../nbs/84_cli.ipynb #24a63dc3
+@COMMANDS.register("doctor", "versions, devices, places and a short self-test: what to send with a question",
+                   example="evonb doctor")
+def do_doctor(
+    args # what `parser` made of the command line
+):
+    "Tell how things are here."
+    from evonb.travel.shelf import doctor
+    told = doctor()
+    print(*(f"{k:24} {v}" for k, v in told.items()), sep="\n")
+    if any(v != "right" for k, v in told.items() if k.startswith("self-test")): raise SystemExit(1)
 
 # %% ../nbs/84_cli.ipynb #ab5abc27
 def show_options(
