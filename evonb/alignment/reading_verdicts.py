@@ -85,6 +85,9 @@ def reading_method(
     how = MODELS_SAID[ds.reading_model].format(ds.random_intercept, n=counted(int(ds.n_readers), "person"))
     first, second = ("log", "raw") if ds.outcome == "log" else ("raw", "log")
     told = [f"regression of {how}; outcome: {first} times, beside it {second} times; correlations: raw mean times"]
+    if ds.reading_model == "slopes":
+        told += ["a gain also counts slopes that differ between readers; whether a bit takes longer on the whole, ms per "
+                 "bit tells"]
     k, scores = int(ds.spillover), json.loads(ds.spillover_scores)
     each = ", ".join(f"{n} {v:.4f}" for n, v in scores.items())
     chosen = f", chosen once by the baseline alone (held-out nats a time: {each})" if scores else ", as was asked"

@@ -63,7 +63,7 @@ def test_spillover_is_chosen_without_any_model_and_told(counts):
     bits = [Seeds(s).numpy().gamma(2, 2, 360) for s in range(2)]
     found = [b.score_models(reading, {"m": x}, replace(PLAIN, spillover="auto"), counts) for x in bits]
     assert [f.spillover for f in found] == [3, 3] and found[0].spillover_scores == found[1].spillover_scores
-    assert "chosen once by the baseline alone" in v.reading_method(found[0])[1] and found[0].sizes["predictor"] == 4
+    assert "chosen once by the baseline alone" in v.reading_method(found[0])[-1] and found[0].sizes["predictor"] == 4
     scores = json.loads(found[0].spillover_scores)
     assert max(scores, key=scores.get) == "3" and len(scores) == 5
 
