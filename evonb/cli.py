@@ -1324,7 +1324,7 @@ def publish_options(
 
 # %% ../nbs/84_cli.ipynb #69e28c45
 @COMMANDS.register("publish", "a run as a folder that stands alone: results, report, models, how to check and cite it",
-                   options=publish_options, example="evonb publish runs/demo --out demo --creators 'Curie, Marie'")
+                   options=publish_options, example="evonb publish runs/demo --out demo --title Demo")
 def do_publish(
     args # what `parser` made of the command line
 ):
