@@ -346,6 +346,12 @@ def test_words_of_a_story_have_what_is_left_of_their_times(reading):
                                  left[at][here]], equal_nan=True, rtol=1e-5)
     assert json.loads(words) == [EVIL] * here.sum() and "<img" not in seen.to_html(only=dict(story=["story 2"]))
     assert seen.ask("residuals", story="").content["story"] == "story 1"
+    bits = np.tile(np.linspace(1, 15, 8), (10, 1))
+    bent = kept.assign(fitted=("word", np.ones(reading.sizes["word"], bool))).assign({
+        k: (("model", "point"), v) for k, v in dict(
+            curve_bits=bits, curve=2 * bits, curve_low=2 * bits - 1, curve_high=2 * bits + 1).items()})
+    curves = AlignmentExplorer(bent).figure("curve", model="dense/1").data
+    assert [t.name for t in curves if t.name] == ["dense", "connectome"]
 
 
 # Runs
