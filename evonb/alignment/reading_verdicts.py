@@ -67,6 +67,7 @@ def beside_statement(
         if d := found.get(name): out += f" On {what} times {arm}'s gain beyond the baseline {verdict(d, *said)}."
     if d := found.get("reader_gain"):
         out += f" Over {counted(d['units'].get('person', 0), 'person')} it {verdict(d, *said)}."
+    if d := found.get("slope"): out += f" A bit takes {d['mean']:+.2f} ms, which {verdict(d, *said)}."
     if (d := found.get("curve")) and d["p"] is not None:
         out += " " + verdict(d, "A curve of surprisal foresees held-out times better than a line.",
                              "A line of surprisal foresees held-out times better than a curve.",
@@ -86,8 +87,8 @@ def reading_method(
     first, second = ("log", "raw") if ds.outcome == "log" else ("raw", "log")
     told = [f"regression of {how}; outcome: {first} times, beside it {second} times; correlations: raw mean times"]
     if ds.reading_model == "slopes":
-        told += ["a gain also counts slopes that differ between readers; whether a bit takes longer on the whole, ms per "
-                 "bit tells"]
+        told += ["a gain also counts slopes that differ between readers; whether a bit takes longer on the whole, ms "
+                 "per bit tells"]
     k, scores = int(ds.spillover), json.loads(ds.spillover_scores)
     each = ", ".join(f"{n} {v:.4f}" for n, v in scores.items())
     chosen = f", chosen once by the baseline alone (held-out nats a time: {each})" if scores else ", as was asked"
