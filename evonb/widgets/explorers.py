@@ -14,7 +14,7 @@ from ..registry import Registry
 from ..store import Run, open_run
 
 # %% ../../nbs/widgets/20_explorers.ipynb #fc41df78
-EXPLORERS = Registry("explorer") # name -> a class that takes a Run; about: `kinds` of runs, `files` inside a run
+EXPLORERS = Registry("explorer") # name -> a class that takes a Run; about: `kinds` of runs, `files` (all) inside a run
 EXPLORERS.add("connectome", "evonb.widgets.connectome:ConnectomeExplorer",
               "the wiring of each generation, matrix by matrix, and of the controls", kinds=("connectome",),
               files="wirings/*/evolution-*.safetensors")
@@ -25,7 +25,7 @@ EXPLORERS.add("alignment", "evonb.widgets.alignment:AlignmentExplorer",
               files="alignment/*/run.json")
 EXPLORERS.add("tokens", "evonb.widgets.tokens:TokensExplorer",
               "sentences as the grown models read them: surprisal, and attention by layer and head",
-              files="development/*/*/*/model/config.json")
+              files=("summary.json", "development/*/*/*/model/config.json"))
 
 # %% ../../nbs/widgets/20_explorers.ipynb #8f317300
 def parts(
@@ -35,8 +35,9 @@ def parts(
     run = run if isinstance(run, Run) else open_run(run)
     told = {name: EXPLORERS.entry(name).about for name in EXPLORERS}
     own = [name for name, about in told.items() if run.kind in about.get("kinds", ())]
-    return own + [name for name, about in told.items()
-                  if name not in own and about.get("files") and any(run.path.glob(about["files"]))]
+    def fits(files): # one pattern or several, each of which must be there
+        return bool(files) and all(any(run.path.glob(f)) for f in ([files] if isinstance(files, str) else files))
+    return own + [name for name, about in told.items() if name not in own and fits(about.get("files"))]
 
 # %% ../../nbs/widgets/20_explorers.ipynb #6dd9c463
 def individual_explorer(
