@@ -22,7 +22,7 @@ from ..evolution.noise import check_rank, factors, noise
 from .merges import check_weights, gram_cosine, grams, known_merge
 from ..store import tensors_digest
 from ..training.adapters import Adapter, check_finite, check_modules, exacter, float32_at_least
-from ..training.weights import WholeWeights, check_room, low_rank_places, weight_shapes
+from ..training.weights import WholeWeights, check_room, low_rank_places, vector_places, weight_shapes
 
 # %% ../../nbs/populations/13_weights.ipynb #d36a4e68
 @dataclass(frozen=True, eq=False)
@@ -61,7 +61,7 @@ class WeightSpace:
         self.units = {n: float(exacter(t).square().mean().sqrt()) for n, t in self.weights.items()}
         self.turned = {m for a in self.experts.values() for m in a.modules
                        if not isinstance(model.get_submodule(m), torch.nn.Linear)} # Conv1D stores (n_in, n_out)
-        self.places = low_rank_places(model)
+        self.places, self.vectors = low_rank_places(model), vector_places(model)
         self.key = self.made_of(tensors_digest(self.weights) if base is None else base)
         self._held, self._felt, self._sizes = ((), None), {}, None # steps and their sum; how far -> whether it is felt
 
@@ -161,6 +161,15 @@ def last_step(self: WeightSpace, genome: NoisedWeights) -> Adapter:
             A[m], B[m], scale[m] = V, U.T, genome.scale * self.units[name] * along / math.sqrt(rank)
     return Adapter(A, B, scale, {})
 
+@patch
+def own_vectors(self: WeightSpace, genome: NoisedWeights) -> dict: # module -> name there -> tensor
+    "The weights of norms, and biases, of an individual."
+    found = {}
+    for name, places in self.vectors.items():
+        t = self.tensor(genome, name).to(self.weights[name].device)
+        for module, own in places: found.setdefault(module, {})[own] = t
+    return found
+
 # %% ../../nbs/populations/13_weights.ipynb #3497811b
 @patch
 def length(self: WeightSpace,
@@ -177,7 +186,7 @@ def adapter(self: WeightSpace, genome) -> WholeWeights:
     if self.places is None or not g.steps or not g.steps[-1][1]: return made
     before = replace(g, steps=g.steps[:-1])
     centre = WholeWeights(partial(self.tensor, before), self.digest(before))
-    return replace(made, centre=centre, apart=partial(self.last_step, g))
+    return replace(made, centre=centre, apart=partial(self.last_step, g), vectors=partial(self.own_vectors, g))
 
 # %% ../../nbs/populations/13_weights.ipynb #a95f46e3
 def summed_genomes(

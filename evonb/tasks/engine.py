@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['MERGE_FROM', 'token_ids', 'Sequence', 'encode_choices', 'PackedRow', 'Wanted', 'wanted', 'pack', 'Stack', 'stack',
-           'adapted_linear', 'adapted_embedding', 'merged_weight', 'Engine', 'alone_or_together', 'begun_prompts',
-           'bit_sums']
+           'adapted_linear', 'adapted_embedding', 'own_forward', 'merged_weight', 'Engine', 'alone_or_together',
+           'begun_prompts', 'whole_rows', 'bit_sums']
 
 # %% ../../nbs/tasks/14_engine.ipynb #d4569d3e
+import copy
 import hashlib
 import inspect
 import itertools
 import math
 from collections import OrderedDict
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -199,17 +200,19 @@ def stack(
 def adapted_linear(
     x: torch.Tensor, # (n_individuals * n_rows, row length, n_in), individuals outermost
     weight: torch.Tensor, # (n_out, n_in)
-    bias: torch.Tensor | None = None, # (n_out,)
+    bias: torch.Tensor | None = None, # (n_out,), or (n_individuals, n_out) beside low-rank parts
     low_rank: Stack | None = None, # of the group; None when the weight is merged already, or the base's alone
     onednn: bool = False # through oneDNN instead of PyTorch's own product
 ) -> torch.Tensor: # as x, with n_out in the end
     "A linear module's output for a group of individuals: one product for all, and each one's low-rank part."
-    if onednn: y = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    else: y = F.linear(x, weight, bias)
+    shared = None if bias is not None and bias.dim() == 2 else bias
+    if onednn: y = torch.ops.mkldnn._linear_pointwise(x, weight, shared, "none", [], "")
+    else: y = F.linear(x, weight, shared)
     if low_rank is None: return y
     n = len(low_rank.A)
     flat = y.view(n, -1, y.shape[-1]) # (n_individuals, tokens of each, n_out)
     flat.baddbmm_(x.reshape(n, -1, x.shape[-1]) @ low_rank.A, low_rank.B) # x as (n_individuals, tokens of each, n_in)
+    if bias is not shared: flat += bias[:, None]
     return y
 
 # %% ../../nbs/tasks/14_engine.ipynb #75841aed
@@ -222,6 +225,18 @@ def adapted_embedding(
     n, y = len(low_rank.A), F.embedding(ids, weight)
     of_each = torch.stack([B[:, i].T for B, i in zip(low_rank.B, ids.view(n, -1))]) # (n_individuals, tokens, rank)
     return y + (of_each @ low_rank.A.transpose(1, 2)).view(y.shape)
+
+# %% ../../nbs/tasks/14_engine.ipynb #67dcbf9f
+def own_forward(
+    module, # that holds vectors, such as a norm
+    own: list # per individual: name in the module -> tensor
+): # -> x -> its output
+    "A module's output for a group of individuals, each with vectors of its own."
+    twins = [copy.copy(module) for _ in own]
+    for twin, tensors in zip(twins, own):
+        twin.__dict__.pop("forward", None)
+        twin._parameters = module._parameters | {n: torch.nn.Parameter(t, False) for n, t in tensors.items()}
+    return lambda x: torch.cat([twin(part) for twin, part in zip(twins, x.chunk(len(twins)), strict=True)])
 
 # %% ../../nbs/tasks/14_engine.ipynb #725e4b2f
 def merged_weight(
@@ -440,23 +455,27 @@ def groups(self: Engine,
     size = 1 if method == "merged" else max(1, self.max_tokens // longest)
     try:
         for some in alone_or_together(adapters, size):
-            group, place = adapters[some], None
+            group, place, vectors = adapters[some], None, []
             if isinstance(group[0], WholeWeights):
-                place, group = (group[0].centre, [a.apart() for a in group]) if len(group) > 1 else (group[0], [])
+                whole, place = group, group[0].centre if len(group) > 1 else group[0]
+                group = [a.apart() for a in whole] if len(whole) > 1 else []
+                vectors = [a.vectors() for a in whole if group and a.vectors]
             with weights_in(self.model, place) if place else nullcontext(), patched(
-                self.model, self.forwards(group, method)): yield some
+                self.model, self.forwards(group, method, vectors)): yield some
     finally: self._scratch.clear()
 
 # %% ../../nbs/tasks/14_engine.ipynb #dce06c8f
 @patch
 def forwards(self: Engine,
     adapters: list, # of Adapter; one, if merged
-    method: str # "batched" or "merged"
+    method: str, # "batched" or "merged"
+    vectors: list = () # of whole weights: per individual module -> name there -> tensor
 ) -> dict: # module name -> what it calls, for `patched`
-    "What every linear module computes while the model is this group."
+    "What every linear module computes while the model is this group; with vectors of their own, norms too."
     names = {n for a in adapters for n in a.A}
     linears = {n for n, m in self.model.named_modules() if type(m) is torch.nn.Linear}
-    onednn, found = self.linear == "onednn", {}
+    onednn, found, own = self.linear == "onednn", {}, {m: [v[m] for v in vectors] for m in (vectors or [{}])[0]}
+    for name in own.keys() - linears: found[name] = own_forward(self.model.get_submodule(name), own[name])
     for name in names | (linears if onednn else set()):
         m, low_rank = self.model.get_submodule(name), None
         if isinstance(m, torch.nn.Embedding):
@@ -467,7 +486,8 @@ def forwards(self: Engine,
         elif name in names:
             weight = merged_weight(weight, adapters[0], name, self._scratch.get(name))
             self._scratch[name] = weight
-        found[name] = partial(adapted_linear, weight=weight, bias=m.bias, low_rank=low_rank, onednn=onednn)
+        bias = torch.stack([v["bias"] for v in own[name]]).to(weight.device) if name in own else m.bias
+        found[name] = partial(adapted_linear, weight=weight, bias=bias, low_rank=low_rank, onednn=onednn)
     return found
 
 # %% ../../nbs/tasks/14_engine.ipynb #429b15fc
@@ -616,6 +636,16 @@ def ended(self: Engine,
     over = stops or len(new) >= prompt.max_new_tokens or new[-1] in self.end_ids()
     return text[:min(stops, default=len(text))] if over else None
 
+# %% ../../nbs/tasks/14_engine.ipynb #50f7e84d
+@contextmanager
+def whole_rows(
+    head # the module that gives the logits
+):
+    "Last positions lie apart in their batch; put together, torch need not copy the head's weight for each of them."
+    hook = head.register_forward_pre_hook(lambda _, given: tuple(x.contiguous() for x in given))
+    try: yield
+    finally: hook.remove()
+
 # %% ../../nbs/tasks/14_engine.ipynb #0aa422f2
 @patch
 def greedy(self: Engine,
@@ -631,8 +661,9 @@ def greedy(self: Engine,
     new, answers, cache = [[] for _ in range(len(x))], [None] * len(x), None
     position = (mask.cumsum(-1) - 1).clamp(min=0)
     while any(a is None for a in answers):
-        out = self.model(input_ids=x, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True,
-                         logits_to_keep=1)
+        with whole_rows(self.head):
+            out = self.model(input_ids=x, attention_mask=mask, position_ids=position, past_key_values=cache,
+                             use_cache=True, logits_to_keep=1)
         cache, x = out.past_key_values, out.logits[:, -1].argmax(-1, keepdim=True) # (n * n_prompts, 1)
         for i, token in enumerate(x[:, 0].tolist()):
             if answers[i] is not None: continue

@@ -20,7 +20,15 @@ from evonb.tasks.tasks import Choice, Prompt
 from evonb.training.adapters import linear_shapes, random_adapter
 from evonb.training.base import open_base
 from evonb.training.gpt import GPTConfig, new_gpt
-from evonb.training.weights import check_room, low_rank_places, weight_shapes, weights_in, weights_room
+from evonb.training.limits import rounding
+from evonb.training.weights import (
+    check_room,
+    low_rank_places,
+    vector_places,
+    weight_shapes,
+    weights_in,
+    weights_room,
+)
 
 pytestmark = pytest.mark.numerics
 
@@ -287,16 +295,81 @@ def test_individuals_around_one_centre_are_scored_together_as_one_by_one(tied, t
     assert torch.equal(base.lm_head.weight, space.weights[next(reversed(space.weights))]) or tied  # all is put back
 
 
-def test_what_is_not_of_low_rank_or_not_in_float32_is_scored_alone():
+def llama(tokenizer, **changes):
+    "A model of SmolLM2's kind, whose norms have weights; the biases of its attention aren't zero."
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    size = dict(hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2)
+    torch.manual_seed(0)
+    made = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=64, initializer_range=0.3,
+                                        attention_bias=True, **size | changes)).eval()  # fmt: skip
+    for n, p in made.named_parameters():
+        if p.dim() == 1:
+            torch.nn.init.uniform_(p, 0.5, 1.5)
+    return made
+
+
+def siblings(space, n=4, rank=2, sigma=0.2):
+    "Steps from one place, as `es` takes them."
+    begin, g = walked(space, 3, rank)
+    return [space.shift(g, [90 + i], [s * sigma], begin, rank) for i in range(n // 2) for s in (1, -1)]
+
+
+@pytest.mark.parametrize("packing", ["tree", "padded"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_norms_and_biases_are_each_individuals_own_in_one_pass(tied, packing, tokenizer):
+    base = llama(tokenizer, tie_word_embeddings=tied)
+    space = WeightSpace(base, founders(base), 2)
+    whole = [space.adapter(g) for g in siblings(space)]
+    assert set(space.places) | set(space.vectors) == set(space.shapes) and len(space.vectors) > 5
+    choices = [Choice("the cat", (" sees", " see"), True), Choice("", ("the dog", "a dog")), Choice("a", (" x", " y"))]
+    prompts, alone, together = [Prompt("the", 4), Prompt("a dog", 3)], [], []
+    for found, method in ((alone, "merged"), (together, "batched")):
+        engine = Engine(base, tokenizer, method=method, packing=packing)
+        found += [engine.loglikelihoods(whole, choices), engine.generate(whole, prompts)]
+    for one, other in zip(alone[0], together[0], strict=True):
+        assert all(np.abs(a - b).max() < 1e-4 for (a, _), (b, _) in zip(one, other, strict=True))
+    assert alone[1] == together[1] and np.ptp([x[0][0][0] for x in alone[0]]) > 1e-2
+    engine.forwards = lambda group, method, vectors=(), real=engine.forwards: real(group, method)  # without their own
+    without = engine.loglikelihoods(whole, choices)
+    assert max(np.abs(a[0][0] - b[0][0]).max() for a, b in zip(alone[0], without)) > 1e-2
+
+
+def test_in_bf16_one_pass_differs_by_no_more_than_rounding(tokenizer):
+    base = llama(tokenizer).to(torch.bfloat16)
+    space = WeightSpace(base, None, 2)
+    whole = [space.adapter(g) for g in siblings(space)]
+    assert all(x.centre for x in whole)
+    choices = [Choice("the cat", (" sees", " see")), Choice("a b ab ba", (" aab bba", " b"))]
+    told = {m: Engine(base, tokenizer, method=m).loglikelihoods(whole, choices) for m in ("merged", "batched")}
+    for one, other in zip(told["merged"], told["batched"], strict=True):
+        for (a, n), (b, _) in zip(one, other, strict=True):
+            assert (np.abs(a - b) < rounding(base) * np.maximum(np.abs(a), n)).all()
+    assert np.ptp([x[0][0][0] for x in told["batched"]]) > 0.1
+
+
+def test_what_fits_neither_way_is_scored_alone():
     base = model()
     assert set(low_rank_places(base)) == set(dict(base.named_parameters()))
-    assert low_rank_places(model(dtype=torch.bfloat16)) is None
-    assert low_rank_places(torch.nn.Sequential(torch.nn.Linear(3, 3, bias=False), torch.nn.LayerNorm(3))) is None
     zero = torch.nn.Linear(3, 3)
     torch.nn.init.zeros_(zero.bias)  # zeros have no unit, so no noise moves them
-    assert low_rank_places(torch.nn.Sequential(zero)) == {"0.weight": ["0"]}
-    space = WeightSpace(base, None, 1)
-    g = space.shift(space.start()[0], [5], [0.2], space.start()[0], 1)
-    apart, own = space.last_step(g), space.weights
-    for name, modules in space.places.items():
-        assert torch.allclose(own[name] + apart.delta(modules[0]), space.tensor(g, name), atol=1e-6)
+    assert low_rank_places(torch.nn.Sequential(zero)) == {"0.weight": ["0"]} and not vector_places(zero)
+    assert low_rank_places(torch.nn.Sequential(zero, torch.nn.Conv1d(2, 2, 1))) is None
+
+    class Gated(torch.nn.Module):  # a norm of two inputs, which rows of individuals can't be told of
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(3))
+
+        def forward(self, x, gate):
+            return self.weight * x * gate
+
+    assert low_rank_places(torch.nn.Sequential(Gated())) is None
+    for dtype in (torch.float32, torch.bfloat16):
+        space = WeightSpace(model(dtype=dtype), None, 1)
+        g = space.shift(space.start()[0], [5], [0.2], space.start()[0], 1)
+        apart, own = space.last_step(g), space.weights
+        for name, modules in space.places.items():
+            by = own[name].float() + apart.delta(modules[0])
+            near = dict(atol=1e-6) if dtype == torch.float32 else dict(rtol=2**-8, atol=1e-6)
+            assert torch.allclose(by, space.tensor(g, name).float(), **near)
