@@ -92,10 +92,20 @@ def misfit(self: BreedConfig,
     if not self.experts and kind.founders > 1: return "crosses founders, but without experts there is the base alone"
     return ""
 
+# %% ../../nbs/populations/18_breeding.ipynb #157cd631
+@patch
+def check_names(self: BreedConfig) -> BreedConfig: # itself
+    "Refuse a method, a space or a grouping that isn't known, which needs no experts."
+    for m in self.methods: check_choice(m, METHODS, "method")
+    check_choice(self.space, SPACES, "space")
+    check_choice(self.by, ("expert", "layer", "module"), "by")
+    return self
+
 # %% ../../nbs/populations/18_breeding.ipynb #5f6de00c
 @patch
 def check(self: BreedConfig) -> BreedConfig: # itself
     "Refuse settings that can't work, by name."
+    self.check_names()
     if not self.experts and (self.space != "weights" or not self.base):
         raise InputError("experts is empty. Name a run of `evonb experts`, or a folder of PEFT adapters. Without any, "
                          "all weights of a base can be searched: space weights, and its name as base.")
@@ -105,10 +115,8 @@ def check(self: BreedConfig) -> BreedConfig: # itself
         raise InputError(f"{both[0]!r} is selected on and held out at once. Name it in one of the two.")
     if twice := [t for ts in (self.tasks, self.held_out) for t in ts if ts.count(t) > 1]:
         raise InputError(f"The task {twice[0]!r} is named twice. Name it once.")
-    check_choice(self.space, SPACES, "space")
-    check_choice(self.by, ("expert", "layer", "module"), "by")
     for m in self.methods:
-        kind = METHODS[check_choice(m, METHODS, "method")]
+        kind = METHODS[m]
         if why := self.misfit(m):
             raise InputError(f"The method {m!r} {why}. Set space to 'coefficients', or take one of: "
                              f"{', '.join(n for n in METHODS if not self.misfit(n))}.")
