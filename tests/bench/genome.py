@@ -1,4 +1,4 @@
-"""The paper's setting at SmolLM2's size: ten experts, 200 items a task, individuals of their own, merged on A and B apart.
+"""The paper's setting at SmolLM2's size: ten experts, 200 items a task, individuals that are merged on A and B apart.
 
 Two tasks of BIG-Bench-Hard are asked without solved examples: short questions with short answers, so that one core
 suffices. Eight experts learn from other tasks' published items, two from made-up questions of the two tasks' kind, of
@@ -10,8 +10,6 @@ which none is in the files. Only generations are fewer than in the paper. A stop
 import argparse
 import json
 from pathlib import Path
-
-import numpy as np
 
 from evonb.core import Seeds
 from evonb.populations.breeding import BREED_PRESETS, BreedConfig, breed
@@ -101,8 +99,9 @@ def main():
                            held_out=16, eval_every=16)  # fmt: skip
     experts = {n: str(args.out / "texts" / f"{n}.jsonl") for n in (*ASKED, *READ)}
     train_experts(args.out / "experts", ExpertsConfig(base=base, experts=experts, training=learned), resume=True)
-    told = dict(experts=str(args.out / "experts"), base=base, budget=args.budget, n_seeds=args.seeds, n_test=50,
-                tasks=tuple(f"bbh:{args.data}::{n},shots=0" for n in ASKED), ensemble_size=1, max_tokens=8192)  # fmt: skip
+    tasks = tuple(f"bbh:{args.data}::{n},shots=0" for n in ASKED)
+    told = dict(experts=str(args.out / "experts"), base=base, tasks=tasks, budget=args.budget, n_seeds=args.seeds,
+                n_test=50, ensemble_size=1, max_tokens=8192)  # fmt: skip
     preset = BREED_PRESETS["genome"] | told
     beside = told | dict(space="coefficients", by="expert", methods=("random-search",))
     for name, options in dict(bred=preset, beside=beside).items():
