@@ -1014,14 +1014,15 @@ def do_population(
     args # what `parser` made of the command line
 ):
     "Evolve a population of experts."
+    from dataclasses import replace
+
     from evonb.store import as_begun
     given = dict(methods=args.methods, budget=args.budget, n_seeds=args.seeds, space=args.space, by=args.by,
                  base=args.base, begin=args.begin)
-    experts = args.run or ("" if args.space == "weights" and args.base else "runs/experts")
-    tasks = tuple(args.task) or ability("population", "tasks")(experts)
     given = breed_preset(args.preset) | {k: v for k, v in given.items() if v is not None}
-    config = ability("population", "config")(experts=experts, tasks=tasks, seed=args.seed,
-                                             held_out=tuple(args.held_out), **given)
+    config = ability("population", "config")(seed=args.seed, held_out=tuple(args.held_out), **given).check_names()
+    experts = args.run or ("" if args.space == "weights" and args.base else "runs/experts")
+    config = replace(config, experts=experts, tasks=tuple(args.task) or ability("population", "tasks")(experts))
     if args.writer is not None: config = with_writer(config, args.writer, args.methods is None)
     config = with_aims(args, config, "pareto" if config.space == "coefficients" else "pareto-bred", config.known_aims())
     out = working_in(args.out or "runs/population")
