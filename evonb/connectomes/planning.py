@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['BYTES_KEPT', 'UTILISATION', 'DEVICES', 'ALLOCATOR', 'KERNELS', 'RECORDS', 'MINIATURE', 'multiplied_weights',
-           'token_flops', 'lifetime_tokens', 'matrix_sizes', 'live_weights', 'held_bytes', 'activation_bytes',
-           'connectome_bytes', 'checkpoint_bytes', 'Costs', 'Device', 'duration', 'Stage', 'Plan', 'find_device',
-           'plan', 'plan_figure', 'shrink_to_fit', 'measure']
+           'token_flops', 'lifetime_tokens', 'learning_flops', 'matrix_sizes', 'live_weights', 'held_bytes',
+           'activation_bytes', 'connectome_bytes', 'checkpoint_bytes', 'Costs', 'Device', 'duration', 'Stage', 'Plan',
+           'find_device', 'plan', 'plan_figure', 'shrink_to_fit', 'measure']
 
 # %% ../../nbs/connectomes/20_planning.ipynb #8e5028a0
 import html
@@ -78,6 +78,16 @@ def lifetime_tokens(
     "What a lifetime reads."
     looks = 2 + math.ceil(life.steps / life.eval_every)
     return life.n_tokens, looks * life.eval_windows * life.context
+
+# %% ../../nbs/connectomes/20_planning.ipynb #9eabde62
+def learning_flops(
+    config, # sizes of a GPT, or the configuration of another family
+    life: LifetimeConfig # its context, and where its credit comes from
+) -> float: # FLOPs a token
+    "What learning from a token takes: backpropagation's 3 forward passes, those that evolution tries, or a network back."
+    each = token_flops(config, life.context, training=False) * life.credit.passes
+    if life.credit.kind != "countercurrent": return each
+    return each + 6 * config.num_hidden_layers * config.hidden_size * config.vocab_size # each block meets every token
 
 # %% ../../nbs/connectomes/20_planning.ipynb #ac7b701c
 def matrix_sizes(
@@ -286,7 +296,8 @@ def _trainable(sizes, live): # weights that training can change
 def _seconds(newborn, n, looked, costs, devices):
     "How long `n` lifetimes of one kind take where costs were measured; `looked` is how many tokens are evaluated."
     life, gpt, dense = newborn.life, newborn.config, newborn.live is None
-    passes = lifetime_tokens(life)[0] * token_flops(gpt, life.context) / (costs.dense if dense else costs.wired)
+    rate = costs.evaluating if life.credit.kind == "evolution" else costs.dense if dense else costs.wired
+    passes = lifetime_tokens(life)[0] * learning_flops(gpt, life) / rate
     update = costs.dense_update if dense else costs.wired_update
     update = life.steps * _trainable(newborn.sizes, newborn.live or {}) * update
     looks = looked * token_flops(gpt, life.context, training=False) / costs.evaluating
@@ -303,7 +314,7 @@ def _stage(name, part, newborn, n, device, devices, tested=0, disk=0):
     "A row for `n` lifetimes of one kind; `tested` is how many tokens of the test split are read."
     life, gpt = newborn.life, newborn.config
     read, looked = (n * t for t in lifetime_tokens(life))
-    flops = read * token_flops(gpt, life.context) + (looked + tested) * token_flops(gpt, life.context, training=False)
+    flops = read * learning_flops(gpt, life) + (looked + tested) * token_flops(gpt, life.context, training=False)
     bf16 = life.precision == "bf16" or (life.precision == "auto" and device.bf16)
     held = sum(held_bytes(newborn.sizes, newborn.live, newborn.muon).values())
     whole = 4 * max(newborn.sizes[k] for k in newborn.live) if newborn.live else 0 # one matrix's gradient on its way

@@ -305,7 +305,8 @@ class Optimizers:
     def __init__(self,
         model, # the model to train, on its device
         config: LifetimeConfig, # which optimizer, peak rates, betas and decay
-        connectome: Connectome | None = None # the model's wiring; None: dense
+        connectome: Connectome | None = None, # the model's wiring; None: dense
+        beside: dict = {} # name -> parameter that learns beside the model's
     ):
         named, wired = dict(model.named_parameters()), connectome.signs if connectome else {}
         muon = _body_matrices(model) if config.optimizer == "muon" else set()
@@ -314,7 +315,7 @@ class Optimizers:
                       for kind, part in ((LiveWeights, live), (MaskedWeights, masked)) if part]
         self.live = next((v for v in self.views if isinstance(v, LiveWeights)), None)
         compact = [self.live.values] if self.live else []
-        self.adamw = [p for n, p in named.items() if n not in muon and n not in live] + compact
+        self.adamw = [p for n, p in named.items() if n not in muon and n not in live] + [*beside.values()] + compact
         self.muon = [named[n] for n in named if n in muon]
         self.all = _adamw(self.adamw, config) + _muon(self.muon, config)
         if self.live and self.live.signs == "exponentiated":
@@ -501,7 +502,8 @@ class Lifetime:
         self.validation = validation_windows(val_ids, config.context, config.eval_windows)
         if connectome: check_sparse(model, connectome)
         if connectome and config.signs != "free": check_born(model, connectome)
-        self.optimizers = Optimizers(model, config, connectome)
+        self.learned = getattr(self.loss, "learned", {}) # name -> parameter that learns beside the model's
+        self.optimizers = Optimizers(model, config, connectome, self.learned)
         self.step, self.seconds, self.pending = 0, 0.0, []
         self.train_loss, self.val_step, self.val_loss, self.flips = [], [], [], []
         self.grad_norm, self.probes = math.nan, self.begin_probes()
@@ -730,6 +732,7 @@ def state(self: Lifetime) -> tuple[dict, dict]: # tensors by name, and what is k
     if self.probes: curves |= dict(probe_step=self.probes.steps, probe_values=self.probes.values)
     tensors |= {f"curve.{k}": torch.tensor(v, dtype=torch.float64) for k, v in curves.items()}
     if self.connectome: tensors |= {f"connectome.{k}": t for k, t in self.connectome.planes().items()}
+    tensors |= {f"credit.{k}": p.detach() for k, p in self.learned.items()}
     about = dict(step=self.step, seconds=self.seconds, config=to_dict(self.config), seeds=self.seeds.to_dict(),
                  model=config_values(self.model.config), connectome=self.connectome and self.connectome.about())
     return tensors, about | self.conditions() | (self.probes.about() if self.probes else {})
@@ -779,6 +782,7 @@ def restore(self: Lifetime) -> bool: # whether there was a checkpoint
 @patch
 def _go_on(self: Lifetime, tensors, about):
     "Take what `state` gave, for a model that has its weights already."
+    for k, p in self.learned.items(): p.data.copy_(tensors[f"credit.{k}"])
     self.optimizers.restore(tensors)
     self.step, self.seconds, self.pending = about["step"], about["seconds"], []
     curves = {k: t.tolist() for k, t in _part(tensors, "curve.").items()}

@@ -201,7 +201,9 @@ def test_a_run_learns_tasks_from_the_command_line_and_takes_more(run, capsys):
         learn_tasks(run.path, ("dyck",), lifetime=short(run), show=False, device="cpu")
     from evonb.report import connectome_page, continual_html
 
-    assert "connectome forgets" in continual_html(both) and continual_html(None) is None
+    file = run.file("continual-tasks.zarr.zip")
+    assert "connectome forgets" in continual_html([file]) and continual_html(None) is None
+    assert "<h3>" not in continual_html([file]) and continual_html([file] * 2).count("<h3>tasks</h3>") == 2
     assert "Several texts in sequence" in [part.title for part in connectome_page]
 
 

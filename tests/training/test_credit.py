@@ -12,6 +12,8 @@ from evonb.training.connectome import check_sparse, inherit, sign_flips
 from evonb.training.credit import (
     CreditConfig,
     FedBack,
+    counter_loss,
+    counter_matrices,
     credited_loss,
     direct_loss,
     direct_matrices,
@@ -34,7 +36,9 @@ WAYS = [
     dict(credit=CreditConfig("direct")),
     dict(credit=CreditConfig("evolution", pairs=2)),
     dict(slow_share=0.25, fast_decay=0.1),
+    dict(credit=CreditConfig("countercurrent")),
 ]
+NAMES = ["feedback", "direct", "evolution", "fast", "countercurrent"]
 
 
 def lifetime(folder=None, wired=True, compute=None, **kw):
@@ -130,6 +134,31 @@ def test_direct_feedback_is_that_of_a_loop_over_blocks():
             assert torch.allclose(told[f"{name}.{n}"], g, atol=1e-6), (name, n)
 
 
+def test_counter_currents_stay_within_a_block():
+    "The loss that a loop over blocks gives; each block's gradient, and each matrix's, is of that block's loss alone."
+    model = new_gpt(CONFIG, Seeds(3))
+    ways = counter_matrices(model, Seeds(4))
+    told = gradients(model, counter_loss(model, ways))
+    (x, y), trunk = batch(), model.transformer
+    signal = ways["transformer.h.1"]
+    signals = [torch.tanh(signal.detach() @ ways["transformer.h.0"]), signal]
+    wanted, h = torch.nn.functional.one_hot(y.flatten(), 40), trunk.wte(x)
+    for i, block in enumerate(trunk.h):
+        h = block(h.detach() if i else h, trunk.rotary(16, "cpu"))
+        flat = h.flatten(0, 1)
+        alike = flat @ signals[i].T / (flat.norm(dim=1)[:, None] * signals[i].norm(dim=1))
+        own = {f"transformer.h.{i}.{n}": p for n, p in block.named_parameters()} | (
+            {} if i else {"transformer.wte.weight": trunk.wte.weight})
+        way = ways[f"transformer.h.{i}"]
+        *found, back = torch.autograd.grad((alike - wanted).square().sum() / y.numel(), [*own.values(), way])
+        for n, g in zip(own, found):
+            assert torch.allclose(told[n], g, atol=1e-5), n
+        assert torch.allclose(way.grad, back, atol=1e-5)
+    head = model.lm_head.weight
+    nats = torch.nn.functional.cross_entropy(model(input_ids=x).logits.flatten(0, 1), y.flatten())
+    assert torch.allclose(told["lm_head.weight"], torch.autograd.grad(nats, head)[0], atol=1e-6)
+
+
 def test_directions_that_are_tried_give_the_gradient_of_a_quadratic():
     rng = torch.Generator().manual_seed(0)
     w, aim = torch.randn(10, 6, generator=rng), torch.randn(10, 6, generator=rng)
@@ -156,7 +185,7 @@ def test_one_direction_gives_its_slope():
 
 
 @pytest.mark.parametrize("wired", [True, False], ids=["wired", "dense"])
-@pytest.mark.parametrize("way", WAYS, ids=["feedback", "direct", "evolution", "fast"])
+@pytest.mark.parametrize("way", WAYS, ids=NAMES)
 def test_a_stopped_life_goes_on_to_the_same_bit(tmp_path, way, wired):
     whole = lifetime(tmp_path / "whole", wired, **way).live(show=False)
     assert not torch.equal(weights(whole), weights(lifetime(None, wired).live(show=False)))
@@ -179,7 +208,7 @@ def test_a_stopped_life_goes_on_to_the_same_bit(tmp_path, way, wired):
         check_sparse(whole.model, whole.connectome)
 
 
-@pytest.mark.parametrize("kind", ["feedback", "direct", "evolution"])
+@pytest.mark.parametrize("kind", ["feedback", "direct", "evolution", "countercurrent"])
 def test_parts_of_a_batch_teach_what_the_whole_does(kind):
     "So do processes that share a batch, whose gradients are added up."
     model = new_gpt(CONFIG, Seeds(3))
@@ -191,13 +220,13 @@ def test_parts_of_a_batch_teach_what_the_whole_does(kind):
 
 
 @pytest.mark.parametrize("signs", ["kept", "exponentiated"])
-@pytest.mark.parametrize("way", [WAYS[0], WAYS[1], WAYS[3]], ids=["feedback", "direct", "fast"])
+@pytest.mark.parametrize("way", [WAYS[0], WAYS[1], *WAYS[3:]], ids=["feedback", "direct", *NAMES[3:]])
 def test_signs_stay_where_they_should(way, signs):
     life = lifetime(signs=signs, **way).live(show=False)
     assert not any(sign_flips(life.model, life.connectome).values())
 
 
-@pytest.mark.parametrize("way", [WAYS[0], WAYS[3]], ids=["feedback", "fast"])
+@pytest.mark.parametrize("way", [WAYS[0], *WAYS[3:]], ids=["feedback", *NAMES[3:]])
 def test_muon_takes_them_too(tmp_path, way):
     life = lifetime(tmp_path, optimizer="muon", **way).live(show=False)
     check_sparse(life.model, life.connectome)
@@ -234,7 +263,7 @@ def test_without_them_nothing_is_kept_and_settings_of_before_fit(tmp_path):
 @pytest.mark.parametrize(
     "change, says",
     [
-        (dict(credit=CreditConfig("hebb")), "backprop, feedback, direct, evolution"),
+        (dict(credit=CreditConfig("hebb")), "backprop, feedback, direct, countercurrent, evolution"),
         (dict(credit=CreditConfig("evolution"), optimizer="muon"), "Take adamw"),
         (dict(credit=CreditConfig("evolution"), signs="kept"), "cross zero"),
         (dict(credit=CreditConfig("feedback", pairs=3)), "only evolution"),
@@ -254,7 +283,7 @@ def test_what_does_not_fit_is_refused(change, says):
 
 
 def test_what_the_rest_cannot_do_is_refused():
-    for way, says in zip(WAYS, ("feedback", "direct", "evolution", "fast weights")):
+    for way, says in zip(WAYS, ("feedback", "direct", "evolution", "fast weights", "countercurrent")):
         assert says in why_alone(CONFIG, LifetimeConfig(**LIFE | way), Compute())
     with pytest.raises(InputError, match="litter"):
         Siblings([lifetime(**WAYS[0])])
@@ -271,7 +300,7 @@ def test_what_the_rest_cannot_do_is_refused():
         credited_loss(gpt2(resid_pdrop=0.1), CreditConfig("evolution"), Seeds(0))
 
 
-@pytest.mark.parametrize("way", WAYS, ids=["feedback", "direct", "evolution", "fast"])
+@pytest.mark.parametrize("way", WAYS, ids=NAMES)
 def test_bf16_does_not_hinder_them(way):
     life = lifetime(precision="bf16", **way).live(show=False)
     assert all(map(math.isfinite, life.train_loss)) and life.model.lm_head.weight.dtype == torch.float32
@@ -284,8 +313,9 @@ def test_each_way_learns_in_a_life():
     for i in range(1, len(ids)):
         ids[i] = rule[ids[i - 1]] if i % 7 else i * 31 % 40
     drops = {}
-    for credit in (CreditConfig(), *(w["credit"] for w in WAYS[:3])):
+    for credit in (CreditConfig(), *(w["credit"] for w in WAYS if "credit" in w)):
         config = LifetimeConfig(**LIFE | dict(steps=40, batch_size=8, warmup=5, eval_every=40, credit=credit))
         life = Lifetime(new_gpt(CONFIG, Seeds(1)), ids, ids[-600:], config, Seeds(2)).live(show=False)
         drops[credit.kind] = life.val_loss[0] - life.val_loss[-1]
     assert drops["backprop"] > drops["feedback"] > drops["direct"] > drops["evolution"] > 0.02, drops
+    assert drops["countercurrent"] > drops["evolution"], drops
