@@ -239,6 +239,21 @@ def test_evolve_then_develop_then_report(tmp_path, text, capsys):
     assert code == 0 and (path / "report.html").exists() and out.strip().endswith("report.html")
 
 
+def test_other_lifetimes_follow_the_same_evolutions_in_a_run_of_their_own(done, tmp_path, capsys):
+    out, before = tmp_path / "deprived", sorted((p, p.stat().st_mtime_ns) for p in done.rglob("*") if p.is_file())
+    asked = ["develop", str(done), "--out", str(out), "--arms", "connectome", "--seeds", "1"]
+    assert main([*asked, "--set", "development.lifetime.curriculum.deprived=[[0,0.5]]"]) == 0
+    assert json.loads((out / "run.json").read_text())["config"]["development"]["lifetime"]["curriculum"]["deprived"]
+    for p in (done / "evolution").rglob("connectome.safetensors"):
+        assert (out / p.relative_to(done)).read_bytes() == p.read_bytes()
+    assert [p.name for p in (out / "development").iterdir() if p.is_dir()] == ["connectome"]
+    assert sorted((p, p.stat().st_mtime_ns) for p in done.rglob("*") if p.is_file()) == before
+    assert main([*asked, "--set", "evolution.prune_fraction=0.1"]) != 0
+    assert "Only development may differ" in capsys.readouterr().err
+    asked[3] = str(done)
+    assert main(asked) != 0 and "itself" in capsys.readouterr().err
+
+
 def test_a_given_connectome_is_developed_with(done, tmp_path, text, capsys):
     given = done / "evolution" / "gen-01" / "connectome.safetensors"
     where = ["--preset", "demo", "--corpus", text, "--out", tmp_path / "run"]
