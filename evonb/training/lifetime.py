@@ -306,7 +306,7 @@ class Optimizers:
         model, # the model to train, on its device
         config: LifetimeConfig, # which optimizer, peak rates, betas and decay
         connectome: Connectome | None = None, # the model's wiring; None: dense
-        beside: dict = {} # name -> parameter that learns beside the model's
+        beside: dict | None = None # name -> parameter that learns beside the model's
     ):
         named, wired = dict(model.named_parameters()), connectome.signs if connectome else {}
         muon = _body_matrices(model) if config.optimizer == "muon" else set()
@@ -315,7 +315,7 @@ class Optimizers:
                       for kind, part in ((LiveWeights, live), (MaskedWeights, masked)) if part]
         self.live = next((v for v in self.views if isinstance(v, LiveWeights)), None)
         compact = [self.live.values] if self.live else []
-        self.adamw = [p for n, p in named.items() if n not in muon and n not in live] + [*beside.values()] + compact
+        self.adamw = [p for n, p in named.items() if n not in muon and n not in live] + [*(beside or {}).values()] + compact
         self.muon = [named[n] for n in named if n in muon]
         self.all = _adamw(self.adamw, config) + _muon(self.muon, config)
         if self.live and self.live.signs == "exponentiated":
