@@ -84,7 +84,7 @@ def learning_flops(
     config, # sizes of a GPT, or the configuration of another family
     life: LifetimeConfig # its context, and where its credit comes from
 ) -> float: # FLOPs a token
-    "What learning from a token takes: backpropagation's 3 forward passes, those that evolution tries, or a network back."
+    "What learning from a token takes: 3 forward passes of backpropagation, those that evolution tries, a network back."
     each = token_flops(config, life.context, training=False) * life.credit.passes
     if life.credit.kind != "countercurrent": return each
     return each + 6 * config.num_hidden_layers * config.hidden_size * config.vocab_size # each block meets every token

@@ -165,7 +165,7 @@ def named_checkpoints(
     if wrong := [c for c, (name, _, model) in zip(given, pairs) if name not in revision_words() or not model]:
         raise InputError(f"A checkpoint is {wrong[0]!r}, but is given as NAME=MODEL, and named by the words read: "
                          "chck_1M=RUN::ARM/SEED@STEP.")
-    if len({name for name, *_ in pairs}) < len(pairs): raise InputError("Two checkpoints have one name. Give each once.")
+    if len({n for n, *_ in pairs}) < len(pairs): raise InputError("Two checkpoints have one name. Give each once.")
     return {name: model for name, _, model in pairs}
 
 # %% ../../nbs/development/26_submission.ipynb #3d385a59

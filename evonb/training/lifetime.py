@@ -315,7 +315,8 @@ class Optimizers:
                       for kind, part in ((LiveWeights, live), (MaskedWeights, masked)) if part]
         self.live = next((v for v in self.views if isinstance(v, LiveWeights)), None)
         compact = [self.live.values] if self.live else []
-        self.adamw = [p for n, p in named.items() if n not in muon and n not in live] + [*(beside or {}).values()] + compact
+        free = [p for n, p in named.items() if n not in muon and n not in live]
+        self.adamw = free + [*(beside or {}).values()] + compact
         self.muon = [named[n] for n in named if n in muon]
         self.all = _adamw(self.adamw, config) + _muon(self.muon, config)
         if self.live and self.live.signs == "exponentiated":
