@@ -10,8 +10,8 @@ __all__ = ['MEASURES', 'BESIDE_GAINS', 'COMMANDS', 'EXAMPLE_SKILLS', 'READING_SE
            'reach_text', 'ages_text', 'evaluation_text', 'results_text', 'Parser', 'listing', 'run_options',
            'begin_option', 'ray_option', 'working_in', 'finish', 'model_option', 'evolutions_option', 'corpus_options',
            'experiment_options', 'newborn_options', 'litter_option', 'arm_options', 'whole_options', 'workers_of',
-           'litter_of', 'work_on', 'do_run', 'evolve_options', 'do_evolve', 'develop_options', 'do_develop',
-           'tokens_of', 'aim_options', 'with_aims', 'breed_options', 'do_breed', 'attribution_text',
+           'litter_of', 'work_on', 'do_run', 'evolve_options', 'do_evolve', 'develop_options', 'do_develop_beside',
+           'do_develop', 'tokens_of', 'aim_options', 'with_aims', 'breed_options', 'do_breed', 'attribution_text',
            'attribute_options', 'do_attribute', 'base_help', 'experts_options', 'do_experts', 'population_options',
            'breed_preset', 'with_writer', 'do_population', 'serve_options', 'do_serve', 'align_options', 'do_align',
            'data_options', 'do_data', 'claims_options', 'do_claims', 'evaluate_options', 'do_submit', 'do_evaluate',
@@ -727,6 +727,25 @@ def develop_options(
     experiment_options(p)
     arm_options(p)
 
+# %% ../nbs/84_cli.ipynb #b586d409
+def do_develop_beside(
+    args # what `parser` made of the command line
+):
+    "Other lifetimes after a run's evolutions, in a run of their own."
+    import dataclasses
+
+    from evonb.connectomes.experiments import develop_beside, developed_config
+    from evonb.store import open_run
+    from evonb.training.probes import probe_names
+    before = developed_config(open_run(args.run), {})
+    life = before.development.lifetime
+    if args.probes: life = dataclasses.replace(life, probes=probe_names(args.probes))
+    own = dataclasses.replace(before.development, lifetime=life, **arm_changes(args))
+    config = settled(args, dataclasses.replace(before, development=own))
+    with _fleet(args) as fleet:
+        finish(develop_beside(args.run, working_in(args.out), config, fleet=fleet, compute=_compute(args),
+                              workers=args.workers))
+
 # %% ../nbs/84_cli.ipynb #fc9055ba
 @COMMANDS.register("develop", "the inner loop: arms x seeds x learning rates", options=develop_options, together=True,
                    example="evonb develop runs/mine --arms connectome,random --seeds 5")
@@ -737,10 +756,13 @@ def do_develop(
     if bool(args.run) == bool(args.connectome):
         raise InputError("Name either a run to develop in, or --connectome FILE and --corpus for a new one.")
     if args.connectome: return work_on(args, ("develop",), args.resume)
+    if args.out and not (args.corpus or args.seed or args.model or args.develop_on or args.evolutions):
+        return do_develop_beside(args)
     if args.corpus or args.out or args.seed or args.set or args.model or args.develop_on:
         raise InputError(f"{args.run} has its corpus, model, seed and settings already; an existing run takes only "
-                         "--arms, --seeds, --lrs, --evolutions, --ray and --device. For other settings begin another "
-                         "run; to develop on another corpus than evolution reads, evonb run --corpus A --develop-on B.")
+                         "--arms, --seeds, --lrs, --evolutions, --ray and --device. For other lifetimes after its "
+                         "evolutions name a run for them: --out FOLDER --set development.lifetime.steps=80; to develop "
+                         "on another corpus than evolution reads, evonb run --corpus A --develop-on B.")
     with _fleet(args) as fleet:
         finish(ability("connectome", "extend")(args.run, arm_changes(args), fleet=fleet, compute=_compute(args),
                                                n_evolutions=args.evolutions, workers=args.workers))
@@ -1218,10 +1240,9 @@ def do_submit(
 ):
     "Write a submission to BabyLM."
     from evonb.development.submission import KEYS, submit
-    other = dict(arms=args.arms, untrained=args.untrained, out=args.out, set=args.set, no_checkpoints=args.no_checkpoints)
-    if given := [n for n, v in other.items() if v]:
-        raise InputError(f"--{given[0].replace('_', '-')} doesn't go with --submission, which is of one model: leave it "
-                         "out.")
+    if given := [n for n in ("arms", "untrained", "out", "set", "no_checkpoints") if getattr(args, n)]:
+        raise InputError(f"--{given[0].replace('_', '-')} doesn't go with --submission, which is of one model. Leave "
+                         "it out.")
     missing = submit(args.submission, args.source, tuple(args.suite), tuple(args.fast), tuple(args.checkpoint),
                      args.year, args.strict_small, args.begin or "auto", args.device)
     left = [k for k in KEYS[args.year] if k not in {s.partition(":")[0] for s in args.suite}]

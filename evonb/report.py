@@ -327,17 +327,21 @@ def milestones_html(
             f"{table(head, rows, chart_notes(cells))}{figure_html(development_curves(development))}")
 
 # %% ../nbs/80_report.ipynb #a172555a
-@connectome_page.section("Several texts in sequence", uses=("continual-tasks.zarr.zip",))
+@connectome_page.section("Several texts in sequence", uses=("continual-*.zarr.zip",))
 def continual_html(
-    found # an xarray Dataset, or None
-) -> str | None: # None where none were learned
-    "What is forgotten, and what carries over."
-    if found is None: return None
+    paths # of datasets of sequences inside the run; None where none were learned
+) -> str | None:
+    "What is forgotten, and what carries over: every sequence, by its name."
+    if paths is None: return None
     from evonb.connectomes.continual import CONTINUAL_HEAD, continual_rows, continual_statement, continual_verdicts
     from evonb.plots.continual import task_curves
-    told = continual_verdicts(found)
-    return (f"<p class='statement'>{esc(continual_statement(told))}</p>{figure_html(task_curves(found))}"
-            f"{table(CONTINUAL_HEAD, continual_rows(told), 'nats/token of validation text')}")
+    def one(path):
+        found = read_dataset(path)
+        told, name = continual_verdicts(found), path.name.removeprefix("continual-").removesuffix(".zarr.zip")
+        head = f"<h3>{esc(name)}</h3>" if len(paths) > 1 else ""
+        return (f"{head}<p class='statement'>{esc(continual_statement(told))}</p>{figure_html(task_curves(found))}"
+                f"{table(CONTINUAL_HEAD, continual_rows(told), 'nats/token of validation text')}")
+    return "".join(map(one, paths))
 
 # %% ../nbs/80_report.ipynb #86d54332
 def lineages(

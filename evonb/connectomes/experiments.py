@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['LATER', 'prepare_corpus', 'computing_with', 'developed_config', 'evolutions_as_begun', 'experiment', 'develop_run',
-           'taken_up', 'newborn_folder', 'kept_newborns', 'load_newborn', 'open_newborn', 'newborn_wiring',
-           'grown_newborns', 'newborn_table', 'training_text', 'training_ids', 'held_out_ids', 'life_steps',
-           'tokens_per_step']
+           'develop_beside', 'taken_up', 'newborn_folder', 'kept_newborns', 'load_newborn', 'open_newborn',
+           'newborn_wiring', 'grown_newborns', 'newborn_table', 'training_text', 'training_ids', 'held_out_ids',
+           'life_steps', 'tokens_per_step']
 
 # %% ../../nbs/connectomes/22_experiments.ipynb #81433ce5
 import json
+import shutil
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -265,6 +266,30 @@ def develop_run(
             exp = Experiment(run, prepare_corpus(run, config, request, show), config, show, request, compute.device,
                              fleet, compute, group)
             return exp.work_beside(workers, stages)
+
+# %% ../../nbs/connectomes/22_experiments.ipynb #7d44cb07
+def develop_beside(
+    path, # a run whose evolution is over; it stays as it is
+    out, # the folder of a run to make, or to go on with
+    config: ExperimentConfig, # of that run, whose development alone may be another
+    **how # as `experiment` takes it
+) -> Run: # the one in `out`
+    "Other lifetimes after the same evolutions, in a run of their own that has a copy of them."
+    source, before = open_run(path), developed_config(open_run(path))
+    if other := differences(to_dict(replace(before, development=config.development)), to_dict(config)):
+        raise InputError(f"Only development may differ from {path}, whose evolutions are taken: "
+                         f"{'; '.join(other[:3])}.")
+    if Path(out).resolve() == source.path.resolve(): raise InputError(f"{out} is that run itself. Name another folder.")
+    config.check()
+    for k in range(before.n_lineages): Experiment(source, None, before, lineage=k).check_evolved()
+    with create_run(out, as_noted(out, to_dict(config), LATER), "connectome", True) as run:
+        homes = ["corpus", "evolution", *(f"lineage-{k}/evolution" for k in range(1, before.n_lineages))]
+        for home in (h for h in homes if not run.file(h).exists()):
+            part = run.file(f"{home}.part")
+            shutil.rmtree(part, ignore_errors=True) # what a copying that was killed left
+            shutil.copytree(source.file(home), part)
+            part.rename(run.file(home))
+    return experiment(out, config, True, **how)
 
 # %% ../../nbs/connectomes/22_experiments.ipynb #f4708344
 @contextmanager
