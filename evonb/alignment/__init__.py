@@ -20,6 +20,7 @@ __getattr__, __dir__, __all__ = face(__name__, {
     ".sources.lebel2023": "lebel2023",
     ".sources.toy_brain": "toy_brain",
     ".sources.resting": "resting_brain",
+    ".sources.audiobooks": "narratives petit_prince",
     ".parcels": "Parcels read_parcels near_points",
     ".bids": "bids_runs bids_responses write_bids",
     ".images": "image_responses",
