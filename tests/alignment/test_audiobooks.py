@@ -5,9 +5,9 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
-from evonb.alignment.sources.audiobooks import gentle_words, narratives, petit_prince, section_words
 
 from evonb.alignment.parcels import make_parcels
+from evonb.alignment.sources.audiobooks import gentle_words, narratives, petit_prince, section_words
 from evonb.core import DamagedFileError, InputError
 from evonb.datasets import MissingCorpusError
 

@@ -83,7 +83,8 @@ def main():
             brain = replace(rest, passages=[join_words("rest", words)], onsets=[onsets], nuisance={"word rate": rate})
             X = design(brain, hidden[rows].astype(np.float32))
         else: X = ar1_noise((n, 100), dict(white=0.0, slow=0.9)[a.kind], Seeds(seed).child("features").numpy())
-        print(json.dumps(dict(kind=a.kind, seed=seed) | study(brain, X, seed, not a.no_null, brain is not rest)), flush=True)
+        found = study(brain, X, seed, not a.no_null, brain is not rest)
+        print(json.dumps(dict(kind=a.kind, seed=seed) | found), flush=True)
 
 
 if __name__ == "__main__":
