@@ -13,21 +13,26 @@ from evonb.calibration import (
     alignment_sentence,
     all_designs,
     arms_sentence,
+    brain_sentence,
     calibrate,
     calibration_text,
+    chain_designs,
     claim_rate,
     claims,
+    claims_more,
     methods_sentences,
     null_layers,
+    reading_sentence,
+    says_adds,
 )
 from evonb.core import InputError, Seeds
 from evonb.populations.breeding import BASELINES
 
+BEGINS_WITH_GAINS = [d for d in all_designs() if not d.verdict.startswith(("one ", "whole chain"))]
 N = 250  # simulated runs: at 5 % the standard error is 1.4 %, and the seed is fixed
 
 
-@pytest.mark.parametrize("design", [d for d in all_designs() if not d.verdict.startswith("one ")],
-                         ids=lambda d: f"{d.verdict}, {d.design}")  # fmt: skip
+@pytest.mark.parametrize("design", BEGINS_WITH_GAINS, ids=lambda d: f"{d.verdict}, {d.design}")
 def test_no_sentence_claims_what_isnt_there(design):
     n = N if design.part == 1 else int(N * design.part / 2)  # those that take longer
     assert claim_rate(design.simulate, 0.0, n, Seeds(1)) <= (0.06 if "evolutions" in design.verdict else 0.07)
@@ -107,6 +112,27 @@ def test_a_design_that_takes_longer_gets_its_part_of_the_runs_and_says_so():
     assert said[0].split()[2] == "runs" and said[2].split()[3:9] == ["162", "targets", "x", "31", "layers", "3"]
 
 
+@pytest.mark.parametrize("sentence", [brain_sentence, reading_sentence])
+def test_the_whole_chain_finds_what_is_planted_and_nothing_else(sentence):
+    strong = {brain_sentence: dict(effect=0.9, n_scans=160), reading_sentence: dict(effect=15.0, n_stories=6)}[sentence]
+    small = {k: v for k, v in strong.items() if k != "effect"}
+    found, nothing = sentence(Seeds(1).numpy(), **strong), sentence(Seeds(1).numpy(), **small)
+    assert says_adds(found) and claims_more(found) and not claims_more(nothing) and not says_adds(nothing)
+    row = sentence(Seeds(1).numpy(), row=strong["effect"], **small)  # it holds what a row holds
+    assert not says_adds(row)
+
+
+def test_a_chain_goes_through_the_functions_of_a_run():
+    assert {d.wrong for d in chain_designs()} == {claims_more, says_adds} and all(d.part < 1 for d in chain_designs())
+    assert "5 blocks" in brain_sentence(Seeds(0).numpy(), n_scans=100) and "(1 model" in reading_sentence(
+        Seeds(0).numpy(), n_stories=4)  # fmt: skip
+    said = reading_sentence(Seeds(0).numpy(), n_models=3, n_stories=4)
+    assert "3 seeds, 4 stories" in said and "it can't be told from one model" not in said
+    with_less = "On x, a explains less than the baseline; no control differs clearly"
+    assert claims(with_less) and not claims_more(with_less)
+    assert claims_more("On x, a isn't said to add: its gain beyond the baseline is clear, but not above that of b.")
+
+
 def test_a_claim_is_told_from_its_absence():
     for x in ("genome scores lower than sum", "of the other arms' losses clearly higher: dense",
               "connectome explains more than the baseline"):  # fmt: skip
@@ -123,6 +149,9 @@ def test_the_command_keeps_what_it_counted_and_the_page_shows_it(tmp_path):
     assert out.exists(), done.stderr
     rows = json.loads(out.read_text())["rows"]
     assert len(rows) == len(all_designs()) and all(r["design"] in done.stdout for r in rows)
+    again = [sys.executable, root / ".ci/calibrate.py", "--n", "8", "--only", "one search", "--out", out]
+    assert subprocess.run(again, capture_output=True, cwd=root).returncode == 0
+    assert [r["n"] for r in json.loads(out.read_text())["rows"] if r["verdict"].startswith("one ")] == [2, 2, 2, 8]
     kept = json.loads((root / "docs/results/calibration.json").read_text())
     assert [(r["verdict"], r["design"]) for r in kept["rows"]] == [(d.verdict, d.design) for d in all_designs()]
     assert kept["n"] >= 1000 and all(r["wrong"] <= 0.07 for r in kept["rows"])

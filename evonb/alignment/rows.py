@@ -24,8 +24,8 @@ from ..text.ngrams import NGrams
 ROWS = Registry("row")
 for _name, _target, _line, _about in (
     ("autocorrelation", "when_taken", "when a sample was taken, and nothing else: a blurred identity of each story",
-     dict(samples=True)),
-    ("position", "word_places", "how far into its text a word stands", {}),
+     dict(samples=True, scale=False)),
+    ("position", "word_places", "how far into its text a word stands", dict(scale=False)),
     ("word-rate", "word_sizes", "how many words and characters there are", dict(how="sum")),
     ("unigram", "unigram_bits", "how rare a word is in the training text", dict(text=True)),
     ("bigram", "bigram_bits", "how rare it is behind the word before it", dict(text=True)),

@@ -110,7 +110,8 @@ def test_every_part_is_written_and_says_where_it_comes_from(aligned):
     summary = read_json(aligned.file("summary.json"))
     assert summary["kind"] == "alignment" and set(summary["arms"]) == {"connectome", "random", "untrained"}
     assert summary["arms"]["connectome"]["difference"] is None
-    assert summary["statement"].startswith("On toy-brain, connectome ") and "3 people)" in summary["statement"]
+    said = summary["statement"]
+    assert said.startswith("On toy-brain, connectome ") and "3 people, 5 blocks)" in said
     assert summary["item"] == "person" and any("random minus connectome" in x for x in summary["comparisons"])
     assert any("mean of a fold's test samples" in x for x in summary["facts"])
     volume = read_volume(aligned.file("maps", "connectome-gain.nii.gz"))

@@ -1,8 +1,12 @@
 """Rows that a model must beat: counts of a text, when a sample was taken, and what is said where a row isn't beaten."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from evonb.alignment.encoding import RidgeConfig
+from evonb.alignment.reading import BehaviorConfig
 from evonb.alignment.rows import (
     ROWS,
     fivegram_bits,
@@ -16,6 +20,9 @@ from evonb.alignment.rows import (
     word_places,
     word_sizes,
 )
+from evonb.alignment.run import AlignConfig, Alignment, stand_in_counts
+from evonb.alignment.scans import drifts
+from evonb.alignment.sources.toy_brain import toy_brain
 from evonb.alignment.verdicts import MUST_BEAT, alignment_statement, judge_arms, judge_rows, unbeaten
 from evonb.core import Seeds
 from evonb.text.ngrams import NGrams
@@ -82,3 +89,21 @@ def test_an_arm_is_said_to_add_only_above_every_row():
     failed, versus = said(dict(autocorrelation=low, position=equal))
     assert "isn't said to add" in failed and "that of position" in failed and "autocorrelation" not in failed
     assert unbeaten(versus["connectome"]) == ["position"]
+
+
+def test_a_model_of_unknown_text_must_beat_counts_of_the_corpora_of_its_baseline(tmp_path):
+    (tmp_path / "a.txt").write_text("one two\n\nthree four two")
+    (tmp_path / "b.txt").write_text("two five")
+    names = (str(tmp_path / "a.txt"), "training", str(tmp_path / "b.txt"), "wordfreq:de", str(tmp_path / "a.txt"))
+    text = stand_in_counts(names, text_words)
+    assert text.name.endswith("b.txt, as the models' own text isn't known") and text.counts[text.numbers["two"]] == 3
+    assert stand_in_counts(("training", "wordfreq"), text_words) is None
+
+
+def test_a_row_of_which_drifts_leave_nothing_is_not_blown_up():
+    data, _ = toy_brain(Seeds(0), n_sentences=100, n_runs=1, n_subjects=2, n_rois=2)
+    raw = replace(data, nuisance={"drift": drifts(len(data.data), data.tr, 1 / 128)}, as_is=("drift",))
+    config = AlignConfig(ridge=RidgeConfig(alphas=(1.0, 1e3, 1e6)), behavior=BehaviorConfig(frequency=("training",)))
+    rows = Alignment(None, config, raw.cleaned(), raw, []).row_scores()
+    assert rows.row.values.tolist() == ["autocorrelation", "position", "word-rate"]
+    assert rows.gain_fold.sel(row="position").min() > -1 and rows.training_text == "unknown"

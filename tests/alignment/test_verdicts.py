@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from evonb.alignment.verdicts import alignment_statement, comparison_lines, judge_arms, turned
+from evonb.alignment.verdicts import (
+    alignment_statement,
+    compared,
+    comparison_lines,
+    judge_arms,
+    judge_rows,
+    over_blocks,
+    turned,
+)
 from evonb.core import Seeds
 
 
@@ -42,12 +50,50 @@ def test_a_published_model_is_itself_and_untrained_ones_are_a_sample():
     tests = {t["over"]: t["p"] for t in found["untrained"]["difference"]["tests"]}
     assert tests["seed"] == pytest.approx(stats.ttest_1samp(d.mean(1), 0).pvalue)
     assert found["base"]["learned"]["mean"] == pytest.approx(-d.mean())
-    counts = judge_arms(dict(connectome=untrained, unigram=base), "story")["unigram"]["difference"]
+    counts = judge_rows(dict(connectome=untrained, unigram=base), {}, "story")["connectome"]["unigram"]
     assert counts["p"] == pytest.approx(found["untrained"]["difference"]["p"])
-    assert counts["mean"] == pytest.approx(-d.mean())  # counts of a training text are no sample either
+    assert counts["mean"] == pytest.approx(d.mean())  # counts of a training text are no sample either
     of_newborns = judge_arms(dict(connectome=base, random=base + 1))  # one newborn is no arm
     assert of_newborns["random"]["difference"]["p"] is None and of_newborns["random"]["gain"]["p"] is not None
     assert "whether controls differ can't be told from one seed" in alignment_statement("x", of_newborns)
+
+
+def test_counts_of_a_text_are_rows_and_make_no_comparison_of_the_table_harder():
+    rng = Seeds(5).numpy()
+    arms = dict(connectome=gains(rng, 3, 12, 1), untrained=gains(rng, 3, 12))
+    counts = dict(unigram=gains(rng, 1, 12), bigram=gains(rng, 1, 12))
+    alone, beside = judge_arms(arms), judge_arms(arms | counts)
+    assert {a: beside[a] for a in arms} == alone and beside["unigram"]["difference"] is None
+    assert [beside[a]["gain"]["family"] for a in ("connectome", "unigram")] == [3, 2]
+    assert set(judge_rows(arms | counts, {})["connectome"]) == {"untrained", *counts}
+    evolutions = judge_arms(arms, model="evolution")
+    assert evolutions["untrained"]["gain"]["units"] == dict(seed=3, person=12)  # they come of no evolution
+
+
+def test_what_all_people_share_is_tested_over_blocks_of_the_text_too():
+    rng = Seeds(6).numpy()
+    fold = 2 + rng.normal(size=(1, 12, 5)) + rng.normal(size=5)  # (n_models, n_people, n_blocks)
+    arms, blocks = dict(base=fold.mean(2)), dict(base=fold.mean(1))
+    found = judge_arms(arms, single=("base",), blocks=blocks)["base"]["gain"]
+    p = {t["over"]: t["p"] for t in found["tests"]}
+    assert p["person"] == pytest.approx(stats.ttest_1samp(fold.mean(2)[0], 0).pvalue)
+    assert p["block"] == pytest.approx(stats.ttest_1samp(fold.mean(1)[0], 0).pvalue)
+    assert found["p"] == max(p.values()) and "both" in p and found["units"] == dict(person=12, block=5)
+    assert "(1 model, 12 people, 5 blocks)" in alignment_statement("x", dict(base=dict(gain=found, n_seeds=1,
+                                                                                    difference=None)))  # fmt: skip
+    one = judge_arms(dict(a=fold.mean(2)[:, :1]), blocks=dict(a=fold.mean(1)))["a"]["gain"]
+    assert one["p"] is None and one["one"] == "person"  # blocks don't stand in for people
+    row = judge_rows(arms, dict(position=fold.mean(2)[0] - 1), blocks=blocks | dict(position=fold.mean(1)[0] - 1))
+    assert row["base"]["position"]["units"] == dict(person=12, block=5)
+
+
+def test_people_who_agree_by_luck_of_one_text_are_no_verdict():
+    rng, wrong = np.random.default_rng(13), np.zeros(2)
+    for _ in range(400):
+        fold = rng.normal(size=(1, 12, 5)) + rng.normal(size=5)
+        told = compared(fold.mean(2), np.zeros((1, 12)), ("seed", "person"), (True, True))
+        wrong += told["p"] < 0.05, over_blocks(told, fold.mean((0, 1)))["p"] < 0.05
+    assert wrong[0] / 400 > 0.3 and wrong[1] / 400 <= 0.05
 
 
 @pytest.mark.parametrize(
