@@ -4,16 +4,16 @@
 
 # %% auto #0
 __all__ = ['CLAIM', 'CHAIN', 'claims', 'crossed_noise', 'arms_sentence', 'evolutions_sentence', 'methods_sentences',
-           'alignment_sentence', 'null_layers', 'targets_sentence', 'Simulated', 'simulated_text', 'slow_features',
-           'chain_models', 'heard', 'simulated_brain', 'brain_sentence', 'reading_sentence', 'claims_more', 'says_adds',
-           'Design', 'claim_rate', 'calibrate', 'arms_designs', 'evolutions_designs', 'methods_designs',
-           'alignment_designs', 'targets_designs', 'single_designs', 'chain_designs', 'all_designs',
+           'alignment_sentence', 'null_layers', 'targets_sentence', 'Simulated', 'chosen_layers', 'simulated_text',
+           'slow_features', 'chain_models', 'heard', 'simulated_brain', 'brain_sentences', 'reading_sentence',
+           'claims_more', 'says_adds', 'Design', 'claim_rate', 'calibrate', 'arms_designs', 'evolutions_designs',
+           'methods_designs', 'alignment_designs', 'targets_designs', 'single_designs', 'chain_designs', 'all_designs',
            'calibration_cells', 'calibration_text']
 
 # %% ../nbs/86_calibration.ipynb #7c32685a
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -171,29 +171,35 @@ class Simulated(Alignment):
     def published(self): return self.one
     def own_text(self, count): return count("a simulated text", self.text) if self.text else None
 
+# %% ../nbs/86_calibration.ipynb #076eb867
+def chosen_layers(
+    ds, # of one brain: r_fold, gain_fold (model, layer, fold, target)
+    what: str # r or gain
+): # -> xarray DataArray (model, target), called r_best or gain_best
+    "A mean over folds, each of the layer that the others chose."
+    import xarray as xr
+    folds = [chosen_scores(ds.sel(model=m), f"{what}_fold").mean("fold") for m in ds.model]
+    return xr.concat(folds, ds.model, coords="minimal", compat="override").rename(f"{what}_best")
+
 # %% ../nbs/86_calibration.ipynb #a31d58bf
 @patch
-def sentence(self: Simulated) -> str: # as a run's summary has it
-    "What is said of brains or readers."
-    ds = self.brain_gains() if isinstance(self.data, Responses) else self.reading_scores(
-        [self.values[c.name] for c in self.models])
-    return alignment_statement(self.data.name, self.judge(ds))
-
-@patch
-def brain_gains(self: Simulated): # -> xarray Dataset with what is judged
+def brain_scores(self: Simulated): # -> xarray Dataset over model, layer, row, fold and target
     "Every layer's scores in every fold, and the rows'."
     import xarray as xr
-    def one(candidate):
-        layers = [encode(self.layer_design(v), self.data.data, **self.given) for v in self.values[candidate.name]]
-        ds = xr.concat([s[["r", "gain", "r_confounds_mean"]] for s in layers], "layer")
-        ds = ds.rename(r="r_fold", gain="gain_fold").drop_vars("target")
-        return ds.assign({f"{k}_best": chosen_scores(ds, f"{k}_fold").drop_vars("fold", errors="ignore").mean("fold")
-                          for k in ("r", "gain")})
+    def one(layers):
+        found = [encode(self.layer_design(v), self.data.data, **self.given) for v in layers]
+        return xr.concat([s[["r", "gain", "r_confounds_mean"]].drop_vars("target") for s in found], "layer")
     names = xr.DataArray([c.name for c in self.models], dims="model", name="model")
-    ds, rows = xr.concat([one(c) for c in self.models], names), self.row_scores()
-    ds = ds.assign(r_confounds=ds.r_confounds_mean.isel(model=0, layer=0),
-                   **{f"row_{k}": rows[k].drop_vars("target", errors="ignore") for k in rows.data_vars})
-    return ds.assign_coords(self.coordinates() | dict(subject=("target", self.data.targets.subject.tolist())))
+    ds, rows = xr.concat([one(self.values[c.name]) for c in self.models], names), self.row_scores()
+    ds = ds.rename(r="r_fold", gain="gain_fold").assign_coords(self.coordinates())
+    return ds.assign(r_confounds=ds.r_confounds_mean.isel(model=0, layer=0), **{f"row_{k}": v for k, v in rows.items()})
+
+@patch
+def brain_sentence(self: Simulated, ds) -> str: # as a run's summary has it
+    "What is said of the people of `data`, of whom these are the scores."
+    best = {f"{k}_best": chosen_layers(ds, k) for k in ("r", "gain")}
+    ds = ds.assign(best).assign_coords(subject=("target", self.data.targets.subject.tolist()))
+    return alignment_statement(self.data.name, self.judge(ds))
 
 # %% ../nbs/86_calibration.ipynb #417fda4f
 def simulated_text(
@@ -248,17 +254,18 @@ def simulated_brain(
 CHAIN = AlignConfig(ridge=RidgeConfig(alphas=tuple(10.**np.arange(-1, 8.5, 1.5))), # fewer penalties than a run tries
                     behavior=BehaviorConfig(frequency=("training",), n_bootstrap=2, n_splits=2))
 
-def brain_sentence(
+def brain_sentences(
     rng: np.random.Generator, # decides all
     effect: float = 0., # share of the responses' variance that answers to what the connectome's newborns hold
     n_people: int = 8,
     n_models: int = 1, # as in `chain_models`
     slow: float = .8, # autocorrelation of the responses from scan to scan, and of features from word to word
-    shared: float = .3, # share of the rest that all people have in common
+    shared: float = .3, # share of the rest that all people of a group have in common
     row: float = 0., # share that answers to how rare a word is, which these newborns hold, too
-    n_scans: int = 200
-) -> str: # the statement
-    "An alignment with brains that are slow, and have something in common that no model holds."
+    n_scans: int = 200,
+    n_groups: int = 10 # of people who hear this text; each is a study of its own
+) -> list: # the statement of each study
+    "Alignments with brains that are slow, and have something in common that no model holds."
     on, models = np.arange(0, 2 * n_scans - 16, .6), chain_models(n_models)
     passages, text = simulated_text(rng, len(on))
     values = {c.name: slow_features(rng, 2, len(on), slow) for c in models}
@@ -266,11 +273,16 @@ def brain_sentence(
     what = rare - rare.mean() if row else slow_features(rng, 1, len(on), slow, 3)[0]
     for name, layers in values.items(): # each newborn has it beside what is only its own
         if name.startswith("connectome"): layers[1] = np.hstack([what, layers[1][:, what.shape[1]:]])
-    noise = ar1_noise((n_scans, 2 * n_people), slow, rng)
-    noise = (1 - shared)**.5 * noise + shared**.5 * np.tile(ar1_noise((n_scans, 2), slow, rng), n_people)
-    share, answer = effect or row, heard(what, on, n_scans, rng.normal(size=(2 * what.shape[1], 2)))
-    brain = simulated_brain(share**.5 * np.tile(answer, n_people) + (1 - share)**.5 * noise, passages[0], on)
-    return Simulated(None, CHAIN, brain, brain, models, values=values, text=text, one=n_models == 1).sentence()
+    def group(): # (n_scans, 2 * n_people)
+        noise = (1 - shared)**.5 * ar1_noise((n_scans, 2 * n_people), slow, rng)
+        noise = noise + shared**.5 * np.tile(ar1_noise((n_scans, 2), slow, rng), n_people)
+        answer, share = heard(what, on, n_scans, rng.normal(size=(2 * what.shape[1], 2))), effect or row
+        return share**.5 * np.tile(answer, n_people) + (1 - share)**.5 * noise
+    every = simulated_brain(np.hstack([group() for _ in range(n_groups)]), passages[0], on)
+    whole = Simulated(None, CHAIN, every, every, models, values=values, text=text, one=n_models == 1)
+    ds, of = whole.brain_scores(), np.arange(every.data.shape[1]) // (2 * n_people)
+    def part(g): return replace(whole, data=(own := every.select(subjects=every.targets.subject[of == g].unique())), raw=own)
+    return [part(g).brain_sentence(ds.isel(target=of == g)) for g in range(n_groups)]
 
 # %% ../nbs/86_calibration.ipynb #4f40f3f6
 def reading_sentence(
@@ -292,7 +304,8 @@ def reading_sentence(
     noise = 15 * ar1_noise((n, 1), slow, rng)[:, 0] + 15 * rng.normal(size=n)
     times = 300 + 5 * np.array([len(w) for w in words]) + 3 * rare + (effect or row) * what + noise
     reading = ReadingTimes("simulated readers", passages, times)
-    return Simulated(None, CHAIN, reading, reading, models, values=values, text=text, one=n_models == 1).sentence()
+    whole = Simulated(None, CHAIN, reading, reading, models, values=values, text=text, one=n_models == 1)
+    return alignment_statement(reading.name, whole.judge(whole.reading_scores([values[c.name] for c in models], False)))
 
 # %% ../nbs/86_calibration.ipynb #874e3da8
 def claims_more(sentence): # -> bool
@@ -319,19 +332,20 @@ class Design:
 
 # %% ../nbs/86_calibration.ipynb #853cf4c5
 def claim_rate(
-    simulate, # function: rng, effect -> sentence, or a dictionary of them
+    simulate, # function: rng, effect -> sentence, a dictionary of them (one table), or a list (as many runs)
     effect: float, # 0: every claim is wrong; else the first sentence's claim is counted
     n: int, # simulated runs
     seeds: Seeds, # decides them
     claim=claims # function: sentence -> bool
 ) -> float: # share of runs with a claim
     "How often a run says that something differs."
-    rng, hits = seeds.numpy(), 0
-    for _ in range(n):
+    rng, hits = seeds.numpy(), []
+    while len(hits) < n:
         said = simulate(rng, effect)
-        said = list(said.values()) if isinstance(said, dict) else [said]
-        hits += any(map(claim, said[:1] if effect else said))
-    return hits / n
+        for run in said if isinstance(said, list) else [said]:
+            told = list(run.values()) if isinstance(run, dict) else [run]
+            hits.append(any(map(claim, told[:1] if effect else told)))
+    return sum(hits[:n]) / n
 
 # %% ../nbs/86_calibration.ipynb #0144e57d
 def calibrate(
@@ -420,14 +434,14 @@ def single_designs() -> list: # of Design
 def chain_designs() -> list: # of Design
     "From simulated brains and readers to the sentence."
     def one(what, sizes, simulate, effect=0., wrong=claims_more, **settings):
-        unit = "of the variance" if simulate is brain_sentence else "ms/bit"
-        return Design(f"whole chain: {what}", sizes, partial(simulate, **settings), effect, unit * (effect > 0), part=.05,
-                      wrong=wrong, right=says_adds)
+        unit = "of the variance" if simulate is brain_sentences else "ms/bit"
+        return Design(f"whole chain: {what}", sizes, partial(simulate, **settings), effect, unit * (effect > 0), wrong=wrong,
+                      part=.05 if simulate is brain_sentences else .025, right=says_adds)
     arms, alone = (f"{n} x 8 people x 200 scans" for n in ("3 models an arm", "1 model"))
     readers, reader = (f"{n} x 10 stories x 100 words" for n in ("3 models an arm", "1 model"))
-    return [one("brains", arms, brain_sentence, .8, n_models=3), one("brains", alone, brain_sentence, .5),
-            one("slow brains with more in common", alone, brain_sentence, slow=.95, shared=.5),
-            one("brains that answer to a row", alone, brain_sentence, wrong=says_adds, row=.5),
+    return [one("brains", arms, brain_sentences, .8, n_models=3), one("brains", alone, brain_sentences, .5),
+            one("slow brains with more in common", alone, brain_sentences, slow=.95, shared=.5),
+            one("brains that answer to a row", alone, brain_sentences, wrong=says_adds, row=.5),
             one("readers", readers, reading_sentence, 8., n_models=3), one("readers", reader, reading_sentence, 5.),
             one("readers of what a row holds", reader, reading_sentence, wrong=says_adds, row=5.)]
 

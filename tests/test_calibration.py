@@ -13,7 +13,7 @@ from evonb.calibration import (
     alignment_sentence,
     all_designs,
     arms_sentence,
-    brain_sentence,
+    brain_sentences,
     calibrate,
     calibration_text,
     chain_designs,
@@ -112,20 +112,22 @@ def test_a_design_that_takes_longer_gets_its_part_of_the_runs_and_says_so():
     assert said[0].split()[2] == "runs" and said[2].split()[3:9] == ["162", "targets", "x", "31", "layers", "3"]
 
 
-@pytest.mark.parametrize("sentence", [brain_sentence, reading_sentence])
+@pytest.mark.parametrize("sentence", [brain_sentences, reading_sentence])
 def test_the_whole_chain_finds_what_is_planted_and_nothing_else(sentence):
-    strong = {brain_sentence: dict(effect=0.9, n_scans=160), reading_sentence: dict(effect=15.0, n_stories=6)}[sentence]
+    strong = {brain_sentences: dict(effect=0.9, n_scans=160, n_groups=2), reading_sentence: dict(effect=15.0, n_stories=6)}[sentence]
     small = {k: v for k, v in strong.items() if k != "effect"}
-    found, nothing = sentence(Seeds(1).numpy(), **strong), sentence(Seeds(1).numpy(), **small)
-    assert says_adds(found) and claims_more(found) and not claims_more(nothing) and not says_adds(nothing)
-    row = sentence(Seeds(1).numpy(), row=strong["effect"], **small)  # it holds what a row holds
-    assert not says_adds(row)
+    def said(**settings):
+        told = sentence(Seeds(1).numpy(), **settings)
+        return told if isinstance(told, list) else [told]
+    assert all(says_adds(x) and claims_more(x) for x in said(**strong))
+    assert not any(says_adds(x) or claims_more(x) for x in said(**small))
+    assert not any(map(says_adds, said(row=strong["effect"], **small)))  # it holds what a row holds
 
 
 def test_a_chain_goes_through_the_functions_of_a_run():
     assert {d.wrong for d in chain_designs()} == {claims_more, says_adds} and all(d.part < 1 for d in chain_designs())
-    assert "5 blocks" in brain_sentence(Seeds(0).numpy(), n_scans=100) and "(1 model" in reading_sentence(
-        Seeds(0).numpy(), n_stories=4)  # fmt: skip
+    assert "8 people, 5 blocks" in brain_sentences(Seeds(0).numpy(), n_scans=100, n_groups=1)[0]
+    assert "(1 model" in reading_sentence(Seeds(0).numpy(), n_stories=4)
     said = reading_sentence(Seeds(0).numpy(), n_models=3, n_stories=4)
     assert "3 seeds, 4 stories" in said and "it can't be told from one model" not in said
     with_less = "On x, a explains less than the baseline; no control differs clearly"
