@@ -114,7 +114,8 @@ def test_a_design_that_takes_longer_gets_its_part_of_the_runs_and_says_so():
 
 @pytest.mark.parametrize("sentence", [brain_sentences, reading_sentence])
 def test_the_whole_chain_finds_what_is_planted_and_nothing_else(sentence):
-    strong = {brain_sentences: dict(effect=0.9, n_scans=160, n_groups=2), reading_sentence: dict(effect=15.0, n_stories=6)}[sentence]
+    brain, reading = dict(effect=0.9, n_scans=160, n_groups=2), dict(effect=15.0, n_stories=6)
+    strong = brain if sentence is brain_sentences else reading
     small = {k: v for k, v in strong.items() if k != "effect"}
     def said(**settings):
         told = sentence(Seeds(1).numpy(), **settings)

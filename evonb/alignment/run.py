@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['BESIDE', 'SHUFFLED', 'AlignConfig', 'alignment_command', 'Candidate', 'source_run', 'grown', 'model_name',
            'candidates', 'fresh_base', 'open_candidate', 'Alignment', 'slug', 'scores_name', 'scored_model', 'ceilings',
-           'training_counts', 'ngram_surprisals', 'left_out_counts', 'unjudged', 'region_table', 'score_table',
-           'default_place', 'data_digest', 'summed_models', 'as_before', 'align_run', 'arm_table']
+           'training_counts', 'stand_in_counts', 'ngram_surprisals', 'left_out_counts', 'unjudged', 'region_table',
+           'score_table', 'default_place', 'data_digest', 'summed_models', 'as_before', 'align_run', 'arm_table']
 
 # %% ../../nbs/alignment/30_run.ipynb #4730feaf
 import hashlib
@@ -15,7 +15,7 @@ import json
 import re
 import shutil
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +44,7 @@ from ..kinds import SEEDS, ability, call, write_results
 from ..statistics import ALPHA, counted, describe, fdr, known_mean, p_values
 from ..store import Run, as_begun, changed_settings, create_run, open_run, read_dataset, read_json, replacing
 from ..store import write_dataset, write_json
+from ..text.corpora import corpora_here, load_corpus
 from ..training.base import Base, choose_device, new_base, open_base, text_begin
 from ..training.gpt import GPT, new_gpt
 
@@ -232,11 +233,16 @@ def encoding_arguments(self: Alignment) -> dict:
 
 # %% ../../nbs/alignment/30_run.ipynb #079fff08
 @patch
+def layer_design(self: Alignment, values): # values: (n_items, n_features); -> (n_samples, n_columns)
+    "A layer as predictors of every sample."
+    return self.raw.high_passed(design(self.data, values, how=self.config.how, delays=self.config.delays))
+
+@patch
 def score_layer(self: Alignment, values): # values: (n_items, n_features); -> xarray Dataset over fold and target
     "Encoding scores of one layer with their null; the permutations are the same for every model and layer."
     import xarray as xr
     c, data = self.config, self.data
-    X = self.raw.high_passed(design(data, values, how=c.how, delays=c.delays))
+    X = self.layer_design(values)
     null = permutation_null(X, data.data, n_permutations=c.n_permutations, seed=c.seed, by_fold=True,
                             block=c.block if data.kind == "series" else 1, **self.given)
     scores = encode(X, data.data, **self.given)
@@ -433,6 +439,31 @@ def training_counts(
     found = tell(run) if tell else None
     return count(*found) if found else None
 
+def stand_in_counts(
+    names: tuple, # whose counts give the baseline's frequencies: `BehaviorConfig.frequency`
+    count=count_bigrams # function of a name and documents
+): # -> as `training_counts`; None where no corpus is named
+    "The same of corpora that are here, for models of whose text nothing is known."
+    corpora = [n for given in names for n in (corpora_here() if given == "here" else [given])]
+    corpora = [n for n in dict.fromkeys(corpora) if n != "training" and n.partition(":")[0] != "wordfreq"]
+    if not corpora: return None
+    documents = itertools.chain.from_iterable(_documents(n) for n in corpora)
+    return count(f"{' + '.join(corpora)}, as the models' own text isn't known", documents)
+
+@lru_cache(4)
+def _documents(name): return tuple(load_corpus(name).documents)
+
+@patch
+def own_text(self: Alignment, count): # -> what `count` makes; None where it isn't known
+    "The text that the models were trained on."
+    return training_counts(self.config.source, count)
+
+@patch
+def row_text(self: Alignment, count): # -> what `count` makes; None where there is no text at all
+    "The text whose counts a model must beat: its own, or else what stands in for it."
+    known = self.own_text(count)
+    return stand_in_counts(self.config.behavior.frequency, count) if known is None else known
+
 # %% ../../nbs/alignment/30_run.ipynb #04d0dc45
 def ngram_surprisals(
     data: ReadingTimes, # what was read
@@ -482,20 +513,24 @@ def row_design(self: Alignment, name, text): # -> (n_samples, k), or None where 
 
 # %% ../../nbs/alignment/30_run.ipynb #65efb8c8
 @patch
-def score_rows(self: Alignment): # -> xarray Dataset: r_fold, gain_fold (row, fold, target)
+def row_scores(self: Alignment): # -> xarray Dataset: r_fold, gain_fold (row, fold, target)
     "What a model must beat, scored as it is: the same folds, penalties and nuisances."
     import xarray as xr
-    if (path := self.run.file("rows.zarr.zip")).exists(): return read_dataset(path)
-    text, found = training_counts(self.config.source, text_words), {}
+    text, found = self.row_text(text_words), {}
     for name in (n for n in ROWS if not ROWS.entry(n).about.get("arm")):
         self.check_stop()
         if (X := self.row_design(name, text)) is None: continue
-        scale = not ROWS.entry(name).about.get("samples") # what is 0 while training may not be blown up
+        scale = ROWS.entry(name).about.get("scale", True) # what is near 0 while training may not be blown up
         scores = encode(X, self.data.data, **self.given | dict(config=replace(self.given["config"], scale=scale)))
         each = dict(r_fold=scores.r, gain_fold=scores.gain)
         found[name] = xr.Dataset({k: (v.dims, v.values) for k, v in each.items()})
     ds = xr.concat(found.values(), "row").assign_coords(row=list(found))
-    write_dataset(path, ds.assign_attrs(training_text="unknown" if text is None else text.name))
+    return ds.assign_attrs(training_text="unknown" if text is None else text.name)
+
+@patch
+def score_rows(self: Alignment): # -> xarray Dataset, as `row_scores`
+    "The rows' scores, from their file where they were scored before."
+    if not (path := self.run.file("rows.zarr.zip")).exists(): write_dataset(path, self.row_scores())
     return read_dataset(path)
 
 @patch
@@ -514,16 +549,26 @@ def score_reading(self: Alignment): # -> xarray Dataset over model and story
     "Surprisal of every model against reading times, beside unigrams and bigrams of the training text."
     found = self.each_model(lambda c: self.features(self.open(c)))
     own = [f.surprisal.where(~f.shared).values for f in found] # bits that two words share belong to neither
-    training, text = (training_counts(self.config.source, f) for f in (count_bigrams, text_words))
-    counted = {Candidate(arm, 0, ""): bits for arm, bits in ngram_surprisals(self.data, training, text).items()}
+    ds = self.reading_scores(own)
+    counts = [*(f.attrs for f in found), *({} for _ in range(ds.sizes["model"] - len(found)))]
+    return self.with_counts(ds, counts)
+
+@patch
+def reading_scores(self: Alignment,
+    own: list, # of (n_words,) bits, of each model
+    curves: bool = True # whether surprisal as a curve stands beside
+): # -> xarray Dataset over model and story, rows behind the models
+    "Every model's surprisal, and that of counts, as predictors of the same reading times."
+    known = self.own_text(count_bigrams) # of the models' own text, for the baseline, too
+    pairs, text = self.row_text(count_bigrams), self.row_text(text_words)
+    counted = {Candidate(arm, 0, ""): bits for arm, bits in ngram_surprisals(self.data, pairs, text).items()}
     bits = {c.name: v for c, v in [*zip(self.models, own), *counted.items()]}
-    frequencies = baseline_counts(self.config.behavior.frequency, training and training.frequencies)
+    frequencies = baseline_counts(self.config.behavior.frequency, known and known.frequencies)
     ds = score_models(self.data, bits, self.config.behavior, frequencies)
     settled = from_dict(BehaviorConfig, json.loads(ds.config))
-    ds = ds.assign(curve_scores(self.data, bits, settled, frequencies).data_vars)
-    ds = ds.assign_attrs(training_text="unknown" if training is None else training.name)
-    counts = [*(f.attrs for f in found), *({} for _ in counted)]
-    return self.with_counts(ds.assign_coords(self.coordinates(counted)), counts)
+    if curves: ds = ds.assign(curve_scores(self.data, bits, settled, frequencies).data_vars)
+    ds = ds.assign_attrs(training_text="unknown" if pairs is None else pairs.name)
+    return ds.assign_coords(self.coordinates(counted))
 
 # %% ../../nbs/alignment/30_run.ipynb #c6aafa93
 @patch
@@ -548,6 +593,29 @@ def item(self: Alignment) -> str: # "person", "fold" or "story"
     if isinstance(self.data, ReadingTimes): return "story"
     return "person" if self.data.targets.subject.nunique() > 1 else "fold"
 
+# %% ../../nbs/alignment/30_run.ipynb #a5b787d6
+@patch
+def block_means(self: Alignment,
+    gain, # xarray over dim, fold and target
+    dim: str # model or row
+) -> np.ndarray: # (n, n_folds)
+    "A mean over people in every fold: a block of the text that all of them read or heard."
+    v, of = gain.transpose(dim, "fold", "target").values, self.data.targets.subject.to_numpy()
+    return known_mean(np.stack([known_mean(v[..., of == p], -1) for p in dict.fromkeys(of.tolist())]))
+
+@patch
+def block_gains(self: Alignment, ds): # -> (n_models, n_folds); None where nobody shares a text with others, or no row
+    "The gains of `tables` by block of the text instead of by person."
+    import xarray as xr
+    if self.item() != "person" or "row" not in ds.dims: return None
+    best = [chosen_scores(ds.sel(model=m), "gain_fold").drop_vars(("layer", "fold"), errors="ignore") for m in ds.model]
+    return self.block_means(xr.concat(best, "model", coords="minimal", compat="override"), "model")
+
+@patch(as_prop=True)
+def published(self: Alignment) -> bool:
+    "Whether what is scored is one model, which is itself and no sample of newborns."
+    return source_run(self.config.source) is None
+
 # %% ../../nbs/alignment/30_run.ipynb #81c54838
 @patch
 def judge(self: Alignment, ds) -> dict: # arm -> its measures and differences
@@ -556,11 +624,15 @@ def judge(self: Alignment, ds) -> dict: # arm -> its measures and differences
     of = {a: ds.arm.values == a for a in dict.fromkeys(ds.arm.values.tolist())}
     several = bool((ds.seed.values >= SEEDS).any()) # evolutions, each with newborns of its own
     model = "evolution" if several else "seed"
-    part = lambda v, rows: evolution_means(v[rows], ds.seed.values[rows]) if several else v[rows]
+    def part(v, rows): # whoever learned nothing comes of no evolution
+        grown = several and ds.arm.values[rows][0] not in BESIDE
+        return evolution_means(v[rows], ds.seed.values[rows]) if grown else v[rows]
     gain = {a: part(values["gain"], rows) for a, rows in of.items()}
-    single = (reference_arm(gain),) if source_run(self.config.source) is None else () # a published model is itself
-    judged = judge_arms(gain, item, single, model=model)
-    versus = judge_rows(gain, self.row_gains(ds), item, single, model)
+    single, own = (reference_arm(gain),) if self.published else (), self.block_gains(ds)
+    blocks = None if own is None else {a: part(own, rows) for a, rows in of.items()}
+    judged = judge_arms(gain, item, single, model=model, blocks=blocks)
+    with_rows = blocks and blocks | dict(zip(ds.row.values.tolist(), self.block_means(ds.row_gain_fold, "row")))
+    versus = judge_rows(gain, self.row_gains(ds), item, single, model, with_rows)
     fixed = lambda x: (model,) if len(x) == 1 else ()
     told = {a: {m: describe(x := part(v, rows), (model, item), fixed(x)) for m, v in values.items() if m != "gain"}
             for a, rows in of.items()}
@@ -590,11 +662,13 @@ def brain_facts(self: Alignment, ds): # -> list of str
     c, data = self.config, self.data
     people, mean = data.targets.subject.nunique(), lambda v: f"{float(np.nanmean(v)):.3f}"
     over = counted(people, "person") if people > 1 else f"{counted(c.ridge.n_folds, 'fold')} of one person"
+    blocks = f", for gains also over the {counted(c.ridge.n_folds, 'block')} of the text that all of them met (the " \
+             "folds)" if people > 1 else ""
     facts = [f"{data.name}: {len(data.data):,} samples, {data.targets.roi.nunique()} regions, "
              f"{counted(people, 'person')}; {c.ridge.folds} folds; mean over regions, layer chosen on the other folds",
              "no intervals, tests or verdicts: a demonstration" if self.shuffled else
-             f"intervals and tests over an arm's models and {over}; p and intervals of gains by Holm over all of the "
-             "table's comparisons",
+             f"intervals and tests over an arm's models and {over}{blocks}; p and intervals of gains by Holm over all "
+             "of the table's comparisons",
              "R² is against the mean of a fold's test samples, so an offset that training can't know counts against "
              "every prediction; a gain has the nuisances' own R² subtracted"]
     if np.isfinite(ds.r_confounds).any():
