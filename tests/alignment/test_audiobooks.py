@@ -6,6 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from evonb.alignment.holdings import check_data_folder
 from evonb.alignment.parcels import make_parcels
 from evonb.alignment.sources.audiobooks import gentle_words, narratives, petit_prince, section_words
 from evonb.core import DamagedFileError, InputError
@@ -48,6 +49,8 @@ def test_narratives_begin_with_their_audio(story):
     assert np.allclose(heard.onsets[1], [17.08, 17.17, 17.285, 17.4, 17.4])
     assert np.allclose(heard.data[20:, 2], data[2, "R"][:, :1281].mean(1), atol=1e-5)
     assert any("1 words weren't found" in n and "begins 2 s after" in n for n in heard.notes)
+    found = check_data_folder(root)
+    assert [r["name"] for r in found] == ["narratives"] and "in fsaverage4, not in fsaverage6" in found[0]["told"]
     (root / "code/scan_exclude.json").write_text(json.dumps({"pieman": {"sub-001": ["sub-001_task-pieman_run-2"]}}))
     assert len(narratives(root, space="fsaverage4", parcels=HALF).data) == 20
 
@@ -96,6 +99,7 @@ def test_sections_are_runs_in_their_order(book):
     assert heard.data.shape == (16, 2) and heard.passages[0].words == ["Once", "null"]
     assert np.allclose(heard.onsets[0], [2.1, 3.5]) and "run-15" in heard.notes[2] and "run-02" in heard.notes[3]
     assert np.allclose(heard.data[:8, 0], data[15][1:].reshape(18, 8).mean(0), atol=1e-5)
+    assert check_data_folder(root)[0]["right"]  # all nine
     assert "section 9" in heard.notes[2] and "1 rows without a word" in heard.notes[2]
 
 

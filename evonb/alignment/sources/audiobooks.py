@@ -6,7 +6,7 @@
 __all__ = ['NARRATIVES_TR', 'no_placeholder', 'gentle_words', 'narratives_runs', 'audio_of', 'narratives', 'section_words',
            'petit_prince']
 
-# %% ../../../nbs/alignment/sources/30_audiobooks.ipynb #804f4b0e
+# %% ../../../nbs/alignment/sources/30_audiobooks.ipynb #1b5b3ca0
 import csv
 import json
 import re
@@ -22,7 +22,7 @@ from ...core import InputError, check_choice, check_file, file_bytes, parsing
 from ...datasets import MissingCorpusError, dataset_path, published
 from ...text.passages import join_words
 
-# %% ../../../nbs/alignment/sources/30_audiobooks.ipynb #aa096fb9
+# %% ../../../nbs/alignment/sources/30_audiobooks.ipynb #701ec28b
 def no_placeholder(
     path # a file that a data set should have
 ) -> Path:
@@ -33,7 +33,7 @@ def no_placeholder(
         raise MissingCorpusError(f"{path} is a placeholder of git-annex or DataLad: datalad get {path} fetches it.")
     return path
 
-# %% ../../../nbs/alignment/sources/30_audiobooks.ipynb #e0a8e2a6
+# %% ../../../nbs/alignment/sources/30_audiobooks.ipynb #32c454e5
 def gentle_words(
     path # align.csv
 ) -> tuple: # words, onsets, ends (n_words,) s of the audio; how many had no time
@@ -52,7 +52,7 @@ def gentle_words(
     ends = np.where(np.isfinite(times[:, 1]), np.maximum(times[:, 1], onsets), onsets)
     return [r[0].strip() for r in rows], onsets, ends, len(rows) - len(known)
 
-# %% ../../../nbs/alignment/sources/30_audiobooks.ipynb #c8b57a77
+# %% ../../../nbs/alignment/sources/30_audiobooks.ipynb #a72a4fa1
 NARRATIVES_TR = 1.5 # s
 _clean = re.compile(r"(sub-\d+)_task-([a-zA-Z0-9]+)(?:_run-(\d+))?_space-([a-zA-Z0-9]+)_hemi-([LR])_desc-clean\.func\.gii")
 
@@ -85,7 +85,7 @@ def audio_of(events, task): # s after which the audio begins; the name of its al
     onset = number_column(table["onset"], "onset").min()
     return float(onset), names[0].removesuffix(".wav").removesuffix("_audio")
 
-# %% ../../../nbs/alignment/sources/30_audiobooks.ipynb #6bab7084
+# %% ../../../nbs/alignment/sources/30_audiobooks.ipynb #f9e0794b
 def narratives(
     path=None, # the folder of ds002345; None looks it up
     task: str = "pieman", # the story
@@ -97,7 +97,8 @@ def narratives(
 ) -> Responses: # a group a run
     "fMRI of people who hear a story (Nastase et al. 2021), one person."
     import pandas as pd
-    root = Path(path) if path is not None else dataset_path("narratives").parent
+    root = Path(path) if path is not None else dataset_path("narratives")
+    root = root.resolve().parents[3] if root.is_file() else root # of stimuli/gentle/pieman/align.csv
     runs, notes, events = narratives_runs(root, subject, task, space, derivative), [], []
     if (listed := root/"code/scan_exclude.json").is_file() and not excluded:
         with parsing(listed): out = json.loads(file_bytes(listed, 1e7)).get(task, {}).get(subject, [])
@@ -124,7 +125,7 @@ def _noted(responses, notes):
     import dataclasses
     return dataclasses.replace(responses, notes=[*notes, *responses.notes])
 
-# %% ../../../nbs/alignment/sources/30_audiobooks.ipynb #98773ad5
+# %% ../../../nbs/alignment/sources/30_audiobooks.ipynb #94f081e4
 def section_words(
     path, # lppEN_word_information.csv
     section: int # from 1
@@ -142,7 +143,7 @@ def section_words(
     words = part["word"].astype(str).str.strip().to_numpy()[order]
     return list(words), onsets[order], np.maximum(ends, onsets)[order], int((~said).sum())
 
-# %% ../../../nbs/alignment/sources/30_audiobooks.ipynb #553dc5a6
+# %% ../../../nbs/alignment/sources/30_audiobooks.ipynb #2306c3b7
 def petit_prince(
     path=None, # the folder of ds003643; None looks it up
     subject: str = "sub-EN057", # its letters say the language
@@ -155,7 +156,8 @@ def petit_prince(
 ) -> Responses: # a group a section
     "fMRI of people who hear The Little Prince (Li et al. 2022), one person."
     import pandas as pd
-    root = Path(path) if path is not None else dataset_path("petit_prince").parents[2]
+    root = Path(path) if path is not None else dataset_path("petit_prince")
+    root = root.resolve().parents[2] if root.is_file() else root # of annotation/EN/lppEN_word_information.csv
     language = (re.fullmatch(r"sub-(EN|CN|FR)\d+", subject) or [None, None])[1]
     if language is None: raise InputError(f"subject is {subject!r}, but must be like sub-EN057, sub-CN001 or sub-FR001.")
     func = root/"derivatives"/subject/"func"
