@@ -342,7 +342,8 @@ class BehaviorConfig:
     seed: int = 0 # of resamples and splits
 
     def __post_init__(self):
-        if isinstance(self.spillover, str): check_choice(self.spillover, ("auto",), "spillover (or a number)")
+        if isinstance(self.spillover, str) and self.spillover != "auto":
+            raise InputError(f"spillover is {self.spillover!r}, but must be auto or a number of words.")
         else: check_positive(self.spillover, "spillover", least=0)
         check_choice(self.model, list(READING_MODELS), "model")
         check_choice(self.outcome or "raw", OUTCOMES, "outcome")
