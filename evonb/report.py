@@ -11,9 +11,9 @@ __all__ = ['connectome_page', 'population_page', 'experts_page', 'wirings_page',
            'attribution_html', 'corpus_table', 'corpora_html', 'known', 'score_html', 'methods_table', 'tasks_table',
            'ensembles_table', 'methods_result', 'first_histories', 'evolutions_html', 'family_html', 'conflict_html',
            'front_html', 'archive_html', 'of_methods', 'drift_html', 'experts_table', 'experts_html', 'alignment_table',
-           'beside_gains', 'ways_table', 'ways_result', 'listed', 'left_out_html', 'alignment_result', 'word_by_word',
-           'suite_figures', 'evaluation_result', 'examined_html', 'human_like_html', 'settings_html', 'repeat_html',
-           'report_html', 'write_report', 'example_run', 'example_population_run']
+           'beside_gains', 'ways_table', 'ways_result', 'listed', 'left_out_html', 'alignment_result',
+           'alignment_people', 'word_by_word', 'suite_figures', 'evaluation_result', 'examined_html', 'human_like_html',
+           'settings_html', 'repeat_html', 'report_html', 'write_report', 'example_run', 'example_population_run']
 
 # %% ../nbs/80_report.ipynb #2b3e800e
 import html
@@ -33,6 +33,7 @@ from .core import InputError, Seeds, human_count, human_time, parsing
 from .kinds import ability, command_of
 from .plots import alignment as alignment_plots, breeding as breeding_plots, connectome as plots, examples
 from .plots import genetics as genetics_plots, reading as reading_plots
+from .plots import partition as partition_plots
 from .plots import population as population_plots
 from .plots import development as development_plots
 from .plots.population import by_test
@@ -814,6 +815,17 @@ def alignment_result(
 # %% ../nbs/80_report.ipynb #40918a02
 alignment_page.figures("Brain: layer by layer", lambda brain: alignment_plots.layer_scores(brain, "gain"),
                        lambda brain: alignment_plots.layer_scores(brain, "r"), uses=("brain.zarr.zip",))
+
+@alignment_page.section("Brain: layers, people and parts of variance", uses=("summary.json",))
+def alignment_people(
+    summary: dict | None # of a run of kind "alignment"
+) -> Html | None: # None for reading times, and runs of before
+    "How sure the best layer is, what people reach themselves, and which variance bands explain alone and in common."
+    if not (found := (summary or {}).get("people")): return None
+    draw = partition_plots
+    return figures_html([lambda: draw.profile_figure(found["profiles"]), lambda: draw.levels_figure(found),
+                         lambda: draw.parts_figure(found["parts"])]) or None
+
 alignment_page.figures("Brain: arms and regions",
                        lambda brain, summary: alignment_plots.arm_scores(brain, "gain", summary=summary),
                        lambda brain, _: alignment_plots.roi_scores(brain), uses=("brain.zarr.zip", "summary.json"))

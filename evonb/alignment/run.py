@@ -22,20 +22,23 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 
+from .beside import layer_profiles, people_levels
 from .data import data_forms, open_data
 from .encoding import RidgeConfig, across_subject_ceiling, encode, left_out_targets, left_out_text
 from .encoding import make_folds, permutation_null
 from .features import COUNTS, ReadConfig, count_notes, read
 from .nested import arms_explained, choose_layers, chosen_scores, least_together, map_q, nested_null
+from .partition import PARTITIONS, band_sets, part_table, variance_parts
 from .curves import curve_scores
 from .reading import BehaviorConfig, Bigrams, ReadingTimes, baseline_counts, count_bigrams, score_models
 from .reading_verdicts import beside_statement, judge_reading, reading_method
 from .responses import Responses, design, nuisance_design
 from .rows import ROWS, TextWords, fivegram_bits, static_vectors, strangeness, text_words
+from .shared import ACROSS
 from .surfaces import to_surface, vertex_surfaces, write_surface
 from .tables import TableConfig
 from .verdicts import ALONE, MUST_BEAT, alignment_statement, comparison_lines, evolution_means
-from .verdicts import judge_arms, judge_rows
+from .verdicts import both_lines, judge_arms, judge_rows, people_and_items
 from .verdicts import reference_arm
 from .volumes import mean_by_roi, roi_volume, write_volume
 from ..core import InputError, Seeds, Stopped, StopRequest, announce, cache_folder, check_choice, check_positive
@@ -69,6 +72,10 @@ class AlignConfig:
     block: int = 20 # scans of a series that a permutation keeps together
     ridge: RidgeConfig = field(default_factory=RidgeConfig) # of the encoding models
     behavior: BehaviorConfig = field(default_factory=BehaviorConfig) # of the reading-time regressions
+    across: tuple[str, ...] | None = ("mean", "srm") # ways to predict people from people; empty: none
+    shared: int = 3 # shared courses of srm
+    parts: tuple[str, ...] | None = () # bands whose variance is split: "model", rows, nuisances; empty: none
+    parts_how: str = "ridge" # one of `PARTITIONS`
     n_permutations: int = 200 # of each layer's null
     n_bootstrap: int = 2000 # no longer used: intervals come from tests; kept so that older runs go on
     seed: int = 0 # the root of the seed tree
@@ -82,6 +89,9 @@ def check(self: AlignConfig) -> AlignConfig: # itself
     check_choice(self.how, ("average", "sum", "lanczos"), "how")
     check_positive(self.untrained, "untrained", least=0)
     for name in ("n_permutations", "n_bootstrap"): check_positive(getattr(self, name), name, least=20)
+    for how in self.across or (): check_choice(how, ACROSS, "across")
+    if self.parts: band_sets(self.parts), check_choice(self.parts_how, PARTITIONS, "parts_how")
+    if self.shared is not None: check_positive(self.shared, "shared")
     tell_inert(self, "n_bootstrap", "intervals come from tests over models and people, stories or folds")
     if not self.delays or min(self.delays) < 0:
         raise InputError(f"delays are {self.delays}, but must be whole scans from 0 on, such as 1,2,3,4.")
@@ -776,13 +786,16 @@ def summarise(self: Alignment, ds) -> dict:
     layers = self.arm_layers(ds) if brain else {}
     arms = {a: v | layers.get(a, {}) for a, v in arms.items()}
     unit, facts = "ΔR²" if brain else "nats/word", self.brain_facts(ds) if brain else self.reading_facts(ds)
+    beside = self.people(ds) if brain else {}
+    facts += [*beside.get("said", ()), *(p["said"] for p in beside.get("profiles", {}).values())]
     facts += [b for b in dict.fromkeys(ds.begin.values.tolist()) if b] # n-grams have none
     return dict(kind="alignment", modality="brain" if brain else "reading", data=self.data.name, item=self.item(),
                 source=self.config.source, models=[c.name for c in self.models], reference=reference_arm(arms),
                 arms=arms, facts=facts,
-                **({} if brain else dict(left_out=left_out_counts(ds), dropped=self.data.dropped)),
+                **(dict(people=beside) if brain else dict(left_out=left_out_counts(ds), dropped=self.data.dropped)),
                 notes=json.loads(ds.notes), ci=.95, statement=statement,
-                comparisons=[] if self.shuffled else comparison_lines(arms, unit))
+                comparisons=[] if self.shuffled else [*comparison_lines(arms, unit),
+                                                      *both_lines(beside.get("both") or {}, unit)])
 
 # %% ../../nbs/alignment/30_run.ipynb #c4372b7d
 @patch
@@ -841,6 +854,81 @@ def default_place(
     if (Path(source)/"run.json").is_file(): return Path(source)/"alignment"/what
     return Path("runs")/f"align-{slug(model_name(None, source))}-{what}"
 
+# %% ../../nbs/alignment/30_run.ipynb #b1fdea91
+@patch
+def band(self: Alignment,
+    name: str, # "nuisance": all of them; a nuisance, or a row
+    text # `TextWords` of the training text, or None
+) -> np.ndarray: # (n_samples, k)
+    "Features of a band beside the model's, delayed as they are."
+    c, known = self.config, list(self.data.nuisance)
+    if name in known or name == "nuisance" and known:
+        found = nuisance_design(self.data, None if name == "nuisance" else (name,), delays=c.delays)
+        return self.raw.high_passed(np.hstack(list(found.values())))
+    rows = [n for n in ROWS if not ROWS.entry(n).about.get("arm")]
+    check_choice(name, ["model", *known, *(["nuisance"] if known else []), *rows], "parts")
+    if (X := self.row_design(name, text)) is None:
+        raise InputError(f"The band {name!r} can't be made: the training text of {self.config.source} isn't known, or "
+                         "tells nothing of these words. Leave it out of parts.")
+    return X
+
+@patch
+def model_parts(self: Alignment,
+    candidate, # whose features are the band "model"
+    ds, # the run's scores
+    bands: dict # name -> (n_samples, k) of the others
+): # -> xarray Dataset of `variance_parts`
+    "Parts of variance with the layers that the other folds chose, as its scores have them."
+    import xarray as xr
+    gains = ds.sel(model=candidate.name).gain_fold.mean("target").transpose("layer", "fold").dropna("layer", how="all")
+    layers = gains.layer.values[choose_layers(gains.values)] # (n_folds,)
+    base, made = self.open(candidate), {}
+    for layer in sorted(set(layers.tolist())):
+        X = self.features(base, (layer,)).hidden.sel(layer=layer).values
+        X = self.raw.high_passed(design(self.data, X, how=self.config.how, delays=self.config.delays))
+        every = {n: X if n == "model" else bands[n] for n in self.config.parts} # in the order asked for
+        made[layer] = variance_parts(every, self.data.data, self.given["groups"], self.given["config"],
+                                     self.config.parts_how, stop=self.check_stop)
+    each = [made[int(layer)].isel(fold=f) for f, layer in enumerate(layers)]
+    return xr.concat(each, "fold").transpose("part", "fold", "target").assign_attrs(layers=layers.tolist())
+
+@patch
+def split_variance(self: Alignment, ds) -> dict: # part -> what `describe` tells; empty where none was asked for
+    "What bands explain alone and in common, over the reference arm's models."
+    if not (parts := self.config.parts): return {}
+    if (path := self.run.file("parts.json")).exists(): return read_json(path)
+    text = training_counts(self.config.source, text_words)
+    bands = {n: self.band(n, text) for n in parts if n != "model"}
+    ref = reference_arm(list(dict.fromkeys(ds.arm.values.tolist())))
+    own = [c for c in self.models if c.arm == ref] if "model" in parts else []
+    made = [self.model_parts(c, ds, bands) for c in own] or [variance_parts(
+        bands, self.data.data, self.given["groups"], self.given["config"], self.config.parts_how, stop=self.check_stop)]
+    found = part_table(made, self.data.targets["subject"])
+    write_json(path, found)
+    return found
+
+# %% ../../nbs/alignment/30_run.ipynb #4d6da9b5
+@patch
+def both_tested(self: Alignment, ds) -> dict: # arm -> gain, difference: of `people_and_items`
+    "Every arm's gain and its difference from the reference, over models, people and folds at once."
+    if self.item() != "person" or self.shuffled: return {}
+    people, who = sorted(set(ds.subject.values)), ds.subject.values
+    def table(rows): # (n_models, n_people, n_folds)
+        each = [chosen_scores(ds.isel(model=m), "gain_fold").transpose("target", "fold").values for m in rows]
+        return np.stack([[known_mean(v[who == p]) for p in people] for v in each])
+    gain = {a: table(np.flatnonzero(ds.arm.values == a)) for a in dict.fromkeys(ds.arm.values.tolist())}
+    ref, one = reference_arm(gain), {a: len(v) == 1 for a, v in gain.items()}
+    return {a: dict(gain=people_and_items(v, fixed=one[a]), difference=None if a == ref else
+                    people_and_items(v, gain[ref], fixed=one[a] or one[ref])) for a, v in gain.items()}
+
+@patch
+def people(self: Alignment, ds) -> dict: # regions, across, said; profiles, both, parts
+    "What stands beside the scores of a brain data set."
+    c, given = self.config, self.given
+    found = people_levels(self.data, self.folds(), self.left_out(), c.across or (), c.shared or 3, c.seed,
+                          given["groups"], given["config"])
+    return found | dict(profiles=layer_profiles(ds, c.seed), both=self.both_tested(ds), parts=self.split_variance(ds))
+
 # %% ../../nbs/alignment/30_run.ipynb #b360b31c
 @patch
 def work(self: Alignment) -> Run:
@@ -879,7 +967,8 @@ def as_before(
     config: AlignConfig # as asked
 ) -> AlignConfig:
     "Settings to go on with in a run of before: two words of spillover, mean times; the first ones counted python-docs."
-    config = as_begun(path, config, begin="auto", columns={}, table=TableConfig())
+    config = as_begun(path, config, begin="auto", columns={}, table=TableConfig(), across=("mean", "srm"), shared=3,
+                      parts=(), parts_how="ridge")
     b, stored = config.behavior, Path(path)/"run.json"
     there = read_json(stored).get("config") if stored.is_file() else None
     if isinstance(there, dict) and isinstance(there.get("behavior"), dict) and "outcome" not in there["behavior"]:
