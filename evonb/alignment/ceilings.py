@@ -70,7 +70,7 @@ def ceiling_remark(
     n = int(ceilings.n_people.max()) if ceilings.sizes["target"] else 0
     if n < 2: return "ceilings can't be told: they need at least two people with the same target"
     mean = {k: float(np.nanmean(ceilings[k])) for k in ("lower", "corrected", "upper", "share")}
-    low, high = (float(v) for v in group_bounds(mean["share"], n))
+    low, high = (float(np.nanmean(v)) for v in group_bounds(ceilings.share.values, n)) # target by target
     told = (f"noise ceilings over {counted(n, 'person')}, in the folds of the scores: r = {mean['lower']:.3f} (each "
             f"against the others), {mean['upper']:.3f} (against all, itself included), {mean['corrected']:.3f} "
             f"(corrected for so few; the bounds are expected {mean['corrected'] - low:.3f} below and "

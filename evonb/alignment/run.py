@@ -38,7 +38,7 @@ from .shared import ACROSS
 from .surfaces import to_surface, vertex_surfaces, write_surface
 from .tables import TableConfig
 from .verdicts import ALONE, MUST_BEAT, alignment_statement, comparison_lines, evolution_means
-from .verdicts import both_lines, judge_arms, judge_rows, people_and_items
+from .verdicts import judge_arms, judge_rows
 from .verdicts import reference_arm
 from .volumes import mean_by_roi, roi_volume, write_volume
 from ..core import InputError, Seeds, Stopped, StopRequest, announce, cache_folder, check_choice, check_positive
@@ -72,9 +72,9 @@ class AlignConfig:
     block: int = 20 # scans of a series that a permutation keeps together
     ridge: RidgeConfig = field(default_factory=RidgeConfig) # of the encoding models
     behavior: BehaviorConfig = field(default_factory=BehaviorConfig) # of the reading-time regressions
-    across: tuple[str, ...] | None = ("mean", "srm") # ways to predict people from people; empty: none
+    across: tuple[str, ...] = ("mean", "srm") # ways to predict people from people; empty: none
     shared: int = 3 # shared courses of srm
-    parts: tuple[str, ...] | None = () # bands whose variance is split: "model", rows, nuisances; empty: none
+    parts: tuple[str, ...] = () # bands whose variance is split: "model", rows, nuisances; empty: none
     parts_how: str = "ridge" # one of `PARTITIONS`
     n_permutations: int = 200 # of each layer's null
     n_bootstrap: int = 2000 # no longer used: intervals come from tests; kept so that older runs go on
@@ -794,8 +794,7 @@ def summarise(self: Alignment, ds) -> dict:
                 arms=arms, facts=facts,
                 **(dict(people=beside) if brain else dict(left_out=left_out_counts(ds), dropped=self.data.dropped)),
                 notes=json.loads(ds.notes), ci=.95, statement=statement,
-                comparisons=[] if self.shuffled else [*comparison_lines(arms, unit),
-                                                      *both_lines(beside.get("both") or {}, unit)])
+                comparisons=[] if self.shuffled else comparison_lines(arms, unit))
 
 # %% ../../nbs/alignment/30_run.ipynb #c4372b7d
 @patch
@@ -909,25 +908,12 @@ def split_variance(self: Alignment, ds) -> dict: # part -> what `describe` tells
 
 # %% ../../nbs/alignment/30_run.ipynb #4d6da9b5
 @patch
-def both_tested(self: Alignment, ds) -> dict: # arm -> gain, difference: of `people_and_items`
-    "Every arm's gain and its difference from the reference, over models, people and folds at once."
-    if self.item() != "person" or self.shuffled: return {}
-    people, who = sorted(set(ds.subject.values)), ds.subject.values
-    def table(rows): # (n_models, n_people, n_folds)
-        each = [chosen_scores(ds.isel(model=m), "gain_fold").transpose("target", "fold").values for m in rows]
-        return np.stack([[known_mean(v[who == p]) for p in people] for v in each])
-    gain = {a: table(np.flatnonzero(ds.arm.values == a)) for a in dict.fromkeys(ds.arm.values.tolist())}
-    ref, one = reference_arm(gain), {a: len(v) == 1 for a, v in gain.items()}
-    return {a: dict(gain=people_and_items(v, fixed=one[a]), difference=None if a == ref else
-                    people_and_items(v, gain[ref], fixed=one[a] or one[ref])) for a, v in gain.items()}
-
-@patch
-def people(self: Alignment, ds) -> dict: # regions, across, said; profiles, both, parts
+def people(self: Alignment, ds) -> dict: # regions, across, said; profiles, parts
     "What stands beside the scores of a brain data set."
     c, given = self.config, self.given
     found = people_levels(self.data, self.folds(), self.left_out(), c.across or (), c.shared or 3, c.seed,
                           given["groups"], given["config"])
-    return found | dict(profiles=layer_profiles(ds, c.seed), both=self.both_tested(ds), parts=self.split_variance(ds))
+    return found | dict(profiles=layer_profiles(ds, c.seed), parts=self.split_variance(ds))
 
 # %% ../../nbs/alignment/30_run.ipynb #b360b31c
 @patch

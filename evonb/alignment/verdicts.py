@@ -4,16 +4,14 @@
 
 # %% auto #0
 __all__ = ['ALONE', 'MUST_BEAT', 'reference_arm', 'turned', 'compared', 'over_blocks', 'evolution_means', 'judge_arms',
-           'judge_rows', 'unbeaten', 'people_and_items', 'alignment_statement', 'controls_text', 'scope_text',
-           'comparison_lines', 'both_lines']
+           'judge_rows', 'unbeaten', 'alignment_statement', 'controls_text', 'scope_text', 'comparison_lines']
 
 # %% ../../nbs/alignment/27_verdicts.ipynb #27d00003
 import numpy as np
 
-from ..core import InputError
 from ..kinds import SEEDS
-from ..statistics import counted, crossed_contrast, crossed_mean, factor_test, judge_family, judged, satterthwaite
-from ..statistics import spread, units_text, verdict
+from ..statistics import counted, crossed_contrast, crossed_mean, factor_test, judge_family, judged, spread
+from ..statistics import units_text, verdict
 
 # %% ../../nbs/alignment/27_verdicts.ipynb #7c961578
 ALONE = ("unigram", "bigram", "5-gram", "static-embeddings") # arms that are one model: counts of a training text
@@ -118,30 +116,6 @@ def unbeaten(
     "The rows that an arm isn't clearly above, also where that can't be told."
     return [r for r, d in versus.items() if verdict(d) != "higher"]
 
-# %% ../../nbs/alignment/27_verdicts.ipynb #17631969
-def people_and_items(
-    a, # (n_models, n_people, n_items) gains
-    b=None, # (other n_models, n_people, n_items) of another arm; None: a against zero
-    units: tuple = ("seed", "person", "fold"), # what models, people and items are called
-    fixed: bool = False # models are themselves, no sample
-) -> dict: # what `statistics.judged` tells: p is the largest over models, people, items and all of them together
-    "A mean (or difference) tested over everything that would be other next time, at once."
-    sides = [np.asarray(x, float) for x in (a, b) if x is not None]
-    if any(x.ndim != 3 or x.shape[1:] != sides[0].shape[1:] for x in sides):
-        raise InputError(f"gains have the shapes {[x.shape for x in sides]}, but must be (n_models, n_people, n_items) "
-                         "of the same people and items.")
-    keep = np.all([np.isfinite(x).all((0, 2)) for x in sides], 0) # people with a value everywhere
-    sides, n = [x[:, keep] for x in sides], min(map(len, sides))
-    d = sides[0].mean(0) - (sides[1].mean(0) if len(sides) > 1 else 0) # (n_people, n_items)
-    if not d.size: return judged(None, [], [factor_test(u, 0., np.nan, 0, 0) for u in units[fixed:]])
-    def test(unit, v): return factor_test(unit, float(d.mean()), spread(v)**.5, len(v) - 1, len(v), 2.**(1 - len(v)))
-    tests = [test(units[1], d.mean(1)), test(units[2], d.mean(0))]
-    if not fixed:
-        spreads = [spread(x.mean((1, 2))) for x in sides]
-        df = satterthwaite(spreads, [len(x) - 1 for x in sides]) if n > 1 else 0
-        tests.insert(0, factor_test(units[0], float(d.mean()), sum(spreads)**.5, df, n, 2.**(1 - sum(map(len, sides)))))
-    return judged(float(d.mean()), d.mean(1), tests)
-
 # %% ../../nbs/alignment/27_verdicts.ipynb #81c54805
 def alignment_statement(
     data: str, # the data set's name
@@ -206,20 +180,4 @@ def comparison_lines(
     for arm, a in arms.items():
         if "untrained" not in (arm, ref) and arm != ref: line(f"{arm} minus untrained", a["learned"])
     for row, d in (arms[ref].get("rows") or {}).items(): line(f"{ref} minus {row} (rows that it must beat)", d)
-    return out
-
-# %% ../../nbs/alignment/27_verdicts.ipynb #9cb57597
-def both_lines(
-    both: dict, # arm -> gain, difference: of `people_and_items`
-    unit: str # of the gain
-) -> list: # of str
-    "What is told over models, people and items at once, a line each; one family (Holm) for all."
-    named = {f"{a} beyond the baseline": v["gain"] for a, v in both.items()} | {
-        f"{a} minus {reference_arm(both)}": v["difference"] for a, v in both.items() if v["difference"]}
-    out = []
-    for what, d in judge_family({k: v for k, v in named.items() if v["mean"] is not None}).items():
-        ends = "" if d["low"] is None else f" [{d['low']:+.4f}, {d['high']:+.4f}]"
-        p = "" if d["p"] is None else f", p = {d['p_adjusted']:.2g} (Holm, {counted(d['family'], 'comparison')})"
-        out.append(f"{what}, over {units_text(d)} at once: {d['mean']:+.4f} {unit}{ends}{p}, "
-                   f"{verdict(d, 'above zero', 'below zero', 'not clearly different from zero')}")
     return out

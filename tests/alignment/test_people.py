@@ -10,7 +10,7 @@ from evonb.alignment.encoding import RidgeConfig, make_folds, r_squared_gain
 from evonb.alignment.partition import band_sets, even_bands, part_table, split_parts, variance_parts
 from evonb.alignment.profile import layer_profile, winning_layers
 from evonb.alignment.shared import ACROSS, hyperaligned, predicted_across, procrustes, shared_response
-from evonb.alignment.verdicts import both_lines, people_and_items
+from evonb.alignment.verdicts import judge_arms
 from evonb.core import InputError
 
 
@@ -191,22 +191,17 @@ def test_winning_layers_by_plain_draws():
     assert one["low"] == [None] * 3 and one["best_low"] == one["best_high"] == one["best"]
 
 
-def test_all_at_once_needs_people_and_stretches():
+def test_an_arm_counts_where_it_holds_over_people_and_over_stretches():
     rng = np.random.default_rng(5)
-    base = 0.01 * rng.standard_normal((3, 12, 6))
-    assert people_and_items(base + 0.3)["p"] < 1e-3
-    one_fold = base + 0.6 * (np.arange(6) == 2)  # all people, but one stretch
-    one_person = base + 1.2 * (np.arange(12) == 3)[:, None]  # all stretches, but one person
-    assert people_and_items(one_fold)["p"] > 0.2 and people_and_items(one_person)["p"] > 0.2
-    other = people_and_items(base + 0.3, 0.01 * rng.standard_normal((2, 12, 6)))
-    assert other["p"] < 1e-3 and np.isclose(other["mean"], 0.3, atol=0.01)
-    assert people_and_items(base[:1] + 0.3, base, fixed=True)["units"] == dict(person=12, fold=6)
-    alone = people_and_items(base[:1] + 0.3)
-    assert alone["p"] is None and alone["one"] == "seed"
-    with pytest.raises(InputError, match="same people and items"):
-        people_and_items(base, base[:, :5])
-    said = both_lines(dict(a=dict(gain=other, difference=None), b=dict(gain=alone, difference=other)), "ΔR²")
-    assert len(said) == 3 and "2 seeds, 12 people" in said[0]
+    table = lambda *more: 0.01 * rng.standard_normal((3, 12, 6)) + sum(more)  # (n_models, n_people, n_stretches)
+    def p(a, b):  # of the difference
+        gain, blocks = ({"connectome": x.mean(k), "random": y.mean(k)} for k, (x, y) in ((2, (a, b)), (1, (a, b))))
+        return judge_arms(gain, blocks=blocks)["random"]["difference"]["p"]
+    assert p(table(0.3), table()) < 1e-3
+    assert p(table(0.6 * (np.arange(6) == 2)), table()) > 0.2  # all people, but one stretch
+    assert p(table(1.2 * (np.arange(12) == 3)[:, None]), table()) > 0.2  # all stretches, but one person
+    wrong = lambda: p(*(table(0.1 * rng.standard_normal(6)) for _ in range(2)))  # stretches differ by chance
+    assert np.mean([wrong() < 0.05 for _ in range(150)]) < 0.1
 
 
 def test_levels_and_profiles_of_a_simulated_brain():
