@@ -342,9 +342,9 @@ class BehaviorConfig:
     seed: int = 0 # of resamples and splits
 
     def __post_init__(self):
-        if isinstance(self.spillover, str) and self.spillover != "auto":
+        if not isinstance(self.spillover, str): check_positive(self.spillover, "spillover", least=0)
+        elif self.spillover != "auto":
             raise InputError(f"spillover is {self.spillover!r}, but must be auto or a number of words.")
-        else: check_positive(self.spillover, "spillover", least=0)
         check_choice(self.model, list(READING_MODELS), "model")
         check_choice(self.outcome or "raw", OUTCOMES, "outcome")
         if self.n_folds is not None: check_positive(self.n_folds, "n_folds", least=2)
