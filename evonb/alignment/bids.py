@@ -87,7 +87,8 @@ def sidecar(
     for path in inherited(file, root, file.suffix, ".json"):
         try: told = json.loads(file_bytes(path, 1e7))
         except (ValueError, RecursionError) as e: raise InputError(f"{path} isn't JSON ({e}). Repair it.") from None
-        if not isinstance(told, dict): raise InputError(f"{path} must hold names and values, not {type(told).__name__}.")
+        if not isinstance(told, dict):
+            raise InputError(f"{path} must hold names and values, not {type(told).__name__}.")
         said |= told
     return said
 
@@ -103,7 +104,8 @@ class BidsRun:
 
     @property
     def label(self) -> str: # "task-story_run-1"
-        return "_".join(f"{k}-{v}" for k, v in self.entities.items() if k in ("ses", "task", "acq", "dir", "run")) or "run"
+        told = ("ses", "task", "acq", "dir", "run")
+        return "_".join(f"{k}-{v}" for k, v in self.entities.items() if k in told) or "run"
 
 # %% ../../nbs/alignment/25_bids.ipynb #e54b295e
 BOLD = (".nii.gz", ".nii", ".func.gii", ".dtseries.nii", ".ptseries.nii")
@@ -130,7 +132,8 @@ def bids_runs(
 ) -> list: # of BidsRun, by name
     "Runs of one person, in one space, with their events."
     folder = Path(folder)
-    if not folder.is_dir(): raise MissingCorpusError(f"There is no folder {folder}. Give a folder of derivatives in BIDS.")
+    if not folder.is_dir():
+        raise MissingCorpusError(f"There is no folder {folder}. Give a folder of derivatives in BIDS.")
     above = next((p.parent for p in (folder, *folder.parents) if p.name == "derivatives"), None)
     roots = [Path(raw)] if raw is not None else [p for p in (folder, above) if p is not None]
     together = {}
@@ -158,8 +161,8 @@ def _events(file, roots): # the events of a run: the nearest that belong to it, 
             at = Path(root)/sub/"func" if sub else file.path.parent
             found = inherited(BidsFile(at/file.path.name, keep, "events", ".tsv"), root, "events", ".tsv")
             if found: return found[-1]
-    raise MissingCorpusError(f"{file.path} has no events.tsv that belongs to it in {' or '.join(map(str, roots))}. Give "
-                             "the raw data set's folder (raw=), which has them.")
+    raise MissingCorpusError(f"{file.path} has no events.tsv that belongs to it in {' or '.join(map(str, roots))}. "
+                             "Give the raw data set's folder (raw=), which has them.")
 
 # %% ../../nbs/alignment/25_bids.ipynb #bdd2aa11
 CONFOUNDS = dict(motion=dict(strategy="motion", motion="basic"), motion24=dict(strategy="motion", motion="full"),
@@ -285,7 +288,8 @@ def write_bids(
     for stat, given in maps.items():
         for one in given if isinstance(given, Hemispheres) else [given]:
             if not isinstance(one, (Volume, Surface)):
-                raise InputError(f"The map {stat!r} is {type(one).__name__}, but must be a Volume, Surface or Hemispheres.")
+                raise InputError(f"The map {stat!r} is {type(one).__name__}, but must be a Volume, Surface or "
+                                 "Hemispheres.")
             more = dict(stat=stat) | _space(one.space)
             if surface := isinstance(one, Surface): more["hemi"] = one.side[0].upper()
             path = where/bids_name(entities | more, "statmap", ".func.gii" if surface else ".nii.gz")

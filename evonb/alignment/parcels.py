@@ -120,7 +120,8 @@ def parcel_file(path, side=None) -> tuple: # labels, names
     name = Path(path).name
     side = side or {"lh.": "left", "rh.": "right"}.get(name[:3].lower())
     end = next((e for e in PARCEL_FILES if name.lower().endswith(e)), None)
-    if end is None: raise InputError(f"{path} isn't read as parcels: give a file that ends in {', '.join(PARCEL_FILES)}.")
+    if end is None:
+        raise InputError(f"{path} isn't read as parcels: give a file that ends in {', '.join(PARCEL_FILES)}.")
     if end == ".annot" and side is None:
         raise InputError(f"{path} doesn't say which hemisphere it is of: call it lh.* or rh.*, or give "
                          'dict(left=..., right=...).')
@@ -220,7 +221,8 @@ def spread(
     by = {row[2]: row for row in sums}
     for told, value in zip(names, np.asarray(values, float), strict=True):
         row = by.get(str(told)) or next((by[k] for k in by if str(told).endswith(f" {k}")), None)
-        if row is None: raise InputError(f"There is no parcel {told!r} on {self.mesh}; the first is {next(iter(by))!r}.")
+        if row is None:
+            raise InputError(f"There is no parcel {told!r} on {self.mesh}; the first is {next(iter(by))!r}.")
         if np.isfinite(value): sums[row].append(value)
     sides = {s: np.full(MESHES[self.mesh], np.nan, np.float32) for s in hemispheres}
     for (side, label, _), found in sums.items():

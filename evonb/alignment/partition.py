@@ -27,8 +27,8 @@ def band_sets(
     "All sets of bands but the empty one."
     names = tuple(map(str, names))
     if not 1 < len(names) <= MOST_BANDS or len(set(names)) < len(names):
-        raise InputError(f"parts is {list(names)!r}, but must be two to {MOST_BANDS} different bands, such as model and "
-                         "position.")
+        raise InputError(f"parts is {list(names)!r}, but must be two to {MOST_BANDS} different bands, such as model "
+                         "and position.")
     return [s for size in range(1, len(names) + 1) for s in combinations(names, size)]
 
 # %% ../../nbs/alignment/19_partition.ipynb #2b975f82

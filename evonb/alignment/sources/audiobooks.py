@@ -54,7 +54,8 @@ def gentle_words(
 
 # %% ../../../nbs/alignment/sources/30_audiobooks.ipynb #a72a4fa1
 NARRATIVES_TR = 1.5 # s
-_clean = re.compile(r"(sub-\d+)_task-([a-zA-Z0-9]+)(?:_run-(\d+))?_space-([a-zA-Z0-9]+)_hemi-([LR])_desc-clean\.func\.gii")
+_clean = re.compile(r"(sub-\d+)_task-([a-zA-Z0-9]+)(?:_run-(\d+))?_space-([a-zA-Z0-9]+)_hemi-([LR])"
+                    r"_desc-clean\.func\.gii")
 
 def narratives_runs(root, subject, task, space, derivative): # run -> dict of both hemispheres
     "The cleaned runs of one person and story."
@@ -67,7 +68,8 @@ def narratives_runs(root, subject, task, space, derivative): # run -> dict of bo
     runs = {}
     for m in (m for m in found if m[2] == task and m[4] == space):
         runs.setdefault(m[3] or "", {})[dict(L="left", R="right")[m[5]]] = no_placeholder(func/m[0])
-    if not runs: raise InputError(f"{subject} has {task} in {', '.join(sorted({m[4] for m in found}))}, not in {space}.")
+    if not runs:
+        raise InputError(f"{subject} has {task} in {', '.join(sorted({m[4] for m in found}))}, not in {space}.")
     if half := [r for r, sides in runs.items() if len(sides) < 2]:
         raise MissingCorpusError(f"{func}: run {half[0] or 1} of {task} lacks a hemisphere.")
     return runs
@@ -105,7 +107,8 @@ def narratives(
         gone = [r for r in runs if f"{subject}_task-{task}" + (f"_run-{r}" if r else "") in out]
         runs = {r: v for r, v in runs.items() if r not in gone}
         notes += [f"{many(len(gone), 'run')} left out, as the publisher does (code/scan_exclude.json)"] if gone else []
-        if not runs: raise InputError(f"The publisher excludes all runs of {subject} and {task}; excluded=True keeps them.")
+        if not runs:
+            raise InputError(f"The publisher excludes all runs of {subject} and {task}; excluded=True keeps them.")
     for run, sides in runs.items():
         stem = f"{subject}_task-{task}" + (f"_run-{run}" if run else "")
         start, story = audio_of(root/subject/"func"/f"{stem}_events.tsv", task)
@@ -114,8 +117,8 @@ def narratives(
         n_scans = len(nib.load(sides["left"]).darrays)
         inside = onsets + start < n_scans * NARRATIVES_TR
         events.append(pd.DataFrame(dict(onset=onsets + start, duration=ends - onsets, word=words))[inside])
-        notes.append(f"run {run or 1}: the audio begins {start:g} s after the first scan; {lost} words weren't found in "
-                     f"it and stand between their neighbours; {(~inside).sum()} come after the last scan")
+        notes.append(f"run {run or 1}: the audio begins {start:g} s after the first scan; {lost} words weren't found "
+                     f"in it and stand between their neighbours; {(~inside).sum()} come after the last scan")
     found = image_responses(list(runs.values()), events, subject=subject, tr=NARRATIVES_TR, name="narratives")
     found = _noted(found, [f"space: {space}", *notes])
     if parcels is None: return found
@@ -159,7 +162,8 @@ def petit_prince(
     root = Path(path) if path is not None else dataset_path("petit_prince")
     root = root.resolve().parents[2] if root.is_file() else root # of annotation/EN/lppEN_word_information.csv
     language = (re.fullmatch(r"sub-(EN|CN|FR)\d+", subject) or [None, None])[1]
-    if language is None: raise InputError(f"subject is {subject!r}, but must be like sub-EN057, sub-CN001 or sub-FR001.")
+    if language is None:
+        raise InputError(f"subject is {subject!r}, but must be like sub-EN057, sub-CN001 or sub-FR001.")
     func = root/"derivatives"/subject/"func"
     number = lambda p: int(m[1]) if (m := re.search(r"_run-(\d+)_", p.name)) else 0
     files = sorted(func.glob(f"{subject}_task-lpp{language}_*_space-MNIColin27_desc-preproc_bold.nii*"), key=number)
@@ -167,7 +171,8 @@ def petit_prince(
         raise MissingCorpusError(f"{func} has {many(len(files), 'run')}, but there are nine sections, and only their "
                                  f"order tells which is which. {published()['petit_prince']['how']}")
     sections = range(1, 10) if sections is None else sections
-    if bad := [s for s in sections if s not in range(1, 10)]: raise InputError(f"There is no section {bad[0]}: give 1 to 9.")
+    if bad := [s for s in sections if s not in range(1, 10)]:
+        raise InputError(f"There is no section {bad[0]}: give 1 to 9.")
     if atlas is None and mask is None:
         atlas = root/"atlas.nii.gz"
         if not atlas.is_file(): raise InputError(f"The runs are volumes: give atlas= or mask=, or put one as {atlas}.")

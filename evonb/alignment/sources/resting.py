@@ -95,7 +95,8 @@ def resting_brain(
     lh, rh, table = (files[f"{REST_NAME}{end}"] for end in (".fsa5.lh.mgz", ".fsa5.rh.mgz", "_confounds.txt"))
     sides = {s: mgh_series(c, f"{REST_NAME}.fsa5.{s[0]}h.mgz") for s, c in (("left", lh), ("right", rh))}
     data = np.concatenate(list(sides.values()), 1) # (n_scans, n_vertices)
-    with parsing(f"{REST_NAME}_confounds.txt", "Get the file again."): confounds = np.loadtxt(io.BytesIO(table), ndmin=2)
+    with parsing(f"{REST_NAME}_confounds.txt", "Get the file again."):
+        confounds = np.loadtxt(io.BytesIO(table), ndmin=2)
     if len(confounds) != len(data): raise InputError(f"{len(confounds)} rows of confounds for {len(data)} scans.")
     _, tr = check_scans(len(data), tr)
     words, onsets = laid_words(heard, len(data) * tr)
