@@ -22,7 +22,7 @@ import numpy as np
 from fastcore.basics import patch
 
 from ..core import DamagedFileError, InputError, Seeds, StopRequest, check_choice, check_positive, expect_fields
-from ..core import from_dict, parsing, stoppable, tell_inert, to_dict
+from ..core import from_dict, parsing, remark, stoppable, tell_inert, to_dict
 from ..evolution.aims import AimsConfig, reads, settings_of
 from ..evolution.method import METHODS, check_limits, numbered
 from ..evolution.methods.evollm import open_writer
@@ -147,11 +147,15 @@ def known_aims(self: BreedConfig) -> list: # of str
 def check_aims(self: BreedConfig):
     "Refuse objectives and descriptors that individuals can't be judged by, and searches of less than a generation."
     self.aims.check(self.methods, self.known_aims(), shared=lambda name: name in self.tasks)
+    of_one = [m for m in self.methods if "population_size" in METHODS[m].config_class.__dataclass_fields__]
     for m in self.methods:
         if (reads(m, "objectives") or reads(m, "descriptors")) and self.budget < self.n_individuals:
             raise InputError(f"budget is {self.budget}, but a generation of {m!r} has {self.n_individuals} "
                              "individuals, and a front or an archive of less says nothing. Give more.",
                              give=dict(budget=self.n_individuals))
+    if of_one and self.budget < self.n_individuals:
+        remark(f"budget is {self.budget}, but a generation of {', '.join(of_one)} has {self.n_individuals} individuals: "
+               "the search ends before anything is bred.")
 
 # %% ../../nbs/populations/18_breeding.ipynb #cdfdb43e
 BREED_PRESETS = {"genome": dict(methods=("genome", "genome+"), space="factors", n_individuals=10, budget=100, n_seeds=5,

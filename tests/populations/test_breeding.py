@@ -19,7 +19,7 @@ import torch
 
 import evonb.populations.breeding as breeding
 from evonb.cli import population_text
-from evonb.core import InputError, MachineError, RunExistsError, Seeds, to_dict
+from evonb.core import InputError, MachineError, Remark, RunExistsError, Seeds, to_dict
 from evonb.datasets import MissingExtraError
 from evonb.evolution.aims import AimsConfig
 from evonb.evolution.archives import division_of
@@ -560,6 +560,24 @@ def test_an_unknown_method_names_the_known_ones(config):
     with pytest.raises(InputError) as e:
         replace(config, methods=("annealing",)).check()
     assert all(m in str(e.value) for m in METHODS if m != "walk-uphill")
+
+
+@pytest.mark.parametrize("option", ["methods", "space", "by", "preset"])
+def test_an_unknown_name_is_told_before_experts_are_looked_for(option, tmp_path, monkeypatch, capsys):
+    from evonb.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    assert main(["population", f"--{option}", "foo"]) == 2
+    assert f"{option.removesuffix('s')} is 'foo'" in capsys.readouterr().err
+
+
+def test_a_search_that_ends_before_anything_is_bred_is_told(config):
+    with pytest.warns(Remark, match="budget is 3, but a generation of genome has 4 individuals: the search ends"):
+        replace(config, methods=("genome", "coarse-to-fine"), budget=3).check()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Remark)
+        replace(config, methods=("genome",), budget=4).check()
+        replace(config, methods=("coarse-to-fine",), budget=3).check()  # it has no generations of that size
 
 
 @pytest.mark.parametrize("change, kind, says", [
