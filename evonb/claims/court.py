@@ -8,7 +8,7 @@ __all__ = ['STOPS', 'VERDICT_COLOURS', 'VERDICT_SYMBOLS', 'is_module', 'code_of'
            'record', 'timed', 'try_claim', 'try_claims', 'word_of', 'latest', 'table_row', 'claim_rows', 'rows_text',
            'write_rows', 'about_claim', 'place', 'claims_figure']
 
-# %% ../../nbs/claims/20_court.ipynb #40a0c0a8
+# %% ../../nbs/claims/20_court.ipynb #343336ef
 import ast
 import hashlib
 import importlib.util
@@ -27,7 +27,7 @@ from ..datasets import dataset_here, published
 from ..statistics import holm, units_text
 from ..store import Run, content_digest, create_run, open_run, read_json, versions, write_json
 
-# %% ../../nbs/claims/20_court.ipynb #472f17ca
+# %% ../../nbs/claims/20_court.ipynb #ddede343
 def is_module(
     name: str # "evonb.core"
 ) -> bool:
@@ -43,7 +43,7 @@ def code_of(
     if not spec or not spec.origin or not Path(spec.origin).is_file(): return ""
     return Path(spec.origin).read_text(encoding="utf-8")
 
-# %% ../../nbs/claims/20_court.ipynb #29d9efe6
+# %% ../../nbs/claims/20_court.ipynb #04ecae60
 @cache
 def imports_of(
     module: str # of evonb
@@ -59,7 +59,7 @@ def imports_of(
             found |= {base, *(f"{base}.{a.name}" for a in node.names)}
     return frozenset(n for n in found if n.partition(".")[0] == "evonb" and is_module(n))
 
-# %% ../../nbs/claims/20_court.ipynb #b1580b08
+# %% ../../nbs/claims/20_court.ipynb #9ac02300
 def reached(
     modules # names
 ) -> set: # of names, themselves among them
@@ -71,7 +71,7 @@ def reached(
             waiting += imports_of(name)
     return found
 
-# %% ../../nbs/claims/20_court.ipynb #9f015cc8
+# %% ../../nbs/claims/20_court.ipynb #1e86f339
 @cache
 def without_comments(
     code: str # a module's source
@@ -79,7 +79,7 @@ def without_comments(
     "A hash of what a module does."
     return hashlib.sha256(ast.dump(ast.parse(code)).encode()).hexdigest()
 
-# %% ../../nbs/claims/20_court.ipynb #a2f270d4
+# %% ../../nbs/claims/20_court.ipynb #e72a8e93
 def code_digest(
     claim: Claim
 ) -> str: # hexadecimal
@@ -90,14 +90,14 @@ def code_digest(
     if not code.get(function.__module__): code[function.__module__] = inspect.getsource(function)
     return hashlib.sha256(json.dumps({n: without_comments(text) for n, text in code.items()}).encode()).hexdigest()
 
-# %% ../../nbs/claims/20_court.ipynb #280517f8
+# %% ../../nbs/claims/20_court.ipynb #71190943
 def data_file(
     name: str # FOLDER/FILE
 ) -> Path:
     "A file in EVONB_DATA, there or not."
     return Path(os.environ.get("EVONB_DATA") or "no EVONB_DATA")/name
 
-# %% ../../nbs/claims/20_court.ipynb #1913ee04
+# %% ../../nbs/claims/20_court.ipynb #fb6cc504
 def missing(
     claim: Claim
 ) -> list: # of str, one for each thing that isn't here: what it is, and where to get it
@@ -111,7 +111,7 @@ def missing(
         if not here: out.append(f"{name}: {where}")
     return out
 
-# %% ../../nbs/claims/20_court.ipynb #33bb3ed0
+# %% ../../nbs/claims/20_court.ipynb #54ba105f
 def data_digests(
     claim: Claim
 ) -> dict: # name -> SHA-256 of its files
@@ -122,7 +122,7 @@ def data_digests(
         elif "/" in name: found[name] = file_sha256(p) if (p := data_file(name)).is_file() else "not here"
     return found
 
-# %% ../../nbs/claims/20_court.ipynb #c0a30e24
+# %% ../../nbs/claims/20_court.ipynb #bdfb3939
 def content_of_trial(
     claim: Claim,
     size: str, # a name in its sizes
@@ -133,7 +133,7 @@ def content_of_trial(
     return dict(settings=sized(claim, size), bound=claim.bound, seed=seed, code=code_digest(claim),
                 data=data_digests(claim), libraries=libraries)
 
-# %% ../../nbs/claims/20_court.ipynb #05e1c819
+# %% ../../nbs/claims/20_court.ipynb #d505a364
 def named(
     claim # a name in `CLAIMS`, or (name, Claim)
 ) -> tuple: # name, Claim
@@ -150,7 +150,7 @@ def folder_of(
     name, claim = named(claim)
     return Path(out)/f"{name}-{size}-{content_digest(content_of_trial(claim, size, seed))[:10]}"
 
-# %% ../../nbs/claims/20_court.ipynb #6479252a
+# %% ../../nbs/claims/20_court.ipynb #183c40c2
 def check_out(
     out # the folder of all trials
 ) -> Path:
@@ -162,7 +162,7 @@ def check_out(
                          "runs/claims.")
     return out
 
-# %% ../../nbs/claims/20_court.ipynb #b61ef23e
+# %% ../../nbs/claims/20_court.ipynb #be2219b2
 def record(
     claim: tuple, # name, Claim
     size: str,
@@ -175,7 +175,7 @@ def record(
                 tokens=0)
     return json.loads(json.dumps(kept | more, default=float))
 
-# %% ../../nbs/claims/20_court.ipynb #b27e55ff
+# %% ../../nbs/claims/20_court.ipynb #8612a90f
 STOPS = Stopped, RunExistsError, RunBusyError, NoSpaceError, MachineError # of these the next trial would fare no better
 
 def timed(
@@ -189,7 +189,7 @@ def timed(
     try: return claim.run(trial)
     finally: write_json(path, dict(seconds=before + time.perf_counter() - began))
 
-# %% ../../nbs/claims/20_court.ipynb #d2265faa
+# %% ../../nbs/claims/20_court.ipynb #3eaa2225
 def try_claim(
     claim, # a name in `CLAIMS`, or (name, Claim)
     size: str = "toy", # a name in its sizes
@@ -221,7 +221,7 @@ def try_claim(
     write_json(path/"result.json", kept)
     return kept
 
-# %% ../../nbs/claims/20_court.ipynb #0129f86f
+# %% ../../nbs/claims/20_court.ipynb #c76bc601
 def try_claims(
     names=(), # of `CLAIMS`; empty: all
     size: str = "toy",
@@ -243,7 +243,7 @@ def try_claims(
             bar.update()
     return found
 
-# %% ../../nbs/claims/20_court.ipynb #fa7b6e48
+# %% ../../nbs/claims/20_court.ipynb #8f13ef1a
 def word_of(
     kept: dict # a record
 ) -> str: # "holds", "doesn't", "undecided", "failed" or "not run"
@@ -264,7 +264,7 @@ def latest(
     old = [p for p in Path(out).glob(f"{name}-{size}-*/result.json") if read_json(p)["seed"] == seed]
     return read_json(max(old, key=os.path.getmtime)) | dict(stale=True) if old else None
 
-# %% ../../nbs/claims/20_court.ipynb #1b95b9df
+# %% ../../nbs/claims/20_court.ipynb #bc9d8185
 def table_row(
     name: str, # of a claim
     kept: dict # its record
@@ -280,7 +280,7 @@ def table_row(
     return about | told | dict(command=command, cost=c.costs.get(size), **{k: kept.get(k) for k in (
         "size", "seed", "status", "reason", "facts", "seconds", "tokens", "stale")})
 
-# %% ../../nbs/claims/20_court.ipynb #e488d108
+# %% ../../nbs/claims/20_court.ipynb #9ddcacd6
 def claim_rows(
     out="runs/claims", # the folder of all trials
     size: str = "toy",
@@ -296,7 +296,7 @@ def claim_rows(
     for r, p in zip(real, holm([r["p"] for r in real])[0] if real else ()): r["p_holm"] = float(p)
     return rows
 
-# %% ../../nbs/claims/20_court.ipynb #d41c7090
+# %% ../../nbs/claims/20_court.ipynb #9b8bcd2f
 def rows_text(
     rows: list # of `table_row`s
 ) -> str: # lines
@@ -310,7 +310,7 @@ def rows_text(
     widths = [max(map(len, c)) for c in list(zip(*cells))[:-1]]
     return "\n".join("  ".join([*(f"{c:<{w}}" for c, w in zip(row, widths)), row[-1]]).rstrip() for row in cells)
 
-# %% ../../nbs/claims/20_court.ipynb #bc3017a4
+# %% ../../nbs/claims/20_court.ipynb #8625e7cc
 def write_rows(
     path, # a JSON file, of which the site's page is made
     rows: list # of `claim_rows`
@@ -324,7 +324,7 @@ def write_rows(
     kept = [of(r) for r in rows]
     write_json(path, dict(rows=kept))
 
-# %% ../../nbs/claims/20_court.ipynb #6b03684f
+# %% ../../nbs/claims/20_court.ipynb #6b1869fb
 def about_claim(
     name: str # of a claim
 ) -> str: # lines
@@ -339,7 +339,7 @@ def about_claim(
             "needs": f"not here: {'; '.join(gone)}" if gone else f"all here: {', '.join(c.needs) or 'nothing'}"}
     return "\n".join(f"{k:<9} {v}" for k, v in rows.items())
 
-# %% ../../nbs/claims/20_court.ipynb #c669181d
+# %% ../../nbs/claims/20_court.ipynb #58f66213
 VERDICT_COLOURS = {"holds": "#009E73", "doesn't": "#D55E00", "undecided": "#808080"}
 VERDICT_SYMBOLS = {"holds": "circle", "doesn't": "x", "undecided": "diamond-open"}
 
@@ -352,7 +352,7 @@ def place(
     widest = max(map(abs, off)) or 1.
     return [v / widest for v in off]
 
-# %% ../../nbs/claims/20_court.ipynb #cc4f7cdc
+# %% ../../nbs/claims/20_court.ipynb #7eed28fc
 def claims_figure(
     rows: list # of `table_row`s
 ): # -> plotly Figure
@@ -360,7 +360,7 @@ def claims_figure(
     from evonb.plots.style import figure, label, line_colour
     rows = [r for r in rows if r["mean"] is not None][::-1]
     how = "interval and mean against the bound (dotted); each row is scaled by itself; | is zero"
-    fig = figure("Claims on trial", how, height=130 + 34 * max(1, len(rows)))
+    fig = figure("Claims on trial", how, height=130 + 42 * max(1, len(rows)))
     for word, colour in VERDICT_COLOURS.items():
         of = [(i, r, place(r)) for i, r in enumerate(rows) if r["verdict"] == word]
         line = [(x, i) for i, _, (low, _, high, _) in of for x in (low, high, None)]
@@ -373,12 +373,12 @@ def claims_figure(
     fig.add_scatter(x=[place(r)[3] for r in rows], y=list(range(len(rows))), mode="markers", hoverinfo="skip",
                     showlegend=False, marker=dict(symbol="line-ns", size=12, line=dict(width=1.5, color="#767676")))
     for i, r in enumerate(rows):
-        text, colour = f"<b>{label(r['verdict'])}</b> {ends_text(r, r['unit'])}", VERDICT_COLOURS[r["verdict"]]
+        text, colour = f"<b>{label(r['verdict'])}</b><br>{ends_text(r, r['unit'])}", VERDICT_COLOURS[r["verdict"]]
         fig.add_annotation(x=1.02, xref="paper", y=i, text=text, showarrow=False, xanchor="left", align="left",
-                           font=dict(color=colour))
+                           font=dict(color=colour, size=12))
     fig.add_vline(x=0, line_dash="dot", line_color="#767676")
     fig.update_yaxes(tickvals=list(range(len(rows))), ticktext=[label(r["name"]) for r in rows],
                      range=[-.6, len(rows) - .4], showgrid=False, zeroline=False)
     fig.update_xaxes(range=[-1.08, 1.08], tickvals=[-.55, .55], ticktext=["against the claim", "for the claim"],
                      showgrid=False, zeroline=False)
-    return fig.update_layout(margin=dict(r=290))
+    return fig.update_layout(margin=dict(r=260))
