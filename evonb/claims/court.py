@@ -8,7 +8,7 @@ __all__ = ['STOPS', 'VERDICT_COLOURS', 'VERDICT_SYMBOLS', 'is_module', 'code_of'
            'record', 'timed', 'try_claim', 'try_claims', 'word_of', 'latest', 'table_row', 'claim_rows', 'rows_text',
            'write_rows', 'about_claim', 'place', 'claims_figure']
 
-# %% ../../nbs/claims/20_court.ipynb #343336ef
+# %% ../../nbs/claims/20_court.ipynb #1a959224
 import ast
 import hashlib
 import importlib.util
@@ -27,7 +27,7 @@ from ..datasets import dataset_here, published
 from ..statistics import holm, units_text
 from ..store import Run, content_digest, create_run, open_run, read_json, versions, write_json
 
-# %% ../../nbs/claims/20_court.ipynb #ddede343
+# %% ../../nbs/claims/20_court.ipynb #0e26d9d4
 def is_module(
     name: str # "evonb.core"
 ) -> bool:
@@ -35,6 +35,7 @@ def is_module(
     try: return importlib.util.find_spec(name) is not None
     except (ImportError, ValueError): return False
 
+# %% ../../nbs/claims/20_court.ipynb #f366177c
 def code_of(
     module: str # its name
 ) -> str:
@@ -43,7 +44,7 @@ def code_of(
     if not spec or not spec.origin or not Path(spec.origin).is_file(): return ""
     return Path(spec.origin).read_text(encoding="utf-8")
 
-# %% ../../nbs/claims/20_court.ipynb #04ecae60
+# %% ../../nbs/claims/20_court.ipynb #4d76eb23
 @cache
 def imports_of(
     module: str # of evonb
@@ -59,7 +60,7 @@ def imports_of(
             found |= {base, *(f"{base}.{a.name}" for a in node.names)}
     return frozenset(n for n in found if n.partition(".")[0] == "evonb" and is_module(n))
 
-# %% ../../nbs/claims/20_court.ipynb #9ac02300
+# %% ../../nbs/claims/20_court.ipynb #4812cb98
 def reached(
     modules # names
 ) -> set: # of names, themselves among them
@@ -71,7 +72,7 @@ def reached(
             waiting += imports_of(name)
     return found
 
-# %% ../../nbs/claims/20_court.ipynb #1e86f339
+# %% ../../nbs/claims/20_court.ipynb #68ee8c45
 @cache
 def without_comments(
     code: str # a module's source
@@ -79,7 +80,7 @@ def without_comments(
     "A hash of what a module does."
     return hashlib.sha256(ast.dump(ast.parse(code)).encode()).hexdigest()
 
-# %% ../../nbs/claims/20_court.ipynb #e72a8e93
+# %% ../../nbs/claims/20_court.ipynb #7303d486
 def code_digest(
     claim: Claim
 ) -> str: # hexadecimal
@@ -90,14 +91,14 @@ def code_digest(
     if not code.get(function.__module__): code[function.__module__] = inspect.getsource(function)
     return hashlib.sha256(json.dumps({n: without_comments(text) for n, text in code.items()}).encode()).hexdigest()
 
-# %% ../../nbs/claims/20_court.ipynb #71190943
+# %% ../../nbs/claims/20_court.ipynb #f5f45e04
 def data_file(
     name: str # FOLDER/FILE
 ) -> Path:
     "A file in EVONB_DATA, there or not."
     return Path(os.environ.get("EVONB_DATA") or "no EVONB_DATA")/name
 
-# %% ../../nbs/claims/20_court.ipynb #fb6cc504
+# %% ../../nbs/claims/20_court.ipynb #24d13723
 def missing(
     claim: Claim
 ) -> list: # of str, one for each thing that isn't here: what it is, and where to get it
@@ -111,7 +112,7 @@ def missing(
         if not here: out.append(f"{name}: {where}")
     return out
 
-# %% ../../nbs/claims/20_court.ipynb #54ba105f
+# %% ../../nbs/claims/20_court.ipynb #349a7960
 def data_digests(
     claim: Claim
 ) -> dict: # name -> SHA-256 of its files
@@ -122,7 +123,7 @@ def data_digests(
         elif "/" in name: found[name] = file_sha256(p) if (p := data_file(name)).is_file() else "not here"
     return found
 
-# %% ../../nbs/claims/20_court.ipynb #bdfb3939
+# %% ../../nbs/claims/20_court.ipynb #128336e8
 def content_of_trial(
     claim: Claim,
     size: str, # a name in its sizes
@@ -133,13 +134,14 @@ def content_of_trial(
     return dict(settings=sized(claim, size), bound=claim.bound, seed=seed, code=code_digest(claim),
                 data=data_digests(claim), libraries=libraries)
 
-# %% ../../nbs/claims/20_court.ipynb #d505a364
+# %% ../../nbs/claims/20_court.ipynb #902357df
 def named(
     claim # a name in `CLAIMS`, or (name, Claim)
 ) -> tuple: # name, Claim
     "A claim with its name."
     return (claim, CLAIMS[claim]) if isinstance(claim, str) else claim
 
+# %% ../../nbs/claims/20_court.ipynb #aa442f89
 def folder_of(
     out, # the folder of all trials
     claim, # a name, or (name, Claim)
@@ -150,7 +152,7 @@ def folder_of(
     name, claim = named(claim)
     return Path(out)/f"{name}-{size}-{content_digest(content_of_trial(claim, size, seed))[:10]}"
 
-# %% ../../nbs/claims/20_court.ipynb #183c40c2
+# %% ../../nbs/claims/20_court.ipynb #3d893c9b
 def check_out(
     out # the folder of all trials
 ) -> Path:
@@ -162,7 +164,7 @@ def check_out(
                          "runs/claims.")
     return out
 
-# %% ../../nbs/claims/20_court.ipynb #be2219b2
+# %% ../../nbs/claims/20_court.ipynb #3725f248
 def record(
     claim: tuple, # name, Claim
     size: str,
@@ -175,9 +177,10 @@ def record(
                 tokens=0)
     return json.loads(json.dumps(kept | more, default=float))
 
-# %% ../../nbs/claims/20_court.ipynb #8612a90f
+# %% ../../nbs/claims/20_court.ipynb #13dc69bc
 STOPS = Stopped, RunExistsError, RunBusyError, NoSpaceError, MachineError # of these the next trial would fare no better
 
+# %% ../../nbs/claims/20_court.ipynb #1c657420
 def timed(
     run: Run, # held for writing
     claim: Claim,
@@ -189,7 +192,7 @@ def timed(
     try: return claim.run(trial)
     finally: write_json(path, dict(seconds=before + time.perf_counter() - began))
 
-# %% ../../nbs/claims/20_court.ipynb #3eaa2225
+# %% ../../nbs/claims/20_court.ipynb #4b769234
 def try_claim(
     claim, # a name in `CLAIMS`, or (name, Claim)
     size: str = "toy", # a name in its sizes
@@ -221,7 +224,7 @@ def try_claim(
     write_json(path/"result.json", kept)
     return kept
 
-# %% ../../nbs/claims/20_court.ipynb #c76bc601
+# %% ../../nbs/claims/20_court.ipynb #dec68036
 def try_claims(
     names=(), # of `CLAIMS`; empty: all
     size: str = "toy",
@@ -243,7 +246,7 @@ def try_claims(
             bar.update()
     return found
 
-# %% ../../nbs/claims/20_court.ipynb #8f13ef1a
+# %% ../../nbs/claims/20_court.ipynb #ddef960c
 def word_of(
     kept: dict # a record
 ) -> str: # "holds", "doesn't", "undecided", "failed" or "not run"
@@ -252,6 +255,7 @@ def word_of(
     said = ruling(kept["found"])
     return said if said in VERDICTS else "undecided"
 
+# %% ../../nbs/claims/20_court.ipynb #dcc2b97d
 def latest(
     out, # the folder of all trials
     name: str, # of a claim
@@ -264,7 +268,7 @@ def latest(
     old = [p for p in Path(out).glob(f"{name}-{size}-*/result.json") if read_json(p)["seed"] == seed]
     return read_json(max(old, key=os.path.getmtime)) | dict(stale=True) if old else None
 
-# %% ../../nbs/claims/20_court.ipynb #bc9d8185
+# %% ../../nbs/claims/20_court.ipynb #a2fb7bfa
 def table_row(
     name: str, # of a claim
     kept: dict # its record
@@ -280,7 +284,7 @@ def table_row(
     return about | told | dict(command=command, cost=c.costs.get(size), **{k: kept.get(k) for k in (
         "size", "seed", "status", "reason", "facts", "seconds", "tokens", "stale")})
 
-# %% ../../nbs/claims/20_court.ipynb #9ddcacd6
+# %% ../../nbs/claims/20_court.ipynb #bc786143
 def claim_rows(
     out="runs/claims", # the folder of all trials
     size: str = "toy",
@@ -296,7 +300,7 @@ def claim_rows(
     for r, p in zip(real, holm([r["p"] for r in real])[0] if real else ()): r["p_holm"] = float(p)
     return rows
 
-# %% ../../nbs/claims/20_court.ipynb #9b8bcd2f
+# %% ../../nbs/claims/20_court.ipynb #ec462418
 def rows_text(
     rows: list # of `table_row`s
 ) -> str: # lines
@@ -310,7 +314,7 @@ def rows_text(
     widths = [max(map(len, c)) for c in list(zip(*cells))[:-1]]
     return "\n".join("  ".join([*(f"{c:<{w}}" for c, w in zip(row, widths)), row[-1]]).rstrip() for row in cells)
 
-# %% ../../nbs/claims/20_court.ipynb #8625e7cc
+# %% ../../nbs/claims/20_court.ipynb #743316d7
 def write_rows(
     path, # a JSON file, of which the site's page is made
     rows: list # of `claim_rows`
@@ -324,7 +328,7 @@ def write_rows(
     kept = [of(r) for r in rows]
     write_json(path, dict(rows=kept))
 
-# %% ../../nbs/claims/20_court.ipynb #6b1869fb
+# %% ../../nbs/claims/20_court.ipynb #52dd4eae
 def about_claim(
     name: str # of a claim
 ) -> str: # lines
@@ -339,10 +343,11 @@ def about_claim(
             "needs": f"not here: {'; '.join(gone)}" if gone else f"all here: {', '.join(c.needs) or 'nothing'}"}
     return "\n".join(f"{k:<9} {v}" for k, v in rows.items())
 
-# %% ../../nbs/claims/20_court.ipynb #58f66213
+# %% ../../nbs/claims/20_court.ipynb #c03328e6
 VERDICT_COLOURS = {"holds": "#009E73", "doesn't": "#D55E00", "undecided": "#808080"}
 VERDICT_SYMBOLS = {"holds": "circle", "doesn't": "x", "undecided": "diamond-open"}
 
+# %% ../../nbs/claims/20_court.ipynb #fc7fc512
 def place(
     row: dict # a `table_row` with an interval
 ) -> list: # of low, mean, high and zero: 0 is the bound, 1 the farthest that the row has
@@ -352,7 +357,7 @@ def place(
     widest = max(map(abs, off)) or 1.
     return [v / widest for v in off]
 
-# %% ../../nbs/claims/20_court.ipynb #7eed28fc
+# %% ../../nbs/claims/20_court.ipynb #1fdc7bb4
 def claims_figure(
     rows: list # of `table_row`s
 ): # -> plotly Figure

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['CLAIMS', 'is_claim']
 
-# %% ../../nbs/claims/08_names.ipynb #fb7dc5f5
+# %% ../../nbs/claims/08_names.ipynb #24324d2f
 from ..core import InputError
 from ..registry import Registry
 
-# %% ../../nbs/claims/08_names.ipynb #dd9e8cb2
+# %% ../../nbs/claims/08_names.ipynb #596a71c4
 def is_claim(
     name: str, # how it was registered
     thing # what was registered
@@ -19,9 +19,10 @@ def is_claim(
     if not isinstance(thing, Claim):
         raise InputError(f"The claim {name!r} is {type(thing).__name__}, but must be an evonb.claims.trial.Claim.")
 
+# %% ../../nbs/claims/08_names.ipynb #689da9e1
 CLAIMS = Registry("claim", is_claim)
 
-# %% ../../nbs/claims/08_names.ipynb #90277462
+# %% ../../nbs/claims/08_names.ipynb #e5a4d170
 for _name, _target, _line in (
     ("connectome-loss", "inheritance:LOSS", "A newborn that inherits a connectome ends at a lower loss than one with "
      "a random wiring of the same density."),
@@ -31,7 +32,7 @@ for _name, _target, _line in (
      "wiring."),
     ("connectome-grammar", "inheritance:GRAMMAR", "It is more often right about agreement in toy English (minimal "
      "pairs that are generated, in place of a benchmark) than one with a random wiring."),
-    ("connectome-reading", "inheritance:READING", "Its surprisal predicts human reading times better than that of one "
+    ("connectome-reading", "inheritance:READERS", "Its surprisal predicts human reading times better than that of one "
      "with a random wiring."),
     ("connectome-brain", "inheritance:BRAIN", "Its hidden states predict brain responses better than those of one "
      "with a random wiring."),

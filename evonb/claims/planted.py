@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['TRUE', 'FALSE', 'planted']
 
-# %% ../../nbs/claims/18_planted.ipynb #85bf2b9b
+# %% ../../nbs/claims/18_planted.ipynb #1e6d073b
 from .trial import Claim, Measured
 from ..core import Seeds
 from ..statistics import crossed_mean
 
-# %% ../../nbs/claims/18_planted.ipynb #779f077b
+# %% ../../nbs/claims/18_planted.ipynb #a4716a86
 def planted(
     trial # a Trial; its settings say the true difference, in standard deviations
 ) -> Measured:
@@ -20,7 +20,7 @@ def planted(
     values = s["effect"] + between + rng.normal(size=(s["models"], s["items"]))
     return Measured(crossed_mean(values, ("model", "item")), dict(drawn_with=s["effect"]))
 
-# %% ../../nbs/claims/18_planted.ipynb #dd3df73d
+# %% ../../nbs/claims/18_planted.ipynb #84c58bb5
 def _planted(effect, must): # a claim with a known truth
     return Claim(
         source="none: it tests the trials themselves", effect="the mean of numbers that were drawn", unit="sd",
@@ -28,4 +28,5 @@ def _planted(effect, must): # a claim with a known truth
         run=planted, sizes={k: dict(effect=effect, models=m, items=400) for k, m in (("toy", 8), ("small", 20))},
         costs=dict(toy=(1, "measured"), small=(1, "measured")), planted=must)
 
+# %% ../../nbs/claims/18_planted.ipynb #f6f4c84b
 TRUE, FALSE = _planted(1., "holds"), _planted(0., "doesn't")

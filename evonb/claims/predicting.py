@@ -6,11 +6,13 @@
 __all__ = ['SHUFFLED_FOLDS', 'CONTIGUOUS_FOLDS', 'UNTRAINED', 'BIGGER', 'by_person', 'brain_scores', 'of_folds', 'told',
            'shuffled_folds', 'contiguous_folds', 'untrained', 'grown_reader', 'bigger']
 
-# %% ../../nbs/claims/14_predicting.ipynb #599f15dd
+# %% ../../nbs/claims/14_predicting.ipynb #124e3192
 from dataclasses import replace
 
+# %% ../../nbs/claims/14_predicting.ipynb #7cd43247
 import numpy as np
 
+# %% ../../nbs/claims/14_predicting.ipynb #76e1b739
 from ..alignment.data import open_data
 from ..alignment.encoding import RidgeConfig
 from ..alignment.features import ReadConfig, read
@@ -27,7 +29,7 @@ from ..training.base import SMOLLM2, open_base, save_base
 from ..training.gpt import ModelConfig
 from ..training.lifetime import Lifetime, LifetimeConfig
 
-# %% ../../nbs/claims/14_predicting.ipynb #73dfd9d5
+# %% ../../nbs/claims/14_predicting.ipynb #82bf7b52
 def by_person(
     values, # (..., n_targets)
     subjects # (n_targets,) who each target belongs to
@@ -35,7 +37,7 @@ def by_person(
     "A score of each person: the mean over their targets."
     return np.stack([known_mean(values[..., subjects == p], -1) for p in np.unique(subjects)], -1)
 
-# %% ../../nbs/claims/14_predicting.ipynb #ef0ce4c6
+# %% ../../nbs/claims/14_predicting.ipynb #67e97df3
 def brain_scores(
     trial, # a Trial; settings: model, data, layer
     name: str, # of the alignment, beside those of other trials
@@ -47,30 +49,33 @@ def brain_scores(
     run = align_run(trial.beside/name, config, **trial.how)
     return read_dataset(run.file("brain.zarr.zip"))
 
+# %% ../../nbs/claims/14_predicting.ipynb #5655f402
 def of_folds(trial, folds): # -> r of the model and of autocorrelation alone, (n_people,) each
     "A language model and autocorrelation alone under one kind of folds, without nuisances, as published."
     ds = brain_scores(trial, f"{folds}-folds", untrained=0, nuisance=("none",), ridge=RidgeConfig(folds=folds))
     alone = ds.row_r_fold.sel(row="autocorrelation").mean("fold").values # (n_targets,)
     return by_person(ds.r_best.values[0], ds.subject.values), by_person(alone, ds.subject.values)
 
-# %% ../../nbs/claims/14_predicting.ipynb #d8d9b0d9
+# %% ../../nbs/claims/14_predicting.ipynb #83fce791
 def told(model, alone, folds): # facts
     "Means of both."
     return {f"r of the model, {folds} folds": round(float(model.mean()), 4),
             f"r of autocorrelation alone, {folds} folds": round(float(alone.mean()), 4)}
 
+# %% ../../nbs/claims/14_predicting.ipynb #9c5d53b3
 def shuffled_folds(trial): # -> Measured
     "How much better autocorrelation alone does than the model, with shuffled folds."
     model, alone = of_folds(trial, "shuffled")
     return Measured(crossed_mean(alone - model, ("person",)), told(model, alone, "shuffled"))
 
+# %% ../../nbs/claims/14_predicting.ipynb #c8a6aefc
 def contiguous_folds(trial): # -> Measured
     "How much of the model's r is lost with contiguous folds, as a share of its mean r with shuffled ones."
     (with_shuffled, a), (model, b) = of_folds(trial, "shuffled"), of_folds(trial, "contiguous")
     lost = (with_shuffled - model) / with_shuffled.mean() # (n_people,)
     return Measured(crossed_mean(lost, ("person",)), told(with_shuffled, a, "shuffled") | told(model, b, "contiguous"))
 
-# %% ../../nbs/claims/14_predicting.ipynb #6a802098
+# %% ../../nbs/claims/14_predicting.ipynb #776fc332
 _room = dict(model=SMOLLM2, data="alice", layer=15)
 SHUFFLED_FOLDS = Claim(
     "Feghhi et al. 2024, arXiv 2406.01538, abstract: a feature of autocorrelation alone outperforms GPT-2 XL with "
@@ -84,7 +89,7 @@ CONTIGUOUS_FOLDS = replace(
     effect="share of the model's r with shuffled folds that is lost with contiguous ones", unit="of r", bound=.5,
     why="most is more than half", run=contiguous_folds)
 
-# %% ../../nbs/claims/14_predicting.ipynb #151e845a
+# %% ../../nbs/claims/14_predicting.ipynb #e45e2031
 def untrained(trial): # -> Measured
     "r of untrained models beyond that of the nuisances alone."
     ds = brain_scores(trial, "untrained", untrained=trial.settings["untrained"])
@@ -94,6 +99,7 @@ def untrained(trial): # -> Measured
                  nuisances_alone=round(float(ds.r_confounds.mean()), 4))
     return Measured(crossed_mean(beyond[fresh], ("seed", "person")), facts)
 
+# %% ../../nbs/claims/14_predicting.ipynb #a308187f
 UNTRAINED = replace(
     SHUFFLED_FOLDS, source="Schrimpf et al. 2021, PNAS 118(45): untrained models, intrinsic architecture",
     effect="r of untrained models minus r of nuisances alone", bound=.01, why="a hundredth of r", run=untrained,
@@ -102,7 +108,7 @@ UNTRAINED = replace(
     costs=dict(toy=(240, "measured"), small=(800, "estimated")),
     limits="the architecture of SmolLM2-135M at its middle layer; 27 people, one chapter")
 
-# %% ../../nbs/claims/14_predicting.ipynb #c38667de
+# %% ../../nbs/claims/14_predicting.ipynb #d693ab4d
 def grown_reader(
     trial, # a Trial; settings: steps, batch_size, context
     corpus, # a PreparedCorpus
@@ -125,7 +131,7 @@ def grown_reader(
         save_base(grown.model, corpus.tokenizer, folder, val_loss=float(grown.val_loss[-1]))
     return open_base(folder, trial.device)
 
-# %% ../../nbs/claims/14_predicting.ipynb #9fbabba4
+# %% ../../nbs/claims/14_predicting.ipynb #adf1ea70
 def bigger(trial): # -> Measured
     "How much more the smallest models' surprisal tells of reading times than the largest ones'."
     s = trial.settings
@@ -148,7 +154,7 @@ def bigger(trial): # -> Measured
     tokens = len(bits) * s["steps"] * s["batch_size"] * s["context"]
     return Measured(crossed_contrast(of[least], of[most], ("seed", "story")), facts, tokens)
 
-# %% ../../nbs/claims/14_predicting.ipynb #2e80fd6b
+# %% ../../nbs/claims/14_predicting.ipynb #e939078a
 _readers = dict(data="natural-stories", n_bytes=3_000_000, vocab_size=1024,
                 context=64)
 BIGGER = Claim(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['VERDICTS', 'Claim', 'sized', 'Measured', 'Trial', 'against', 'ruling', 'units_needed', 'needed_text', 'ends_text']
 
-# %% ../../nbs/claims/10_trial.ipynb #f73100ba
+# %% ../../nbs/claims/10_trial.ipynb #b4b523f8
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from ..core import InputError, StopRequest, check_choice
 from ..statistics import counted, factor_test, units_text, verdict, widest_interval
 from ..store import Run
 
-# %% ../../nbs/claims/10_trial.ipynb #dad51ac6
+# %% ../../nbs/claims/10_trial.ipynb #6f9dc741
 @dataclass(frozen=True)
 class Claim:
     "A published claim: what is measured, what counts for it and against it, and how it is tried."
@@ -36,7 +36,7 @@ class Claim:
     limits: str = "" # of what the trial tells nothing
     planted: str = "" # the verdict that it must come to; empty for a real claim
 
-# %% ../../nbs/claims/10_trial.ipynb #133eb7e2
+# %% ../../nbs/claims/10_trial.ipynb #8e0cda74
 def sized(
     claim: Claim,
     size: str # "toy", "small"
@@ -44,7 +44,7 @@ def sized(
     "What a trial of this size is run with."
     return claim.sizes[check_choice(size, claim.sizes, "size")]
 
-# %% ../../nbs/claims/10_trial.ipynb #56783e29
+# %% ../../nbs/claims/10_trial.ipynb #c57cae58
 @dataclass(frozen=True)
 class Measured:
     "What a trial measured."
@@ -52,7 +52,7 @@ class Measured:
     facts: dict = field(default_factory=dict) # name -> number or text, for those who look closer
     tokens: int = 0 # that models were trained on
 
-# %% ../../nbs/claims/10_trial.ipynb #e549f1e7
+# %% ../../nbs/claims/10_trial.ipynb #27760cbb
 @dataclass(frozen=True)
 class Trial:
     "A trial at work: what its function is given."
@@ -67,7 +67,7 @@ class Trial:
     @property
     def how(self): return dict(show=self.show, stop=self.stop, device=self.device) # what runs are given
 
-# %% ../../nbs/claims/10_trial.ipynb #d1c771e8
+# %% ../../nbs/claims/10_trial.ipynb #97309c7e
 def against(
     found: dict, # what `judged` told, against zero
     bound: float # what it is held against instead
@@ -83,9 +83,10 @@ def against(
     p, ends = max(t["p"] for t in tests), (None, None) if low is None else (low + bound, high + bound)
     return found | dict(bound=bound, p=p, p_adjusted=p, family=1, level=.95, low=ends[0], high=ends[1], tests=tests)
 
-# %% ../../nbs/claims/10_trial.ipynb #15043428
+# %% ../../nbs/claims/10_trial.ipynb #d16365df
 VERDICTS = "holds", "doesn't", "undecided"
 
+# %% ../../nbs/claims/10_trial.ipynb #384d5902
 def ruling(
     found: dict # what `against` told
 ) -> str: # one of `VERDICTS`, or why it can't be told
@@ -93,7 +94,7 @@ def ruling(
     off = None if found["mean"] is None else found["mean"] - found["bound"]
     return verdict(found | dict(mean=off), *VERDICTS)
 
-# %% ../../nbs/claims/10_trial.ipynb #4db5893a
+# %% ../../nbs/claims/10_trial.ipynb #01a26758
 def units_needed(
     found: dict, # what `against` told
     most: int = 10_000 # of a unit; more is too many to name
@@ -113,7 +114,7 @@ def units_needed(
             return {u: math.ceil(k * n[u]) for u in n if u in grow}
     return {}
 
-# %% ../../nbs/claims/10_trial.ipynb #c5f51d13
+# %% ../../nbs/claims/10_trial.ipynb #df8ca260
 def needed_text(
     found: dict # what `against` told
 ) -> str: # "about 12 evolutions"; "" where it is decided
@@ -122,7 +123,7 @@ def needed_text(
     told = ", ".join(counted(n, unit) for unit, n in units_needed(found).items())
     return f"about {told}" if told else "more than 10,000 of a unit: the effect lies at the bound"
 
-# %% ../../nbs/claims/10_trial.ipynb #57d5f364
+# %% ../../nbs/claims/10_trial.ipynb #777c2d81
 def ends_text(
     found: dict, # what `against` told
     unit: str # of the effect
