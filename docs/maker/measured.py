@@ -255,7 +255,8 @@ def claim_effect(row: dict) -> str:
 def claim_cost(row: dict) -> str:
     "How long a trial took, and on how many tokens."
     tokens = f", {row['tokens'] / 1e6:.1f}M tokens" if row["tokens"] else ""
-    return f"{row['seconds']:,.0f}\u00a0s{tokens}" if row["status"] == "tried" else ""
+    core = f", {row['of_core']:,.0f}\u00a0s of a core" if row.get("of_core") else ""
+    return f"{row['seconds']:,.0f}\u00a0s{core}{tokens}" if row["status"] == "tried" else ""
 
 
 def claim_details(row: dict) -> str:

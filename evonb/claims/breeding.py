@@ -6,13 +6,13 @@
 __all__ = ['SIX', 'DARE', 'SPOILED', 'SEARCH', 'OPERATORS', 'VOTE', 'experts_of', 'accuracies', 'dropped', 'dare', 'evolved',
            'genome_search', 'of_searches', 'operators', 'vote']
 
-# %% ../../nbs/claims/16_breeding.ipynb #5d88325d
+# %% ../../nbs/claims/16_breeding.ipynb #c472efa5
 from dataclasses import replace
 
-# %% ../../nbs/claims/16_breeding.ipynb #3620d179
+# %% ../../nbs/claims/16_breeding.ipynb #4c6fbabc
 import numpy as np
 
-# %% ../../nbs/claims/16_breeding.ipynb #e7e43868
+# %% ../../nbs/claims/16_breeding.ipynb #91c22620
 from .trial import Claim, Measured
 from ..core import Seeds, progress
 from ..populations.breeding import BreedConfig, breed
@@ -26,7 +26,7 @@ from ..tasks.fitness import Fitness
 from ..tasks.tasks import open_task
 from ..training.base import open_base
 
-# %% ../../nbs/claims/16_breeding.ipynb #93a70768
+# %% ../../nbs/claims/16_breeding.ipynb #4d07aa6d
 def experts_of(
     trial, # a Trial; settings: steps, and base where it isn't the toy's
     sources: dict, # name -> source of texts
@@ -38,7 +38,7 @@ def experts_of(
                            training=ExpertConfig(steps=s["steps"], warmup=min(20, s["steps"] // 4)))
     return train_experts(trial.beside/name, config, resume=True, **trial.how)
 
-# %% ../../nbs/claims/16_breeding.ipynb #2507c57e
+# %% ../../nbs/claims/16_breeding.ipynb #f7c576d1
 def accuracies(
     base, # a Base
     task, # a Task
@@ -48,7 +48,7 @@ def accuracies(
     found = Fitness(InProcess(Engine(base.model, base.tokenizer)), [task])(adapters)
     return np.array([e.value for e in found])
 
-# %% ../../nbs/claims/16_breeding.ipynb #4bdd7f5d
+# %% ../../nbs/claims/16_breeding.ipynb #cee741a2
 def dropped(
     trial, # a Trial; settings: density, draws, questions
     base, # a Base
@@ -64,7 +64,7 @@ def dropped(
     own, *rest = accuracies(base, task, [expert, *left])
     return own, float(np.mean(rest))
 
-# %% ../../nbs/claims/16_breeding.ipynb #2d2d423f
+# %% ../../nbs/claims/16_breeding.ipynb #432596f5
 def dare(trial): # -> Measured
     "Accuracy after dropping minus accuracy before, over trainings and skills."
     s = trial.settings
@@ -80,7 +80,7 @@ def dare(trial): # -> Measured
                  by_skill=dict(zip(s["skills"], lost.mean(0).round(4).tolist())))
     return Measured(crossed_mean(lost, ("training", "skill")), facts)
 
-# %% ../../nbs/claims/16_breeding.ipynb #1eec7268
+# %% ../../nbs/claims/16_breeding.ipynb #ca14dbda
 SIX = "agreement", "reflexive", "count_up", "made_up_noun", "tense", "opposite"
 DARE = Claim(
     "Yu et al. 2024, arXiv 2311.03099, abstract: 90 % or even 99 % of delta parameters can go without loss",
@@ -89,15 +89,15 @@ DARE = Claim(
     ("the same questions, the same expert", "full rank, so that nothing is lost by compressing"), dare,
     dict(toy=dict(skills=SIX[:3], trainings=3, steps=80, density=.1, draws=2, questions=100),
          small=dict(skills=SIX, trainings=6, steps=400, density=.1, draws=5, questions=400)),
-    dict(toy=(300, "measured"), small=(2500, "estimated")),
+    dict(toy=(300, "estimated"), small=(2500, "estimated")),
     limits="LoRA experts of a toy base with 0.9M weights; the paper's are fully fine-tuned models of 7B and more, and "
            "it says that larger ones bear more dropping")
 
-# %% ../../nbs/claims/16_breeding.ipynb #5bea7ebb
+# %% ../../nbs/claims/16_breeding.ipynb #b520b91d
 SPOILED = {"agreement": "skill:agreement-tense-opposite", "tense": "skill:tense-opposite-agreement",
            "opposite": "skill:opposite-agreement-tense"} # each teaches one rule and breaks two
 
-# %% ../../nbs/claims/16_breeding.ipynb #f2a8af38
+# %% ../../nbs/claims/16_breeding.ipynb #d4a69c58
 def evolved(
     trial, # a Trial; settings: budget, searches, individuals, questions
     name: str, # of the run, beside those of other trials
@@ -111,19 +111,19 @@ def evolved(
                          n_individuals=s["individuals"], n_validation=n, n_test=n, seed=trial.seed)
     return breed(trial.beside/name, config, resume=True, **trial.how)
 
-# %% ../../nbs/claims/16_breeding.ipynb #beabf32c
+# %% ../../nbs/claims/16_breeding.ipynb #153ff023
 def genome_search(trial): # -> Measured
     "GENOME minus random search on sealed questions."
     methods = evolved(trial, "genome").summary(methods=dict)["methods"]
     return Measured(methods["genome"]["versus"]["random-search"],
                    {m: round(x["test"]["mean"], 4) for m, x in methods.items()})
 
-# %% ../../nbs/claims/16_breeding.ipynb #30f21ddf
+# %% ../../nbs/claims/16_breeding.ipynb #50d05160
 def of_searches(run, method="genome") -> np.ndarray: # (n_searches,) share of sealed questions right
     "What each search came to."
     return read_dataset(run.file("population.zarr.zip")).test.sel(dict(method=method)).values
 
-# %% ../../nbs/claims/16_breeding.ipynb #dd40c09a
+# %% ../../nbs/claims/16_breeding.ipynb #72cb5877
 def operators(trial): # -> Measured
     "GENOME minus the better of itself without crossover and without mutation, search by search."
     whole = of_searches(evolved(trial, "genome"))
@@ -134,7 +134,7 @@ def operators(trial): # -> Measured
                                                         for k, v in without.items()}
     return Measured(crossed_mean(whole - without[best], ("search",)), facts)
 
-# %% ../../nbs/claims/16_breeding.ipynb #18f3b3fc
+# %% ../../nbs/claims/16_breeding.ipynb #98460f24
 def vote(trial): # -> Measured
     "A vote of the last population's best minus the first of them alone."
     ds = read_dataset(evolved(trial, "genome").file("population.zarr.zip"))
@@ -143,20 +143,20 @@ def vote(trial): # -> Measured
     facts = {f"vote of {n}": round(float(v), 4) for n, v in zip(ds["size"].values, by.mean(0))}
     return Measured(crossed_mean(by[:, -1] - by[:, 0], ("search",)), facts)
 
-# %% ../../nbs/claims/16_breeding.ipynb #4b76e433
+# %% ../../nbs/claims/16_breeding.ipynb #730c3633
 _room = dict(toy=dict(steps=80, budget=30, searches=4, individuals=6, questions=80),
              small=dict(steps=400, budget=160, searches=10, individuals=10, questions=300))
 SEARCH = Claim(
     "GENOME, arXiv 2503.01155: better than the baselines that merge experts", "share of sealed questions right, GENOME "
     "minus random search", "of questions", .02, "two questions in a hundred", ("search", "question"),
     ("equal evaluations", "the same experts, space and validation questions", "sealed questions, asked once"),
-    genome_search, _room, dict(toy=(120, "measured"), small=(900, "estimated")),
+    genome_search, _room, dict(toy=(120, "estimated"), small=(900, "estimated")),
     rests_on=("evonb.evolution.methods.genome", "evonb.evolution.methods.baselines"),
     limits="coefficients over three toy experts that contradict each other, one training of them")
 OPERATORS = replace(
     SEARCH, source="GENOME, arXiv 2503.01155: ablation of its operators", run=operators, over=("search",), bound=.01,
     effect="share of sealed questions right, GENOME minus the better of it without crossover and without mutation",
-    why="one question in a hundred", costs=dict(toy=(200, "measured"), small=(2000, "estimated")),
+    why="one question in a hundred", costs=dict(toy=(200, "estimated"), small=(2000, "estimated")),
     controls=("equal evaluations", "the same experts and first population, search by search", "sealed questions, asked "
               "once"), limits=SEARCH.limits + "; without crossover more evaluations go to mutants, and the other way "
               "round; told of these questions")

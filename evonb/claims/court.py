@@ -8,7 +8,7 @@ __all__ = ['STOPS', 'VERDICT_COLOURS', 'VERDICT_SYMBOLS', 'is_module', 'code_of'
            'record', 'timed', 'try_claim', 'try_claims', 'word_of', 'latest', 'table_row', 'claim_rows', 'rows_text',
            'write_rows', 'about_claim', 'place', 'claims_figure']
 
-# %% ../../nbs/claims/20_court.ipynb #1a959224
+# %% ../../nbs/claims/20_court.ipynb #3295c27a
 import ast
 import hashlib
 import importlib.util
@@ -27,7 +27,7 @@ from ..datasets import dataset_here, published
 from ..statistics import holm, units_text
 from ..store import Run, content_digest, create_run, open_run, read_json, versions, write_json
 
-# %% ../../nbs/claims/20_court.ipynb #0e26d9d4
+# %% ../../nbs/claims/20_court.ipynb #2fa79b9d
 def is_module(
     name: str # "evonb.core"
 ) -> bool:
@@ -35,7 +35,7 @@ def is_module(
     try: return importlib.util.find_spec(name) is not None
     except (ImportError, ValueError): return False
 
-# %% ../../nbs/claims/20_court.ipynb #f366177c
+# %% ../../nbs/claims/20_court.ipynb #136e9653
 def code_of(
     module: str # its name
 ) -> str:
@@ -44,7 +44,7 @@ def code_of(
     if not spec or not spec.origin or not Path(spec.origin).is_file(): return ""
     return Path(spec.origin).read_text(encoding="utf-8")
 
-# %% ../../nbs/claims/20_court.ipynb #4d76eb23
+# %% ../../nbs/claims/20_court.ipynb #c61b0d0f
 @cache
 def imports_of(
     module: str # of evonb
@@ -60,7 +60,7 @@ def imports_of(
             found |= {base, *(f"{base}.{a.name}" for a in node.names)}
     return frozenset(n for n in found if n.partition(".")[0] == "evonb" and is_module(n))
 
-# %% ../../nbs/claims/20_court.ipynb #4812cb98
+# %% ../../nbs/claims/20_court.ipynb #993f47bb
 def reached(
     modules # names
 ) -> set: # of names, themselves among them
@@ -72,7 +72,7 @@ def reached(
             waiting += imports_of(name)
     return found
 
-# %% ../../nbs/claims/20_court.ipynb #68ee8c45
+# %% ../../nbs/claims/20_court.ipynb #fdc73724
 @cache
 def without_comments(
     code: str # a module's source
@@ -80,7 +80,7 @@ def without_comments(
     "A hash of what a module does."
     return hashlib.sha256(ast.dump(ast.parse(code)).encode()).hexdigest()
 
-# %% ../../nbs/claims/20_court.ipynb #7303d486
+# %% ../../nbs/claims/20_court.ipynb #da5dbe61
 def code_digest(
     claim: Claim
 ) -> str: # hexadecimal
@@ -91,14 +91,14 @@ def code_digest(
     if not code.get(function.__module__): code[function.__module__] = inspect.getsource(function)
     return hashlib.sha256(json.dumps({n: without_comments(text) for n, text in code.items()}).encode()).hexdigest()
 
-# %% ../../nbs/claims/20_court.ipynb #f5f45e04
+# %% ../../nbs/claims/20_court.ipynb #31fe08ca
 def data_file(
     name: str # FOLDER/FILE
 ) -> Path:
     "A file in EVONB_DATA, there or not."
     return Path(os.environ.get("EVONB_DATA") or "no EVONB_DATA")/name
 
-# %% ../../nbs/claims/20_court.ipynb #24d13723
+# %% ../../nbs/claims/20_court.ipynb #3ccf996f
 def missing(
     claim: Claim
 ) -> list: # of str, one for each thing that isn't here: what it is, and where to get it
@@ -112,7 +112,7 @@ def missing(
         if not here: out.append(f"{name}: {where}")
     return out
 
-# %% ../../nbs/claims/20_court.ipynb #349a7960
+# %% ../../nbs/claims/20_court.ipynb #219a93bb
 def data_digests(
     claim: Claim
 ) -> dict: # name -> SHA-256 of its files
@@ -123,7 +123,7 @@ def data_digests(
         elif "/" in name: found[name] = file_sha256(p) if (p := data_file(name)).is_file() else "not here"
     return found
 
-# %% ../../nbs/claims/20_court.ipynb #128336e8
+# %% ../../nbs/claims/20_court.ipynb #feda37b7
 def content_of_trial(
     claim: Claim,
     size: str, # a name in its sizes
@@ -134,14 +134,14 @@ def content_of_trial(
     return dict(settings=sized(claim, size), bound=claim.bound, seed=seed, code=code_digest(claim),
                 data=data_digests(claim), libraries=libraries)
 
-# %% ../../nbs/claims/20_court.ipynb #902357df
+# %% ../../nbs/claims/20_court.ipynb #dcf9efee
 def named(
     claim # a name in `CLAIMS`, or (name, Claim)
 ) -> tuple: # name, Claim
     "A claim with its name."
     return (claim, CLAIMS[claim]) if isinstance(claim, str) else claim
 
-# %% ../../nbs/claims/20_court.ipynb #aa442f89
+# %% ../../nbs/claims/20_court.ipynb #59e00bf9
 def folder_of(
     out, # the folder of all trials
     claim, # a name, or (name, Claim)
@@ -152,7 +152,7 @@ def folder_of(
     name, claim = named(claim)
     return Path(out)/f"{name}-{size}-{content_digest(content_of_trial(claim, size, seed))[:10]}"
 
-# %% ../../nbs/claims/20_court.ipynb #3d893c9b
+# %% ../../nbs/claims/20_court.ipynb #73b29ff3
 def check_out(
     out # the folder of all trials
 ) -> Path:
@@ -164,7 +164,7 @@ def check_out(
                          "runs/claims.")
     return out
 
-# %% ../../nbs/claims/20_court.ipynb #3725f248
+# %% ../../nbs/claims/20_court.ipynb #6dcf5d16
 def record(
     claim: tuple, # name, Claim
     size: str,
@@ -174,25 +174,26 @@ def record(
 ) -> dict: # plain values
     "What is kept of a trial."
     kept = dict(name=claim[0], size=size, seed=seed, status=status, reason="", found=None, facts={}, seconds=0.,
-                tokens=0)
+                of_core=None, tokens=0) # seconds that passed, and those of a core
     return json.loads(json.dumps(kept | more, default=float))
 
-# %% ../../nbs/claims/20_court.ipynb #13dc69bc
+# %% ../../nbs/claims/20_court.ipynb #ef309a04
 STOPS = Stopped, RunExistsError, RunBusyError, NoSpaceError, MachineError # of these the next trial would fare no better
 
-# %% ../../nbs/claims/20_court.ipynb #1c657420
+# %% ../../nbs/claims/20_court.ipynb #aac5ce2e
 def timed(
     run: Run, # held for writing
     claim: Claim,
     trial: Trial
 ) -> Measured:
     "Run a trial and keep how long it took, also when it is stopped."
-    path, began = run.file("seconds.json"), time.perf_counter()
-    before = read_json(path)["seconds"] if path.exists() else 0.
+    path, began, busy = run.file("seconds.json"), time.perf_counter(), time.process_time()
+    before = read_json(path) if path.exists() else dict(seconds=0., of_core=0.)
     try: return claim.run(trial)
-    finally: write_json(path, dict(seconds=before + time.perf_counter() - began))
+    finally: write_json(path, dict(seconds=before["seconds"] + time.perf_counter() - began,
+                                   of_core=before["of_core"] + time.process_time() - busy))
 
-# %% ../../nbs/claims/20_court.ipynb #4b769234
+# %% ../../nbs/claims/20_court.ipynb #a77de6f2
 def try_claim(
     claim, # a name in `CLAIMS`, or (name, Claim)
     size: str = "toy", # a name in its sizes
@@ -220,11 +221,12 @@ def try_claim(
             kept = told("tried", found=found, facts=outcome.facts, tokens=outcome.tokens)
     except STOPS: raise
     except Exception as e: kept = told("failed", reason=f"{type(e).__name__}: {e}")
-    if (path/"seconds.json").is_file(): kept["seconds"] = round(read_json(path/"seconds.json")["seconds"], 1)
+    if (path/"seconds.json").is_file(): kept |= {k: round(v, 1) for k, v in read_json(path/"seconds.json").items()
+                                                 if k in ("seconds", "of_core")}
     write_json(path/"result.json", kept)
     return kept
 
-# %% ../../nbs/claims/20_court.ipynb #dec68036
+# %% ../../nbs/claims/20_court.ipynb #0fbacc81
 def try_claims(
     names=(), # of `CLAIMS`; empty: all
     size: str = "toy",
@@ -246,7 +248,7 @@ def try_claims(
             bar.update()
     return found
 
-# %% ../../nbs/claims/20_court.ipynb #ddef960c
+# %% ../../nbs/claims/20_court.ipynb #3c65f594
 def word_of(
     kept: dict # a record
 ) -> str: # "holds", "doesn't", "undecided", "failed" or "not run"
@@ -255,7 +257,7 @@ def word_of(
     said = ruling(kept["found"])
     return said if said in VERDICTS else "undecided"
 
-# %% ../../nbs/claims/20_court.ipynb #dcc2b97d
+# %% ../../nbs/claims/20_court.ipynb #8f63eb2f
 def latest(
     out, # the folder of all trials
     name: str, # of a claim
@@ -268,7 +270,7 @@ def latest(
     old = [p for p in Path(out).glob(f"{name}-{size}-*/result.json") if read_json(p)["seed"] == seed]
     return read_json(max(old, key=os.path.getmtime)) | dict(stale=True) if old else None
 
-# %% ../../nbs/claims/20_court.ipynb #a2fb7bfa
+# %% ../../nbs/claims/20_court.ipynb #a756e76d
 def table_row(
     name: str, # of a claim
     kept: dict # its record
@@ -282,17 +284,18 @@ def table_row(
                 **{k: found and found[k] for k in ("mean", "low", "high")})
     command = f"evonb claims run {name} --size {size}" + f" --seed {kept['seed']}" * bool(kept["seed"])
     return about | told | dict(command=command, cost=c.costs.get(size), **{k: kept.get(k) for k in (
-        "size", "seed", "status", "reason", "facts", "seconds", "tokens", "stale")})
+        "size", "seed", "status", "reason", "facts", "seconds", "of_core", "tokens", "stale")})
 
-# %% ../../nbs/claims/20_court.ipynb #bc786143
+# %% ../../nbs/claims/20_court.ipynb #b63a243d
 def claim_rows(
     out="runs/claims", # the folder of all trials
     size: str = "toy",
-    seed: int = 0
+    seed: int = 0,
+    names=() # of claims; empty: all
 ) -> list: # of `table_row`s, in the order of `CLAIMS`
-    "All claims and what is on record of each."
+    "Claims and what is on record of each."
     out, rows = check_out(out), []
-    for name in CLAIMS:
+    for name in names or CLAIMS:
         kept = latest(out, name, size, seed) or record((name, CLAIMS[name]), size, seed, "not run", reason=(
             f"needs {'; '.join(gone)}" if (gone := missing(CLAIMS[name])) else "not tried yet"), stale=False)
         rows.append(table_row(name, kept))
@@ -300,7 +303,7 @@ def claim_rows(
     for r, p in zip(real, holm([r["p"] for r in real])[0] if real else ()): r["p_holm"] = float(p)
     return rows
 
-# %% ../../nbs/claims/20_court.ipynb #ec462418
+# %% ../../nbs/claims/20_court.ipynb #84bb5e4e
 def rows_text(
     rows: list # of `table_row`s
 ) -> str: # lines
@@ -314,7 +317,7 @@ def rows_text(
     widths = [max(map(len, c)) for c in list(zip(*cells))[:-1]]
     return "\n".join("  ".join([*(f"{c:<{w}}" for c, w in zip(row, widths)), row[-1]]).rstrip() for row in cells)
 
-# %% ../../nbs/claims/20_court.ipynb #743316d7
+# %% ../../nbs/claims/20_court.ipynb #5dc19bcb
 def write_rows(
     path, # a JSON file, of which the site's page is made
     rows: list # of `claim_rows`
@@ -328,7 +331,7 @@ def write_rows(
     kept = [of(r) for r in rows]
     write_json(path, dict(rows=kept))
 
-# %% ../../nbs/claims/20_court.ipynb #52dd4eae
+# %% ../../nbs/claims/20_court.ipynb #57ae394a
 def about_claim(
     name: str # of a claim
 ) -> str: # lines
@@ -343,11 +346,11 @@ def about_claim(
             "needs": f"not here: {'; '.join(gone)}" if gone else f"all here: {', '.join(c.needs) or 'nothing'}"}
     return "\n".join(f"{k:<9} {v}" for k, v in rows.items())
 
-# %% ../../nbs/claims/20_court.ipynb #c03328e6
+# %% ../../nbs/claims/20_court.ipynb #b7c4be7a
 VERDICT_COLOURS = {"holds": "#009E73", "doesn't": "#D55E00", "undecided": "#808080"}
 VERDICT_SYMBOLS = {"holds": "circle", "doesn't": "x", "undecided": "diamond-open"}
 
-# %% ../../nbs/claims/20_court.ipynb #fc7fc512
+# %% ../../nbs/claims/20_court.ipynb #32fa883d
 def place(
     row: dict # a `table_row` with an interval
 ) -> list: # of low, mean, high and zero: 0 is the bound, 1 the farthest that the row has
@@ -357,7 +360,7 @@ def place(
     widest = max(map(abs, off)) or 1.
     return [v / widest for v in off]
 
-# %% ../../nbs/claims/20_court.ipynb #1fdc7bb4
+# %% ../../nbs/claims/20_court.ipynb #f1211316
 def claims_figure(
     rows: list # of `table_row`s
 ): # -> plotly Figure

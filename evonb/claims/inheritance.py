@@ -7,7 +7,7 @@ __all__ = ['PAPER', 'MATCHED', 'ROOM', 'LOSS', 'LOSS_DENSE', 'FILE', 'HELLASWAG'
            'on_toy_english', 'on_speech', 'tokens_lived', 'loss_gap', 'random_gap', 'dense_gap', 'right_endings',
            'hellaswag', 'grammar', 'alignment_gap', 'reading', 'brain']
 
-# %% ../../nbs/claims/12_inheritance.ipynb #bb748686
+# %% ../../nbs/claims/12_inheritance.ipynb #90998165
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -33,14 +33,14 @@ from ..training.adapters import Adapter
 from ..training.base import open_base
 from ..training.gpt import ModelConfig
 
-# %% ../../nbs/claims/12_inheritance.ipynb #9b3a26b1
+# %% ../../nbs/claims/12_inheritance.ipynb #b395c773
 PAPER = "Kotar & Tuckute 2025, arXiv 2504.21047"
 MATCHED = "same density of every matrix, same text in the same order, same steps; each arm at its own best rate"
 ROOM = dict(toy=dict(evolutions=3, newborns=1, model=(2, 2, 32), lrs=[.032, .064],
                      changes=dict(steps=80, n_generations=3)),
             small=dict(evolutions=5, newborns=3, model=(3, 4, 64), lrs=[.016, .032, .064], changes=dict(steps=320)))
 
-# %% ../../nbs/claims/12_inheritance.ipynb #48e88a1e
+# %% ../../nbs/claims/12_inheritance.ipynb #d44a1637
 def raised(
     trial, # a Trial; settings: evolutions, newborns of each, and changes of lifetimes (and generations)
     name: str, # of the run, shared by the trials that look at it
@@ -58,20 +58,20 @@ def raised(
     made = replace(made, evolution=evolution, development=development)
     return experiment(trial.beside/name, made, resume=True, workers=1, **trial.how)
 
-# %% ../../nbs/claims/12_inheritance.ipynb #4ec7c2c3
+# %% ../../nbs/claims/12_inheritance.ipynb #a634daff
 def on_toy_english(trial): # -> a Run
     "A connectome, a random wiring and a dense model, on text of a grammar."
     corpus = CorpusConfig("toy-english", n_bytes=trial.settings.get("n_bytes", 1_500_000), vocab_size=512)
     return raised(trial, "toy-english", ("connectome", "random", "dense"), corpus)
 
-# %% ../../nbs/claims/12_inheritance.ipynb #16b29359
+# %% ../../nbs/claims/12_inheritance.ipynb #fbd8c42d
 def on_speech(trial): # -> a Run
     "A connectome and a random wiring, on child-directed speech."
     corpus = CorpusConfig(str(dataset_path("childes")), n_bytes=trial.settings.get("n_bytes", 1_500_000),
                           vocab_size=1024)
     return raised(trial, "speech", ("connectome", "random"), corpus)
 
-# %% ../../nbs/claims/12_inheritance.ipynb #511f3ae8
+# %% ../../nbs/claims/12_inheritance.ipynb #2d860aae
 def tokens_lived(run) -> int: # that its lives were trained on
     "Tokens of generations and of newborns, at all rates that were tried."
     config = run.kind and run.config
@@ -81,7 +81,7 @@ def tokens_lived(run) -> int: # that its lives were trained on
     one = e["n_generations"] * per(e["lifetime"]) + len(d["arms"]) * lives * per(d["lifetime"])
     return (e["n_evolutions"] or 1) * one
 
-# %% ../../nbs/claims/12_inheritance.ipynb #b50d081f
+# %% ../../nbs/claims/12_inheritance.ipynb #be5e5e83
 def loss_gap(trial, arm): # -> Measured
     "How much higher an arm's loss is than the connectome's."
     run = on_toy_english(trial)
@@ -90,27 +90,27 @@ def loss_gap(trial, arm): # -> Measured
     return Measured(arms[arm]["test_difference"], dict(loss=loss, rates={a: x["lr"] for a, x in arms.items()}),
                    tokens_lived(run))
 
-# %% ../../nbs/claims/12_inheritance.ipynb #d37e084f
+# %% ../../nbs/claims/12_inheritance.ipynb #263d7010
 def random_gap(trial): return loss_gap(trial, "random")
 def dense_gap(trial): return loss_gap(trial, "dense")
 
-# %% ../../nbs/claims/12_inheritance.ipynb #cfd97619
+# %% ../../nbs/claims/12_inheritance.ipynb #4ecd116f
 LOSS = Claim(
     PAPER + ", abstract: the connectome model does better than, or as well as, matched controls",
     "test loss of random newborns minus that of connectome ones", "nats/token", .05,
     "a twentieth of a nat is a tenth of what the demonstration shows", ("evolution", "newborn", "window"),
     ("random wiring of the same density", MATCHED), random_gap, ROOM,
-    dict(toy=(330, "measured"), small=(5000, "estimated")),
+    dict(toy=(330, "estimated"), small=(5000, "estimated")),
     limits="at toy size 0.06M weights and 0.12M tokens a life, on a grammar; the paper's models have 124M weights "
            "and read English")
 LOSS_DENSE = replace(LOSS, run=dense_gap, effect="test loss of dense newborns minus that of connectome ones",
                 controls=("dense newborn without a connectome, four times the live weights",
                           "same text in the same order, same steps; each arm at its own best rate"))
 
-# %% ../../nbs/claims/12_inheritance.ipynb #1b89a67b
+# %% ../../nbs/claims/12_inheritance.ipynb #8929f0e8
 FILE = "hellaswag/hellaswag_val.jsonl"
 
-# %% ../../nbs/claims/12_inheritance.ipynb #d3c255be
+# %% ../../nbs/claims/12_inheritance.ipynb #2e77ce48
 def right_endings(
     run, # of kind connectome
     arm: str, # whose newborns
@@ -125,7 +125,7 @@ def right_endings(
         by.setdefault(seed // SEEDS, []).append(one.scores[task.name].credit)
     return np.array(list(by.values()))
 
-# %% ../../nbs/claims/12_inheritance.ipynb #175ec19f
+# %% ../../nbs/claims/12_inheritance.ipynb #0891cad1
 def hellaswag(trial): # -> Measured
     "How much more often connectome newborns are right."
     task = Task.from_hellaswag(Path(os.environ.get("EVONB_DATA", ""))/FILE, seeds=Seeds(trial.seed).child("hellaswag"),
@@ -136,16 +136,17 @@ def hellaswag(trial): # -> Measured
     return Measured(found, {a: round(float(r.mean()), 4) for a, r in right.items()} | dict(chance=.25),
                     tokens_lived(run))
 
-# %% ../../nbs/claims/12_inheritance.ipynb #3d307dd1
+# %% ../../nbs/claims/12_inheritance.ipynb #54981eb6
 def grammar(trial): # -> Measured
     "How much more often connectome newborns are right about agreement."
     run, suite = on_toy_english(trial), f"toy-agreement:{trial.settings.get('pairs', 60)}"
     config = EvaluationConfig(str(run.path), (suite,), ("connectome", "random"), False, 0, (), seed=trial.seed)
-    arms = evaluate_run(trial.run.file("suite"), config, **trial.how).summary(suites=dict)["suites"][suite]["arms"]
+    (told,) = evaluate_run(trial.run.file("suite"), config, **trial.how).summary(suites=dict)["suites"].values()
+    arms = told["arms"]
     return Measured(turned(arms["random"]["difference"]), {a: round(x["score"]["mean"], 4) for a, x in arms.items()} |
                    dict(chance=.5), tokens_lived(run))
 
-# %% ../../nbs/claims/12_inheritance.ipynb #bc463db8
+# %% ../../nbs/claims/12_inheritance.ipynb #14000db3
 HELLASWAG = replace(
     LOSS, source=PAPER + ", results on HellaSwag", effect="share of questions right, connectome minus random",
     unit="of questions", bound=.01, why="one question in a hundred", over=("evolution", "newborn", "question"),
@@ -157,10 +158,10 @@ GRAMMAR = replace(
     LOSS, source=PAPER + ": NLP tasks; these pairs are not the paper's", run=grammar,
     effect="share of minimal pairs right, connectome minus random", unit="of pairs", bound=.02,
     why="two pairs in a hundred", over=("evolution", "item"),
-    costs=dict(toy=(20, "measured"), small=(300, "estimated")),
+    costs=dict(toy=(20, "estimated"), small=(300, "estimated")),
     limits="a stand-in for a benchmark, at 0.06M weights")
 
-# %% ../../nbs/claims/12_inheritance.ipynb #026f1b62
+# %% ../../nbs/claims/12_inheritance.ipynb #36b63af5
 def alignment_gap(trial, data, **changes): # -> Measured
     "How much more connectome newborns explain than random ones, beyond the baseline."
     run = on_speech(trial)
@@ -171,18 +172,18 @@ def alignment_gap(trial, data, **changes): # -> Measured
     return Measured(turned(arms["random"]["difference"]), facts | dict(statement=found.summary()["statement"]),
                    tokens_lived(run))
 
-# %% ../../nbs/claims/12_inheritance.ipynb #2d07363d
+# %% ../../nbs/claims/12_inheritance.ipynb #14f7f28b
 def reading(trial): return alignment_gap(trial, trial.settings.get("reading", "natural-stories"))
 def brain(trial): return alignment_gap(trial, trial.settings.get("brain", "alice"), n_permutations=20)
 
-# %% ../../nbs/claims/12_inheritance.ipynb #52399104
+# %% ../../nbs/claims/12_inheritance.ipynb #cd5a6440
 READERS = replace(
     LOSS, source=PAPER + ", alignment with human behaviour", run=reading,
     effect="held-out log-likelihood of reading times beyond the baseline, connectome minus random", unit="nats/word",
     bound=.0005, why="a tenth of a small language model's gain is not worth a claim", over=("evolution", "story"),
     controls=("random wiring of the same density", MATCHED, "baseline of length, frequency, position, punctuation and "
               "spillover of two words"), needs=dict(childes="", natural_stories=""),
-    costs=dict(toy=(420, "measured"), small=(6000, "estimated")),
+    costs=dict(toy=(420, "estimated"), small=(6000, "estimated")),
     limits="0.1M weights, 1.5 MB of child-directed speech; mean reading times, no single readers")
 BRAIN = replace(
     READERS, source=PAPER + ", alignment with brain data", run=brain,

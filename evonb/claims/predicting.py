@@ -6,13 +6,13 @@
 __all__ = ['SHUFFLED_FOLDS', 'CONTIGUOUS_FOLDS', 'UNTRAINED', 'BIGGER', 'by_person', 'brain_scores', 'of_folds', 'told',
            'shuffled_folds', 'contiguous_folds', 'untrained', 'grown_reader', 'bigger']
 
-# %% ../../nbs/claims/14_predicting.ipynb #124e3192
+# %% ../../nbs/claims/14_predicting.ipynb #f75c8fda
 from dataclasses import replace
 
-# %% ../../nbs/claims/14_predicting.ipynb #7cd43247
+# %% ../../nbs/claims/14_predicting.ipynb #00b35196
 import numpy as np
 
-# %% ../../nbs/claims/14_predicting.ipynb #76e1b739
+# %% ../../nbs/claims/14_predicting.ipynb #1e03c93a
 from ..alignment.data import open_data
 from ..alignment.encoding import RidgeConfig
 from ..alignment.features import ReadConfig, read
@@ -29,7 +29,7 @@ from ..training.base import SMOLLM2, open_base, save_base
 from ..training.gpt import ModelConfig
 from ..training.lifetime import Lifetime, LifetimeConfig
 
-# %% ../../nbs/claims/14_predicting.ipynb #82bf7b52
+# %% ../../nbs/claims/14_predicting.ipynb #23bdab46
 def by_person(
     values, # (..., n_targets)
     subjects # (n_targets,) who each target belongs to
@@ -37,7 +37,7 @@ def by_person(
     "A score of each person: the mean over their targets."
     return np.stack([known_mean(values[..., subjects == p], -1) for p in np.unique(subjects)], -1)
 
-# %% ../../nbs/claims/14_predicting.ipynb #67e97df3
+# %% ../../nbs/claims/14_predicting.ipynb #502cf9e5
 def brain_scores(
     trial, # a Trial; settings: model, data, layer
     name: str, # of the alignment, beside those of other trials
@@ -49,39 +49,39 @@ def brain_scores(
     run = align_run(trial.beside/name, config, **trial.how)
     return read_dataset(run.file("brain.zarr.zip"))
 
-# %% ../../nbs/claims/14_predicting.ipynb #5655f402
+# %% ../../nbs/claims/14_predicting.ipynb #ed4b53a0
 def of_folds(trial, folds): # -> r of the model and of autocorrelation alone, (n_people,) each
     "A language model and autocorrelation alone under one kind of folds, without nuisances, as published."
     ds = brain_scores(trial, f"{folds}-folds", untrained=0, nuisance=("none",), ridge=RidgeConfig(folds=folds))
     alone = ds.row_r_fold.sel(row="autocorrelation").mean("fold").values # (n_targets,)
     return by_person(ds.r_best.values[0], ds.subject.values), by_person(alone, ds.subject.values)
 
-# %% ../../nbs/claims/14_predicting.ipynb #83fce791
+# %% ../../nbs/claims/14_predicting.ipynb #c39c3a31
 def told(model, alone, folds): # facts
     "Means of both."
     return {f"r of the model, {folds} folds": round(float(model.mean()), 4),
             f"r of autocorrelation alone, {folds} folds": round(float(alone.mean()), 4)}
 
-# %% ../../nbs/claims/14_predicting.ipynb #9c5d53b3
+# %% ../../nbs/claims/14_predicting.ipynb #91081b0d
 def shuffled_folds(trial): # -> Measured
     "How much better autocorrelation alone does than the model, with shuffled folds."
     model, alone = of_folds(trial, "shuffled")
     return Measured(crossed_mean(alone - model, ("person",)), told(model, alone, "shuffled"))
 
-# %% ../../nbs/claims/14_predicting.ipynb #c8a6aefc
+# %% ../../nbs/claims/14_predicting.ipynb #f193a686
 def contiguous_folds(trial): # -> Measured
     "How much of the model's r is lost with contiguous folds, as a share of its mean r with shuffled ones."
     (with_shuffled, a), (model, b) = of_folds(trial, "shuffled"), of_folds(trial, "contiguous")
     lost = (with_shuffled - model) / with_shuffled.mean() # (n_people,)
     return Measured(crossed_mean(lost, ("person",)), told(with_shuffled, a, "shuffled") | told(model, b, "contiguous"))
 
-# %% ../../nbs/claims/14_predicting.ipynb #776fc332
+# %% ../../nbs/claims/14_predicting.ipynb #4567b925
 _room = dict(model=SMOLLM2, data="alice", layer=15)
 SHUFFLED_FOLDS = Claim(
     "Feghhi et al. 2024, arXiv 2406.01538, abstract: a feature of autocorrelation alone outperforms GPT-2 XL with "
     "shuffled splits", "r of autocorrelation alone minus r of the model", "r", .02, "a difference of 0.02 in r",
     ("person",), ("same ridge, penalties and folds; no nuisances, as published",), shuffled_folds,
-    dict(toy=_room), dict(toy=(120, "measured")), needs={"alice_fmri": "", SMOLLM2: "make models"},
+    dict(toy=_room), dict(toy=(120, "estimated")), needs={"alice_fmri": "", SMOLLM2: "make models"},
     limits="SmolLM2-135M at its middle layer, 27 people, one chapter: other data than the paper's, continuous and not "
            "sentences. The model is told of itself")
 CONTIGUOUS_FOLDS = replace(
@@ -89,7 +89,7 @@ CONTIGUOUS_FOLDS = replace(
     effect="share of the model's r with shuffled folds that is lost with contiguous ones", unit="of r", bound=.5,
     why="most is more than half", run=contiguous_folds)
 
-# %% ../../nbs/claims/14_predicting.ipynb #e45e2031
+# %% ../../nbs/claims/14_predicting.ipynb #70f6b706
 def untrained(trial): # -> Measured
     "r of untrained models beyond that of the nuisances alone."
     ds = brain_scores(trial, "untrained", untrained=trial.settings["untrained"])
@@ -99,16 +99,16 @@ def untrained(trial): # -> Measured
                  nuisances_alone=round(float(ds.r_confounds.mean()), 4))
     return Measured(crossed_mean(beyond[fresh], ("seed", "person")), facts)
 
-# %% ../../nbs/claims/14_predicting.ipynb #a308187f
+# %% ../../nbs/claims/14_predicting.ipynb #b29e41ff
 UNTRAINED = replace(
     SHUFFLED_FOLDS, source="Schrimpf et al. 2021, PNAS 118(45): untrained models, intrinsic architecture",
     effect="r of untrained models minus r of nuisances alone", bound=.01, why="a hundredth of r", run=untrained,
     over=("seed", "person"), sizes=dict(toy=_room | dict(untrained=3), small=_room | dict(untrained=10)),
     controls=("word rate, sound power and movement as nuisances", "contiguous folds, five scans trimmed beside them"),
-    costs=dict(toy=(240, "measured"), small=(800, "estimated")),
+    costs=dict(toy=(240, "estimated"), small=(800, "estimated")),
     limits="the architecture of SmolLM2-135M at its middle layer; 27 people, one chapter")
 
-# %% ../../nbs/claims/14_predicting.ipynb #d693ab4d
+# %% ../../nbs/claims/14_predicting.ipynb #1bd58c7b
 def grown_reader(
     trial, # a Trial; settings: steps, batch_size, context
     corpus, # a PreparedCorpus
@@ -131,7 +131,7 @@ def grown_reader(
         save_base(grown.model, corpus.tokenizer, folder, val_loss=float(grown.val_loss[-1]))
     return open_base(folder, trial.device)
 
-# %% ../../nbs/claims/14_predicting.ipynb #adf1ea70
+# %% ../../nbs/claims/14_predicting.ipynb #fe20650e
 def bigger(trial): # -> Measured
     "How much more the smallest models' surprisal tells of reading times than the largest ones'."
     s = trial.settings
@@ -154,7 +154,7 @@ def bigger(trial): # -> Measured
     tokens = len(bits) * s["steps"] * s["batch_size"] * s["context"]
     return Measured(crossed_contrast(of[least], of[most], ("seed", "story")), facts, tokens)
 
-# %% ../../nbs/claims/14_predicting.ipynb #e939078a
+# %% ../../nbs/claims/14_predicting.ipynb #7d4e8c82
 _readers = dict(data="natural-stories", n_bytes=3_000_000, vocab_size=1024,
                 context=64)
 BIGGER = Claim(
@@ -165,6 +165,6 @@ BIGGER = Claim(
      "of two words"), bigger,
     dict(toy=_readers | dict(models=((1, 2, 16), (2, 2, 32), (3, 4, 64)), seeds=3, steps=100, batch_size=32),
          small=_readers | dict(models=((2, 2, 32), (3, 4, 64), (4, 4, 128)), seeds=5, steps=4000, batch_size=64)),
-    dict(toy=(400, "measured"), small=(20_000, "estimated")), needs=dict(childes="", natural_stories=""),
+    dict(toy=(400, "estimated"), small=(20_000, "estimated")), needs=dict(childes="", natural_stories=""),
     limits="0.04M to 0.3M weights and 0.2M tokens at toy size: the claim is of models of 100M weights and more, "
            "trained on billions of tokens; below some two billion tokens its own authors find the contrary")
