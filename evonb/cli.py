@@ -1175,13 +1175,13 @@ def claims_options(
 ):
     "What `evonb claims` takes."
     p.add_argument("what", nargs="*", metavar="NAME | run [NAME ...] | table",
-                   help="a claim, to be told what counts for it and against it; run and claims (all unless named) to try "
-                        "them; or table, the verdicts of what was tried (default: the list of all)")
+                   help="a claim, to be told what counts for it and against it; run and claims (all unless named) to "
+                        "try them; or table, the verdicts of what was tried (default: the list of all)")
     p.add_argument("--size", default="toy", help="how large trials are: toy or small (default: %(default)s)")
     p.add_argument("--seed", type=int, default=0, help="the root of the seed tree (default: %(default)s)")
     p.add_argument("--out", default="runs/claims", help="the folder of all trials (default: %(default)s)")
-    p.add_argument("--results", metavar="FILE.json", help="where table keeps what it shows, as docs/results/claims.json, "
-                   "of which the page of the site is made")
+    p.add_argument("--results", metavar="FILE.json", help="where table keeps what it shows, as docs/results/claims.json, of "
+                   "which the page of the site is made")
     p.add_argument("--device", help="where models live; the best there is unless given")
 
 # %% ../nbs/84_cli.ipynb #6ed4c96d
@@ -1191,7 +1191,7 @@ def claims_options(
 def do_claims(
     args # what `parser` made of the command line
 ):
-    "List claims, tell of one, try some, or show what came out; a planted claim that comes out wrong ends with status 1."
+    "List claims, tell of one, try some, or show what came out; a planted claim that comes out wrong is status 1."
     from evonb.claims.court import about_claim, claim_rows, rows_text, table_row, try_claims, write_rows
     from evonb.claims.names import CLAIMS
     what, *names = args.what or [""]
