@@ -448,7 +448,7 @@ def chain_designs() -> list: # of Design
 def all_designs() -> list: # of Design
     "Every row of the page."
     return [*arms_designs(), *evolutions_designs(), *methods_designs(), *alignment_designs(), *targets_designs(),
-            *single_designs()]
+            *single_designs(), *chain_designs()]
 
 # %% ../nbs/86_calibration.ipynb #a4b06c70
 def calibration_cells(
