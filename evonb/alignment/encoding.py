@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['FOLDS', 'SOLVERS', 'DTYPES', 'SEARCHES', 'SCORES', 'ALPHAS', 'HOWS', 'BAND_ALPHAS', 'RidgeConfig', 'check_matrix',
            'flat_columns', 'check_targets', 'group_labels', 'assign_folds', 'make_folds', 'left_out_targets',
-           'left_out_text', 'make_inner_folds', 'scaling', 'standardised', 'unpenalised', 'Spectrum', 'smaller_gram',
-           'decompose', 'SharedGram', 'penalty_bounds', 'GramSolver', 'himalaya_backend', 'HimalayaSolver', 'Fold',
-           'deviations', 'pearson', 'variation', 'r_squared', 'r_squared_gain', 'Problem', 'encode', 'ridge_weights',
-           'permuted_rows', 'permutation_null', 'split_half_ceiling', 'across_subject_ceiling', 'normalised',
-           'band_mixtures', 'banded', 'partition', 'autocorrelated_baseline', 'beyond', 'rdm', 'rsa', 'linear_cka']
+           'left_out_text', 'make_inner_folds', 'scaling', 'standardised', 'unpenalised', 'Spectrum', 'column_products',
+           'smaller_gram', 'decompose', 'SharedGram', 'penalty_bounds', 'GramSolver', 'himalaya_backend',
+           'HimalayaSolver', 'Fold', 'deviations', 'pearson', 'variation', 'r_squared', 'r_squared_gain', 'Problem',
+           'make_problem', 'scored_fold', 'encode', 'ridge_weights', 'permuted_rows', 'permutation_null',
+           'split_half_ceiling', 'across_subject_ceiling', 'normalised', 'band_mixtures', 'banded', 'partition',
+           'autocorrelated_baseline', 'beyond', 'rdm', 'rsa', 'linear_cka']
 
 # %% ../../nbs/alignment/18_encoding.ipynb #53d53d30
 import json
@@ -275,11 +276,19 @@ class Spectrum:
     vectors: torch.Tensor # (smaller side, k): the eigenvectors
 
 # %% ../../nbs/alignment/18_encoding.ipynb #897414b3
+def column_products(
+    Z: torch.Tensor # (n_samples, n_columns)
+) -> torch.Tensor: # (n_columns, n_columns)
+    "Z.T @ Z; on the CPU by NumPy, which knows that half of it is enough."
+    if Z.device.type != "cpu": return Z.T @ Z
+    z = Z.numpy()
+    return torch.from_numpy(z.T @ z)
+
 def smaller_gram(
     Z # (n_train, n_features)
 ) -> torch.Tensor: # (n_train, n_train), or (n_features, n_features) with fewer features than samples
     "Products of samples, or of features."
-    return Z @ Z.T if Z.shape[0] <= Z.shape[1] else Z.T @ Z
+    return column_products(Z.T if Z.shape[0] <= Z.shape[1] else Z)
 
 def decompose(
     Z, # (n_train, n_features), with the columns of Q taken out
@@ -301,7 +310,9 @@ class SharedGram:
     def __init__(self, X): # (n_samples, n_features) float64
         self.centre = X.mean(0)
         self.X = X - self.centre
-        self.whole = self.X.T @ self.X
+
+    @cached_property
+    def whole(self): return column_products(self.X) # once the first fold needs it
 
     def of(self,
         train, # positions of samples
@@ -310,7 +321,7 @@ class SharedGram:
     ) -> torch.Tensor: # (n_features, n_features), as `smaller_gram`
         "The training set's; made anew where a column hardly varies in it beside the others."
         held, off = self.X[np.setdiff1d(np.arange(len(self.X)), train)], mean - self.centre
-        A = (self.whole - held.T @ held).sub_(len(train) * torch.outer(off, off))
+        A = (self.whole - column_products(held)).sub_(len(train) * torch.outer(off, off))
         if (A.diagonal()[by > 0] < 1e-3 * self.whole.diagonal()[by > 0]).any(): A = None # digits were lost
         A = Z.T @ Z if A is None else A.mul_(by).mul_(by[:, None])
         return A if G is None else A - G.T @ G
@@ -493,10 +504,10 @@ class GramSolver:
     @cached_property
     def spectrum(self): return decompose(self.Z, self.Zt, self.Q, self.gram)
     @cached_property
-    def rough(self): return decompose(*(v.float() for v in (self.Z, self.Zt[:0], self.Q, self.gram)))
+    def rough(self): return decompose(*(v.float() for v in (self.Z, self.Zt[:0], self.Q)))
 
     def fit(self, y, q): # (n_train, n_targets) residual targets, (n_unpenalised, n_targets) what was taken out
-        few = self.inner is None and self.config.search == "fast" and 8 * y.shape[1] <= len(self.gram)
+        few = self.inner is None and self.config.search == "fast" and 8 * y.shape[1] <= min(self.Z.shape)
         found = self.quick(y, q) if few and y.dtype == torch.float64 else None
         return found or self.exact(y, q)
 
@@ -531,14 +542,14 @@ def refined(self: GramSolver,
     alpha # (n_targets,) penalties
 ): # (n_test, n_targets), None where it doesn't converge
     "The penalised part of the prediction: what double precision finds wrong is solved for in single, and added."
-    s, A = self.rough, self.gram
-    b = y if s.dual else self.Z.T @ y # (n_samples or n_features, n_targets)
+    s, A = self.rough, (self.Z, self.Z.T) if self.rough.dual else (self.Z.T, self.Z)
+    b = y if s.dual else A[0] @ y # (n_samples or n_features, n_targets)
     V, scale = s.vectors, (s.values[:, None] + alpha).float() # (k, n_targets)
     w, left = torch.zeros_like(b), b
     for _ in range(12):
         w = w + (V @ ((V.T @ left.float()) / scale)).double()
         if s.dual: w = w - self.Q @ (self.Q.T @ w)
-        left = b - A @ w - alpha * w
+        left = b - A[0] @ (A[1] @ w) - alpha * w
         if (left.norm(dim=0) <= 1e-12 * b.norm(dim=0)).all(): return self.Zt @ (self.Z.T @ w if s.dual else w)
     return None
 
@@ -711,7 +722,7 @@ def _target_sets(target_confounds, target_sets, n_targets, double):
             for s, c in target_confounds.items() if (of == s).any()]
 
 # %% ../../nbs/alignment/18_encoding.ipynb #f1e97d72
-def _problem(X, Y, groups, config, confounds, target_confounds, target_sets, device, names=None, measured=None):
+def make_problem(X, Y, groups, config, confounds, target_confounds, target_sets, device, names=None, measured=None):
     "Everything checked, and on the device."
     config, device = config or RidgeConfig(), device or "cpu"
     if not isinstance(config, RidgeConfig): raise InputError(f"config is {config!r}, but must be a RidgeConfig.")
@@ -755,7 +766,11 @@ def cleaned(self: Problem,
     return Y
 
 # %% ../../nbs/alignment/18_encoding.ipynb #301a298e
-def _scored(fold, Y):
+def scored_fold(
+    fold: Fold,
+    Y # (n_samples, n_targets)
+) -> dict: # chosen: (n_targets,); prediction: (n_test, n_targets); r, r2, ...: (n_targets,)
+    "Everything that a fold tells of targets."
     chosen, level, own, penalised = fold.fit(Y)
     y, base = Y[fold.test], level + own
     found = dict(chosen=chosen, prediction=base + penalised, r=pearson(own + penalised, y), r_confounds=pearson(own, y),
@@ -789,12 +804,12 @@ def encode(
 ): # -> xarray Dataset (fold, target, sample); left_out (fold, target): constant there, so its scores are nan
     "Cross-validated ridge regression from features to every target; R² is against the mean of a fold's test samples."
     import xarray as xr
-    problem = _problem(X, Y, groups, config, confounds, target_confounds, target_sets, device, targets, measured)
+    problem = make_problem(X, Y, groups, config, confounds, target_confounds, target_sets, device, targets, measured)
     n_targets, parts = problem.Y.shape[1], []
     for fold in problem.folds():
         clean = problem.cleaned(problem.Y[:, None], fold.train)[:, 0]
         chunks = range(0, n_targets, problem.config.chunk)
-        part = [_scored(fold, clean[:, i:i + problem.config.chunk]) for i in chunks]
+        part = [scored_fold(fold, clean[:, i:i + problem.config.chunk]) for i in chunks]
         parts.append({k: np.concatenate([q[k] for q in part], -1) for k in part[0]} | dict(test=fold.test))
     fold_of, prediction = np.zeros(len(problem.X), int), np.zeros(problem.Y.shape)
     for i, p in enumerate(parts): prediction[p["test"]], fold_of[p["test"]] = p["prediction"], i
@@ -821,7 +836,7 @@ def ridge_weights(
 ): # -> xarray Dataset: weights (feature, target) per unit of X, alpha (target)
     "Ridge weights fitted on all samples."
     import xarray as xr
-    problem = _problem(X, Y, groups, config, confounds, target_confounds, target_sets, device, targets)
+    problem = make_problem(X, Y, groups, config, confounds, target_confounds, target_sets, device, targets)
     every = np.arange(len(problem.X))
     y = problem.cleaned(problem.Y[:, None], every)[:, 0]
     inner = make_inner_folds(every, problem.labels, problem.config, "all")
@@ -887,7 +902,7 @@ def _null_scores(problem, rows, show=False, by_fold=False):
             for i in range(0, len(rows), step):
                 at = torch.as_tensor(rows[i:i + step].T.copy(), device=residual.device) # (n_samples, n_copies)
                 Y = problem.cleaned(fitted[:, None] + residual[at], fold.train) # (n_samples, n_copies, n_targets)
-                part = _scored(fold, Y.flatten(1))
+                part = scored_fold(fold, Y.flatten(1))
                 found = {k: np.where(left_out, np.nan, part[k].reshape(-1, n_targets)) for k in kept}
                 for k, (total, count) in sums.items(): # found[k]: (n_copies, n_targets)
                     total[i:i + step] += np.nan_to_num(found[k])
@@ -921,7 +936,7 @@ def permutation_null(
 ): # -> xarray Dataset: r, gain (permutation, target); r_observed, p, q ... (target); bands of the mean over targets
     "The distribution of scores when responses have nothing to do with features beyond the confounds."
     import xarray as xr
-    problem = _problem(X, Y, groups, config, confounds, target_confounds, target_sets, device, targets, measured)
+    problem = make_problem(X, Y, groups, config, confounds, target_confounds, target_sets, device, targets, measured)
     check_positive(n_permutations, "n_permutations"), check_positive(block, "block"), check_choice(how, HOWS, "how")
     longest = np.bincount(problem.labels).max()
     if longest < 2 * block + (how == "shift"):
@@ -1073,7 +1088,7 @@ def banded(
     arrays = {name: check_matrix(X, f"band {name!r}") for name, X in bands.items()}
     n = {name: len(X) for name, X in arrays.items()}
     if len(set(n.values())) > 1: raise InputError(f"The bands have different numbers of samples: {n}.")
-    problem = _problem(next(iter(arrays.values())), Y, groups, config, None, None, None, device, targets)
+    problem = make_problem(next(iter(arrays.values())), Y, groups, config, None, None, None, device, targets)
     xs = [torch.as_tensor(X) for X in arrays.values()]
     mixtures, found = band_mixtures(len(xs), n_random, seed), []
     for i, (train, test) in enumerate(make_folds(len(problem.X), problem.labels, problem.config)):

@@ -239,6 +239,26 @@ def test_extreme_penalties():
     assert np.isfinite(encode(X, Y, GROUPS, RidgeConfig(alphas=10.0 ** np.arange(-30, 30))).r).all()
 
 
+@pytest.mark.parametrize("p", [12, 200])
+def test_a_whole_brain_in_blocks_is_the_same(p, tmp_path):
+    from evonb.alignment.whole import encode_whole
+
+    X, Y, _ = simulated(p=p, n_targets=23)
+    Y[30:60, 5] = 50.0  # constant in one held-out block
+    C = np.random.default_rng(1).standard_normal((150, 2))
+    np.save(tmp_path / "y.npy", Y)
+    on_disk, config, looks = np.load(tmp_path / "y.npy", mmap_mode="r"), RidgeConfig(search="full"), []
+    whole = encode(X, Y, GROUPS, config, confounds=C)
+    small = encode_whole(X, on_disk, GROUPS, config, C, memory=7e-5, show=False, stop=lambda: looks.append(1))
+    assert small.block < 6 and len(looks) >= 5 * 23 // 6
+    for k in ("r", "r2", "gain", "r_confounds", "alpha"):
+        assert np.allclose(small[k], whole[k], atol=1e-9, equal_nan=True)
+    assert (small.left_out == whole.left_out).all() and bool(small.left_out[1, 5])
+    assert np.allclose(small.r_mean, whole.r_mean, atol=1e-9)
+    with pytest.raises(InputError, match="positive number of GiB"):
+        encode_whole(X, Y, memory=-1)
+
+
 # Precisions and solvers ---------------------------------------------------------------------------------------------
 
 WIDE = tuple(10.0 ** np.arange(-8, 12.5, 1))

@@ -94,7 +94,88 @@ def encoding_sklearn_decades(pairs, n=1):
 def encoding_sklearn_svd(pairs, n=1):
     "The first row against RidgeCV(gcv_mode='svd'), which is faster here than scikit-learn's default."
     svd = dict(gcv_mode="svd")
-    return against_sklearn(min(pairs, 5), FINE, theirs_options=svd, inner_folds="loo") | dict(aim="reported")
+    return against_sklearn(min(pairs, 5), FINE, theirs_options=svd, inner_folds="loo") | dict(aim="at least 3")
+
+
+N_SCANS, N_WIDE, N_VERTICES, N_BLOCK = 3000, 4 * 768, 20_484, 512
+
+
+@cache
+def brain(n_targets):
+    "Autocorrelated features at four delays, and responses of which a share follows them."
+    rng = np.random.default_rng(1)
+    words = np.apply_along_axis(np.convolve, 0, rng.standard_normal((N_SCANS, 768)), [1, 0.7, 0.4], "same")
+    X = np.hstack([np.roll(words, d, 0) for d in (1, 2, 3, 4)]).astype(np.float32)
+    W = rng.standard_normal((N_WIDE, n_targets)).astype(np.float32) / N_WIDE**0.5
+    return X, X @ W + 3 * rng.standard_normal((N_SCANS, n_targets)).astype(np.float32)
+
+
+def himalaya_scores(n_targets, config):
+    "Mean r of himalaya's KernelRidgeCV, in single precision on the CPU, with the same folds and penalties."
+    from himalaya.backend import set_backend
+    from himalaya.kernel_ridge import KernelRidgeCV
+
+    from evonb.alignment.encoding import make_inner_folds, pearson
+
+    X, Y = brain(n_targets)
+    out, labels = [], np.zeros(N_SCANS, int)
+    set_backend("torch")
+    try:
+        for i, (train, test) in enumerate(make_folds(N_SCANS, None, config)):
+            mean, sd = X[train].mean(0), X[train].std(0)
+            cv = [(np.setdiff1d(np.arange(len(train)), g), g[s])
+                  for g, s in make_inner_folds(train, labels, config, i)]  # fmt: skip
+            model = KernelRidgeCV(alphas=np.array(config.alphas), kernel="linear", cv=cv, fit_intercept=True)
+            model.fit(torch.tensor((X[train] - mean) / sd), torch.tensor(Y[train]))
+            P = model.predict(torch.tensor((X[test] - mean) / sd))
+            out.append(pearson(P, torch.tensor(Y[test])).numpy())
+    finally:
+        set_backend("numpy")
+    return np.mean(out, 0)
+
+
+def encoding_himalaya(pairs, n=1):
+    "himalaya's KernelRidgeCV over encode_whole: 3,000 scans x 3,072 features x 512 targets, 5 x 5 folds, single."
+    from evonb.alignment.whole import encode_whole
+
+    config, found = RidgeConfig(n_folds=N_FOLDS, dtype="float32"), {}
+    X, Y = brain(N_BLOCK)
+    run = lambda: found.update(ours=encode_whole(X, Y, config=config, show=False).r_mean.values)
+    with threads(1):
+        row = paired(lambda: found.update(theirs=himalaya_scores(N_BLOCK, config)), run, min(pairs, 3), warm=0)
+    apart = float(np.abs(found["ours"] - found["theirs"]).max())
+    return row | dict(aim="reported", r_apart=apart, mean_r=[float(v.mean()) for v in found.values()], threads=1)
+
+
+def encoding_whole_brain(pairs=0, n=0):
+    "GiB at most beside features: 20,484 vertices on disk, blocks of 1 GiB, 3 penalties, 2 x 2 folds."
+    import subprocess
+    import sys
+    import tempfile
+    from pathlib import Path
+
+    code = """if True:
+        import sys, time, resource, numpy as np
+        sys.path.insert(0, sys.argv[1])
+        import torch; torch.set_num_threads(1)
+        from encoding import brain, N_VERTICES, RidgeConfig
+        from evonb.alignment.whole import encode_whole
+        X, Y = brain(512)
+        out = np.lib.format.open_memmap(sys.argv[2], "w+", np.float32, (len(Y), N_VERTICES))
+        for a in range(0, N_VERTICES, 512): out[:, a:a + 512] = np.roll(Y, a // 512, 1)[:, :N_VERTICES - a]
+        out.flush(); del out, Y
+        before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+        config = RidgeConfig(n_folds=2, inner_folds=2, alphas=(1e3, 1e4, 1e5), dtype="float32")
+        ds = encode_whole(X, np.load(sys.argv[2], mmap_mode="r"), config=config, memory=1., show=False)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        print(time.process_time() - began, before / 2**20, peak / 2**20, ds.block, float(ds.r_mean.mean()))
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        given = [sys.executable, "-c", code, str(Path(__file__).parent), f"{folder}/brain.npy"]
+        told = subprocess.run(given, capture_output=True, text=True, check=True).stdout.split()[-5:]
+    seconds, before, peak, block, r = map(float, told)
+    return dict(ratio=peak - before, first_s=seconds, peak_gib=peak, before_gib=before, block=int(block), mean_r=r,
+                aim="at most 2", is_exponent=False)  # fmt: skip
 
 
 def grown(make):
@@ -121,4 +202,5 @@ def encoding_growth_targets(pairs=0, n=0):
 
 
 ROWS = {f.__name__: f for f in (encoding_sklearn, encoding_sklearn_blocks, encoding_sklearn_decades,
-                                encoding_sklearn_svd, encoding_growth_samples, encoding_growth_targets)}  # fmt: skip
+                                encoding_sklearn_svd, encoding_himalaya, encoding_whole_brain,
+                                encoding_growth_samples, encoding_growth_targets)}  # fmt: skip
