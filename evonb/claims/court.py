@@ -389,4 +389,4 @@ def claims_figure(
                      range=[-.6, len(rows) - .4], showgrid=False, zeroline=False)
     fig.update_xaxes(range=[-1.08, 1.08], tickvals=[-.55, .55], ticktext=["against the claim", "for the claim"],
                      showgrid=False, zeroline=False)
-    return fig.update_layout(margin=dict(r=260))
+    return fig.update_layout(margin=dict(r=295))
