@@ -290,7 +290,7 @@ def claims_parts(folder: Path, figures) -> str:
             f"together (Holm), {stand} of the {len(clear)} clear verdicts stand.")
     head = ["claim", "verdict", "measured [95 %]", "bound", "over", "p", "p, Holm", "it would take", "cost"]
     p = lambda r, k: "" if r.get(k) is None else f"{r[k]:.2g}"  # noqa: E731
-    rows = [[f"{r['name']}: {r['says']}", r["verdict"], claim_effect(r), f"{r['bound']:+g}", r["units"], p(r, "p"),
+    rows = [[r["name"], r["verdict"], claim_effect(r), f"{r['bound']:+g}", r["units"], p(r, "p"),
              p(r, "p_holm"), r["needed"], claim_cost(r)] for r in found]
     shown = figures.keep(json.loads(claims_figure(found).to_json()))
     return "\n\n".join([said, shown, table(head, rows), "## Each claim", *map(claim_details, found)])
