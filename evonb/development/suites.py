@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SUITES', 'BABYLM', 'Suite', 'RatedSuite', 'open_suite', 'suite_files', 'line_texts', 'read_items', 'pair_of',
            'open_pairs', 'open_blimp', 'open_supplement', 'open_ewok', 'open_ewok_contexts', 'open_entities',
-           'open_comps', 'open_wug', 'open_wug_adj', 'open_wug_past']
+           'open_comps', 'open_wug', 'open_wug_adj', 'open_wug_past', 'TaskSuite', 'open_task_suite']
 
 # %% ../../nbs/development/12_suites.ipynb #043ff6f8
 import dataclasses
@@ -21,8 +21,8 @@ from ..datasets import MissingCorpusError, dataset_path, published
 from .items import by_paradigm, credits, length_parts, log_odds
 from ..registry import Registry
 from ..store import content_digest
-from ..tasks.grading import Choice, Item, padded_rows
-from ..tasks.tasks import read_rows
+from ..tasks.grading import Choice, Item, option_lengths, padded_rows
+from ..tasks.tasks import open_task, read_rows
 
 # %% ../../nbs/development/12_suites.ipynb #ee89e026
 @dataclass(frozen=True, eq=False)
@@ -317,3 +317,42 @@ def open_wug_adj(place: str, seeds: Seeds): return open_wug("wug_adj", place)
 
 @SUITES.register("wug-past", "wugs: past tenses of made-up verbs, beside people's", spelled="wug-past[:FOLDER]")
 def open_wug_past(place: str, seeds: Seeds): return open_wug("wug_past", place)
+
+# %% ../../nbs/development/12_suites.ipynb #7b60d025
+@dataclass(frozen=True, eq=False)
+class TaskSuite(Suite):
+    "Items of a task, by the task's own grading."
+    lengths: tuple = () # per item, what its options' log-probabilities are divided by; empty: nothing, or tokens
+    by_token: bool = False # divided by the numbers of tokens
+
+    def digest(self): return content_digest([super().digest(), [list(map(float, x)) for x in self.lengths], self.by_token])
+
+    def grade(self, found):
+        told = super().grade(found)
+        if not (self.by_token or self.lengths): return told
+        divided = found["counts"] if self.by_token else padded_rows([np.asarray(x, float) for x in self.lengths])
+        return told | dict(credit=credits(found["sums"] / divided, self.answers))
+
+# %% ../../nbs/development/12_suites.ipynb #671d5d65
+@SUITES.register("task", "a task of evonb population by options: hellaswag:FOLDER, mmlu:FOLDER, lm-eval:NAME, ...",
+                 spelled="task:TASK")
+def open_task_suite(
+    place: str, # of `evonb.tasks.TASKS`, as in hellaswag:FOLDER
+    seeds: Seeds # decide which items are drawn, where a task draws
+) -> TaskSuite:
+    "Every open item of a task whose answers are options."
+    task = open_task(place, seeds, "all", None)
+    if task.kind not in ("choice", "pairs"):
+        raise InputError(f"{place} is a task of the kind {task.kind}, whose answers aren't options, so their "
+                         "log-probabilities say nothing. Ask it by evonb population, or take a task by options.")
+    own, items = task.items(), []
+    before = task.grading.delimiter if task.kind == "choice" else ""
+    for i in own:
+        solved = task.preambles.get(i.group, "")
+        items.append(dataclasses.replace(i, prompt=solved + i.prompt, options=tuple(before + o for o in i.options),
+                                         contexts=tuple(solved + c for c in i.contexts)))
+    unit = task.grading.normalise
+    lengths = () if unit in ("none", "tokens") else tuple(map(tuple, option_lengths(own, unit)))
+    divided = "" if unit == "none" else f", divided by {unit}"
+    return TaskSuite(f"task:{place}", tuple(items), rule=f"the option with the highest log-probability{divided}",
+                     lengths=lengths, by_token=unit == "tokens")

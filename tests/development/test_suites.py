@@ -16,6 +16,7 @@ from evonb.text.ngrams import NGrams
 from evonb.text.passages import join_words
 from evonb.text.tokens import train_tokenizer
 from evonb.text.toy_english import minimal_pairs, toy_documents
+from evonb.training.adapters import Adapter
 from evonb.training.base import new_base
 from evonb.training.gpt import GPTConfig, new_gpt
 
@@ -202,3 +203,42 @@ def test_answers_are_kept_by_content_and_taken_up(base, blimp, tmp_path, monkeyp
 def test_every_suite_says_what_it_is():
     for name in SUITES:
         assert SUITES.entry(name).line and SUITES.entry(name).spelled.startswith(name)
+
+
+def hellaswag_line(i):
+    return dict(ind=i, activity_label="Sewing", ctx_a=f"She sews {i} seams.", ctx_b="then she", ctx=f"She sews {i}",
+                endings=["stops.", "goes on and on with it.", "sleeps", "the dogs run to the house"], label=i % 4)  # fmt: skip
+
+
+@pytest.mark.parametrize("unit", ["none", "bytes", "tokens"])
+def test_a_task_is_a_suite_with_the_credit_that_the_task_gives(base, tmp_path, unit, monkeypatch):
+    from evonb.tasks.engine import Engine
+    from evonb.tasks.tasks import Task
+
+    path = tmp_path / "hellaswag_val.jsonl"
+    path.write_text("\n".join(json.dumps(hellaswag_line(i)) for i in range(12)))
+    monkeypatch.setattr("evonb.tasks.tasks.STYLES", {"lm-eval": unit})
+    suite = open_suite(f"task:hellaswag:{path}")
+    task = Task.from_hellaswag(path, n_validation="all", name=f"hellaswag:{path}",
+                               seeds=Seeds(0).child("suite", "task"))  # fmt: skip
+    assert len(suite) == task.n() == 12 and ("divided by" in suite.rule) == (unit != "none")
+    graded = suite.grade(suite.ask(ModelScorer(base)))
+    engine = Engine(base.model, base.tokenizer)
+    (outputs,) = engine.loglikelihoods([Adapter({}, {}, {}, {})], task.requests())
+    assert sorted(graded["credit"]) == sorted(task.grade("validation", outputs).credit)
+    assert suite.digest() != open_suite(f"task:choice:{choices(tmp_path)}").digest()
+
+
+def choices(folder):
+    path = folder / "mine.jsonl"
+    path.write_text("\n".join(json.dumps(dict(prompt=f"{i}", options=["a", "b"], answer=0)) for i in range(4)))
+    return path
+
+
+def test_tasks_that_are_answered_freely_are_refused(tmp_path):
+    path = tmp_path / "sums.jsonl"
+    path.write_text("\n".join(json.dumps(dict(prompt=f"{i}+1=", answer=str(i + 1))) for i in range(4)))
+    with pytest.raises(InputError, match="of the kind numeric, whose answers aren't options"):
+        open_suite(f"task:numeric:{path}")
+    with pytest.raises(InputError, match="names no task"):
+        open_suite("task:helaswag")
