@@ -163,7 +163,7 @@ def targets_sentence(
 @dataclass
 class Simulated(Alignment):
     "An alignment whose models are given as numbers; all else is what `align` does."
-    values: dict = field(default_factory=dict) # name of a model -> its layers (n_words, k) each; readers: (n_words,) bits
+    values: dict = field(default_factory=dict) # a model's name -> its layers (n_words, k); readers: (n_words,) bits
     text: tuple = () # documents that the models were trained on
     one: bool = False # whether it is of one published model
 
@@ -246,7 +246,8 @@ def simulated_brain(
     import pandas as pd
     rows = [(f"p{i // 2} r{i % 2}", f"r{i % 2}", f"p{i // 2}", *[np.nan] * 3) for i in range(data.shape[1])]
     sizes = np.array([[1, len(w)] for w in passage.words])
-    return Responses("simulated brains", "series", data, pd.DataFrame(rows, columns=["target", "roi", "subject", *"xyz"]),
+    targets = pd.DataFrame(rows, columns=["target", "roi", "subject", *"xyz"])
+    return Responses("simulated brains", "series", data, targets,
                      np.full(len(data), passage.name), [passage], [on], None, 2.,
                      {"words": to_scans(sizes, on, len(data), 2., "sum")})
 
@@ -281,7 +282,9 @@ def brain_sentences(
     every = simulated_brain(np.hstack([group() for _ in range(n_groups)]), passages[0], on)
     whole = Simulated(None, CHAIN, every, every, models, values=values, text=text, one=n_models == 1)
     ds, of = whole.brain_scores(), np.arange(every.data.shape[1]) // (2 * n_people)
-    def part(g): return replace(whole, data=(own := every.select(subjects=every.targets.subject[of == g].unique())), raw=own)
+    def part(g):
+        own = every.select(subjects=every.targets.subject[of == g].unique())
+        return replace(whole, data=own, raw=own)
     return [part(g).brain_sentence(ds.isel(target=of == g)) for g in range(n_groups)]
 
 # %% ../nbs/86_calibration.ipynb #4f40f3f6
@@ -435,8 +438,8 @@ def chain_designs() -> list: # of Design
     "From simulated brains and readers to the sentence."
     def one(what, sizes, simulate, effect=0., wrong=claims_more, **settings):
         unit = "of the variance" if simulate is brain_sentences else "ms/bit"
-        return Design(f"whole chain: {what}", sizes, partial(simulate, **settings), effect, unit * (effect > 0), wrong=wrong,
-                      part=.05 if simulate is brain_sentences else .025, right=says_adds)
+        return Design(f"whole chain: {what}", sizes, partial(simulate, **settings), effect, unit * (effect > 0),
+                      wrong=wrong, part=.05 if simulate is brain_sentences else .025, right=says_adds)
     arms, alone = (f"{n} x 8 people x 200 scans" for n in ("3 models an arm", "1 model"))
     readers, reader = (f"{n} x 10 stories x 100 words" for n in ("3 models an arm", "1 model"))
     return [one("brains", arms, brain_sentences, .8, n_models=3), one("brains", alone, brain_sentences, .5),

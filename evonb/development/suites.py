@@ -325,7 +325,8 @@ class TaskSuite(Suite):
     lengths: tuple = () # per item, what its options' log-probabilities are divided by; empty: nothing, or tokens
     by_token: bool = False # divided by the numbers of tokens
 
-    def digest(self): return content_digest([super().digest(), [list(map(float, x)) for x in self.lengths], self.by_token])
+    def digest(self):
+        return content_digest([super().digest(), [list(map(float, x)) for x in self.lengths], self.by_token])
 
     def grade(self, found):
         told = super().grade(found)

@@ -154,8 +154,8 @@ def check_aims(self: BreedConfig):
                              "individuals, and a front or an archive of less says nothing. Give more.",
                              give=dict(budget=self.n_individuals))
     if of_one and self.budget < self.n_individuals:
-        remark(f"budget is {self.budget}, but a generation of {', '.join(of_one)} has {self.n_individuals} individuals: "
-               "the search ends before anything is bred.")
+        remark(f"budget is {self.budget}, but a generation of {', '.join(of_one)} has {self.n_individuals} "
+               "individuals: the search ends before anything is bred.")
 
 # %% ../../nbs/populations/18_breeding.ipynb #cdfdb43e
 BREED_PRESETS = {"genome": dict(methods=("genome", "genome+"), space="factors", n_individuals=10, budget=100, n_seeds=5,

@@ -206,8 +206,9 @@ def test_every_suite_says_what_it_is():
 
 
 def hellaswag_line(i):
+    endings = ["stops.", "goes on and on with it.", "sleeps", "the dogs run to the house"]
     return dict(ind=i, activity_label="Sewing", ctx_a=f"She sews {i} seams.", ctx_b="then she", ctx=f"She sews {i}",
-                endings=["stops.", "goes on and on with it.", "sleeps", "the dogs run to the house"], label=i % 4)  # fmt: skip
+                endings=endings, label=i % 4)  # fmt: skip
 
 
 @pytest.mark.parametrize("unit", ["none", "bytes", "tokens"])
