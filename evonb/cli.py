@@ -1180,8 +1180,8 @@ def claims_options(
     p.add_argument("--size", default="toy", help="how large trials are: toy or small (default: %(default)s)")
     p.add_argument("--seed", type=int, default=0, help="the root of the seed tree (default: %(default)s)")
     p.add_argument("--out", default="runs/claims", help="the folder of all trials (default: %(default)s)")
-    p.add_argument("--results", metavar="FILE.json", help="where table keeps what it shows, as docs/results/claims.json, "
-                   "of which the site's page is made")
+    p.add_argument("--results", metavar="FILE.json", help="where table keeps what it shows, as docs/results/claims.json"
+                   ", for the site")
     p.add_argument("--device", help="where models live; the best there is unless given")
 
 # %% ../nbs/84_cli.ipynb #6ed4c96d
