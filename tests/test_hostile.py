@@ -255,6 +255,8 @@ def test_a_setting_of_another_type_is_named():
 ALLOWED = {(("ridge", "inner_folds"), str), (("ridge", "inner_folds"), int)}  # int | str
 ALLOWED |= {(("begin",), type(None)), (("training", "begin"), type(None))}  # of runs of before
 ALLOWED |= {(("evolution", "n_evolutions"), type(None))}
+ALLOWED |= {(("behavior", "spillover"), str), (("behavior", "spillover"), int)}  # int | str
+ALLOWED |= {(("behavior", "outcome"), type(None))}  # of runs of before
 
 
 def test_json_nested_too_deep_or_of_endless_numbers_is_refused(tmp_path):
