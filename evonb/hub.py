@@ -150,16 +150,15 @@ def from_hub(
     show: bool = True # say on stderr what is fetched, and show the client's bars
 ): # -> (Path of the file or folder, its name with the commit); for anything else (source, None)
     "Fetch what a name on the hub means, unless it is here."
-    from huggingface_hub import snapshot_download
     if (name := hub_name(source)) is None: return source, None
+    from huggingface_hub import snapshot_download
+    name = pinned(name)
     if offline():
-        name = pinned(name)
         only = [name.file, *(f"{name.file}/{p}" for p in TAKEN)] if name.file else TAKEN
         with telling_hub(name):
             folder = Path(snapshot_download(name.repo, revision=name.revision, local_files_only=True,
                                             allow_patterns=only, ignore_patterns=[f"*{OUR_SUMS}"]))
     else:
-        name = pinned(name)
         folder = name.fetched(hub_files(name), show)
         name.note_reference(hub_name(source).revision)
     place = folder/name.file if name.file else folder
