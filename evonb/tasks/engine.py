@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MERGE_FROM', 'token_ids', 'Sequence', 'encode_choices', 'PackedRow', 'Wanted', 'wanted', 'pack', 'Stack', 'stack',
            'adapted_linear', 'adapted_embedding', 'own_forward', 'merged_weight', 'Engine', 'alone_or_together',
-           'begun_prompts', 'whole_rows', 'bit_sums']
+           'begun_prompts', 'whole_rows', 'still_asked', 'can_drop', 'bit_sums']
 
 # %% ../../nbs/tasks/14_engine.ipynb #d4569d3e
 import copy
@@ -646,6 +646,24 @@ def whole_rows(
     try: yield
     finally: hook.remove()
 
+# %% ../../nbs/tasks/14_engine.ipynb #2612c4df
+def still_asked(
+    rows: list, # rows that are computed, numbered individual by individual
+    answers: list, # of all rows; None where one isn't complete
+    n_prompts: int
+) -> list: # positions in `rows`
+    "Rows of prompts that some individual is still answering: individuals share one pass, so each has as many rows."
+    open_ = {r % n_prompts for r in rows if answers[r] is None}
+    return [i for i, r in enumerate(rows) if r % n_prompts in open_]
+
+# %% ../../nbs/tasks/14_engine.ipynb #73e9b7cd
+def can_drop(
+    cache # of keys and values, as a model gave it
+) -> bool:
+    "Whether texts can leave a cache; what a recurrent layer remembers has no such rows."
+    layers = getattr(cache, "layers", [])
+    return bool(layers) and all(hasattr(layer, "batch_select_indices") for layer in layers)
+
 # %% ../../nbs/tasks/14_engine.ipynb #0aa422f2
 @patch
 def greedy(self: Engine,
@@ -659,17 +677,22 @@ def greedy(self: Engine,
     x = torch.tensor([(0,) * (longest - len(i)) + i for i in ids], device=device).repeat(n, 1)
     mask = torch.tensor([[0] * (longest - len(i)) + [1] * len(i) for i in ids], device=device).repeat(n, 1)
     new, answers, cache = [[] for _ in range(len(x))], [None] * len(x), None
-    position = (mask.cumsum(-1) - 1).clamp(min=0)
+    rows, position = list(range(len(x))), (mask.cumsum(-1) - 1).clamp(min=0)
     while any(a is None for a in answers):
         with whole_rows(self.head):
             out = self.model(input_ids=x, attention_mask=mask, position_ids=position, past_key_values=cache,
                              use_cache=True, logits_to_keep=1)
         cache, x = out.past_key_values, out.logits[:, -1].argmax(-1, keepdim=True) # (n * n_prompts, 1)
-        for i, token in enumerate(x[:, 0].tolist()):
-            if answers[i] is not None: continue
-            new[i].append(token)
-            answers[i] = self.ended(new[i], prompts[i % len(prompts)])
+        for r, token in zip(rows, x[:, 0].tolist(), strict=True):
+            if answers[r] is not None: continue
+            new[r].append(token)
+            answers[r] = self.ended(new[r], prompts[r % len(prompts)])
         mask, position = F.pad(mask, (0, 1), value=1), position[:, -1:] + 1
+        kept = still_asked(rows, answers, len(ids))
+        if 0 < len(kept) < .8 * len(rows) and can_drop(cache): # copying the cache costs, too
+            rows, kept = [rows[i] for i in kept], torch.tensor(kept, device=device)
+            cache.batch_select_indices(kept)
+            x, mask, position = x[kept], mask[kept], position[kept]
     return new, answers
 
 # %% ../../nbs/tasks/14_engine.ipynb #a472c32a

@@ -374,6 +374,26 @@ def test_generation_ends_before_a_stop_string():
     assert engine.generate([BASE], [replace(prompt, stop=("\0", stop))]) == [[whole[: whole.index(stop)]]]
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_a_prompt_whose_answers_are_complete_costs_nothing_more(name):
+    build, n_prompts = MODELS[name], 6
+    adapters = population(build(), 3)
+    engine = Engine(build(), TOKENIZER, max_tokens=2048)
+    prompts = [Prompt(f"the cat sees {'the dog ' * k}", 2 + 3 * k, ()) for k in range(n_prompts)]
+    rows, forward = [], engine.model.forward
+
+    def counted(**given):
+        rows.append(len(given["input_ids"]))
+        return forward(**given)
+
+    engine.model.forward = counted
+    together = engine.generate(adapters, prompts)
+    assert rows[0] == len(adapters) * n_prompts and rows[-1] == len(adapters) and sorted(rows, reverse=True) == rows
+    assert sum(rows) < 0.75 * rows[0] * len(rows)
+    apart = [t for p in prompts for (t,) in engine.generate(adapters, [p])]
+    assert [t for texts in zip(*together, strict=True) for t in texts] == apart
+
+
 # Errors of the items
 
 
