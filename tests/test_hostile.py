@@ -257,6 +257,7 @@ ALLOWED |= {(("begin",), type(None)), (("training", "begin"), type(None))}  # of
 ALLOWED |= {(("evolution", "n_evolutions"), type(None))}
 ALLOWED |= {(("behavior", "spillover"), str), (("behavior", "spillover"), int)}  # int | str
 ALLOWED |= {(("behavior", "outcome"), type(None))}  # of runs of before
+ALLOWED |= {(("drifts",), type(None))}  # of runs of before
 
 
 def test_json_nested_too_deep_or_of_endless_numbers_is_refused(tmp_path):

@@ -15,7 +15,7 @@ from .encoding import encode
 from .features import ReadConfig, read
 from .nested import chosen_scores
 from .responses import Responses, design
-from .run import AlignConfig, Alignment
+from .run import AlignConfig, Alignment, held_out_blocks
 from ..core import InputError, Seeds
 from ..statistics import known_mean
 
@@ -26,7 +26,9 @@ class BrainScore:
         responses: Responses,
         config: AlignConfig | None = None # ridge, delays, nuisances and layers, as of an alignment
     ):
-        self.of = Alignment(None, config or AlignConfig(), responses.cleaned(), responses, [], show=False)
+        config = config or AlignConfig()
+        clean = responses.cleaned(held_out_blocks(config, responses))
+        self.of = Alignment(None, config, clean, responses, [], show=False)
 
     def hidden(self, base): # -> xarray DataArray (layer, words or items, features)
         c, items = self.of.config, self.of.data.kind == "items"
@@ -43,7 +45,7 @@ def __call__(self: BrainScore,
     import xarray as xr
     c, data, made = self.of.config, self.of.data, []
     for layer in (hidden := self.hidden(base)).layer:
-        X = self.of.raw.high_passed(design(data, hidden.sel(layer=layer).values, how=c.how, delays=c.delays))
+        X = self.of.high_passed(design(data, hidden.sel(layer=layer).values, how=c.how, delays=c.delays))
         made.append(encode(X, data.data, **self.of.given).gain)
     scores = xr.Dataset(dict(gain_fold=xr.concat(made, "layer")))
     by_target = known_mean(chosen_scores(scores, "gain_fold").values) # (n_targets,), mean over folds

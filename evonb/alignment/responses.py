@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RESPONSE_KINDS', 'Responses', 'many', 'first_names', 'target_faults', 'varying_targets', 'left_out_table',
-           'chosen_names', 'shifted', 'design', 'nuisance_design', 'taken_out']
+           'chosen_names', 'shifted', 'design', 'nuisance_design', 'span', 'span_within', 'taken_out']
 
 # %% ../../nbs/alignment/16_responses.ipynb #4229576a
 import dataclasses
@@ -337,17 +337,39 @@ def nuisance_design(
     return {n: X if n in still else shift(X) for n, X in responses.nuisance.items() if n in names}
 
 # %% ../../nbs/alignment/16_responses.ipynb #24c54a87
+def span(
+    columns # (n_samples, k)
+) -> np.ndarray: # (n_samples, at most k + 1), orthonormal
+    "What a mean and these columns reach; one that repeats others adds nothing."
+    Q, R = np.linalg.qr(np.column_stack([np.ones(len(columns)), columns]))
+    return Q[:, np.abs(np.diag(R)) > 1e-9 * np.abs(R).max()]
+
+def span_within(
+    columns, # (n_samples, k) of a whole run
+    block # slice of these samples
+) -> np.ndarray: # (samples of the block, at most k + 1), orthonormal
+    "What a mean and these columns reach in a part of a run: directions with half of their even share there, or more."
+    Q, n = span(columns), block.stop - block.start
+    if n == len(Q): return Q
+    U, s, _ = np.linalg.svd(Q[block] - Q[block].mean(0), full_matrices=False) # s**2: how much of a direction lies here
+    U = U[:, s**2 >= .5 * n / len(Q)]
+    if U.shape[1] + 1 > n / 2:
+        raise InputError(f"A held-out block has {n} samples, and {U.shape[1]} drifts and movements would be taken out "
+                         "of it, which leaves less than half. Ask for fewer folds (ridge.n_folds) or give fewer drifts.")
+    return np.column_stack([np.full(n, n**-.5), U])
+
 def taken_out(
     values, # (n_samples, n_columns)
     basis, # (n_samples, k) what is taken out, beside each run's mean
-    runs # of (label, slice of the samples)
-) -> np.ndarray: # (n_samples, n_columns) residuals, each run by itself
+    runs, # of (label, slice of the samples)
+    blocks=None # of slices, parts of runs that are each taken by themselves; None: runs are
+) -> np.ndarray: # (n_samples, n_columns) residuals
     "What least squares leaves of every column."
     out = np.array(values, np.float64)
-    for _, where in runs:
-        Q, R = np.linalg.qr(np.column_stack([np.ones(where.stop - where.start), basis[where]]))
-        Q = Q[:, np.abs(np.diag(R)) > 1e-9 * np.abs(R).max()] # a column that repeats others adds nothing
-        out[where] -= Q @ (Q.T @ out[where])
+    for _, run in runs:
+        for block in [run] if blocks is None else [b for b in blocks if run.start <= b.start < run.stop]:
+            Q = span_within(basis[run], slice(block.start - run.start, block.stop - run.start))
+            out[block] -= Q @ (Q.T @ out[block])
     return out
 
 # %% ../../nbs/alignment/16_responses.ipynb #4097c518
@@ -358,25 +380,41 @@ def drift(self: Responses) -> np.ndarray: # (n_samples, k); k is 0 where none is
 
 @patch
 def high_passed(self: Responses,
-    X # (n_samples, n_columns) designs
+    X, # (n_samples, n_columns) designs
+    blocks=None # as in `cleaned`
 ) -> np.ndarray: # (n_samples, n_columns)
     "Designs without the drifts that `cleaned` takes out of the responses; where there are none they stay as they are."
-    return taken_out(X, self.drift(), self.runs) if self.drift().shape[1] else np.asarray(X)
+    return taken_out(X, self.drift(), self.runs, blocks) if self.drift().shape[1] else np.asarray(X)
+
+@patch
+def blocks(self: Responses,
+    folds # (train, test) positions of each, of `make_folds`
+) -> list: # of slices
+    "Stretches of a run that one fold holds out."
+    fold = np.zeros(len(self.data), int)
+    for i, (_, test) in enumerate(folds): fold[test] = i
+    cuts = np.flatnonzero(np.diff(fold)) + 1
+    of = lambda run: [run.start, *cuts[(cuts > run.start) & (cuts < run.stop)].tolist(), run.stop]
+    return [slice(a, b) for _, run in self.runs for a, b in zip(of(run), of(run)[1:])]
 
 # %% ../../nbs/alignment/16_responses.ipynb #be61e1f1
 @patch
-def cleaned(self: Responses) -> Responses:
-    "The same responses without drifts and each person's movement, taken out of every run as a whole."
+def cleaned(self: Responses,
+    blocks=None # slices that are each taken by themselves, as `blocks` gives; None: runs are, which ties folds together
+) -> Responses:
+    "The same responses without drifts and each person's movement."
     of = self.targets["subject"].to_numpy()
     if not self.subject_nuisance and not self.drift().shape[1]: return self
     data = np.empty(self.data.shape)
     for subject in self.subjects:
         basis = [self.drift(), *([self.subject_nuisance[subject]] if subject in self.subject_nuisance else [])]
-        data[:, of == subject] = taken_out(self.data[:, of == subject], np.hstack(basis), self.runs)
+        data[:, of == subject] = taken_out(self.data[:, of == subject], np.hstack(basis), self.runs, blocks)
     left = np.abs(data).max(0) > 8 * np.finfo(np.float32).eps * np.abs(self.data).max(0) # more than rounding
     gone = dict(drifts=self.drift().shape[1], **{"each person's movement": len(self.subject_nuisance)})
     said = " and ".join(name for name, n in gone.items() if n)
-    notes = [f"{said.capitalize()} were taken out of each run as a whole, before folds."]
+    notes = [f"{said.capitalize()} were taken out of each " +
+             ("run as a whole, before folds, which lets folds tell of each other." if blocks is None else
+              "held-out block by itself, so that no fold tells of another.")]
     if not left.all():
         names = ", ".join(map(str, self.targets["target"][~left]))
         notes.append(f"{(~left).sum()} of {len(left)} targets are nothing else and are left out: {names}.")

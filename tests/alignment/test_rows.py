@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from evonb.alignment.encoding import RidgeConfig
+from evonb.alignment.encoding import RidgeConfig, encode
 from evonb.alignment.reading import BehaviorConfig
 from evonb.alignment.rows import (
     ROWS,
@@ -20,11 +20,11 @@ from evonb.alignment.rows import (
     word_places,
     word_sizes,
 )
-from evonb.alignment.run import AlignConfig, Alignment, stand_in_counts
+from evonb.alignment.run import AlignConfig, Alignment, held_out_blocks, stand_in_counts
 from evonb.alignment.scans import drifts
 from evonb.alignment.sources.toy_brain import toy_brain
 from evonb.alignment.verdicts import MUST_BEAT, alignment_statement, judge_arms, judge_rows, unbeaten
-from evonb.core import Seeds
+from evonb.core import InputError, Seeds
 from evonb.text.ngrams import NGrams
 from evonb.text.passages import join_words
 
@@ -107,3 +107,61 @@ def test_a_row_of_which_drifts_leave_nothing_is_not_blown_up():
     rows = Alignment(None, config, raw.cleaned(), raw, []).row_scores()
     assert rows.row.values.tolist() == ["autocorrelation", "position", "word-rate"]
     assert rows.gain_fold.sel(row="position").min() > -1 and rows.training_text == "unknown"
+
+
+# Drifts are taken out of each held-out block by itself ------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def noisy():
+    "One long run of noise with neighbours alike, of which drifts are to be taken out."
+    heard, _ = toy_brain(Seeds(0), n_sentences=150, n_runs=1, n_subjects=4, n_rois=10)
+    rng, n = np.random.default_rng(0), len(heard.data)
+    white = rng.normal(size=(n + 1, 40))
+    slow = drifts(n, heard.tr, 1 / 100)
+    return replace(heard, data=white[1:] + 0.6 * white[:-1] + 3 * slow @ rng.normal(size=(slow.shape[1], 40)),
+                   nuisance={"drift": slow}, as_is=("drift",))  # fmt: skip
+
+
+def autocorrelation_alone(raw, drifts, trim):
+    config = AlignConfig(drifts=drifts, trim=trim, behavior=BehaviorConfig(frequency=("training",)))
+    of = Alignment(None, config, raw.cleaned(held_out_blocks(config, raw)), raw, [])
+    X = of.row_design("autocorrelation", None)
+    return encode(X, of.data.data, **of.given | dict(config=replace(of.given["config"], scale=False))).r.values
+
+
+@pytest.mark.parametrize("trim", [5, 25])
+def test_knowing_only_when_a_scan_was_taken_tells_nothing_of_a_held_out_block(noisy, trim):
+    r = autocorrelation_alone(noisy, "blocks", trim)
+    assert abs(r.mean()) < 0.03
+    assert autocorrelation_alone(noisy, "runs", trim).mean() > 0.06  # of a whole run, drifts tie the folds together
+
+
+def test_each_block_is_filtered_by_itself(noisy):
+    config = AlignConfig()
+    blocks = held_out_blocks(config, noisy)
+    clean = noisy.cleaned(blocks).data
+    assert [b.start for b in blocks[1:]] == [b.stop for b in blocks[:-1]] and len(blocks) == config.ridge.n_folds
+    assert (noisy.high_passed(noisy.drift(), blocks) ** 2).sum() < 0.15 * (noisy.drift() ** 2).sum()
+    for b in blocks:
+        other = noisy.data.copy()
+        other[np.r_[: b.start, b.stop : len(other)]] = 7
+        np.testing.assert_array_equal(replace(noisy, data=other).cleaned(blocks).data[b], clean[b])
+        np.testing.assert_allclose(clean[b].mean(0), 0, atol=1e-6)
+
+
+def test_where_folds_hold_out_whole_runs_a_block_is_a_run():
+    heard, _ = toy_brain(Seeds(1), n_sentences=120, n_runs=5, n_subjects=2, n_rois=2)
+    slow = np.concatenate([drifts(w.stop - w.start, heard.tr, 1 / 60) for _, w in heard.runs])
+    raw = replace(heard, nuisance={"drift": slow}, as_is=("drift",))
+    blocks = held_out_blocks(AlignConfig(), raw)
+    assert blocks == [w for _, w in raw.runs]
+    np.testing.assert_array_equal(raw.cleaned(blocks).data, raw.cleaned().data)
+
+
+def test_a_block_that_would_hardly_be_left_is_refused(noisy):
+    many = replace(noisy, nuisance={"drift": drifts(len(noisy.data), noisy.tr, 1 / 6)})
+    with pytest.raises(InputError, match=r"A held-out block has 5\d samples, and \d+ drifts .* Ask for fewer folds"):
+        many.cleaned(held_out_blocks(AlignConfig(), many))
+    with pytest.raises(InputError, match="stories"):
+        AlignConfig("m", "alice", drifts="stories").check()
