@@ -549,7 +549,8 @@ def roi_scores(
                    arrayminus=np.nan_to_num(mean - low), width=0, thickness=1.5)
         fig.add_scatter(x=mean, y=np.arange(len(regions)) + shift, mode="markers", name=name, error_x=bar,
                         marker=dict(symbol=style.symbol, size=8, color=style.colour),
-                        customdata=np.stack([low, high], -1), text=list(map(label, regions)),
+                        customdata=[[lo, hi, r] for lo, hi, r in zip(low, high, regions)], # the name for clicks
+                        text=list(map(label, regions)),
                         hovertemplate=f"{name}, %{{text}}: {m.short} = %{{x:.{m.digits}f}} "
                         f"[%{{customdata[0]:.{m.digits}f}}, %{{customdata[1]:.{m.digits}f}}]<extra></extra>")
         highest = np.nanmax([highest, *mean, *high])

@@ -58,14 +58,16 @@ def add_dots(
 
 # %% ../../nbs/plots/23_partition.ipynb #100f3584
 def parts_figure(
-    parts: dict # part -> what `alignment.partition.part_table` told
+    parts: dict, # part -> what `alignment.partition.part_table` told
+    where: str = "" # whose they are, such as a region; empty: of all
 ) -> go.Figure:
     "What bands explain alone and in common: a bar a part, dots for its bands; parts below zero are shown."
     if not parts or all(v["mean"] is None for v in parts.values()):
-        raise NothingToPlot("No parts of variance were asked for: --set parts=model,5-gram,position.")
+        raise NothingToPlot("No parts of variance were asked for: --set 'parts=[\"model\",\"5-gram\",\"position\"]'.")
     bands, sets = parts_of(parts)
     names, whole = list(parts), list(parts.values())[-1]["explained"]
-    fig = figure("Parts of explained variance", height=300 + 30 * len(bands), base=make_subplots(
+    title = "Parts of explained variance" + (f", {label(where)}" if where else "")
+    fig = figure(title, height=300 + 30 * len(bands), base=make_subplots(
         rows=2, cols=1, shared_xaxes=True, vertical_spacing=.03, row_heights=[1 - .09 * len(bands), .09 * len(bands)]))
     told, x = [parts[n] for n in names], list(range(len(names)))
     own = ["#0072B2" if len(s) == 1 else "#7A8CA5" for s in sets.values()]

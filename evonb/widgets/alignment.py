@@ -17,10 +17,12 @@ import numpy as np
 from fastcore.basics import patch
 
 from ..alignment.nested import chosen_scores, map_q
+from ..alignment.partition import part_table
 from ..alignment.surfaces import fsaverage5, hemispheres, make_surfaces
 from ..alignment.volumes import illustrative_label, roi_volume, sphere_labels
 from ..core import EvonbError, InputError, Seeds, check_choice, from_dict, place_name
 from ..plots import alignment as ap
+from ..plots.partition import parts_figure
 from ..plots.reading import residual_words, surprisal_curves
 from ..plots.style import NothingToPlot
 from ..statistics import known_mean
@@ -34,6 +36,7 @@ class Part:
     name: str # of the data set
     ds: object # xarray Dataset, as a run's brain.zarr.zip or reading.zarr.zip
     summary: dict | None = None # the run's; None: intervals are the figures' own
+    parts: object = None # xarray Dataset, as a run's parts.zarr.zip; None: nothing was kept by region
 
     @property
     def models(self): return self.ds["model"].values.tolist()
@@ -304,6 +307,30 @@ def sentence(self: BrainPart, measure, arm, seed, layer) -> str:
     rival = max(others, key=others.get)
     return f"{told}. The best other arm there is {rival}, {number(others[rival])}."
 
+# %% ../../nbs/widgets/16_alignment.ipynb #c60806a0
+_keep_parts = "--set 'parts=[\"model\",\"5-gram\",\"nuisance\"]'" # what an alignment needs to split variance
+
+@patch(as_prop=True)
+def whole_parts(self: BrainPart): return ((self.summary or {}).get("people") or {}).get("parts") # as the report has them
+
+@patch(as_prop=True)
+def has_parts(self: BrainPart): return self.parts is not None or bool(self.whole_parts)
+
+@patch
+def region_parts(self: BrainPart,
+    region: str # "": of all regions together
+) -> dict: # part -> what `part_table` tells
+    "What bands explain alone and in common in a region; of all together as the run's report has it."
+    if not self.has_parts: raise NothingToPlot(f"No parts of variance were kept. Align again with {_keep_parts}.")
+    if not region and self.whole_parts: return self.whole_parts
+    if self.parts is None:
+        raise NothingToPlot("This run is of an older version, which kept no parts of single regions. Align again with "
+                            f"{_keep_parts} and another --out.")
+    check_choice(region, ["", *self.regions], "region")
+    ds = self.parts.isel(target=self.parts["roi"].values == region) if region else self.parts
+    if not ds.sizes["target"]: raise NothingToPlot(f"No parts of variance were kept of {region}.")
+    return part_table([ds.isel(model=i) for i in range(ds.sizes["model"])], ds["subject"].values)
+
 # %% ../../nbs/widgets/16_alignment.ipynb #7603457e
 _reading_names = dict(gain="Δ log-likelihood", pearson="Pearson r", spearman="Spearman ρ")
 
@@ -406,7 +433,10 @@ def read(self: Found,
     summary, brain, reading = (run.file(f) for f in ("summary.json", "brain.zarr.zip", "reading.zarr.zip"))
     try:
         summary = read_json(summary) if summary.exists() else None
-        if brain.exists(): self.brain[name] = BrainPart(name, read_dataset(brain), summary)
+        if brain.exists():
+            parts = run.file("parts.zarr.zip")
+            self.brain[name] = BrainPart(name, read_dataset(brain), summary,
+                                         read_dataset(parts) if parts.exists() else None)
         if reading.exists(): self.reading[name] = ReadingPart(name, read_dataset(reading), summary)
         if not brain.exists() and not reading.exists():
             ds, done = scored_so_far(run), "No model is scored yet. "
@@ -481,7 +511,9 @@ def about(self: Found) -> str: # paragraphs
     where = shlex.quote(self.source) if self.source else "RUN_OR_BASE"
     notes = [n for p in self.parts for n in json.loads(p.ds.attrs.get("notes", "[]"))]
     lack = lambda what, data: f"No {what} are here. Make them: evonb align {where} --data {data}"
-    told = [*self.told, "" if self.brain else lack("brain scores", "alice"),
+    unsplit = [n for n, p in self.brain.items() if p.summary and "people" in p.summary and not p.has_parts]
+    told = [*self.told, f"No parts of variance were kept of {', '.join(unsplit)}. Align again with {_keep_parts} and "
+            "another --out." if unsplit else "", "" if self.brain else lack("brain scores", "alice"),
             "" if self.reading else lack("reading times", "natural-stories"),
             "Notes on the data: " + " ".join(dict.fromkeys(notes)) if notes else ""]
     return "\n\n".join(filter(None, told))
@@ -525,6 +557,9 @@ def _brain_views(parts):
     shown = tuple(n for n in ("measure", "arm", "seed", "layer", "region", "threshold", "scale") if n not in wide)
     several = [View("versus", "plotly", "Beside another run", needs=("brain", "against", "measure"), width=2,
                     description="Scores of regions in one run against those in another.")] * (len(parts) > 1)
+    split = [View("parts", "plotly", "Parts of variance", needs=(*pick, "region"), width=2, height=440,
+                  description="What bands of features explain alone and in common, in the region that was chosen."
+                  )] * any(p.has_parts for p in parts.values())
     return [View("said", "sentence", "In a sentence", needs=(*pick, "measure", "arm", "seed", "layer"), width=2),
             View("layers", "layers", "Brain score by layer", needs=(*pick, "measure", "region"), uses=("layer", "arm"),
                  click=dict(layer="layer", arm="arm"),
@@ -541,11 +576,12 @@ def _brain_views(parts):
             View("slices", "volume", "In the volume", needs=(*pick, *wide), uses=shown, click=dict(region="region"),
                  description="Coronal, sagittal and axial slices with scores."),
             View("rois", "plotly", "Regions and arms", needs=(*pick, "measure", "layer", "best"),
+                 click=dict(region="key2"),
                  description="Brain score of each region, arm by arm, with intervals."),
             View("regions", "table", "Regions at this layer", needs=(*pick, "measure", "arm", "seed", "layer"),
                  click=dict(region="key"), description="Score, ceiling and tests of each region."),
             View("arms", "plotly", "Arms", needs=(*pick, "measure", "layer", "best"),
-                 description="Mean brain score of each arm with interval, ceiling and null."), *several]
+                 description="Mean brain score of each arm with interval, ceiling and null."), *split, *several]
 
 # %% ../../nbs/widgets/16_alignment.ipynb #26c21e8a
 _left = [("model", "what the model leaves"), ("base", "what the baseline leaves"), ("gain", "the nearer one")]
@@ -616,7 +652,8 @@ def _draw(self: AlignmentExplorer, view, v):
         if view == "fit": return ap.reading_fit(part.ds, v["model"], n_dots=400 if story else 1500, story=story)
         if view == "stories": return ap.story_scores(part.ds, v["score"])
         return ap.reading_arms(part.ds, v["score"], versus=part.ds["arm"].values.tolist()[0], summary=part.summary)
-    part, measure = self.brain_part(v), v["measure"]
+    part, measure = self.brain_part(v), v.get("measure")
+    if view == "parts": return parts_figure(part.region_parts(v["region"]), v["region"])
     if view == "wins": return ap.winner_tiles(part.ds, measure)
     if view == "versus":
         pair = v["brain"], v["against"]

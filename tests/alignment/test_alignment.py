@@ -22,6 +22,7 @@ from evonb.alignment import run as runs
 from evonb.alignment.data import DATA, data_forms, image_arguments, open_data
 from evonb.alignment.encoding import RidgeConfig, encode, make_folds
 from evonb.alignment.features import ReadConfig, read
+from evonb.alignment.partition import part_table
 from evonb.alignment.reading import BehaviorConfig, core_form
 from evonb.alignment.responses import Responses, design, nuisance_design
 from evonb.alignment.run import (
@@ -44,10 +45,12 @@ from evonb.cli import main, with_settings
 from evonb.connectomes.experiments import experiment
 from evonb.connectomes.settings import preset
 from evonb.core import InputError, RunExistsError, Seeds, Stopped, StopRequest, from_dict
+from evonb.plots.style import NothingToPlot
 from evonb.report import write_report
 from evonb.store import open_run, read_dataset, read_json
 from evonb.text.tokens import open_prepared
 from evonb.training.base import open_base
+from evonb.widgets.alignment import AlignmentExplorer
 
 pytestmark = pytest.mark.numerics
 
@@ -104,6 +107,29 @@ def test_the_model_that_drives_a_brain_explains_it_best_and_beyond_the_nuisances
     assert arms["connectome"]["n_targets"] == ds.sizes["target"]
     assert (one.r < driven[1].ceiling ** 0.5 + 0.1).all()
     assert np.isfinite(ds.ceiling).all() and (ds.ceiling < 1).all()
+
+
+def test_parts_of_variance_are_kept_of_every_region_and_seen_there(grown, driven, tmp_path):
+    few = dict(parts=("model", "position", "nuisance"), across=(), arms=("connectome",), layers=(2,), untrained=0)
+    run = align(tmp_path / "run", grown, driven[0], **few)
+    kept, told = read_dataset(run.file("parts.zarr.zip")), read_json(run.file("summary.json"))["people"]["parts"]
+    assert kept.sizes == dict(model=2, part=7, fold=5, target=12) and kept.model.values[0] == "connectome/0"
+    whole = part_table([kept.isel(model=i) for i in range(2)], kept.subject.values)
+    assert list(whole) == list(told) == kept.part.values.tolist()
+    assert all(np.isclose(whole[p]["mean"], told[p]["mean"], atol=1e-6) for p in told)
+    seen = AlignmentExplorer(run)
+    roi = driven[0].rois[1]
+    bars = seen.figure("parts", region=roi).data[0]
+    here = kept.isel(target=kept.roi.values == roi)
+    assert np.allclose(bars.y, here.parts.mean(("model", "fold", "target")), atol=1e-6)
+    assert np.allclose(seen.figure("parts").data[0].y, [v["mean"] for v in told.values()])
+    assert seen.views["rois"].click == dict(region="key2") and seen.figure("rois").data[0].customdata[1][2] == roi
+    assert "No parts of variance" not in seen.told
+    run.file("parts.zarr.zip").unlink()
+    older = AlignmentExplorer(run)
+    assert older.ask("parts").figure is not None
+    with pytest.raises(NothingToPlot, match="older version, which kept no parts of single regions"):
+        older.ask("parts", region=roi)
 
 
 def test_every_part_is_written_and_says_where_it_comes_from(aligned):

@@ -316,3 +316,47 @@ def test_names_with_html_are_text(offline_page, explorer, tmp_path):
     assert shown.canvas("slices")["region"] == EVIL
     assert EVIL in shown.text("regions") and EVIL in shown.note("slices") and EVIL in shown.note("layers")
     assert shown.root.locator("img").count() == 0
+
+
+def a_run_with_parts(path):
+    "An alignment on disk that kept parts of variance of every region, and what they are."
+    import xarray as xr
+
+    from evonb.alignment.partition import band_sets, part_name
+    from evonb.alignment.run import AlignConfig
+    from evonb.core import Seeds, to_dict
+    from evonb.plots.examples import example_brain
+    from evonb.store import create_run, write_dataset
+
+    brain, rng = example_brain(Seeds(0)), np.random.default_rng(0)
+    names = [part_name(s) for s in band_sets(("model", "5-gram", "nuisance"))]
+    size, dims = rng.normal(0.01, 0.01, (len(names), brain.sizes["target"])), ("model", "part", "fold", "target")
+    made = size[None, :, None] + rng.normal(0, 0.003, (3, len(names), 4, size.shape[1]))
+    about = dict(part=names, target=brain.target, roi=brain.roi, subject=brain.subject)
+    with create_run(path, to_dict(AlignConfig("runs/demo", "alice")), "alignment") as run:
+        write_dataset(run.file("brain.zarr.zip"), brain)
+        write_dataset(run.file("parts.zarr.zip"), xr.Dataset(dict(parts=(dims, made), explained=(dims, made)), about))
+    return brain, made
+
+
+def test_a_clicked_region_shows_its_parts_of_variance(offline_page, explorer, tmp_path, assert_accessible, screenshot):
+    from evonb.widgets.alignment import AlignmentExplorer
+
+    brain, made = a_run_with_parts(tmp_path / "run")
+    only = dict(measure=["gain"], seed=["mean"], layer=[2], arm=["connectome"], best=[True])
+    page = offline_page(AlignmentExplorer(tmp_path / "run").to_html(tmp_path / "parts.html", only=only))
+    shown = explorer(page).ready()
+    bars = lambda: np.array(shown.plot("parts")["data"][0]["y"])
+    of = lambda region: made[..., brain.roi.values == region].mean((0, 2, 3))
+    assert np.allclose(bars(), made.mean((0, 2, 3)), atol=1e-6)
+    row = shown.view("regions").locator("tbody tr").nth(2)
+    region = row.locator("td, th").first.inner_text()
+    row.click()
+    shown.until("region", region).ready()
+    assert np.allclose(bars(), of(region), atol=1e-6)
+    shown.click_plot("rois", "e => [e._fullData[0].x[1], e._fullData[0].y[1]]")
+    other = list(dict.fromkeys(brain.roi.values.tolist()))[1]
+    shown.until("region", other).ready()
+    assert other != region and np.allclose(bars(), of(other), atol=1e-6)
+    assert_accessible(page)
+    screenshot(shown.view("parts"), "alignment-parts")

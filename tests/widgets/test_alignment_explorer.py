@@ -395,6 +395,14 @@ def test_a_run_of_either_kind_shows_its_own_views(brain, reading, tmp_path):
     assert "evonb align runs/demo --data alice" in words.ask("about").content["text"]
 
 
+def test_a_run_without_parts_has_no_view_of_them_and_says_which_setting_keeps_them(brain, tmp_path):
+    seen = AlignmentExplorer(an_alignment(tmp_path / "a", brain, summary=a_summary(people=dict(regions=[], parts={}))))
+    assert "parts" not in seen.views and "No parts of variance were kept of alice" in seen.told
+    assert "--set 'parts=[\"model\",\"5-gram\",\"nuisance\"]'" in seen.told
+    with pytest.raises(NothingToPlot, match="No parts of variance were kept. Align again with --set"):
+        next(iter(seen.found.brain.values())).region_parts("LIFG")
+
+
 def test_a_connectome_run_gives_a_choice_of_data(brain, reading, tmp_path):
     with create_run(tmp_path / "grown", dict(preset="demo"), "connectome"):
         pass
