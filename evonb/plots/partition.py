@@ -77,7 +77,8 @@ def parts_figure(
     add_dots(fig, bands, list(sets.values()))
     over = ", ".join(counted(n, u) for u, n in whole["units"].items() if u)
     below = sum(v["mean"] < 0 for v in told)
-    captioned(fig, f"all bands together: R² = {whole['mean']:.4f}; interval: 95 % over {over}",
+    said = f"{label(where)}: " if where else ""
+    captioned(fig, f"{said}all bands together: R² = {whole['mean']:.4f}; interval: 95 % over {over}",
               f"{counted(below, 'part')} below zero: suppression, or noise of held-out scores" if below else "")
     return fig.update_yaxes(title_text="part of R²", row=1, col=1, zeroline=True).update_layout(showlegend=False)
 

@@ -311,7 +311,8 @@ def sentence(self: BrainPart, measure, arm, seed, layer) -> str:
 _keep_parts = "--set 'parts=[\"model\",\"5-gram\",\"nuisance\"]'" # what an alignment needs to split variance
 
 @patch(as_prop=True)
-def whole_parts(self: BrainPart): return ((self.summary or {}).get("people") or {}).get("parts") # as the report has them
+def whole_parts(self: BrainPart): # as the report has them
+    return ((self.summary or {}).get("people") or {}).get("parts")
 
 @patch(as_prop=True)
 def has_parts(self: BrainPart): return self.parts is not None or bool(self.whole_parts)
@@ -557,7 +558,7 @@ def _brain_views(parts):
     shown = tuple(n for n in ("measure", "arm", "seed", "layer", "region", "threshold", "scale") if n not in wide)
     several = [View("versus", "plotly", "Beside another run", needs=("brain", "against", "measure"), width=2,
                     description="Scores of regions in one run against those in another.")] * (len(parts) > 1)
-    split = [View("parts", "plotly", "Parts of variance", needs=(*pick, "region"), width=2, height=440,
+    split = [View("parts", "plotly", "Parts of variance", needs=(*pick, "region"), width=2, height=400,
                   description="What bands of features explain alone and in common, in the region that was chosen."
                   )] * any(p.has_parts for p in parts.values())
     return [View("said", "sentence", "In a sentence", needs=(*pick, "measure", "arm", "seed", "layer"), width=2),

@@ -353,7 +353,7 @@ def test_a_clicked_region_shows_its_parts_of_variance(offline_page, explorer, tm
     region = row.locator("td, th").first.inner_text()
     row.click()
     shown.until("region", region).ready()
-    assert np.allclose(bars(), of(region), atol=1e-6)
+    assert np.allclose(bars(), of(region), atol=1e-6) and shown.plot("parts")["how"].startswith(f"{region}: all bands")
     shown.click_plot("rois", "e => [e._fullData[0].x[1], e._fullData[0].y[1]]")
     other = list(dict.fromkeys(brain.roi.values.tolist()))[1]
     shown.until("region", other).ready()
