@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['NO_PARCEL', 'PARCEL_FILES', 'Parcels', 'make_parcels', 'read_annot', 'read_label_gifti', 'read_dlabel',
-           'read_numbers', 'parcel_file', 'read_parcels', 'near_points', 'vertex_places', 'check_mesh']
+           'read_numbers', 'parcel_file', 'read_parcels', 'nearest_points', 'near_points', 'vertex_places',
+           'check_mesh']
 
 # %% ../../nbs/alignment/23_parcels.ipynb #a83730d1
 import dataclasses
@@ -143,19 +144,26 @@ def read_parcels(
         names[side] = told[side] if told else {int(v): f"parcel {v:g}" for v in np.unique(found[side]) if v > 0}
     return make_parcels(labels, names, " and ".join(map(str, path.values())))
 
+# %% ../../nbs/alignment/23_parcels.ipynb #7af4d181
+def nearest_points(
+    side: str, # "left" or "right"
+    n_points: int # the first of fsaverage5's vertices: 12, 42, 162, 642 or 2562 are a coarser icosahedron
+) -> np.ndarray: # (10242,) numbers from 0
+    "Which of the first vertices lies nearest to each, on the sphere."
+    import nibabel as nib
+    from nilearn.datasets import fetch_surf_fsaverage
+    from scipy.spatial import cKDTree
+    file = fetch_surf_fsaverage("fsaverage5")[f"sphere_{side}"]
+    points = np.asarray(nib.load(file).darrays[0].data, float) # (10242, 3)
+    return cKDTree(points[:n_points]).query(points)[1]
+
 # %% ../../nbs/alignment/23_parcels.ipynb #537584d1
 def near_points(
     n_points: int = 162 # of each hemisphere: 12, 42, 162 or 642
 ) -> Parcels: # on fsaverage5
     "Even parcels without anatomy: the nearest of an icosahedron's points on the sphere."
-    import nibabel as nib
-    from nilearn.datasets import fetch_surf_fsaverage
-    from scipy.spatial import cKDTree
     check_choice(check_positive(n_points, "n_points"), (12, 42, 162, 642), "n_points")
-    files, labels = fetch_surf_fsaverage("fsaverage5"), {}
-    for side in hemispheres:
-        points = np.asarray(nib.load(files[f"sphere_{side}"]).darrays[0].data, float) # (10242, 3)
-        labels[side] = cKDTree(points[:n_points]).query(points)[1] + 1
+    labels = {s: nearest_points(s, n_points) + 1 for s in hemispheres}
     return make_parcels(labels, {s: {i + 1: f"{s} point {i + 1}" for i in range(n_points)} for s in hemispheres})
 
 # %% ../../nbs/alignment/23_parcels.ipynb #a40521f7
@@ -205,7 +213,7 @@ def parcelled(
     why, good = np.array(why, object), np.array(why) == ""
     note = f"{len(self.targets):,} vertices of {parcels.mesh} became the means of {good.sum():,} parcels"
     return dataclasses.replace(self, data=np.stack(columns, 1)[:, good], targets=table[good].reset_index(drop=True),
-                               left_out=left_out_table(table, why), notes=[*self.notes, note])
+                               left_out=left_out_table(table, why), notes=[*self.notes, note], parcels=parcels)
 
 # %% ../../nbs/alignment/23_parcels.ipynb #4fbcf00d
 @patch
@@ -229,3 +237,17 @@ def spread(
         if found: sides[side][self.labels[side] == label] = np.mean(found)
     return make_surfaces(sides["left"], sides["right"], name, (provenance or {}) | dict(parcels=len(sums)),
                          mesh=self.mesh)
+
+# %% ../../nbs/alignment/23_parcels.ipynb #f613356d
+@patch
+def on_fsaverage5(self: Parcels) -> dict: # side -> (10242,) labels; 0 is no parcel
+    "The same parcels on the mesh that is drawn: its own vertices of a finer mesh; of a coarser one the nearest's."
+    if not self.mesh.startswith("fsaverage"):
+        raise InputError(f"The parcels are on {self.mesh}, whose geometry isn't here: only those of fsaverage4 to "
+                         "fsaverage are drawn. Take the atlas on fsaverage, or resample the map (wb_command "
+                         "-label-resample).")
+    n = MESHES["fsaverage5"]
+    if len(next(iter(self.labels.values()))) >= n: return {s: v[:n] for s, v in self.labels.items()}
+    points = MESHES[self.mesh]
+    nearest = {s: nearest_points(s, points) for s in self.labels}
+    return {s: v[nearest[s]] for s, v in self.labels.items()}

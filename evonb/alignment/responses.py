@@ -36,6 +36,7 @@ class Responses:
     illustrative: bool = False # the positions were chosen by us rather than given by the data set
     notes: list = field(default_factory=list) # exclusions and conventions, for the report
     left_out: typing.Any = None # table of targets that can't be predicted: as targets, with place and why; None: none
+    parcels: typing.Any = None # `parcels.Parcels` whose names the regions are, so that maps can fill them; None: none
 
     def __post_init__(self):
         _check_samples(self)

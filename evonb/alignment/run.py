@@ -36,7 +36,7 @@ from .reading_verdicts import beside_statement, judge_reading, reading_method
 from .responses import Responses, design, nuisance_design
 from .rows import ROWS, TextWords, fivegram_bits, static_vectors, strangeness, text_words
 from .shared import ACROSS
-from .surfaces import to_surface, vertex_surfaces, write_surface
+from .surfaces import MESHES, hemispheres, to_surface, vertex_surfaces, write_surface
 from .tables import TableConfig
 from .verdicts import ALONE, MUST_BEAT, alignment_statement, comparison_lines, evolution_means
 from .verdicts import judge_arms, judge_rows
@@ -408,7 +408,7 @@ def gather_brain(self: Alignment, made): # made: a dataset each model; -> xarray
     ds = ds.assign_attrs(data=self.data.name, illustrative=int(self.data.illustrative), folds=self.config.ridge.folds,
                          notes=json.dumps([*self.data.notes, *self.left_out_notes()]),
                          n_permutations=self.config.n_permutations)
-    return self.with_counts(self.with_left_out(ds), [m.attrs for m in made])
+    return self.with_counts(self.with_parcels(self.with_left_out(ds)), [m.attrs for m in made])
 
 # %% ../../nbs/alignment/30_run.ipynb #5b7de201
 @patch
@@ -535,6 +535,20 @@ def with_left_out(self: Alignment, ds): # -> xarray Dataset, with `target_left_o
     beside = {f"{k}_left_out": ("target_left_out", gone[k].tolist()) for k in ("why", "roi", "subject", "place")}
     return ds.assign_coords(target_left_out=gone["target"].map(str).tolist()).assign(beside).assign_attrs(
         n_targets_left_out=len(gone), targets_left_out=json.dumps(counts))
+
+# %% ../../nbs/alignment/30_run.ipynb #2f0cc105
+@patch
+def with_parcels(self: Alignment, ds): # -> xarray Dataset, with `parcel` of each vertex of fsaverage5 and `parcel_name`
+    "Which parcel each vertex belongs to, where regions are parcels of a template that can be drawn."
+    if self.data.parcels is None: return ds
+    rows = self.data.parcels.rows()
+    try: labels = self.data.parcels.on_fsaverage5()
+    except InputError as e: # it is scored all the same
+        return ds.assign_attrs(notes=json.dumps([*json.loads(ds.notes), f"There is no map: {e}"]))
+    numbers = np.full((2, MESHES["fsaverage5"]), -1, np.int16) # (side, vertex)
+    for i, (side, label, _) in enumerate(rows): numbers[hemispheres.index(side)][labels[side] == label] = i
+    return ds.assign_coords(parcel_name=[name for *_, name in rows], side=list(hemispheres)).assign(
+        parcel=(("side", "vertex"), numbers)).assign_attrs(parcels_of=self.data.parcels.mesh)
 
 # %% ../../nbs/alignment/30_run.ipynb #352f98b9
 @patch
@@ -828,14 +842,15 @@ def summarise(self: Alignment, ds) -> dict:
 # %% ../../nbs/alignment/30_run.ipynb #c4372b7d
 @patch
 def write_maps(self: Alignment, ds):
-    "Maps of each arm and measure: of vertices the hemispheres measured, of regions a volume and both hemispheres."
+    "Maps of each arm and measure: of vertices and parcels the hemispheres, of regions a volume, too."
     placed = np.isfinite(ds["x"].values).all()
     for arm, what in itertools.product(dict.fromkeys(ds.arm.values.tolist()), ("r", "gain")):
         rows, name = ds.isel(model=ds.arm.values == arm), f"{arm} {what}"
         about = dict(data=self.data.name, arm=arm, layer="chosen on the other folds", measure=what,
                      source=self.config.source)
         score = known_mean(rows[f"{what}_best"].transpose("model", "target").values)
-        surfaces = vertex_surfaces(ds["target"].values, score, name, about) if placed else []
+        if self.data.parcels is not None: surfaces = self.data.parcels.spread(ds["roi"].values, score, name, about)
+        else: surfaces = vertex_surfaces(ds["target"].values, score, name, about) if placed else []
         if not surfaces and (table := region_table(rows, f"{what}_best", self.data.left_out)) is not None:
             volume = roi_volume(table, name=name, provenance=about, illustrative=self.data.illustrative)
             write_volume(self.run.file("maps", f"{slug(arm)}-{what}.nii.gz"), volume)
@@ -932,8 +947,21 @@ def split_variance(self: Alignment, ds) -> dict: # part -> what `describe` tells
     made = [self.model_parts(c, ds, bands) for c in own] or [variance_parts(
         bands, self.data.data, self.given["groups"], self.given["config"], self.config.parts_how, stop=self.check_stop)]
     found = part_table(made, self.data.targets["subject"])
+    write_dataset(self.run.file("parts.zarr.zip"), self.kept_parts(made, [c.name for c in own] or ["all"]))
     write_json(path, found)
     return found
+
+@patch
+def kept_parts(self: Alignment,
+    made: list, # of `variance_parts`, one a model
+    names: list # of the models
+): # -> xarray Dataset over model, part, fold and target
+    "Parts of every region, for those who ask of one."
+    import xarray as xr
+    ds = xr.concat(made, xr.DataArray(names, dims="model", name="model"), combine_attrs="drop_conflicts")
+    t = self.data.targets
+    return ds.astype(np.float32).assign_coords(target=t.target.tolist(), **{
+        k: ("target", t[k].tolist()) for k in ("roi", "subject")})
 
 # %% ../../nbs/alignment/30_run.ipynb #4d6da9b5
 @patch

@@ -7,9 +7,10 @@ __all__ = ['measures', 'viridis', 'two_sided', 'planes', 'reading_measures', 'ar
            'arms_of', 'fold_scores', 'item_table', 'arm_interval', 'over_text', 'ceiling_of', 'null_band', 'captioned',
            'kept_apart', 'label_ends', 'best_other', 'layer_scores', 'scores_at', 'paired_text', 'ArmRow',
            'rows_figure', 'arm_rows', 'arm_scores', 'row_offsets', 'roi_scores', 'runs_compared', 'winner_tiles',
-           'places_of', 'place_numbers', 'Mesh', 'part_of_mesh', 'camera', 'flat_patches', 'pixel_vertices', 'Scale',
-           'colour_scale', 'half_scale', 'surface_map', 'brain_map', 'Template', 'mni_template', 'Plane', 'slice_at',
-           'volume_slices', 'effect_of', 'reading_fit', 'reading_arms', 'story_scores', 'null_calibration']
+           'places_of', 'place_numbers', 'with_parcel_places', 'numbers_on_cortex', 'Mesh', 'part_of_mesh', 'camera',
+           'flat_patches', 'pixel_vertices', 'Scale', 'colour_scale', 'half_scale', 'surface_map', 'brain_map',
+           'Template', 'mni_template', 'Plane', 'slice_at', 'volume_slices', 'effect_of', 'reading_fit', 'reading_arms',
+           'story_scores', 'null_calibration']
 
 # %% ../../nbs/plots/18_alignment.ipynb #e806ddce
 import functools
@@ -655,6 +656,30 @@ def place_numbers(
     numbered = roi_volume(places.assign(value=np.arange(len(places))), radius=radius, name="place")
     return [np.where(np.isfinite(v), v, -1).round().astype(int) for v in surface_values(numbered, how="nearest")]
 
+# %% ../../nbs/plots/18_alignment.ipynb #5c776f82
+def with_parcel_places(
+    brain # xarray Dataset of a run; with parcel and parcel_name its regions are parcels of fsaverage5
+): # the same, x, y, z (mm) being the vertex that is nearest to its parcel's middle
+    "Give every target of a parcel the place at which its parcel is."
+    if "parcel" not in brain: return brain
+    at, pial = {}, [fsaverage5()[s].pial for s in brain["side"].values.tolist()]
+    for i, name in enumerate(brain["parcel_name"].values.tolist()):
+        own = [xyz[n == i] for xyz, n in zip(pial, brain["parcel"].values) if (n == i).any()]
+        if own: at[name] = own[0][np.argmin(((own[0] - own[0].mean(0))**2).sum(1))]
+    xyz = np.array([at.get(r, [np.nan] * 3) for r in brain["roi"].values.tolist()], float).reshape(-1, 3)
+    return brain.assign_coords({k: ("target", xyz[:, i]) for i, k in enumerate("xyz")})
+
+def numbers_on_cortex(
+    brain, # xarray Dataset of a run
+    places, # DataFrame with roi, x, y, z in mm
+    radius: float = 12 # mm around each place that belong to it, where it is no parcel
+) -> list[np.ndarray]: # (10242,) left and right: the row of each vertex, -1 for none
+    "Which place each vertex belongs to: its parcel's, or the one whose sphere it is in."
+    if "parcel" not in brain: return place_numbers(places, radius)
+    rows = {r: i for i, r in enumerate(places["roi"])}
+    of = np.array([*(rows.get(name, -1) for name in brain["parcel_name"].values.tolist()), -1])
+    return [of[n] for n in brain["parcel"].values]
+
 # %% ../../nbs/plots/18_alignment.ipynb #c5f72904
 class Mesh(NamedTuple):
     "Vertices and the faces among them."
@@ -832,14 +857,14 @@ def brain_map(
     **look # kind and views, see `surface_map`
 ) -> go.Figure:
     "A model's or arm's scores on the cortex, the mean over people; says so where positions are illustrative."
-    brain, models = _measured(brain, value), brain["model"].values.tolist()
+    brain, models = with_parcel_places(_measured(brain, value)), brain["model"].values.tolist()
     if (model is None) == (arm is None): raise InputError("Name one of model and arm to draw a map of.")
     rows, who = scores_at(brain, value, layer, np.ones(brain.sizes["target"], bool)), label(arm or model)
     if model is not None: chosen = [models.index(check_choice(model, models, "model"))]
     else: chosen = arms_of(brain)[check_choice(arm, arms_of(brain), "arm")]
     if not np.isfinite(rows[chosen]).any(): raise NothingToPlot(f"{who} holds no finite {value} at layer {layer}.")
     (places, lost), m = places_of(brain, known_mean(rows[chosen], 0)), measures[value]
-    numbers, told = place_numbers(places, radius), np.r_[places["value"], np.nan] # the last one: no place
+    numbers, told = numbers_on_cortex(brain, places, radius), np.r_[places["value"], np.nan] # the last one: no place
     names = [*(f"{r}, {n} people" if n > 1 else r for r, n in zip(places["roi"], places["n"])), ""]
     maps = make_surfaces(*(told[n] for n in numbers), m.short, illustrative=bool(brain.attrs.get("illustrative")))
     fig = surface_map(maps, f"Brain map of {who}", m.axis, [[names[i] for i in n] for n in numbers], **look)

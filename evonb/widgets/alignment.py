@@ -53,6 +53,7 @@ class BrainPart(Part):
         if "p" in self.ds: # one family over all that a map can show, also for runs of before
             p = self.ds["p"].transpose("model", "layer", "target")
             self.ds = self.ds.assign(q=p.copy(data=map_q(p.values)))
+        self.ds = ap.with_parcel_places(self.ds)
         try: self.ds = ap.with_beyond(self.ds)
         except NothingToPlot: pass # without nuisances there are the other measures
 
@@ -154,13 +155,21 @@ def winners(
 @patch
 def vertex_places(self: BrainPart): # [(10242,), (10242,)] int32: left, right; -1 for none
     "Which place each vertex of fsaverage5 belongs to."
-    make = lambda: [p.astype(np.int32) for p in ap.place_numbers(self.places, self.radius)]
+    make = lambda: [p.astype(np.int32) for p in ap.numbers_on_cortex(self.ds, self.places, self.radius)]
     return self.kept("vertices", make)
+
+# %% ../../nbs/widgets/16_alignment.ipynb #c79e9888
+@patch
+def check_volume(self: BrainPart):
+    "Refuse a volume of what was measured on a surface."
+    if "parcel" in self.ds:
+        raise NothingToPlot("Regions are parcels of a surface: they are on the cortex, in no volume.")
 
 # %% ../../nbs/widgets/16_alignment.ipynb #aa3726b5
 @patch
 def voxel_places(self: BrainPart): # (99, 117, 95) int16 on the template's grid; -1 for none
-    "Which place each voxel belongs to."
+    "Which place each voxel belongs to; parcels of a surface have none."
+    self.check_volume()
     return self.kept("voxels", lambda: (sphere_labels(self.places, self.volume_radius) - 1).astype(np.int16))
 
 # %% ../../nbs/widgets/16_alignment.ipynb #b9d5d460
@@ -206,6 +215,7 @@ def map_reply(self: BrainPart, kind, measures=None, rows=None) -> Reply: # kind:
     scores = self.place_scores(measures, rows)
     content = self.map_content(measures, rows, scores)
     if kind == "volume":
+        self.check_volume()
         template, voxels = ap.mni_template(), self.voxel_places()
         content |= dict(shape=list(template.greys.shape), origin=template.affine[:3, 3].tolist(),
                         step=np.diag(template.affine)[:3].tolist(), source=template.source)
@@ -574,8 +584,9 @@ def _brain_views(parts):
             View("wins", "plotly", "Who wins where", needs=(*pick, "measure"), width=2,
                  click=dict(layer="x", region="key2"),
                  description="The arm with the highest score for each region and layer."),
-            View("slices", "volume", "In the volume", needs=(*pick, *wide), uses=shown, click=dict(region="region"),
-                 description="Coronal, sagittal and axial slices with scores."),
+            *[View("slices", "volume", "In the volume", needs=(*pick, *wide), uses=shown, click=dict(region="region"),
+                   description="Coronal, sagittal and axial slices with scores.")
+              ] * any("parcel" not in p.ds for p in parts.values()),
             View("rois", "plotly", "Regions and arms", needs=(*pick, "measure", "layer", "best"),
                  click=dict(region="key2"),
                  description="Brain score of each region, arm by arm, with intervals."),
@@ -735,6 +746,7 @@ def figure(self: AlignmentExplorer,
         maps = make_surfaces(*(told[n] for n in numbers), m.short, illustrative=illustrative)
         return ap.surface_map(maps, f"Brain map of {title}", m.axis, [[names[i] for i in n] for n in numbers],
                               v["surface"], (v["look"],), scale)
+    part.check_volume()
     volume = roi_volume(part.places.assign(value=scores), radius=part.volume_radius, name=m.short,
                         illustrative=illustrative)
     names = part.places.roi.tolist()

@@ -22,6 +22,7 @@ from evonb.alignment import run as runs
 from evonb.alignment.data import DATA, data_forms, image_arguments, open_data
 from evonb.alignment.encoding import RidgeConfig, encode, make_folds
 from evonb.alignment.features import ReadConfig, read
+from evonb.alignment.parcels import near_points
 from evonb.alignment.partition import part_table
 from evonb.alignment.reading import BehaviorConfig, core_form
 from evonb.alignment.responses import Responses, design, nuisance_design
@@ -130,6 +131,35 @@ def test_parts_of_variance_are_kept_of_every_region_and_seen_there(grown, driven
     assert older.ask("parts").figure is not None
     with pytest.raises(NothingToPlot, match="older version, which kept no parts of single regions"):
         older.ask("parts", region=roi)
+
+
+def test_regions_that_are_parcels_fill_their_vertices(grown, driven, tmp_path):
+    parcels = near_points(12)
+    names = [name for *_, name in parcels.rows()]
+    renamed = {r: names[i] for r, i in zip(driven[0].rois, (3, 7, 15, 20))}
+    table = driven[0].targets.assign(roi=[renamed[r] for r in driven[0].targets.roi], x=np.nan, y=np.nan, z=np.nan)
+    few = dict(across=(), arms=("connectome",), layers=(2,), untrained=0)
+    run = align(tmp_path / "run", grown, replace(driven[0], targets=table, parcels=parcels, illustrative=False), **few)
+    ds = read_dataset(run.file("brain.zarr.zip"))
+    numbers = [names.index(n) for n in renamed.values()]
+    assert ds.attrs["parcels_of"] == "fsaverage5" and ds.parcel_name.values.tolist() == names
+    left = read_surface(run.file("maps", "connectome-gain.left.gii"))
+    for roi, i in zip(renamed.values(), numbers):
+        side = i // 12
+        assert np.array_equal(ds.parcel.values[side] == i, parcels.labels[["left", "right"][side]] == i % 12 + 1)
+        if side == 0:
+            score = float(ds.gain_best[:, ds.roi.values == roi].mean())
+            assert np.allclose(left.values[parcels.labels["left"] == i + 1], score, atol=1e-6)
+    assert np.isfinite(left.values).sum() == np.isin(parcels.labels["left"], [4, 8]).sum()
+    seen = AlignmentExplorer(run)
+    part = next(iter(seen.found.brain.values()))
+    assert "slices" not in seen.views and part.places.roi.tolist() == list(renamed.values())
+    places, scores = part.vertex_places()[1], seen.ask("map").arrays[0][part.measures.index("gain"), 0, 0]
+    assert np.array_equal(np.unique(places), [-1, 2, 3])
+    assert np.array_equal(places == 3, parcels.labels["right"] == 9) and np.isclose(
+        scores[3], ds.gain.isel(layer=0, target=ds.roi.values == names[20]).mean(), rtol=1e-5)
+    assert "parcels of a surface" not in seen.figure("map").layout.title.text and "slices" not in seen.views
+    with pytest.raises(NothingToPlot, match="parcels of a surface"): part.map_reply("volume")
 
 
 def test_every_part_is_written_and_says_where_it_comes_from(aligned):

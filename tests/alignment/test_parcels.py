@@ -7,10 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from nibabel.cifti2 import BrainModelAxis, Cifti2Image, LabelAxis
+from nilearn.datasets import fetch_surf_fsaverage
 
 from evonb.alignment.data import open_data
 from evonb.alignment.images import image_responses
-from evonb.alignment.parcels import make_parcels, near_points, read_parcels
+from evonb.alignment.parcels import make_parcels, near_points, nearest_points, read_parcels
 from evonb.alignment.surfaces import MESHES, fsaverage5
 from evonb.core import DamagedFileError, InputError
 
@@ -104,6 +105,25 @@ def test_points_are_even_and_nearest():
         assert len(p.rows()) == 2 * k and np.bincount(p.labels["left"])[1:].min() > 10242 / k * 0.6
         assert p.labels["right"][:k].tolist() == list(range(1, k + 1))  # each point is its own
     with pytest.raises(InputError, match="n_points is 100"): near_points(100)
+
+
+def test_parcels_of_every_fsaverage_come_to_the_mesh_that_is_drawn():
+    from scipy.spatial import cKDTree
+
+    rng = np.random.default_rng(0)
+    for mesh, n in MESHES.items():
+        own = {s: rng.integers(0, 4, n) for s in ("left", "right")}
+        made = make_parcels(own)
+        if mesh.startswith("fsLR"):
+            with pytest.raises(InputError, match=f"are on {mesh}, whose geometry isn't here"): made.on_fsaverage5()
+            continue
+        found = made.on_fsaverage5()
+        first = min(n, 10242)
+        for side, labels in found.items():
+            assert np.array_equal(labels[:first], own[side][:first]) and len(labels) == 10242
+    points = nearest_points("left", 2562)
+    sphere = np.asarray(nib.load(fetch_surf_fsaverage("fsaverage5")["sphere_left"]).darrays[0].data, float)
+    assert np.array_equal(points, cKDTree(sphere[:2562]).query(sphere)[1]) and points[:2562].tolist() == [*range(2562)]
 
 
 def test_bad_atlases_are_refused(tmp_path):
