@@ -597,16 +597,16 @@ def test_a_configuration_of_more_weights_than_the_file_holds_makes_no_model(tmp_
 
 def test_every_reader_survives_changed_files(tmp_path):
     "A short run of what `make faults` does with 10,000 inputs each."
-    done = subprocess.run([sys.executable, HERE / "faults" / "fuzz.py", "-n", "40", "--out", tmp_path / "fuzz.json"],
+    done = subprocess.run([sys.executable, HERE / "faults" / "fuzz.py", "-n", "20", "--out", tmp_path / "fuzz.json"],
                           capture_output=True, text=True, env=os.environ | dict(OMP_NUM_THREADS="1"))
     assert not done.returncode, done.stdout[-3000:] + done.stderr[-3000:]
     found = json.loads((tmp_path / "fuzz.json").read_text())["readers"]
-    wanted = {name: n for name, n in fuzz.inputs_of(40, fuzz.READERS).items() if n}
+    wanted = {name: n for name, n in fuzz.inputs_of(20, fuzz.READERS).items() if n}
     assert {name: f["inputs"] for name, f in found.items()} == wanted
     assert not {name: f["first"] for name, f in found.items() if f["faults"]}
     families = {str(r.family) for r in fuzz.READERS.values() if r.family}
     assert {str(fuzz.READERS[n].family) for n in found if fuzz.READERS[n].family} == families and len(families) >= 11
-    assert sum(f["read"] for f in found.values()) > 500  # what is changed without harm is still read
+    assert sum(f["read"] for f in found.values()) > 250  # what is changed without harm is still read
 
 
 def test_every_kind_of_file_of_every_kind_of_run_is_reached():
