@@ -1,6 +1,7 @@
 """Notebooks are run from top to bottom in a kernel of their own, and what they show is kept."""
 
 import os
+import platform
 import re
 import tempfile
 import time
@@ -106,16 +107,34 @@ def client_of(path: Path, nb, timeout: int):
                              extra_arguments=["--HistoryManager.enabled=False"])
 
 
+def processor() -> str:
+    "What the processor calls itself."
+    file = Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*: (.+)$", file.read_text(), re.M) if file.is_file() else None
+    return found[1] if found else platform.processor() or platform.machine()
+
+
+def work_of(client) -> float:
+    "Seconds that the processors worked for the notebook's kernel, and for the processes that it began and saw end."
+    import psutil
+
+    return sum(psutil.Process(client.km.provisioner.pid).cpu_times()[:4])
+
+
 def executed(project: Project, path: Path, nb, skipped: tuple = (), timeout: int = 900):
-    "A copy of the notebook with its outputs; a failing cell is named with its traceback."
+    "A copy of the notebook with its outputs, and what it took; a failing cell is named with its traceback."
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
-    done = nbformat.from_dict(nb)
+    done, start = nbformat.from_dict(nb), time.monotonic()
     for cell in done.cells:
         cell.metadata.tags = [] if is_run(cell.source, skipped) else ["evonb-skip"]
+    took = dict(processor=processor(), cores=os.cpu_count(), load=round(os.getloadavg()[0], 1))
     try:
         with client_of(path, done, timeout) as client:
+            client.on_cell_executed = lambda **_: took.update(
+                seconds=round(time.monotonic() - start, 1), work=round(work_of(client), 1))
             client.execute(env=kernel_environment(project), cleanup_kc=True)
+        done.metadata.evonb = took
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as e:
         raise BuildError(failure_text(project, path, done, e)) from e
     return done

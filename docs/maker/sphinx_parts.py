@@ -11,6 +11,7 @@ from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util import logging
 
 from .api import Library
+from .extracts import extracts_script
 from .figures import needs_plotly
 from .sources import Project
 
@@ -107,11 +108,14 @@ def find_source(app, module: str):
 
 
 def add_scripts(app, page, template, context, doctree):
-    "plotly only on pages that draw with it: first where an explorer looks for it, later for figures."
+    "plotly only on pages that draw with it: first where an explorer looks for it, later for figures. Texts for search."
     use = needs_plotly(context.get("body") or "")
     if use:
         how = {"loading_method": "defer"} if use == "figure" else {}
         app.add_js_file("plotly.min.js", priority=100, **how)
+    if page == "search":
+        for name in ("texts.js", "search.js"):
+            app.add_js_file(name, priority=900, loading_method="defer")
 
 
 def local_plotly(app) -> None:
@@ -130,6 +134,9 @@ def local_plotly(app) -> None:
 def finished(app, error):
     if error is None:
         local_plotly(app)
+        out = Path(app.outdir)
+        texts = extracts_script(out, sorted(app.env.found_docs))
+        (out / "_static" / "texts.js").write_text(texts, encoding="utf-8")
 
 
 def setup(app):

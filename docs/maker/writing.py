@@ -15,10 +15,14 @@ from pathlib import Path
 import nbformat
 
 from .api import Library
+from .cards import figure_card, machines_of, notebook_card, time_of
+from .citing import bibtex
 from .entries import docstring, face_page, module_page
 from .execution import Cache, kept, with_outputs
 from .faces import Face, problems
-from .figures import Figures, script_of, title_of_figure
+from .figures import Figures, script_of
+from .front import install_line, live_piece
+from .launch import buttons, places
 from .links import broken
 from .measured import calibration_table, claims_parts, measured_page
 from .pages import TEXTS, linked, page_of
@@ -30,6 +34,7 @@ WINGS = ("text", "training", "evolution", "tasks", "connectomes", "populations",
          "widgets", "claims")
 CLAIMS = "<!-- claims -->"  # on a page: stands for what `make claims` kept
 CALIBRATION = "<!-- calibration -->"  # on a page: stands for the table that `make calibrate` kept
+CITATION = "<!-- citation -->"  # on a page: stands for what CITATION.cff names, as BibTeX
 REGISTRIES = "<!-- registries -->"  # on a page: stands for tables of all that there is of each kind
 PICTURES = dict(  # screenshots of the README -> what they show, and the class that makes it
     connectome=("The connectome explorer: each weight a point, through the generations", "ConnectomeExplorer"),
@@ -38,8 +43,8 @@ PICTURES = dict(  # screenshots of the README -> what they show, and the class t
     monitor=("The live monitor: training as it runs, with a stop button that leaves a resumable run", "Monitor"),
     site=("This site: every notebook run, every figure alive, no network", ""))
 
-STORY = ("One matrix of a wiring thins out over four generations; newborns with the evolved connectome learn faster "
-         "than newborns with other wirings or none")
+STORY = ("Newborns that grow up: those with the evolved connectome learn faster, and end lower, than newborns with "
+         "other wirings or none")
 
 
 @dataclass
@@ -51,6 +56,7 @@ class Page:
     line: str
     module: str | None  # what it exports
     figures: dict = field(default_factory=dict)
+    took: dict = field(default_factory=dict)  # what its execution took, and on which machine
 
     @property
     def stem(self) -> str: return self.path.stem
@@ -112,11 +118,17 @@ def write_notebooks(site: Site, pages: list[Page], stale: bool):
         nb = read_notebook(page.path)
         if (done := kept(cache, page.path, nb)) is None:
             raise BuildError(f"{page.path.name} isn't executed: run docs/build.py execute.")
+        page.took = done.metadata.get("evonb", {})
         figures = Figures(page.name.replace("/", "-"))
         shown = page_of(with_outputs(nb, done), site.library, figures)
         page.figures = figures.specs
         for cell in (c for c in shown.cells if c.cell_type == "markdown"):
             cell.source = linked(cell.source, site.project.root, f"{page.name}.ipynb")
+        if page.is_tutorial:
+            root = "../" * page.name.count("/")
+            took = f"Running this page took {said}.\n\n" if (said := time_of(page.took)) else ""
+            said = nbformat.v4.new_markdown_cell(f"{took}{buttons(site.project, page.path, root)}", id="launch")
+            shown.cells.insert(1, said)
         site.write(f"{page.name}.ipynb", nbformat.writes(shown))
 
 
@@ -166,12 +178,22 @@ def write_modules(site: Site, pages: list[Page]):
     site.write("modules.md", "\n\n".join(filter(None, parts)) + "\n")
 
 
+ELSEWHERE = ("*Open in Colab* and *Open in Binder* on a tutorial's page run it without installing anything here. "
+             "There is no button for JupyterLite: every tutorial imports torch, which Python in a browser (Pyodide) "
+             "doesn't have.")
+
+
 def write_tutorials(site: Site, pages: list[Page]):
+    "The tutorials as cards, each with a picture and the time that it took."
     found = [p for p in pages if p.is_tutorial]
     text = ("Stories from beginning to end; each runs within five minutes on two cores and ends in something to play "
             "with. `make lab` opens them in JupyterLab.")
-    parts = ["# Tutorials", text, listing(found), toctree([p.name for p in found])]
-    site.write("tutorials.md", "\n\n".join(parts) + "\n")
+    image = "_images/connectome.png" if (site.project.notebooks / "images" / "connectome.png").is_file() else ""
+    cards = "".join(notebook_card(p, image) for p in found)
+    known = any(places(site.project, p.name) for p in found)
+    parts = ["# Tutorials", text, f'<div class="evonb-cards evonb-tutorials">{cards}</div>', machines_of(found),
+             ELSEWHERE if known else "", toctree([p.name for p in found])]
+    site.write("tutorials.md", "\n\n".join(filter(None, parts)) + "\n")
 
 
 def write_reference(site: Site, pages: list[Page]):
@@ -238,33 +260,58 @@ def picture_grid(title: str, site: Site, pages: list[Page]) -> str:
     return "\n\n".join([f"## {title}", "::::{grid} 1 1 2 2\n:gutter: 3", *shown, "::::"]) if shown else ""
 
 
+LIVE = dict(  # what the front page lets one move: a view of the first tutorial's explorer
+    notebook="1_evolve_a_connectome", view="mask", moving=["generation", "layer", "matrix"], title="", height=380,
+    subtitle="Orange: positive wires, blue: negative ones. Press play, choose a matrix, zoom in.")
+
+
+def live(site: Site, pages: list[Page]) -> str:
+    "The piece of an explorer on the front page, with its weight; nothing where its notebook isn't among the pages."
+    page = next((p for p in pages if p.stem == LIVE["notebook"]), None)
+    cache = Cache.of(site.project, stale=True)  # it was found before, under whichever key
+    done = kept(cache, page.path, read_notebook(page.path)) if page else None
+    piece = live_piece(done, **{k: v for k, v in LIVE.items() if k != "notebook"}) if done else ""
+    if not piece:
+        return ""
+    site.write("live.html", piece)
+    weight = f"{len(piece.encode()) / 1000:.0f}"
+    return (f"::::{{container}} evonb-live\n\n```{{raw}} html\n:file: live.html\n```\n\nWires of the connectome that "
+            f"[the first tutorial]({page.name}.ipynb) evolves, as the explorer shows them. It needs no Python and no "
+            f"network: all {weight} kB of it are in this page.\n\n::::")
+
+
 def write_front(site: Site, pages: list[Page]):
     "The front page, with those pictures that there are."
     grid = picture_grid("What it looks like", site, pages)
-    story = (f"```{{image}} nbs/images/story.png\n:alt: {STORY}\n:class: evonb-story\n```"
-             if (site.project.notebooks / "images" / "story.png").is_file() else "")
+    story = (f":::{{container}} evonb-half\n\n```{{image}} nbs/images/story.png\n:alt: {STORY}\n:class: evonb-story\n"
+             "```\n\n:::" if (site.project.notebooks / "images" / "story.png").is_file() else "")
     text = (site.project.pages / "index.md").read_text(encoding="utf-8")
-    site.write("index.md", text.replace("<!-- story -->", story).replace("<!-- pictures -->", grid))
+    stands = {"<!-- story -->": lambda: story, "<!-- pictures -->": lambda: grid,
+              "<!-- install -->": lambda: install_line(site.project), "<!-- live -->": lambda: live(site, pages),
+              CITATION: lambda: cited(site.project)}
+    for mark in (m for m in stands if m in text):
+        text = text.replace(mark, stands[mark]())
+    site.write("index.md", text)
 
 
-def thumbnail(page: Page, name: str, figure: dict) -> str:
-    "A small picture of a figure that leads to the figure itself."
-    title = html.escape(title_of_figure(figure))
-    return (f'<a class="evonb-card" href="{page.name}.html#{name}"><span class="evonb-thumb" data-figure="{name}" '
-            f'aria-hidden="true"></span><span class="evonb-card-title">{title}</span></a>')
+def cited(project: Project) -> str:
+    "CITATION.cff as BibTeX, to be copied."
+    path = project.root / "CITATION.cff"
+    return f"```bibtex\n{bibtex(path)}\n```" if path.is_file() else ""
 
 
 def write_gallery(site: Site, pages: list[Page]):
-    "Every figure of the site in small, by page."
+    "Every figure of the site in small, by page, with the time that the page took."
     parts = ["---\nhtml_theme.sidebar_secondary.remove: true\n---", "# Gallery",
              "Every figure and explorer of these pages, each leading to the place where it is made.",
              picture_grid("Explorers", site, pages)]
     looking = lambda p: p.wing in ("plots", "widgets") or not p.wing and 50 <= p.number < 60  # noqa: E731
-    for page in sorted(pages, key=lambda p: (not p.is_tutorial, not looking(p), place_of(p))):
-        cards = [thumbnail(page, name, figure) for name, figure in page.figures.items()]
-        if cards:
-            parts.append(f"## {page.title}\n\n" + f'<div class="evonb-cards">{"".join(cards)}</div>')
-    site.write("gallery.md", "\n\n".join(parts) + "\n")
+    shown = [p for p in pages if p.figures]
+    for page in sorted(shown, key=lambda p: (not p.is_tutorial, not looking(p), place_of(p))):
+        cards = "".join(figure_card(page, name, figure) for name, figure in page.figures.items())
+        took = f"The whole page ran in {said}." if (said := time_of(page.took)) else ""
+        parts += [f"## {page.title}", took, f'<div class="evonb-cards">{cards}</div>']
+    site.write("gallery.md", "\n\n".join(filter(None, [*parts, machines_of(shown)])) + "\n")
 
 
 def registry_tables() -> str:
@@ -305,10 +352,14 @@ def write_measured(site: Site, pages: list[Page]):
 
 
 def write_figures(project: Project, pages: list[Page]):
-    "The stored figures, beside the pages."
-    folder = project.made / "html" / "_static" / "figures"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    "The stored figures, and the tutorials as they are committed, beside the pages."
+    static = project.made / "html" / "_static"
+    folder, notebooks = static / "figures", static / "notebooks"
+    for place in (folder, notebooks):
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
+    for page in (p for p in pages if p.is_tutorial):
+        shutil.copyfile(page.path, notebooks / page.path.name)
     for page in pages:
         for name, spec in page.figures.items():
             (folder / f"{name}.js").write_text(script_of(name, spec), encoding="utf-8")

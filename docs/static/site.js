@@ -1,8 +1,5 @@
 /* What evonb's pages do by themselves: draw figures when they come into view, in the page's theme. */
 
-// From disk a page can't read another, so that search shows titles without extracts there.
-if (typeof DOCUMENTATION_OPTIONS === "object" && location.protocol === "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
-
 const evonbFigures = new Map(); // name of a stored figure -> {spec, waiting}
 
 /** Called by the stored figures' scripts. */

@@ -1,5 +1,6 @@
 """The built site, opened from disk with the network cut: pages, figures, search, themes, explorers."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "docs"))
 
 pytest.importorskip("sphinx", reason="Sphinx isn't installed (extra `docs`)")
-from maker import api, execution, sources, writing  # noqa: E402
+from maker import api, execution, launch, sources, writing  # noqa: E402
 
 PROJECT = sources.Project(ROOT)
 
@@ -72,6 +73,8 @@ def colour(page, selector, which="backgroundColor"):
 def test_the_front_page_leads_everywhere(open_page, assert_accessible, screenshot):
     page = open_page("index")
     assert page.locator("h1").inner_text().startswith("evonb")
+    assert page.locator(".evonb-half img").evaluate("e => e.naturalWidth") > 1000
+    assert page.locator(".evonb-said .highlight button.copybtn").is_visible()
     assert page.locator(".sd-card .sd-card-title").all_inner_texts() == ["Explore", "Import", "Read"]
     pictures = page.locator(".evonb-picture img").evaluate_all("all => all.map(e => e.naturalWidth)")
     assert all(width > 300 for width in pictures), "a picture isn't there"
@@ -82,8 +85,24 @@ def test_the_front_page_leads_everywhere(open_page, assert_accessible, screensho
     assert page.get_by_role("link", name="wiring", exact=True).count() >= 1
 
 
+@pytest.mark.parametrize("theme, size", [("light", (1440, 900)), ("dark", (390, 844))])
+def test_the_first_screen_has_something_that_moves(open_page, explorer, assert_accessible, screenshot, theme, size):
+    page = open_page("index", color_scheme=theme, viewport=dict(zip(("width", "height"), size)))
+    driver = explorer(page).ready()
+    assert "generation 2: " in driver.root.inner_text()
+    driver.set("generation", 0).ready()
+    page.wait_for_function("e => e.innerText.includes('generation 0: ')", arg=driver.root.element_handle())
+    assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
+    above = driver.root.bounding_box()["y"] + page.evaluate("scrollY")
+    assert size[0] < 1000 or above < 300, "the explorer isn't on the first screen"
+    assert page.evaluate("typeof Plotly") == "undefined", "the front page needs no plotly"
+    assert_accessible(page)
+    page.evaluate("scrollTo(0, 0)")
+    page.screenshot(path=screenshot(page.locator("h1"), f"site_first_screen_{theme}"))
+
+
 @pytest.mark.parametrize("theme, width", [("light", 1200), ("dark", 1200), ("light", 400)])
-@pytest.mark.parametrize("name", [WIRING, f"api/{CONNECTOME}", "findings", "gallery", "nbs/index"])
+@pytest.mark.parametrize("name", [WIRING, f"api/{CONNECTOME}", "findings", "gallery", "nbs/index", "troubleshooting"])
 def test_pages_are_accessible_and_fit(open_page, assert_accessible, screenshot, name, theme, width):
     page = open_page(name, color_scheme=theme, viewport={"width": width, "height": 900})
     assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -131,6 +150,42 @@ def test_search_finds_a_function_from_disk(open_page, site):
     found.first.click()
     page.wait_for_url(f"**/api/{CONTROLS}.html*")
     assert page.locator(f"[id='evonb.{CONTROLS}.degree_preserving_control']").is_visible()
+
+
+@pytest.mark.parametrize("asked, marked", [("inherited wiring", {"inherited", "wiring"}), ("sealed", {"sealed"})])
+def test_search_shows_extracts_from_disk(open_page, site, screenshot, asked, marked):
+    page = open_page("index")
+    page.goto(f"{(site / 'search.html').as_uri()}?q={asked.replace(' ', '+')}")
+    page.locator("#search-results .search-summary", has_text="found").wait_for(timeout=90_000)
+    items = page.locator("#search-results ul.search > li")
+    told = items.evaluate_all("all => all.map(e => e.children.length > 1)")
+    assert len(told) > 2 and all(told), "a result without an extract"
+    marks = {m.lower() for m in page.locator("#search-results mark").all_inner_texts()}
+    assert marked <= marks
+    screenshot(page.locator("#search-results"), f"site_search_{len(asked)}")
+    link = items.filter(has_text="Findings").first.locator("a").first
+    assert "#" in link.get_attribute("href")
+    link.click()
+    page.wait_for_function("location.hash && document.getElementById(location.hash.slice(1))")
+
+
+def test_tutorials_have_pictures_times_and_places_to_run(open_page, assert_accessible, screenshot):
+    page = open_page("tutorials")
+    card = page.locator(".evonb-tutorials a.evonb-card", has_text="Evolve a connectome")
+    page.wait_for_function("e => e.querySelector('[data-drawn=yes]')", arg=card.element_handle(), timeout=90_000)
+    assert re.search(r"\d+ (s|min)", card.locator(".evonb-card-time").inner_text())
+    assert "load" in page.locator("article").inner_text()
+    assert_accessible(page)
+    screenshot(page.locator(".evonb-tutorials"), "site_tutorials")
+    card.click()
+    page.wait_for_url("**/1_evolve_a_connectome.html")
+    links = page.locator(".evonb-launch a")
+    places = dict(links.evaluate_all("all => all.map(e => [e.innerText, e.getAttribute('href')])"))
+    given = launch.places(PROJECT, "nbs/tutorials/1_evolve_a_connectome.ipynb")
+    assert {n.removeprefix("Open in "): a for n, a in places.items() if n.startswith("Open")} == given
+    with page.expect_download() as got:
+        page.locator(".evonb-launch a", has_text="Notebook file").click()
+    assert got.value.suggested_filename == "1_evolve_a_connectome.ipynb"
 
 
 def test_the_reference_leads_to_source_and_notebook(open_page):
