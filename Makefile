@@ -9,7 +9,7 @@ export PYTHON
 .DEFAULT_GOAL := help
 .PHONY: help install models demo test test-portable lab pictures docs docs-serve faults bench calibrate claims house export \
         clean-notebooks lint check-export check-notebooks check-layers check-style test-notebooks test-python \
-        test-portable-short
+        test-portable-short test-install
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -39,6 +39,9 @@ test: install ## all checks and tests: export, notebooks, layers, style, noteboo
 
 test-portable: install ## what rests on numerics, by the instructions of other processors; hours (ARGS="--no-browser -- -x")
 	@$(PY) .ci/portable.py $(ARGS)
+
+test-install: install ## sdist and wheel in empty environments outside the repository (ARGS="--light")
+	@$(PY) .ci/installed.py $(ARGS)
 
 lab: install ## JupyterLab, opened where to start (this machine only, with a token)
 	@$(PY) -m jupyterlab --ip=127.0.0.1 --ServerApp.root_dir='$(CURDIR)' \

@@ -13,7 +13,8 @@ def face(package: str, places: dict) -> tuple:
     def __getattr__(name):
         if name not in home:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        value = import_module("evonb.core").with_parameters(getattr(import_module(home[name], package), name))
+        core = import_module("evonb.core")
+        with core.extras_named(): value = core.with_parameters(getattr(import_module(home[name], package), name))
         setattr(sys.modules[package], name, value)
         return value
 

@@ -39,7 +39,7 @@ from pathlib import Path
 from . import __version__
 from .connectomes.arms import MAIN_CONTROL
 from .core import EvonbError, InputError, Remark, Stopped, from_dict, human_bytes, human_count, human_time
-from .core import check_choice, near_miss
+from .core import check_choice, extras_named, near_miss
 from .core import out_of_memory, parsing, place_name, to_dict, wait_passively
 from .kinds import RUN_KINDS, ability
 from .registry import Registry, load_plugin
@@ -1900,7 +1900,7 @@ def main(
         plugins, words = early.parse_known_args(argv)
         for file in plugins.plugin: load_plugin(file)
         if word := next((w for w in words if not w.startswith("-")), None): COMMANDS.entry(word)
-        args = parser().parse_args(argv)
+        with extras_named(): args = parser().parse_args(argv)
         if args.command is None: return parser().print_help() or 0
         if os.environ.get("WORLD_SIZE", "1") not in ("", "1"): # several processes were launched together
             if not COMMANDS.entry(args.command).about.get("together"):
@@ -1909,7 +1909,7 @@ def main(
             if os.environ.get("RANK", "0") != "0": # another one leads
                 from evonb.connectomes.generations import take_part
                 return dict(done=0, stopped=130, failed=2)[take_part(args.device)]
-        with remarks_shown(): COMMANDS[args.command](args)
+        with remarks_shown(), extras_named(): COMMANDS[args.command](args)
         sys.stdout.flush() # here, where a closed pipe can be told from a failure
     except (Stopped, KeyboardInterrupt) as e:
         print(f"evonb: {str(e) or 'interrupted'}{way_on(args)}", file=sys.stderr)

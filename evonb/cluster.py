@@ -29,7 +29,7 @@ from .connectomes.settings import Experiment
 from .connectomes.workers import LifeRun, Line
 from .core import EvonbError, InputError, MachineError, RunBusyError, Stopped, StopRequest, announce
 from .core import check_positive, file_sha256, listening, progress
-from .datasets import MissingExtraError
+from .core import MissingExtraError
 from .store import Run
 from .tasks.backends import Backend, InProcess, broken_off, check_seconds, pack_adapter, unpack_adapter
 from .tasks.engine import Engine

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from fastcore.basics import patch
 
-from .core import EvonbError, InputError, choices_text, near_miss
+from .core import EvonbError, InputError, choices_text, extras_named, near_miss
 
 # %% ../nbs/02_registry.ipynb #efc654af
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Entry:
         "The thing itself."
         if not isinstance(self.target, str): return self.target
         module, _, attribute = self.target.partition(":")
-        return attrgetter(attribute)(importlib.import_module(module))
+        with extras_named(): return attrgetter(attribute)(importlib.import_module(module))
 
 # %% ../nbs/02_registry.ipynb #c0c96f1a
 REGISTRIES: dict[str, "Registry"] = {} # kind -> its registry

@@ -24,12 +24,13 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
+import numpy as np
 import plotly.graph_objects as go
 from fastcore.basics import patch
 
 from .connectomes.arms import MAIN_CONTROL
 from .connectomes.learning import LEARNING_HEAD, given_rows, learning_rows
-from .core import InputError, Seeds, human_count, human_time, parsing
+from .core import InputError, MissingExtraError, Seeds, extras_named, human_count, human_time, parsing
 from .kinds import ability, command_of
 from .plots import alignment as alignment_plots, breeding as breeding_plots, connectome as plots, examples
 from .plots import genetics as genetics_plots, reading as reading_plots
@@ -194,9 +195,10 @@ def section_html(
     absent = [n for n in part.needs if contents[n] is None]
     missing = lambda why: f"<p class='missing'>Not yet run: {esc(why)}</p>"
     try:
-        with parsing(" or ".join(n for n, c in contents.items() if c is not None) or "The run"):
+        with extras_named(), parsing(" or ".join(n for n, c in contents.items() if c is not None) or "The run"):
             body = missing(f"the run has no {' and no '.join(absent)}.") if absent else part.body(*contents.values())
     except plots.NothingToPlot as e: body = missing(e)
+    except MissingExtraError as e: body = f"<p class='missing'>Not told here: {esc(e)}</p>"
     if body is None: return Html("")
     anchor = re.sub(r"\W+", "-", part.title.lower()).strip("-")
     return Html(f"<section id='{anchor}'><h2>{esc(part.title)}</h2>{body}</section>")
@@ -380,13 +382,14 @@ def wiring_html(
     paths: list # of stored connectomes
 ) -> str:
     "The last connectome, and the first."
-    from evonb.training.connectome import Connectome
+    from evonb.training.connectome import read_signs
     out = ""
     for path in dict.fromkeys((paths[-1], paths[0])):
-        found = Connectome.load(path)
+        signs = read_signs(path)
+        density = sum(np.count_nonzero(s) for s in signs.values()) / sum(s.size for s in signs.values())
         place = path.parent.name.replace("gen-", "after generation ").replace(" 0", " ") # "given" stays
-        title = f"Connectome {place}, {found.density:.1%} live"
-        out += figure_html(plots.mask_map(found.signs, title=title))
+        title = f"Connectome {place}, {density:.1%} live"
+        out += figure_html(plots.mask_map(signs, title=title))
     return out
 
 # %% ../nbs/80_report.ipynb #0df69d46
@@ -642,7 +645,7 @@ def drift_html(
     population # an xarray Dataset
 ) -> Html | None: # None for runs of before, which didn't note it
     "How far what each method chose is from the base, what it gained, and what it forgot."
-    from evonb.populations.breeding import drift_rows
+    from evonb.populations.ensemble import drift_rows
     if "drift" not in population: return None
     styles = population_plots.method_styles(population["method"].values.tolist())
     rows = [[swatch(styles[r["method"]].colour, r["method"]), number(r["drift"]), number(r["from_start"]),

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['ALPHA', 'PLURALS', 'known_mean', 'moments', 'Interval', 'cluster_interval', 'wilson_interval', 'chance_interval',
-           'p_values', 'fdr', 'factor_test', 'spread', 'satterthwaite', 'usable_parts', 'crossed_tests',
-           'widest_interval', 'judged', 'crossed_mean', 'usable_groups', 'nested_tests', 'variance_components',
-           'nested_mean', 'paired_difference', 'crossed_contrast', 'describe', 'holm', 'judge_family', 'counted',
-           'units_text', 'components_text', 'verdict', 'p_text', 'family_text']
+           'chance_sd', 'top_share', 'p_values', 'fdr', 'factor_test', 'spread', 'satterthwaite', 'usable_parts',
+           'crossed_tests', 'widest_interval', 'judged', 'crossed_mean', 'usable_groups', 'nested_tests',
+           'variance_components', 'nested_mean', 'paired_difference', 'crossed_contrast', 'describe', 'holm',
+           'judge_family', 'counted', 'units_text', 'components_text', 'verdict', 'p_text', 'family_text']
 
 # %% ../nbs/08_statistics.ipynb #9df674a2
 import math
@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .core import InputError
+from .core import InputError, check_fraction
 
 # %% ../nbs/08_statistics.ipynb #ae88dc95
 def known_mean(
@@ -84,6 +84,27 @@ def chance_interval(
     "Between which numbers of live weights a block of a random control lies (hypergeometric)."
     from scipy.stats import hypergeom
     return tuple(float(v) for v in hypergeom.ppf([(1 - level) / 2, (1 + level) / 2], n_weights, n_live, n_block))
+
+# %% ../nbs/08_statistics.ipynb #b610ce7d
+def chance_sd(
+    n_live: int, # live weights of the matrix
+    n_weights: int, # of the matrix
+    n_block: int # weights in the block
+) -> float:
+    "The standard deviation of a block's live weights in a random control: hypergeometric, in closed form."
+    share = n_live / n_weights
+    return math.sqrt(n_block * share * (1 - share) * (n_weights - n_block) / max(1, n_weights - 1))
+
+# %% ../nbs/08_statistics.ipynb #dce5c270
+def top_share(
+    values: np.ndarray, # (n_places,) importance
+    share: float # of the places
+) -> np.ndarray: # (n_places,) bool, at least one
+    "The most important ones: a circuit of a given size; of equal ones the first."
+    k = max(1, round(check_fraction(share, "share") * len(values)))
+    out = np.zeros(len(values), bool)
+    out[np.argsort(-np.asarray(values), kind="stable")[:k]] = True
+    return out
 
 # %% ../nbs/08_statistics.ipynb #182eaa69
 def p_values(

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['own_mark', 'replacing', 'content_digest', 'write_json', 'read_json', 'tensors_digest', 'write_tensors',
-           'read_tensors', 'append', 'encodable', 'write_dataset', 'write_netcdf', 'too_large', 'check_arrays',
-           'texts_as_str', 'file_starts', 'read_dataset', 'writing_folder', 'inside', 'check_folder', 'versions', 'now',
-           'Run', 'is_locked', 'locked', 'being_written', 'process_began', 'own_files', 'changed_settings',
-           'content_of', 'visible_files', 'identity', 'leaves', 'inputs_of', 'stands_for', 'differences', 'as_begun',
-           'as_noted', 'create_run', 'writing', 'open_run', 'reopen_run', 'folder_size']
+           'read_tensors', 'read_arrays', 'append', 'encodable', 'write_dataset', 'write_netcdf', 'too_large',
+           'check_arrays', 'texts_as_str', 'file_starts', 'read_dataset', 'writing_folder', 'inside', 'check_folder',
+           'versions_of', 'versions', 'now', 'Run', 'is_locked', 'locked', 'being_written', 'process_began',
+           'own_files', 'changed_settings', 'content_of', 'visible_files', 'identity', 'leaves', 'inputs_of',
+           'stands_for', 'differences', 'as_begun', 'as_noted', 'create_run', 'writing', 'open_run', 'reopen_run',
+           'folder_size']
 
 # %% ../nbs/04_store.ipynb #760b2170
 import datetime
@@ -170,6 +171,33 @@ def read_tensors(
         whole = dict(format="pt", evonb=header["evonb"], sha256=tensors_digest(tensors, meta))
     if header != whole: raise _damaged(path, "its checksum doesn't match")
     return tensors, meta
+
+# %% ../nbs/04_store.ipynb #772dc82a
+_names = dict(BOOL="bool", U8="uint8", I8="int8", I16="int16", I32="int32", I64="int64", F16="float16", F32="float32",
+              F64="float64", BF16="bfloat16") # of the file -> as `tensors_digest` writes them
+
+def read_arrays(
+    path # the file
+) -> tuple[dict, dict]: # name -> array, and the metadata
+    "As `read_tensors`, without torch: NumPy's arrays. What is stored in bfloat16 becomes float32, exactly."
+    from safetensors import deserialize
+    if not Path(path).is_file(): raise FileNotFoundError(f"There is no file {path}.")
+    data = file_bytes(path, None)
+    with parsing(path, "Restore it from a copy, or delete it and resume."):
+        header = json.loads(data[8:8 + int.from_bytes(data[:8], "little")]).get("__metadata__") or {}
+        meta = expect(json.loads(header["evonb"]), dict, f"The metadata of {path}", DamagedFileError)
+        h = hashlib.sha256(json.dumps(meta, sort_keys=True, allow_nan=True).encode())
+        arrays = {}
+        for name, part in sorted(deserialize(data), key=lambda part: part[0]):
+            kind, shape = _names[part["dtype"]], tuple(part["shape"])
+            h.update(f"{name} torch.{kind} {shape}".encode())
+            h.update(part["data"])
+            bits = np.frombuffer(part["data"], "uint16" if kind == "bfloat16" else kind)
+            arrays[name] = (np.left_shift(bits, 16, dtype=np.uint32).view(np.float32) if kind == "bfloat16"
+                            else bits).reshape(shape)
+        whole = dict(format="pt", evonb=header["evonb"], sha256=h.hexdigest())
+    if header != whole: raise _damaged(path, "its checksum doesn't match")
+    return arrays, meta
 
 # %% ../nbs/04_store.ipynb #dc431d7c
 def append(
@@ -379,12 +407,21 @@ def check_folder(
         if file_sha256(file) != digest: raise _damaged(file, "its checksum doesn't match", todo)
     return path
 
+# %% ../nbs/04_store.ipynb #58320c53
+def versions_of(
+    packages # names
+) -> dict: # name -> version, of those that are installed
+    "What is installed of some packages."
+    found = {}
+    for name in packages:
+        with suppress(metadata.PackageNotFoundError): found[name] = metadata.version(name)
+    return found
+
 # %% ../nbs/04_store.ipynb #77974d37
 def versions() -> dict: # name -> version
     "What made a run: the interpreter, the libraries and the machine."
     names = ("evonb", "torch", "transformers", "tokenizers", "safetensors", "numpy", "xarray", "zarr")
-    found = {n: metadata.version(n) for n in names}
-    return dict(python=platform.python_version(), **found, machine=platform.machine(), system=platform.system(),
+    return dict(python=platform.python_version(), **versions_of(names), machine=platform.machine(), system=platform.system(),
                 cores=os.cpu_count())
 
 # %% ../nbs/04_store.ipynb #12e8cd41

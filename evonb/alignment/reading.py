@@ -26,7 +26,7 @@ from fastcore.basics import patch
 
 from .mixed import HeldOut, Rows, cross_validated, fit, jackknife_error, make_rows, row_sums
 from ..core import InputError, Seeds, check_choice, check_positive, facts_html, to_dict
-from ..datasets import MissingExtraError
+from ..core import MissingExtraError
 from ..statistics import crossed_mean
 from ..text.corpora import Corpus, corpora_here, load_corpus
 from ..text.passages import join_words

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from .arms import ARMS, Arm, find_arm
+from .arms import ARMS, Arm, find_arm, is_alone
 from ..core import ConnectomeError, InputError, check_choice
 from ..training.architectures import MLP_WIDTHS, resized
 from ..training.connectome import OUTSIDE, Connectome, matrix_roles, parameter_shapes
@@ -165,7 +165,7 @@ class _Controls(Mapping):
     def __iter__(self): return (name for name in ARMS if name in self)
     def __len__(self): return sum(1 for _ in self)
     def __contains__(self, name): # loads no other
-        return name in ARMS and (arm := find_arm(name)).own and not arm.needs and not arm.alike
+        return name in ARMS and is_alone(name)
     def __getitem__(self, name):
         if name not in self: raise KeyError(name)
         return find_arm(name).wiring

@@ -15,7 +15,7 @@ import torch
 
 from .graph import Edges, WiringGraph
 from ..core import InputError, check_choice
-from ..datasets import MissingExtraError
+from ..core import MissingExtraError
 from ..training.connectome import Connectome, parameter_shapes, wired_parameters
 
 # %% ../../nbs/connectomes/30_worm.ipynb #135dc7de

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['text_task', 'padded', 'sentence_scores', 'pairs_task', 'Place', 'places', 'without', 'ablation', 'wire_importance',
-           'place_importance', 'top_share', 'overlap', 'groups_of', 'shared_by', 'functional_parts', 'parts_agreement',
+           'place_importance', 'overlap', 'groups_of', 'shared_by', 'functional_parts', 'parts_agreement',
            'unit_activity', 'functional_connectome', 'reached_units', 'structure_and_function']
 
 # %% ../../nbs/development/50_circuits.ipynb #fcf9df4f
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..core import InputError, check_fraction, check_positive
+from ..core import InputError, check_positive
 from ..training.architectures import loss_of
 from ..training.connectome import matrix_roles
 
@@ -156,17 +156,6 @@ def place_importance(
     sums = {(p.matrix, p.transposed): None for p in which}
     for name, turned in sums: sums[name, turned] = wires[name].double().sum(1 if turned else 0).cpu().numpy()
     return np.array([sums[p.matrix, p.transposed][p.first:p.first + p.width].sum() for p in which])
-
-# %% ../../nbs/development/50_circuits.ipynb #cb4d2fad
-def top_share(
-    values: np.ndarray, # (n_places,) importance
-    share: float # of the places
-) -> np.ndarray: # (n_places,) bool, at least one
-    "The most important ones: a circuit of a given size; of equal ones the first."
-    k = max(1, round(check_fraction(share, "share") * len(values)))
-    out = np.zeros(len(values), bool)
-    out[np.argsort(-np.asarray(values), kind="stable")[:k]] = True
-    return out
 
 # %% ../../nbs/development/50_circuits.ipynb #c96af3c9
 def overlap(

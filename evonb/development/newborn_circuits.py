@@ -15,12 +15,12 @@ import torch
 
 from ..core import DamagedFileError, InputError, Stopped, StopRequest
 from ..core import check_fraction, check_positive, progress, remark, stoppable
-from .circuits import ablation, groups_of, overlap, pairs_task, place_importance, places, top_share
+from .circuits import ablation, groups_of, overlap, pairs_task, place_importance, places
 from .circuits import wire_importance
 from .evaluation import newborns
 from .suites import open_suite
 from ..kinds import SEEDS, provenance, refusal
-from ..statistics import crossed_mean, judge_family, p_text, verdict
+from ..statistics import crossed_mean, judge_family, p_text, top_share, verdict
 from ..store import locked, open_run, read_tensors, write_dataset, write_netcdf, write_tensors
 from ..training.base import open_base
 

@@ -18,7 +18,7 @@ import numpy as np
 from fastcore.basics import patch
 
 from ..core import InputError, check_positive
-from ..datasets import MissingExtraError
+from ..core import MissingExtraError
 from .traits import trait_range, usual_traits
 
 # %% ../../nbs/evolution/17_archives.ipynb #7c7ae239

@@ -25,7 +25,7 @@ from .method import METHODS, Individual, Objective, Outcome, TaskResult, method_
 from .method import pack_individuals, right_options, unpack_individuals
 from .operators import AllFailedError, diversity
 from .traits import trait_of
-from ..store import append, differences, read_tensors, write_dataset, write_tensors
+from ..store import append, differences, read_arrays, read_tensors, write_dataset, write_tensors
 
 # %% ../../nbs/evolution/14_search.ipynb #315464ec
 class Told:
@@ -123,12 +123,12 @@ def _checked_state(meta, path):
     return meta
 
 # %% ../../nbs/evolution/14_search.ipynb #5eba930d
-def _gathered(folder, runs, parts):
+def _gathered(folder, runs, parts, read):
     "Individuals from their parts, numbered anew, and their places; `parts` keeps what was read."
     tensors, rows, places = {}, [], []
     for part, first, n in runs:
         if part not in parts: # tensors and plain values of each individual
-            stored, meta = read_tensors(folder/f"individuals-{part:06d}.safetensors")
+            stored, meta = read(folder/f"individuals-{part:06d}.safetensors")
             parts[part] = numbered(stored, len(meta["individuals"])), meta["individuals"]
         own, about = parts[part]
         if not 0 <= first < first + n <= len(about):
@@ -141,25 +141,26 @@ def _gathered(folder, runs, parts):
 
 # %% ../../nbs/evolution/14_search.ipynb #cc634189
 def stored_state(
-    folder # of an evolution
-) -> tuple: # (name -> tensor, plain values)
+    folder, # of an evolution
+    read=read_tensors # a file of tensors; `read_arrays` where torch isn't at hand
+) -> tuple: # (name -> tensor or array, plain values)
     "What an evolution's folder holds: individuals as `pack_individuals` gives them (the best under `best|`), and rows."
     folder = Path(folder)
     path = folder/"method.safetensors"
     while True:
-        tensors, meta = read_tensors(path)
+        tensors, meta = read(path)
         with parsing(path): meta = _checked_state(with_rows(folder, meta), path)
         if "log" not in meta: return tensors, meta
         try:
             with parsing(path):
                 parts, method = {}, meta["method"]
-                tensors, rows, places = _gathered(folder, method["individuals"], parts)
-                best, best_rows, best_places = _gathered(folder, meta["best"], parts)
+                tensors, rows, places = _gathered(folder, method["individuals"], parts, read)
+                best, best_rows, best_places = _gathered(folder, meta["best"], parts, read)
                 return tensors | {f"best|{k}": t for k, t in best.items()}, meta | dict(
                     method=method | dict(individuals=rows), best=best_rows, places=places + best_places,
                     sizes={n: len(about) for n, (_, about) in parts.items()})
         except FileNotFoundError: # a writer has gone on meanwhile, if the state is another one
-            if read_tensors(path)[1]["seconds"] == meta["seconds"]: raise
+            if read(path)[1]["seconds"] == meta["seconds"]: raise
 
 # %% ../../nbs/evolution/14_search.ipynb #b7d6a6b8
 class Evolution:
@@ -450,7 +451,7 @@ def stored_history(
 ): # -> xarray Dataset (generation, individual[, task])
     "The history that a folder holds."
     path = Path(folder)/"method.safetensors"
-    with parsing(path): meta = _checked_state(with_rows(folder, read_tensors(path)[1]), path)
+    with parsing(path): meta = _checked_state(with_rows(folder, read_arrays(path)[1]), path)
     with parsing(path):
         about = {k: meta["settings"][k] for k in ("method", "budget")} | {
             k: meta[k] for k in ("archive", "objectives", "lower", "told") if k in meta}

@@ -7,8 +7,7 @@ __all__ = ['BASELINES', 'SPACES', 'BREED_PRESETS', 'SEARCH_UNITS', 'REFERENCES',
            'experts_run', 'expert_base', 'default_tasks', 'make_space', 'opened_breeding', 'failed_experts',
            'item_texts', 'check_unread', 'method_settings', 'open_writers', 'members', 'sealed_candidates',
            'options_of', 'item_credit', 'fixed_units', 'versus_references', 'method_note', 'describe_ensemble',
-           'task_score', 'in_words', 'breeding_statement', 'failures_told', 'breed', 'method_table', 'drift_table',
-           'drift_rows']
+           'task_score', 'in_words', 'breeding_statement', 'failures_told', 'breed', 'method_table', 'drift_table']
 
 # %% ../../nbs/populations/18_breeding.ipynb #242e5d05
 import math
@@ -30,7 +29,7 @@ from ..evolution.operators import usable
 from ..evolution.search import best_so_far, evolve
 from ..evolution.traits import space_traits
 from ..kinds import refusal, write_results
-from .ensemble import COMBINATIONS, ensemble_accuracy
+from .ensemble import COMBINATIONS, drift_rows, ensemble_accuracy
 from .experts import check_base, load_experts, named_experts, read_expert, seen_in_training
 from .ranks import RankSpace
 from .spaces import AdapterSpace, CoefficientSpace, StoredSpace
@@ -788,15 +787,3 @@ def drift_table(
     if "drift" not in data:
         raise InputError(f"{run.path} is of before drift was noted. Breed it again in another folder.")
     return drift_rows(data)
-
-def drift_rows(
-    data # xarray Dataset of a run of kind population
-): # -> pandas DataFrame: a row a method, means over its evolutions
-    "As `drift_table`."
-    import pandas as pd
-    gain = (data.task_test - data.base_test).mean("seed") # (method, task), over the base
-    sealed = gain.where(~data.selected)
-    rows = dict(drift=data.drift.mean("seed"), from_start=data.from_start.mean("seed"),
-                gained=gain.where(data.selected).mean("task"), held_out=sealed.mean("task"),
-                forgotten=abs(sealed.clip(max=0)).mean("task"))
-    return pd.DataFrame({k: v.to_series() for k, v in rows.items()}).reset_index()

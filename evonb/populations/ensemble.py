@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COMBINATIONS', 'stacked_scores', 'option_probabilities', 'votes', 'perplexity_weights', 'combined_support',
-           'text_vote_credit', 'rank_members', 'ensemble_accuracy', 'oracle_credit']
+           'text_vote_credit', 'rank_members', 'ensemble_accuracy', 'oracle_credit', 'drift_rows']
 
 # %% ../../nbs/populations/16_ensemble.ipynb #8fa5f65c
 import numpy as np
@@ -138,3 +138,16 @@ def oracle_credit(
 ) -> np.ndarray: # (n_items,) the best member's credit on each item
     "What one would earn who always knew whom to believe."
     return np.max([choice_credit(s, answers) for s in scores], 0)
+
+# %% ../../nbs/populations/16_ensemble.ipynb #22402268
+def drift_rows(
+    data # xarray Dataset of a run of kind population
+): # -> pandas DataFrame: a row a method, means over its evolutions
+    "How far what was chosen is from the base, what it gained, and what it forgot on sealed tasks not selected on."
+    import pandas as pd
+    gain = (data.task_test - data.base_test).mean("seed") # (method, task), over the base
+    sealed = gain.where(~data.selected)
+    rows = dict(drift=data.drift.mean("seed"), from_start=data.from_start.mean("seed"),
+                gained=gain.where(data.selected).mean("task"), held_out=sealed.mean("task"),
+                forgotten=abs(sealed.clip(max=0)).mean("task"))
+    return pd.DataFrame({k: v.to_series() for k, v in rows.items()}).reset_index()

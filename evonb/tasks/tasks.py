@@ -30,7 +30,8 @@ from fastcore.basics import patch
 
 from ..core import InputError, Seeds, check_choice, check_positive, expect_fields, file_bytes, near_miss, parsing
 from ..core import remark, to_dict
-from ..datasets import MissingCorpusError, MissingExtraError, dataset_path, read_text
+from ..core import MissingExtraError
+from ..datasets import MissingCorpusError, dataset_path, read_text
 from ..registry import Registry
 from ..store import replacing
 from .grading import TASK_KINDS, Choice, Grading, Item, Prompt, ScoreError, TaskScore, check_item

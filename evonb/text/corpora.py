@@ -36,7 +36,8 @@ from fastcore.basics import patch
 
 from ..core import CorpusError, DamagedFileError, InputError, Seeds, check_choice, check_file, check_positive
 from ..core import file_sha256, human_bytes, human_count, near_miss, remark, to_dict
-from ..datasets import MissingCorpusError, MissingExtraError, dataset_here, dataset_path, published
+from ..core import MissingExtraError
+from ..datasets import MissingCorpusError, dataset_here, dataset_path, published
 from ..registry import Registry
 from .formats import PACKED, TextOptions, record_text, texts_of
 from .first_languages import FIRST_LANGUAGES, first_documents

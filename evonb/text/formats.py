@@ -26,7 +26,8 @@ from itertools import chain
 from pathlib import Path
 
 from ..core import CorpusError, DamagedFileError, EvonbError, InputError, check_choice, check_file
-from ..datasets import MissingExtraError, first_bad_byte
+from ..core import MissingExtraError
+from ..datasets import first_bad_byte
 
 # %% ../../nbs/text/11_formats.ipynb #254f8cc3
 FORMATS = ("text", "jsonl", "json", "csv", "tsv", "parquet")

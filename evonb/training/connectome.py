@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['ROLES', 'OUTSIDE', 'Connectome', 'parameter_shapes', 'matrix_roles', 'parameter_groups', 'wired_parameters',
-           'family_noted', 'heads_noted', 'check_fits', 'inherit', 'check_sparse', 'sign_flips', 'check_born',
-           'pack_signs', 'unpack_signs', 'stored_shapes', 'from_planes', 'common_magnitude', 'published_connectome']
+           'family_noted', 'heads_noted', 'check_fits', 'without_gradients', 'inherit', 'check_sparse', 'sign_flips',
+           'check_born', 'pack_signs', 'unpack_bits', 'unpack_signs', 'stored_shapes', 'signs_of_planes', 'from_planes',
+           'read_signs', 'common_magnitude', 'published_connectome']
 
 # %% ../../nbs/training/12_connectome.ipynb #ba2519e3
+import functools
 import html
 import math
 import re
@@ -15,17 +17,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
 from fastcore.basics import patch
 
 from ..core import ConnectomeError, DamagedFileError, check_choice, expect, expect_fields, parsing
-from ..store import read_tensors, tensors_digest, write_tensors
+from ..store import read_arrays, read_tensors, tensors_digest, write_tensors
 
 # %% ../../nbs/training/12_connectome.ipynb #c1da74fb
 @dataclass
 class Connectome:
     "A sparse signed wiring: per weight matrix a ternary tensor, and one magnitude for all."
-    signs: dict[str, torch.Tensor] # parameter name -> (n_rows, n_columns) int8 in {-1, 0, +1}
+    signs: dict # parameter name -> (n_rows, n_columns) torch int8 in {-1, 0, +1}
     shapes: dict[str, tuple] # every parameter of the architecture -> its shape; those not in `signs` stay dense
     magnitude: float = 0.02 # |weight| of a newborn's live weights
     info: dict = field(default_factory=dict) # where it comes from: generation, control, parent, settings
@@ -114,7 +115,7 @@ def matrix_roles(
     "fused_qkv", "gate", "up", "down", "fused_gate_up", "head", ..., else what the model calls it. `transposed` is
     True where a row is an input, as in GPT-2's Conv1D, and None where names alone don't tell. A `tied` embedding is the
     head, too."""
-    is_model = isinstance(given, torch.nn.Module)
+    is_model = hasattr(given, "named_parameters")
     shapes = parameter_shapes(given) if is_model else given.shapes if isinstance(given, Connectome) else given
     if isinstance(shapes, dict): shapes = {n: tuple(getattr(s, "shape", s)) for n, s in shapes.items()}
     no_matrix = re.compile(r"\.bias$|(^|[._])(ln|ln_\w+|\w*norm\w*)(\.weight)?$", re.I)
@@ -146,7 +147,7 @@ def parameter_groups(
 def wired_parameters(
     model, # any transformers model
     exempt: tuple = () # parts that stay dense: "embeddings", "head"
-) -> dict[str, torch.nn.Parameter]: # name -> the matrix
+) -> dict: # name -> the matrix, a parameter of torch
     "The matrices that a connectome of this model covers."
     for part in exempt: check_choice(part, ("embeddings", "head"), "exempt")
     groups = parameter_groups(model)
@@ -249,8 +250,19 @@ def summary(self: Connectome): # -> xarray Dataset over `matrix`
     ds.positive.attrs["long_name"] = "share of positive live weights"
     return ds
 
+# %% ../../nbs/training/12_connectome.ipynb #13b6065e
+def without_gradients(
+    f # a function that changes or reads weights
+): # the same, under torch.no_grad()
+    "Decorator: torch is loaded when the function is called, so that a stored wiring can be looked at without it."
+    @functools.wraps(f)
+    def quiet(*args, **kwargs):
+        import torch
+        with torch.no_grad(): return f(*args, **kwargs)
+    return quiet
+
 # %% ../../nbs/training/12_connectome.ipynb #6fbdf623
-@torch.no_grad()
+@without_gradients
 def inherit(
     model, # a newborn; its wired matrices are overwritten
     connectome: Connectome, # the wiring it is born with
@@ -265,7 +277,7 @@ def inherit(
     return model
 
 # %% ../../nbs/training/12_connectome.ipynb #f9d4b89f
-@torch.no_grad()
+@without_gradients
 def check_sparse(
     model, # a model that lives with the connectome
     connectome: Connectome # its wiring
@@ -277,7 +289,7 @@ def check_sparse(
                                   "The model doesn't belong to this connectome, or was changed outside evonb.")
 
 # %% ../../nbs/training/12_connectome.ipynb #61b8f5dd
-@torch.no_grad()
+@without_gradients
 def sign_flips(
     model, # a model that lives with the connectome
     connectome: Connectome # its wiring
@@ -301,34 +313,45 @@ def check_born(
 
 # %% ../../nbs/training/12_connectome.ipynb #4e7b9547
 def pack_signs(
-    signs # (n_rows, n_columns) int8 in {-1, 0, +1}
-) -> tuple[torch.Tensor, torch.Tensor]: # wired bits (1 a weight) and sign bits (1 a live weight), each padded to bytes
+    signs # (n_rows, n_columns) torch int8 in {-1, 0, +1}
+) -> tuple: # wired bits (1 a weight) and sign bits (1 a live weight), each padded to bytes
     "A ternary matrix as two bit planes."
+    import torch
     flat = signs.numpy().reshape(-1) # (n_rows * n_columns,)
     return torch.from_numpy(np.packbits(flat != 0)), torch.from_numpy(np.packbits(np.compress(flat != 0, flat) > 0))
 
 # %% ../../nbs/training/12_connectome.ipynb #87c2ba5d
+def unpack_bits(
+    wired, # uint8, 1 bit a weight; an array or a tensor
+    positive, # uint8, 1 bit a live weight
+    shape: tuple # (n_rows, n_columns)
+) -> np.ndarray: # int8 in {-1, 0, +1}
+    "The ternary matrix again; planes that don't fit the shape or one another are refused."
+    n, wired, positive = math.prod(shape), np.asarray(wired), np.asarray(positive)
+    if wired.dtype != np.uint8 or positive.dtype != np.uint8 or wired.size != -(-n // 8):
+        raise ValueError(f"{wired.size} bytes of {wired.dtype} can't be {n} bits")
+    bits = np.unpackbits(wired)
+    live = bits[:n].astype(bool)
+    if bits[n:].any() or positive.size != -(-live.sum() // 8):
+        raise ValueError("the bit planes don't belong together")
+    flat = np.zeros(n, np.int8)
+    places = np.flatnonzero(live) # (n_live,); several times as fast as a boolean mask
+    np.put(flat, places, np.unpackbits(positive, count=len(places)).astype(np.int8) * 2 - 1)
+    return flat.reshape(shape) # (n_rows, n_columns)
+
+# %% ../../nbs/training/12_connectome.ipynb #b65af0e1
 def unpack_signs(
     wired, # uint8, 1 bit a weight
     positive, # uint8, 1 bit a live weight
     shape: tuple # (n_rows, n_columns)
-) -> torch.Tensor: # int8 in {-1, 0, +1}
-    "The ternary matrix again; planes that don't fit the shape or one another are refused."
-    n = math.prod(shape)
-    if wired.dtype != torch.uint8 or positive.dtype != torch.uint8 or wired.numel() != -(-n // 8):
-        raise ValueError(f"{wired.numel()} bytes of {wired.dtype} can't be {n} bits")
-    bits = np.unpackbits(wired.numpy())
-    live = bits[:n].astype(bool)
-    if bits[n:].any() or positive.numel() != -(-live.sum() // 8):
-        raise ValueError("the bit planes don't belong together")
-    flat = np.zeros(n, np.int8)
-    places = np.flatnonzero(live) # (n_live,); several times as fast as a boolean mask
-    np.put(flat, places, np.unpackbits(positive.numpy(), count=len(places)).astype(np.int8) * 2 - 1)
-    return torch.from_numpy(flat.reshape(shape)) # (n_rows, n_columns)
+): # -> torch int8 in {-1, 0, +1}
+    "As `unpack_bits`, for what models are made of."
+    import torch
+    return torch.from_numpy(unpack_bits(wired, positive, shape))
 
 # %% ../../nbs/training/12_connectome.ipynb #5928f6fb
 @patch
-def planes(self: Connectome) -> dict[str, torch.Tensor]: # "NAME|wired" and "NAME|positive" -> uint8 bit plane
+def planes(self: Connectome) -> dict: # "NAME|wired" and "NAME|positive" -> uint8 bit plane
     "All bit planes by name, as they are stored."
     out = {}
     for name, s in self.signs.items(): out[f"{name}|wired"], out[f"{name}|positive"] = pack_signs(s)
@@ -372,23 +395,34 @@ def stored_shapes(
     return {k: _stored_shape(v, f"{origin} is damaged: the shape of {k}") for k, v in about["shapes"].items()}
 
 # %% ../../nbs/training/12_connectome.ipynb #d73c3481
-def from_planes(
-    tensors: dict, # the bit planes by name
+def signs_of_planes(
+    planes: dict, # the bit planes by name, arrays or tensors
     about: dict, # what `Connectome.about` gave
     origin # the file, for messages
-) -> Connectome: # as it was saved
-    "A connectome from its stored parts, each checked against the others."
+) -> tuple[dict, dict]: # name -> (n_rows, n_columns) int8 in {-1, 0, +1}, and name -> shape of every parameter
+    "The wiring of a connectome's stored parts, each checked against the others, as NumPy's arrays."
     if about.get("kind") != "connectome":
         raise ConnectomeError(f"{origin} holds no connectome but {about.get('kind')!r}.")
     if about.get("format") != 1:
         raise ConnectomeError(f"{origin} has format {about.get('format')!r}, but this evonb reads format 1.")
     shapes = stored_shapes(about, origin)
     with parsing(origin):
-        signs = {n: unpack_signs(tensors[f"{n}|wired"], tensors[f"{n}|positive"], shapes[n]) for n in about["wired"]}
-        made = Connectome(signs, shapes, float(about["magnitude"]), about["info"])
-    if made.n_live != about["n_live"]:
-        raise DamagedFileError(f"{origin} is damaged: it has {made.n_live} live weights, not {about['n_live']}.")
-    return made.check()
+        signs = {n: unpack_bits(planes[f"{n}|wired"], planes[f"{n}|positive"], shapes[n]) for n in about["wired"]}
+    if (n_live := sum(int(np.count_nonzero(s)) for s in signs.values())) != about["n_live"]:
+        raise DamagedFileError(f"{origin} is damaged: it has {n_live} live weights, not {about['n_live']}.")
+    return signs, shapes
+
+# %% ../../nbs/training/12_connectome.ipynb #904dd1e1
+def from_planes(
+    tensors: dict, # the bit planes by name
+    about: dict, # what `Connectome.about` gave
+    origin # the file, for messages
+) -> Connectome: # as it was saved
+    "A connectome from its stored parts."
+    import torch
+    signs, shapes = signs_of_planes(tensors, about, origin)
+    signs = {n: torch.from_numpy(s) for n, s in signs.items()}
+    return Connectome(signs, shapes, float(about["magnitude"]), about["info"]).check()
 
 # %% ../../nbs/training/12_connectome.ipynb #d81036a9
 @patch(cls_method=True)
@@ -399,9 +433,17 @@ def load(cls: Connectome,
     if Path(path).suffix == ".pt": return published_connectome(path)
     return from_planes(*read_tensors(path), path)
 
+# %% ../../nbs/training/12_connectome.ipynb #4c057f80
+def read_signs(
+    path # a connectome.safetensors
+) -> dict: # name -> (n_rows, n_columns) int8 in {-1, 0, +1}
+    "The wiring in a file as NumPy's arrays, checked as `Connectome.load` does, where torch isn't at hand."
+    return signs_of_planes(*read_arrays(path), path)[0]
+
 # %% ../../nbs/training/12_connectome.ipynb #d0adafe9
 def _read_signs(found, live):
     "Signs of the live weights: those that are kept apart, else those of the weights."
+    import torch
     kept, out = expect(found.beside.get("signs") or {}, dict, f"signs in {found.file}"), {}
     if unknown := [n for n in kept if n not in found.state]:
         raise ConnectomeError(f"{found.file} has signs of {unknown[0]}, but no such weight. It was put together "
@@ -438,6 +480,8 @@ def published_connectome(
     magnitude: float | None = None # |weight| of a newborn's live weights; None: that of the checkpoint, else 0.02
 ) -> Connectome: # with the checkpoint's name and iteration in `info`
     "The wiring of a published checkpoint: wired where its mask is one, signs of its weights."
+    import torch
+
     from evonb.training.gpt import GPT, check_state, read_published
     found = read_published(path)
     with torch.device("meta"): model = GPT(found.find_config(heads_matter=False))

@@ -21,7 +21,6 @@ from ..core import DamagedFileError, InputError, RunExistsError, file_sha256, pa
 from ..kinds import command_of, refusal
 from ..registry import Registry
 from ..store import Run, check_folder, now, open_run, read_json, replacing, write_json, writing_folder
-from .export import export_model, text_of
 
 # %% ../../nbs/travel/12_publish.ipynb #bf0671a5
 PAPERS = dict(
@@ -107,6 +106,7 @@ def readme_text(
     models: list # names of folders in models/
 ) -> str: # Markdown
     "What a reader meets first: the card of a run and of its text."
+    from evonb.travel.export import text_of
     text = text_of(run)
     parts = [f"# {title}", f"A run of evonb ({run.kind}), made {run.about['created'][:10]} and published {now()[:10]}.",
              "## What came out", run.summary().get("statement", "It isn't finished: nothing has been concluded."),
@@ -196,6 +196,7 @@ def publish_run(
         raise InputError(f"{out} holds the run itself. Give a folder beside it.")
     if not people: remark("Nobody is named as a creator: fill in CITATION.cff and .zenodo.json, or give --creators.")
     title = title or f"evonb run {run.path.resolve().name}"
+    from evonb.travel.export import export_model
     files, made = run_files(run), first_models(run) if models else []
     with writing_folder(out) as t, progress(len(files) + len(made) + 2, "publish", 0, show, "file") as bar:
         for p in files:

@@ -16,6 +16,7 @@ import json
 import math
 from dataclasses import dataclass, field
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,9 +24,8 @@ import numpy as np
 import plotly.graph_objects as go
 from fastcore.basics import patch
 
-from ..connectomes.controls import CONTROLS, control
+from ..connectomes.arms import ARMS, is_alone
 from ..core import DamagedFileError, EvonbError, InputError, Seeds, check_positive, parsing
-from ..development.circuits import top_share
 from ..development.milestones import development_chart
 from ..evolution.search import stored_history
 from ..kinds import SEEDS, refusal
@@ -34,9 +34,9 @@ from ..plots.examples import example_signs
 from ..plots.milestones import development_curves, milestone_chart
 from ..plots.population import best_place, individuals, who_text
 from ..plots.wiring import wiring_map
-from ..statistics import chance_interval, wilson_interval
-from ..store import Run, create_run, open_run, read_dataset, read_tensors, replacing
-from ..training.connectome import Connectome, matrix_roles, pack_signs, stored_shapes, unpack_signs
+from ..statistics import chance_interval, chance_sd, top_share, wilson_interval
+from ..store import Run, create_run, open_run, read_arrays, read_dataset, replacing
+from ..training.connectome import Connectome, matrix_roles, pack_signs, stored_shapes, unpack_bits
 from .explorer import Explorer, Reply, View, choice, slider
 
 # %% ../../nbs/widgets/12_connectome.ipynb #ee7e21cd
@@ -51,14 +51,14 @@ class Wiring:
         unpack=None # function: name -> (n_rows, n_columns) int8; None: from the planes
     ):
         self.shapes, self._pack, self._known, self._degrees = shapes, pack, {}, {}
-        self.signs = unpack or (lambda n: unpack_signs(*self.planes(n), shapes[n]).numpy())
+        self.signs = unpack or (lambda n: unpack_bits(*self.planes(n), shapes[n]))
 
     def planes(self, name): # wired and sign bits
         if name not in self._known: self._known[name] = self._pack(name)
         return self._known[name]
 
-    def n_live(self, name): return _ones(self.planes(name)[0].numpy())
-    def n_positive(self, name): return _ones(self.planes(name)[1].numpy())
+    def n_live(self, name): return _ones(self.planes(name)[0])
+    def n_positive(self, name): return _ones(self.planes(name)[1])
     def density(self, name): return self.n_live(name) / math.prod(self.shapes[name])
 
 # %% ../../nbs/widgets/12_connectome.ipynb #bd88bd96
@@ -68,14 +68,14 @@ def of(cls: Wiring,
 ) -> Wiring:
     "The wiring of a connectome in memory."
     signs = connectome.signs
-    return cls({n: tuple(s.shape) for n, s in signs.items()}, lambda n: pack_signs(signs[n].cpu()),
+    return cls({n: tuple(s.shape) for n, s in signs.items()}, lambda n: [p.numpy() for p in pack_signs(signs[n].cpu())],
                lambda n: signs[n].cpu().numpy())
 
 # %% ../../nbs/widgets/12_connectome.ipynb #66eeb081
 @lru_cache(maxsize=16)
 def _stored_wiring(path, when, size): # `when` and `size` make it another entry when the file was replaced
     "What `evonb.training.connectome.from_planes` checks, without unpacking a matrix; then the wiring."
-    tensors, about = read_tensors(path)
+    planes, about = read_arrays(path)
     with parsing(path):
         if about.get("kind") != "connectome" or about.get("format") != 1:
             raise InputError(f"{path} holds no connectome of format 1 but {about.get('kind')!r} of format "
@@ -83,7 +83,7 @@ def _stored_wiring(path, when, size): # `when` and `size` make it another entry 
         known = stored_shapes(about, path)
         shapes, n_live = {n: known[n] for n in about["wired"]}, 0
         for name, shape in shapes.items():
-            n, bits, positive = math.prod(shape), tensors[f"{name}|wired"].numpy(), tensors[f"{name}|positive"]
+            n, bits, positive = math.prod(shape), planes[f"{name}|wired"], planes[f"{name}|positive"]
             spare, live = -n % 8, _ones(bits) # spare: bits of the last byte that stand for no weight
             if len(bits) != -(-n // 8) or len(positive) != -(-live // 8) or bits[-1] & ((1 << spare) - 1):
                 raise DamagedFileError(f"{path} is damaged: the bit planes of {name} don't fit its shape "
@@ -91,7 +91,7 @@ def _stored_wiring(path, when, size): # `when` and `size` make it another entry 
             n_live += live
         if about["n_live"] != n_live:
             raise DamagedFileError(f"{path} is damaged: it has {n_live} live weights, not {about['n_live']}.")
-    return Wiring(shapes, lambda n: (tensors[f"{n}|wired"], tensors[f"{n}|positive"]))
+    return Wiring(shapes, lambda n: (planes[f"{n}|wired"], planes[f"{n}|positive"]))
 
 # %% ../../nbs/widgets/12_connectome.ipynb #9270840e
 def read_wiring(
@@ -167,7 +167,9 @@ class TokenFacts(NamedTuple):
 # %% ../../nbs/widgets/12_connectome.ipynb #5c707fe3
 @lru_cache(maxsize=4)
 def _corpus_tokens(folder, most):
-    from evonb.text.tokens import load_tokenizer, read_row
+    from tokenizers import Tokenizer
+
+    from evonb.text.tokens import read_row
     folder, left, counts = Path(folder), most, np.zeros(0, np.int64)
     with parsing(folder):
         splits = [s for s in ("evolution", "development", "validation", "test") if (folder/f"{s}.bin").is_file()]
@@ -178,9 +180,9 @@ def _corpus_tokens(folder, most):
                 counts[:len(found)] += found
             left -= min(len(ids), left)
         if not (folder/"tokenizer").is_dir(): return None, counts, left
-        tokenizer = load_tokenizer(folder/"tokenizer", True)
-        raw = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
-        texts = [tokenizer.decode([i]) for i in range(len(raw))]
+        known = Tokenizer.from_file(str(folder/"tokenizer"/"tokenizer.json"))
+        raw = [known.id_to_token(i) or "" for i in range(known.get_vocab_size())]
+        texts = [known.decode([i], skip_special_tokens=False) for i in range(len(raw))]
     return [r if "\ufffd" in t else t for t, r in zip(texts, raw)], counts, left # parts of a character: as stored
 
 # %% ../../nbs/widgets/12_connectome.ipynb #35dfb29d
@@ -458,6 +460,7 @@ def example_connectome_run(
     **size # n_layers, width
 ) -> Path: # the run's folder
     "A run folder with simulated connectomes, for trying the explorer."
+    from evonb.connectomes.controls import CONTROLS, control
     config = dict(model=dict(n_head=4), evolution=dict(n_generations=n_generations))
     made = example_generations(seeds, n_generations, **size)[:n_pruned]
     with create_run(path, config, "connectome") as run:
@@ -498,7 +501,7 @@ def degrees(self: Wiring,
     "Live weights of each row (into an output) and of each column (out of an input)."
     if name not in self._degrees:
         n, shape = math.prod(self.shapes[name]), self.shapes[name]
-        live = np.unpackbits(self.planes(name)[0].numpy(), count=n).reshape(shape) # (n_rows, n_columns)
+        live = np.unpackbits(self.planes(name)[0], count=n).reshape(shape) # (n_rows, n_columns)
         self._degrees[name] = live.sum(1, dtype=np.int64), live.sum(0, dtype=np.int64)
     return self._degrees[name]
 
@@ -508,9 +511,8 @@ def degree_spread(
     name: str # a matrix
 ) -> float: # 1: as a random control's; nan where chance leaves no spread
     "The spread (sd) of a matrix's degrees as a multiple of a random control's, the mean of rows and columns."
-    from scipy.stats import hypergeom
     n_live, n = wiring.n_live(name), math.prod(wiring.shapes[name])
-    chance = [hypergeom.std(n, n_live, n // len(d)) if 0 < n_live < n else 0 for d in wiring.degrees(name)]
+    chance = [chance_sd(n_live, n, n // len(d)) for d in wiring.degrees(name)]
     if not all(chance): return math.nan # a wiring without a choice, or a single row or column
     return float(np.mean([d.std() / c for d, c in zip(wiring.degrees(name), chance)]))
 
@@ -549,10 +551,9 @@ def degree_distribution(
     unit: str = "row" # what is counted: "row" or "column"
 ) -> go.Figure:
     "How many rows or columns have so many live weights, against a random control of as many."
-    from scipy.stats import hypergeom
     degrees, n_live = np.asarray(degrees), int(np.sum(degrees))
     if not n_live: raise plots.NothingToPlot("The matrix has no live weight.")
-    chance = hypergeom.std(n_weights, n_live, n_weights // len(degrees))
+    chance = chance_sd(n_live, n_weights, n_weights // len(degrees))
     said = f"mean {degrees.mean():.1f}, sd {degrees.std():.1f}; of a random control: sd {chance:.1f}"
     fig, edges = plots.figure(plots.label(title), said, 360), degree_edges(degrees, n_live, n_weights)
     middle = (edges[:-1] + edges[1:] - 1) / 2
@@ -692,12 +693,12 @@ _tints = dict( # what the map can always be tinted by -> label, how it is writte
 # %% ../../nbs/widgets/12_connectome.ipynb #8603ad38
 def _controls(source, layers, seed):
     kinds = list(dict.fromkeys(k for l, ks in layers.items() if isinstance(l, int) for k in ks))
-    keys = list(source.wirings)
+    keys, drawn = list(source.wirings), [k for k in ARMS if is_alone(k)] if find_spec("torch") else [] # by torch
     in_order = all(isinstance(k, int) for k in keys)
     against = [("nothing", "nothing"),
                *((f"own:{k}", f"{source.names.lower()} {k}" if isinstance(k, int) else str(k)) for k in keys),
                *((f"arm:{arm}:{s}", f"arm {arm}, seed {s}") for arm, s in source.others),
-               *((f"fresh:{k}", f"fresh {k.replace('_', '-')} control of this, seed {seed}") for k in CONTROLS)]
+               *((f"fresh:{k}", f"fresh {k.replace('_', '-')} control of this, seed {seed}") for k in drawn)]
     alone = {str(l): f"{next(iter(ks))}, its only one" for l, ks in layers.items() if not isinstance(l, int)}
     tints = [*((f"given:{i}", t.label) for i, t in enumerate(source.tints)), *((k, l) for k, (l, *_) in _tints.items())]
     return [slider("generation", source.names, keys, value=keys[-1], play=True) if in_order else
@@ -817,6 +818,8 @@ def _matrix(self: ConnectomeExplorer, wiring, name, where):
 @lru_cache(maxsize=8)
 def _fresh_control(wiring, name, kind, seed): # the wiring of one matrix
     import torch
+
+    from evonb.connectomes.controls import control
     shape = wiring.shapes[name]
     one = Connectome({name: torch.from_numpy(np.array(wiring.signs(name)))}, {name: shape})
     return Wiring.of(control(one, kind, Seeds(seed).child("explorer", kind, name).numpy()))
@@ -887,12 +890,12 @@ def mask_reply(self: ConnectomeExplorer, generation, layer, matrix, compare) -> 
         matrix=name, generation=generation, generation_text=told, rows=rows, columns=columns, live=live,
         told=f"{_layer_text(layer)}, {name}, {told}: {live:,} of {rows * columns:,} weights live "
              f"({live / rows / columns:.1%}).", row_axis=down, column_axis=across, key=f"{name} {told}")
-    arrays = [p.numpy() for p in wiring.planes(name)]
+    arrays = list(wiring.planes(name))
     other, said = self._other(compare, generation, name)
     if other is not None:
         content |= dict(compared=said, counts=self._counts(wiring, other, name, said), key=f"{content['key']} {said}",
                         words=self._words(compare, generation, said))
-        arrays += [p.numpy() for p in other.planes(name)]
+        arrays += other.planes(name)
     self._add_tokens(content, arrays, down)
     self._add_importance(content, arrays, layer, dict(row=down, column=across))
     title = f"{_layer_text(layer)}, {plots.matrix_place(name)[1]}, {told}"

@@ -29,7 +29,7 @@ import plotly.graph_objects as go
 import traitlets
 from fastcore.basics import patch
 
-from ..core import EvonbError, InputError, human_bytes, progress
+from ..core import EvonbError, InputError, extras_named, human_bytes, progress
 from ..plots.picture import figure_image
 from ..plots.style import (NothingToPlot, brief, figure_words, plotly_bundle, plotly_element, plotly_once,
                                stored_figure)
@@ -320,7 +320,7 @@ def ask(self: Explorer,
     "The reply that `view` would draw."
     if view not in self.views: raise InputError(f"There is no view {view!r}; the views are: {', '.join(self.views)}.")
     now = self._checked(values)
-    return self.reply(view, {n: now[n] for n in self.views[view].needs})
+    with extras_named(): return self.reply(view, {n: now[n] for n in self.views[view].needs})
 
 # %% ../../nbs/widgets/10_explorer.ipynb #b8ea4226
 def error_reply(

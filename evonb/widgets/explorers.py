@@ -8,7 +8,7 @@ __all__ = ['EXPLORERS', 'parts', 'individual_explorer', 'explore', 'explore_page
 # %% ../../nbs/widgets/20_explorers.ipynb #20df54d7
 from pathlib import Path
 
-from ..core import InputError, check_choice, parsing
+from ..core import InputError, MissingExtraError, check_choice, parsing, remark
 from ..kinds import refusal
 from ..registry import Registry
 from ..store import Run, open_run
@@ -80,9 +80,12 @@ def explore_pages(
     "Write a run's explorers as self-contained pages."
     path, _, which = run.partition("::") if isinstance(run, str) else (run, "", "")
     home = path if isinstance(path, Run) else open_run(path)
-    if which: made = {f"individual-{which.replace('/', '-')}": explore(run)}
-    else: # where there is nothing, `explore` says why
-        made = {part: explore(home, part) for part in parts(home) or [None]}
+    made = {f"individual-{which.replace('/', '-')}": explore(run)} if which else {}
+    for part in [] if which else parts(home) or [None]: # where there is nothing, `explore` says why
+        try: made[part] = explore(home, part)
+        except MissingExtraError as e: # of a model's explorer, where runs are only looked at
+            if part in (None, *parts(home)[:1]): raise
+            remark(f"The explorer {part} is left out. {e}")
     folder = Path(folder or home.path/"explore")
     with parsing(f"What {home.path} holds"):
         return [e.to_html(folder/f"{part}.html", max_mb=max_mb, show=show) for part, e in made.items()]

@@ -24,7 +24,7 @@ from evonb.report import report_html
 from evonb.store import read_dataset, read_json
 from evonb.training.gpt import GPT, GPTConfig
 from evonb.widgets.explorers import explore, explore_pages
-from evonb.widgets.population import PopulationExplorer, stored_genomes
+from evonb.widgets.population import PopulationExplorer, genome_distance, kept_genomes, stored_genomes
 
 LONG = replace(LIFE, context=24)
 AIMED = replace(
@@ -127,6 +127,8 @@ def opens_as_a_connectome(run, found):
     mine = explore(f"{run.path}::{everyone.id[held][:12]}")
     wanted = kept[everyone.id[held]].connectome.signs[name]
     assert np.array_equal(mine.signs(next(iter(mine.source.wirings)), name), wanted)
+    looked, (a, b, *_) = kept_genomes(run.path / "evolve/map-elites/seed-0"), kept  # as the explorer reads them
+    assert genome_distance(looked[a], looked[b]) == pytest.approx(genome_distance(kept[a], kept[b])) > 0
     from_tree = PopulationExplorer(run.path).choose(child).connectome()
     assert from_tree.title == shown.title and f"#{child}" in shown.title
     (page,) = explore_pages(f"{run.path}::map-elites/0/best")

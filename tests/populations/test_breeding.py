@@ -60,7 +60,7 @@ from evonb.training.adapters import write_adapter
 from evonb.training.base import open_base
 from evonb.training.gpt import ModelConfig
 from evonb.training.lifetime import LifetimeConfig
-from evonb.widgets.population import distance_unit, genome_distance, stored_genomes
+from evonb.widgets.population import distance_unit, genome_distance, kept_genomes, stored_genomes
 
 EVONB = str(Path(sys.executable).with_name("evonb"))  # the installed command
 TOY = ToyConfig(
@@ -475,7 +475,9 @@ def test_all_weights_of_a_base_are_searched_as_integers(whole, base):
         assert space.length(genome) == data.drift.sel(dict(method=method, seed=0))
     kept = stored_genomes(run.file("evolve", "es", "seed-0"))
     assert all(space.digest(g) == name for name, g in kept.items()) and len(kept) >= 2
-    assert genome_distance(*list(kept.values())[:2]) > 0 and "root mean squares" in distance_unit(genome)
+    (a, b, *_), looked = kept, kept_genomes(run.file("evolve", "es", "seed-0"))  # as the explorer reads them
+    assert genome_distance(kept[a], kept[b]) > 0 and "root mean squares" in distance_unit(looked[a])
+    assert genome_distance(looked[a], looked[b]) == pytest.approx(genome_distance(kept[a], kept[b]))
     assert "from the base" in write_report(run.path).read_text()
 
 

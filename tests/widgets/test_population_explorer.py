@@ -19,9 +19,17 @@ from evonb.populations.spaces import AdapterFiles, AdapterSpace, StoredSpace
 from evonb.report import example_population_run
 from evonb.store import create_run, read_dataset, write_dataset, write_json
 from evonb.training.adapters import random_adapter
-from evonb.widgets import population as population_explorer
 from evonb.widgets.explorer import Reply, packed
-from evonb.widgets.population import Evolutions, PopulationExplorer, run_evolutions, share_se, stored_genomes
+from evonb.widgets.population import (
+    Evolutions,
+    PopulationExplorer,
+    distance_unit,
+    genome_distance,
+    kept_genomes,
+    run_evolutions,
+    share_se,
+    stored_genomes,
+)
 
 EVIL = "<img src=x onerror=alert(1)>"
 PEAKS = {"agreement": np.array([1.0, 0, 0]), f"order {EVIL}": np.array([0, 1.0, 0])}
@@ -175,10 +183,13 @@ def test_adapters_in_files_share_one_bound_on_memory(tmp_path, monkeypatch):
            show=False)  # fmt: skip
     made = []
     small = lambda folder: made.append(AdapterFiles(folder, experts["a"].nbytes)) or made[-1]  # noqa: E731
-    monkeypatch.setattr(population_explorer, "AdapterFiles", small)
+    monkeypatch.setattr("evonb.populations.spaces.AdapterFiles", small)
     found = stored_genomes(tmp_path)
     assert len(found) > 5 and all(g.load().digest() == who for who, g in found.items())
     assert len(made) == 1 and made[0]._size <= experts["a"].nbytes
+    kept, (a, b, *_) = kept_genomes(tmp_path), found  # what the explorer reads, without torch
+    assert genome_distance(kept[a], kept[b]) == pytest.approx(genome_distance(found[a], found[b]), rel=1e-6)
+    assert genome_distance(kept[a], kept[a]) == 0 and distance_unit(kept[a]) == distance_unit(found[a])
 
 
 def test_standard_errors_are_those_of_the_items(complete):

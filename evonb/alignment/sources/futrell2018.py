@@ -15,7 +15,8 @@ import numpy as np
 
 from ..reading import KEEP, ReadingTimes, assemble, clean_readers
 from ...core import DamagedFileError, InputError, check_file, parsing
-from ...datasets import MissingExtraError, dataset_path
+from ...core import MissingExtraError
+from ...datasets import dataset_path
 from ...store import too_large
 
 # %% ../../../nbs/alignment/sources/12_futrell2018.ipynb #62792aef

@@ -9,7 +9,8 @@ __all__ = ['LANGUAGES', 'language', 'read_pair', 'grade_chrf', 'open_flores']
 from functools import cache
 
 from ...core import InputError
-from ...datasets import MissingExtraError, read_text
+from ...core import MissingExtraError
+from ...datasets import read_text
 from ..answers import first_line, generated_task, published_file, task_source
 from ..grading import Item
 from ..tasks import Task, TaskFileError
