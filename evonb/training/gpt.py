@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['UNSEEN', 'GPTConfig', 'computed_with', 'why_refused', 'check_config', 'check_changed', 'check_saved',
-           'rotary_frequencies', 'rotary_table', 'rotate', 'attend', 'Attention', 'MLP', 'Block', 'GPTPreTrainedModel',
-           'GPTModel', 'documents', 'packed_mask', 'GPT', 'exact_loss', 'new_gpt', 'HeadLoss', 'head_loss',
-           'nats_to_bits_per_byte', 'meta_model', 'n_weights', 'n_parameters', 'Numpy', 'same_frequencies',
+           'rotary_frequencies', 'rotary_table', 'rotate', 'attend', 'turned', 'Turned', 'Attention', 'MLP', 'Block',
+           'GPTPreTrainedModel', 'GPTModel', 'documents', 'packed_mask', 'GPT', 'exact_loss', 'new_gpt', 'HeadLoss',
+           'head_loss', 'nats_to_bits_per_byte', 'meta_model', 'n_weights', 'n_parameters', 'Numpy', 'same_frequencies',
            'rotary_base', 'Published', 'read_published', 'check_state', 'load_published', 'ModelConfig']
 
 # %% ../../nbs/training/10_gpt.ipynb #b27af99e
@@ -39,7 +39,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from ..core import DamagedFileError, InputError, Seeds, check_choice, check_positive, expect, file_bytes
 from ..core import human_count, parsing
-from .linear import multiply, onednn_pays, product, rms_norm
+from .linear import fused_pays, multiply, onednn_pays, product, rms_norm
 
 # %% ../../nbs/training/10_gpt.ipynb #1272f13d
 class GPTConfig(PreTrainedConfig):
@@ -289,6 +289,47 @@ def attend(
     weights = scores.softmax(-1, dtype=torch.promote_types(q.dtype, torch.float32)).to(q.dtype)
     return (weights @ v).transpose(1, 2), weights
 
+# %% ../../nbs/training/10_gpt.ipynb #dd339de3
+def turned(
+    qkv: torch.Tensor, # (n_batch, n_context, 3, n_head, head_size)
+    cos: torch.Tensor, # (n_context, 1, 1, head_size), or that for each row
+    sin: torch.Tensor # likewise, signed
+) -> tuple: # queries and keys, turned, and values; each (n_batch, n_head, n_context, head_size)
+    "What attention takes, from what one matrix projected."
+    qk, v = qkv.split([2, 1], 2)
+    q, k = rotate(qk, cos, sin).permute(2, 0, 3, 1, 4).unbind(0) # each (n_batch, n_head, n_context, head_size)
+    return q, k, v.squeeze(2).transpose(1, 2).clone()
+
+# %% ../../nbs/training/10_gpt.ipynb #a0730ef3
+def _add_swapped(into, x, sin, sin_of):
+    "Add to `into` the other half of each pair of `x` times its sine: that of the place it goes to, or comes from."
+    half = x.shape[-1] // 2
+    for to, of in ((slice(0, half), slice(half, None)), (slice(half, None), slice(0, half))):
+        into[..., to].addcmul_(x[..., of], sin[..., to if sin_of == "to" else of])
+
+class Turned(torch.autograd.Function):
+    "As `turned`, in fewer steps; gradients go where they belong at once. One derivative can be taken."
+    @staticmethod
+    def forward(ctx, qkv, cos, sin):
+        ctx.save_for_backward(cos, sin)
+        out = torch.empty_like(qkv)
+        torch.mul(qkv[:, :, :2], cos, out=out[:, :, :2])
+        _add_swapped(out[:, :, :2], qkv[:, :, :2], sin, "to")
+        out[:, :, 2].copy_(qkv[:, :, 2])
+        return out.permute(2, 0, 3, 1, 4).unbind(0) # each (n_batch, n_head, n_context, head_size)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, *grads):
+        cos, sin = (t.squeeze(-3) for t in ctx.saved_tensors) # without the axis for queries and keys
+        q, k, v = (g.transpose(1, 2) for g in grads) # (n_batch, n_context, n_head, head_size)
+        out = q.new_empty(*q.shape[:2], 3, *q.shape[2:])
+        for i, g in enumerate((q, k)):
+            torch.mul(g, cos, out=out[:, :, i])
+            _add_swapped(out[:, :, i], g, sin, "of")
+        out[:, :, 2].copy_(v)
+        return out, None, None
+
 # %% ../../nbs/training/10_gpt.ipynb #9ecceefe
 class Attention(nn.Module):
     "Causal self-attention with rotary positions."
@@ -303,9 +344,8 @@ class Attention(nn.Module):
 
     def forward(self, x, rotary, mask=None, past_key_values=None, output_attentions=False):
         b, t, c = x.shape
-        qk, v = multiply(self.c_attn, x, "norm").view(b, t, 3, self.n_head, c // self.n_head).split([2, 1], 2)
-        q, k = rotate(qk, *rotary).permute(2, 0, 3, 1, 4).unbind(0) # each (n_batch, n_head, n_context, head_size)
-        v = v.squeeze(2).transpose(1, 2).clone() # (n_batch, n_head, n_context, head_size)
+        qkv = multiply(self.c_attn, x, "norm").view(b, t, 3, self.n_head, c // self.n_head)
+        q, k, v = (Turned.apply if fused_pays(x, x) else turned)(qkv, *rotary)
         if past_key_values is not None: k, v = past_key_values.update(k, v, self.layer_idx)
         y, weights = attend(q, k, v, mask) if output_attentions else sdpa_attention_forward(self, q, k, v, mask)
         y = multiply(self.c_proj, y.reshape(b, t, c)) # y was (n_batch, n_context, n_head, head_size)
@@ -595,12 +635,13 @@ def new_gpt(
 # %% ../../nbs/training/10_gpt.ipynb #259a0249
 def _head_piece(x, weight, targets, known, dw):
     "The loss of some tokens, summed, and the gradients of `x` and, transposed and added to `dw`, of the weight."
-    z, at = product(x, weight), targets.clamp(min=0)[:, None] # (n, vocab_size), (n, 1)
+    z, at = product(x, weight), (targets if known is None else targets.clamp(min=0))[:, None] # (n, vocab_size), (n, 1)
     top, own = z.amax(-1, keepdim=True), z.gather(1, at)
     p = torch.ops.aten._softmax.out(z, -1, False, out=z) # the logits become probabilities, these the gradient
-    nats = (top - p.amax(-1, keepdim=True).log_() - own).squeeze(1).where(known, 0.).sum()
-    p.scatter_add_(1, at, p.new_full((), -1.).expand(at.shape)).masked_fill_(~known[:, None], 0.)
-    return nats, product(p, weight.T), product(x.T, p.T, dw)
+    nats = (top - p.amax(-1, keepdim=True).log_() - own).squeeze(1)
+    p.scatter_add_(1, at, p.new_full((), -1.).expand(at.shape))
+    if known is not None: nats, p = nats.where(known, 0.), p.masked_fill_(~known[:, None], 0.)
+    return nats.sum(), product(p, weight.T), product(x.T, p.T, dw)
 
 # %% ../../nbs/training/10_gpt.ipynb #6b077cfd
 class HeadLoss(torch.autograd.Function):
@@ -608,10 +649,11 @@ class HeadLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, targets):
         known, nats, dx, dw = targets != -100, x.new_zeros(()), torch.empty_like(x), None
+        n = int(known.sum())
         for rows in (slice(i, i + 512) for i in range(0, len(x), 512)):
-            loss, dx[rows], dw = _head_piece(x[rows], weight, targets[rows], known[rows], dw)
+            some = None if n == len(x) else known[rows]
+            loss, dx[rows], dw = _head_piece(x[rows], weight, targets[rows], some, dw)
             nats += loss
-        n = known.sum()
         ctx.save_for_backward(dx.div_(n), dw.div_(n))
         return nats / n
 
@@ -643,8 +685,10 @@ def head_loss(
     reduction: str = "mean" # or "none"
 ) -> torch.Tensor: # nats, () or (n_tokens,), float32, or float64 of float64
     "Cross-entropy through the output head; the fastest way that is exact in float32."
-    if (learning := torch.is_grad_enabled()) == (reduction == "mean") and onednn_pays(x, weight):
-        return HeadLoss.apply(x, weight, targets) if learning else _piece_by_piece(x, weight, targets)
+    if reduction == "mean" and torch.is_grad_enabled() and fused_pays(x, weight):
+        return HeadLoss.apply(x, weight, targets)
+    if reduction == "none" and not torch.is_grad_enabled() and onednn_pays(x, weight):
+        return _piece_by_piece(x, weight, targets)
     if reduction == "mean" and _chunks_pay(x):
         return F.linear_cross_entropy(x, weight, targets, options=_chunked)
     logits = F.linear(x, weight) # (n_tokens, vocab_size)

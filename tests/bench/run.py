@@ -16,8 +16,10 @@ import imports
 import litters
 import looking
 import merging
+import peers
 import planning_check
 import population_memory
+import roofline
 import scoring
 import training
 import tree
@@ -25,7 +27,7 @@ import wirings
 from results import FOLDER, keep, machine, reached
 
 ROWS = {}
-for part in (training, beside, litters, population_memory, scoring, clients, merging, encoding, features, wirings,
+for part in (roofline, peers, training, beside, litters, population_memory, scoring, clients, merging, encoding, features, wirings,
              planning_check, looking, tree, imports):
     ROWS |= part.ROWS
 

@@ -158,11 +158,11 @@ def against(size, sparse, fused=None, n_threads=1, aim="at least 1.3"):
     return row
 
 
-def trained_by_trainer(size, wiring):
-    "n steps of transformers' Trainer on the same model and data; with a wiring, a callback masks as the plain loop."
+def trained_by_trainer(size, wiring, model=None):
+    "n steps of transformers' Trainer on a model, ours by default; with a wiring, a callback masks as the plain loop."
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
-    model, c = newborn(size, wiring), life(size)
+    model, c = model or newborn(size, wiring), life(size)
     masks = {n: (s != 0).float() for n, s in wiring.signs.items()} if wiring else {}
     named = [(p, masks[n]) for n, p in model.named_parameters() if n in masks]
     rows = ids(size)[: 2000 * c.context].astype(np.int64).reshape(-1, c.context)
