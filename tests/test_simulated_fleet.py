@@ -1,4 +1,4 @@
-"""The driver's real code over a simulated cluster: nothing is lost, nothing done twice, and no schedule beats the bound."""
+"""The driver's real code over a simulated cluster: nothing lost or done twice, and no schedule beats the bound."""
 
 import sys
 from pathlib import Path

@@ -10,10 +10,11 @@ import re
 from pathlib import Path
 
 PARTS = dict(  # module of tests/bench -> heading
-    training="Training", population_memory="Populations in bounded memory", scoring="Scoring a population",
+    roofline="How near the machine", peers="Beside what people would use", training="Training",
+    population_memory="Populations in bounded memory", scoring="Scoring a population",
     merging="Merging adapters", encoding="Encoding models", features="Reading passages", wirings="Connectomes in files",
-    planning_check="Plans against what was run", looking="Looking at a mask", tree="Looking at a family",
-    imports="Importing", litters="Litters, and attribution")  # fmt: skip
+    planning_check="Plans against what was run", fleet="Many machines, simulated", looking="Looking at a mask",
+    tree="Looking at a family", imports="Importing", litters="Litters, and attribution")  # fmt: skip
 ELSEWHERE = dict(  # part -> what was seen on other processors, without the rows of a whole `make bench`
     training="The gain is this processor's, not every one's. On another it was found to be absent: seen on an Intel "
     "Xeon with AVX-512 and AMX, two cores, training makes 1.07 (3 layers of width 64), 1.14 (4 x 128) and 0.97 (6 x "
@@ -149,7 +150,59 @@ def missed(rows: list[tuple]) -> str:
     return "\n".join(["## What didn't reach its aim", "", *said]) if said else ""
 
 
-def bench_part(rows: dict) -> list[str]:
+COLOURS = dict(zip(  # kind of operation -> colour
+    ("products", "attention", "GELU", "norms, rotation, residuals", "loss", "embedding", "optimiser",
+     "Python and dispatch"),
+    ("#0072b2", "#d55e00", "#e69f00", "#56b4e9", "#009e73", "#999933", "#cc79a7", "#767676")))  # fmt: skip
+
+
+def where_time_goes(rows: list[tuple]) -> str:
+    "A bar a row: the share of each kind of operation; the dot is the share of the peak, the tick what it aims at."
+    rows, place = [(n, r) for n, r in rows if "parts" in r], lambda v: 300 + 560 * v
+    tall = 64 + 26 * len(rows)
+    parts = [f'<line class="grid" x1="{place(k / 4):.0f}" x2="{place(k / 4):.0f}" y1="34" y2="{tall - 26}"/>'
+             f'<text x="{place(k / 4):.0f}" y="{tall - 8}" text-anchor="middle">{25 * k}\u00a0%</text>'
+             for k in range(5)]
+    for i, (kind, colour) in enumerate(COLOURS.items()):
+        x, y = 300 + 140 * (i % 4), 4 + 15 * (i // 4)
+        parts.append(f'<rect x="{x}" y="{y}" width="10" height="10" fill="{colour}"/>'
+                     f'<text x="{x + 14}" y="{y + 9}" class="side">{kind}</text>')
+    for i, (name, row) in enumerate(rows):
+        y, x = 48 + 26 * i, 300.0
+        label = of(name, row, rows).replace("`", "")
+        parts.append(f'<text x="290" y="{y + 4}" text-anchor="end">{html.escape(label)}</text>')
+        for kind, colour in COLOURS.items():
+            wide = 560 * row["parts"].get(kind, 0)
+            parts.append(f'<rect x="{x:.1f}" y="{y - 8}" width="{wide:.1f}" height="16" fill="{colour}"/>')
+            x += wide
+        at, end = place(row["ratio"]), place(aim(row))
+        parts.append(f'<line class="goal" x1="{end:.1f}" x2="{end:.1f}" y1="{y - 11}" y2="{y + 11}"/>'
+                     f'<circle class="reach" cx="{at:.1f}" cy="{y}" r="5"/>')
+    return ('<div class="evonb-wide"><svg class="evonb-measured" role="img" aria-label="Where the time of a step goes" '
+            f'viewBox="0 0 880 {tall}">{"".join(parts)}</svg></div>\n\n'
+            "Bars are shares of a step's time by torch's profiler, whose own time counts as Python and dispatch. White "
+            "dots are the measured share of the peak, black and white ticks the aims.") if rows else ""  # fmt: skip
+
+
+def simulated_table(rows: list[tuple]) -> str:
+    "What the simulated fleets tell beside their makespan."
+    mb = lambda n: f"{n / 1e6:,.1f}\u00a0MB"  # noqa: E731
+    cells = [[name, f"{r['tasks']:,}", str(r["deaths"]), str(r["done_twice"]), short(r["calm"]), short(r["ratio"]),
+              f"{short(r['driver_ms_a_task'])} + {short(r['ray_ms_a_task'])}\u00a0ms", f"{r['driver_busy']:.1%}",
+              f"{short(r['bytes_a_task'] / 1e3)}\u00a0kB", mb(r["put_bytes"]), mb(r["fetched_bytes"]),
+              mb(r["most_held_bytes"])] for name, r in rows if "driver_busy" in r]
+    head = ["row", "tasks", "deaths", "done twice", "over the bound, nothing goes wrong", "with deaths and stragglers",
+            "driver and Ray a task", "driver busy", "memory a task", "put", "fetched", "most held"]
+    return table(head, cells) if cells else ""
+
+
+def told_in(folder: Path, part: str) -> str:
+    "What is said in words of a part, where something is."
+    said = folder / f"{part}.md"
+    return said.read_text(encoding="utf-8").strip() if said.is_file() else ""
+
+
+def bench_part(rows: dict, folder: Path) -> list[str]:
     "The speed part of the page, of rows by name, one a processor."
     if not rows:
         return ["No benchmark has been kept yet: `make bench` writes docs/results/bench.json."]
@@ -157,7 +210,9 @@ def bench_part(rows: dict) -> list[str]:
     for name, row in rows:
         parts.setdefault(row.get("part", ""), []).append((name, row))
     order = [*[p for p in PARTS if p in parts], *[p for p in parts if p not in PARTS]]
-    tables = [t for p in order for t in (f"### {PARTS.get(p, p)}", ELSEWHERE.get(p), bench_table(parts[p])) if t]
+    beside = dict(roofline=where_time_goes, fleet=simulated_table)
+    tables = [t for p in order for t in (f"### {PARTS.get(p, p)}", ELSEWHERE.get(p), told_in(folder, p),
+                                         beside.get(p, lambda _: "")(parts[p]), bench_table(parts[p])) if t]
     return [drawing([row for p in order for row in parts[p]]), *tables, missed(rows), "Measured on:", machines(rows)]
 
 
@@ -307,7 +362,7 @@ def measured_page(folder: Path) -> str:
         "is in proportion. Each row is one processor's; measured on another, it stands beside what is here.",
         "```sh\nmake bench                              # every row; minutes to an hour\n"
         'make bench ARGS="--pairs 5 connectome_load"   # one row\n```',
-        *bench_part(bench.get("rows", {})),
+        *bench_part(bench.get("rows", {}), folder),
         "### In words, on the AMD EPYC" if said.is_file() else "",
         said.read_text(encoding="utf-8").strip() if said.is_file() else "",
         "## Faults", "Runs are killed in the middle of evolving, developing, breeding and aligning, some at random "

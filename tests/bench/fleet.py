@@ -7,6 +7,7 @@ of the laptop's size; each times a random factor of 0.8 to 1.25. Two of a hundre
 each dies once in ten hours. The clock counts the CPU seconds of the driver's own code and what calls of Ray cost.
 """
 
+import gc
 import json
 import random
 import resource
@@ -14,7 +15,6 @@ import sys
 import tempfile
 import time
 from functools import cache
-from pathlib import Path
 
 import torch
 from results import FOLDER, stored
@@ -66,7 +66,8 @@ def pool(n_workers, n_tasks, kind="pool", **options):
         found = backend.answers(people, [], [])
         ray.makespan = ray.now
         backend._workers = []
-        ray.heap.clear()  # what would still happen holds references
+        ray.heap.clear()  # what would still happen holds references, and so do errors that were raised
+    gc.collect()
     return ray, found
 
 
@@ -109,7 +110,8 @@ def row(kind, n):
                     makespan_s=ray.makespan, bound_s=start + bound(ray), workers=n, tasks=n_tasks, deaths=ray.deaths,
                     done_twice=sum(v > 1 for v in ray.finished.values()), driver_ms_a_task=1e3 * ray.driver_s / n_tasks,
                     ray_ms_a_task=1e3 * ray.ray_s / n_tasks, bytes_a_task=max(0, resident() - before) / n_tasks,
-                    driver_busy=(ray.driver_s + ray.ray_s) / ray.makespan, calls=dict(ray.calls), put_bytes=ray.put_bytes,
+                    driver_busy=(ray.driver_s + ray.ray_s) / ray.makespan, calls=dict(ray.calls),
+                    put_bytes=ray.put_bytes,
                     fetched_bytes=ray.fetched_bytes, most_held_bytes=ray.most_held, task_s=measured_seconds(kind),
                     costs=COSTS, aim="reported")  # fmt: skip
 

@@ -153,8 +153,8 @@ def beside(name):
         first, second = (float(np.median(took[k])) for k in ("ours", name))
         tokens = n * life(SIZE).tokens_per_step
         return dict(ratio=float(mid), low=float(low), high=float(high), first_s=first, second_s=second,
-                    first_tokens_per_s=tokens / first, second_tokens_per_s=tokens / second, aim="at least 1.3", threads=1,
-                    clock="process_time", load=round(os.getloadavg()[0], 1), **WHY)  # fmt: skip
+                    first_tokens_per_s=tokens / first, second_tokens_per_s=tokens / second, aim="at least 1.3",
+                    threads=1, clock="process_time", load=round(os.getloadavg()[0], 1), **WHY)  # fmt: skip
 
     what = dict(nanochat="a plain loop and model as nanochat writes them", litgpt="litgpt's model and chunked loss",
                 trainer="transformers' Trainer with its GPT-NeoX")[name]  # fmt: skip

@@ -1,4 +1,4 @@
-"""How near training and scoring come to the machine: model FLOP/s over the products' measured peak, and where the rest goes.
+"""How near training and scoring come to the machine: model FLOP/s over the measured peak, and where the rest goes.
 
 Six floating-point operations a weight of a matrix and token in training, two in a forward pass; embeddings multiply
 nothing, and attention's own products count as overhead. The peak is that of one core, by the library that evonb
@@ -22,7 +22,8 @@ ROUNDS = dict(small=(4, 16), medium=(1, 4), large=(1, 1))  # steps and forward p
 KINDS = {  # what an operation belongs to, by a part of its name; the first that fits
     "products": ("mm", "linear_pointwise", "mkl_linear", "linear_cross_entropy"), "attention": ("scaled_dot_product",),
     "GELU": ("gelu",), "optimiser": ("adamw", "foreach"),
-    "loss": ("softmax", "amax", "aminmax", "gather", "scatter", "log_", "logsumexp", "nll_loss", "cross_entropy", "exp"),
+    "loss": ("softmax", "amax", "aminmax", "gather", "scatter", "log_", "logsumexp", "nll_loss",
+             "cross_entropy", "exp"),
     "embedding": ("embedding", "index"),
     "norms, rotation, residuals": ("mul", "add", "sub", "div", "sum", "norm", "rsqrt", "square", "pow", "copy", "cat",
                                    "roll", "clone", "fill", "zero", "to_copy", "mean", "where", "clamp", "eq", "ne")}
@@ -96,7 +97,8 @@ def measured(size, run, flops, pairs):
     low, mid, high = np.quantile(shares, [0.25, 0.5, 0.75])
     return dict(ratio=float(mid), low=float(low), high=float(high), gflops=float(np.median(speeds)),
                 peak_gflops=max(peaks), parts=parts, library=fast_products(), threads=1, clock="process_time",
-                load=round(os.getloadavg()[0], 1), aim=f"at least {AIMS[size]}", why=why(float(mid), parts))  # fmt: skip
+                load=round(os.getloadavg()[0], 1), why=why(float(mid), parts),
+                aim=f"at least {AIMS[size]}")  # fmt: skip
 
 
 def why(share, parts):
@@ -104,8 +106,8 @@ def why(share, parts):
     rest = sorted(((v, k) for k, v in parts.items() if k != "products" and v >= 0.01), reverse=True)
     pace = share / parts["products"]
     said = ", ".join(f"{k} {v:.0%}" for v, k in rest)
-    return (f"products are {parts['products']:.0%} of the time and, while they run, at {min(pace, 1):.0%} of the peak "
-            f"(small matrices are slower than large ones); the rest is {said}.")
+    return (f"products take {parts['products']:.0%} of the time, then at {min(pace, 1):.0%} of the peak "
+            f"(small matrices are slower); the rest is {said}.")
 
 
 def training(size):
@@ -139,8 +141,8 @@ def forward(size):
 def said(what, times, size):
     "A row's line."
     n_layer, width, vocab, context, batch = SIZES[size]
-    return (f"{what}: {times} FLOPs a weight of a matrix and token, a second, over the measured peak of products on one "
-            f"core; {n_layer} layers of width {width}, vocabulary {vocab:,}, {batch} windows of {context}.")
+    return (f"{what}: {times} FLOPs a weight of a matrix and token, a second, over the measured peak of products "
+            f"on one core; {n_layer} layers of width {width}, vocabulary {vocab:,}, {batch} windows of {context}.")
 
 
 ROWS = {f"roofline_{kind}_{size}": make(size) for kind, make in (("training", training), ("forward", forward))

@@ -12,6 +12,7 @@ import beside
 import clients
 import encoding
 import features
+import fleet
 import imports
 import litters
 import looking
@@ -27,8 +28,8 @@ import wirings
 from results import FOLDER, keep, machine, reached
 
 ROWS = {}
-for part in (roofline, peers, training, beside, litters, population_memory, scoring, clients, merging, encoding, features, wirings,
-             planning_check, looking, tree, imports):
+for part in (roofline, peers, training, beside, litters, population_memory, scoring, clients, merging, encoding,
+             features, wirings, planning_check, fleet, looking, tree, imports):
     ROWS |= part.ROWS
 
 

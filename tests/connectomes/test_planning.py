@@ -36,7 +36,6 @@ from evonb.connectomes.wiring import prune
 from evonb.core import InputError, Seeds
 from evonb.store import folder_size
 from evonb.text.tokens import CorpusConfig, open_prepared
-from evonb.training import linear as gpt
 from evonb.training.connectome import inherit
 from evonb.training.gpt import GPTConfig, ModelConfig, n_parameters, new_gpt
 from evonb.training.lifetime import Lifetime, LifetimeConfig, Optimizers, latest_checkpoint, state_bytes
