@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['UNSEEN', 'GPTConfig', 'computed_with', 'why_refused', 'check_config', 'check_changed', 'check_saved',
-           'rotary_frequencies', 'rotary_table', 'rotate', 'attend', 'turned', 'Turned', 'Attention', 'MLP', 'Block',
-           'GPTPreTrainedModel', 'GPTModel', 'documents', 'packed_mask', 'GPT', 'exact_loss', 'new_gpt', 'HeadLoss',
-           'head_loss', 'nats_to_bits_per_byte', 'meta_model', 'n_weights', 'n_parameters', 'Numpy', 'same_frequencies',
-           'rotary_base', 'Published', 'read_published', 'check_state', 'load_published', 'ModelConfig']
+           'rotary_frequencies', 'rotary_table', 'rotate', 'attend', 'turned_heads', 'TurnedHeads', 'Attention', 'MLP',
+           'Block', 'GPTPreTrainedModel', 'GPTModel', 'documents', 'packed_mask', 'GPT', 'exact_loss', 'new_gpt',
+           'HeadLoss', 'head_loss', 'nats_to_bits_per_byte', 'meta_model', 'n_weights', 'n_parameters', 'Numpy',
+           'same_frequencies', 'rotary_base', 'Published', 'read_published', 'check_state', 'load_published',
+           'ModelConfig']
 
 # %% ../../nbs/training/10_gpt.ipynb #b27af99e
 import argparse
@@ -290,7 +291,7 @@ def attend(
     return (weights @ v).transpose(1, 2), weights
 
 # %% ../../nbs/training/10_gpt.ipynb #dd339de3
-def turned(
+def turned_heads(
     qkv: torch.Tensor, # (n_batch, n_context, 3, n_head, head_size)
     cos: torch.Tensor, # (n_context, 1, 1, head_size), or that for each row
     sin: torch.Tensor # likewise, signed
@@ -307,8 +308,8 @@ def _add_swapped(into, x, sin, sin_of):
     for to, of in ((slice(0, half), slice(half, None)), (slice(half, None), slice(0, half))):
         into[..., to].addcmul_(x[..., of], sin[..., to if sin_of == "to" else of])
 
-class Turned(torch.autograd.Function):
-    "As `turned`, in fewer steps; gradients go where they belong at once. One derivative can be taken."
+class TurnedHeads(torch.autograd.Function):
+    "As `turned_heads`, in fewer steps; gradients go where they belong at once. One derivative can be taken."
     @staticmethod
     def forward(ctx, qkv, cos, sin):
         ctx.save_for_backward(cos, sin)
@@ -345,7 +346,7 @@ class Attention(nn.Module):
     def forward(self, x, rotary, mask=None, past_key_values=None, output_attentions=False):
         b, t, c = x.shape
         qkv = multiply(self.c_attn, x, "norm").view(b, t, 3, self.n_head, c // self.n_head)
-        q, k, v = (Turned.apply if fused_pays(x, x) else turned)(qkv, *rotary)
+        q, k, v = (TurnedHeads.apply if fused_pays(x, x) else turned_heads)(qkv, *rotary)
         if past_key_values is not None: k, v = past_key_values.update(k, v, self.layer_idx)
         y, weights = attend(q, k, v, mask) if output_attentions else sdpa_attention_forward(self, q, k, v, mask)
         y = multiply(self.c_proj, y.reshape(b, t, c)) # y was (n_batch, n_context, n_head, head_size)
