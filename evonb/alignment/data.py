@@ -24,6 +24,10 @@ DATA.add("toy-reading", "evonb.alignment.sources.toy_readers:toy_reading", "simu
 DATA.add("toy-brain", "evonb.alignment.sources.toy_brain:toy_brain", "simulated brains that hear toy English",
          measures="brain", simulated=True)
 
+DATA.add("mne", "evonb.alignment.sources.sensors:sensor_responses",
+         "EEG or MEG of one's own, one person: mne:FOLDER, mne:FILE or mne:SETTINGS.json", measures="brain",
+         verified="format only: FIF as MNE 1.13 writes it, BrainVision written by hand; no publisher's recording")
+
 DATA_FILES = {"TABLE.csv": "a table of reading times (.csv, .tsv, .tab): word, time, order, and story and reader if "
                            "there are several",
               "IMAGES.json": "scanner runs: names images, events and atlas"} # how files are written -> what they are

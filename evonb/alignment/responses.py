@@ -37,6 +37,7 @@ class Responses:
     notes: list = field(default_factory=list) # exclusions and conventions, for the report
     left_out: typing.Any = None # table of targets that can't be predicted: as targets, with place and why; None: none
     parcels: typing.Any = None # `parcels.Parcels` whose names the regions are, so that maps can fill them; None: none
+    pace: dict = field(default_factory=dict) # delays, trim and block (samples) of a series that is no scanner's
 
     def __post_init__(self):
         _check_samples(self)

@@ -7,7 +7,7 @@ __all__ = ['DRIFTS', 'BESIDE', 'SHUFFLED', 'AlignConfig', 'alignment_command', '
            'candidates', 'fresh_base', 'open_candidate', 'Alignment', 'fold_groups', 'held_out_blocks', 'slug',
            'scores_name', 'scored_model', 'ceilings', 'training_counts', 'stand_in_counts', 'ngram_surprisals',
            'left_out_counts', 'unjudged', 'region_table', 'score_table', 'default_place', 'data_digest',
-           'summed_models', 'as_before', 'align_run', 'arm_table']
+           'summed_models', 'as_before', 'paced', 'align_run', 'arm_table']
 
 # %% ../../nbs/alignment/30_run.ipynb #4730feaf
 import hashlib
@@ -33,6 +33,7 @@ from .partition import PARTITIONS, band_sets, part_table, variance_parts
 from .curves import curve_scores
 from .reading import BehaviorConfig, Bigrams, ReadingTimes, baseline_counts, count_bigrams, score_models
 from .reading_verdicts import beside_statement, judge_reading, reading_method
+from .response_functions import response_functions
 from .responses import Responses, design, nuisance_design
 from .rows import ROWS, TextWords, fivegram_bits, static_vectors, strangeness, text_words
 from .shared import ACROSS
@@ -408,6 +409,8 @@ def gather_brain(self: Alignment, made): # made: a dataset each model; -> xarray
     ds = ds.assign_attrs(data=self.data.name, illustrative=int(self.data.illustrative), folds=self.config.ridge.folds,
                          notes=json.dumps([*self.data.notes, *self.left_out_notes()]),
                          n_permutations=self.config.n_permutations)
+    beside = [k for k in ("sensor_x", "sensor_y", "sensor_z", "time", "kind") if k in t] # of EEG and MEG
+    ds = ds.assign_coords({k: ("target", t[k].tolist()) for k in beside})
     return self.with_counts(self.with_parcels(self.with_left_out(ds)), [m.attrs for m in made])
 
 # %% ../../nbs/alignment/30_run.ipynb #5b7de201
@@ -549,6 +552,28 @@ def with_parcels(self: Alignment, ds): # -> xarray Dataset, with `parcel` of eac
     for i, (side, label, _) in enumerate(rows): numbers[hemispheres.index(side)][labels[side] == label] = i
     return ds.assign_coords(parcel_name=[name for *_, name in rows], side=list(hemispheres)).assign(
         parcel=(("side", "vertex"), numbers)).assign_attrs(parcels_of=self.data.parcels.mesh)
+
+# %% ../../nbs/alignment/30_run.ipynb #99ba6772
+@patch
+def unfolding(self: Alignment): # -> xarray Dataset, as of `response_functions`, over model, too
+    "What a word, a letter and a bit of surprisal do to every sensor at every delay."
+    import xarray as xr
+    data, c, made = self.data, self.config, []
+    letters = [sum(x.isalnum() for x in w) for p in data.passages for w in p.words]
+    for candidate in self.models:
+        self.check_stop()
+        bits = self.features(self.open(candidate)).surprisal.values.astype(float) # (n_words,)
+        bits = np.where(np.isfinite(bits), bits, np.nanmean(bits)) - np.nanmean(bits) # beside what every word does
+        X = design(data, np.c_[np.ones(len(bits)), letters, bits], how="sum", delays=None)
+        made.append(response_functions(X, data.data, ["word", "letter", "bit of surprisal"], 1 / data.tr, c.delays,
+                                       self.given["groups"], self.given["config"], device=self.device,
+                                       targets=data.targets["target"].tolist()))
+    t, names = data.targets, [m.name for m in self.models]
+    ds = xr.concat(made, xr.DataArray(names, dims="model", name="model"))
+    ds = ds.assign_coords(arm=("model", [m.arm for m in self.models]), roi=("target", t["roi"].tolist()), **{
+        k: ("target", t[k].tolist()) for k in ("sensor_x", "sensor_y", "sensor_z", "kind")})
+    write_dataset(self.run.file("trf.zarr.zip"), ds)
+    return ds
 
 # %% ../../nbs/alignment/30_run.ipynb #352f98b9
 @patch
@@ -983,6 +1008,7 @@ def work(self: Alignment) -> Run:
         ds = ds.assign({f"row_{k}": rows[k] for k in rows.data_vars}).assign_attrs(training_text=rows.training_text)
     write_results(self.run, "brain" if brain else "reading", ds)
     if brain: self.write_maps(ds)
+    if brain and self.data.pace and "sensor_x" in self.data.targets: self.unfolding()
     with replacing(self.run.file("scores.csv")) as t: score_table(ds).to_csv(t, index=False)
     write_json(self.run.file("summary.json"), self.summarise(ds))
     return self.run
@@ -1020,6 +1046,15 @@ def as_before(
     if config.columns is None and b.frequency == BehaviorConfig().frequency: b = replace(b, frequency=("python-docs",))
     return replace(config, behavior=b)
 
+# %% ../../nbs/alignment/30_run.ipynb #66bdddb7
+def paced(
+    config: AlignConfig, # as asked
+    data # Responses or ReadingTimes
+) -> AlignConfig: # with delays, trim and block of the data's own rhythm, where the settings are a scanner's defaults
+    "Settings that suit a series with more than one sample in a second or two."
+    plain, own = AlignConfig(), getattr(data, "pace", {})
+    return replace(config, **{k: v for k, v in own.items() if getattr(config, k) == getattr(plain, k)})
+
 # %% ../../nbs/alignment/30_run.ipynb #36d41877
 def align_run(
     path, # the run's folder
@@ -1045,8 +1080,8 @@ def align_run(
         else: write_json(known, found)
         models = candidates(config, run.config["source"])
         if summed_models(run) == [c.name for c in models]: return run
-        clean = data.cleaned(held_out_blocks(config, data)) if isinstance(data, Responses) else data
-        return Alignment(run, config, clean, data, models, device, show, request, cache).work()
+        clean = data.cleaned(held_out_blocks(paced(config, data), data)) if isinstance(data, Responses) else data
+        return Alignment(run, paced(config, data), clean, data, models, device, show, request, cache).work()
 
 # %% ../../nbs/alignment/30_run.ipynb #6904b1a2
 def arm_table(

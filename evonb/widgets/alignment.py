@@ -24,6 +24,7 @@ from ..core import EvonbError, InputError, Seeds, check_choice, from_dict, place
 from ..plots import alignment as ap
 from ..plots.partition import parts_figure
 from ..plots.reading import residual_words, surprisal_curves
+from ..plots.sensors import sensor_scores, unfolding_lines
 from ..plots.style import NothingToPlot
 from ..statistics import known_mean
 from ..store import Run, open_run, read_dataset, read_json
@@ -37,6 +38,7 @@ class Part:
     ds: object # xarray Dataset, as a run's brain.zarr.zip or reading.zarr.zip
     summary: dict | None = None # the run's; None: intervals are the figures' own
     parts: object = None # xarray Dataset, as a run's parts.zarr.zip; None: nothing was kept by region
+    trf: object = None # xarray Dataset, as a run's trf.zarr.zip: responses of sensors that unfold; None: there are none
 
     @property
     def models(self): return self.ds["model"].values.tolist()
@@ -342,6 +344,21 @@ def region_parts(self: BrainPart,
     if not ds.sizes["target"]: raise NothingToPlot(f"No parts of variance were kept of {region}.")
     return part_table([ds.isel(model=i) for i in range(ds.sizes["model"])], ds["subject"].values)
 
+# %% ../../nbs/widgets/16_alignment.ipynb #2a234cdc
+@patch(as_prop=True)
+def of_sensors(self: BrainPart): return "sensor_x" in self.ds # EEG or MEG, which have no place in a brain
+
+@patch(as_prop=True)
+def times(self: BrainPart): # s: of epochs the middles of stretches of time
+    return list(dict.fromkeys(self.ds["time"].values.tolist())) if "time" in self.ds.coords else []
+
+@patch
+def sensor_figure(self: BrainPart, measure, arm, seed, layer, region, when=""): # -> go.Figure
+    "Scores on the head."
+    models = self.chosen(arm, seed)
+    return sensor_scores(self.ds, measure, check_choice(layer, self.layers, "layer"), arm, models,
+                         None if when == "" else when, region)
+
 # %% ../../nbs/widgets/16_alignment.ipynb #7603457e
 _reading_names = dict(gain="Δ log-likelihood", pearson="Pearson r", spearman="Spearman ρ")
 
@@ -445,9 +462,8 @@ def read(self: Found,
     try:
         summary = read_json(summary) if summary.exists() else None
         if brain.exists():
-            parts = run.file("parts.zarr.zip")
-            self.brain[name] = BrainPart(name, read_dataset(brain), summary,
-                                         read_dataset(parts) if parts.exists() else None)
+            kept = {k: read_dataset(f) for k in ("parts", "trf") if (f := run.file(f"{k}.zarr.zip")).exists()}
+            self.brain[name] = BrainPart(name, read_dataset(brain), summary, **kept)
         if reading.exists(): self.reading[name] = ReadingPart(name, read_dataset(reading), summary)
         if not brain.exists() and not reading.exists():
             ds, done = scored_so_far(run), "No model is scored yet. "
@@ -538,6 +554,7 @@ _measure_names = dict(r_beyond="Δr beyond nuisances", r="r", gain="ΔR² beyond
 # %% ../../nbs/widgets/16_alignment.ipynb #1e39d134
 def _brain_controls(parts):
     first = next(iter(parts.values()))
+    times = sorted(set(_union(parts, lambda p: p.times)))
     names = [(m, _measure_names[m]) for m in _union(parts, lambda p: p.measures)]
     single = sorted(set(_union(parts, lambda p: [s for _, s in p.rows])) - {"mean"})
     seeds = [("mean", "mean over seeds"), *((s, f"seed {s}") for s in single)]
@@ -554,6 +571,8 @@ def _brain_controls(parts):
             slider("layer", "Layer", sorted(_union(parts, lambda p: p.layers)), value=layer, play=True),
             choice("region", "Region", [("", "all regions"), *((r, r) for r in _union(parts, lambda p: p.regions))]),
             *([choice("against", "Beside", names_of, names_of[1])] if len(parts) > 1 else []),
+            *([choice("when", "Time after the word",
+                      [("", "all together"), *((t, f"{1000 * t:.0f} ms") for t in times)])] if times else []),
             *(c._replace(more=True) for c in (
                 choice("seed", "Seed", seeds),
                 toggle("best", "Arms and regions at the layer chosen on other folds", True),
@@ -561,10 +580,23 @@ def _brain_controls(parts):
                 choice("scale", "Colours", scales, local=True), choice("surface", "Surface", _surfaces, local=True),
                 choice("look", "Seen from", [(k, f"{k} side") for k in _looks], local=True)))]
 
+# %% ../../nbs/widgets/16_alignment.ipynb #94ba7248
+def _sensor_views(parts, pick):
+    "What EEG and MEG have instead of a cortex."
+    if not any(p.of_sensors for p in parts.values()): return []
+    when = ("when",) * any(p.times for p in parts.values())
+    lines = [View("trf", "plotly", "How responses unfold", needs=(*pick, "arm", "region"), width=2, height=600,
+                  description="Temporal response functions of every sensor, the chosen one in colour.")]
+    return [View("sensors", "plotly", "On the head", needs=(*pick, "measure", "arm", "seed", "layer", "region", *when),
+                 click=dict(region="key"), height=430,
+                 description="Scores of sensors seen from above; the table of regions holds the same numbers."),
+            *lines * any(p.trf is not None for p in parts.values())]
+
 # %% ../../nbs/widgets/16_alignment.ipynb #9aaa7cfc
 def _brain_views(parts):
     pick = ("brain",) * (len(parts) > 1)
     wide = ("measure", "arm", "seed") * any(p.wide for p in parts.values())
+    on_cortex = any(not p.of_sensors for p in parts.values())
     shown = tuple(n for n in ("measure", "arm", "seed", "layer", "region", "threshold", "scale") if n not in wide)
     several = [View("versus", "plotly", "Beside another run", needs=("brain", "against", "measure"), width=2,
                     description="Scores of regions in one run against those in another.")] * (len(parts) > 1)
@@ -575,18 +607,19 @@ def _brain_views(parts):
             View("layers", "layers", "Brain score by layer", needs=(*pick, "measure", "region"), uses=("layer", "arm"),
                  click=dict(layer="layer", arm="arm"),
                  description="Brain score of each arm over the model's layers."),
-            View("map", "surface", "On the cortex", needs=(*pick, *wide), uses=(*shown, "surface", "look"),
-                 click=dict(region="region"), height=320,
-                 description="Scores on both hemispheres of fsaverage5; the table of regions holds the same numbers."),
-            View("strip", "strip", "Layer by layer", needs=(*pick, *wide), uses=(*shown, "look"), width=2,
-                 click=dict(layer="layer"), description="A small brain for each layer, with the arm's scores; a click "
-                 "brings the layer to the map."),
+            *_sensor_views(parts, pick),
+            *[View("map", "surface", "On the cortex", needs=(*pick, *wide), uses=(*shown, "surface", "look"),
+                   click=dict(region="region"), height=320,
+                   description="Scores on both hemispheres of fsaverage5; the table has the same numbers."),
+              View("strip", "strip", "Layer by layer", needs=(*pick, *wide), uses=(*shown, "look"), width=2,
+                   click=dict(layer="layer"), description="A small brain for each layer, with the arm's scores; a "
+                   "click brings the layer to the map.")] * on_cortex,
             View("wins", "plotly", "Who wins where", needs=(*pick, "measure"), width=2,
                  click=dict(layer="x", region="key2"),
                  description="The arm with the highest score for each region and layer."),
             *[View("slices", "volume", "In the volume", needs=(*pick, *wide), uses=shown, click=dict(region="region"),
                    description="Coronal, sagittal and axial slices with scores.")
-              ] * any("parcel" not in p.ds for p in parts.values()),
+              ] * (on_cortex and any("parcel" not in p.ds for p in parts.values())),
             View("rois", "plotly", "Regions and arms", needs=(*pick, "measure", "layer", "best"),
                  click=dict(region="key2"),
                  description="Brain score of each region, arm by arm, with intervals."),
@@ -665,6 +698,11 @@ def _draw(self: AlignmentExplorer, view, v):
         if view == "stories": return ap.story_scores(part.ds, v["score"])
         return ap.reading_arms(part.ds, v["score"], versus=part.ds["arm"].values.tolist()[0], summary=part.summary)
     part, measure = self.brain_part(v), v.get("measure")
+    if view == "sensors":
+        return part.sensor_figure(measure, v["arm"], v["seed"], v["layer"], v["region"], v.get("when", ""))
+    if view == "trf":
+        if part.trf is None: raise NothingToPlot(f"{part.name} has no response functions: only series of sensors do.")
+        return unfolding_lines(part.trf, v["arm"], v["region"])
     if view == "parts": return parts_figure(part.region_parts(v["region"]), v["region"])
     if view == "wins": return ap.winner_tiles(part.ds, measure)
     if view == "versus":
