@@ -95,7 +95,7 @@ def sensor_map(
                     marker=dict(color=v, coloraxis="coloraxis", size=size, line=dict(color="#1f2328", width=1)),
                     text=[f"{label(t)}: {a:.{digits}f}" for t, a in zip(told, v)],
                     hovertemplate="%{text}<extra></extra>")
-    bar = dict(title=dict(text=unit, side="right"), thickness=12, len=.8, outlinewidth=0)
+    bar = dict(title=dict(text=unit, side="right", font_size=12), thickness=12, len=.8, outlinewidth=0)
     colours = dict(colorscale=scale.colours, cmin=scale.low, cmax=scale.high, colorbar=bar)
     fig.update_layout(coloraxis=colours, showlegend=False)
     fig.update_xaxes(visible=False).update_yaxes(visible=False, scaleanchor="x")

@@ -31,7 +31,7 @@ def eeg(rate=100.0, seconds=30, first=0, seed=0, sd=1e-5, extra=("EOG",), montag
     return raw.set_montage(montage, verbose="ERROR") if montage else raw
 
 
-def words_every(gap=1.5, start=1.0, n=len(WORDS)):
+def words_every(gap=1.5, start=1.0, n=17):
     return pd.DataFrame(dict(onset=start + gap * np.arange(n), duration=0.3, word=WORDS[:n]))
 
 
