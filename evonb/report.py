@@ -35,6 +35,7 @@ from .kinds import ability, command_of
 from .plots import alignment as alignment_plots, breeding as breeding_plots, connectome as plots, examples
 from .plots import genetics as genetics_plots, reading as reading_plots
 from .plots import partition as partition_plots
+from .plots import sensors as sensor_plots
 from .plots import population as population_plots
 from .plots import development as development_plots
 from .plots.population import by_test
@@ -832,6 +833,10 @@ def alignment_people(
 alignment_page.figures("Brain: arms and regions",
                        lambda brain, summary: alignment_plots.arm_scores(brain, "gain", summary=summary),
                        lambda brain, _: alignment_plots.roi_scores(brain), uses=("brain.zarr.zip", "summary.json"))
+alignment_page.figures("Brain: sensors", lambda brain, summary: sensor_plots.sensor_scores(
+                       brain, arm=summary["reference"] if summary else None), uses=("brain.zarr.zip", "summary.json"))
+alignment_page.figures("Brain: how responses unfold", lambda trf: sensor_plots.unfolding_lines(trf),
+                       uses=("trf.zarr.zip",))
 alignment_page.figures("Brain: the map", lambda brain, summary: alignment_plots.brain_map(
                        brain, arm=summary["reference"] if summary else str(brain.arm.values[0])),
                        uses=("brain.zarr.zip", "summary.json"))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MOST_BANDS', 'PARTITIONS', 'band_sets', 'split_parts', 'even_bands', 'even_config', 'explained_by_sets',
-           'variance_parts', 'part_name', 'part_table']
+           'variance_parts', 'part_name']
 
 # %% ../../nbs/alignment/19_partition.ipynb #fcf8d012
 from dataclasses import replace
@@ -14,7 +14,6 @@ import numpy as np
 
 from .encoding import RidgeConfig, banded, check_matrix, encode
 from ..core import InputError, check_choice, progress
-from ..statistics import describe, known_mean
 
 # %% ../../nbs/alignment/19_partition.ipynb #f2f2cb39
 MOST_BANDS = 5
@@ -116,21 +115,3 @@ def part_name(
 ) -> str: # "a only", "a & b"
     "What a part is called: a band's own, or what several have in common and no other has."
     return f"{names[0]} only" if len(names) == 1 else " & ".join(names)
-
-# %% ../../nbs/alignment/19_partition.ipynb #564d6976
-def part_table(
-    models: list, # of `variance_parts`, one a model
-    subjects # (n_targets,) whom each target belongs to
-) -> dict: # part -> what `describe` tells, with explained: the same for the whole set
-    "Each part's mean with its interval, over models and over people (or folds of one person)."
-    who = np.asarray(subjects)
-    people = list(dict.fromkeys(who.tolist()))
-    unit = "person" if len(people) > 1 else "fold"
-    def items(v): # v: (n_folds, n_targets) -> (n_items,)
-        if len(people) == 1: return known_mean(v, 1)
-        by = known_mean(v)
-        return np.array([known_mean(by[who == p]) for p in people])
-    fixed = ("seed",) if len(models) == 1 else ()
-    def told(name, part): return describe(np.stack([items(m[name].sel(part=part).values) for m in models]),
-                                          ("seed", unit), fixed)
-    return {p: told("parts", p) | dict(explained=told("explained", p)) for p in models[0].part.values.tolist()}

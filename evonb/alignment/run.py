@@ -29,7 +29,8 @@ from .encoding import RidgeConfig, across_subject_ceiling, encode, left_out_targ
 from .encoding import make_folds, permutation_null
 from .features import COUNTS, ReadConfig, count_notes, read
 from .nested import arms_explained, choose_layers, chosen_scores, least_together, map_q, nested_null
-from .partition import PARTITIONS, band_sets, part_table, variance_parts
+from .partition import PARTITIONS, band_sets, variance_parts
+from .profile import part_table
 from .curves import curve_scores
 from .reading import BehaviorConfig, Bigrams, ReadingTimes, baseline_counts, count_bigrams, score_models
 from .reading_verdicts import beside_statement, judge_reading, reading_method

@@ -31,7 +31,7 @@ def error_ends(
 
 # %% ../../nbs/plots/23_partition.ipynb #c0008b16
 def parts_of(
-    parts: dict # part -> what `alignment.partition.part_table` told
+    parts: dict # part -> what `alignment.profile.part_table` told
 ) -> tuple: # bands, and the set of bands of each part
     "Which bands a part belongs to, by its name."
     sets = {p: (p.removesuffix(" only"),) if p.endswith(" only") else tuple(p.split(" & ")) for p in parts}
@@ -58,7 +58,7 @@ def add_dots(
 
 # %% ../../nbs/plots/23_partition.ipynb #100f3584
 def parts_figure(
-    parts: dict, # part -> what `alignment.partition.part_table` told
+    parts: dict, # part -> what `alignment.profile.part_table` told
     where: str = "" # whose they are, such as a region; empty: of all
 ) -> go.Figure:
     "What bands explain alone and in common: a bar a part, dots for its bands; parts below zero are shown."

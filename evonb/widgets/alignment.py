@@ -17,7 +17,7 @@ import numpy as np
 from fastcore.basics import patch
 
 from ..alignment.nested import chosen_scores, map_q
-from ..alignment.partition import part_table
+from ..alignment.profile import part_table
 from ..alignment.surfaces import fsaverage5, hemispheres, make_surfaces
 from ..alignment.volumes import illustrative_label, roi_volume, sphere_labels
 from ..core import EvonbError, InputError, Seeds, check_choice, from_dict, place_name

@@ -23,7 +23,7 @@ from evonb.alignment.data import DATA, data_forms, image_arguments, open_data
 from evonb.alignment.encoding import RidgeConfig, encode, make_folds
 from evonb.alignment.features import ReadConfig, read
 from evonb.alignment.parcels import near_points
-from evonb.alignment.partition import part_table
+from evonb.alignment.profile import part_table
 from evonb.alignment.reading import BehaviorConfig, core_form
 from evonb.alignment.responses import Responses, design, nuisance_design
 from evonb.alignment.run import (

@@ -7,8 +7,8 @@ from sklearn.linear_model import RidgeCV
 from evonb.alignment.beside import layer_profiles, people_levels
 from evonb.alignment.ceilings import by_region, ceiling_remark, group_bounds, group_ceilings, pair_correlations
 from evonb.alignment.encoding import RidgeConfig, make_folds, r_squared_gain
-from evonb.alignment.partition import band_sets, even_bands, part_table, split_parts, variance_parts
-from evonb.alignment.profile import layer_profile, winning_layers
+from evonb.alignment.partition import band_sets, even_bands, split_parts, variance_parts
+from evonb.alignment.profile import layer_profile, part_table, winning_layers
 from evonb.alignment.shared import ACROSS, hyperaligned, predicted_across, procrustes, shared_response
 from evonb.alignment.verdicts import judge_arms
 from evonb.core import InputError
