@@ -255,5 +255,6 @@ KINDS.add("milestone", "evonb.development.milestones:MILESTONES", "stages of dev
 KINDS.add("row", "evonb.alignment.rows:ROWS", "what a model must beat before an alignment says that it adds")
 KINDS.add("explorer", "evonb.widgets.explorers:EXPLORERS", "what can be seen of a run, with controls")
 KINDS.add("base-model", "evonb.training.base:BASES", "models that experts are trained on")
+KINDS.add("tracker", "evonb.travel.tracks:TRACKERS", "where a run's curves go beside its own folder")
 KINDS.add("claim", "evonb.claims.names:CLAIMS", "what was published, tried again")
 KINDS.add("run-kind", "evonb.kinds:RUN_KINDS", "what a command makes")

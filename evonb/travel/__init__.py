@@ -6,4 +6,5 @@ __getattr__, __dir__, __all__ = face(__name__, {
     ".export": "EXPORTS export_model open_exported",
     ".shelf": "find_runs compare_runs",
     ".publish": "publish_run verify_folder verify_again import_run",
+    ".tracks": "TRACKERS tracking fill_track",
 })

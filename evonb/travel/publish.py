@@ -126,7 +126,7 @@ def readme_text(
     return "\n\n".join(parts) + "\n"
 
 # %% ../../nbs/travel/12_publish.ipynb #274763a9
-LEFT = {"report.html", "explore", "cache"} # of a run, at its top
+LEFT = {"report.html", "explore", "cache", "track"} # of a run, at its top: can be made again
 
 def run_files(
     run # a Run
