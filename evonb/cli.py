@@ -8,15 +8,16 @@ __all__ = ['MEASURES', 'BESIDE_GAINS', 'COMMANDS', 'EXAMPLE_SKILLS', 'READING_SE
            'arm_changes', 'experiment_config', 'default_out', 'interval_cell', 'columns', 'unseen_text', 'given_text',
            'learning_text', 'connectome_text', 'population_text', 'experts_text', 'wirings_text', 'alignment_text',
            'reach_text', 'ages_text', 'evaluation_text', 'results_text', 'Parser', 'listing', 'run_options',
-           'begin_option', 'ray_option', 'working_in', 'finish', 'model_option', 'evolutions_option', 'corpus_options',
-           'experiment_options', 'newborn_options', 'litter_option', 'arm_options', 'whole_options', 'workers_of',
-           'litter_of', 'work_on', 'do_run', 'evolve_options', 'do_evolve', 'develop_options', 'do_develop_beside',
-           'do_develop', 'tokens_of', 'aim_options', 'with_aims', 'breed_options', 'do_breed', 'attribution_text',
-           'attribute_options', 'do_attribute', 'base_help', 'experts_options', 'do_experts', 'population_options',
-           'breed_preset', 'with_writer', 'do_population', 'serve_options', 'do_serve', 'align_options', 'do_align',
-           'data_options', 'do_data', 'claims_options', 'do_claims', 'evaluate_options', 'do_submit', 'do_evaluate',
-           'explore_options', 'do_explore', 'do_report', 'export_options', 'do_export', 'publish_options', 'do_publish',
-           'verify_options', 'do_verify', 'import_options', 'do_import', 'runs_options', 'do_runs', 'compare_options',
+           'begin_option', 'track_option', 'tracked', 'ray_option', 'working_in', 'finish', 'model_option',
+           'evolutions_option', 'corpus_options', 'experiment_options', 'newborn_options', 'litter_option',
+           'arm_options', 'whole_options', 'workers_of', 'litter_of', 'work_on', 'do_run', 'evolve_options',
+           'do_evolve', 'develop_options', 'do_develop_beside', 'do_develop', 'tokens_of', 'aim_options', 'with_aims',
+           'breed_options', 'do_breed', 'attribution_text', 'attribute_options', 'do_attribute', 'base_help',
+           'experts_options', 'do_experts', 'population_options', 'breed_preset', 'with_writer', 'do_population',
+           'serve_options', 'do_serve', 'align_options', 'do_align', 'data_options', 'do_data', 'claims_options',
+           'do_claims', 'evaluate_options', 'do_submit', 'do_evaluate', 'explore_options', 'do_explore', 'do_report',
+           'export_options', 'do_export', 'publish_options', 'do_publish', 'verify_options', 'do_verify',
+           'import_options', 'do_import', 'track_options', 'do_track', 'runs_options', 'do_runs', 'compare_options',
            'do_compare', 'do_doctor', 'show_options', 'do_show', 'plan_options', 'plan_population', 'do_plan',
            'farthest', 'wiring_text', 'lineages_text', 'wiring_options', 'do_wiring', 'circuits_options', 'do_circuits',
            'genetics_text', 'neighbourhood_text', 'genetics_options', 'do_genetics', 'milestones_options',
@@ -525,6 +526,25 @@ def begin_option(
                         "(default: auto, what the tokenizer adds; where it adds nothing its begin token, before texts "
                         "without context)")
 
+# %% ../nbs/84_cli.ipynb #bfaf9d1a
+def track_option(
+    p # the command's parser
+):
+    "Where curves go beside the run's folder."
+    from evonb.travel.tracks import TRACKERS
+    p.add_argument("--track", type=names_of, default=(), metavar="A,B",
+                   help="also give curves and settings to trackers (listed below), as the run's folder holds them; "
+                        "evonb track fills one later (default: none)")
+    p.epilog += listing("trackers", TRACKERS)
+
+def tracked(
+    args # what `parser` made of the command line
+): # -> a context manager
+    "What --track asks for."
+    if not getattr(args, "track", ()): return nullcontext()
+    from evonb.travel.tracks import tracking
+    return tracking(*args.track)
+
 # %% ../nbs/84_cli.ipynb #3345965c
 def ray_option(
     p, # the command's parser
@@ -606,6 +626,7 @@ def experiment_options(
                    help="what newborns tell of their development beside losses, for evonb milestones (listed below; "
                         "default: nothing); evolution's generations by --set evolution.lifetime.probes")
     p.epilog += listing("probes", PROBES)
+    track_option(p)
     p.set_defaults(arms=None, seeds=None, lrs=None)
 
 # %% ../nbs/84_cli.ipynb #9422bfe5
@@ -934,6 +955,7 @@ def experts_options(
                    help="text of the base's own kind, mixed in (for the toy base: neutral)")
     begin_option(p)
     run_options(p, "runs/experts", "training.steps=200")
+    track_option(p)
 
 # %% ../nbs/84_cli.ipynb #e1c8d5c2
 @COMMANDS.register("experts", "train LoRA experts of one base model", options=experts_options,
@@ -989,6 +1011,7 @@ def population_options(
     ray_option(p, "individuals are scored")
     begin_option(p)
     run_options(p, "runs/population", "n_individuals=12")
+    track_option(p)
     p.epilog += listing("tasks", TASKS) + listing("methods", METHODS) + listing("writers", WRITERS)
 
 # %% ../nbs/84_cli.ipynb #98b2cec0
@@ -1395,6 +1418,28 @@ def do_import(
     "Take a published run up."
     from evonb.travel.publish import import_run
     print(import_run(args.folder, args.out), f"What it holds is shown by: evonb explore {args.out}", sep="\n\n")
+
+# %% ../nbs/84_cli.ipynb #c316caf1
+def track_options(
+    p # the command's parser
+):
+    "What `evonb track` takes."
+    from evonb.travel.tracks import TRACKERS
+    p.add_argument("run", metavar="RUN", help="a run's folder")
+    p.add_argument("--to", type=names_of, required=True, metavar="A,B", help="trackers (listed below)")
+    p.epilog += listing("trackers", TRACKERS)
+
+@COMMANDS.register("track", "give a run's curves to a tracker, as its folder holds them", options=track_options,
+                   example="evonb track runs/demo --to tensorboard")
+def do_track(
+    args # what `parser` made of the command line
+):
+    "Fill tracks."
+    from evonb.travel.tracks import check_trackers, fill_track
+    check_trackers(args.to)
+    for name in args.to:
+        tracker, n = fill_track(args.run, name)
+        print(f"{tracker.where}: {human_count(n)} numbers were new." if n else f"{tracker.where} is up to date.")
 
 # %% ../nbs/84_cli.ipynb #c1183db9
 def runs_options(
@@ -1909,7 +1954,7 @@ def main(
             if os.environ.get("RANK", "0") != "0": # another one leads
                 from evonb.connectomes.generations import take_part
                 return dict(done=0, stopped=130, failed=2)[take_part(args.device)]
-        with remarks_shown(), extras_named(): COMMANDS[args.command](args)
+        with remarks_shown(), extras_named(), tracked(args): COMMANDS[args.command](args)
         sys.stdout.flush() # here, where a closed pipe can be told from a failure
     except (Stopped, KeyboardInterrupt) as e:
         print(f"evonb: {str(e) or 'interrupted'}{way_on(args)}", file=sys.stderr)

@@ -357,7 +357,7 @@ def span_within(
     U = U[:, s**2 >= .5 * n / len(Q)]
     if U.shape[1] + 1 > n / 2:
         raise InputError(f"A held-out block has {n} samples, and {U.shape[1]} drifts and movements would be taken out "
-                         "of it, which leaves less than half. Ask for fewer folds (ridge.n_folds) or give fewer drifts.")
+                         "of it, which leaves less than half. Ask for fewer folds (ridge.n_folds) or fewer drifts.")
     return np.column_stack([np.full(n, n**-.5), U])
 
 def taken_out(
