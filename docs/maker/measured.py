@@ -187,7 +187,8 @@ def where_time_goes(rows: list[tuple]) -> str:
 def simulated_table(rows: list[tuple]) -> str:
     "What the simulated fleets tell beside their makespan."
     mb = lambda n: f"{n / 1e6:,.1f}\u00a0MB"  # noqa: E731
-    cells = [[name, f"{r['tasks']:,}", str(r["deaths"]), str(r["done_twice"]), short(r["calm"]), short(r["ratio"]),
+    cells = [[name, f"{r['tasks']:,}", str(r["deaths"]), str(r["done_twice"]),
+              short(r["calm"]) if r["calm"] else "", short(r["ratio"]),
               f"{short(r['driver_ms_a_task'])} + {short(r['ray_ms_a_task'])}\u00a0ms", f"{r['driver_busy']:.1%}",
               f"{short(r['bytes_a_task'] / 1e3)}\u00a0kB", mb(r["put_bytes"]), mb(r["fetched_bytes"]),
               mb(r["most_held_bytes"])] for name, r in rows if "driver_busy" in r]

@@ -154,7 +154,8 @@ def beside(name):
         tokens = n * life(SIZE).tokens_per_step
         return dict(ratio=float(mid), low=float(low), high=float(high), first_s=first, second_s=second,
                     first_tokens_per_s=tokens / first, second_tokens_per_s=tokens / second, aim="at least 1.3",
-                    threads=1, clock="process_time", load=round(os.getloadavg()[0], 1), **WHY)  # fmt: skip
+                    threads=1, clock="process_time", load=round(os.getloadavg()[0], 1),
+                    **dict(why=WHY[name]) if name in WHY else {})  # fmt: skip
 
     what = dict(nanochat="a plain loop and model as nanochat writes them", litgpt="litgpt's model and chunked loss",
                 trainer="transformers' Trainer with its GPT-NeoX")[name]  # fmt: skip
@@ -162,5 +163,5 @@ def beside(name):
     return row
 
 
-WHY = dict(why="both multiply by the same library here, and products take most of the time: see the roofline rows.")
+WHY = dict(litgpt="both multiply by the same library here, and litgpt's model has few steps between its products, too.")
 ROWS = {f"peers_{name}": beside(name) for name in PEERS}
