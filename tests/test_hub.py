@@ -1,9 +1,12 @@
 """The hub's real client against a hub on this machine, which serves the documented API: names become checked files."""
 
+import base64
+import filecmp
 import hashlib
 import json
 import socket
 import threading
+import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -11,12 +14,15 @@ from urllib.parse import unquote, urlsplit
 import pytest
 import torch
 
-from evonb.core import DamagedFileError, InputError, Seeds
+from evonb.cli import main
+from evonb.core import DamagedFileError, InputError, Remark, Seeds
 from evonb.hub import from_hub, hub_name
 from evonb.text.tokens import train_tokenizer
 from evonb.training.base import open_base, save_base
 from evonb.training.gpt import GPTConfig, new_gpt
 from evonb.training.stock import farthest_apart, to_stock
+from evonb.travel.publish import import_run, publish_run
+from evonb.travel.upload import check_terms, held, terms_of, upload_folder
 
 REPO = "someone/newborn"
 
@@ -26,12 +32,13 @@ class Hub:
 
     def __init__(self):
         self.files, self.refs, self.asked, self.gated, self.break_after, self.spoil = {}, {}, [], set(), None, None
+        self.there, self.private, self.stored, self.most = False, False, {}, None  # most: objects, then it hangs up
 
     def push(self, files, branch="main"):
         "A commit: path -> bytes."
         commit = hashlib.sha1(json.dumps([branch, sorted((n, hashlib.sha1(b).hexdigest()) for n, b in files.items())])
                               .encode()).hexdigest()  # fmt: skip
-        self.files[commit], self.refs[branch] = dict(files), commit
+        self.files[commit], self.refs[branch], self.there = dict(files), commit, True
         return commit
 
     def commit(self, revision):
@@ -64,6 +71,8 @@ class Answer(BaseHTTPRequestHandler):
     def do_GET(self):
         path = urlsplit(self.path).path
         self.hub.asked.append((self.command, path, self.headers.get("Range")))
+        if not self.hub.there:
+            return self.json(dict(error="Repository not found"), 404, X_Error_Code="RepoNotFound")
         if path.startswith("/cdn/"):
             return self.content(self.hub.files[path.split("/")[2]][unquote("/".join(path.split("/")[3:]))])
         if not path.startswith((f"/api/models/{REPO}/", f"/{REPO}/")) and path != f"/api/models/{REPO}":
@@ -76,7 +85,8 @@ class Answer(BaseHTTPRequestHandler):
             return self.json(dict(error="Revision Not Found"), 404, X_Error_Code="RevisionNotFound")
         files = self.hub.files[commit]
         if what[0] in ("", "revision"):
-            return self.json(dict(id=REPO, sha=commit, siblings=[dict(rfilename=n) for n in files]))
+            return self.json(dict(id=REPO, sha=commit, private=self.hub.private,
+                                  siblings=[dict(rfilename=n) for n in files]))
         if what[0] == "tree":
             return self.json([self.entry(n, b) for n, b in sorted(files.items())])
         name = unquote("/".join(what[2:]))
@@ -88,6 +98,60 @@ class Answer(BaseHTTPRequestHandler):
         there = f"http://localhost:{self.server.server_port}/cdn/{commit}/{name}"  # another host, as a store is
         self.say(302, Location=there, X_Repo_Commit=commit, X_Linked_Size=len(body),
                  X_Linked_Etag=f'"{hashlib.sha256(body).hexdigest()}"')  # fmt: skip
+
+    def do_PUT(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.hub.asked.append(("PUT", self.path, len(body)))
+        if self.hub.most is not None and len(self.hub.stored) >= self.hub.most:
+            self.close_connection = True  # it hangs up without a word
+            return self.connection.shutdown(socket.SHUT_RDWR)
+        assert hashlib.sha256(body).hexdigest() == self.path.split("/")[2]
+        self.hub.stored[self.path.split("/")[2]] = body
+        self.json({})
+
+    def do_POST(self):
+        path, data = urlsplit(self.path).path, self.rfile.read(int(self.headers["Content-Length"]))
+        self.hub.asked.append(("POST", path, None))
+        if self.headers.get("Authorization") != "Bearer hf_mine":
+            return self.json(dict(error="Invalid credentials"), 401)
+        said = [json.loads(line) for line in data.splitlines()]
+        what = path.removeprefix("/api/").removeprefix(f"models/{REPO}/").removeprefix(f"/{REPO}.git/").split("/")
+        getattr(self, f"post_{what[0].replace('-', '_')}")(said, unquote(what[-1]))
+
+    def post_repos(self, said, _):
+        if self.hub.there:
+            return self.json(dict(error="exists already", url=f"https://huggingface.co/{REPO}"), 409)
+        self.hub.private = said[0].get("visibility") == "private"
+        self.hub.push({".gitattributes": b"*.safetensors filter=lfs\n"})
+        self.json(dict(url=f"https://huggingface.co/{REPO}", id=REPO))
+
+    def post_validate_yaml(self, said, _):
+        self.json(dict(errors=[], warnings=[]))
+
+    def post_branch(self, said, name):
+        if name in self.hub.refs:
+            return self.json(dict(error="Reference already exists"), 409)
+        self.hub.refs[name] = self.hub.refs["main"]
+        self.json({})
+
+    def post_preupload(self, said, _):
+        modes = {f["path"]: "lfs" if self.large(f["path"]) else "regular" for f in said[0]["files"]}
+        self.json(dict(files=[dict(path=p, uploadMode=m, shouldIgnore=False) for p, m in modes.items()]))
+
+    def post_info(self, said, _):  # of LFS
+        at = f"http://127.0.0.1:{self.server.server_port}"
+        upload = lambda oid: {} if oid in self.hub.stored else dict(actions=dict(upload=dict(href=f"{at}/lfs/{oid}")))
+        self.json(dict(transfer="basic", objects=[o | upload(o["oid"]) for o in said[0]["objects"]]))
+
+    def post_commit(self, said, branch):
+        files = dict(self.hub.files[self.hub.refs[branch]])
+        for one in said:
+            match one["key"], one["value"]:
+                case "file", v: files[v["path"]] = base64.b64decode(v["content"])  # fmt: skip
+                case "lfsFile", v: files[v["path"]] = self.hub.stored[v["oid"]]  # fmt: skip
+                case "deletedFile", v: del files[v["path"]]  # fmt: skip
+        oid = self.hub.push(files, branch)
+        self.json(dict(commitUrl=f"https://huggingface.co/{REPO}/commit/{oid}", commitOid=oid, success=True))
 
     def large(self, name):
         return name.endswith(".safetensors")
@@ -242,3 +306,141 @@ def test_experts_of_a_folder_there(hub, newborn, tmp_path):
 def test_names():
     assert hub_name("runs/demo") is None and hub_name(Path("hf:a/b")) is None
     assert str(hub_name("hf:a/b@main:c/d")) == "hf:a/b@main:c/d"
+
+
+# uploads
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    "A run of before."
+    place = tmp_path_factory.mktemp("run") / "connectome"
+    with zipfile.ZipFile(Path(__file__).parent / "runs" / "connectome.zip") as z:
+        z.extractall(place)
+    return place
+
+
+@pytest.fixture(scope="module")
+def published(run, tmp_path_factory):
+    return publish_run(run, tmp_path_factory.mktemp("published") / "out", creators="Curie, Marie", show=False)
+
+
+@pytest.fixture
+def me(monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_mine")
+
+
+def same_files(a, b):
+    found = filecmp.dircmp(a, b, ignore=[], hide=[])
+    assert not (found.left_only or found.right_only)
+    assert filecmp.cmpfiles(a, b, found.common_files, shallow=False)[1:] == ([], [])
+    for name in found.common_dirs:
+        same_files(Path(a) / name, Path(b) / name)
+
+
+def test_a_run_goes_up_and_comes_back_bit_for_bit(hub, me, run, tmp_path, capsys, monkeypatch):
+    from huggingface_hub import constants
+
+    words = ["--hub", REPO, "--out", str(tmp_path / "out"), "--creators", "Curie, Marie", "--private"]
+    assert main(["publish", str(run), *words]) == 0
+    said = capsys.readouterr().out
+    assert f"hf:{REPO} (private)" in said and "it holds toy-english: Apache-2.0" in said and "models/" in said
+    name = f"hf:{REPO}@{hub.refs['main']}"
+    assert f"It is there: {name}." in said and hub.private
+    assert main(["import", name, "--out", str(tmp_path / "back")]) == 0
+    same_files(tmp_path / "back", tmp_path / "out" / "run")
+    for file in (tmp_path / "back").rglob("*"):
+        assert file.is_dir() or file.read_bytes() == (run / file.relative_to(tmp_path / "back")).read_bytes()
+        assert not file.is_symlink()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    import_run(name, tmp_path / "again", show=False)
+    same_files(tmp_path / "again", tmp_path / "out" / "run")
+
+
+def test_an_interrupted_upload_goes_on(hub, me, published):
+    hub.most = 1
+    with pytest.raises(InputError, match="was interrupted .* The same command goes on"):
+        upload_folder(published, REPO, show=False)
+    sent = set(hub.stored)
+    assert len(sent) == 1 and set(hub.files[hub.refs["main"]]) == {".gitattributes"}, "no half of a run is there"
+    hub.most = None
+    hub.asked.clear()
+    name = upload_folder(published, REPO, show=False)
+    assert not sent & {p.split("/")[2] for c, p, _ in hub.asked if c == "PUT"}, "what has arrived isn't sent again"
+    own = {p.relative_to(published).as_posix(): p.read_bytes() for p in published.rglob("*") if p.is_file()}
+    assert hub.files[name.partition("@")[2]] == own | {".gitattributes": b"*.safetensors filter=lfs\n"}
+    hub.asked.clear()
+    assert upload_folder(published, REPO, revision="v1", show=False) and "v1" in hub.refs
+    assert not [c for c, *_ in hub.asked if c == "PUT"]
+
+
+def test_a_changed_or_foreign_place_is_refused(hub, me, published, newborn, tmp_path, monkeypatch):
+    import shutil
+
+    hub.push(newborn[1])
+    with pytest.raises(InputError, match=r"holds something else than a published run"):
+        upload_folder(published, REPO, show=False)
+    hub.push({"SHA256SUMS": b""})
+    with pytest.raises(InputError, match="is there and public, but --private"):
+        upload_folder(published, REPO, private=True, show=False)
+    changed = shutil.copytree(published, tmp_path / "changed")
+    (changed / "README.md").write_text("another")
+    with pytest.raises(DamagedFileError, match="changed: README.md"):
+        upload_folder(changed, REPO, show=False)
+    monkeypatch.setenv("HF_TOKEN", "hf_theirs")
+    with pytest.raises(InputError, match="doesn't let you write .* HF_TOKEN"):
+        upload_folder(published, REPO, show=False)
+    hub.push(newborn[1])
+    with pytest.raises(InputError, match="SHA256SUMS"):
+        import_run(f"hf:{REPO}", tmp_path / "back", show=False)
+    with pytest.raises(InputError, match="names a part"):
+        import_run(f"hf:{REPO}:run", tmp_path / "back", show=False)
+
+
+def test_a_spoilt_file_comes_not_back(hub, me, published, tmp_path):
+    name = upload_folder(published, REPO, show=False)
+    hub.spoil = "run/summary.json"
+    with pytest.raises(DamagedFileError):
+        import_run(name, tmp_path / "back", show=False)
+    assert not (tmp_path / "back").exists()
+
+
+def test_a_dry_run_tells_and_asks_nothing(hub, run, tmp_path, capsys):
+    assert main(["publish", str(run), "--hub", REPO, "--dry-run", "--out", str(tmp_path / "out"), "--no-models"]) == 0
+    said = capsys.readouterr().out
+    assert "Nothing was sent" in said and "licence CC-BY-4.0" in said and "kB" in said
+    assert hub.asked == [] and not (tmp_path / "out").exists()
+
+
+def with_text(tmp_path, source, **more):
+    from evonb.store import create_run
+
+    with create_run(tmp_path / "of", dict(corpus=dict(source=source)) | more, kind="connectome") as made:
+        return made
+
+
+@pytest.mark.parametrize("source, licence, text, said", [
+    ("mine.txt", "CC-BY-4.0", None, "'mine.txt', whose licence isn't known here .*--text-licence"),
+    ("childes", "CC-BY-4.0", None, "CC BY-NC-SA 3.0, whose terms go on .* Give --licence CC-BY-NC-SA-3.0"),
+    ("mine.txt", "CC-BY-4.0", "CC BY-ND 4.0", "which may not be handed on"),
+])  # fmt: skip
+def test_what_may_not_be_handed_on_is_refused(tmp_path, source, licence, text, said):
+    with pytest.raises(InputError, match=said):
+        check_terms(with_text(tmp_path, source), licence, text)
+
+
+def test_what_may_be_handed_on_is_told(tmp_path):
+    run = with_text(tmp_path, "childes")
+    with pytest.warns(Remark, match="aren't commercial"):
+        assert check_terms(run, "CC-BY-NC-SA-3.0") == ["childes: CC BY-NC-SA 3.0"]
+    other = with_text(tmp_path / "b", "toy-english", seed=1)
+    assert held(other) == {"toy-english": "Apache-2.0"} and check_terms(other, "CC-BY-4.0")
+    assert check_terms(with_text(tmp_path / "c", "mine.txt"), "CC-BY-4.0", "CC0") == ["mine.txt: CC0"]
+
+
+def test_terms_of_every_published_data_set_are_read():
+    from evonb.datasets import published as known
+
+    found = {k: terms_of(v["licence"]) for k, v in known().items() if "licence" in v}
+    assert found["dundee"] == "closed" and found["childes"] == "same" and found["blimp"] == "named"
+    assert found["lebel2023"] == "free" and found["provo"] == "unknown"

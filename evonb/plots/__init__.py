@@ -4,6 +4,7 @@ from evonb import face
 
 __getattr__, __dir__, __all__ = face(__name__, {
     ".style": "figure arm_style NothingToPlot",
+    ".paper": "save_figure difference_caption",
     ".connectome": "loss_curves learning_gaps final_losses generation_curves density_map mask_map "
                    "origin_bars sweep_curve training_curves",
     ".attribution": "attribution_effects",

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PAPERS', 'LEFT', 'papers_of', 'creator_names', 'citation_text', 'zenodo_metadata', 'environment_lock', 'again_text',
            'readme_text', 'run_files', 'write_tables', 'first_models', 'write_sums', 'publish_run', 'read_sums',
-           'wrong_files', 'verify_folder', 'raise_again', 'verify_again', 'import_run']
+           'wrong_files', 'verify_folder', 'raise_again', 'verify_again', 'from_hub_whole', 'import_run']
 
 # %% ../../nbs/travel/12_publish.ipynb #6087c02e
 import hashlib
@@ -13,11 +13,13 @@ import json
 import os
 import shutil
 import tempfile
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
 from .. import __version__
 from ..core import DamagedFileError, InputError, RunExistsError, file_sha256, parsing, progress, remark
+from ..hub import from_hub, hub_name
 from ..kinds import command_of, refusal
 from ..registry import Registry
 from ..store import Run, check_folder, now, open_run, read_json, replacing, write_json, writing_folder
@@ -294,15 +296,27 @@ def verify_again(
         shutil.copytree(Path(folder)/"run", Path(place)/"run")
         return raise_again(Path(place)/"run", show)
 
+# %% ../../nbs/travel/12_publish.ipynb #dc4d36f6
+def from_hub_whole(
+    source, # hf:OWNER/NAME[@REVISION]; anything else comes back as it is
+    show: bool = True # say what is fetched
+): # -> a folder with all that SHA256SUMS names, and nothing else
+    "Fetch a published run from the hub."
+    if (name := hub_name(source)) is None: return source
+    if name.file: raise InputError(f"{source} names a part of what is there. Give hf:OWNER/NAME[@REVISION].")
+    sums, found = from_hub(str(replace(name, file="SHA256SUMS")), False)
+    return from_hub(str(replace(hub_name(found), file="")), show, ["SHA256SUMS", *read_sums(Path(sums).parent)])[0]
+
 # %% ../../nbs/travel/12_publish.ipynb #bf13f120
 def import_run(
-    folder, # a published run
+    folder, # a published run, or hf:OWNER/NAME[@REVISION]
     out, # the run's folder to make
     show: bool = True # a progress bar
 ) -> Run:
     "A published run as a run of one's own, after every file was checked."
     out = Path(out)
     if out.exists(): raise RunExistsError(f"{out} is there already. Give a folder that isn't there yet.")
+    folder = from_hub_whole(folder, show)
     verify_folder(folder, show)
     out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as t:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..core import InputError, MissingExtraError, check_choice, parsing, remark
 from ..kinds import refusal
-from ..registry import Registry
+from ..registry import Entry, Registry
 from ..store import Run, open_run
 
 # %% ../../nbs/widgets/20_explorers.ipynb #fc41df78
@@ -51,11 +51,12 @@ def individual_explorer(
 
 # %% ../../nbs/widgets/20_explorers.ipynb #9157ebc6
 def explore(
-    run, # a run, its folder, or RUN::INDIVIDUAL of a run of wirings
+    run=None, # a run, its folder, or RUN::INDIVIDUAL of a run of wirings; None: offers the runs below this folder
     part: str | None = None, # one of `parts(run)`, such as "connectome", "population" or "alignment"; None: the first
     keep: bool = False # whether the notebook keeps the page itself, so that its controls move without a kernel
 ): # -> an Explorer
     "The explorer of a stored run; a model is loaded by \"tokens\" alone."
+    if run is None: return Entry("runs", "evonb.travel.shelf:runs_here").load()()
     if isinstance(run, str) and "::" in run: return individual_explorer(run, keep)
     run = run if isinstance(run, Run) else open_run(run)
     found = parts(run)
