@@ -1591,8 +1591,7 @@ def completion_text(
 
 @COMMANDS.register("completion", "what a shell reads to complete commands and options",
                    options=lambda p: p.add_argument("shell", metavar="bash|zsh|fish"),
-                   example="evonb completion bash > ~/.local/share/bash-completion/completions/evonb\n"
-                   "  evonb completion fish > ~/.config/fish/completions/evonb.fish")
+                   example="evonb completion bash\n  evonb completion fish")
 def do_completion(
     args # what `parser` made of the command line
 ): print(completion_text(args.shell))
