@@ -116,14 +116,17 @@ class Remark(UserWarning):
 
 # %% ../nbs/00_core.ipynb #99c71d0a
 def extras() -> dict: # extra -> packages, in the order of pyproject.toml; "" has what evonb always needs
-    "Which packages the extras of the installed evonb bring."
+    "Which packages the extras of the installed evonb bring, those of the extras that an extra names included."
     try: wanted = metadata.requires("evonb") or []
     except metadata.PackageNotFoundError: wanted = []
-    found = {}
+    found, named = {}, {} # by extra: packages, and other extras
     for line in wanted:
         extra = re.search(r"extra\s*==\s*['\"]([\w-]+)", line)
-        found.setdefault(extra[1] if extra else "", []).append(re.match(r"[\w.-]+", line)[0])
-    return found
+        packages, others = (of.setdefault(extra[1] if extra else "", []) for of in (found, named))
+        if own := re.match(r"evonb\[([\w,-]+)\]", line): others += own[1].split(",")
+        else: packages.append(re.match(r"[\w.-]+", line)[0])
+    def brought(extra): return found.get(extra, []) + [p for other in named.get(extra, ()) for p in brought(other)]
+    return {extra: brought(extra) for extra in found}
 
 # %% ../nbs/00_core.ipynb #0ffe8a7a
 _imported = {"sklearn": "scikit-learn"} # module -> package, where the two differ

@@ -128,6 +128,17 @@ except ModuleNotFoundError as e: print(type(e).__name__, e)
     assert told(code, runs, described) == "ModuleNotFoundError No module named 'nothing_such'\n"
 
 
+def test_an_extra_that_names_another_brings_its_packages(runs, described):
+    code = """
+from evonb.core import extras
+told = extras()
+assert next(iter(told)) == "" and "numpy" in told[""] and "torch" not in told[""]
+for extra in ("train", "population", "alignment", "cluster", "lm-eval", "all"): assert "torch" in told[extra], extra
+assert "evonb" not in sum(told.values(), []) and set(told["population"]) < set(told["all"])
+"""
+    assert told(code, runs, described) == ""
+
+
 def test_the_doctor_tells_what_a_light_install_has(runs, described):
     said = told("from evonb.cli import main\nassert main(['doctor']) == 0", runs, described)
     for name in ("python", "numpy", "extras", "devices", "data", "found", "cache", "self-test, looking"):
