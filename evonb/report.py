@@ -183,7 +183,7 @@ def figures(self: Page,
     "Add figures as a part of the report; without `needs` it is left out where the first file is missing."
     def body(*contents):
         if needs: return "".join(figure_html(d(*contents), caption) for d in draw)
-        return None if contents[0] is None else figures_html(partial(d, *contents) for d in draw)
+        return None if contents[0] is None else figures_html(partial(d, *contents) for d in draw) or None
     self.section(title, needs, uses)(body)
 
 # %% ../nbs/80_report.ipynb #7dbd0ea5
