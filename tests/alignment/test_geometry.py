@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from evonb.alignment.encoding import rdm
-from evonb.alignment.geometry import COMPARISONS, compared, geometry, geometry_ceiling, people_rdms, tau_a
+from evonb.alignment.geometry import RDM_COMPARISONS, geometry, geometry_ceiling, people_rdms, rdm_similarity, tau_a
 from evonb.alignment.responses import Responses
 from evonb.core import InputError
 from evonb.text.passages import join_words
@@ -26,9 +26,9 @@ def test_tau_a_is_that_of_a_plain_loop(ties):
     rng = np.random.default_rng(0)
     a, b = rng.integers(0, 5 if ties else 10**6, (2, 40)).astype(float)
     signs = [np.sign(a[i] - a[j]) * np.sign(b[i] - b[j]) for i, j in itertools.combinations(range(40), 2)]
-    assert np.isclose(tau_a(a, b), np.mean(signs)) and compared(a, b, "kendall") == tau_a(a, b)
-    assert np.isclose(compared(a, b), spearmanr(a, b).statistic)
-    assert np.isclose(compared(a, b, "pearson"), np.corrcoef(a, b)[0, 1])
+    assert np.isclose(tau_a(a, b), np.mean(signs)) and rdm_similarity(a, b, "kendall") == tau_a(a, b)
+    assert np.isclose(rdm_similarity(a, b), spearmanr(a, b).statistic)
+    assert np.isclose(rdm_similarity(a, b, "pearson"), np.corrcoef(a, b)[0, 1])
 
 
 def test_dissimilarities_and_the_ceiling_are_those_of_plain_loops():
@@ -46,7 +46,7 @@ def test_dissimilarities_and_the_ceiling_are_those_of_plain_loops():
     assert np.isnan(geometry_ceiling(dict(one=found["P0"]))).all()
 
 
-@pytest.mark.parametrize("how", COMPARISONS)
+@pytest.mark.parametrize("how", RDM_COMPARISONS)
 def test_the_layer_that_drives_people_is_found(how):
     rng = np.random.default_rng(2)
     hidden, other = rng.standard_normal((2, 50, 8))
@@ -54,7 +54,7 @@ def test_the_layer_that_drives_people_is_found(how):
     found = geometry(dict(drives=hidden, other=other), items(data, 4), how)
     assert float(found["mean"][0]) > float(found.lower) > 0.1 > 2 * abs(float(found["mean"][1]))
     theirs = people_rdms(items(data, 4))
-    assert np.isclose(found.similarity.values[1, 2], compared(rdm(other), theirs["P2"], how))
+    assert np.isclose(found.similarity.values[1, 2], rdm_similarity(rdm(other), theirs["P2"], how))
 
 
 def test_what_is_undefined_is_refused_with_the_reason():
@@ -71,6 +71,6 @@ def test_what_is_undefined_is_refused_with_the_reason():
     with pytest.raises(InputError, match="how is 'tau'"):
         geometry(dict(a=rng.standard_normal((9, 4))), good, "tau")
     with pytest.raises(InputError, match="must be of the same items"):
-        compared(np.ones(3), np.ones(4))
+        rdm_similarity(np.ones(3), np.ones(4))
     with pytest.raises(InputError, match="All dissimilarities are equal"):
-        compared(np.ones(3), np.arange(3.0))
+        rdm_similarity(np.ones(3), np.arange(3.0))
