@@ -52,7 +52,7 @@ html_show_sourcelink = False
 html_copy_source = False
 html_math_renderer = "mathml"
 html_sidebars = {page: [] for page in ("index", "guide", "findings", "gallery", "measured", "claims", "calibration",
-                                       "recipes", "formats", "troubleshooting", "reproducible", "nbs/index",
+                                       "recipes", "formats", "howlong", "troubleshooting", "reproducible", "nbs/index",
                                        "changelog", "contributing", "search")}
 html_context = {"default_mode": "auto"}
 html_theme_options = {

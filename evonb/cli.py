@@ -19,10 +19,11 @@ __all__ = ['MEASURES', 'BESIDE_GAINS', 'COMMANDS', 'EXAMPLE_SKILLS', 'READING_SE
            'export_options', 'do_export', 'publish_options', 'do_upload', 'do_publish', 'verify_options', 'do_verify',
            'import_options', 'do_import', 'track_options', 'do_track', 'runs_options', 'do_runs', 'compare_options',
            'do_compare', 'clean_options', 'do_clean', 'completion_text', 'do_completion', 'do_doctor', 'show_options',
-           'do_show', 'plan_options', 'plan_population', 'do_plan', 'farthest', 'wiring_text', 'lineages_text',
-           'wiring_options', 'do_wiring', 'circuits_options', 'do_circuits', 'genetics_text', 'neighbourhood_text',
-           'genetics_options', 'do_genetics', 'milestones_options', 'do_milestones', 'continual_options',
-           'do_continual', 'parser', 'way_on', 'any_letters', 'nobody_reads', 'remarks_shown', 'main']
+           'do_show', 'plan_options', 'plan_population', 'plan_jobs', 'do_plan', 'farthest', 'wiring_text',
+           'lineages_text', 'wiring_options', 'do_wiring', 'circuits_options', 'do_circuits', 'genetics_text',
+           'neighbourhood_text', 'genetics_options', 'do_genetics', 'milestones_options', 'do_milestones',
+           'continual_options', 'do_continual', 'parser', 'way_on', 'any_letters', 'nobody_reads', 'remarks_shown',
+           'main']
 
 # %% ../nbs/84_cli.ipynb #10c6d36d
 import argparse
@@ -1650,6 +1651,7 @@ def plan_options(
                    "measured here (default: the best there is here)")
     p.add_argument("--seconds", type=float, default=5, help="how long training is measured here (default: 5)")
     p.add_argument("--price", type=float, metavar="X", help="what a device costs for one hour, in any currency")
+    p.add_argument("--jobs", action="store_true", help="instead: how long tutorials and presets take on this machine")
     p.add_argument("--json", action="store_true", help="as JSON")
     p.add_argument("--html", metavar="FILE", help="also write the table as a page")
     p.epilog += listing("corpora", CORPORA)
@@ -1692,6 +1694,17 @@ def plan_population(
             seconds=made.seconds, notes=made.notes, problems=made.problems()), indent=1))
     print(made.text())
 
+# %% ../nbs/84_cli.ipynb #5a45db04
+def plan_jobs(
+    args # what `parser` made of the command line
+):
+    "How long the tutorials and the presets take on this machine, by a self-test and short calibrations."
+    from evonb.connectomes.pace import expected, pace_text, planned, speed_test, stretch
+    took = speed_test()
+    runs = planned(args.seconds)
+    if not args.json: return print(pace_text(took, runs))
+    print(json.dumps(dict(stretch=stretch(took), seconds=expected(took), presets=runs), indent=1))
+
 # %% ../nbs/84_cli.ipynb #67e1f288
 @COMMANDS.register("plan", "what a run would take, before it is run", options=plan_options,
                    example="evonb plan --preset paper --devices 8 --device H100 --price 2.5")
@@ -1699,6 +1712,7 @@ def do_plan(
     args # what `parser` made of the command line
 ):
     "What a run would take: tokens, operations, memory, disk and time of every stage, and what won't fit."
+    if args.jobs: return plan_jobs(args)
     if args.preset in ability("population", "presets"): return plan_population(args)
     if args.task or args.base: raise InputError("--task and --base go with --preset genome, which plans a population.")
     config = experiment_config(args)

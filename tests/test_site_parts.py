@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -119,16 +120,17 @@ def test_times_are_told_as_people_say_them(seconds, said):
 
 def test_a_time_beside_other_work_says_what_was_spent_computing():
     took = dict(processor="P", cores=2, load=8.0, seconds=142.4, work=64.3)
-    assert cards.time_of(took) == "2 min 22 s, 1 min 4 s of them computing"
+    assert cards.time_of(took) == "1 min 4 s of computing, 2 min 22 s beside other work"
     assert cards.time_of(took | dict(seconds=66)) == "1 min 6 s" and cards.time_of({}) == ""
     pages = [SimpleNamespace(took=took), SimpleNamespace(took=took | dict(load=1.5)), SimpleNamespace(took={})]
     assert "P, 2 cores, load 1.5 to 8." in cards.machines_of(pages) and cards.machines_of(pages[2:]) == ""
 
 
 def test_a_card_shows_its_text_as_text():
-    page = SimpleNamespace(name="nbs/a", title="<b>", line="a & b", figures={}, took={})
+    page = SimpleNamespace(name="nbs/a", title="<b>", line="a & `b`", figures={}, took={})
     shown = cards.notebook_card(page, "x.png")
-    assert "&lt;b&gt;" in shown and "a &amp; b" in shown and 'src="x.png"' in shown and "card-time" not in shown
+    assert "&lt;b&gt;" in shown and "a &amp; <code>b</code>" in shown
+    assert 'src="x.png"' in shown and "card-time" not in shown
 
 
 # Launch buttons --------------------------------------------------------------------------------------------------
@@ -163,7 +165,16 @@ def first_code(path: Path) -> str:
 @pytest.mark.parametrize("path", TUTORIALS, ids=lambda p: p.stem)
 def test_every_tutorial_begins_by_getting_evonb_where_it_isnt(path):
     first = first_code(path)
-    assert "import evonb\nexcept ModuleNotFoundError" in first and "%pip install -q evonb" in first
+    assert "import evonb\nexcept ModuleNotFoundError" in first
+    extra = re.search(r'%pip install -q "?evonb(?:\[(\w+)\])?"?$', first)[1]
+    told = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    plain = any(n.startswith("torch") for n in told["dependencies"])  # then no extra is needed
+    assert plain or extra in told["optional-dependencies"] or path.stem.startswith("0_")
+
+
+def test_what_a_browsers_python_lacks_is_needed():
+    needs = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    assert any(n.startswith("tokenizers") for n in needs), "JupyterLite: see ELSEWHERE in docs/maker/writing.py"
 
 
 def test_binders_environment_holds_to_the_lock():
@@ -171,8 +182,10 @@ def test_binders_environment_holds_to_the_lock():
 
     made = yaml.safe_load((ROOT / ".binder" / "environment.yml").read_text())
     (pip,) = (d["pip"] for d in made["dependencies"] if isinstance(d, dict))
-    assert pip == ["--extra-index-url https://download.pytorch.org/whl/cpu", "-c ../requirements.lock", "-e ..[lab]"]
-    assert "lab" in (ROOT / "pyproject.toml").read_text() and "python=3.11" in made["dependencies"]
+    assert pip == ["--extra-index-url https://download.pytorch.org/whl/cpu", "-c ../requirements.lock",
+                   "-e ..[alignment,lab,population]"]
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert {"alignment", "lab", "population"} <= set(extras) and "python=3.11" in made["dependencies"]
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import html
 import json
 
 from .figures import title_of_figure
+from .measured import in_html
 
 
 def spoken(seconds: float) -> str:
@@ -22,7 +23,7 @@ def time_of(took: dict) -> str:
     if "seconds" not in took:
         return ""
     work, wall = spoken(took["work"]), spoken(took["seconds"])
-    return f"{wall}, {work} of them computing" if took["seconds"] > 1.3 * took["work"] else wall
+    return f"{work} of computing, {wall} beside other work" if took["seconds"] > 3 + 1.3 * took["work"] else wall
 
 
 def machines_of(pages: list) -> str:
@@ -33,7 +34,7 @@ def machines_of(pages: list) -> str:
     said = [f"{name}, {cores} cores, load {min(loads):g} to {max(loads):g}" for (name, cores), loads in found.items()]
     return ("Times are those of the executions that these pages show, each in a kernel with one thread: "
             f"{'; '.join(said)}. A load above the number of cores means that other work was waited for: then what the "
-            "processor itself spent stands beside." if said else "")
+            "processors themselves spent comes first." if said else "")
 
 
 def picture_of(page) -> str:
@@ -50,7 +51,7 @@ def notebook_card(page, image: str = "") -> str:
     took = f'<span class="evonb-card-time">{time_of(page.took)}</span>' if page.took else ""
     return (f'<a class="evonb-card" href="{page.name}.html">{picture_of(page) or plain}'
             f'<span class="evonb-card-title">{html.escape(page.title)}</span>'
-            f'<span class="evonb-card-line">{html.escape(page.line)}</span>{took}</a>')
+            f'<span class="evonb-card-line">{in_html(page.line)}</span>{took}</a>')
 
 
 def figure_card(page, name: str, figure: dict) -> str:

@@ -110,7 +110,7 @@ def find_source(app, module: str):
 def add_scripts(app, page, template, context, doctree):
     "plotly only on pages that draw with it: first where an explorer looks for it, later for figures. Texts for search."
     use = needs_plotly(context.get("body") or "")
-    if use:
+    if use and page != "index":  # whose explorer draws on a canvas
         how = {"loading_method": "defer"} if use == "figure" else {}
         app.add_js_file("plotly.min.js", priority=100, **how)
     if page == "search":

@@ -179,8 +179,10 @@ def write_modules(site: Site, pages: list[Page]):
 
 
 ELSEWHERE = ("*Open in Colab* and *Open in Binder* on a tutorial's page run it without installing anything here. "
-             "There is no button for JupyterLite: every tutorial imports torch, which Python in a browser (Pyodide) "
-             "doesn't have.")
+             "There is no button for JupyterLite: evonb needs tokenizers, and what trains torch, and Python in a "
+             "browser (Pyodide) has neither ([tokenizers](https://github.com/pyodide/pyodide-recipes/issues/199), "
+             "[torch](https://github.com/pyodide/pyodide-recipes/issues/193)). Explorers need no Python at all: they "
+             "move on these pages, and in those that `evonb explore` writes.")
 
 
 def write_tutorials(site: Site, pages: list[Page]):

@@ -18,7 +18,7 @@ function wordsAsked() {
   return [...new Set(words.map((w) => { const stem = stemmer.stemWord(w); return w.startsWith(stem) ? stem : w; }))];
 }
 
-/** The place of a page that holds most of the words, and where they are; nothing where none is. */
+/** The place of a page that holds most of the words, else its first; nothing where the page has no text. */
 function bestPlace(places, words, anchor) {
   const here = places.filter(([id]) => !anchor || id === anchor);
   const scored = (here.length ? here : places).map(([id, text]) => {
@@ -26,7 +26,7 @@ function bestPlace(places, words, anchor) {
     return { id, text, count: words.filter((w) => low.includes(w)).length };
   });
   const best = scored.reduce((a, b) => (b.count > a.count ? b : a), { count: 0 });
-  return best.count ? best : anchor && scored[0] ? scored[0] : undefined;
+  return best.count ? best : scored[0]; // what was found may stand in a picture, of which there is no text
 }
 
 /** The stretch of a text that holds most of the words: where it starts. */
