@@ -37,6 +37,7 @@ from ..training.architectures import config_from, config_values, family_config, 
 from ..training.connectome import Connectome, inherit, matrix_roles, parameter_groups, wired_parameters
 from ..training.gpt import GPTConfig, meta_model, n_parameters
 from ..training.lifetime import Compute, Lifetime, LifetimeConfig
+from ..training.linear import fast_products
 from ..training.litter import most_siblings, sibling_bytes, why_alone
 
 # %% ../../nbs/connectomes/20_planning.ipynb #90fae3a7
@@ -285,7 +286,7 @@ def _newborn(gpt, life, live=None):
     return _Newborn(gpt, life, sizes, live, body if life.optimizer == "muon" else ())
 
 # %% ../../nbs/connectomes/20_planning.ipynb #b1594e67
-ALLOCATOR = 1.8 # of activations, on a CPU: what its allocator holds back of freed tensors
+ALLOCATOR = 1.45 # of activations, on a CPU: what its allocator holds back of freed tensors
 KERNELS = 15_000_000 # bytes: matrix products that oneDNN compiles for a model's shapes, on a CPU in fp32
 
 # %% ../../nbs/connectomes/20_planning.ipynb #9c06a253
@@ -320,7 +321,7 @@ def _stage(name, part, newborn, n, device, devices, tested=0, disk=0):
     whole = 4 * max(newborn.sizes[k] for k in newborn.live) if newborn.live else 0 # one matrix's gradient on its way
     chunked = device.cpu and not bf16 and isinstance(gpt, GPTConfig)
     act = activation_bytes(gpt, life.at_once * life.context, bf16, chunked)
-    act = round(ALLOCATOR * act) + KERNELS * (not bf16) if device.cpu else act
+    act = round(ALLOCATOR * act) + KERNELS * (not bf16 and fast_products() == "onednn") if device.cpu else act
     seconds = flops / (devices * device.speed) if device.costs is None else _seconds(
         newborn, n, looked + tested, device.costs, devices)
     return Stage(name, part, n, read, looked + tested, flops, held, act + whole, disk, seconds)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import replace
 from unittest.mock import patch
 
@@ -70,10 +70,11 @@ def time_and_disk(name, clock=time.perf_counter):
 
 
 def plain_head():
-    "No fused head, which torch's counter doesn't know either."
-    if hasattr(evonb.training.gpt, "_chunks_pay"):
-        return patch.object(evonb.training.gpt, "_chunks_pay", lambda *args: False)
-    return nullcontext()
+    "No fused head and no fused norms, which torch's counter doesn't know either."
+    stack = ExitStack()
+    for name in ("_chunks_pay", "fused_pays"):
+        stack.enter_context(patch.object(evonb.training.gpt, name, lambda *args: False))
+    return stack
 
 
 def operations(name):
