@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ..core import InputError
 from ..datasets import MissingExtraError
+from .style import plotly_element, stored_figure
 from ..statistics import components_text, family_text, p_text, units_text
 from ..store import replacing
 
@@ -123,8 +124,8 @@ def save_figure(
         raise InputError(f"path is {str(path)!r}, but must end in .svg or .html, which a figure is saved as.")
     if path.suffix == ".svg": text = svg_at(as_svg(for_print(fig, width)), width, caption)
     else:
-        page = fig.to_html(include_plotlyjs=True, config=dict(displaylogo=False, plotlyServerURL=""))
-        text = page.replace("</body>", f"<p>{html.escape(caption)}</p></body>")
+        text = ('<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Figure</title></head><body>'
+                f"{plotly_element()}{stored_figure(fig.to_plotly_json())}<p>{html.escape(caption)}</p></body></html>")
     with replacing(path) as t: t.write_text(text, encoding="utf-8")
     if caption:
         with replacing(path.with_suffix(".txt")) as t: t.write_text(caption + "\n", encoding="utf-8")
