@@ -421,8 +421,8 @@ def versions_of(
 def versions() -> dict: # name -> version
     "What made a run: the interpreter, the libraries and the machine."
     names = ("evonb", "torch", "transformers", "tokenizers", "safetensors", "numpy", "xarray", "zarr")
-    return dict(python=platform.python_version(), **versions_of(names), machine=platform.machine(), system=platform.system(),
-                cores=os.cpu_count())
+    return dict(python=platform.python_version(), **versions_of(names), machine=platform.machine(),
+                system=platform.system(), cores=os.cpu_count())
 
 # %% ../nbs/04_store.ipynb #12e8cd41
 def now() -> str: # ISO 8601, UTC, to the second
