@@ -80,10 +80,10 @@ def begin_figures():
 
 
 def test_every_figure_begins_without_the_button():
-    # `plots.figure` is where the look comes from; monitor, plots.population, .paper, .picture, report copy such a figure
+    # `plots.figure` is where the look comes from; monitor, report, plots.population, .paper, .picture copy such a one
     # (the browser tests count their buttons); `plan_figure`, `race` and `odds_figure` stand below plots and are tested
-    assert set(begin_figures()) == {"connectomes/planning", "evolution/landscape", "plots/paper", "plots/picture",
-                                    "plots/population", "plots/style", "populations/study", "report",
+    assert set(begin_figures()) == {"connectomes/planning", "evolution/landscape", "plots/paper",
+                                    "plots/picture", "plots/population", "plots/style", "populations/study", "report",
                                     "widgets/monitor"}
     assert plots.figure("any").layout.template.layout.modebar.remove == ("sendChartToCloud",)
 
