@@ -347,11 +347,11 @@ def span(
     return Q[:, np.abs(np.diag(R)) > 1e-9 * np.abs(R).max()]
 
 def span_within(
-    columns, # (n_samples, k) of a whole run
+    Q, # (n_samples, k) of `span`, of a whole run
     block # slice of these samples
 ) -> np.ndarray: # (samples of the block, at most k + 1), orthonormal
     "What a mean and these columns reach in a part of a run: directions with half of their even share there, or more."
-    Q, n = span(columns), block.stop - block.start
+    n = block.stop - block.start
     if n == len(Q): return Q
     U, s, _ = np.linalg.svd(Q[block] - Q[block].mean(0), full_matrices=False) # s**2: how much of a direction lies here
     U = U[:, s**2 >= .5 * n / len(Q)]
@@ -369,8 +369,9 @@ def taken_out(
     "What least squares leaves of every column."
     out = np.array(values, np.float64)
     for _, run in runs:
+        whole = span(basis[run])
         for block in [run] if blocks is None else [b for b in blocks if run.start <= b.start < run.stop]:
-            Q = span_within(basis[run], slice(block.start - run.start, block.stop - run.start))
+            Q = span_within(whole, slice(block.start - run.start, block.stop - run.start))
             out[block] -= Q @ (Q.T @ out[block])
     return out
 
