@@ -52,19 +52,24 @@ def button_is_on(seen, name):
     return seen.control(name).is_enabled()
 
 
-SLOW = """class Slow(Monitor):
+SLOW = """import threading
+
+class Slow(Monitor):
     pause = .1 # s a step: what is pressed comes before the end
+    begun = threading.Event() # the run is this monitor's, and learns
 
     def _hear(self, kind, values):
         Monitor._hear(self, kind, values)
-        if kind == "step": time.sleep(Slow.pause)
+        if kind == "step":
+            Slow.begun.set()
+            time.sleep(Slow.pause)
 
-monitor = Slow(experiment, 'runs/live', config)
-monitor"""
+"""
 
 
 def test_a_run_is_watched_stopped_and_resumed(notebook_page, run_more, explorer, assert_accessible, screenshot):
-    page = notebook_page([SETUP.replace("STEPS", "80"), SLOW], viewport=dict(width=1200, height=1600))
+    shown = "monitor = Slow(experiment, 'runs/live', config)\nmonitor"
+    page = notebook_page([SETUP.replace("STEPS", "80"), SLOW + shown], viewport=dict(width=1200, height=1600))
     seen = explorer(page)
     first = until(page, seen, points, "the first points of the curve")
     assert status(seen) == "running" and button_is_on(seen, "stop") and not button_is_on(seen, "resume")
@@ -106,7 +111,7 @@ def test_an_error_is_shown_and_an_interrupted_wait_stops(notebook_page, run_more
     page = notebook_page(
         [
             SETUP.replace("STEPS", "4000"),
-            "monitor = Monitor(experiment, 'runs/wait', config)",
+            SLOW + "monitor = Slow(experiment, 'runs/wait', config)\nassert Slow.begun.wait(60)",
             "second = Monitor(experiment, 'runs/wait', config, resume=True)\nsecond",
         ]
     )
