@@ -14,17 +14,18 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "docs"))
 
 pytest.importorskip("sphinx", reason="Sphinx isn't installed (extra `docs`)")
-from maker import api, execution, launch, sources, writing  # noqa: E402
+from maker import execution, launch, sources, writing  # noqa: E402
 
 PROJECT = sources.Project(ROOT)
 
+PAGES = {sources.module_of(sources.read_notebook(p)): p for p in sources.notebook_paths(PROJECT)}
+
 
 def told_in(name):
-    "(notebook's page, module) of what defines a name: (`nbs/12_connectome`, `connectome`)."
-    (full,) = api.Library.of(PROJECT).names[name]
-    module = full.rpartition(".")[0].partition(".")[2]
-    (path,) = [p for p in sources.notebook_paths(PROJECT) if sources.module_of(sources.read_notebook(p)) == module]
-    return writing.page_name(PROJECT, path), module
+    "(notebook's page, module) of what defines a name: (`nbs/12_connectome`, `connectome`). All modules read is slow."
+    (module,) = [m for m, file in PROJECT.modules().items()
+                 if re.search(rf"^(def|class) {name}\b", file.read_text(encoding="utf-8"), re.MULTILINE)]  # fmt: skip
+    return writing.page_name(PROJECT, PAGES[module]), module
 
 
 (WIRING, CONNECTOME), (CONTROL, CONTROLS) = told_in("prune"), told_in("degree_preserving_control")
