@@ -43,7 +43,9 @@ def ratio_of(row: dict) -> str:
 
 
 def took(row: dict) -> str:
-    "What the two sides took, or the seconds at each size."
+    "What the two sides took, the seconds at each size, or what the row itself tells."
+    if "told" in row:
+        return row["told"]
     if "first_tokens_per_s" in row:
         return f"{row['first_tokens_per_s']:,.0f} against {row['second_tokens_per_s']:,.0f}\u00a0tokens/s"
     if "first_s" in row:

@@ -174,8 +174,8 @@ def encoding_whole_brain(pairs=0, n=0):
         given = [sys.executable, "-c", code, str(Path(__file__).parent), f"{folder}/brain.npy"]
         told = subprocess.run(given, capture_output=True, text=True, check=True).stdout.split()[-5:]
     seconds, before, peak, block, r = map(float, told)
-    return dict(ratio=peak - before, first_s=seconds, peak_gib=peak, before_gib=before, block=int(block), mean_r=r,
-                aim="at most 2", is_exponent=False)  # fmt: skip
+    told = f"{seconds:,.0f} s of processor, {peak:.2f} GiB at most in all, {int(block):,} vertices at once"
+    return dict(ratio=peak - before, told=told, mean_r=r, aim="at most 2")
 
 
 def grown(make):

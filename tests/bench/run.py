@@ -45,9 +45,9 @@ def told(row):
         out += ", reached" if met else ", NOT reached"
     if "first_tokens_per_s" in row:
         out += f"; {row['first_tokens_per_s']:,.0f} against {row['second_tokens_per_s']:,.0f} tokens/s"
-    elif "second_s" in row:
+    elif "first_s" in row:
         out += f"; {row['first_s']:.3g} against {row['second_s']:.3g} s"
-    return out
+    return out + f"; {row['told']}" if "told" in row else out
 
 
 def main():
