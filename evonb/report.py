@@ -830,6 +830,8 @@ def alignment_people(
     return figures_html([lambda: draw.profile_figure(found["profiles"]), lambda: draw.levels_figure(found),
                          lambda: draw.parts_figure(found["parts"])]) or None
 
+alignment_page.figures("Brain: which sentences are alike", lambda geometry: partition_plots.geometry_figure(geometry),
+                       uses=("geometry.zarr.zip",))
 alignment_page.figures("Brain: arms and regions",
                        lambda brain, summary: alignment_plots.arm_scores(brain, "gain", summary=summary),
                        lambda brain, _: alignment_plots.roi_scores(brain), uses=("brain.zarr.zip", "summary.json"))

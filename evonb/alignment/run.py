@@ -6,7 +6,7 @@
 __all__ = ['DRIFTS', 'BESIDE', 'SHUFFLED', 'AlignConfig', 'alignment_command', 'Candidate', 'source_run', 'grown', 'model_name',
            'candidates', 'fresh_base', 'open_candidate', 'Alignment', 'fold_groups', 'held_out_blocks', 'slug',
            'scores_name', 'scored_model', 'ceilings', 'training_counts', 'stand_in_counts', 'ngram_surprisals',
-           'left_out_counts', 'unjudged', 'region_table', 'score_table', 'default_place', 'data_digest',
+           'model_unit', 'left_out_counts', 'unjudged', 'region_table', 'score_table', 'default_place', 'data_digest',
            'summed_models', 'as_before', 'paced', 'align_run', 'arm_table']
 
 # %% ../../nbs/alignment/30_run.ipynb #4730feaf
@@ -26,8 +26,10 @@ from fastcore.basics import patch
 from .beside import layer_profiles, people_levels
 from .data import data_forms, open_data
 from .encoding import RidgeConfig, across_subject_ceiling, encode, left_out_targets, left_out_text
-from .encoding import make_folds, permutation_null
+from .encoding import make_folds, permutation_null, rdm
 from .features import COUNTS, ReadConfig, count_notes, read
+from .geometry import RDM_COMPARISONS, alike_table, block_parts, check_geometry, chosen_parts
+from .geometry import geometry_ceiling, item_blocks, judge_geometry, people_rdms, row_distances
 from .nested import arms_explained, choose_layers, chosen_scores, least_together, map_q, nested_null
 from .partition import PARTITIONS, band_sets, variance_parts
 from .profile import part_table
@@ -85,6 +87,7 @@ class AlignConfig:
     shared: int = 3 # shared courses of srm
     parts: tuple[str, ...] = () # bands whose variance is split: "model", rows, nuisances; empty: none
     parts_how: str = "ridge" # one of `PARTITIONS`
+    geometry: str = "" # dissimilarities of items beside people's: one of `RDM_COMPARISONS`; empty: none
     n_permutations: int = 200 # of each layer's null
     n_bootstrap: int = 2000 # no longer used: intervals come from tests; kept so that older runs go on
     seed: int = 0 # the root of the seed tree
@@ -102,6 +105,7 @@ def check(self: AlignConfig) -> AlignConfig: # itself
     for how in self.across or (): check_choice(how, ACROSS, "across")
     if self.parts: band_sets(self.parts), check_choice(self.parts_how, PARTITIONS, "parts_how")
     if self.shared is not None: check_positive(self.shared, "shared")
+    if self.geometry: check_choice(self.geometry, RDM_COMPARISONS, "geometry")
     tell_inert(self, "n_bootstrap", "intervals come from tests over models and people, stories or folds")
     if not self.delays or min(self.delays) < 0:
         raise InputError(f"delays are {self.delays}, but must be whole scans from 0 on, such as 1,2,3,4.")
@@ -695,17 +699,23 @@ def published(self: Alignment) -> bool:
     "Whether what is scored is one model, which is itself and no sample of newborns."
     return source_run(self.config.source) is None
 
+# %% ../../nbs/alignment/30_run.ipynb #4f77a67d
+def model_unit(
+    ds # xarray Dataset with arm and seed of each model
+) -> tuple: # "evolution" or "seed"; function of (n_models, ...) and an arm's rows: its units' values
+    "What is a sample of models: newborns, or where there are several evolutions the mean of each one's newborns."
+    several = bool((ds.seed.values >= SEEDS).any())
+    def part(v, rows): # whoever learned nothing comes of no evolution
+        grown = several and ds.arm.values[rows][0] not in BESIDE
+        return evolution_means(v[rows], ds.seed.values[rows]) if grown else v[rows]
+    return "evolution" if several else "seed", part
+
 # %% ../../nbs/alignment/30_run.ipynb #81c54838
 @patch
 def judge(self: Alignment, ds) -> dict: # arm -> its measures and differences
     "Every arm's means with intervals, its gain and what that is beyond the reference's and untrained models'."
-    values, item = self.tables(ds), self.item()
+    values, item, (model, part) = self.tables(ds), self.item(), model_unit(ds)
     of = {a: ds.arm.values == a for a in dict.fromkeys(ds.arm.values.tolist())}
-    several = bool((ds.seed.values >= SEEDS).any()) # evolutions, each with newborns of its own
-    model = "evolution" if several else "seed"
-    def part(v, rows): # whoever learned nothing comes of no evolution
-        grown = several and ds.arm.values[rows][0] not in BESIDE
-        return evolution_means(v[rows], ds.seed.values[rows]) if grown else v[rows]
     gain = {a: part(values["gain"], rows) for a, rows in of.items()}
     single, own = (reference_arm(gain),) if self.published else (), self.block_gains(ds)
     blocks = None if own is None else {a: part(own, rows) for a, rows in of.items()}
@@ -855,12 +865,13 @@ def summarise(self: Alignment, ds) -> dict:
     layers = self.arm_layers(ds) if brain else {}
     arms = {a: v | layers.get(a, {}) for a, v in arms.items()}
     unit, facts = "ΔR²" if brain else "nats/word", self.brain_facts(ds) if brain else self.reading_facts(ds)
-    beside = self.people(ds) if brain else {}
+    beside, shape = self.people(ds) if brain else {}, self.geometry()
     facts += [*beside.get("said", ()), *(p["said"] for p in beside.get("profiles", {}).values())]
-    facts += [b for b in dict.fromkeys(ds.begin.values.tolist()) if b] # n-grams have none
+    facts += [*shape.get("said", ()), *(b for b in dict.fromkeys(ds.begin.values.tolist()) if b)] # n-grams have none
     return dict(kind="alignment", modality="brain" if brain else "reading", data=self.data.name, item=self.item(),
                 source=self.config.source, models=[c.name for c in self.models], reference=reference_arm(arms),
                 arms=arms, facts=facts,
+                **(dict(geometry=shape) if shape else {}),
                 **(dict(people=beside) if brain else dict(left_out=left_out_counts(ds), dropped=self.data.dropped)),
                 notes=json.loads(ds.notes), ci=.95, statement=statement,
                 comparisons=[] if self.shuffled else comparison_lines(arms, unit))
@@ -989,6 +1000,71 @@ def kept_parts(self: Alignment,
     return ds.astype(np.float32).assign_coords(target=t.target.tolist(), **{
         k: ("target", t[k].tolist()) for k in ("roi", "subject")})
 
+# %% ../../nbs/alignment/30_run.ipynb #dfe05487
+@patch
+def geometry_rows(self: Alignment) -> dict: # name -> (n_items, k)
+    "What knows of items without a model: every nuisance, and the rows that can be made."
+    text, found = self.row_text(text_words), {f"nuisance {k}": v for k, v in self.data.nuisance.items()}
+    found |= {n: self.row_design(n, text) for n in ROWS if not ROWS.entry(n).about.get("arm")}
+    blocks, _ = item_blocks(self.data)
+    def varies(X): # also without a block, or its dissimilarities are all the same
+        halves = [(blocks % 2 == b % 2) & (blocks != b) for b in range(blocks.max() + 1)]
+        return all(np.ptp(X[at], 0).any() for at in halves)
+    return {n: X for n, X in found.items() if X is not None and varies(X)}
+
+@patch
+def model_geometry(self: Alignment,
+    candidate, # a model
+    theirs, # of people: functions of positions of items
+    blocks # (n_items,)
+): # -> xarray Dataset: similarity and parts (layer, subject, ...), layer_chosen (half)
+    "Every layer's dissimilarities beside people's."
+    import xarray as xr
+    self.check_stop()
+    hidden = self.features(self.open(candidate), self.config.layers or "all").hidden # (layer, item, feature)
+    ours = [partial(lambda X, at: rdm(X[at]), X.astype(float)) for X in hidden.values]
+    alike = alike_table(ours, theirs, np.arange(len(blocks)), self.config.geometry)
+    parts = block_parts(ours, theirs, blocks, self.config.geometry)
+    if np.isnan(parts).any((1, 2)).all():
+        raise InputError(f"No layer of {candidate.name} tells items apart, so their dissimilarities can't be compared. "
+                         "Choose other layers, or leave geometry empty.")
+    _, chosen = chosen_parts(parts)
+    return xr.Dataset(dict(similarity=(("layer", "subject"), alike), layer_part=(("layer", "subject", "block"), parts),
+                           layer_chosen=("half", hidden.layer.values[chosen])), dict(layer=hidden.layer.values))
+
+@patch
+def geometries(self: Alignment): # -> xarray Dataset, as of `judge_geometry`, and similarity (model, layer, subject)
+    "Models, rows and people by their dissimilarities, from the file where they were compared before."
+    import xarray as xr
+    if (path := self.run.file("geometry.zarr.zip")).exists(): return read_dataset(path)
+    how, data, (blocks, what) = self.config.geometry, self.data, item_blocks(self.data)
+    people = [data.data[:, (data.targets.subject == p).to_numpy()].astype(float) for p in data.subjects]
+    theirs = [partial(lambda Y, at: rdm(Y[at]), Y) for Y in people]
+    made = [self.model_geometry(c, theirs, blocks) for c in self.models]
+    ds = xr.concat(made, xr.DataArray([c.name for c in self.models], dims="model", name="model"), join="outer")
+    ds = ds.assign(part=(("model", "subject", "block"), np.stack([chosen_parts(v)[0] for v in ds.layer_part.values])))
+    rows = {n: row_distances(X) for n, X in self.geometry_rows().items()}
+    alike = alike_table(list(rows.values()), theirs, np.arange(len(blocks)), how)
+    lower, upper = geometry_ceiling(people_rdms(data), how)
+    ds = ds.assign(row_similarity=(("row", "subject"), alike), lower=lower, upper=upper, block_of=("item", blocks),
+                   row_part=(("row", "subject", "block"), block_parts(list(rows.values()), theirs, blocks, how)))
+    ds = ds.assign_coords(subject=data.subjects, row=list(rows), **self.coordinates())
+    write_dataset(path, ds.assign_attrs(how=how, block=what, data=data.name))
+    return read_dataset(path)
+
+# %% ../../nbs/alignment/30_run.ipynb #27c08355
+@patch
+def geometry(self: Alignment) -> dict: # as of `judge_geometry`; empty where it wasn't asked for
+    "How alike models' and people's dissimilarities are, and what may be said of it."
+    if not self.config.geometry: return {}
+    ds = self.geometries()
+    model, part = model_unit(ds)
+    found = judge_geometry(ds, part, (reference_arm(ds.arm.values.tolist()),) if self.published else (), model)
+    flat = ds.similarity.isnull().any("subject").transpose("model", "layer").values
+    gone = [f"{m} {layer}" for m, row in zip(ds.model.values, flat) for layer in ds.layer.values[row]]
+    more = [f"geometry: layers that tell no two items apart are left out: {', '.join(gone)}"] if gone else []
+    return found | dict(said=found["said"] + more)
+
 # %% ../../nbs/alignment/30_run.ipynb #4d6da9b5
 @patch
 def people(self: Alignment, ds) -> dict: # regions, across, said; profiles, parts
@@ -1003,6 +1079,7 @@ def people(self: Alignment, ds) -> dict: # regions, across, said; profiles, part
 def work(self: Alignment) -> Run:
     "Score every model, put it together, sum up."
     brain = isinstance(self.data, Responses)
+    if self.config.geometry: self.geometries() # cheap: what can't be compared is refused before all is scored
     ds = self.gather_brain(self.each_model(self.score_brain)) if brain else self.score_reading()
     if brain:
         rows = self.score_rows()
@@ -1038,7 +1115,7 @@ def as_before(
 ) -> AlignConfig:
     "Settings to go on with in a run of before: two words of spillover, mean times; the first ones counted python-docs."
     config = as_begun(path, config, begin="auto", columns={}, table=TableConfig(), across=("mean", "srm"), shared=3,
-                      parts=(), parts_how="ridge", drifts="blocks")
+                      parts=(), parts_how="ridge", geometry="", drifts="blocks")
     b, stored = config.behavior, Path(path)/"run.json"
     there = read_json(stored).get("config") if stored.is_file() else None
     if isinstance(there, dict) and isinstance(there.get("behavior"), dict) and "outcome" not in there["behavior"]:
@@ -1071,6 +1148,7 @@ def align_run(
     config = as_before(path, config.check())
     device, models = choose_device(device), candidates(config)
     if data is None: data = open_data(config.data, Seeds(config.seed).child("data"), config.columns, config.table)
+    if config.geometry: check_geometry(data)
     with stoppable(stop) as request, create_run(path, to_dict(config), "alignment", resume) as run:
         known, found = run.file("data.json"), dict(name=data.name, digest=data_digest(data))
         then = expect_fields(read_json(known), known, name=str, digest=str) if known.exists() else found
