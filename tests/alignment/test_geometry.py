@@ -111,7 +111,7 @@ def test_a_layer_is_not_chosen_where_it_is_scored():
     blocks = np.repeat(np.arange(10), 4)
     for _ in range(60):
         Y, layers = rng.standard_normal((40, 5)), rng.standard_normal((8, 40, 5))
-        parts = block_parts([lambda at, X=X: rdm(X[at]) for X in layers], [lambda at: rdm(Y[at])], blocks)
+        parts = block_parts([lambda at, X=X: rdm(X[at]) for X in layers], [lambda at, Y=Y: rdm(Y[at])], blocks)
         kept, of = chosen_parts(parts)
         assert all(np.array_equal(kept[:, h::2], parts[of[h]][:, h::2]) for h in (0, 1))
         chosen.append(kept.mean())
