@@ -161,8 +161,8 @@ def geometry_figure(
     parts = ds.layer_part.transpose("model", "layer", "subject", "block").values
     tables = dict(person=parts.mean(3), block=parts.mean(2)) if parts.shape[2] > 1 else dict(block=parts[:, :, 0])
     for arm, models in (arms := arms_of(ds)).items():
-        of = lambda i: [arm_interval(t[:, i], models, item) for item, t in tables.items()]
-        found = [max(of(i), key=lambda f: np.nan_to_num(f.high - f.low, nan=-1)) for i in range(parts.shape[1])]
+        of = [[arm_interval(t[:, i], models, item) for item, t in tables.items()] for i in range(parts.shape[1])]
+        found = [max(f, key=lambda f: np.nan_to_num(f.high - f.low, nan=-1)) for f in of] # one a layer
         mean, low, high = (np.array([float(getattr(f, k)) for f in found]) for k in ("mean", "low", "high"))
         there, style = np.isfinite(mean), arm_look(arm)
         if (known := np.isfinite(low)).any(): add_band(fig, ds.layer.values[known], low[known], high[known],

@@ -10,8 +10,19 @@ from scipy.stats import spearmanr
 
 from evonb.alignment.encoding import RidgeConfig, rdm
 from evonb.alignment.features import ReadConfig, read
-from evonb.alignment.geometry import RDM_COMPARISONS, block_parts, check_geometry, chosen_parts, geometry
-from evonb.alignment.geometry import geometry_ceiling, item_blocks, people_rdms, rdm_similarity, row_distances, tau_a
+from evonb.alignment.geometry import (
+    RDM_COMPARISONS,
+    block_parts,
+    check_geometry,
+    chosen_parts,
+    geometry,
+    geometry_ceiling,
+    item_blocks,
+    people_rdms,
+    rdm_similarity,
+    row_distances,
+    tau_a,
+)
 from evonb.alignment.responses import Responses
 from evonb.alignment.run import AlignConfig, align_run, as_before
 from evonb.alignment.sources.assemblies import pereira2018
@@ -101,9 +112,9 @@ def test_a_block_counts_what_is_missing_without_it(how):
     X, Y, blocks = rng.standard_normal((21, 6)), rng.standard_normal((21, 4)), np.repeat(np.arange(7), 3)
     found = block_parts([lambda at: rdm(X[at])], [lambda at: rdm(Y[at])], blocks, how)[0, 0]
     for b in range(7):
-        of = lambda without: rdm_similarity(*(rdm(v[subsets(blocks, b % 2, without)]) for v in (X, Y)), how)
-        k = 4 - b % 2
-        assert np.isclose(found[b], k * of(None) - (k - 1) * of(b))
+        every, rest, k = subsets(blocks, b % 2, None), subsets(blocks, b % 2, b), 4 - b % 2
+        whole, without = (rdm_similarity(rdm(X[at]), rdm(Y[at]), how) for at in (every, rest))
+        assert np.isclose(found[b], k * whole - (k - 1) * without)
 
 
 def test_a_layer_is_not_chosen_where_it_is_scored():
