@@ -12,6 +12,7 @@ from pathlib import Path
 
 import nbformat
 
+from .faces import Names
 from .reach import cache_key, module_graph
 from .sources import BuildError, Project, is_run, notebook_paths, read_notebook, test_flags
 
@@ -36,12 +37,14 @@ class Cache:
     "Executed notebooks by name and key; only whole ones are kept."
     project: Project
     graph: dict = field(default_factory=dict)
+    names: Names | None = None
     skipped: tuple = ()
     stale: bool = False  # take the newest execution, whatever it rests on: only for work on the site's looks
 
     @classmethod
     def of(cls, project: Project, stale: bool = False):
-        return cls(project, module_graph(project), test_flags(project), stale)
+        names = Names.of(project)
+        return cls(project, module_graph(project, names), names, test_flags(project), stale)
 
     @property
     def folder(self) -> Path: return self.project.out / "cache"
@@ -50,7 +53,9 @@ class Cache:
         return path.relative_to(self.project.notebooks).with_suffix("").as_posix().replace("/", "--")
 
     def place(self, path: Path, nb) -> Path:
-        return self.folder / f"{self.stem(path)}@{cache_key(self.project, nb, self.graph, self.skipped)}.ipynb"
+        return self.folder / f"{self.stem(path)}@{self.key(nb)}.ipynb"
+
+    def key(self, nb) -> str: return cache_key(self.project, nb, self.graph, self.skipped, self.names)
 
 
 def kept(cache: Cache, path: Path, nb):

@@ -1,6 +1,7 @@
 """Faces: what the `__init__` of a folder offers, and in which module each name is. Read as text, not imported."""
 
 import ast
+import hashlib
 import re
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -82,7 +83,7 @@ class Face:
     def full_name(self) -> str: return self.names.full(self.name)
 
     @cached_property
-    def tree(self) -> ast.Module: return ast.parse(self.path.read_text(encoding="utf-8"))
+    def tree(self) -> ast.Module: return ast.parse(self.names.text(self.path))
 
     @property
     def doc(self) -> str: return ast.get_docstring(self.tree) or ""
@@ -125,6 +126,8 @@ class Names:
     root: Path
     faces: dict[str, Face] = field(default_factory=dict)
     known: dict[str, set] = field(default_factory=dict)
+    uses: dict[tuple[str, str], set] = field(default_factory=dict)  # (code, package) -> the parts it uses
+    read: dict[Path, tuple[str, str]] = field(default_factory=dict)  # file -> its text and digest when first read
 
     @classmethod
     def of(cls, project: Project):
@@ -135,6 +138,15 @@ class Names:
         made = cls(project.package, {**modules, **faces}, project.root)
         made.faces = {n: Face(n, p, made) for n, p in faces.items()}
         return made
+
+    def content(self, path: Path) -> tuple[str, str]:
+        "The text of a file and its digest, as they were when it was first asked for."
+        if path not in self.read:
+            content = path.read_bytes()
+            self.read[path] = content.decode("utf-8"), hashlib.sha256(content).hexdigest()
+        return self.read[path]
+
+    def text(self, path: Path) -> str: return self.content(path)[0]
 
     def full(self, part: str) -> str: return f"{self.package}.{part}" if part else self.package
 
@@ -178,7 +190,7 @@ class Names:
     def bound(self, part: str) -> set[str]:
         "The names that a part has."
         if part not in self.known and part in self.parts:
-            self.known[part] = bound(ast.parse(self.parts[part].read_text(encoding="utf-8")))
+            self.known[part] = bound(ast.parse(self.text(self.parts[part])))
         return self.known.get(part, set())
 
 

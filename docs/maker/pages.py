@@ -3,6 +3,7 @@
 import ast
 import posixpath
 import re
+from functools import lru_cache
 from pathlib import Path
 
 import nbformat
@@ -17,17 +18,20 @@ TEXTS = ("CHANGELOG.md", "CONTRIBUTING.md")  # of the project's root, each a pag
 LINK = re.compile(r"\]\((?!\w+:|[#/])([^)#\s]+)")  # in markdown, to a file beside
 
 
+parsed = lru_cache(16)(ast.parse)  # an exported cell is asked for its tree several times, one after another
+
+
 def defined_in(text: str, module: Module) -> list[Definition]:
     "The module's definitions that an exported cell holds."
     cell = Module(module.name, module.package, module.path, module.names)
-    cell.__dict__["source"] = text
+    cell.__dict__ |= dict(source=text, tree=parsed(text))
     names = [d.name for d in cell.definitions]
     found = {d.name: d for d in module.definitions}
     return [found[n] for n in names if n in found]
 
 
 def is_only_imports(text: str) -> bool:
-    return all(isinstance(n, (ast.Import, ast.ImportFrom)) for n in ast.parse(text).body)
+    return all(isinstance(n, (ast.Import, ast.ImportFrom)) for n in parsed(text).body)
 
 
 def exported_cells(cell, module: Module) -> list:
@@ -43,7 +47,7 @@ def exported_cells(cell, module: Module) -> list:
 
 def what_it_holds(text: str, most: int = 4) -> str:
     "The names that an exported cell defines, for the line that stands for it while it is folded."
-    body = ast.parse(text).body
+    body = parsed(text).body
     names = [n.name for n in body if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))]
     names += [t.id for n in body if isinstance(n, ast.Assign) for t in n.targets if isinstance(t, ast.Name)]
     shown = ", ".join(names[:most]) + (", ..." if len(names) > most else "")
@@ -53,7 +57,7 @@ def what_it_holds(text: str, most: int = 4) -> str:
 def tags_for(text: str, public: list, module: Module) -> list[str]:
     "Whether an exported cell's source is folded: it isn't where it only names constants."
     constants = {c.name for c in module.constants}
-    names = {n.id for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    names = {n.id for n in ast.walk(parsed(text)) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
     return [] if not public and constants & names else ["hide-input"]
 
 

@@ -34,7 +34,14 @@ def mentioned(text: str, names: Names) -> set[str]:
 
 
 def used_by(text: str, names: Names, here: str = "") -> set[str]:
-    "Parts that a piece of code uses. Lines for the shell or IPython count by what they mention."
+    "Parts that a piece of code uses; told once for the same piece."
+    if (text, here) not in names.uses:
+        names.uses[text, here] = parts_in(text, names, here)
+    return names.uses[text, here]
+
+
+def parts_in(text: str, names: Names, here: str) -> set[str]:
+    "The same, found in its tree. Lines for the shell or IPython count by what they mention."
     plain = "\n".join("" if re.match(r"\s*[!%]", line) else line for line in text.splitlines())
     try:
         return imported(ast.parse(plain), names, here) | mentioned(text, names)
@@ -48,14 +55,13 @@ def loaded_by(face: Face) -> set[str]:
     return imported(ast.Module(imports, []), face.names, face.full_name)
 
 
-def module_graph(project: Project) -> dict[str, set[str]]:
+def module_graph(project: Project, names: Names | None = None) -> dict[str, set[str]]:
     "Part (module or face) -> the parts that it imports anywhere, functions included, and the faces above it."
-    names = Names.of(project)
-    graph = {}
+    names, graph = names or Names.of(project), {}
     for part, path in names.parts.items():
         above = part.rpartition(".")[0]
         uses = (loaded_by(names.faces[part]) if part in names.faces else
-                used_by(path.read_text(encoding="utf-8"), names, names.full(above)))
+                used_by(names.text(path), names, names.full(above)))
         graph[part] = (uses | {above}) & set(names.parts) - {part}
     return graph
 
@@ -75,28 +81,31 @@ def code_cells(nb, skipped: tuple = ()) -> list[str]:
     return [without_directives(c.source) for c in nb.cells if c.cell_type == "code" and is_run(c.source, skipped)]
 
 
-def data_files(project: Project, files: list[Path]) -> list[Path]:
+def data_files(project: Project, files: list[Path], names: Names) -> list[Path]:
     "Files that these modules read beside code: static ones where one says so, data by its name."
-    texts = [p.read_text(encoding="utf-8") for p in files]
-    everything = [p.read_text(encoding="utf-8") for p in project.modules().values()]
+    texts = [names.text(p) for p in files]
+    everything = [names.text(p) for part, p in names.parts.items() if part not in names.faces]
     static = project.static_files() if any(re.search(r"\bstatic\b", t) for t in texts) else []
     data = [p for p in (project.root / "data").rglob("*.json")
             if any(p.name in t for t in texts) or not any(p.name in t for t in everything)]
     return sorted([*static, *data])
 
 
-def dependencies(project: Project, nb, graph: dict | None = None, skipped: tuple = ()) -> list[Path]:
+def dependencies(project: Project, nb, graph: dict | None = None, skipped: tuple = (),
+                 names: Names | None = None) -> list[Path]:
     "Every file that the notebook's outputs depend on, beside itself."
-    names = Names.of(project)
+    names = names or Names.of(project)
     uses = set().union(*(used_by(text, names) for text in code_cells(nb, skipped)))
-    parts = reached(uses | {""}, module_graph(project) if graph is None else graph)
+    parts = reached(uses | {""}, module_graph(project, names) if graph is None else graph)
     files = [names.parts[m] for m in sorted(parts)]
-    return [p for p in (project.root / "requirements.lock", *files, *data_files(project, files)) if p.is_file()]
+    return [p for p in (project.root / "requirements.lock", *files, *data_files(project, files, names)) if p.is_file()]
 
 
-def cache_key(project: Project, nb, graph: dict | None = None, skipped: tuple = ()) -> str:
-    "The hash under which an execution is kept."
-    files = {p.relative_to(project.root).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
-             for p in dependencies(project, nb, graph, skipped)}
+def cache_key(project: Project, nb, graph: dict | None = None, skipped: tuple = (),
+              names: Names | None = None) -> str:
+    "The hash under which an execution is kept; of several, `names` reads each file once."
+    names = names or Names.of(project)
+    files = {p.relative_to(project.root).as_posix(): names.content(p)[1]
+             for p in dependencies(project, nb, graph, skipped, names)}
     whole = json.dumps([FORMAT, code_cells(nb, skipped), files], sort_keys=True)
     return hashlib.sha256(whole.encode()).hexdigest()[:20]
