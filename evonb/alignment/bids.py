@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BOLD', 'CONFOUNDS', 'BidsFile', 'parse_bids', 'bids_files', 'inherited', 'sidecar', 'BidsRun', 'bids_runs',
-           'bids_confounds', 'bids_responses', 'bids_name', 'write_bids']
+           'sidecar_tr', 'bids_confounds', 'bids_responses', 'bids_name', 'space_entities', 'write_bids']
 
 # %% ../../nbs/alignment/25_bids.ipynb #8bf4cf99
 import dataclasses
@@ -146,14 +146,20 @@ def bids_runs(
         if set(files) != {None} and set(files) != {"L", "R"}:
             raise InputError(f"{first.path} has no other hemisphere beside it: a run needs hemi-L and hemi-R.")
         image = first.path if None in files else {s: files[s[0].upper()].path for s in hemispheres}
-        runs.append(BidsRun(dict(key), image, _events(first, roots), _tr(about, first.path), about))
+        runs.append(BidsRun(dict(key), image, _events(first, roots), sidecar_tr(about, first.path), about))
     return runs
 
-def _tr(about, path):
+# %% ../../nbs/alignment/25_bids.ipynb #ef037662
+def sidecar_tr(
+    about: dict, # of a sidecar
+    path # of the image, for messages
+) -> float | None: # s; None where it isn't given
+    "From scan to scan."
     tr = about.get("RepetitionTime")
     if tr is None or isinstance(tr, (int, float)) and not isinstance(tr, bool) and 0 < tr < 100: return tr
     raise InputError(f"The sidecar of {path} says RepetitionTime {tr!r}, but it must be seconds above 0.")
 
+# %% ../../nbs/alignment/25_bids.ipynb #68f1fe3d
 def _events(file, roots): # the events of a run: the nearest that belong to it, in the folder of derivatives or raw
     keep = {k: v for k, v in file.entities.items() if k not in ("space", "desc", "hemi", "res", "den")}
     for root in roots:
@@ -252,10 +258,14 @@ def bids_name(
     return "_".join([*(f"{k}-{clean[k]}" for k in _order if k in clean), suffix]) + extension
 
 # %% ../../nbs/alignment/25_bids.ipynb #c6728ce9
-def _space(space): # of a map, as entities
+def space_entities(
+    space: str # of a map
+) -> dict: # entities of its name
+    "A space as names of files have it: fsLR32k has a density apart, and the unknown has none."
     lr = re.fullmatch(r"(fsLR)(\d+k)", space)
     return dict(space=lr[1], den=lr[2]) if lr else {} if space in ("unknown", "scanner") else dict(space=space)
 
+# %% ../../nbs/alignment/25_bids.ipynb #92ad4d36
 def _described(folder, source): # the folder as a data set of ours; another program's stays its own
     path = folder/"dataset_description.json"
     if path.exists():
@@ -290,7 +300,7 @@ def write_bids(
             if not isinstance(one, (Volume, Surface)):
                 raise InputError(f"The map {stat!r} is {type(one).__name__}, but must be a Volume, Surface or "
                                  "Hemispheres.")
-            more = dict(stat=stat) | _space(one.space)
+            more = dict(stat=stat) | space_entities(one.space)
             if surface := isinstance(one, Surface): more["hemi"] = one.side[0].upper()
             path = where/bids_name(entities | more, "statmap", ".func.gii" if surface else ".nii.gz")
             made.append((write_surface if surface else write_volume)(path, one))

@@ -6,11 +6,11 @@
 __all__ = ['FOLDS', 'SOLVERS', 'DTYPES', 'SEARCHES', 'SCORES', 'ALPHAS', 'HOWS', 'BAND_ALPHAS', 'RidgeConfig', 'check_matrix',
            'flat_columns', 'check_targets', 'group_labels', 'assign_folds', 'make_folds', 'left_out_targets',
            'left_out_text', 'make_inner_folds', 'scaling', 'standardised', 'unpenalised', 'Spectrum', 'column_products',
-           'smaller_gram', 'decompose', 'SharedGram', 'penalty_bounds', 'GramSolver', 'himalaya_backend',
-           'HimalayaSolver', 'Fold', 'deviations', 'pearson', 'variation', 'r_squared', 'r_squared_gain', 'Problem',
-           'make_problem', 'scored_fold', 'encode', 'ridge_weights', 'permuted_rows', 'permutation_null',
-           'split_half_ceiling', 'across_subject_ceiling', 'normalised', 'band_mixtures', 'banded', 'partition',
-           'autocorrelated_baseline', 'beyond', 'rdm', 'rsa', 'linear_cka']
+           'smaller_gram', 'decompose', 'SharedGram', 'penalty_bounds', 'coarse_places', 'GramSolver',
+           'himalaya_backend', 'HimalayaSolver', 'Fold', 'deviations', 'pearson', 'variation', 'r_squared',
+           'r_squared_gain', 'Problem', 'on_device', 'make_problem', 'scored_fold', 'encode', 'ridge_weights',
+           'permuted_rows', 'permutation_null', 'split_half_ceiling', 'across_subject_ceiling', 'normalised',
+           'band_mixtures', 'banded', 'partition', 'autocorrelated_baseline', 'beyond', 'rdm', 'rsa', 'linear_cka']
 
 # %% ../../nbs/alignment/18_encoding.ipynb #53d53d30
 import json
@@ -442,7 +442,10 @@ def inner_error(self: Spectrum,
     return torch.stack([e.cpu().double() for e in errors]).numpy()
 
 # %% ../../nbs/alignment/18_encoding.ipynb #366c2b7f
-def _nodes(x, step):
+def coarse_places(
+    x, # (n,) sorted
+    step: float # the widest gap
+) -> np.ndarray: # (n_kept,)
     "Positions among the sorted log10 penalties x: the ends, and as few between as keep gaps within `step`."
     keep = [0]
     for i in range(1, len(x) - 1):
@@ -454,7 +457,7 @@ def _search(x, error, n_targets, near=0., low=0, high=0):
     "Position of the least error on x per target; whether it'd be if errors were off by `near`, 1 % before `low`."
     # from `high` on errors only go one way: more shrinkage of what is nearly nothing
     from scipy.interpolate import CubicSpline
-    coarse, best, sure = _nodes(x, 1.05), np.zeros(n_targets, int), np.ones(n_targets, bool)
+    coarse, best, sure = coarse_places(x, 1.05), np.zeros(n_targets, int), np.ones(n_targets, bool)
     rough = error(coarse, np.arange(n_targets)) # (n_coarse, n_targets)
     for b in np.unique(nearest := rough.argmin(0)):
         cols = np.flatnonzero(nearest == b)
@@ -701,7 +704,11 @@ class Problem:
     left_out: np.ndarray # (n_folds, n_targets) bool: see `left_out_targets`
 
 # %% ../../nbs/alignment/18_encoding.ipynb #c82bcb60
-def _tensor(values, device, dtype):
+def on_device(
+    values, # of any shape
+    device, # of torch
+    dtype: str # one of DTYPES
+) -> torch.Tensor:
     "On the device, in the precision asked for; MPS has no double precision, and says so."
     if torch.device(device).type == "mps" and dtype == "float64":
         raise InputError("The device mps has no float64. Use RidgeConfig(dtype='float32') or the CPU.")
@@ -736,7 +743,7 @@ def make_problem(X, Y, groups, config, confounds, target_confounds, target_sets,
     mean, left_out = Y.mean(0), left_out_targets(as_given, make_folds(len(X), labels, config))
     unit = 2. ** np.floor(np.log2((Y - mean).std(0)))
     sets = _target_sets(target_confounds, target_sets, Y.shape[1], double)
-    return Problem(torch.as_tensor(X), _tensor((Y - mean) / unit, device, config.dtype), mean, unit, C, sets, labels,
+    return Problem(torch.as_tensor(X), on_device((Y - mean) / unit, device, config.dtype), mean, unit, C, sets, labels,
                    config, list(range(Y.shape[1]) if names is None else names), left_out)
 
 # %% ../../nbs/alignment/18_encoding.ipynb #c3a2e69f

@@ -7,7 +7,7 @@ __all__ = ['DRIFTS', 'BESIDE', 'SHUFFLED', 'AlignConfig', 'alignment_command', '
            'candidates', 'fresh_base', 'open_candidate', 'Alignment', 'fold_groups', 'held_out_blocks', 'slug',
            'scores_name', 'scored_model', 'ceilings', 'training_counts', 'stand_in_counts', 'ngram_surprisals',
            'model_unit', 'left_out_counts', 'unjudged', 'region_table', 'score_table', 'default_place', 'data_digest',
-           'summed_models', 'as_before', 'paced', 'align_run', 'arm_table']
+           'summed_models', 'as_before', 'paced', 'set_up', 'align_run', 'arm_table']
 
 # %% ../../nbs/alignment/30_run.ipynb #4730feaf
 import hashlib
@@ -1133,6 +1133,19 @@ def paced(
     plain, own = AlignConfig(), getattr(data, "pace", {})
     return replace(config, **{k: v for k, v in own.items() if getattr(config, k) == getattr(plain, k)})
 
+# %% ../../nbs/alignment/30_run.ipynb #e44392e0
+def set_up(
+    config: AlignConfig, # as asked
+    data, # Responses or ReadingTimes, as given
+    run=None, # held for writing; None: nothing is kept
+    models=(), # of Candidate
+    **more # device, show, stop and cache of `Alignment`
+) -> Alignment:
+    "The data at their own rhythm, without drifts and movement, ready for features: of a run, and of an objective."
+    config = paced(config, data)
+    clean = data.cleaned(held_out_blocks(config, data)) if isinstance(data, Responses) else data
+    return Alignment(run, config, clean, data, list(models), **more)
+
 # %% ../../nbs/alignment/30_run.ipynb #36d41877
 def align_run(
     path, # the run's folder
@@ -1159,8 +1172,7 @@ def align_run(
         else: write_json(known, found)
         models = candidates(config, run.config["source"])
         if summed_models(run) == [c.name for c in models]: return run
-        clean = data.cleaned(held_out_blocks(paced(config, data), data)) if isinstance(data, Responses) else data
-        return Alignment(run, paced(config, data), clean, data, models, device, show, request, cache).work()
+        return set_up(config, data, run, models, device=device, show=show, stop=request, cache=cache).work()
 
 # %% ../../nbs/alignment/30_run.ipynb #6904b1a2
 def arm_table(

@@ -7,7 +7,7 @@ import pytest
 
 from evonb.alignment.brain_objective import BrainScore, brain_scorer
 from evonb.alignment.features import ReadConfig, read
-from evonb.alignment.run import AlignConfig, align_run
+from evonb.alignment.run import AlignConfig, align_run, set_up
 from evonb.alignment.sources.toy_brain import toy_brain
 from evonb.connectomes.scores import NEWBORN_SCORES, About, open_scores
 from evonb.core import InputError, Seeds
@@ -33,6 +33,33 @@ def test_the_number_is_that_of_an_alignment(tmp_path):
     scores = read_dataset(run.file("brain.zarr.zip"))
     assert BrainScore(brain)(base) == pytest.approx(float(scores.gain_best.mean()), abs=1e-6)
     assert float(np.ptp(scores.gain_fold.mean(("fold", "target")).values)) > 1e-4  # layers differ
+
+
+def test_a_recording_is_scored_at_its_own_rhythm(tmp_path):
+    "An MNE recording's delays, trimming and blocks are those of the alignment, row for row."
+    mne = pytest.importorskip("mne", reason="EEG and MEG need the extra meg: pip install 'evonb[meg]'")
+    from evonb.alignment.sources.sensors import sensor_responses
+
+    rng, words = np.random.default_rng(0), "the cat that sat on a mat slept".split() * 14
+    onsets = 1 + np.cumsum(rng.uniform(350, 800, len(words))) / 1000
+    info = mne.create_info(["Fz", "Cz", "Pz"], 50.0, "eeg")
+    raw = mne.io.RawArray(1e-5 * rng.standard_normal((3, int(50 * onsets[-1]) + 200)), info, verbose="ERROR")
+    raw.set_montage("standard_1005").set_annotations(mne.Annotations(onsets, 0.2, words))
+    raw.save(tmp_path / "story_raw.fif", verbose="ERROR")
+    heard = sensor_responses(tmp_path / "story_raw.fif")
+    save_base(model(0), TOKENIZER, tmp_path / "base")
+    base, few = open_base(tmp_path / "base", "cpu"), dict(untrained=0, n_permutations=20, across=())
+    config = AlignConfig(str(tmp_path / "base"), "mne", **few)
+    score, there = BrainScore(heard), set_up(config, heard)
+    assert score.of.config.delays == there.config.delays == tuple(range(16)) != AlignConfig().delays
+    assert score.of.given["config"].trim == there.given["config"].trim == heard.pace["trim"]
+    hidden = score.hidden(base).values[0]
+    rows = score.of.layer_design(hidden)
+    assert rows.shape == (len(heard.data), 16 * hidden.shape[1]) and np.array_equal(rows, there.layer_design(hidden))
+    assert np.array_equal(score.of.given["confounds"], there.given["confounds"])
+    run = align_run(tmp_path / "run", config, show=False, device="cpu", data=heard, cache=tmp_path / "cache")
+    scores = read_dataset(run.file("brain.zarr.zip"))
+    assert score(base) == pytest.approx(float(scores.gain_best.mean()), abs=1e-6)
 
 
 def test_a_brain_made_of_a_models_own_layer_likes_it_best():
