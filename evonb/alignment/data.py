@@ -25,8 +25,10 @@ DATA.add("toy-brain", "evonb.alignment.sources.toy_brain:toy_brain", "simulated 
          measures="brain", simulated=True)
 
 DATA.add("mne", "evonb.alignment.sources.sensors:sensor_responses",
-         "EEG or MEG of one's own, one person: mne:FOLDER, mne:FILE or mne:SETTINGS.json", measures="brain",
-         verified="format only: FIF as MNE 1.13 writes it, BrainVision written by hand; no publisher's recording")
+         "EEG or MEG of one's own: mne:FOLDER (sub-01, ... where there are several people), mne:FILE or "
+        "mne:SETTINGS.json", measures="brain",
+         verified="format only: FIF as MNE 1.13 writes it; BrainVision, EDF+ and EEGLAB's SET written by hand; no "
+                 "publisher's recording")
 
 DATA_FILES = {"TABLE.csv": "a table of reading times (.csv, .tsv, .tab): word, time, order, and story and reader if "
                            "there are several",

@@ -38,6 +38,7 @@ class Responses:
     left_out: typing.Any = None # table of targets that can't be predicted: as targets, with place and why; None: none
     parcels: typing.Any = None # `parcels.Parcels` whose names the regions are, so that maps can fill them; None: none
     pace: dict = field(default_factory=dict) # delays, trim and block (samples) of a series that is no scanner's
+    kept: list | None = None # series: (n_scans,) bool of each run, the samples that data hold; nuisances hold all
 
     def __post_init__(self):
         _check_samples(self)
@@ -47,9 +48,10 @@ class Responses:
             for name, values in getattr(self, where).items():
                 values = np.asarray(values, np.float64)
                 values = values[:, None] if values.ndim == 1 else values # (n_samples,) -> (n_samples, 1)
-                if values.ndim != 2 or len(values) != len(self.data) or not np.isfinite(values).all():
+                n = len(self.data) if self.kept is None else sum(map(len, self.kept))
+                if values.ndim != 2 or len(values) != n or not np.isfinite(values).all():
                     raise InputError(f"{self.name}: the {where.replace('_', ' ')} {name!r} has shape {values.shape}, "
-                                     f"but must be ({len(self.data)}, k), all finite: one row for each sample.")
+                                     f"but must be ({n}, k), all finite: one row for each sample.")
                 clean[name] = values
             object.__setattr__(self, where, clean)
         if unknown := set(self.as_is) - set(self.nuisance):
@@ -148,17 +150,37 @@ def runs(self: Responses) -> list: # of (label, slice of the samples)
     starts = [*np.flatnonzero(np.r_[True, self.groups[1:] != self.groups[:-1]]).tolist(), len(self.groups)]
     return [(self.groups[a], slice(a, b)) for a, b in zip(starts, starts[1:])]
 
+# %% ../../nbs/alignment/16_responses.ipynb #13260171
+@patch(as_prop=True)
+def n_scans(self: Responses) -> list: # of each run, also those that aren't kept
+    "How long the runs are, in samples."
+    return [s.stop - s.start for _, s in self.runs] if self.kept is None else list(map(len, self.kept))
+
+@patch
+def held(self: Responses,
+    X # (all samples of all runs, n_columns)
+) -> np.ndarray: # (n_samples, n_columns)
+    "Rows of the samples that data hold."
+    return X if self.kept is None else X[np.concatenate(self.kept)]
+
 # %% ../../nbs/alignment/16_responses.ipynb #1f539936
 def _check_timing(r):
     "A series: TR, and for each run as many onsets as words, in order, within its scans, not behind the words' ends."
     if r.kind == "items":
-        if r.onsets is not None or r.tr is not None: raise InputError(f"{r.name}: items have neither onsets nor a tr.")
+        if any(x is not None for x in (r.onsets, r.tr, r.kept)):
+            raise InputError(f"{r.name}: items have neither onsets nor a tr, nor samples that are kept.")
         return
+    if r.kept is not None:
+        object.__setattr__(r, "kept", [np.asarray(k, bool) for k in r.kept])
+        told, held = [int(k.sum()) for k in r.kept], [where.stop - where.start for _, where in r.runs]
+        if told != held:
+            raise InputError(f"{r.name}: kept says that runs hold {told} samples, but data hold {held}. Give a bool "
+                             "for each sample of each run.")
     if r.onsets is None or len(r.onsets) != len(r.passages):
         raise InputError(f"{r.name}: give onsets, a list with the word onsets (s) of each of {len(r.passages)} runs.")
     checked = []
-    for (_, where), passage, onsets in zip(r.runs, r.passages, r.onsets):
-        n_scans, n_words = where.stop - where.start, len(passage.spans)
+    for n_scans, passage, onsets in zip(r.n_scans, r.passages, r.onsets):
+        n_words = len(passage.spans)
         check_scans(n_scans, r.tr)
         if len(onsets) != n_words:
             raise InputError(f"{r.name}, {passage.name}: {len(onsets)} onsets for {many(n_words, 'word')} of text.")
@@ -316,14 +338,13 @@ def design(
     if responses.kind == "items": return values.reshape(n, -1) # (n_items, n_features)
     runs = np.split(values, np.cumsum([len(p.spans) for p in responses.passages])[:-1])
     out, offsets = [], responses.offsets or [None] * len(runs)
-    for (_, where), rows, onsets, ends in zip(responses.runs, runs, responses.onsets, offsets):
-        n_scans = where.stop - where.start
+    for n_scans, rows, onsets, ends in zip(responses.n_scans, runs, responses.onsets, offsets):
         if hrf is not None and how == "sum": X = convolved(rows, responses.tr, hrf, onsets, n_scans)
         else:
             X = to_scans(rows, onsets, n_scans, responses.tr, how, ends if how == "lanczos" else None)
             X = shifted(X.reshape(n_scans, -1), responses.tr, delays, hrf) # (n_scans, n_columns)
         out.append(X)
-    return np.concatenate(out)
+    return responses.held(np.concatenate(out)) # delays reach over what isn't kept
 
 # %% ../../nbs/alignment/16_responses.ipynb #4f025f19
 def nuisance_design(
@@ -335,8 +356,9 @@ def nuisance_design(
     "The shared nuisance predictors, delayed or convolved as the features are, but for those that are taken as is."
     names = chosen_names(names, list(responses.nuisance), "nuisance")
     still = responses.as_is if responses.kind == "series" else names
-    shift = lambda X: np.concatenate([shifted(X[where], responses.tr, delays, hrf) for _, where in responses.runs])
-    return {n: X if n in still else shift(X) for n, X in responses.nuisance.items() if n in names}
+    parts = lambda X: np.split(X, np.cumsum(responses.n_scans)[:-1])
+    shift = lambda X: np.concatenate([shifted(x, responses.tr, delays, hrf) for x in parts(X)])
+    return {n: responses.held(X if n in still else shift(X)) for n, X in responses.nuisance.items() if n in names}
 
 # %% ../../nbs/alignment/16_responses.ipynb #24c54a87
 def span(
@@ -379,7 +401,7 @@ def taken_out(
 @patch
 def drift(self: Responses) -> np.ndarray: # (n_samples, k); k is 0 where none is given
     "The slow drifts of the data set."
-    return self.nuisance.get("drift", np.zeros((len(self.data), 0)))
+    return self.held(self.nuisance["drift"]) if "drift" in self.nuisance else np.zeros((len(self.data), 0))
 
 @patch
 def high_passed(self: Responses,
@@ -410,7 +432,8 @@ def cleaned(self: Responses,
     if not self.subject_nuisance and not self.drift().shape[1]: return self
     data = np.empty(self.data.shape)
     for subject in self.subjects:
-        basis = [self.drift(), *([self.subject_nuisance[subject]] if subject in self.subject_nuisance else [])]
+        own = [self.held(self.subject_nuisance[subject])] if subject in self.subject_nuisance else []
+        basis = [self.drift(), *own]
         data[:, of == subject] = taken_out(self.data[:, of == subject], np.hstack(basis), self.runs, blocks)
     left = np.abs(data).max(0) > 8 * np.finfo(np.float32).eps * np.abs(self.data).max(0) # more than rounding
     gone = dict(drifts=self.drift().shape[1], **{"each person's movement": len(self.subject_nuisance)})

@@ -142,7 +142,9 @@ def unfolding_lines(
     arms = list(dict.fromkeys(trf["arm"].values.tolist()))
     arm = check_choice(arm or arms[0], arms, "arm")
     w = trf["weights"].transpose("model", "predictor", "delay", "target").values[trf["arm"].values == arm].mean(0)
-    names, sensors, ms = trf["predictor"].values.tolist(), trf["roi"].values.tolist(), 1000 * trf["delay"].values
+    names, rois, ms = trf["predictor"].values.tolist(), trf["roi"].values, 1000 * trf["delay"].values
+    sensors = list(dict.fromkeys(rois.tolist()))
+    w = np.stack([w[..., rois == s].mean(-1) for s in sensors], -1) # over people, where there are several
     i = sensors.index(check_choice(sensor, sensors, "sensor")) if sensor else int(np.abs(w[-1]).max(0).argmax())
     units = units or dict(eeg="µV", mag="fT", grad="fT/cm").get(str(trf["kind"].values[0]), "")
     fig = figure("How responses unfold after a word", height=180 * len(names) + 110, base=make_subplots(

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -10,9 +11,10 @@ import pytest
 from evonb.alignment.data import open_data
 from evonb.alignment.encoding import RidgeConfig, encode, make_folds
 from evonb.alignment.response_functions import delayed_groups, response_functions
+from evonb.alignment.responses import design, nuisance_design
 from evonb.alignment.run import AlignConfig, paced
 from evonb.alignment.sources import sensors as source
-from evonb.alignment.sources.sensors import SensorConfig, events_name, sensor_files, sensor_responses
+from evonb.alignment.sources.sensors import SensorConfig, events_name, files_of_people, sensor_files, sensor_responses
 from evonb.core import InputError
 from evonb.datasets import MissingCorpusError
 
@@ -59,7 +61,7 @@ def test_annotations_count_from_the_acquisition_and_words_from_the_first_sample(
     raw.set_annotations(mne.Annotations(table.onset, table.duration, table.word))  # relative to the first sample
     raw.annotations.append(raw.first_time + 3, 1, "BAD_blink")
     found = sensor_responses(saved(tmp_path / "a", raw), plain())
-    assert found.passages[0].words == WORDS and "1 s are annotated as bad and stay in" in found.notes[0]
+    assert found.passages[0].words == WORDS and "annotated as bad and left out: 101 of 3,000 samples" in found.notes[0]
     again = mne.io.read_raw(tmp_path / "a" / "sub-01_task-story_eeg.fif", verbose="ERROR")
     events, names = mne.events_from_annotations(again, regexp="^(?!BAD)", verbose="ERROR")  # MNE's own samples
     samples = events[:, 0] - again.first_samp
@@ -229,8 +231,10 @@ def test_which_files_are_read(tmp_path):
         (folder / "sub-01" / "meg" / name).write_bytes(b"x")
     assert [p.name for p in sensor_files(folder)] == ["sub-01_run-2_eeg.fif", "sub-01_task-x_split-01_meg.fif"]
     (folder / "sub-02_eeg.fif").write_bytes(b"x")
-    with pytest.raises(InputError, match=r"2 people \(sub-01, sub-02\).*Name the folder of one"):
-        sensor_files(folder)
+    people = files_of_people(sensor_files(folder), folder)
+    assert {p: [f.name for f in own] for p, own in people.items()} == {"sub-01": sorted(names[:1] + names[2:3]),
+                                                                      "sub-02": ["sub-02_eeg.fif"]}  # fmt: skip
+    assert list(files_of_people(sensor_files(folder / "sub-01"), folder / "sub-01")) == ["one"]
     (folder / "sub-01" / "meg" / "x-epo.fif").write_bytes(b"x")
     with pytest.raises(InputError, match="recordings that go on .* and epochs"):
         sensor_files(folder / "sub-01")
@@ -270,6 +274,190 @@ def test_brainvision_is_read_as_it_says(tmp_path):
     assert np.allclose(found.data, wanted - wanted.mean(0), atol=1e-3) and found.passages[0].words == WORDS
 
 
+def written_edf(path, names, microvolts, rate, marks):
+    "EDF+ of one-second records: 16 bits over 3276.7 µV to each side, and a channel of annotations."
+    n, per = len(names) + 1, [rate] * len(names) + [120]
+    seconds = microvolts.shape[1] // rate
+    field = lambda values, width: "".join(f"{v!s:<{width}}" for v in values)
+    head = field(["0"], 8) + field(["X X X X", "Startdate 02-JAN-2020 X X X"], 80) + field(["02.01.20", "10.00.00"], 8)
+    head += field([256 * (n + 1)], 8) + field(["EDF+C"], 44) + field([seconds, 1], 8) + field([n], 4)
+    signals = len(names)
+    head += field([*names, "EDF Annotations"], 16) + field([""] * n, 80) + field(["uV"] * signals + [""], 8)
+    head += field(["-3276.7"] * signals + ["-1"], 8) + field(["3276.7"] * signals + ["1"], 8)
+    head += field(["-32767"] * n, 8) + field(["32767"] * n, 8) + field([""] * n, 80) + field(per, 8) + field([""] * n, 32)
+    out = [head.encode("ascii")]
+    for s in range(seconds):
+        out.append(np.round(10 * microvolts[:, s * rate:(s + 1) * rate]).astype("<i2").tobytes())
+        told = f"+{s}\x14\x14\x00" + "".join(f"+{on:g}\x15{d:g}\x14{word}\x14\x00" for on, d, word in marks
+                                            if s <= on < s + 1)  # fmt: skip
+        out.append(told.encode().ljust(240, b"\0"))
+    path.write_bytes(b"".join(out))
+
+
+def test_edf_is_read_as_it_says(tmp_path):
+    rng, table = np.random.default_rng(0), words_every()
+    values = np.round(rng.normal(0, 20, (3, 3000)), 1)  # µV, to the tenth that 16 bits hold here
+    marks = [*table.itertuples(index=False), (20.2, 1.1, "BAD_move")]
+    written_edf(tmp_path / "sub-01_task-a_eeg.edf", ["Fz", "Cz", "Pz"], values, 100, marks)
+    found = sensor_responses(tmp_path, plain(montage="standard_1005"))
+    good = np.concatenate(found.kept)
+    assert found.passages[0].words == WORDS and np.allclose(found.onsets[0], table.onset + 0.005)
+    assert np.flatnonzero(~good).tolist() == [*range(2020, 2131)] and len(found.data) == 3000 - 111
+    wanted = values[:, good].T
+    assert np.allclose(found.data, wanted - wanted.mean(0), atol=2e-3) and found.rois == ["Fz", "Cz", "Pz"]
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_eeglab_is_read_as_it_says(tmp_path, apart):
+    from scipy.io import savemat
+
+    rng, table = np.random.default_rng(0), words_every()
+    values = rng.normal(0, 20, (3, 3000)).astype(np.float32)  # µV
+    if apart:
+        (tmp_path / "sub-01_task-a_eeg.fdt").write_bytes(values.T.tobytes())
+    kinds = [(n, object) for n in ("labels", "type", "X", "Y", "Z")]
+    places = [("Fz", "EEG", 60.0, 0.0, 60.0), ("Cz", "EEG", 0.0, 0.0, 85.0), ("Pz", "EEG", -60.0, 0.0, 60.0)]
+    events = [(100 * r.onset + 1, 30.0, r.word) for r in table.itertuples()]  # samples, from 1
+    eeg = dict(setname="a", nbchan=3, trials=1, pnts=3000, srate=100.0, xmin=0.0, xmax=29.99, icawinv=[], icaweights=[],
+               icasphere=[], chanlocs=np.array(places, kinds), chaninfo=dict(nosedir="+X"), epoch=[], ref="common",
+               event=np.array(events, [("latency", object), ("duration", object), ("type", object)]),
+               data="sub-01_task-a_eeg.fdt" if apart else values)  # fmt: skip
+    savemat(tmp_path / "sub-01_task-a_eeg.set", dict(EEG=eeg), appendmat=False)
+    found = sensor_responses(tmp_path, plain())
+    assert found.passages[0].words == WORDS and np.allclose(found.onsets[0], table.onset + 0.005)
+    wanted = values.T.astype(float)
+    assert np.allclose(found.data, wanted - wanted.mean(0), atol=1e-3) and found.kept is None
+    assert np.isfinite(found.targets.sensor_x).all() and found.targets.sensor_y[0] > 0.03 > abs(found.targets.sensor_x[0])
+
+
+# Bad stretches ------------------------------------------------------------------------------------------------------
+
+
+def spoilt(folder, damage, seconds=60):
+    raw, table = eeg(seconds=seconds), words_every(gap=0.6, n=17)
+    table = pd.concat([table.assign(onset=table.onset + 12 * i) for i in range(4)])
+    raw.set_annotations(mne.Annotations([20.0, 24.03], [2.0, 0.5], ["BAD_move", "bad blink"]))
+    if damage is not None:
+        for on, end in ((2000, 2200), (2403, 2453)):
+            raw._data[:6, on:end] = damage
+    return saved(folder, raw, table=table)
+
+
+@pytest.mark.parametrize("config", [SensorConfig(), plain(), SensorConfig(reference="average")])
+def test_what_is_in_a_bad_stretch_changes_nothing(tmp_path, config):
+    clean, loud, gone = (sensor_responses(spoilt(tmp_path / n, d), config)
+                         for n, d in (("a", None), ("b", 0.05), ("c", np.nan)))  # fmt: skip
+    assert np.array_equal(clean.data, loud.data) and np.array_equal(clean.data, gone.data)
+    times = np.arange(len(clean.kept[0])) * clean.tr
+    half = clean.tr / 2
+    inside = (times > 20 - half) & (times < 22 + half) | (times > 24.03 - half) & (times < 24.53 + half)
+    assert np.array_equal(~clean.kept[0], inside) and len(clean.data) == (~inside).sum()
+    assert f"annotated as bad and left out: {inside.sum()} of" in clean.notes[0]
+
+
+def test_damage_in_a_bad_stretch_changes_no_score(tmp_path, tiny_reader):
+    from evonb.alignment.brain_objective import BrainScore
+
+    base, config = tiny_reader(0), AlignConfig("x", "mne", layers=(1,))
+    scores = [BrainScore(sensor_responses(spoilt(tmp_path / str(i), d)), config) for i, d in enumerate((None, 0.05))]
+    assert scores[0](base) == scores[1](base)
+    of = scores[0].of
+    X = of.layer_design(scores[0].hidden(base).values[0])
+    assert len(X) == len(of.data.data) == len(of.given["confounds"]) == len(of.given["groups"]) < 1500
+    rows = of.row_design("word-rate", None)
+    assert len(rows) == len(X)
+
+
+def test_delays_reach_over_a_bad_stretch(tmp_path):
+    found = sensor_responses(spoilt(tmp_path / "a", None))
+    whole = replace(found, kept=None, data=np.random.default_rng(0).standard_normal((1500, 6)), groups=np.zeros(1500))
+    values = np.random.default_rng(1).standard_normal((found.n_words, 2))
+    ask = dict(delays=found.pace["delays"])
+    assert np.array_equal(design(found, values, **ask), design(whole, values, **ask)[found.kept[0]])
+    both = (nuisance_design(x, **ask)["onset"] for x in (found, whole))
+    assert np.array_equal(next(both), next(both)[found.kept[0]])
+
+
+def test_a_recording_that_is_bad_throughout_is_refused(tmp_path):
+    raw = eeg()
+    raw.set_annotations(mne.Annotations([0], [40], ["BAD_all"]))
+    with pytest.raises(InputError, match="annotated as bad throughout"):
+        sensor_responses(saved(tmp_path / "a", raw, table=words_every()), plain())
+
+
+# Several people -----------------------------------------------------------------------------------------------------
+
+
+def person(folder, i, name, start, rate=100.0, **more):
+    table = words_every(start=start)
+    raw = eeg(rate=rate, seconds=30, seed=0, **more)
+    drive = np.zeros(raw.n_times)
+    drive[np.round(table.onset * rate).astype(int)] = [len(w) for w in WORDS]
+    raw._data[:6] = 1e-5 * (drive + 0.1 * np.random.default_rng(i).standard_normal((6, raw.n_times)))
+    return saved(folder, raw, name, table)
+
+
+def test_several_people_stand_side_by_side_at_the_same_moments(tmp_path):
+    for i, start in ((1, 1.0), (2, 2.5), (3, 1.2)):
+        person(tmp_path / "ds" / f"sub-{i:02}" / "eeg", i, f"sub-{i:02}_task-story_eeg.fif", start)
+    found = open_data(f"mne:{tmp_path / 'ds'}")
+    assert found.subjects == ["sub-01", "sub-02", "sub-03"] and found.targets.target[0] == "sub-01 Fz"
+    assert len(found.runs) == 1 and found.passages[0].words == WORDS and found.rois == NAMES
+    found = sensor_responses(tmp_path / "ds", plain())
+    at = np.floor(found.onsets[0] * 100).astype(int)  # letters stand at the samples of their words, in everyone
+    lengths = [len(w) for w in WORDS]
+    assert all(np.corrcoef(found.data[at, j], lengths)[0, 1] > 0.99 for j in range(18))
+    assert np.isclose(found.onsets[0][0], 1.005) and len(found.data) == round(100 * (1 + 30 - 2.5))
+    assert all(n.startswith("sub-0") for n in found.notes[:3])
+    one = sensor_responses(tmp_path / "ds" / "sub-02", plain())
+    assert one.subjects == ["one"] and one.targets.target[0] == "Fz"
+
+
+def test_bad_stretches_of_anyone_are_left_out_of_all(tmp_path):
+    for i in (1, 2):
+        folder = person(tmp_path / "ds", i, f"sub-0{i}_eeg.fif", 1.0 + i)
+    path = folder / "sub-02_eeg.fif"
+    raw = mne.io.read_raw(path, preload=True, verbose="ERROR")
+    raw.set_annotations(mne.Annotations([10.0], [1.0], ["BAD_x"])).save(path, overwrite=True, verbose="ERROR")
+    found = sensor_responses(tmp_path / "ds", plain())
+    assert np.flatnonzero(~found.kept[0]).tolist() == [*range(900, 1001)]  # one second less lies before the first word
+    assert "samples that are bad for anyone are left out: 101" in found.notes
+
+
+def test_a_folder_for_each_person_and_who_cant_be_put_together(tmp_path):
+    for who in ("anna", "bert"):
+        person(tmp_path / "ds" / who, 1, "story_raw.fif", 1.0)
+    assert sensor_responses(tmp_path / "ds", plain()).subjects == ["one"]  # two recordings of one person, as before
+    (tmp_path / "both.json").write_text(json.dumps(dict(path="ds", rate=100.0, band=None, people="folders")))
+    assert open_data(f"mne:{tmp_path / 'both.json'}").subjects == ["anna", "bert"]
+    for name, table, message in (
+            ("words", words_every().assign(word=WORDS[::-1]), "sub-02 met other words than sub-01"),
+            ("times", words_every(gap=1.4), "up to 1.6 s earlier or later than sub-01")):  # fmt: skip
+        person(tmp_path / name, 1, "sub-01_eeg.fif", 1.0)
+        saved(tmp_path / name, eeg(), "sub-02_eeg.fif", table)
+        with pytest.raises(InputError, match=message):
+            sensor_responses(tmp_path / name)
+    person(tmp_path / "more", 1, "sub-01_run-1_eeg.fif", 1.0)
+    person(tmp_path / "more", 1, "sub-01_run-2_eeg.fif", 1.0)
+    person(tmp_path / "more", 2, "sub-02_run-1_eeg.fif", 1.0)
+    with pytest.raises(InputError, match="different numbers of recordings: .*'sub-01': 2"):
+        sensor_responses(tmp_path / "more")
+    person(tmp_path / "whose", 1, "sub-01_eeg.fif", 1.0)
+    person(tmp_path / "whose", 1, "other_eeg.fif", 1.0)
+    with pytest.raises(InputError, match="sub-01, but whose is .*other_eeg.fif"):
+        sensor_responses(tmp_path / "whose")
+
+
+def test_epochs_of_several_people(tmp_path):
+    for i in (1, 2):
+        epoched(tmp_path / "ds" / f"sub-0{i}")
+    found = sensor_responses(tmp_path / "ds", SensorConfig(bins=0.2))
+    assert found.data.shape == (16, 2 * 18) and found.subjects == ["sub-01", "sub-02"]
+    epoched(tmp_path / "ds" / "sub-02", n=12)
+    with pytest.raises(InputError, match=r"sub-02 has other epochs than sub-01 \(12 and 16\)"):
+        sensor_responses(tmp_path / "ds")
+
+
 def test_without_mne_the_extra_is_named(tmp_path, monkeypatch):
     import sys
 
@@ -295,7 +483,7 @@ def epoched(folder, gap=100, n=16, meta=True, tmax=0.5, **more):
     ids = {f"{i} {w}" if not meta else str(i): i for i, w in enumerate(WORDS[:n])}
     epochs = mne.EpochsArray(data, info, events, -0.1, ids, metadata=about, verbose="ERROR", **more)
     epochs.set_montage("standard_1005")
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True, parents=True)
     epochs.save(folder / "words-epo.fif", overwrite=True, verbose="ERROR")
     return data
 
