@@ -284,7 +284,8 @@ def written_edf(path, names, microvolts, rate, marks):
     signals = len(names)
     head += field([*names, "EDF Annotations"], 16) + field([""] * n, 80) + field(["uV"] * signals + [""], 8)
     head += field(["-3276.7"] * signals + ["-1"], 8) + field(["3276.7"] * signals + ["1"], 8)
-    head += field(["-32767"] * n, 8) + field(["32767"] * n, 8) + field([""] * n, 80) + field(per, 8) + field([""] * n, 32)
+    head += field(["-32767"] * n, 8) + field(["32767"] * n, 8) + field([""] * n, 80)
+    head += field(per, 8) + field([""] * n, 32)
     out = [head.encode("ascii")]
     for s in range(seconds):
         out.append(np.round(10 * microvolts[:, s * rate:(s + 1) * rate]).astype("<i2").tobytes())
@@ -327,7 +328,8 @@ def test_eeglab_is_read_as_it_says(tmp_path, apart):
     assert found.passages[0].words == WORDS and np.allclose(found.onsets[0], table.onset + 0.005)
     wanted = values.T.astype(float)
     assert np.allclose(found.data, wanted - wanted.mean(0), atol=1e-3) and found.kept is None
-    assert np.isfinite(found.targets.sensor_x).all() and found.targets.sensor_y[0] > 0.03 > abs(found.targets.sensor_x[0])
+    x, y = found.targets.sensor_x, found.targets.sensor_y
+    assert np.isfinite(x).all() and y[0] > 0.03 > abs(x[0])
 
 
 # Bad stretches ------------------------------------------------------------------------------------------------------

@@ -102,8 +102,9 @@ def files_of_people(
         if how == "folders" and len(parts) > 1: own = [parts[-1]]
         out.setdefault(own[0] if own else "one", []).append(p)
     if len(out) > 1 and "one" in out:
-        raise InputError(f"{folder} holds {first_names([k for k in out if k != 'one'], 4)}, but whose is {out['one'][0]}? "
-                         'Call each file or folder sub-XX, or give a folder for each person ("people": "folders").')
+        known = first_names([k for k in out if k != "one"], 4)
+        raise InputError(f"{folder} holds {known}, but whose is {out['one'][0]}? Call each file or folder sub-XX, or "
+                         'give a folder for each person ("people": "folders").')
     return dict(one=files) if len(out) == 1 else out
 
 # %% ../../../nbs/alignment/sources/32_sensors.ipynb #702415b1
@@ -559,8 +560,9 @@ def sensor_items(
     words, groups = next(iter(made.values()))[:2]
     for p, (own, of, *_) in made.items():
         if own != words or of.tolist() != groups.tolist():
-            raise InputError(f"{people[p]}: {p} has other epochs than {next(iter(made))} ({len(own)} and {len(words)}), "
-                             "so they don't belong together: keep the same words of all, or name the file of one.")
+            raise InputError(f"{people[p]}: {p} has other epochs than {next(iter(made))} ({len(own)} and "
+                             f"{len(words)}), so they don't belong together: keep the same words of all, or name the "
+                             "file of one.")
     several = len(made) > 1
     table = pd.concat([named_person(t, p if several else None) for p, (*_, t, _) in made.items()], ignore_index=True)
     data, notes = np.hstack([d for _, _, d, _, _ in made.values()]), [n for *_, told in made.values() for n in told]
