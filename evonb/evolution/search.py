@@ -41,26 +41,28 @@ class Told:
 
 # %% ../../nbs/evolution/14_search.ipynb #b4442457
 def _now(x): # what may change of an individual
-    return (x.digest, x.value, x.smooth, x.own_value, x.stale, id(x.genome), id(x.margins),
-            *((k, id(g)) for k, g in x.memory.items()))
+    own = (x.digest, x.value, x.smooth, x.own_value, x.stale, id(x.genome), id(x.margins))
+    return (*own, *((k, id(g)) for k, g in x.memory.items())) if x.memory else own
 
 # %% ../../nbs/evolution/14_search.ipynb #4bf23ffd
 @patch
 def place(self: Told, individuals) -> list: # (part, index) of each
     "Where individuals lie; those that lie nowhere yet, or among the dead, become a new part."
-    known = {x: at for x in individuals if (at := self.places.get(x)) and at[1] == _now(x)}
-    alive = Counter(part for part, _ in {at for at, _ in known.values()})
-    def stays(x): return x in known and 2 * alive[known[x][0][0]] >= self.sizes[known[x][0][0]]
-    moved = {known[x][0] if x in known else x: x for x in reversed(individuals) if not stays(x)}
+    known = {x: at[0] for x in individuals if (at := self.places.get(x)) and at[1] == _now(x)}
+    alive = Counter(part for part, _ in set(known.values()))
+    thin = {part for part, n in alive.items() if 2 * n < self.sizes[part]}
+    go = [x for x in individuals if x not in known or (thin and known[x][0] in thin)]
+    moved = {known.get(x, x): x for x in reversed(go)}
     fresh = list(reversed(moved.values()))
     index = {at: i for i, at in enumerate(reversed(moved))}
     if fresh:
         tensors, rows = pack_individuals(self.space, fresh)
         write_tensors(self.part(self.n_parts), tensors, dict(individuals=rows))
-    for x in dict.fromkeys(individuals):
-        if not stays(x): self.places[x] = (self.n_parts, index[known[x][0] if x in known else x]), _now(x)
+    new = {x: (self.n_parts, index[known.get(x, x)]) for x in go}
+    for x, at in new.items(): self.places[x] = at, _now(x)
     if fresh: self.sizes[self.n_parts], self.n_parts = len(fresh), self.n_parts + 1
-    return [self.places[x][0] for x in individuals]
+    known |= new
+    return [known[x] for x in individuals]
 
 # %% ../../nbs/evolution/14_search.ipynb #c0463745
 def _runs(places):
