@@ -5,59 +5,36 @@ Sphinx's own search fetches each page for its extract, which a browser refuses f
 
 import json
 import re
-from dataclasses import dataclass, field
-from html.parser import HTMLParser
 from pathlib import Path
 
 SKIPPED = {"script", "style", "svg", "nav", "template", "button", "math"}  # of these nobody wants an extract
-VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
 PLACES = {"section", "dt", "article"}  # elements whose id is a place to lead to
 LONGEST = 6000  # characters of one place
 
 
-@dataclass
-class Texts(HTMLParser):
-    "A page's text, place by place: what a reader sees of its article, without outputs of widgets and figures."
-    places: list = field(default_factory=list)  # of [id, list of pieces of text]
-    open: list = field(default_factory=list)  # tags, from the outermost
-    skipped: int = 0  # how many open tags are left out
-    inside: int = 0  # how deep below the article
-
-    def __post_init__(self):
-        super().__init__(convert_charrefs=True)
-
-    def handle_starttag(self, tag, attrs):
-        if tag in VOID:
-            return
-        found = {k: v or "" for k, v in attrs}
-        if self.inside or tag == "article":
-            self.inside += 1
-        left = tag in SKIPPED or "headerlink" in found.get("class", "") or "prev-next" in found.get("class", "")
-        if self.skipped or left:
-            self.skipped += 1
-        elif self.inside and (tag == "article" or tag in PLACES and found.get("id")):
-            self.places.append([found.get("id", ""), []])
-        self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        if tag not in self.open:
-            return
-        while self.open:  # what wasn't closed ends with what holds it
-            last = self.open.pop()
-            self.inside, self.skipped = max(0, self.inside - 1), max(0, self.skipped - 1)
-            if last == tag:
-                break
-
-    def handle_data(self, data):
-        if self.inside and not self.skipped and self.places:
-            self.places[-1][1].append(data)
+def is_skipped(element) -> bool:
+    "Whether nobody wants to find what stands in it: scripts, drawings, menus, the signs beside headings."
+    said = element.get("class", "")
+    return element.tag in SKIPPED or "headerlink" in said or "prev-next" in said
 
 
 def texts_of(page: str) -> list[list[str]]:
-    "[id, text] of each place of a page that has text."
-    reader = Texts()
-    reader.feed(page)
-    joined = [[place, re.sub(r"\s+", " ", " ".join(pieces)).strip()] for place, pieces in reader.places]
+    "[id, text] of each place of a page's article that has text, without outputs of widgets and figures."
+    from lxml import etree, html
+
+    places = []
+    for article in html.document_fromstring(page).iter("article"):
+        walk = etree.iterwalk(article, events=("start", "end", "comment"))
+        for event, e in walk:
+            if event == "start" and is_skipped(e):
+                walk.skip_subtree()
+            elif event == "start":
+                if e is article or e.tag in PLACES and e.get("id"):
+                    places.append([e.get("id", ""), []])
+                places[-1][1].append(e.text or "")
+            elif e is not article:
+                places[-1][1].append(e.tail or "")
+    joined = [[place, re.sub(r"\s+", " ", " ".join(pieces)).strip()] for place, pieces in places]
     return [[place, text[:LONGEST]] for place, text in joined if text]
 
 
