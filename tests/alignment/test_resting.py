@@ -10,7 +10,7 @@ import pytest
 from evonb.alignment.data import open_data
 from evonb.alignment.parcels import make_parcels
 from evonb.alignment.sources import resting
-from evonb.alignment.sources.resting import REST_NAME, resting_brain
+from evonb.alignment.sources.resting import REST_NAME, lag_correlations, resting_brain
 from evonb.alignment.sources.toy_brain import toy_brain
 from evonb.core import DamagedFileError, InputError, Seeds
 from evonb.datasets import MissingCorpusError, published
@@ -77,3 +77,16 @@ def test_what_is_wrong_is_said(brain, monkeypatch):
 def test_the_real_one():
     brain = resting_brain()
     assert brain.data.shape == (652, 311) and brain.subject_nuisance["sub-010188"].shape == (652, 26)
+
+
+def test_autocorrelation_by_lag_is_that_of_a_plain_loop(brain):
+    found = resting_brain(brain[0], vertices=True)
+    ours = lag_correlations(found, 5)
+    for j in (0, 1000, 4000):
+        one = found.data[:, j].astype(float)
+        assert np.allclose(ours[:, j], [np.corrcoef(one[: 40 - k], one[k:])[0, 1] for k in range(6)])
+    heard = toy_brain(Seeds(0), n_subjects=1, n_rois=2, n_runs=2, n_sentences=40)[0]
+    each = [np.corrcoef(heard.data[run][:-1, 0], heard.data[run][1:, 0])[0, 1] for _, run in heard.runs]
+    assert np.isclose(lag_correlations(heard, 1)[1, 0], np.mean(each), atol=1e-6)  # not across the end of a run
+    with pytest.raises(InputError, match="holds items, which have no lags"):
+        lag_correlations(toy_brain(Seeds(0), kind="items", n_sentences=20)[0])
