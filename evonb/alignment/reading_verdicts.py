@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from .verdicts import judge_arms
+from .verdicts import judge_arms, over_blocks
 from ..statistics import counted, crossed_mean, factor_test, judge_family, judged, spread, verdict
 
 # %% ../../nbs/alignment/27_reading_verdicts.ipynb #3a7c968c
@@ -41,10 +41,12 @@ def judge_reading(
     "All that stands beside the gains, each with a family over the arms."
     of = {a: ds.arm.values == a for a in dict.fromkeys(ds.arm.values.tolist())}
     fixed = lambda v: (model,) if len(v) == 1 else ()
-    def over(name, unit):
+    def over(name, unit, crossed=None): # crossed: the same by story, so that both are tested at once
         values = {a: part(ds[name].values, rows) for a, rows in of.items()}
         known = {a: v for a, v in values.items() if np.isfinite(v).any()}
-        return judge_family({a: crossed_mean(v, (model, unit), fixed(v)) for a, v in known.items()})
+        told = {a: crossed_mean(v, (model, unit), fixed(v)) for a, v in known.items()}
+        by = {a: None if crossed is None else part(ds[crossed].values, of[a]).mean(0) for a in told}
+        return judge_family({a: over_blocks(d, by[a], "story") for a, d in told.items()})
     several = int(ds.n_folds) if ds.folds == "whole stories" else 1
     found = dict(slope=judge_family({a: slope_test(part(ds.effect.values, rows)[:, 0], part(ds.slope_se.values, rows),
                                                    int(ds.n_readers), several, model) for a, rows in of.items()}))
@@ -52,7 +54,7 @@ def judge_reading(
         if name not in ds: continue
         gains = {a: part(ds[name].values, rows) for a, rows in of.items()}
         found[name] = {a: v["gain"] for a, v in judge_arms(gains, "story", single, model=model).items()}
-    if "reader_gain" in ds: found["reader_gain"] = over("reader_gain", "person")
+    if "reader_gain" in ds: found["reader_gain"] = over("reader_gain", "person", "gain" if "gain" in ds else None)
     if "curve_gain" in ds: found["curve"] = over("curve_gain", "story")
     return {a: {k: v.get(a) for k, v in found.items()} for a in of}
 
@@ -66,7 +68,8 @@ def beside_statement(
     for name, what in (("gain_log", "log"), ("gain_raw", "raw")):
         if d := found.get(name): out += f" On {what} times {arm}'s gain beyond the baseline {verdict(d, *said)}."
     if d := found.get("reader_gain"):
-        out += f" Over {counted(d['units'].get('person', 0), 'person')} it {verdict(d, *said)}."
+        over = " and ".join(counted(d["units"][u], u) for u in ("person", "story") if u in d["units"])
+        out += f" Over {over} {'at once ' * (' and ' in over)}it {verdict(d, *said)}."
     if d := found.get("slope"): out += f" A bit takes {d['mean']:+.2f} ms, which {verdict(d, *said)}."
     if (d := found.get("curve")) and d["p"] is not None:
         out += " " + verdict(d, "A curve of surprisal foresees held-out times better than a line.",

@@ -687,9 +687,11 @@ def block_means(self: Alignment,
     return known_mean(np.stack([known_mean(v[..., of == p], -1) for p in dict.fromkeys(of.tolist())]))
 
 @patch
-def block_gains(self: Alignment, ds): # -> (n_models, n_folds); None where nobody shares a text with others, or no row
-    "The gains of `tables` by block of the text instead of by person."
+def block_gains(self: Alignment, ds): # -> (n_models, n_folds or n_readers); None where these are one, or no row
+    "The gains of `tables` by block of the text instead of by person; of reading times by reader instead of by story."
     import xarray as xr
+    if self.item() == "story":
+        return ds.reader_gain.transpose("model", "reader").values if ds.sizes.get("reader", 0) > 1 else None
     if self.item() != "person" or "row" not in ds.dims: return None
     best = [chosen_scores(ds.sel(model=m), "gain_fold").drop_vars(("layer", "fold"), errors="ignore") for m in ds.model]
     return self.block_means(xr.concat(best, "model", coords="minimal", compat="override"), "model")
@@ -719,9 +721,11 @@ def judge(self: Alignment, ds) -> dict: # arm -> its measures and differences
     gain = {a: part(values["gain"], rows) for a, rows in of.items()}
     single, own = (reference_arm(gain),) if self.published else (), self.block_gains(ds)
     blocks = None if own is None else {a: part(own, rows) for a, rows in of.items()}
-    judged = judge_arms(gain, item, single, model=model, blocks=blocks)
-    with_rows = blocks and blocks | dict(zip(ds.row.values.tolist(), self.block_means(ds.row_gain_fold, "row")))
-    versus = judge_rows(gain, self.row_gains(ds), item, single, model, with_rows)
+    unit, alone = ("person", {}) if item == "story" else ("block", self.row_gains(ds))
+    judged = judge_arms(gain, item, single, model=model, blocks=blocks, block=unit)
+    with_rows = blocks
+    if blocks and alone: with_rows = blocks | dict(zip(alone, self.block_means(ds.row_gain_fold, "row")))
+    versus = judge_rows(gain, alone, item, single, model, with_rows, unit)
     fixed = lambda x: (model,) if len(x) == 1 else ()
     told = {a: {m: describe(x := part(v, rows), (model, item), fixed(x)) for m, v in values.items() if m != "gain"}
             for a, rows in of.items()}
@@ -789,8 +793,9 @@ def explained_facts(self: Alignment, ds): # -> list of str
 def reading_facts(self: Alignment, ds): # -> list of str
     "What stands above the table of reading times."
     said = f", readers' ceiling r = {float(ds.ceiling):.3f}" if "ceiling" in ds and np.isfinite(ds.ceiling) else ""
-    n = counted(len(self.data.passages), "story")
-    over = f"intervals and tests over an arm's models and {n}; p and intervals of gains by Holm over all of the " \
+    n, readers = counted(len(self.data.passages), "story"), ds.sizes.get("reader", 0)
+    both = f", for gains also over {counted(readers, 'person')} at once" if readers > 1 else ""
+    over = f"intervals and tests over an arm's models and {n}{both}; p and intervals of gains by Holm over all of the " \
            "table's comparisons"
     if len(self.data.passages) == 1: over = "one story, so no intervals or tests between stories"
     facts = [f"{self.data.name}: {np.isfinite(self.data.time).sum():,} words with times, {n}; mean over stories; "

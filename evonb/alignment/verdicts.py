@@ -48,13 +48,14 @@ def compared(
 # %% ../../nbs/alignment/27_verdicts.ipynb #4cd9c6e5
 def over_blocks(
     found: dict, # what a test over models and people told
-    blocks # (n_blocks,) the same comparison in each block of the text, mean over people; None: there are none
+    blocks, # (n_blocks,) the same comparison in each block of the text, mean over people; None: there are none
+    unit: str = "block" # what a block is: "story", or "person" where the test was over stories
 ) -> dict: # as `statistics.judged`
     "The comparison by person and by block at once; what can't be told of people isn't told of blocks either."
     if blocks is None or found["one"] is not None or found["mean"] is None: return found
     v = np.asarray(blocks, float)
     v = v[np.isfinite(v)]
-    test = factor_test("block", found["mean"], spread(v)**.5, len(v) - 1, len(v), 2.**(1 - len(v)))
+    test = factor_test(unit, found["mean"], spread(v)**.5, len(v) - 1, len(v), 2.**(1 - len(v)))
     tests = [t for t in found["tests"] if t["over"] != "both"] + [test]
     return judged(found["mean"], [], tests) | {k: found[k] for k in ("n", "sd")}
 
@@ -74,7 +75,8 @@ def judge_arms(
     single: tuple = (), # arms that are one model, itself and no sample: a published one; `ALONE` are, too
     reference: str | None = None, # the arm that others are compared with; None: `reference_arm`
     model: str = "seed", # what a model is: a newborn, or an evolution with the mean of its newborns
-    blocks: dict | None = None # arm -> (n_models, n_blocks) gains by block of the text that all heard; None: untested
+    blocks: dict | None = None, # arm -> (n_models, n_blocks) gains by block of the text that all heard; None: untested
+    block: str = "block" # what a block is
 ) -> dict: # arm -> gain, difference (from the reference), learned (beyond untrained models); see `judge_family`
     "Every arm's gain and its differences from the reference and from untrained models, one family; rows apart."
     ref, units, found, rows = reference or reference_arm(gain), (model, item), {}, {}
@@ -82,11 +84,11 @@ def judge_arms(
     for a, v in gain.items(): # one model is no sample: it is told of itself
         own = "seed" if a == "untrained" else model # whoever learned nothing comes of no evolution
         told = crossed_mean(v, (own, item), (own,) if len(v) == 1 else ())
-        (rows if a in ALONE and a != ref else found)["gain", a] = over_blocks(told, of.get(a))
+        (rows if a in ALONE and a != ref else found)["gain", a] = over_blocks(told, of.get(a), block)
         for b in (ref, "untrained"):
             if b not in gain or a == b or (b, a) in found or {a, b} & {*ALONE}: continue
             told = compared(v, gain[b], units, (a in single, b in single))
-            found[a, b] = over_blocks(told, of[a] - of[b] if of else None)
+            found[a, b] = over_blocks(told, of[a] - of[b] if of else None, block)
     found = judge_family(found) | judge_family(rows)
     def versus(a, b): return found[a, b] if (a, b) in found else turned(found.get((b, a)))
     return {a: dict(gain=found["gain", a], n_seeds=len(v), difference=versus(a, ref) if a != ref else None,
@@ -99,14 +101,15 @@ def judge_rows(
     item: str = "person", # what an item is
     single: tuple = (), # arms that are one model, as `judge_arms` takes them
     model: str = "seed", # what a model is
-    blocks: dict | None = None # arm -> (n_models, n_blocks), row -> (n_blocks,), as `judge_arms` takes them
+    blocks: dict | None = None, # arm -> (n_models, n_blocks), row -> (n_blocks,), as `judge_arms` takes them
+    block: str = "block" # what a block is
 ) -> dict: # arm -> row -> how much more the arm explains, one family (Holm) for each arm
     "Every arm against all that it must beat; what is a row itself is held against none."
     beside = {k: np.asarray(v, float)[None] for k, v in rows.items()} | {a: gain[a] for a in MUST_BEAT if a in gain}
     one, of = {*single, *ALONE, *rows}, {a: np.mean(np.atleast_2d(v), 0) for a, v in (blocks or {}).items()}
     def one_row(a, v, r, b):
         told = compared(v, b, (model, item), (a in one or len(v) == 1, r in one or len(b) == 1))
-        return over_blocks(told, of[a] - of[r] if of else None)
+        return over_blocks(told, of[a] - of[r] if of else None, block)
     return {a: judge_family({r: one_row(a, v, r, b) for r, b in beside.items()})
             for a, v in gain.items() if a not in MUST_BEAT}
 

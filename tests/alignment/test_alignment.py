@@ -391,9 +391,15 @@ def test_reading_times_of_every_arm(grown, tmp_path):
     assert int(ds.left_out.sum()) == ds.n_left_out == (~ds.fitted.values).sum() == 3 * 6
     assert summary["dropped"] == dict(single_times=summary["dropped"]["single_times"], readers=0)
     random = summary["arms"]["random"]
-    assert ds.reading_model == "slopes" and random["reader_gain"]["units"] == dict(seed=2, person=30)
+    assert ds.reading_model == "slopes" and random["reader_gain"]["units"] == dict(seed=2, person=30, story=6)
+    assert random["gain"]["units"] == random["difference"]["units"] == dict(seed=2, story=6, person=30)
+    over = {t["over"]: t for t in random["gain"]["tests"]}
+    mean, readers = random["gain"]["mean"], ds.reader_gain.values[ds.arm.values == "random"].mean(0)
+    t = mean / (readers.std(ddof=1) / len(readers) ** 0.5)
+    assert over["person"]["p"] == pytest.approx(2 * stats.t.sf(abs(t), len(readers) - 1)) and "both" in over
+    assert random["gain"]["p"] == max(t["p"] for t in over.values())
     assert set(random["slope"]["units"]) == {"seed", "person", "story"} and random["curve"]["family"] == 7
-    assert "On log times" in summary["statement"] and "Over 30 people" in summary["statement"]
+    assert "On log times" in summary["statement"] and "Over 30 people and 6 stories at once" in summary["statement"]
     facts = " | ".join(summary["facts"])
     assert "single times of 30 people" in facts and "spillover: 2 previous words, as was asked" in facts
     assert "cover 100.0% of the words read" in facts and "18 of 1,500 words are in no regression" in facts

@@ -96,6 +96,19 @@ def test_people_who_agree_by_luck_of_one_text_are_no_verdict():
     assert wrong[0] / 400 > 0.3 and wrong[1] / 400 <= 0.05
 
 
+def test_readers_and_stories_are_tested_at_once():
+    "Readers and stories that each differ: over one of both alone, too much is found."
+    rng, wrong, names = np.random.default_rng(14), np.zeros(3), ("story", "person")
+    for _ in range(400):
+        cells = rng.normal(size=(12, 1)) + rng.normal(size=(1, 8)) + rng.normal(size=(12, 8))  # reader by story
+        gain, blocks = dict(base=cells.mean(0)[None]), dict(base=cells.mean(1)[None])
+        both = judge_arms(gain, "story", ("base",), blocks=blocks, block="person")["base"]["gain"]
+        assert both["units"] == dict(story=8, person=12) and {t["over"] for t in both["tests"]} == {*names, "both"}
+        alone = (judge_arms(g, u, ("base",))["base"]["gain"]["p"] for g, u in zip((gain, blocks), names))
+        wrong += [p < 0.05 for p in (*alone, both["p"])]
+    assert wrong[0] / 400 > 0.1 and wrong[1] / 400 > 0.1 and wrong[2] / 400 <= 0.05
+
+
 @pytest.mark.parametrize(
     ("mean", "says"),
     [(5, "connectome explains more than the baseline"), (-5, "connectome explains less than the baseline"),
