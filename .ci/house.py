@@ -67,14 +67,14 @@ def functions(path: Path) -> list[Function]:
 
 def edges(project: Project, functions_too: bool) -> dict[str, set[str]]:
     "Module -> modules that it imports, seen through faces; with or without the imports inside functions."
-    names, found = Names.of(project), {}
-    for module, path in project.modules().items():
+    names, modules, found = Names.of(project), project.modules(), {}
+    for module, path in modules.items():
         here = names.full(module.rpartition(".")[0])
         tree = ast.parse(path.read_text(encoding="utf-8"))
         body = [tree] if functions_too else list(statements(tree.body, typing=False))
         shallow = [n for n in body if isinstance(n, (ast.Module, ast.Import, ast.ImportFrom))]
         parts = set().union(*(imported(n, names, here) for n in shallow))
-        found[module] = {p for p in parts if p in project.modules()} - {module}
+        found[module] = {p for p in parts if p in modules} - {module}
     return found
 
 

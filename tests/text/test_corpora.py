@@ -491,9 +491,11 @@ def spread(path, n, at):
     from tokenizers import Tokenizer, models, pre_tokenizers
     ids = [i + at[1] * (i >= at[0]) for i in range(n + 1)]
     words = ["<|endoftext|>", "[UNK]", *(f"w{i}" for i in range(n - 1))]
-    tokenizer = Tokenizer(models.WordLevel(dict(zip(words, ids)), "[UNK]"))
+    tokenizer = Tokenizer(models.WordLevel(dict(zip(words, range(n + 1))), "[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.save(str(path))
+    stored = json.loads(tokenizer.to_str())  # its own `save` looks at every id up to the highest
+    stored["model"]["vocab"] = dict(zip(words, ids))
+    path.write_text(json.dumps(stored))
     return path
 
 
