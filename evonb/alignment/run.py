@@ -795,8 +795,8 @@ def reading_facts(self: Alignment, ds): # -> list of str
     said = f", readers' ceiling r = {float(ds.ceiling):.3f}" if "ceiling" in ds and np.isfinite(ds.ceiling) else ""
     n, readers = counted(len(self.data.passages), "story"), ds.sizes.get("reader", 0)
     both = f", for gains also over {counted(readers, 'person')} at once" if readers > 1 else ""
-    over = f"intervals and tests over an arm's models and {n}{both}; p and intervals of gains by Holm over all of the " \
-           "table's comparisons"
+    over = f"intervals and tests over an arm's models and {n}{both}; p and intervals of gains by Holm over all of " \
+           "the table's comparisons"
     if len(self.data.passages) == 1: over = "one story, so no intervals or tests between stories"
     facts = [f"{self.data.name}: {np.isfinite(self.data.time).sum():,} words with times, {n}; mean over stories; "
              f"{over}{said}",

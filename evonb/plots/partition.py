@@ -185,6 +185,7 @@ def geometry_figure(
     captioned(fig, over, f"a block: {ds.attrs['block']}; {ceiling}")
     fig.update_xaxes(title_text="layer (0 = embeddings)", row=1, col=1, dtick=max(1, ds.sizes["layer"] // 12))
     fig.update_xaxes(title_text="without a model", tickangle=45, row=1, col=2)
-    shown = np.r_[0, known_mean(tables["block"], 2).ravel(), [t["mean"] for t in told], ds.lower, ds.upper] # wide bands are cut
+    means = known_mean(tables["block"], 2).ravel()
+    shown = np.r_[0, means, [t["mean"] for t in told], ds.lower, ds.upper] # wide bands are cut
     fig.update_yaxes(range=[max(np.nanmin(shown) - .15, -1), min(np.nanmax(shown) + .15, 1)])
     return fig.update_yaxes(title_text=f"similarity ({ds.attrs['how']})", row=1, col=1)
