@@ -596,7 +596,9 @@ def corpus_options(
     p # the command's parser
 ):
     "What is read."
-    p.add_argument("--corpus", metavar="PATH_OR_NAME", help="a file, folder, glob or built-in corpus (listed below)")
+    p.add_argument("--corpus", metavar="PATH_OR_NAME",
+                   help="a file, folder or glob, a data set of the hub (hf:OWNER/NAME[@REVISION][:FILE]), or a built-in "
+                        "corpus (listed below)")
     p.add_argument("--develop-on", metavar="PATH_OR_NAME",
                    help="another corpus that newborns are raised, validated and tested on; one tokenizer is trained on "
                         "both (default: --corpus, a part of which evolution doesn't read)")
@@ -745,7 +747,8 @@ def develop_options(
     "What `evonb develop` takes."
     p.add_argument("run", nargs="?", metavar="RUN", help="a run whose evolution is over")
     p.add_argument("--connectome", metavar="FILE",
-                   help="a stored connectome to develop with in a new run, or a published .pt with a mask")
+                   help="a stored connectome to develop with in a new run, or a published .pt with a mask; "
+                        "hf:OWNER/NAME[@REVISION]:FILE is one of the hub's")
     experiment_options(p)
     arm_options(p)
 
@@ -1798,7 +1801,8 @@ def wiring_options(
 ):
     "What `evonb wiring` takes."
     p.add_argument("source", metavar="RUN_OR_FILE",
-                   help="a run, a stored connectome (.safetensors), a published .pt, or a graph (.npz, .graphml)")
+                   help="a run, a stored connectome (.safetensors), a published .pt, or a graph (.npz, .graphml); "
+                   "hf:OWNER/NAME[@REVISION]:FILE is one of the hub's")
     p.add_argument("--nulls", type=names_of, metavar="A,B",
                    help="controls to hold it against (default: all arms with a wiring of their own)")
     p.add_argument("--draws", type=int, default=99, metavar="N",
@@ -1808,7 +1812,7 @@ def wiring_options(
                    help="measure a sample of at most so many units of each group; 0: all (default: all, but 256 of "
                    "wirings with more than 4 million weights)")
     p.add_argument("--out", metavar="FILE", help="where the result goes, ending in .zarr.zip (default: in the run, or "
-                   "beside the file)")
+                   "beside the file; of the hub's here)")
     p.add_argument("--graph", metavar="FILE", help="also write the last wiring as a graph: .npz or .graphml")
     p.set_defaults(resume=True)
 
@@ -1823,14 +1827,17 @@ def do_wiring(
     from evonb.connectomes import statistics
     from evonb.connectomes.generations import n_stored_lineages
     from evonb.connectomes.graph import wiring_graph
+    from evonb.hub import hub_name
     from evonb.store import open_run
     given = dict(nulls=args.nulls, n_draws=args.draws, max_units=args.max_units)
     run, source = Path(args.source).is_dir(), Path(args.source)
     if run and args.out: raise InputError(f"What is measured of {source} is stored in it; --out goes with a file.")
     if args.last and not run: raise InputError(f"--last goes with a run, but {source} is a file.")
-    out = args.out or source.with_name(f"{source.stem}.wiring.zarr.zip")
-    if args.graph: wiring_graph(*statistics.open_wiring(source)).save(args.graph)
-    if not run: return print(wiring_text(statistics.measure_file(source, out, **given)), f"\nstored: {out}", sep="\n")
+    name = f"{source.stem}.wiring.zarr.zip"
+    out = args.out or (name if hub_name(args.source) else source.with_name(name)) # not into the hub's cache
+    if args.graph: wiring_graph(*statistics.open_wiring(args.source)).save(args.graph)
+    if not run:
+        return print(wiring_text(statistics.measure_file(args.source, out, **given)), f"\nstored: {out}", sep="\n")
     n = max(1, n_stored_lineages(open_run(source)))
     found = []
     for k in range(n): # one evolution after another

@@ -5,8 +5,10 @@ import filecmp
 import hashlib
 import json
 import socket
+import sys
 import threading
 import zipfile
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -15,9 +17,11 @@ import pytest
 import torch
 
 from evonb.cli import main
-from evonb.core import DamagedFileError, InputError, Remark, Seeds
+from evonb.core import CorpusError, DamagedFileError, InputError, MissingExtraError, Remark, Seeds
+from evonb.datasets import MissingCorpusError
 from evonb.hub import from_hub, hub_name
-from evonb.text.tokens import train_tokenizer
+from evonb.text.corpora import load_corpus
+from evonb.text.tokens import CorpusConfig, prepare, train_tokenizer
 from evonb.training.base import open_base, save_base
 from evonb.training.gpt import GPTConfig, new_gpt
 from evonb.training.stock import farthest_apart, to_stock
@@ -33,6 +37,7 @@ class Hub:
     def __init__(self):
         self.files, self.refs, self.asked, self.gated, self.break_after, self.spoil = {}, {}, [], set(), None, None
         self.there, self.private, self.stored, self.most = False, False, {}, None  # most: objects, then it hangs up
+        self.shelf = "models"  # or datasets
 
     def push(self, files, branch="main"):
         "A commit: path -> bytes."
@@ -75,6 +80,9 @@ class Answer(BaseHTTPRequestHandler):
             return self.json(dict(error="Repository not found"), 404, X_Error_Code="RepoNotFound")
         if path.startswith("/cdn/"):
             return self.content(self.hub.files[path.split("/")[2]][unquote("/".join(path.split("/")[3:]))])
+        if ("datasets/" in path[:14]) != (self.hub.shelf == "datasets"):
+            return self.json(dict(error="Repository not found"), 404, X_Error_Code="RepoNotFound")
+        path = path.replace("/api/datasets/", "/api/models/").replace("/datasets/", "/")
         if not path.startswith((f"/api/models/{REPO}/", f"/{REPO}/")) and path != f"/api/models/{REPO}":
             return self.json(dict(error="Repository not found"), 404, X_Error_Code="RepoNotFound")
         if REPO in self.hub.gated:
@@ -154,7 +162,7 @@ class Answer(BaseHTTPRequestHandler):
         self.json(dict(commitUrl=f"https://huggingface.co/{REPO}/commit/{oid}", commitOid=oid, success=True))
 
     def large(self, name):
-        return name.endswith(".safetensors")
+        return name.endswith((".safetensors", ".jsonl"))
 
     def entry(self, name, body):
         made = dict(type="file", path=name, size=len(body), oid=hashlib.sha1(body).hexdigest())
@@ -303,9 +311,180 @@ def test_experts_of_a_folder_there(hub, newborn, tmp_path):
     assert all(torch.equal(found["math"].A[m], own.A[m]) for m in own.modules)
 
 
+def test_checkpoints_are_revisions_or_folders(hub, newborn):
+    from evonb.development.submission import named_checkpoints
+
+    model, files = newborn
+    early = hub.push(files, "chck_1M")
+    late = hub.push({f"models/{n}": b for n, b in files.items()})
+    one = named_checkpoints([f"chck_1M=hf:{REPO}@chck_1M"])["chck_1M"]
+    ids = torch.randint(262, (2, 16), generator=torch.Generator().manual_seed(0))
+    for source, name in ((one, f"hf:{REPO}@{early}"), (f"hf:{REPO}:models", f"hf:{REPO}@{late}:models")):
+        base = open_base(source, "cpu")
+        assert base.name == name and farthest_apart(base.model, model, ids) < 1e-4
+    hub.push({"model.pt": b"\x80", "config.json": files["config.json"]})
+    for source, said in ((f"hf:{REPO}", "model.pt could run code"), (f"hf:{REPO}:config.json", "Give a folder")):
+        with pytest.raises(InputError, match=said):
+            open_base(source, "cpu")
+
+
+# wirings
+
+
+@pytest.fixture
+def wired(hub, run):
+    "A published run's last wiring there, and where it lies here."
+    own = run / "evolution" / "gen-01" / "connectome.safetensors"
+    hub.push({"run/evolution/gen-01/connectome.safetensors": own.read_bytes(), "model.safetensors": b"\0" * 9})
+    return f"hf:{REPO}:run/evolution/gen-01/connectome.safetensors", own
+
+
+def test_newborns_develop_with_a_wiring_of_the_hub(hub, wired, run, tmp_path):
+    from evonb.connectomes.experiments import experiment
+    from evonb.connectomes.generations import inherited_connectome
+    from evonb.connectomes.planning import plan
+    from evonb.connectomes.settings import ExperimentConfig
+    from evonb.core import from_dict
+    from evonb.store import open_run
+    from evonb.training.connectome import Connectome
+
+    (name, own), commit = wired, hub.refs["main"]
+    known = {k: v for k, v in open_run(run).config.items() if k != "preset"}
+    config = replace(from_dict(ExperimentConfig, known), connectome=name)
+    assert plan(config).stages
+    experiment(tmp_path / "grown", config, show=False, stages=())
+    found = inherited_connectome(open_run(tmp_path / "grown"))
+    assert found.digest() == Connectome.load(own).digest()
+    assert found.info["hub"] == name.replace(f"hf:{REPO}", f"hf:{REPO}@{commit}"), "its commit is noted"
+    assert not [p for _, p, _ in hub.asked if p.endswith("model.safetensors")], "only the wiring is fetched"
+    with pytest.raises(InputError, match=f"hf:{REPO} names no file, .*hf:{REPO}:connectome.safetensors"):
+        replace(config, connectome=f"hf:{REPO}").check()
+
+
+def test_a_wiring_of_the_hub_is_measured_and_deals_the_rest(hub, wired, tmp_path, monkeypatch, capsys):
+    from evonb.connectomes.attribution import given_connectome
+    from evonb.connectomes.statistics import open_wiring
+    from evonb.store import read_dataset
+
+    (name, own), commit = wired, hub.refs["main"]
+    assert given_connectome(name).digest() == open_wiring(str(own))[0].digest()
+    monkeypatch.chdir(tmp_path)
+    assert main(["wiring", name, "--nulls", "random", "--draws", "2"]) == 0
+    assert "stored: connectome.wiring.zarr.zip" in capsys.readouterr().out
+    assert commit in read_dataset(tmp_path / "connectome.wiring.zarr.zip").attrs["hub"]
+    hub.push({"c.safetensors": (own.parents[1] / "gen-00" / own.name).read_bytes()})
+    hub.spoil = "c.safetensors"
+    with pytest.raises(DamagedFileError, match="isn't what the hub says"):
+        open_wiring(f"hf:{REPO}:c.safetensors")
+    hub.gated.add(REPO)
+    with pytest.raises(InputError, match="is gated"):
+        open_wiring(f"hf:{REPO}:c.safetensors")
+
+
 def test_names():
     assert hub_name("runs/demo") is None and hub_name(Path("hf:a/b")) is None
     assert str(hub_name("hf:a/b@main:c/d")) == "hf:a/b@main:c/d"
+
+
+# corpora
+
+TEXTS = {f"train-{i}.jsonl": b"".join(b'{"text": "Row %d of part %d, a cat and a dog."}\n' % (k, i) for k in range(400))
+         for i in range(3)}  # fmt: skip
+
+
+@pytest.fixture
+def shelf(hub):
+    "A data set with the splits train and test, and what it means: the files of train."
+    hub.shelf = "datasets"
+    hub.push(TEXTS | {"README.md": b"# rows", "table.csv": b"text,n\na cat,1\n",
+                      "test-0.jsonl": b'{"text": "held out"}\n'})
+    return hub
+
+
+def plain(tmp_path):
+    "The same text from a folder."
+    (tmp_path / "text").mkdir()
+    for name, body in TEXTS.items():
+        (tmp_path / "text" / name).write_bytes(body)
+    return load_corpus(tmp_path / "text")
+
+
+def test_a_corpus_of_the_hub_is_what_its_files_are(shelf, tmp_path, capsys, monkeypatch):
+    from huggingface_hub import constants, scan_cache_dir
+
+    own, commit = plain(tmp_path), shelf.refs["main"]
+    corpus = load_corpus(f"hf:{REPO}")
+    assert corpus.digest == own.digest and corpus.name == f"hf:{REPO}@{commit}" == corpus.info["hub"]
+    assert corpus.info["taken"] == list(TEXTS) and corpus.sources[0] == f"hf:{REPO}@{commit}:train-0.jsonl"
+    assert [(f["path"], f["sha256"]) for f in corpus.info["files"]] == [
+        (f"hf:{REPO}@{commit}:{n}", hashlib.sha256(b).hexdigest()) for n, b in TEXTS.items()]
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("evonb: ")]
+    assert len(said) == 1 and commit in said[0] and "kB" in said[0], "all of it is told once, before it is fetched"
+    made = prepare(CorpusConfig(f"hf:{REPO}", None, 300, 256), Seeds(0))
+    assert made.info["digest"] == own.digest and made.info["provenance"] == corpus.info
+    assert made.info["name"] == corpus.name
+    assert [r.repo_type for r in scan_cache_dir(constants.HF_HUB_CACHE).repos] == ["dataset"]
+    shelf.asked.clear()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert load_corpus(f"hf:{REPO}").digest == own.digest and not shelf.asked
+
+
+def test_no_file_of_a_corpus_is_fetched_that_is_not_needed(shelf, tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    own = plain(tmp_path)
+    some = load_corpus(f"hf:{REPO}", 20_000)
+    assert some.documents == own.documents[: len(some.documents) - 1] + some.documents[-1:]
+    assert 19_000 < some.n_bytes <= 20_000 and some.info["taken"] == list(TEXTS)[:2]
+    made = prepare(CorpusConfig(f"hf:{REPO}", 20_000, 300, 256), Seeds(0))
+    assert made.info["digest"] == some.digest and made.info["provenance"]["taken"] == list(TEXTS)[:2]
+    assert {p.rpartition("/")[2] for _, p, _ in shelf.asked if p.startswith("/cdn/")} == set(list(TEXTS)[:2])
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert load_corpus(f"hf:{REPO}", 20_000).digest == some.digest
+    with pytest.raises(InputError, match="isn't whole in the cache"):
+        load_corpus(f"hf:{REPO}")
+
+
+def test_a_corpus_is_a_file_a_folder_or_a_pattern(shelf):
+    assert load_corpus(f"hf:{REPO}:test-0.jsonl").documents == ["held out"]
+    assert load_corpus(f"hf:{REPO}:*.csv").documents == ["a cat"]
+    old, new = shelf.refs["main"], shelf.push({"de/train.txt": b"ein Hund\n" * 9, "en/train.txt": b"a dog\n" * 9})
+    assert load_corpus(f"hf:{REPO}:de").documents == ["ein Hund\n" * 9]
+    assert load_corpus(f"hf:{REPO}@{old}:test-0.jsonl").name == f"hf:{REPO}@{old}:test-0.jsonl"
+    with pytest.raises(CorpusError, match="train in 2 folders: de, en. Name one, as in"):
+        load_corpus(f"hf:{REPO}")
+    with pytest.raises(MissingCorpusError, match=f"hf:{REPO}@{new}:dee has no files ending in"):
+        load_corpus(f"hf:{REPO}:dee")
+
+
+def test_a_corpus_that_is_not_to_be_had_is_told(shelf, monkeypatch):
+    for name, said in (("hf:someone/nobody", "There is no hf:someone/nobody"),
+                       (f"hf:{REPO}@v9", "has no revision 'v9'"),
+                       ("hf:alone", "isn't a name on the hub")):  # fmt: skip
+        with pytest.raises(InputError, match=said):
+            load_corpus(name)
+    shelf.push({"train.parquet": b"PAR1"})
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    shelf.asked.clear()
+    with pytest.raises(MissingExtraError, match=r"evonb\[formats\]"):
+        load_corpus(f"hf:{REPO}")
+    assert not [p for _, p, _ in shelf.asked if "/resolve/" in p], "nothing was fetched that can't be read"
+    shelf.gated.add(REPO)
+    with pytest.raises(InputError, match="is gated: .* HF_TOKEN"):
+        load_corpus(f"hf:{REPO}")
+
+
+def test_a_corpus_is_fetched_whole_or_not_at_all(shelf, tmp_path):
+    own, name = plain(tmp_path), f"hf:{REPO}"
+    shelf.spoil = "train-1.jsonl"
+    with pytest.raises(DamagedFileError, match="train-1.jsonl isn't what the hub says"):
+        load_corpus(name)
+    shelf.spoil, shelf.break_after = None, 9_000
+    try:
+        found = load_corpus(name)
+    except InputError:  # the client gave up: a second call goes on
+        found = load_corpus(name)
+    assert found.digest == own.digest
 
 
 # uploads

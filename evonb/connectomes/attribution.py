@@ -23,7 +23,7 @@ from .experiments import taken_up
 from .generations import choose_lr, inherited_connectome, known_loss, life_folder, pretrain_all
 from .generations import read_life, sweep_losses
 from .nursery import side_by_side
-from .settings import Experiment
+from .settings import Experiment, wiring_file
 from .summary import newborn_units
 from .transplants import ASPECTS, PARTS, Transplant, check_alike, part_matrices, wiring_parts
 from ..core import InputError, NonFiniteLossError, RunExistsError, StopRequest, check_choice, from_dict, to_dict
@@ -284,17 +284,17 @@ def attribution_statement(
 
 # %% ../../nbs/connectomes/24_attribution.ipynb #a909d00f
 def given_connectome(
-    source: str # a run, or a stored connectome
+    source: str # a run, or a stored connectome, perhaps on the hub
 ) -> Connectome | None: # None where there is no such file or folder
     "A wiring from elsewhere."
-    path = Path(source)
+    path = Path(wiring_file(source)[0])
     if (path/"run.json").is_file(): return inherited_connectome(open_run(path))
     return Connectome.load(path) if path.is_file() else None
 
 # %% ../../nbs/connectomes/24_attribution.ipynb #576c94a3
 def settled_null(
     exp: Experiment, # the run and its corpus
-    null: str # an arm, "other", or another run or a stored connectome
+    null: str # an arm, "other", another run or a stored connectome, perhaps on the hub
 ) -> str: # as it is called in arms' names
     "Who deals the rest. A connectome from elsewhere is checked, and stored with this run under its digest."
     if null == "other" and exp.config.n_lineages < 2:

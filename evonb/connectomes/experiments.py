@@ -23,11 +23,11 @@ from .generations import develop, evolve_connectome, inherited_connectome, life_
 from .generations import n_stored_lineages, stored_generations, take_part
 from .nursery import side_by_side
 from .settings import PRESETS, DevelopmentConfig, Experiment, ExperimentConfig, lineage_file
+from .settings import wiring_file
 from .summary import summarise
 from .childhood import prepare_other
 from ..core import ConnectomeError, CorpusError, InputError, ProcessLostError, Seeds, Stopped, StopRequest
 from ..core import check_choice, check_positive, file_sha256, from_dict, parsing, place_name, stoppable, to_dict
-from ..hub import from_hub
 from ..kinds import SEEDS, newborn_number, refusal
 from ..store import Run, as_begun, as_noted, check_folder, create_run, differences, open_run, read_dataset
 from ..store import read_json, read_tensors, reopen_run, write_json, writing_folder
@@ -86,7 +86,9 @@ def _take_given(exp):
     path, mine = exp.run.file("evolution", "given", "connectome.safetensors"), exp.origin()
     if path.exists(): return
     given = exp.config.connectome
-    wiring = Connectome.load(from_hub(given)[0])
+    place, pinned = wiring_file(given)
+    wiring = Connectome.load(place)
+    if pinned: wiring = replace(wiring, info=wiring.info | dict(hub=pinned))
     check_fits(wiring, meta_model(exp.model_config(exp.config.development.lifetime.context)))
     theirs = mine | {k: v for k, v in wiring.info.items() if k in mine}
     if theirs["vocabulary"] != mine["vocabulary"]:

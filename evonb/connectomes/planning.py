@@ -26,7 +26,7 @@ from fastcore.basics import patch
 
 from .arms import find_arm
 from .experiments import Experiment # the class with all its methods
-from .settings import ExperimentConfig
+from .settings import ExperimentConfig, wiring_file
 from .wiring import prune
 from ..core import InputError, Seeds, check_choice, check_positive, human_bytes, human_count, human_time, plan_lines
 from ..store import create_run
@@ -485,7 +485,7 @@ def plan(
         config = replace(config, corpus=replace(config.corpus, vocab_size=corpus.info["vocab_size"]))
     config.check()
     if config.connectome: # evolved before
-        given = Connectome.load(config.connectome).signs
+        given = Connectome.load(wiring_file(config.connectome)[0]).signs
         rows, live = [], {n: int((s != 0).sum()) for n, s in given.items()}
     else: rows, live = _evolution(config, device, devices)
     with warnings.catch_warnings(record=True) as told: # an arm that can't be matched

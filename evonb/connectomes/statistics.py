@@ -16,6 +16,7 @@ import json
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -25,7 +26,7 @@ from fastcore.basics import patch
 from .controls import CONTROLS, control
 from .generations import inherited_connectome, load_generation, stored_generations
 from .graph import Edges, WiringGraph, load_graph, sampled_wiring, wiring_graph
-from .settings import lineage_file
+from .settings import lineage_file, wiring_file
 from ..core import EvonbError, InputError, Seeds, Stopped, StopRequest, check_choice, check_positive, progress
 from ..core import stoppable
 from ..kinds import provenance, refusal
@@ -620,15 +621,18 @@ def wiring_table(
 
 # %% ../../nbs/connectomes/28_statistics.ipynb #a15be261
 def open_wiring(
-    path # a run, a stored connectome (.safetensors), a published .pt, or a graph (.npz, .graphml)
+    path # a run, a stored connectome (.safetensors), a published .pt, a graph (.npz, .graphml), or hf:OWNER/NAME:FILE
 ) -> tuple: # Connectome, and its roles where its names don't tell them
     "A wiring from wherever it lies; of a run the one that it hands on."
+    path, pinned = wiring_file(path)
     path = Path(path)
     if path.is_dir():
         if (run := open_run(path)).kind != "connectome": raise refusal(run, "wirings are in", "connectome")
         return inherited_connectome(run), None
     if not path.is_file(): raise FileNotFoundError(f"There is no wiring {path}. Name a run, or a file of one.")
-    return load_graph(path).to_connectome() if path.suffix in (".npz", ".graphml") else (Connectome.load(path), None)
+    graph = path.suffix in (".npz", ".graphml")
+    wiring, roles = load_graph(path).to_connectome() if graph else (Connectome.load(path), None)
+    return replace(wiring, info=wiring.info | dict(hub=pinned)) if pinned else wiring, roles
 
 # %% ../../nbs/connectomes/28_statistics.ipynb #cd907b07
 def wirings_of(
@@ -666,7 +670,7 @@ def measure_run(
 
 # %% ../../nbs/connectomes/28_statistics.ipynb #5cee3c3c
 def measure_file(
-    path, # a stored connectome (.safetensors), a published .pt, or a graph (.npz, .graphml)
+    path, # a file or a name on the hub, as `open_wiring` takes it
     out, # where the result goes, ending in .zarr.zip; the same as .nc stands beside it
     nulls: tuple | None = None, # names of controls; None: all of the registry
     n_draws: int = 99, # of each null
@@ -678,6 +682,7 @@ def measure_file(
     out, (wiring, roles) = Path(out), open_wiring(path)
     if not out.name.endswith(".zarr.zip"): raise InputError(f"{out} must end in .zarr.zip.")
     def keep(found):
+        if "hub" in wiring.info: found = found.assign_attrs(hub=wiring.info["hub"])
         write_dataset(out, found)
         write_netcdf(out.with_name(out.name.removesuffix(".zarr.zip") + ".nc"), found)
     with stoppable(stop) as request:

@@ -6,8 +6,8 @@
 __all__ = ['TEXT_SUFFIXES', 'PACKED_SUFFIXES', 'CORPORA', 'DOCUMENTED', 'SPLITS', 'FRACTIONS', 'ShardError', 'Corpus', 'utf8_len',
            'corpus_table_html', 'is_hidden', 'wanted_in_folder', 'walk', 'named_files', 'same_content', 'survey',
            'expand', 'left_text', 'read_documents', 'known_size', 'read_files', 'files_info', 'pieces', 'assembled',
-           'cut_blocks', 'limit', 'is_prose', 'paragraphs', 'docstrings', 'gc_paused', 'python_docs', 'hf_texts',
-           'read_hf', 'made_corpus', 'toy_corpus', 'first_corpus', 'corpus_files', 'files_source', 'load_corpus',
+           'cut_blocks', 'limit', 'is_prose', 'paragraphs', 'docstrings', 'gc_paused', 'python_docs', 'hub_texts',
+           'hub_documents', 'made_corpus', 'toy_corpus', 'first_corpus', 'corpus_files', 'files_source', 'load_corpus',
            'corpora_here', 'check_fractions', 'tied_sources', 'deal', 'deal_splits', 'deal_across', 'split_corpus']
 
 # %% ../../nbs/text/12_corpora.ipynb #a9b1e4b5
@@ -26,7 +26,8 @@ import typing
 import warnings
 from collections import Counter
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatch
 from functools import lru_cache, partial
 from itertools import chain, repeat
 from pathlib import Path
@@ -36,10 +37,10 @@ from fastcore.basics import patch
 
 from ..core import CorpusError, DamagedFileError, InputError, Seeds, check_choice, check_file, check_positive
 from ..core import file_sha256, human_bytes, human_count, near_miss, remark, to_dict
-from ..core import MissingExtraError
 from ..datasets import MissingCorpusError, dataset_here, dataset_path, published
+from ..hub import hub_files, hub_name, offline, pinned
 from ..registry import Registry
-from .formats import PACKED, TextOptions, record_text, texts_of
+from .formats import PACKED, TextOptions, load_parquet, texts_of
 from .first_languages import FIRST_LANGUAGES, first_documents
 from .toy_english import toy_documents
 
@@ -166,7 +167,7 @@ def named_files(
         if any(left.values()): why += f" (left out: {left_text(left)})"
         why += ". Name files of other kinds by a glob, such as FOLDER/*.csv."
     raise MissingCorpusError(f"{source} {why} Known corpora are: {', '.join(CORPORA)}; the path of a file, a "
-                             "folder or a glob, and hf:NAME for Hugging Face datasets, work too.")
+                             "folder or a glob, and hf:OWNER/NAME for a data set of the hub, work too.")
 
 # %% ../../nbs/text/12_corpora.ipynb #2d976ac8
 def same_content(
@@ -221,23 +222,24 @@ def left_text(
 
 # %% ../../nbs/text/12_corpora.ipynb #e8f7d0ad
 def read_documents(
-    paths: list, # of Path
+    paths, # of Path
     options: TextOptions, # what their content doesn't say
     info: dict, # gets `files`, each with size, SHA-256 and what it was read as, when all is read
-    tick=lambda n: None # is told how many bytes were read
+    tick=lambda n: None, # is told how many bytes were read
+    named=str # how a path is called in sources
 ) -> typing.Iterator: # of (source, bytes or None where only reading tells, chunks of str)
     "The documents of files, one after the other; the chunks of one are to be taken before the next."
-    if shards := [p for p in paths if p.suffix == ".bin"]:
-        raise CorpusError(f"{shards[0]} is a token shard, which has no text. Use prepare with shards alone.")
     files, kinds = info.setdefault("files", []), {}
     for path in paths:
+        if path.suffix == ".bin":
+            raise CorpusError(f"{path} is a token shard, which has no text. Use prepare with shards alone.")
         hasher, size, kind = hashlib.sha256(), path.stat().st_size, "text"
         for kind, chunks in texts_of(path, options, hasher, tick):
-            if kind != "text": yield str(path), utf8_len(chunks[0]), chunks
-            else: yield str(path), known_size(path, options, size), chunks
+            if kind != "text": yield named(path), utf8_len(chunks[0]), chunks
+            else: yield named(path), known_size(path, options, size), chunks
         kinds.setdefault(kind, []).append(path)
         as_kind = {} if kind == "text" else dict(format=kind)
-        files.append(dict(path=str(path), n_bytes=size, sha256=hasher.hexdigest(), **as_kind))
+        files.append(dict(path=named(path), n_bytes=size, sha256=hasher.hexdigest(), **as_kind))
     for kind, own in kinds.items():
         if kind == "text" or kind == "jsonl" and all(".jsonl" in p.suffixes for p in own): continue
         more = "" if len(own) == 1 else f" and {len(own) - 1} more"
@@ -434,33 +436,50 @@ def python_docs(
     return Corpus("python-docs", list(documents), list(sources), dict(python=platform.python_version(), **versions))
 
 # %% ../../nbs/text/12_corpora.ipynb #bef62d68
-def hf_texts(name, n_bytes, field=None): # pairs of source and text, one after the other, and what is recorded
-    try: import datasets
-    except ImportError:
-        raise MissingExtraError(f'hf:{name} needs the package datasets: pip install "evonb[datasets]"') from None
-    load = lambda *args: iter(datasets.load_dataset(*args, split="train", streaming=n_bytes is not None))
-    parts = name.split("/")
-    try:
-        try: rows = load("/".join(parts[:2]), parts[2]) if len(parts) == 3 else load(name)
-        except FileNotFoundError: # no such data set, says `datasets`
-            if len(parts) != 2: raise
-            rows = load(*parts)
-    except (OSError, ValueError) as e:
-        raise MissingCorpusError(f"hf:{name} can't be loaded ({type(e).__name__}: {e}).") from e
-    texts = ((f"hf:{name}", record_text(row, f"hf:{name}, row {i}", field)) for i, row in enumerate(rows))
-    return texts, dict(datasets=datasets.__version__)
+_TRAIN, _CARD = re.compile(r"(?<![a-z])train(?![a-z])", re.I), re.compile(r"(readme|licen[cs]e|citation)\b", re.I)
 
-# %% ../../nbs/text/12_corpora.ipynb #8f355b55
-def read_hf(
-    name: str, # NAME, OWNER/NAME or either with /CONFIG
-    n_bytes: int | None = None, # the most to load
-    field: str | None = None # the column that holds the text; None takes `text`
-) -> Corpus: # a document for each row's text
-    "A Hugging Face data set with a column of text."
-    texts, info = hf_texts(name, n_bytes, field)
-    documents, sources = limit(texts, n_bytes)
-    if not documents: raise CorpusError(f"hf:{name} is empty.")
-    return Corpus(f"hf:{name}", documents, sources, info)
+def hub_texts(
+    name, # a HubName of a data set
+    there: dict # path -> (bytes, ...)
+) -> list: # paths, sorted
+    "Which files of a data set are its text: what is named; else those of the split train, or all where there is none."
+    if named := sorted(p for p in there if name.file and (p == name.file or fnmatch(p, name.file))): return named
+    inside = [p for p in there if not name.file or p.startswith(name.file.rstrip("/") + "/")]
+    found = sorted(p for p in inside if wanted_in_folder(p) and not p.endswith(".bin") and
+                   not _CARD.match(Path(p).name) and not any(map(is_hidden, Path(p).parts)))
+    if not found:
+        raise MissingCorpusError(f"{name} has no files ending in {', '.join(TEXT_SUFFIXES)}."
+                                 f"{near_miss(name.file, there)} It holds {', '.join(sorted(inside or there)[:6])}. Name "
+                                 f"a file, or several by a pattern such as {replace(name, file='*.csv')}.")
+    train = [p for p in found if _TRAIN.search(p)]
+    if len(folders := sorted({Path(p).parent.as_posix() for p in train})) > 1:
+        raise CorpusError(f"{name} has a split train in {len(folders)} folders: {', '.join(folders[:8])}. Name one, as "
+                          f"in {replace(name, file=folders[-1])}, or a file.")
+    return train or found
+
+# %% ../../nbs/text/12_corpora.ipynb #66d966b5
+def hub_documents(
+    source: str, # hf:OWNER/NAME[@REVISION][:FILE]
+    n_bytes: int | None, # how much text is wanted: files come one by one; None: all, at once
+    options: TextOptions, # what the files' content doesn't say
+    tick=lambda n: None # is told how many bytes were read
+) -> tuple: # its name with the commit, its documents as `read_documents` gives them, provenance
+    "A data set of the hub."
+    asked = hub_name(source, "dataset")
+    name = pinned(asked)
+    there = hub_files(name)
+    chosen = hub_texts(name, there)
+    if packed := [p for p in chosen if p.endswith(".parquet")]: load_parquet(packed[0]) # before anything is fetched
+    if not offline(): name.note_reference(asked.revision)
+    info = dict(hub=str(name), files=[], taken=[])
+    def fetched():
+        for part in ([chosen] if n_bytes is None else [[p] for p in chosen]):
+            folder = name.fetched(there, True, part)
+            for path in part:
+                info["taken"].append(path)
+                yield folder/path
+    def named(path): return f"{replace(name, file='')}:{path.as_posix().partition(f'/snapshots/{name.revision}/')[2]}"
+    return str(name), read_documents(fetched(), options, info, tick, named), info
 
 # %% ../../nbs/text/12_corpora.ipynb #3c72243b
 def made_corpus(
@@ -497,14 +516,14 @@ for _name, _line in dict(dyck="nested brackets of four kinds, generated", arithm
 
 # %% ../../nbs/text/12_corpora.ipynb #5f114a4d
 def corpus_files(
-    source # what `load_corpus` takes, but hf:NAME
+    source # what `load_corpus` takes, but a name on the hub
 ) -> list | None: # of Path; None for a corpus that Python makes
     "The files that a corpus is."
     return None if (where := files_source(source)) is None else expand(where)
 
 # %% ../../nbs/text/12_corpora.ipynb #06488a01
 def files_source(
-    source # what `load_corpus` takes, but hf:NAME
+    source # what `load_corpus` takes, but a name on the hub
 ): # what `survey` takes; None for a corpus that Python makes
     "Where the files of a corpus are."
     if not isinstance(source, str) or source not in CORPORA: return source
@@ -512,7 +531,7 @@ def files_source(
 
 # %% ../../nbs/text/12_corpora.ipynb #1639eefa
 def load_corpus(
-    source, # a name of `CORPORA`, the path of a file or folder, a glob, a list of those, or hf:NAME[/CONFIG]
+    source, # a name of `CORPORA`, the path of a file or folder, a glob, a list of those, or hf:OWNER/NAME[@REVISION][:FILE]
     n_bytes: int | None = None, # the most text to take; None takes all, and 2 MB of toy-english
     seeds: Seeds | None = None, # decides the text of toy-english; Seeds(0) unless given
     field: str | None = None, # what holds the text in records and tables; None takes `text`
@@ -522,7 +541,11 @@ def load_corpus(
     "Text from anywhere. A name wins over a file of that name, which can be given as ./name."
     if n_bytes is not None: check_positive(n_bytes, "n_bytes", least=16)
     options = TextOptions(field, encoding, format)
-    if isinstance(source, str) and source.startswith("hf:"): return read_hf(source[3:], n_bytes, field)
+    if hub_name(source, "dataset"):
+        name, documents, info = hub_documents(source, n_bytes, options)
+        kept = limit(((s, "".join(chunks)) for s, _, chunks in documents), n_bytes)
+        if not kept[0]: raise CorpusError(f"{name} is empty.")
+        return Corpus(name, *kept, info)
     if (paths := corpus_files(source)) is None: corpus = CORPORA[source](n_bytes, seeds or Seeds(0))
     else:
         name = str(source) if isinstance(source, (str, Path)) else f"{len(paths)} files"

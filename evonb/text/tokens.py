@@ -30,7 +30,8 @@ from ..core import noted, panicked, parsing, progress, remark, to_dict
 from ..datasets import MissingCorpusError, dataset_path
 from .corpora import CORPORA, FRACTIONS, SPLITS, ShardError, assembled, check_fractions, corpus_files
 from .corpora import deal_across
-from .corpora import corpus_table_html, deal_splits, expand, files_info, files_source, hf_texts, load_corpus
+from .corpora import corpus_table_html, deal_splits, expand, files_info, files_source, hub_documents
+from .corpora import load_corpus
 from .corpora import pieces, read_documents, survey, utf8_len
 from .formats import TextOptions
 from .overlap import count_overlap, overlap_lines, unseen_tokens
@@ -403,7 +404,7 @@ def encode_texts(
 @dataclass
 class CorpusConfig:
     "What to prepare; saved beside what was made."
-    source: str = "toy-english" # a name, path, folder, glob or hf:NAME; .bin files are token shards
+    source: str = "toy-english" # a name, path, folder, glob or hf:OWNER/NAME; .bin files are token shards
     n_bytes: int | None = None # the most text to take
     vocab_size: int = 2048 # of the tokenizer that is trained; for shards without tokenizer, the ids' bound
     block_bytes: int = 4096 # shards have blocks of a quarter as many tokens
@@ -541,8 +542,8 @@ def _open_stream(config, seeds, tick) -> _Stream:
             tick(n := utf8_len(text))
             yield source, n, [text]
     if source.startswith("hf:"):
-        texts, info = hf_texts(source[3:], n_bytes, config.field)
-        return _Stream(source, told(texts), info, True, f"{source} is empty.")
+        name, documents, info = hub_documents(source, n_bytes, config.reading(), tick)
+        return _Stream(name, documents, info, True, f"{source} is empty.")
     if (paths := corpus_files(source)) is None:
         corpus = load_corpus(source, n_bytes, seeds)
         return _Stream(corpus.name, told(zip(corpus.sources, corpus.documents)), corpus.info)

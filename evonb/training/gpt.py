@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['UNSEEN', 'GPTConfig', 'computed_with', 'why_refused', 'check_config', 'check_changed', 'check_saved',
            'rotary_frequencies', 'rotary_table', 'rotate', 'attend', 'turned_heads', 'TurnedHeads', 'Attention', 'MLP',
-           'Block', 'GPTPreTrainedModel', 'GPTModel', 'documents', 'packed_mask', 'GPT', 'exact_loss', 'new_gpt',
-           'HeadLoss', 'head_loss', 'nats_to_bits_per_byte', 'meta_model', 'n_weights', 'n_parameters', 'Numpy',
-           'same_frequencies', 'rotary_base', 'Published', 'read_published', 'check_state', 'load_published',
+           'Block', 'GPTPreTrainedModel', 'GPTModel', 'documents', 'packed_mask', 'GPT', 'exact_loss', 'kept_positions',
+           'new_gpt', 'HeadLoss', 'head_loss', 'nats_to_bits_per_byte', 'meta_model', 'n_weights', 'n_parameters',
+           'Numpy', 'same_frequencies', 'rotary_base', 'Published', 'read_published', 'check_state', 'load_published',
            'ModelConfig']
 
 # %% ../../nbs/training/10_gpt.ipynb #b27af99e
@@ -33,7 +33,6 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import create_causal_mask, find_packed_sequence_indices
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
-from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.import_utils import is_tracing
 from transformers.utils.output_capturing import capture_outputs
@@ -541,7 +540,8 @@ def forward(
     if use_cache and past_key_values is None and not packed: past_key_values = DynamicCache(config=self.config)
     n_past = past_key_values.get_seq_length() if past_key_values is not None else 0
     if position_ids is None: position_ids = torch.arange(x.shape[1], device=x.device)[None] + n_past
-    mask = create_causal_mask(self.config, x, attention_mask, past_key_values, position_ids=position_ids)
+    mask = create_causal_mask(self.config, x, attention_mask, past_key_values=past_key_values,
+                              position_ids=position_ids)
     x = self.trunk(x, self.rotary_at(position_ids, x.dtype), mask, past_key_values, bool(weights))
     return BaseModelOutputWithPast(last_hidden_state=x, past_key_values=past_key_values)
 
@@ -576,6 +576,16 @@ def exact_loss(
                            reduction="mean" if num_items_in_batch is None else "sum")
     return loss if num_items_in_batch is None else loss / num_items_in_batch
 
+# %% ../../nbs/training/10_gpt.ipynb #aee57f74
+def kept_positions(
+    states: torch.Tensor, # (n_batch, n_context, n_embd)
+    keep: int | torch.Tensor # the last so many, 0 for all; (n,) positions, (n_batch, n) positions or a mask
+) -> torch.Tensor: # (n_batch, n_kept, n_embd); of a mask (n_true, n_embd)
+    "The positions whose logits are asked for, as transformers' newer models take them."
+    if isinstance(keep, int): return states[:, -keep:] # -0 is 0: all
+    if keep.ndim == 1: return states[:, keep]
+    return states[keep] if keep.dtype == torch.bool else torch.take_along_dim(states, keep[..., None], 1)
+
 # %% ../../nbs/training/10_gpt.ipynb #7067cebf
 @patch
 @can_return_tuple
@@ -596,7 +606,7 @@ def forward(
     out = self.transformer(input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=use_cache,
                            past_key_values=past_key_values, inputs_embeds=inputs_embeds,
                            **kwargs | ({} if output_attentions is None else dict(output_attentions=output_attentions)))
-    logits = self.lm_head(slice_logits_to_keep(out.last_hidden_state, logits_to_keep))
+    logits = self.lm_head(kept_positions(out.last_hidden_state, logits_to_keep))
     loss = None
     if labels is not None:
         loss_of = exact_loss if logits.dtype == torch.float64 else self.loss_function

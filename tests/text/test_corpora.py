@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from evonb import core, datasets
 from evonb.core import CorpusError, DamagedFileError, InputError, Seeds, Stopped, StopRequest
-from evonb.datasets import MissingCorpusError, MissingExtraError, dataset_path
+from evonb.datasets import MissingCorpusError, dataset_path
 from evonb.text import corpora, formats
 from evonb.text import tokens as text_tokens
 from evonb.text.corpora import (
@@ -138,33 +138,6 @@ def test_repr_is_escaped():
     page = corpus._repr_html_()
     assert not any(tag in page for tag in ("<script>", "<b>", "<i>"))
     assert all(text in page for text in ("&lt;script&gt;", "&lt;b&gt;", "&lt;i&gt;text"))
-
-
-# Hugging Face
-
-def fake_datasets(calls):
-    def load_dataset(name, config=None, split=None, streaming=False):
-        calls.append((name, config, split, streaming))
-        if (name, config) not in {("plain", "cfg"), ("owner/name", None), ("owner/name", "cfg")}:
-            raise FileNotFoundError(f"no {name}")
-        return [dict(text=f"row {i} of text\n", other=i) for i in range(10)]
-    return types.SimpleNamespace(load_dataset=load_dataset, __version__="0")
-
-
-def test_hf_names(monkeypatch):
-    monkeypatch.setitem(sys.modules, "datasets", fake_datasets(calls := []))
-    assert len(load_corpus("hf:owner/name").documents) == 10
-    assert load_corpus("hf:owner/name/cfg", 40).documents == ["row 0 of text\n", "row 1 of text\n"]
-    assert load_corpus("hf:plain/cfg").sources[0] == "hf:plain/cfg"
-    assert calls == [("owner/name", None, "train", False), ("owner/name", "cfg", "train", True),
-                     ("plain/cfg", None, "train", False), ("plain", "cfg", "train", False)]
-    with pytest.raises(MissingCorpusError, match="hf:nothing can't be loaded"): load_corpus("hf:nothing")
-
-
-def test_hf_without_the_extra(monkeypatch):
-    monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(MissingExtraError, match=r'pip install "evonb\[datasets\]"') as e: load_corpus("hf:owner/name")
-    assert isinstance(e.value, ImportError) and isinstance(e.value, CorpusError)
 
 
 # The registry
@@ -867,19 +840,6 @@ def test_bad_files_are_named_while_they_are_streamed(tmp_path, monkeypatch, name
     for read in (load_corpus, lambda path: prepare(CorpusConfig(str(path)), Seeds(0))):
         with pytest.raises(CorpusError) as e: read(tmp_path / name)
         assert message in str(e.value)
-
-
-def test_a_data_set_is_streamed_and_no_further_than_its_limit(monkeypatch):
-    taken = []
-    def rows():
-        for i in range(10**9):
-            taken.append(i)
-            yield dict(text=f"row {i} of text, said again {i % 7}\n" * 3)
-    fake = types.SimpleNamespace(load_dataset=lambda *a, **k: rows(), __version__="0")
-    monkeypatch.setitem(sys.modules, "datasets", fake)
-    made = prepare(CorpusConfig("hf:owner/name", 20_000, 300, 256), Seeds(0))
-    assert made.info["n_bytes"] <= 20_000 and len(taken) < 300 and made.info["provenance"] == dict(datasets="0")
-    assert made.info["digest"] == load_corpus("hf:owner/name", 20_000).digest
 
 
 def test_a_file_that_grows_while_it_is_read_is_refused(tmp_path, monkeypatch):
