@@ -597,8 +597,8 @@ def corpus_options(
 ):
     "What is read."
     p.add_argument("--corpus", metavar="PATH_OR_NAME",
-                   help="a file, folder or glob, a data set of the hub (hf:OWNER/NAME[@REVISION][:FILE]), or a built-in "
-                        "corpus (listed below)")
+                   help="a file, folder or glob, a data set of the hub (hf:OWNER/NAME[@REVISION][:FILE]), or a "
+                        "built-in corpus (listed below)")
     p.add_argument("--develop-on", metavar="PATH_OR_NAME",
                    help="another corpus that newborns are raised, validated and tested on; one tokenizer is trained on "
                         "both (default: --corpus, a part of which evolution doesn't read)")

@@ -56,7 +56,9 @@ def _telling(path):
     try: yield
     except Exception as e:
         if isinstance(e, StoreError): raise
-        told = [n for n in (*_full, *_shut) if getattr(e, "errno", None) == n or f"os error {n})" in str(e)]
+        said = re.search(r"os error (\d+)\)|Os \{ code: (\d+),", str(e)) # safetensors', of now and of 0.5
+        number = int(said[1] or said[2]) if said else getattr(e, "errno", None)
+        told = [n for n in (*_full, *_shut) if n == number]
         if told and told[0] in _full:
             free = human_bytes(shutil.disk_usage(Path(path).parent).free)
             raise NoSpaceError(f"No room to write {path} ({os.strerror(told[0])}; {free} free on the disk). What "

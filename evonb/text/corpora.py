@@ -449,8 +449,8 @@ def hub_texts(
                    not _CARD.match(Path(p).name) and not any(map(is_hidden, Path(p).parts)))
     if not found:
         raise MissingCorpusError(f"{name} has no files ending in {', '.join(TEXT_SUFFIXES)}."
-                                 f"{near_miss(name.file, there)} It holds {', '.join(sorted(inside or there)[:6])}. Name "
-                                 f"a file, or several by a pattern such as {replace(name, file='*.csv')}.")
+                                 f"{near_miss(name.file, there)} It holds {', '.join(sorted(inside or there)[:6])}. "
+                                 f"Name a file, or several by a pattern such as {replace(name, file='*.csv')}.")
     train = [p for p in found if _TRAIN.search(p)]
     if len(folders := sorted({Path(p).parent.as_posix() for p in train})) > 1:
         raise CorpusError(f"{name} has a split train in {len(folders)} folders: {', '.join(folders[:8])}. Name one, as "
@@ -531,7 +531,7 @@ def files_source(
 
 # %% ../../nbs/text/12_corpora.ipynb #1639eefa
 def load_corpus(
-    source, # a name of `CORPORA`, the path of a file or folder, a glob, a list of those, or hf:OWNER/NAME[@REVISION][:FILE]
+    source, # a name of `CORPORA`, the path of a file or folder, a glob, a list of those, or hf:OWNER/NAME[@REVISION:FILE]
     n_bytes: int | None = None, # the most text to take; None takes all, and 2 MB of toy-english
     seeds: Seeds | None = None, # decides the text of toy-english; Seeds(0) unless given
     field: str | None = None, # what holds the text in records and tables; None takes `text`
