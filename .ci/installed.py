@@ -4,7 +4,8 @@
     .ci/installed.py                      build sdist and wheel, look with the wheel alone, add the extra `train`: run,
                                           look, export; load and score the export where evonb isn't installed
                                           (lm_eval's own command); publish, verify, import
-    .ci/installed.py --light              the first half: looking at stored runs, without torch
+    .ci/installed.py --light              the first half: looking at stored runs, without torch; with --tests those that
+                                          need none
     .ci/installed.py --constraints FILE   these versions: .ci/oldest.txt, .ci/newest.txt (default: requirements.lock)
     .ci/installed.py --python python3.12  environments of another Python; --tests adds a part of the tests
     .ci/installed.py --keep FOLDER        environments and what was made stay there, and are taken up the next time
@@ -32,6 +33,9 @@ DEMO = ["demo", "--out", "demo", "--arms", "connectome,random", "--seeds", "2", 
         *(word for s in SMALL for word in ("--set", s))]
 TESTS = ["tests/test_store.py", "tests/test_registry.py", "tests/test_statistics.py", "tests/test_old_runs.py",
          "tests/connectomes/test_connectome.py", "tests/training/test_gpt.py", "tests/populations/test_genome.py"]
+LIGHT_TESTS = ["tests/test_registry.py", "tests/test_statistics.py", "tests/text/test_ngrams.py",
+               "tests/text/test_toy_english.py", "tests/plots/test_population_plots.py",
+               "tests/plots/test_alignment_plots.py", "tests/widgets/test_explorer.py"]  # what needs no torch
 
 LOOKS = """
 import evonb.widgets, resource, sys, time
@@ -203,7 +207,7 @@ def travel(place: Place, bin: Path):
     place.run("evonb explore back", bin / "evonb", "explore", "back")
 
 
-def tests(place: Place, bin: Path):
+def tests(place: Place, bin: Path, files: list):
     "A part of the tests, on what is installed rather than on the checkout."
     place.run("pytest", bin / "python", "-m", "pip", "install", "--quiet", "pytest", "hypothesis", "-c",
               place.args.constraints)
@@ -211,8 +215,8 @@ def tests(place: Place, bin: Path):
     copy.mkdir(exist_ok=True)
     if not (copy / "tests").exists():
         os.symlink(ROOT / "tests", copy / "tests")
-    said = place.run(f"tests: {' '.join(TESTS)}", bin / "python", "-m", "pytest", "-q", "-p", "no:cacheprovider",
-                     "-c", ROOT / "pyproject.toml", "--rootdir", copy, *TESTS, cwd=copy)
+    said = place.run(f"tests: {' '.join(files)}", bin / "python", "-m", "pytest", "-q", "-p", "no:cacheprovider",
+                     "-c", ROOT / "pyproject.toml", "--rootdir", copy, *files, cwd=copy)
     print(said.strip().splitlines()[-1])
 
 
@@ -230,13 +234,15 @@ def main():
     with tempfile.TemporaryDirectory(prefix="evonb-installed-") as folder:
         place = Place((args.keep or Path(folder)).resolve(), args)
         wheel = built(place)
-        look(place, wheel)
+        bin = look(place, wheel)
+        if args.light and args.tests:
+            tests(place, bin, LIGHT_TESTS)
         if not args.light:
             bin = train(place, wheel)
             score_elsewhere(place, bin)
             travel(place, bin)
             if args.tests:
-                tests(place, bin)
+                tests(place, bin, TESTS)
     print("installed: all steps passed")
 
 

@@ -157,7 +157,7 @@ def _check_sources(self: ExperimentConfig) -> ExperimentConfig: # itself
     for n, least in (("vocab_size", 257), ("block_bytes", 1)): check_positive(getattr(c, n), n, least)
     if self.model.family not in OURS or self.model.config: # of our own GPT all sizes work that can be made
         for n in contexts: check_architecture(family_config(self.model, c.vocab_size, n))
-    if self.connectome and not os.path.isfile(wiring_file(self.connectome)[0]): # False also for a name that can't be one
+    if self.connectome and not os.path.isfile(wiring_file(self.connectome)[0]): # False also where none can be
         raise FileNotFoundError(f"There is no connectome {self.connectome}. Name a connectome.safetensors of a run, or "
                                 "a published model_generation_*.pt.")
     return self

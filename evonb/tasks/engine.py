@@ -26,6 +26,7 @@ from fastcore.basics import patch
 from ..core import InputError, check_choice, check_positive, out_of_memory, remark
 from ..store import tensors_digest
 from ..training.base import TextBegin, text_begin
+from ..training.gpt import cache_name, cache_of
 from ..training.limits import LOOKS, apart, attention_window, check_causal, check_vocabulary, look_ahead
 from ..training.limits import model_limits, random_ids, rounding, states, text_config
 from ..training.linear import fast_linear, patched
@@ -317,7 +318,8 @@ def lacks(self: Engine,
     "What a model that failed in a trial can't do: it doesn't take an argument, or takes it and can't use it so."
     takes = inspect.signature(self.model.forward).parameters
     if what == "past_key_values":
-        return ("it keeps no keys and values of what it has read (no past_key_values)" if what not in takes else
+        return ("it keeps no keys and values of what it has read (no past_key_values)" if
+                cache_name(type(self.model).forward) not in takes else
                 "it can't go on from a cache whose texts were filled up on the left")
     if what not in takes: return "it can't be told where in its text a token stands (no position_ids)"
     return "it can't be told which other tokens of its row a token may see (an attention mask of pairs)"
@@ -334,9 +336,10 @@ def try_cache(self: Engine) -> str: # why not; empty if it can
     position = (mask.cumsum(-1) - 1).clamp(min=0)
     try:
         first = self.model(input_ids=x, attention_mask=mask, position_ids=position, use_cache=True, logits_to_keep=1)
+        if cache_of(first) is None: return self.lacks("past_key_values")
         second = self.model(input_ids=to(more)[:, None], attention_mask=F.pad(mask, (0, 1), value=1),
-                            position_ids=position[:, -1:] + 1, past_key_values=first.past_key_values, use_cache=True,
-                            logits_to_keep=1)
+                            position_ids=position[:, -1:] + 1, use_cache=True, logits_to_keep=1,
+                            **{cache_name(type(self.model).forward): cache_of(first)})
         alone = [self.model(input_ids=to([[*t, m]])).logits[0, -2:].float()
                  for t, m in zip(texts, more, strict=True)]
     except (TypeError, ValueError, RuntimeError, AttributeError, IndexError) as e:
@@ -680,9 +683,9 @@ def greedy(self: Engine,
     rows, position = list(range(len(x))), (mask.cumsum(-1) - 1).clamp(min=0)
     while any(a is None for a in answers):
         with whole_rows(self.head):
-            out = self.model(input_ids=x, attention_mask=mask, position_ids=position, past_key_values=cache,
-                             use_cache=True, logits_to_keep=1)
-        cache, x = out.past_key_values, out.logits[:, -1].argmax(-1, keepdim=True) # (n * n_prompts, 1)
+            out = self.model(input_ids=x, attention_mask=mask, position_ids=position, use_cache=True, logits_to_keep=1,
+                             **{cache_name(type(self.model).forward): cache})
+        cache, x = cache_of(out), out.logits[:, -1].argmax(-1, keepdim=True) # (n * n_prompts, 1)
         for r, token in zip(rows, x[:, 0].tolist(), strict=True):
             if answers[r] is not None: continue
             new[r].append(token)

@@ -40,6 +40,7 @@ from .protocol import Asked, Refused, asked, default_adapters, error_body, promp
 from .tasks import Prompt
 from ..training.adapters import Adapter, check_modules, read_adapter
 from ..training.base import open_base
+from ..training.gpt import cache_name, cache_of
 from ..training.limits import check_causal
 
 # %% ../../nbs/tasks/24_serving.ipynb #4cbcf20d
@@ -146,9 +147,10 @@ def drawn(
     plain, x = bool(engine.why_plain), list(ids)
     check_causal(engine.model, engine.name, len(ids) + wanted.max_tokens)
     while text is None:
-        out = engine.model(input_ids=torch.tensor([x], device=device), past_key_values=cache, use_cache=not plain)
+        out = engine.model(input_ids=torch.tensor([x], device=device), use_cache=not plain,
+                           **{cache_name(type(engine.model).forward): cache})
         new.append(draw_token(out.logits[0, -1], wanted.temperature, wanted.top_p, rng))
-        cache, x = (None, [*ids, *new]) if plain else (out.past_key_values, new[-1:])
+        cache, x = (None, [*ids, *new]) if plain else (cache_of(out), new[-1:])
         text = engine.ended(new, Prompt("", wanted.max_tokens, wanted.stop))
     cut = new[-1] in engine.end_ids() or text != engine.tokenizer.decode(new, skip_special_tokens=True)
     return new, text, "stop" if cut else "length"

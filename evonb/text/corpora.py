@@ -531,7 +531,7 @@ def files_source(
 
 # %% ../../nbs/text/12_corpora.ipynb #1639eefa
 def load_corpus(
-    source, # a name of `CORPORA`, the path of a file or folder, a glob, a list of those, or hf:OWNER/NAME[@REVISION:FILE]
+    source, # a name of `CORPORA`, a file, a folder, a glob, a list of those, or hf:OWNER/NAME[@REVISION][:FILE]
     n_bytes: int | None = None, # the most text to take; None takes all, and 2 MB of toy-english
     seeds: Seeds | None = None, # decides the text of toy-english; Seeds(0) unless given
     field: str | None = None, # what holds the text in records and tables; None takes `text`

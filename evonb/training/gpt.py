@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['UNSEEN', 'GPTConfig', 'computed_with', 'why_refused', 'check_config', 'check_changed', 'check_saved',
            'rotary_frequencies', 'rotary_table', 'rotate', 'attend', 'turned_heads', 'TurnedHeads', 'Attention', 'MLP',
-           'Block', 'GPTPreTrainedModel', 'GPTModel', 'documents', 'packed_mask', 'GPT', 'exact_loss', 'kept_positions',
-           'new_gpt', 'HeadLoss', 'head_loss', 'nats_to_bits_per_byte', 'meta_model', 'n_weights', 'n_parameters',
-           'Numpy', 'same_frequencies', 'rotary_base', 'Published', 'read_published', 'check_state', 'load_published',
-           'ModelConfig']
+           'Block', 'GPTPreTrainedModel', 'GPTModel', 'documents', 'given_cache', 'cache_of', 'cache_name',
+           'packed_mask', 'GPT', 'exact_loss', 'kept_positions', 'new_gpt', 'HeadLoss', 'head_loss',
+           'nats_to_bits_per_byte', 'meta_model', 'n_weights', 'n_parameters', 'Numpy', 'same_frequencies',
+           'rotary_base', 'Published', 'read_published', 'check_state', 'load_published', 'ModelConfig']
 
 # %% ../../nbs/training/10_gpt.ipynb #b27af99e
 import argparse
+import inspect
 import json
 import math
 import pickle
@@ -19,6 +20,7 @@ import re
 import warnings
 import zipfile
 from dataclasses import dataclass, field, fields
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -45,7 +47,7 @@ from .linear import fused_pays, multiply, onednn_pays, product, rms_norm
 class GPTConfig(PreTrainedConfig):
     "The sizes of a GPT; the defaults are those of the published models."
     model_type = "evonb-gpt"
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference = ["past_key_values", "cache"]
     attribute_map = dict(hidden_size="n_embd", num_hidden_layers="n_layer", num_attention_heads="n_head",
                          max_position_embeddings="block_size", rope_theta="rope_base")
 
@@ -383,7 +385,7 @@ class GPTPreTrainedModel(PreTrainedModel):
     base_model_prefix = "transformer"
     supports_gradient_checkpointing = True
     _no_split_modules = ["Block"]
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = ["past_key_values", "cache"]
     _supports_sdpa = True
     _can_record_outputs = {"hidden_states": Block, "attentions": Attention}
 
@@ -496,6 +498,26 @@ def documents(
     begins = visible & (last >= 0) & (position != position.gather(1, last.clamp(min=0)) + 1)
     return begins.cumsum(1) if begins.any() else None
 
+# %% ../../nbs/training/10_gpt.ipynb #42c5dd96
+def given_cache(past_key_values, cache): # -> the one that was given
+    "What a model is to go on from, whichever of transformers' two names it came under."
+    if past_key_values is not None and cache is not None:
+        raise InputError("past_key_values and cache are two names of one thing. Give one of them.")
+    return cache if past_key_values is None else past_key_values
+
+def cache_of(
+    out # what a model of transformers gave
+): # -> its cache
+    "What a model keeps of what it has read: `cache` since transformers 5.24, past_key_values before."
+    return out["cache"] if "cache" in out else None if "past_key_values" not in out else out["past_key_values"]
+
+@lru_cache
+def cache_name(
+    forward # of a class of models
+) -> str:
+    "By which name a model takes a cache."
+    return "cache" if "cache" in inspect.signature(forward).parameters else "past_key_values"
+
 # %% ../../nbs/training/10_gpt.ipynb #bac23103
 def packed_mask(
     position_ids: torch.Tensor | None, # (n_batch or 1, n_context)
@@ -530,20 +552,20 @@ def forward(
     inputs_embeds: torch.Tensor | None = None, # (n_batch, n_context, n_embd) in place of input_ids
     use_cache: bool | None = None, # make a cache when none is given
     output_attentions: bool | None = None, # also give the attention weights; default: the configuration's
+    cache=None, # past_key_values, as transformers calls them since 5.24
     **kwargs # output_hidden_states, return_dict
 ) -> BaseModelOutputWithPast: # last_hidden_state (n_batch, n_context, n_embd), after the final norm
     "Embed tokens and run the blocks."
     if kwargs.get("is_causal") is False: raise InputError("is_causal is False, but this model's attention is causal.")
     weights = self.config.output_attentions if output_attentions is None else output_attentions
-    x = self._embed(input_ids, inputs_embeds, position_ids)
+    x, past_key_values = self._embed(input_ids, inputs_embeds, position_ids), given_cache(past_key_values, cache)
     packed, attention_mask = packed_mask(position_ids, attention_mask, past_key_values)
     if use_cache and past_key_values is None and not packed: past_key_values = DynamicCache(config=self.config)
     n_past = past_key_values.get_seq_length() if past_key_values is not None else 0
     if position_ids is None: position_ids = torch.arange(x.shape[1], device=x.device)[None] + n_past
-    mask = create_causal_mask(self.config, x, attention_mask, past_key_values=past_key_values,
-                              position_ids=position_ids)
+    mask = create_causal_mask(self.config, x, attention_mask, past_key_values, position_ids=position_ids)
     x = self.trunk(x, self.rotary_at(position_ids, x.dtype), mask, past_key_values, bool(weights))
-    return BaseModelOutputWithPast(last_hidden_state=x, past_key_values=past_key_values)
+    return BaseModelOutputWithPast(x, past_key_values)
 
 # %% ../../nbs/training/10_gpt.ipynb #72fd8afe
 class GPT(GPTPreTrainedModel, GenerationMixin):
@@ -600,19 +622,19 @@ def forward(
     use_cache: bool | None = None, # make a cache when none is given
     logits_to_keep: int | torch.Tensor = 0, # compute logits of the last so many positions only; 0 is all
     output_attentions: bool | None = None, # also give the attention weights; default: the configuration's
+    cache=None, # past_key_values, as transformers calls them since 5.24
     **kwargs # output_hidden_states, return_dict, and what the loss takes
 ) -> CausalLMOutputWithPast: # loss (nats), logits, past_key_values, hidden_states, attentions
     "Logits of the next token at each position, as transformers' causal models give them."
     out = self.transformer(input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=use_cache,
-                           past_key_values=past_key_values, inputs_embeds=inputs_embeds,
+                           past_key_values=given_cache(past_key_values, cache), inputs_embeds=inputs_embeds,
                            **kwargs | ({} if output_attentions is None else dict(output_attentions=output_attentions)))
     logits = self.lm_head(kept_positions(out.last_hidden_state, logits_to_keep))
     loss = None
     if labels is not None:
         loss_of = exact_loss if logits.dtype == torch.float64 else self.loss_function
         loss = loss_of(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
-    return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=out.past_key_values,
-                                  hidden_states=out.hidden_states, attentions=out.attentions)
+    return CausalLMOutputWithPast(loss, logits, cache_of(out), out.hidden_states, out.attentions)
 
 # %% ../../nbs/training/10_gpt.ipynb #d6710a4e
 AutoConfig.register(GPTConfig.model_type, GPTConfig, exist_ok=True)

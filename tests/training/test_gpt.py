@@ -29,6 +29,7 @@ from evonb.training.gpt import (
     GPT,
     GPTConfig,
     GPTModel,
+    cache_of,
     head_loss,
     load_published,
     n_parameters,
@@ -396,6 +397,20 @@ def test_cached_generation_may_go_beyond_the_block_size(sharp):
     assert sharp.generate(draw(1, 30), **how).shape == (1, 38)
     with pytest.raises(InputError, match="33 tokens.*block_size is 32"):
         sharp.generate(draw(1, 30), use_cache=False, **how)
+
+
+@torch.no_grad()
+def test_a_cache_has_two_names(sharp):
+    "transformers renamed it in 5.24; an argument that is swallowed would generate from the last token alone."
+    ids = draw(1, 9)
+    kept, whole = cache_of(sharp.eval()(ids[:, :8], use_cache=True)), sharp(ids).logits[:, -1:]
+    for name in ("cache", "past_key_values"):
+        go_on = {name: copy.deepcopy(kept)}
+        torch.testing.assert_close(sharp(ids[:, 8:], **go_on).logits, whole)
+        hidden = sharp.transformer(ids[:, 8:], **{name: copy.deepcopy(kept)}).last_hidden_state
+        torch.testing.assert_close(sharp.lm_head(hidden), whole)
+    with pytest.raises(InputError, match="two names of one thing"):
+        sharp(ids[:, 8:], cache=kept, past_key_values=kept)
 
 
 def test_left_padding_equals_no_padding(sharp):
