@@ -17,6 +17,7 @@ import argparse
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -203,6 +204,7 @@ def travel(place: Place, bin: Path):
     place.run("sha256sum -c SHA256SUMS", "sha256sum", "--quiet", "-c", "SHA256SUMS", cwd=place.work / "published")
     place.run("evonb verify", bin / "evonb", "verify", "published")
     place.run("evonb verify --again", bin / "evonb", "verify", "published", "--again")
+    shutil.rmtree(place.work / "back", ignore_errors=True)  # of an earlier time
     place.run("evonb import", bin / "evonb", "import", "published", "--out", "back")
     place.run("evonb explore back", bin / "evonb", "explore", "back")
 
