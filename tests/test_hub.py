@@ -7,6 +7,7 @@ import json
 import socket
 import sys
 import threading
+import time
 import zipfile
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -186,10 +187,19 @@ class Answer(BaseHTTPRequestHandler):
         self.say(206 if begin else 200, part, Content_Length=len(part), **headers, **kept)
 
 
+class Clock:
+    "The time, to a client that waits between two tries: here it doesn't."
+    def __getattr__(self, name): return getattr(time, name)
+
+    def sleep(self, seconds): pass
+
+
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     from huggingface_hub import constants
+    from huggingface_hub.utils import _http
 
+    monkeypatch.setattr(_http, "time", Clock())
     made = Hub()
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Answers", (Answer,), dict(hub=made)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
