@@ -4,8 +4,8 @@
 
 Tasks take as long as was measured (docs/results/bench.json): a SmolLM2-135M individual on 64 minimal pairs, a lifetime
 of the laptop's size; each times a random factor of 0.8 to 1.25. Two of a hundred workers are four times slower, and
-each dies once in ten hours. The clock counts the CPU seconds of the driver's own code, and for calls of Ray what is
-assumed in `COSTS`.
+each dies once in ten hours. The clock counts the CPU seconds of the driver's own code, and for calls of Ray what was
+measured for `COSTS`.
 """
 
 import gc
@@ -28,8 +28,8 @@ from evonb.core import to_dict
 from evonb.store import create_run
 from evonb.training.adapters import Adapter
 
-# seconds a call: assumed, not measured; `fleet.py costs` measures them where Ray can start
-COSTS = dict(put=2e-4, call_actor=1e-4, submit=1.5e-4, get=1e-4, wait=1e-4, wait_each=1e-6)
+# seconds a call, as `fleet.py costs` measured them on 2 cores (AMD EPYC, load 4) with Ray on the same machine
+COSTS = dict(put=2.2e-4, call_actor=2.3e-5, submit=3.1e-5, get=1.1e-5, wait=6.9e-5, wait_each=2.4e-7)
 ROUGH = dict(deaths_per_hour=0.1, stragglers=0.02, slower=4.0)
 TASKS = {10: 10, 100: 5, 1000: 2, 10_000: 2}  # workers -> tasks a worker
 
