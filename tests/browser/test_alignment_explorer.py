@@ -360,3 +360,35 @@ def test_a_clicked_region_shows_its_parts_of_variance(offline_page, explorer, tm
     assert other != region and np.allclose(bars(), of(other), atol=1e-6)
     assert_accessible(page)
     screenshot(shown.view("parts"), "alignment-parts")
+
+
+def on_the_head(brain, n=4):
+    "The same scores as if sensors had measured them, each region one of a single person's."
+    one = brain.isel(target=np.flatnonzero(brain.subject.values == "S01")).drop_vars(["x", "y", "z"])
+    around = np.linspace(0, 2 * np.pi, one.sizes["target"], endpoint=False)
+    where = 0.09 * np.stack([0.6 * np.cos(around), 0.6 * np.sin(around), np.full(len(around), 0.8)])  # m
+    places = {f"sensor_{k}": ("target", v) for k, v in zip("xyz", where)}
+    return one.assign_coords(**places, kind=("target", ["eeg"] * len(around)))
+
+
+def test_a_clicked_sensor_is_the_region_that_is_shown(offline_page, explorer, tmp_path, assert_accessible, screenshot):
+    from evonb.core import Seeds
+    from evonb.plots.examples import example_brain
+    from evonb.widgets.alignment import AlignmentExplorer
+
+    brain = on_the_head(example_brain(Seeds(0)))
+    names, only = brain.roi.values.tolist(), dict(measure=["r"], seed=["mean"], layer=[2], arm=["connectome"])
+    made = AlignmentExplorer(brain).set(measure="r", layer=2, arm="connectome")
+    page = offline_page(made.to_html(tmp_path / "head.html", only=only))
+    shown = explorer(page).ready()
+    dots = shown.view("sensors").locator(".js-plotly-plot").evaluate(
+        "e => { const t = e._fullData.at(-1); return [Array.from(t.customdata), Array.from(t.marker.color)]; }")
+    r = brain.r.sel(layer=2).isel(model=np.flatnonzero(brain.arm.values == "connectome")).mean("model").values
+    told = dict(zip(*dots, strict=True))
+    assert np.allclose([told[n] for n in names], r, atol=1e-6), "a dot has the colour of another sensor's score"
+    for i in (1, len(names) - 1):
+        shown.click_plot("sensors", "(e, n) => { const t = e._fullData.at(-1), i = Array.from(t.customdata).indexOf(n); "
+                                    "return [t.x[i], t.y[i]]; }", names[i])  # fmt: skip
+        shown.until("region", names[i]).ready()
+    assert_accessible(page)
+    screenshot(shown.root, "alignment-sensors")
