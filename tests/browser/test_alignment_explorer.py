@@ -386,7 +386,8 @@ def test_a_clicked_sensor_is_the_region_that_is_shown(offline_page, explorer, tm
     r = brain.r.sel(layer=2).isel(model=np.flatnonzero(brain.arm.values == "connectome")).mean("model").values
     told = dict(zip(*dots, strict=True))
     assert np.allclose([told[n] for n in names], r, atol=1e-6), "a dot has the colour of another sensor's score"
-    dot = "(e, n) => { const t = e._fullData.at(-1), i = Array.from(t.customdata).indexOf(n); return [t.x[i], t.y[i]]; }"
+    dot = ("(e, n) => { const t = e._fullData.at(-1), i = Array.from(t.customdata).indexOf(n);"
+           " return [t.x[i], t.y[i]]; }")
     for i in (1, len(names) - 1):
         shown.click_plot("sensors", dot, names[i])
         shown.until("region", names[i]).ready()
