@@ -9,7 +9,7 @@ __all__ = ['own_mark', 'replacing', 'content_digest', 'write_json', 'read_json',
            'versions_of', 'versions', 'now', 'Run', 'is_locked', 'locked', 'being_written', 'process_began',
            'own_files', 'changed_settings', 'content_of', 'visible_files', 'identity', 'leaves', 'inputs_of',
            'stands_for', 'differences', 'as_begun', 'as_noted', 'create_run', 'writing', 'open_run', 'reopen_run',
-           'folder_size']
+           'files_below', 'known_stat', 'folder_size']
 
 # %% ../nbs/04_store.ipynb #760b2170
 import datetime
@@ -802,11 +802,24 @@ def reopen_run(
         with writing(run): yield run
 
 # %% ../nbs/04_store.ipynb #19634190
+def files_below(
+    folder
+) -> list: # of Path
+    "All files below a folder that others may be writing to: what goes meanwhile is left out, without an error."
+    return [Path(top)/name for top, _, names in os.walk(folder) for name in names]
+
+def known_stat(
+    path
+): # -> os.stat_result, or None
+    "What the system knows of a file; None where it is gone."
+    try: return os.stat(path)
+    except OSError: return None
+
 def folder_size(
     path # the folder
 ) -> int: # bytes
     "The size of all files below a folder."
-    return sum(p.stat().st_size for p in Path(path).rglob("*") if p.is_file())
+    return sum(found.st_size for p in files_below(path) if (found := known_stat(p)))
 
 # %% ../nbs/04_store.ipynb #e5aa5a10
 @patch

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from functools import reduce
 
@@ -32,6 +33,9 @@ from evonb.store import (
     check_folder,
     create_run,
     differences,
+    files_below,
+    folder_size,
+    known_stat,
     open_run,
     own_mark,
     process_began,
@@ -423,3 +427,29 @@ def test_names_that_are_no_text_are_written_as_json_writes_them(tmp_path):
         assert back.attrs["command"] == "evonb run \\udcff.txt" and back.run.values.tolist() == ["plain", "\\udcff.txt"]
     write_dataset(tmp_path / "a.zarr.zip", ds)
     assert read_dataset(tmp_path / "a.zarr.zip").run.values.tolist() == ["plain", "\\udcff.txt"]
+
+
+def test_a_folder_at_work_is_measured_while_parts_of_it_go(tmp_path):
+    "As zarr's folders do beside a file that is being written."
+    (tmp_path / "stays.bin").write_bytes(b"12345")
+    ended = threading.Event()
+
+    def work():
+        while not ended.is_set():
+            for n in range(20):
+                part = tmp_path / f".zarr{n}.tmp" / "deep"
+                part.mkdir(parents=True)
+                (part / "c").write_bytes(b"x" * 7)
+            for n in range(20):
+                shutil.rmtree(tmp_path / f".zarr{n}.tmp")
+
+    writer = threading.Thread(target=work)
+    writer.start()
+    try:
+        for _ in range(300):
+            assert folder_size(tmp_path) in {5 + 7 * n for n in range(21)}
+            assert tmp_path / "stays.bin" in files_below(tmp_path)
+    finally:
+        ended.set()
+        writer.join()
+    assert folder_size(tmp_path) == 5 and known_stat(tmp_path / "gone") is None

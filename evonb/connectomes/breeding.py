@@ -37,7 +37,7 @@ from ..evolution.traits import space_traits
 from ..kinds import write_results
 from ..registry import Registry
 from ..statistics import describe, judge_family, known_mean, moments, p_text, paired_difference, units_text, verdict
-from ..store import Run, as_noted, create_run, read_dataset, write_json
+from ..store import Run, as_noted, create_run, files_below, known_stat, read_dataset, write_json
 from ..training.connectome import wired_parameters
 from ..training.gpt import meta_model
 from ..training.lifetime import Compute, LifetimeConfig, checkpoint_step, latest_checkpoint
@@ -470,8 +470,9 @@ class SearchOrder(Order):
 
     def reached(self, run):
         lives = search_folder(Experiment(run, None, self.search.experiment, lineage=self.lineage), self.way)
-        path = max(lives.rglob("checkpoint-*.safetensors"), key=lambda p: p.stat().st_mtime, default=None)
-        n = sum(1 for _ in lives.rglob("lived.safetensors"))
+        files = files_below(lives)
+        known = {p: found.st_mtime for p in files if p.match("checkpoint-*.safetensors") and (found := known_stat(p))}
+        path, n = max(known, key=known.get, default=None), sum(p.name == "lived.safetensors" for p in files)
         return path, 10**9 * n + checkpoint_step(path)
 
 # %% ../../nbs/connectomes/36_breeding.ipynb #f8199cd4

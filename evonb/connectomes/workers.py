@@ -31,7 +31,7 @@ from .generations import read_life, stored_generations, tell_evolution, tested_n
 from .settings import Experiment, lineage_file
 from ..core import EvonbError, InputError, MachineError, Stopped, StopRequest, announce
 from ..core import check_positive, listening, progress
-from ..store import Run
+from ..store import Run, files_below
 from ..text.tokens import open_prepared
 from ..training.gpt import n_parameters
 from ..training.lifetime import checkpoint_step, latest_checkpoint
@@ -216,7 +216,7 @@ def n_left(
     d, n, k = exp.config.development, exp.config.evolution.n_generations, exp.config.n_lineages
     whole = k * n * (not exp.config.connectome) + len(d.arms) * (d.lifetimes_per_arm + (k - 1) * d.n_seeds)
     whole += k * bool(exp.config.pretrained_arms()) # one more for each evolution
-    return max(0, whole - sum(1 for _ in exp.run.path.rglob("lived.safetensors")))
+    return max(0, whole - sum(p.name == "lived.safetensors" for p in files_below(exp.run.path)))
 
 # %% ../../nbs/connectomes/17_workers.ipynb #8ac3e003
 def n_workers(

@@ -19,7 +19,7 @@ import pytest
 from evonb.connectomes.experiments import experiment
 from evonb.connectomes.settings import DevelopmentConfig, EvolutionConfig, ExperimentConfig
 from evonb.core import InputError, Remark, to_dict
-from evonb.store import create_run, open_run, write_json
+from evonb.store import create_run, files_below, open_run, write_json
 from evonb.text.tokens import CorpusConfig
 from evonb.training.gpt import ModelConfig
 from evonb.training.lifetime import LifetimeConfig
@@ -161,10 +161,10 @@ def test_killed_three_times_at_random_the_track_is_one(tmp_path, name):
     env.pop("WANDB_SERVICE", None)  # this process's, which a killed run would stay open in
     tracks = (run / "track", tmp_path / "trackio")
     words = [sys.executable, "-c", WORK, str(run), json.dumps(to_dict(TINY)), name]
-    chance = random.Random(7)
+    chance, kept = random.Random(7), ("checkpoint-*.safetensors", "lived*.safetensors")
+    lived = lambda: {p for p in files_below(run) if any(map(p.match, kept))}
     for n in (1, 2, 3):
         work = subprocess.Popen(words, env=env, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        lived = lambda: {p for p in run.rglob("*.safetensors") if "checkpoint-" in p.name or p.name.startswith("lived")}
         before = lived()
         while (lived() <= before or not any(p.exists() for p in tracks)) and work.poll() is None:
             time.sleep(0.01)
