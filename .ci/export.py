@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What is generated from the notebooks: the modules of evonb by nbdev_export, and README.md from nbs/index.ipynb.
+"""What is generated from the notebooks: the modules of evonb by nbdev-export, and README.md from nbs/index.ipynb.
 
     .ci/export.py write   write both
     .ci/export.py check   export a copy, and fail when a committed file differs (the work tree isn't touched)
@@ -79,12 +79,12 @@ def readme(root: Path) -> str:
 
 
 def export(root: Path):
-    "nbdev_export in `root`, then README.md."
-    env = {k: v for k, v in os.environ.items() if k != "IN_TEST"}  # with IN_TEST nbdev_export does nothing, silently
-    command = [Path(sys.executable).with_name("nbdev_export")]
+    "nbdev-export in `root`, then README.md."
+    env = {k: v for k, v in os.environ.items() if k != "IN_TEST"}  # with IN_TEST nbdev-export does nothing, silently
+    command = [Path(sys.executable).with_name("nbdev-export")]
     done = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True)
     if done.returncode or "Warning" in done.stderr:
-        raise SystemExit(f"nbdev_export failed:\n{done.stdout}{done.stderr}")
+        raise SystemExit(f"nbdev-export failed:\n{done.stdout}{done.stderr}")
     (root / "README.md").write_text(readme(root), encoding="utf-8")
 
 

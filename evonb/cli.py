@@ -2101,5 +2101,4 @@ def main(
     return 0
 
 # %% ../nbs/84_cli.ipynb #5c1e9a71
-#| eval: false
 if __name__ == "__main__": sys.exit(main())
