@@ -1393,9 +1393,8 @@ def do_upload(
 
     from evonb.store import open_run
     from evonb.travel.publish import publish_run
-    from evonb.travel.upload import check_terms, going_text, upload_folder
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", args.hub):
-        raise InputError(f"hub is {args.hub!r}, but must be OWNER/NAME, as on the hub.")
+    from evonb.travel.upload import check_terms, going_text, place_there, upload_folder
+    place_there(args.hub, args.revision)
     terms = check_terms(open_run(args.run), args.licence, args.text_licence)
     with tempfile.TemporaryDirectory() as place:
         out = Path(place)/"run" if args.dry_run else Path(args.out or f"{str(args.run).rstrip(os.sep)}-published")
@@ -1427,7 +1426,7 @@ def verify_options(
     p # the command's parser
 ):
     "What `evonb verify` takes."
-    p.add_argument("folder", metavar="DIR", help="what evonb publish made")
+    p.add_argument("folder", metavar="DIR", help="what evonb publish made, or hf:OWNER/NAME[@REVISION]")
     p.add_argument("--again", action="store_true", help="also raise one newborn once more, and compare it")
 
 # %% ../nbs/84_cli.ipynb #8aa69155
@@ -1459,8 +1458,9 @@ def do_import(
     args # what `parser` made of the command line
 ):
     "Take a published run up."
-    from evonb.travel.publish import import_run
-    print(import_run(args.folder, args.out), f"What it holds is shown by: evonb explore {args.out}", sep="\n\n")
+    from evonb.travel.publish import import_run, imported_from
+    run = import_run(args.folder, args.out)
+    print(run, f"It is {imported_from(run)}.", f"What it holds is shown by: evonb explore {args.out}", sep="\n")
 
 # %% ../nbs/84_cli.ipynb #c316caf1
 def track_options(
@@ -1627,10 +1627,12 @@ def do_show(
 ):
     "What a run holds, as text or JSON."
     from evonb.store import open_run
+    from evonb.travel.publish import imported_from
     run, nothing = open_run(args.run), dict(arms={}, generations=[], statement="Nothing has been finished yet.")
     summary = run.summary() or nothing
     if args.json: print(json.dumps(summary | dict(run=str(run.path), state=run.state()), indent=1))
     else: print(run, results_text(summary, run.file("summary.json")) or summary.get("statement", ""), sep="\n\n")
+    if not args.json and (source := imported_from(run)): print(f"\nIt is {source}.")
 
 # %% ../nbs/84_cli.ipynb #fe5eaa98
 def plan_options(

@@ -7,9 +7,9 @@ __all__ = ['own_mark', 'replacing', 'content_digest', 'write_json', 'read_json',
            'read_tensors', 'read_arrays', 'append', 'encodable', 'write_dataset', 'write_netcdf', 'too_large',
            'check_arrays', 'texts_as_str', 'file_starts', 'read_dataset', 'writing_folder', 'inside', 'check_folder',
            'versions_of', 'versions', 'now', 'Run', 'is_locked', 'locked', 'being_written', 'process_began',
-           'own_files', 'changed_settings', 'content_of', 'visible_files', 'identity', 'leaves', 'inputs_of',
-           'stands_for', 'differences', 'as_begun', 'as_noted', 'create_run', 'writing', 'open_run', 'reopen_run',
-           'files_below', 'known_stat', 'folder_size']
+           'own_files', 'sweep_beside', 'changed_settings', 'content_of', 'visible_files', 'identity', 'leaves',
+           'inputs_of', 'stands_for', 'differences', 'as_begun', 'as_noted', 'create_run', 'writing', 'open_run',
+           'reopen_run', 'files_below', 'known_stat', 'folder_size']
 
 # %% ../nbs/04_store.ipynb #760b2170
 import datetime
@@ -591,13 +591,23 @@ def own_files(
         yield from [Path(where, name) for name in sorted((*folders, *files))]
 
 # %% ../nbs/04_store.ipynb #3af085d7
+def _settle(p):
+    "Remove what a killed writer left, but for a replaced folder's old self that must come back."
+    if not (found := _left.fullmatch(p.name)): return
+    target, mark = p.parent / p.name[1:].removesuffix(".old.tmp"), found["mark"]
+    if mark == "old" and not target.exists(): os.replace(p, target)
+    elif mark in (None, "old") or (p.exists() and not being_written(p, mark)): _discard(p)
+
 def _sweep(path):
-    "Remove what killed writers left in a run, but for a replaced folder's old self that must come back."
-    for p in own_files(path):
-        if not (found := _left.fullmatch(p.name)): continue
-        target, mark = p.parent / p.name[1:].removesuffix(".old.tmp"), found["mark"]
-        if mark == "old" and not target.exists(): os.replace(p, target)
-        elif mark in (None, "old") or (p.exists() and not being_written(p, mark)): _discard(p)
+    "Remove what killed writers left in a run."
+    for p in own_files(path): _settle(p)
+
+def sweep_beside(
+    path # a file or folder that is about to be made
+):
+    "Remove what a killed writer of the same file or folder left beside it."
+    path = Path(path)
+    for p in path.parent.glob(f"{glob.escape(f'.{path.name}.')}*.tmp"): _settle(p)
 
 # %% ../nbs/04_store.ipynb #5c9de43f
 def changed_settings(
@@ -786,6 +796,12 @@ def open_run(
     path # a run folder
 ) -> Run:
     "Open a run for reading, also while another process writes it."
+    if str(path).startswith("hf:"):
+        raise InputError(f"{path} is on the hub, and a run is opened from a folder. Bring it here first: evonb import "
+                         f"{path} --out RUN")
+    if (Path(path)/"run"/"run.json").is_file() and (Path(path)/"SHA256SUMS").is_file():
+        raise InputError(f"{path} is a published run. Take it up first: evonb import {path} "
+                         "--out RUN")
     if not (Path(path)/"run.json").is_file():
         raise FileNotFoundError(f"{path} is not a run folder: it has no run.json. Name the folder given as --out.")
     return Run(path)

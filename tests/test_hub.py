@@ -21,12 +21,13 @@ from evonb.cli import main
 from evonb.core import CorpusError, DamagedFileError, InputError, MissingExtraError, Remark, Seeds
 from evonb.datasets import MissingCorpusError
 from evonb.hub import from_hub, hub_name
+from evonb.store import open_run
 from evonb.text.corpora import load_corpus
 from evonb.text.tokens import CorpusConfig, prepare, train_tokenizer
 from evonb.training.base import open_base, save_base
 from evonb.training.gpt import GPTConfig, new_gpt
 from evonb.training.stock import farthest_apart, to_stock
-from evonb.travel.publish import import_run, publish_run
+from evonb.travel.publish import import_run, imported_from, publish_run, verify_folder
 from evonb.travel.upload import check_terms, held, terms_of, upload_folder
 
 REPO = "someone/newborn"
@@ -290,11 +291,42 @@ def test_bytes_that_the_hub_does_not_vouch_for_are_refused_and_gone(hub, newborn
     (f"hf:{REPO}:modle.safetensors", "Did you mean model.safetensors"),
     ("hf:alone", "isn't a name on the hub"),
     (f"hf:{REPO}:../x", "isn't a name on the hub"),
+    *((name, "isn't a name on the hub") for name in (
+        "hf:", "hf://a/b", "hf:a/b/c", "hf:a b/c", "hf:ä/b", "hf:a/-b", "hf:a/b--c", "hf:a/b.git", "hf:a/" + "x" * 97,
+        "hf:./.", "hf:a/b@", "hf:a/b@ ", "hf:a/b@/etc/passwd", "hf:a/b@x/", "hf:a/b@x//y", "hf:a/b@x@y", "hf:a/b@m\nn",
+        "hf:a/b@m\0n", "hf:a/b\n", "hf:a/b:", "hf:a/b:/etc/passwd", "hf:a/b:x\0y", "hf:a/b@~1", "hf:a/b:run\n")),
 ])  # fmt: skip
 def test_what_is_not_there_is_told(hub, newborn, name, said):
     hub.push(newborn[1])
     with pytest.raises(InputError, match=said):
         from_hub(name, False)
+
+
+def test_a_revision_is_no_file_of_this_machine(hub, tmp_path, monkeypatch):
+    "Which commit a branch meant is read from a file of the cache that is called by it, and from no other."
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    (tmp_path / "secret").write_text("mine")
+    for name in (f"hf:{REPO}@{tmp_path / 'secret'}", f"hf:{REPO}@../../../secret"):
+        with pytest.raises(InputError, match="isn't a name on the hub") as told:
+            from_hub(name, False)
+        assert "mine" not in str(told.value)
+
+
+@pytest.mark.parametrize("name", ["../../../out.json", "/tmp/out.json", "a/../../out.json"])
+def test_a_hub_that_lists_what_leads_out_is_not_followed(hub, newborn, name, tmp_path):
+    hub.push(newborn[1] | {name: b"{}"})
+    with pytest.raises(DamagedFileError, match="leads out of its folder"):
+        from_hub(f"hf:{REPO}", False)
+    assert not list(tmp_path.rglob("out.json")) and not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_names_with_letters_of_patterns_are_names(hub):
+    files = {"a[1].json": b"{}", "a1.json": b"[]", "*.json": b"1", "ein name.json": b"2"}
+    hub.push(files)
+    for name, body in files.items():
+        assert from_hub(f"hf:{REPO}:{name}", False)[0].read_bytes() == body
 
 
 def test_gated_and_pickled_are_told(hub, newborn):
@@ -537,13 +569,22 @@ def test_a_run_goes_up_and_comes_back_bit_for_bit(hub, me, run, tmp_path, capsys
     name = f"hf:{REPO}@{hub.refs['main']}"
     assert f"It is there: {name}." in said and hub.private
     assert main(["import", name, "--out", str(tmp_path / "back")]) == 0
+    said = capsys.readouterr()
+    assert f"It is {name}, taken up 20" in said.out and f"B of {name} go into" in said.err
+    assert imported_from(open_run(tmp_path / "back")).startswith(f"{name}, taken up 20")
+    (tmp_path / "back" / "imported.json").unlink()  # all else is equal
     same_files(tmp_path / "back", tmp_path / "out" / "run")
     for file in (tmp_path / "back").rglob("*"):
         assert file.is_dir() or file.read_bytes() == (run / file.relative_to(tmp_path / "back")).read_bytes()
         assert not file.is_symlink()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     import_run(name, tmp_path / "again", show=False)
+    (tmp_path / "again" / "imported.json").unlink()
     same_files(tmp_path / "again", tmp_path / "out" / "run")
+    assert main(["verify", name]) == 0 and "files are as they were" in capsys.readouterr().out
+    for command in ("explore", "report", "show", "track"):
+        assert main([command, name, *["--to", "csv"][:2 * (command == "track")]]) == 2
+        assert f"evonb import {name} --out RUN" in capsys.readouterr().err
 
 
 def test_an_interrupted_upload_goes_on(hub, me, published):
@@ -580,7 +621,7 @@ def test_a_changed_or_foreign_place_is_refused(hub, me, published, newborn, tmp_
     with pytest.raises(InputError, match="doesn't let you write .* HF_TOKEN"):
         upload_folder(published, REPO, show=False)
     hub.push(newborn[1])
-    with pytest.raises(InputError, match="SHA256SUMS"):
+    with pytest.raises(InputError, match=f"hf:{REPO} isn't a published run: it has no SHA256SUMS. It holds"):
         import_run(f"hf:{REPO}", tmp_path / "back", show=False)
     with pytest.raises(InputError, match="names a part"):
         import_run(f"hf:{REPO}:run", tmp_path / "back", show=False)
@@ -592,6 +633,58 @@ def test_a_spoilt_file_comes_not_back(hub, me, published, tmp_path):
     with pytest.raises(DamagedFileError):
         import_run(name, tmp_path / "back", show=False)
     assert not (tmp_path / "back").exists()
+
+
+def test_an_import_goes_on_after_a_broken_transfer(hub, me, published, tmp_path):
+    name = upload_folder(published, REPO, show=False)
+    hub.break_after = 3_000
+    try:
+        import_run(name, tmp_path / "back", show=False)
+    except InputError:  # the client gave up: a second call goes on
+        assert not (tmp_path / "back").exists()
+        import_run(name, tmp_path / "back", show=False)
+    asked = [p for c, p, _ in hub.asked if c == "GET" and p.startswith("/cdn/")]
+    assert len(asked) - len(set(asked)) <= 1, "what had arrived wasn't fetched again"
+    assert verify_folder(name, show=False) and open_run(tmp_path / "back").summary()
+
+
+def test_what_was_changed_on_the_hub_since_is_told_and_not_kept(hub, me, published, tmp_path):
+    name = upload_folder(published, REPO, show=False)
+    files = hub.files[hub.refs["main"]]
+    hub.push(files | {"README.md": b"# edited on its page\n"})
+    for _ in range(2):
+        with pytest.raises(DamagedFileError, match="changed: README.md.* earlier commit"):
+            import_run(f"hf:{REPO}", tmp_path / "back", show=False)
+    import_run(name, tmp_path / "back", show=False)  # the commit that was published
+    hub.push({n: b for n, b in files.items() if n != "run/summary.json"})
+    with pytest.raises(InputError, match="has no 'run/summary.json', which it says that it holds"):
+        import_run(f"hf:{REPO}", tmp_path / "other", show=False)
+    hub.push(files | {"SHA256SUMS": files["SHA256SUMS"] + b"0" * 64 + b"  ../../out\n"})
+    with pytest.raises(InputError, match="isn't a file of this folder"):
+        import_run(f"hf:{REPO}", tmp_path / "other", show=False)
+
+
+def test_a_file_that_was_spoilt_in_the_cache_is_fetched_again(hub, me, published, tmp_path):
+    name = upload_folder(published, REPO, show=False)
+    import_run(name, tmp_path / "back", show=False)
+    (file,) = (tmp_path / "cache").glob("models--*/snapshots/*/run/summary.json")
+    file.resolve().write_bytes(b"another")
+    with pytest.raises(DamagedFileError, match="It was removed from the cache: fetch it again"):
+        import_run(name, tmp_path / "other", show=False)
+    assert import_run(name, tmp_path / "other", show=False).summary()
+
+
+@pytest.mark.parametrize("repo, revision, said", [
+    ("alone", None, "hub is 'alone'"), ("connectome-gpt", None, "must be OWNER/NAME"), ("a/b@v1", None, "OWNER/NAME"),
+    ("a/b:run", None, "OWNER/NAME"), ("hf:a/b", None, "OWNER/NAME"), ("a/b", "", "revision is ''"),
+    ("a/b", "/etc/passwd", "must be a branch"), ("a/b", "v1:x", "must be a branch"),
+])  # fmt: skip
+def test_a_place_that_is_none_is_refused_before_any_work(hub, me, run, tmp_path, repo, revision, said, capsys):
+    with pytest.raises(InputError, match=said):
+        upload_folder(tmp_path, repo, revision=revision, show=False)
+    words = ["--hub", repo, *(["--revision", revision] if revision is not None else [])]
+    assert main(["publish", str(run), *words, "--out", str(tmp_path / "out")]) == 2
+    assert said in capsys.readouterr().err and hub.asked == [] and not (tmp_path / "out").exists()
 
 
 def test_a_dry_run_tells_and_asks_nothing(hub, run, tmp_path, capsys):

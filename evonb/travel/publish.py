@@ -5,24 +5,27 @@
 # %% auto #0
 __all__ = ['PAPERS', 'LEFT', 'papers_of', 'creator_names', 'citation_text', 'zenodo_metadata', 'environment_lock', 'again_text',
            'readme_text', 'run_files', 'write_tables', 'first_models', 'write_sums', 'publish_run', 'read_sums',
-           'wrong_files', 'verify_folder', 'raise_again', 'verify_again', 'from_hub_whole', 'import_run']
+           'not_published', 'wrong_files', 'from_hub_whole', 'checked_folder', 'verify_folder', 'raise_again',
+           'run_sums', 'copy_run', 'verify_again', 'import_run', 'imported_from']
 
 # %% ../../nbs/travel/12_publish.ipynb #6087c02e
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
-from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
 from .. import __version__
-from ..core import DamagedFileError, InputError, RunExistsError, file_sha256, parsing, progress, remark
-from ..hub import from_hub, hub_name
+from ..core import DamagedFileError, InputError, RunExistsError, expect_fields, file_sha256, parsing, place_name
+from ..core import progress, remark
+from ..hub import forget, hub_files, hub_name, pinned
 from ..kinds import command_of, refusal
-from ..registry import Registry
-from ..store import Run, check_folder, now, open_run, read_json, replacing, write_json, writing_folder
+from ..store import Run, now, open_run, read_json, replacing, sweep_beside, write_json
+from ..store import writing_folder
 
 # %% ../../nbs/travel/12_publish.ipynb #bf0671a5
 PAPERS = dict(
@@ -118,6 +121,7 @@ def readme_text(
              + (f"- `models/`: {', '.join(models)}, each a model of transformers: "
                 "`AutoModelForCausalLM.from_pretrained(\"models/...\")`.\n" if models else "")
              + "- `run/`: the run itself.",
+             *([f"It was taken up from {source}."] if (source := imported_from(run)) else []),
              "## Check it", "```sh\nsha256sum -c SHA256SUMS\nevonb verify .          # the same, and what is missing\n"
              "evonb verify . --again  # raises one newborn once more\n```",
              "## Go on with it", "```sh\nevonb import . --out runs/mine\nevonb explore runs/mine\n```",
@@ -199,7 +203,8 @@ def publish_run(
     if not people: remark("Nobody is named as a creator: fill in CITATION.cff and .zenodo.json, or give --creators.")
     title = title or f"evonb run {run.path.resolve().name}"
     from evonb.travel.export import export_model
-    files, made = run_files(run), first_models(run) if models else []
+    files, made, state = run_files(run), first_models(run) if models else [], run.state()
+    sweep_beside(out)
     with writing_folder(out) as t, progress(len(files) + len(made) + 2, "publish", 0, show, "file") as bar:
         for p in files:
             (t/"run"/p).parent.mkdir(parents=True, exist_ok=True)
@@ -217,6 +222,8 @@ def publish_run(
             (t/name).write_text(text, encoding="utf-8")
         says = zenodo_metadata(title, run.summary().get("statement", ""), people, papers_of(run), licence)
         write_json(t/".zenodo.json", says)
+        if run.state() != state:
+            raise InputError(f"{run.path} was written meanwhile. Wait until nobody writes it, and publish it.")
         write_sums(t)
     return out
 
@@ -225,15 +232,30 @@ def read_sums(
     folder # a published run
 ) -> dict: # name -> SHA-256
     "What SHA256SUMS says."
-    path = Path(folder)/"SHA256SUMS"
-    if not path.is_file():
-        raise InputError(f"{folder} isn't a published run: it has no SHA256SUMS. Give what evonb publish made.")
-    with parsing(path):
-        rows = [line.split("  ", 1) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    folder = Path(folder)
+    path = folder/"SHA256SUMS"
+    if not path.is_file(): raise InputError(f"{folder} isn't a published run: {not_published(folder)}")
+    with parsing(path, "Get it again from where it was published."):
+        rows = [line.partition("  ")[::2] for line in path.read_text(encoding="utf-8").split("\n") if line]
         for digest, name in rows:
-            if len(digest) != 64 or Path(name).is_absolute() or ".." in Path(name).parts:
+            if not re.fullmatch("[0-9a-f]{64}", digest): raise ValueError(f"a line has no SHA-256: {digest[:70]}")
+            if Path(name).is_absolute() or ".." in Path(name).parts or Path(name).as_posix() != name:
                 raise InputError(f"{path} names {name!r}, which isn't a file of this folder. Get it again.")
-        return {name: digest for digest, name in rows}
+    found = {name: digest for digest, name in rows}
+    if not found or len(found) < len(rows):
+        what = "names a file twice" if found else "is empty"
+        raise DamagedFileError(f"{path} is damaged: it {what}. Get it again from where it was published.")
+    return found
+
+def not_published(
+    folder # without SHA256SUMS
+) -> str: # why, and what to do
+    "What somebody gave who meant a published run."
+    if folder.is_file(): return "it is a file. Unpack it, and give the folder."
+    if not folder.is_dir(): return "there is no such folder. Give what evonb publish made, or hf:OWNER/NAME."
+    if (folder/"run.json").is_file(): return "it is a run, which is there already: look at it by evonb explore."
+    inner = sorted(p.parent for p in folder.glob("*/SHA256SUMS"))
+    return "it has no SHA256SUMS. Give what evonb publish made" + (f", such as {inner[0]}." if inner else ".")
 
 # %% ../../nbs/travel/12_publish.ipynb #d64b5f8d
 def wrong_files(
@@ -242,27 +264,64 @@ def wrong_files(
 ) -> dict: # "missing", "changed", "added" -> names
     "How a folder differs from what was published."
     folder, sums = Path(folder), read_sums(folder)
-    there = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()} - {"SHA256SUMS", "files.json"}
+    there = set()
+    for where, folders, files in os.walk(folder): # a link to a folder isn't looked into: it is one that was added
+        links = [n for n in folders if os.path.islink(os.path.join(where, n))]
+        there |= {os.path.relpath(os.path.join(where, n), folder).replace(os.sep, "/") for n in (*files, *links)}
     with progress(len(sums), "checksums", 0, show, "file") as bar:
-        changed = []
+        missing, changed = [], []
         for name, digest in sums.items():
-            if name in there and file_sha256(folder/name) != digest: changed.append(name)
+            if name not in there or not (folder/name).is_file(): missing.append(name)
+            elif file_sha256(folder/name) != digest: changed.append(name)
             bar.update()
-    return dict(missing=sorted(set(sums) - there), changed=changed, added=sorted(there - set(sums)))
+    added = there - set(sums) - {"SHA256SUMS", "files.json"}
+    return dict(missing=sorted(missing), changed=changed, added=sorted(added))
+
+# %% ../../nbs/travel/12_publish.ipynb #1d7b498a
+def from_hub_whole(
+    source, # hf:OWNER/NAME[@REVISION]; anything else comes back as it is
+    show: bool = True # say what is fetched
+) -> tuple: # a folder with all that SHA256SUMS names, and its name with the commit; of anything else (Path, None)
+    "Fetch a published run from the hub, unless it is here."
+    if (asked := hub_name(source)) is None: return Path(source), None
+    if asked.file: raise InputError(f"{source} names a part of what is there. Give hf:OWNER/NAME[@REVISION].")
+    name = pinned(asked)
+    there = hub_files(name)
+    if "SHA256SUMS" not in there:
+        raise InputError(f"{asked} isn't a published run: it has no SHA256SUMS. It holds {', '.join(sorted(there)[:4])}"
+                         f"{', ...' * (len(there) > 4)}. Name what evonb publish --hub uploaded.")
+    sums = read_sums(name.fetched(there, False, ["SHA256SUMS"]))
+    folder = name.fetched(there, show, ["SHA256SUMS", *sums])
+    name.note_reference(asked.revision)
+    return folder, str(name)
 
 # %% ../../nbs/travel/12_publish.ipynb #fdefbd98
-def verify_folder(
-    folder, # a published run
-    show: bool = True # a progress bar
-) -> int: # files that are as they were
-    "Check every file; what is missing or changed is an error, what was added is told."
+def checked_folder(
+    source, # a published run, or hf:OWNER/NAME[@REVISION]
+    show: bool = True # say what is fetched, and a progress bar
+) -> tuple: # its folder, and its name with the commit (None: it isn't the hub's)
+    "A published run whose every file was checked; what is missing or changed is an error, what was added is told."
+    folder, name = from_hub_whole(source, show)
     wrong = wrong_files(folder, show)
     if wrong["missing"] or wrong["changed"]:
         told = "; ".join(f"{k}: {', '.join(v[:4])}{f' and {len(v) - 4} more' * (len(v) > 4)}"
                          for k, v in wrong.items() if v and k != "added")
-        raise DamagedFileError(f"{folder} isn't what was published ({told}). Get it again from where it was published.")
-    if wrong["added"]: remark(f"{folder} holds files that weren't published: {', '.join(wrong['added'][:4])}.")
-    return len(read_sums(folder))
+        todo = "Get it again from where it was published."
+        if name: # or the same would be found forever
+            for p in wrong["changed"]: forget(folder/p)
+            todo = ("It was removed from the cache: fetch it again. If that doesn't help, it was changed on the hub; "
+                    f"take an earlier commit ({str(name).partition('@')[0]}@COMMIT).")
+        raise DamagedFileError(f"{name or folder} isn't what was published ({told}). {todo}")
+    if wrong["added"]: remark(f"{name or folder} holds files that weren't published: {', '.join(wrong['added'][:4])}.")
+    return folder, name
+
+# %% ../../nbs/travel/12_publish.ipynb #0dbdcabc
+def verify_folder(
+    folder, # a published run, or hf:OWNER/NAME[@REVISION]
+    show: bool = True # a progress bar
+) -> int: # files that are as they were
+    "Check every file; what is missing or changed is an error, what was added is told."
+    return len(read_sums(checked_folder(folder, show)[0]))
 
 # %% ../../nbs/travel/12_publish.ipynb #b9120fab
 def raise_again(
@@ -286,26 +345,39 @@ def raise_again(
     return f"{arm}/{seed}", max(float((again[n].double() - w.double()).abs().max()) for n, w in weights.items())
 
 # %% ../../nbs/travel/12_publish.ipynb #5884347b
-def verify_again(
+def run_sums(
+    folder # a published run
+) -> dict: # path below run/ -> SHA-256
+    "The files of the run itself."
+    files = {Path(n).relative_to("run"): d for n, d in read_sums(folder).items() if n.startswith("run/")}
+    if Path("run.json") in files: return files
+    raise InputError(f"{folder} holds no run: its SHA256SUMS names no run/run.json. Give what evonb publish made.")
+
+def copy_run(
     folder, # a published run
+    out # an empty folder, or none
+):
+    "The run of a published folder: the files that SHA256SUMS names and no others, each checked as it is copied."
+    for name, digest in run_sums(folder).items():
+        (Path(out)/name).parent.mkdir(parents=True, exist_ok=True)
+        h = hashlib.sha256()
+        with open(Path(folder)/"run"/name, "rb") as source, open(Path(out)/name, "wb") as to:
+            while part := source.read(2**20):
+                h.update(part)
+                to.write(part)
+        if h.hexdigest() != digest:
+            raise DamagedFileError(f"{Path(folder)/'run'/name} was changed while it was read. Get it again from where "
+                                   "it was published.")
+
+def verify_again(
+    folder, # a published run, or hf:OWNER/NAME[@REVISION]
     show: bool = True # progress bars
 ) -> tuple: # the newborn, and the largest difference of its weights: 0 where every bit is equal
     "Raise a newborn of a published run once more, beside it."
-    verify_folder(folder, show)
+    folder, _ = checked_folder(folder, show)
     with tempfile.TemporaryDirectory() as place:
-        shutil.copytree(Path(folder)/"run", Path(place)/"run")
+        copy_run(folder, Path(place)/"run")
         return raise_again(Path(place)/"run", show)
-
-# %% ../../nbs/travel/12_publish.ipynb #dc4d36f6
-def from_hub_whole(
-    source, # hf:OWNER/NAME[@REVISION]; anything else comes back as it is
-    show: bool = True # say what is fetched
-): # -> a folder with all that SHA256SUMS names, and nothing else
-    "Fetch a published run from the hub."
-    if (name := hub_name(source)) is None: return source
-    if name.file: raise InputError(f"{source} names a part of what is there. Give hf:OWNER/NAME[@REVISION].")
-    sums, found = from_hub(str(replace(name, file="SHA256SUMS")), False)
-    return from_hub(str(replace(hub_name(found), file="")), show, ["SHA256SUMS", *read_sums(Path(sums).parent)])[0]
 
 # %% ../../nbs/travel/12_publish.ipynb #bf13f120
 def import_run(
@@ -313,13 +385,31 @@ def import_run(
     out, # the run's folder to make
     show: bool = True # a progress bar
 ) -> Run:
-    "A published run as a run of one's own, after every file was checked."
-    out = Path(out)
-    if out.exists(): raise RunExistsError(f"{out} is there already. Give a folder that isn't there yet.")
-    folder = from_hub_whole(folder, show)
-    verify_folder(folder, show)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(out) as t:
-        shutil.copytree(Path(folder)/"run", t)
-        open_run(t) # it is one
+    "A published run as a run of one's own, after every file was checked; `imported.json` notes where it is from."
+    out, source = Path(out), folder
+    taken = RunExistsError(f"{out} is there already. Give a folder that isn't there yet.")
+    if os.path.lexists(out): raise taken
+    folder, name = checked_folder(source, show)
+    if run_sums(folder): open_run(folder/"run") # it is one, of a version that can be read
+    sweep_beside(out)
+    try:
+        with replacing(out) as t:
+            copy_run(folder, t)
+            note = dict(source=name or place_name(folder.resolve()), imported=now(),
+                        sums=file_sha256(folder/"SHA256SUMS"))
+            if (t/"imported.json").is_file(): note["before"] = read_json(t/"imported.json")
+            write_json(t/"imported.json", note)
+    except OSError as e:
+        if e.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR): raise taken from e # another was faster
+        raise
     return open_run(out)
+
+# %% ../../nbs/travel/12_publish.ipynb #f011e98b
+def imported_from(
+    run: Run
+) -> str: # where it was published; empty where the run was made here
+    "Where a run was taken up from."
+    path = run.path/"imported.json"
+    if not path.is_file(): return ""
+    note = expect_fields(read_json(path), path, source=str, imported=str)
+    return f"{note['source']}, taken up {note['imported'][:10]}"

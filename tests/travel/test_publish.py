@@ -5,14 +5,17 @@ import os
 import shutil
 import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from evonb.connectomes.experiments import experiment
 from evonb.connectomes.settings import preset
-from evonb.core import DamagedFileError, InputError, Remark, RunExistsError
+from evonb.core import DamagedFileError, InputError, Remark, RunExistsError, StoreError
+from evonb.store import open_run, read_json
 from evonb.training.gpt import ModelConfig
 from evonb.travel import import_run, publish_run, verify_again, verify_folder
+from evonb.travel.publish import copy_run, imported_from
 from evonb.widgets.explorers import parts
 
 pytestmark = [pytest.mark.numerics, pytest.mark.usefixtures("one_thread")]
@@ -101,11 +104,143 @@ def test_what_was_added_is_told(copy):
         verify_folder(copy, show=False)
 
 
-def test_a_name_that_leads_out_is_refused(copy):
+@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "run/../../secret", "./README.md", ""])
+def test_a_name_that_leads_out_is_refused(copy, name, tmp_path):
     with open(copy / "SHA256SUMS", "a") as f:
-        f.write("0" * 64 + "  ../secret\n")
-    with pytest.raises(InputError, match="isn't a file of this folder"):
-        verify_folder(copy, show=False)
+        f.write("0" * 64 + f"  {name}\n")
+    for take in (verify_folder, lambda folder, show: import_run(folder, tmp_path / "back", show)):
+        with pytest.raises(InputError, match="isn't a file of this folder"):
+            take(copy, show=False)
+    assert not (tmp_path / "back").exists()
+
+
+def write_sums(folder):
+    from evonb.travel.publish import write_sums
+
+    (folder / "SHA256SUMS").unlink(missing_ok=True)
+    write_sums(folder)
+
+
+def about(folder, **changed):
+    from evonb.store import read_json, write_json
+
+    write_json(folder / "run" / "run.json", read_json(folder / "run" / "run.json") | changed)
+    write_sums(folder)
+
+
+def moved_behind_a_link(folder):
+    shutil.move(folder / "run" / "corpus", folder.parent / "elsewhere")
+    (folder / "run" / "corpus").symlink_to(folder.parent / "elsewhere")
+
+
+def in_place_of_summary(make):
+    return lambda d: ((d / "run" / "summary.json").unlink(), make(d / "run" / "summary.json"))
+
+
+@pytest.mark.parametrize("spoil, said", [
+    (lambda d: (d / "SHA256SUMS").write_text(""), "it is empty"),
+    (lambda d: (d / "SHA256SUMS").write_text("hello"), "a line has no SHA-256: hello"),
+    (lambda d: (d / "SHA256SUMS").write_bytes(b"\xff\xfe"), "SHA256SUMS is damaged"),
+    (lambda d: (d / "SHA256SUMS").write_text(2 * (d / "SHA256SUMS").read_text()), "names a file twice"),
+    (lambda d: (shutil.rmtree(d / "run"), write_sums(d)), "holds no run"),
+    (lambda d: ((d / "run" / "run.json").write_text("hello"), write_sums(d)), "it isn't whole JSON"),
+    (lambda d: ((d / "run" / "run.json").write_text(""), write_sums(d)), "it isn't whole JSON"),
+    (lambda d: about(d, format=99), "written by a newer evonb"),
+    (moved_behind_a_link, "missing: run/corpus/corpus.json"),
+    (in_place_of_summary(os.mkfifo), "missing: run/summary.json"),
+    (in_place_of_summary(os.mkdir), "missing: run/summary.json"),
+    (in_place_of_summary(lambda p: p.symlink_to("/etc/passwd")), "changed: run/summary.json"),
+])  # fmt: skip
+def test_what_only_looks_like_a_published_run_is_refused_and_leaves_nothing(copy, spoil, said, tmp_path):
+    spoil(copy)
+    (tmp_path / "in").mkdir()
+    with pytest.raises((InputError, StoreError), match=said):
+        import_run(copy, tmp_path / "in" / "back", show=False)
+    assert os.listdir(tmp_path / "in") == []
+
+
+def test_only_what_was_published_is_taken_up(copy, tmp_path):
+    "What somebody laid beside it, be it by a link that leads elsewhere, is told and stays where it is."
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    (secret / "key").write_text("mine")
+    (copy / "run" / "notes.json").write_text("{}")
+    (copy / "run" / "way-out").symlink_to(secret)
+    (copy / "run" / "key").symlink_to(secret / "key")
+    (copy / "run" / "round").symlink_to("..")
+    with pytest.warns(Remark, match="run/key, run/notes.json, run/round, run/way-out"):
+        back = import_run(copy, tmp_path / "back", show=False)
+    was = {p.relative_to(copy / "run") for p in (copy / "run").rglob("*") if p.is_file() and not p.is_symlink()}
+    now = {p.relative_to(back.path) for p in back.path.rglob("*") if p.is_file()}
+    assert now - was == {Path("imported.json")} and was - now == {Path("notes.json")}
+
+
+def test_where_it_is_from_is_noted(published, tmp_path):
+    back = import_run(published, tmp_path / "back", show=False)
+    assert imported_from(back).startswith("out, taken up 20") and str(published.parent) not in imported_from(back)
+    again = publish_run(back.path, tmp_path / "again", creators="Curie, Marie", models=False, show=False)
+    assert "It was taken up from out, taken up" in (again / "README.md").read_text()
+    twice = import_run(again, tmp_path / "twice", show=False)
+    assert read_json(twice.path / "imported.json")["before"]["source"] == "out"
+
+
+def test_of_two_that_import_at_once_one_is_refused(published, tmp_path, monkeypatch):
+    from evonb.travel import publish
+
+    def overtaken(folder, out):
+        copy_run(folder, out)
+        if not (tmp_path / "back").exists():
+            shutil.copytree(out, tmp_path / "back")
+
+    monkeypatch.setattr(publish, "copy_run", overtaken)
+    with pytest.raises(RunExistsError, match="is there already"):
+        import_run(published, tmp_path / "back", show=False)
+    assert os.listdir(tmp_path) == ["back"]
+
+
+def test_what_a_killed_import_or_publish_left_goes_with_the_next(run, published, tmp_path):
+    for name in ("back", "pub"):
+        left = tmp_path / f".{name}.999999999.tmp"
+        left.mkdir()
+        (left / "half").write_text("half")
+    import_run(published, tmp_path / "back", show=False)
+    publish_run(run.path, tmp_path / "pub", creators="Curie, Marie", models=False, show=False)
+    assert sorted(os.listdir(tmp_path)) == ["back", "pub"]
+
+
+@pytest.mark.parametrize("step", ["first_models", "write_tables", "readme_text", "write_sums"])
+def test_an_interruption_leaves_what_was_there(run, tmp_path, monkeypatch, step):
+    from evonb.travel import publish
+
+    out = publish_run(run.path, tmp_path / "pub", creators="Curie, Marie", models=False, show=False)
+    sums = (out / "SHA256SUMS").read_text()
+
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(publish, step, stop)
+    for place in (out, tmp_path / "new"):
+        with pytest.raises(KeyboardInterrupt):
+            publish_run(run.path, place, creators="Curie, Marie", show=False)
+    assert os.listdir(tmp_path) == ["pub"] and (out / "SHA256SUMS").read_text() == sums and verify_folder(out, False)
+
+
+def test_a_run_that_goes_on_meanwhile_is_not_published(run, tmp_path, monkeypatch):
+    from evonb.store import reopen_run
+    from evonb.travel import publish
+
+    copy = shutil.copytree(run.path, tmp_path / "run")
+
+    def meanwhile(run, folder):
+        with reopen_run(copy):
+            pass
+
+    monkeypatch.setattr(publish, "write_tables", meanwhile)
+    with pytest.raises(InputError, match="was written meanwhile"):
+        publish_run(copy, tmp_path / "pub", creators="Curie, Marie", models=False, show=False)
+    with reopen_run(copy), pytest.raises(InputError, match="is being written"):
+        publish_run(copy, tmp_path / "pub", creators="Curie, Marie", show=False)
+    assert os.listdir(tmp_path) == ["run"]
 
 
 def test_the_run_comes_back_and_goes_on(run, published, tmp_path):
@@ -138,6 +273,18 @@ def test_places_that_hold_something_else_are_refused(run, published, tmp_path):
         publish_run(run.path, tmp_path / "new", creators="Marie Curie", show=False)
     with pytest.raises(InputError, match="no SHA256SUMS"):
         verify_folder(tmp_path / "mine", show=False)
+    with pytest.raises(InputError, match=f"such as {published}"):
+        verify_folder(published.parent, show=False)
+    with pytest.raises(InputError, match="there is no such folder"):
+        verify_folder(tmp_path / "nowhere", show=False)
+    with pytest.raises(InputError, match="is a file. Unpack it"):
+        verify_folder(published / "README.md", show=False)
+    with pytest.raises(InputError, match="it is a run"):
+        verify_folder(run.path, show=False)
+    with pytest.raises(InputError, match="is a published run. Take it up first: evonb import"):
+        open_run(published)
+    with pytest.raises(InputError, match="is on the hub.* evonb import hf:a/b --out RUN"):
+        open_run("hf:a/b")
     with pytest.raises(InputError, match="holds the run itself"):
         (run.path.parent / "SHA256SUMS").write_text("")
         publish_run(run.path, run.path.parent, creators="Curie, Marie", show=False)
