@@ -16,7 +16,7 @@ from fastcore.basics import patch
 
 from .core import InputError, from_dict
 from .registry import Entry, Registry
-from .store import Run, open_run, write_dataset, write_netcdf
+from .store import Run, content_digest, open_run, write_dataset, write_netcdf
 
 # %% ../nbs/05_kinds.ipynb #b08646ea
 @dataclass(frozen=True)
@@ -207,8 +207,12 @@ def noted_command(
     run # a Run
 ) -> str: # empty where no result notes one
     "The command that a result notes, where the run's settings are still those that it was made with."
-    import h5py
-    for path in sorted(run.path.glob("*.nc")):
+    now = content_digest(run.config)
+    for event in reversed(run.events()):
+        if event.get("event") == "result" and event.get("settings") == now and event.get("command"):
+            return str(event["command"])
+    for path in sorted(run.path.glob("*.nc")): # of a run of before, or one that came without its log
+        import h5py
         with suppress(OSError, ValueError), h5py.File(path) as f:
             if f.attrs.get("command") and json.loads(f.attrs["settings"]) == run.config: return str(f.attrs["command"])
     return ""
@@ -240,4 +244,5 @@ def write_results(
 ):
     "Store a result twice: checked, as evonb reads it (.zarr.zip), and for everybody, with its provenance (.nc)."
     write_dataset(run.file(f"{name}.zarr.zip"), dataset)
-    write_netcdf(run.file(f"{name}.nc"), dataset.assign_attrs(dataset.attrs | provenance(run)))
+    write_netcdf(run.file(f"{name}.nc"), dataset.assign_attrs(dataset.attrs | (told := provenance(run))))
+    run.log("result", name=name, command=told["command"], settings=content_digest(run.config))

@@ -13,13 +13,16 @@ __all__ = ['connectome_page', 'population_page', 'experts_page', 'wirings_page',
            'front_html', 'archive_html', 'of_methods', 'drift_html', 'experts_table', 'experts_html', 'alignment_table',
            'beside_gains', 'ways_table', 'ways_result', 'listed', 'left_out_html', 'alignment_result',
            'alignment_people', 'word_by_word', 'suite_figures', 'evaluation_result', 'examined_html', 'human_like_html',
-           'settings_html', 'repeat_html', 'report_html', 'write_report', 'example_run', 'example_population_run']
+           'settings_html', 'repeat_html', 'report_pieces', 'report_html', 'write_report', 'example_run',
+           'example_population_run']
 
 # %% ../nbs/80_report.ipynb #2b3e800e
 import html
+import io
 import json
 import math
 import re
+import shutil
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -39,7 +42,7 @@ from .plots import sensors as sensor_plots
 from .plots import population as population_plots
 from .plots import development as development_plots
 from .plots.population import by_test
-from .plots.style import figure_script
+from .plots.style import figure_script, plotly_file
 from .statistics import components_text, crossed_mean, describe, family_text, judge_family, p_text, units_text
 from .store import create_run, now, open_run, read_dataset, read_json, replacing, write_dataset, write_json
 
@@ -1021,11 +1024,10 @@ _noscript = ("<noscript><p class='notice'>The figures are drawn by a script insi
              "here. The tables don't need it.</p></noscript>")
 
 # %% ../nbs/80_report.ipynb #9464d8c7
-def report_html(
+def report_pieces(
     run # a Run
-) -> str:
+) -> list: # of bytes, UTF-8, one behind the other; a path stands for what is in that file
     "The page of a run; files that several sections need are read once."
-    from plotly.offline import get_plotlyjs
     @cache
     def load(name): # what a section asks for; None when it isn't there (yet)
         if name == "run": return run
@@ -1039,22 +1041,32 @@ def report_html(
     parts = [made for p in (*(ability(run.kind, "page") or ()), *every_page) if (made := section_html(p, load))]
     named = (re.search(r"<section id='([^']*)'><h2>(.*?)</h2>", p).groups() for p in parts)
     contents = " ".join(f"<a href='#{anchor}'>{title}</a>" for anchor, title in named)
-    return (f"<!DOCTYPE html>\n<html lang='en'><head>{_head}<title>{esc(run.path.resolve().name)}: evonb report</title>"
-            f"</head>\n<body>{_header(run)}<main><nav aria-label='Contents'>{contents}</nav>{_noscript}\n"
-            + "\n".join(parts) + f"</main><footer>Written by evonb, {now()}. This page holds all it shows and needs no "
-            f"network.</footer>\n<script id='plotly'>{get_plotlyjs()}</script>"
-            f"<script>{figure_script()}{_js}</script>"
-            "</body></html>\n")
+    pieces = (f"<!DOCTYPE html>\n<html lang='en'><head>{_head}<title>{esc(run.path.resolve().name)}: evonb report</title>"
+              f"</head>\n<body>{_header(run)}<main><nav aria-label='Contents'>{contents}</nav>{_noscript}\n",
+              "\n".join(parts), f"</main><footer>Written by evonb, {now()}. This page holds all it shows and needs no "
+              "network.</footer>\n<script id='plotly'>", plotly_file(),
+              f"</script><script>{figure_script()}{_js}</script></body></html>\n")
+    return [p if isinstance(p, Path) else p.encode("utf-8", "backslashreplace") for p in pieces]
 
 # %% ../nbs/80_report.ipynb #ffad437a
+def report_html(
+    run # a Run
+) -> str:
+    "The page of a run as one text."
+    return b"".join(p.read_bytes() if isinstance(p, Path) else p for p in report_pieces(run)).decode()
+
+# %% ../nbs/80_report.ipynb #2382fe61
 def write_report(
-    run_path # a run folder
-) -> Path: # report.html inside it
+    run_path, # a run folder
+    path=None # the page; None: report.html in the run
+) -> Path: # the page
     "Write a run's report, whole or not at all."
     run = open_run(run_path)
-    page = report_html(run)
-    with replacing(run.path/"report.html") as t: t.write_text(page, encoding="utf-8", errors="backslashreplace")
-    return run.path/"report.html"
+    path, pieces = Path(path or run.path/"report.html"), report_pieces(run)
+    with replacing(path) as t, open(t, "wb") as page:
+        for piece in pieces:
+            with open(piece, "rb") if isinstance(piece, Path) else io.BytesIO(piece) as f: shutil.copyfileobj(f, page)
+    return path
 
 # %% ../nbs/80_report.ipynb #3c15c38f
 def _example_summary(development, evolution):

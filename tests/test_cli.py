@@ -74,7 +74,7 @@ def test_demo_prints_a_table_and_a_page_and_is_quick_the_second_time(done, text,
     before = open_run(done).events()
     code, out, _ = run(capsys, "demo", "--corpus", text, "--out", done, "--arms", "connectome,random,dense", *small())
     assert code == 0
-    assert {e["event"] for e in open_run(done).events()[len(before) :]} == {"start", "complete", "generation"}
+    assert {e["event"] for e in open_run(done).events()[len(before) :]} == {"start", "complete", "generation", "result"}
     page = re.search(r"report: (.*report\.html)", out)[1]
     assert os.path.getsize(page) > 1e6 and "validation loss" in out
     for arm, x in read_json(done / "summary.json")["arms"].items():

@@ -3,6 +3,8 @@
 import ast
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import plotly.graph_objects as go
@@ -104,3 +106,23 @@ def test_figures_of_plotly_alone_have_no_button_that_uploads_where_they_are_show
         assert config["showSendToCloud"] is False and config["plotlyServerURL"] == "", name
     shown = pio.renderers["plotly_mimetype"].to_mimebundle(go.Figure().to_dict())
     assert next(iter(shown.values()))["config"]["showSendToCloud"] is False
+
+
+def test_what_shows_figures_is_loaded_with_the_first_figure_and_prepared_then():
+    code = """
+import sys
+import IPython
+from evonb.plots import style
+assert "nbformat" not in sys.modules and "plotly.io._renderers" not in sys.modules
+import plotly.graph_objects as go
+told = go.Figure(go.Scatter(y=[1, 2]))._repr_mimebundle_()
+import plotly.io as pio
+assert "evonb" in pio.renderers and pio.renderers["browser"].config["showSendToCloud"] is False
+pio.renderers.default = "evonb"
+print(*sorted(go.Figure(go.Scatter(y=[1, 2]))._repr_mimebundle_()))
+pio.renderers.default = "svg"
+from evonb.plots import connectome
+assert pio.renderers.default == "svg"
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == "application/vnd.plotly.v1+json text/html text/plain\n", done.stderr

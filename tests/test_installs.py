@@ -87,6 +87,28 @@ def test_torch_isnt_loaded_to_look_where_it_can_be(kind, runs, described):
     assert told(code, runs, described, before="").endswith("[]\n")
 
 
+LIGHT = """
+from evonb.cli import main
+assert main({command!r}) == 0
+import re, sys
+slow = {{"torch", "transformers", "scipy.stats", "scipy.optimize", "nbformat", "jsonschema", "sklearn"}}
+peak = re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]  # getrusage's counts the parent's, too
+print(sorted(slow & set(sys.modules)), int(peak) >> 10, "MiB")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a process's peak of memory is told in /proc")
+@pytest.mark.parametrize("command, kind", [
+    ("report", "connectome"), ("report", "population"), ("report", "alignment"), ("report", "experts"),
+    ("explore", "connectome"), ("explore", "population"), ("explore", "alignment")])
+def test_pages_of_a_small_run_take_little_memory(command, kind, runs, described):
+    "At most 150 MiB at a fresh process's peak; what is slow or large to import stays out."
+    words = [command, kind, *(("--out", f"pages-{kind}") if command == "explore" else ())]
+    said = told(LIGHT.format(command=words), runs, described)
+    loaded, peak = re.search(r"(\[.*\]) (\d+) MiB", said).groups()
+    assert loaded == "[]" and int(peak) <= 150, said
+
+
 def test_the_explorer_that_runs_a_model_is_left_out_of_pages_and_says_why(runs, described):
     code = "from evonb.cli import main\nassert main(['explore', 'connectome', '--out', 'pages']) == 0"
     said = told(code, runs, described)

@@ -5,12 +5,13 @@ import re
 from dataclasses import fields
 
 import pytest
+import xarray as xr
 
 from evonb import store
 from evonb.core import InputError
-from evonb.kinds import RUN_KINDS, ability, call, refusal
+from evonb.kinds import RUN_KINDS, ability, call, command_of, refusal, write_results
 from evonb.report import Page
-from evonb.store import create_run
+from evonb.store import content_digest, create_run, open_run
 from evonb.widgets.explorers import EXPLORERS, explore, parts
 from evonb.widgets.monitor import VIEWS, known_jobs
 
@@ -61,3 +62,18 @@ def test_an_explorer_of_one_s_own_fits_by_kind_or_by_file(tmp_path):
             explore(run, "brain")
     finally:
         EXPLORERS.remove("words")
+
+
+def test_a_results_command_is_told_from_the_log_while_the_settings_are_those(tmp_path, monkeypatch):
+    config = dict(experts=["a"], seed=1)
+    with create_run(tmp_path / "run", config, kind="experts") as run:
+        monkeypatch.setattr("evonb.kinds.ability", lambda kind, what: None)  # of this kind nothing spells a command
+        assert command_of(run) == ""
+        run.log("result", name="x", command="evonb first", settings=content_digest(config))
+        run.log("result", name="x", command="evonb experts a", settings=content_digest(config))
+        run.log("result", name="x", command="evonb other", settings=content_digest(config | dict(seed=2)))
+    assert command_of(open_run(tmp_path / "run")) == "evonb experts a"
+    monkeypatch.undo()
+    with create_run(tmp_path / "more", dict(command=["evonb", "more"]), kind="experts") as run:
+        write_results(run, "more", xr.Dataset(dict(x=1.0)))
+    assert [e["command"] for e in run.events() if e["event"] == "result"] == ["evonb more"]

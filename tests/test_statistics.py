@@ -8,12 +8,15 @@ from scipy import stats
 
 from evonb.core import InputError, Seeds
 from evonb.statistics import (
+    binomial,
+    chance_interval,
     cluster_interval,
     crossed_contrast,
     crossed_mean,
     describe,
     fdr,
     holm,
+    hypergeometric,
     judge_family,
     p_values,
     paired_difference,
@@ -240,3 +243,22 @@ def test_p_and_q():
     assert np.allclose(q[~np.isnan(p)], stats.false_discovery_control(p[~np.isnan(p)])) and np.isnan(q[1, 2])
     assert np.isnan(fdr([np.nan])).all()
     assert p_values([[0.0], [1.0], [np.nan]], [0.5])[0] == 0.5
+    for ties in (rng.choice([0.01, 0.2, 0.9], 40), rng.random(1), []):
+        assert np.allclose(fdr(ties), stats.false_discovery_control(ties) if len(ties) else [], rtol=1e-15, atol=0)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_chance_of_live_weights_is_scipys(seed):
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(2, 200_000))
+    live, block = int(rng.integers(0, n + 1)), int(rng.integers(1, min(n, 2000) + 1))
+    numbers, sums = hypergeometric(live, n, block)
+    assert np.allclose(sums, stats.hypergeom.cdf(numbers, n, live, block), atol=1e-9)
+    for level in (0.95, 0.999):
+        wanted = stats.hypergeom.ppf([(1 - level) / 2, (1 + level) / 2], n, live, block)
+        assert chance_interval(live, n, block, level) == tuple(wanted)
+
+
+@pytest.mark.parametrize("n, share", [(0, 0.5), (1, 0.3), (50, 0.0), (50, 1.0), (50, 1e-9), (3000, 0.02), (3000, 0.7)])
+def test_the_binomial_is_scipys(n, share):
+    assert np.allclose(binomial(n, share), stats.binom.cdf(np.arange(n + 1), n, share), atol=1e-9)

@@ -250,11 +250,15 @@ def kept_apart(
     gap: float # the least distance between two of them
 ) -> np.ndarray: # (n,)
     "Places moved as little as can be (least squares) until none is nearer to another than `gap`, in their order."
-    from scipy.optimize import isotonic_regression
-    at = np.asarray(at, float)
+    at, pools = np.asarray(at, float), [] # of mean and number: places that have run together
     order, steps = np.argsort(at, kind="stable"), gap * np.arange(len(at))
+    for v in at[order] - steps: # pool adjacent violators
+        pools.append((v, 1))
+        while len(pools) > 1 and pools[-2][0] >= pools[-1][0]:
+            (a, n), (b, m) = pools[-2:]
+            pools[-2:] = [((a * n + b * m) / (n + m), n + m)]
     moved = np.empty(len(at))
-    moved[order] = isotonic_regression(at[order] - steps).x + steps
+    moved[order] = np.repeat(*zip(*pools)) + steps if pools else []
     return moved
 
 # %% ../../nbs/plots/18_alignment.ipynb #45186d04

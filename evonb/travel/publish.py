@@ -192,7 +192,7 @@ def publish_run(
     show: bool = True # a progress bar
 ) -> Path: # the folder
     "Write a run as a folder that stands alone."
-    from evonb.report import report_html
+    from evonb.report import write_report
     from evonb.widgets.explorers import explore_pages, parts
     run, out, people = open_run(run_path), Path(out), creator_names(creators)
     if run.state().get("status") == "running": raise InputError(f"{run.path} is being written. Wait, or stop it first.")
@@ -213,7 +213,7 @@ def publish_run(
         (t/"models").mkdir()
         for name, source in made: export_model(source, t/"models"/name); bar.update()
         write_tables(run, t/"results")
-        (t/"report.html").write_text(report_html(run), encoding="utf-8", errors="backslashreplace"); bar.update()
+        write_report(run.path, t/"report.html"); bar.update()
         if parts(run): explore_pages(run, t/"explore")
         bar.update()
         for name, text in {"README.md": readme_text(run, title, licence, [n for n, _ in made]),

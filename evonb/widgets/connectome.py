@@ -34,7 +34,7 @@ from ..plots.examples import example_signs
 from ..plots.milestones import development_curves, milestone_chart
 from ..plots.population import best_place, individuals, who_text
 from ..plots.wiring import wiring_map
-from ..statistics import chance_interval, chance_sd, top_share, wilson_interval
+from ..statistics import binomial, chance_interval, chance_sd, hypergeometric, top_share, wilson_interval
 from ..store import Run, create_run, open_run, read_arrays, read_dataset, replacing
 from ..training.connectome import Connectome, matrix_roles, pack_signs, stored_shapes, unpack_bits
 from .explorer import Explorer, Reply, View, choice, slider
@@ -525,10 +525,11 @@ def expected_degrees(
     level: float = .95 # coverage
 ) -> np.ndarray: # (3, n_bins) expected units in a bin, low and high
     "How many rows or columns of a random control have so many live weights."
-    from scipy.stats import binom, hypergeom
-    edges = np.asarray(edges)
-    share = np.diff(hypergeom.cdf(edges - 1, n_weights, n_live, n_weights // n_units)).clip(0, 1)
-    return np.stack([n_units * share, *binom.ppf(np.array([[1 - level], [1 + level]]) / 2, n_units, share)])
+    numbers, sums = hypergeometric(n_live, n_weights, n_weights // n_units)
+    below = np.append(0, sums)[np.searchsorted(numbers, np.asarray(edges))] # the probability of less than an edge
+    share = np.diff(below).clip(0, 1)
+    ends = [np.searchsorted(binomial(n_units, s), [(1 - level) / 2, (1 + level) / 2]) for s in share]
+    return np.stack([n_units * share, *np.array(ends, float).T])
 
 # %% ../../nbs/widgets/12_connectome.ipynb #5f12af56
 def degree_edges(

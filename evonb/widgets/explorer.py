@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Control', 'choice', 'slider', 'toggle', 'button', 'text_line', 'View', 'Reply', 'packed', 'page_code', 'RefusedValue',
-           'Explorer', 'error_reply', 'TooLargePage', 'Pages', 'stored_explorer', 'still_view']
+           'Explorer', 'error_reply', 'TooLargePage', 'Pages', 'explorer_pieces', 'still_view']
 
 # %% ../../nbs/widgets/10_explorer.ipynb #cb248d1c
 import base64
@@ -31,7 +31,7 @@ from fastcore.basics import patch
 
 from ..core import EvonbError, InputError, extras_named, human_bytes, progress
 from ..plots.picture import figure_image
-from ..plots.style import (NothingToPlot, brief, figure_words, plotly_bundle, plotly_element, plotly_once,
+from ..plots.style import (NothingToPlot, brief, figure_words, plotly_bundle, plotly_once, plotly_pieces,
                                stored_figure)
 from ..store import replacing
 
@@ -435,36 +435,46 @@ def keep(self: Pages,
             bar.update()
 
 # %% ../../nbs/widgets/10_explorer.ipynb #da28ad2d
-def stored_explorer(
+def explorer_pieces(
     spec: dict, # what the page is told
     values: dict, # where its controls stand
     pages: Pages, # its replies
     plain: str = "", # HTML that stands there where no script runs; with it, the script waits until it is seen
     alone: bool = False # whether it has the page, and with it the page's address, to itself
-) -> str: # HTML, without plotly.js
-    "An explorer and its replies as a piece of a page."
+): # yields HTML, without plotly.js, one piece behind the other
+    "An explorer and its replies as a piece of a page; the arrays, most of it, are never copied."
     name = f"evonb-{uuid.uuid4().hex}"
-    data = json.dumps(dict(spec=spec, values=values, replies=pages.replies, blobs=pages.blobs), allow_nan=False,
-                      separators=(",", ":")).replace("<", "\\u003c") # inside a script element nothing may end it
+    data = json.dumps(dict(spec=spec, values=values, replies=pages.replies), allow_nan=False, separators=(",", ":"))
     start = f'mountStored("{name}", {json.dumps(alone)})'
     if plain: start = f'whenSeen("{name}", () => {start})'
-    return (f'<style>{page_code("css")}</style><div id="{name}">{plain}</div>'
-            f'<script type="application/json" id="{name}-data">{data}</script>'
-            f'<script type="module">{page_code("js")}\n{start};</script>')
+    yield (f'<style>{page_code("css")}</style><div id="{name}">{plain}</div>'
+           f'<script type="application/json" id="{name}-data">')
+    yield data[:-1].replace("<", "\\u003c") + ',"blobs":[' # inside a script element nothing may end it
+    for i, blob in enumerate(pages.blobs): yield f'{"," * (i > 0)}"{blob}"'
+    yield f']}}</script><script type="module">{page_code("js")}\n{start};</script>'
+
+# %% ../../nbs/widgets/10_explorer.ipynb #0df0fac4
+@patch
+def pieces(self: Explorer,
+    only: dict | None = None, # control -> values that are kept; None: all
+    max_mb: float = 25, # the most that its replies may take
+    show: bool = False, # whether progress is shown
+    alone: bool = False # whether it has the page, and with it the page's address, to itself
+): # yields HTML, without plotly.js, one piece behind the other
+    "The explorer as a piece of a page that needs no Python; figures need plotly.js on the page."
+    controls, pages = self._kept_controls(only or {}), Pages(max_mb)
+    pages.keep(self, controls, show)
+    values = {n: c.value for n, c in controls.items()}
+    yield from explorer_pieces(self._layout(controls.values()), values, pages, alone=alone)
 
 # %% ../../nbs/widgets/10_explorer.ipynb #d68c0b21
 @patch
 def fragment(self: Explorer,
     only: dict | None = None, # control -> values that are kept; None: all
-    max_mb: float = 25, # the most that its replies may take
-    show: bool = False, # whether progress is shown
-    alone: bool = False # whether it has the page, and with it the page's address, to itself
+    max_mb: float = 25 # the most that its replies may take
 ) -> str: # HTML, without plotly.js
-    "The explorer as a piece of a page that needs no Python; figures need plotly.js on the page."
-    controls, pages = self._kept_controls(only or {}), Pages(max_mb)
-    pages.keep(self, controls, show)
-    values = {n: c.value for n, c in controls.items()}
-    return stored_explorer(self._layout(controls.values()), values, pages, alone=alone)
+    "`pieces` as one text."
+    return "".join(self.pieces(only, max_mb))
 
 # %% ../../nbs/widgets/10_explorer.ipynb #ed39202b
 _page = """<!doctype html>
@@ -477,8 +487,7 @@ body {{ margin: 0 auto; max-width: 1200px; padding: 16px; background: #fff; }}
 @media (prefers-color-scheme: dark) {{ body {{ background: #14171b; }} }}
 @page {{ margin: 14mm; }}
 @media print {{ :root {{ color-scheme: light; }} body {{ padding: 0; background: #fff; }} }}
-</style></head><body><main>{body}</main>{plotly}</body></html>
-"""
+</style></head><body><main>"""
 
 # %% ../../nbs/widgets/10_explorer.ipynb #d86ae3b0
 @patch
@@ -490,10 +499,10 @@ def to_html(self: Explorer,
 ): # -> the path, or the text
     "A page with its controls that needs neither Python nor a network."
     needed = any(v.kind in self.plotly_kinds for v in self.views.values())
-    text = _page.format(title=html.escape(self.title), body=self.fragment(only, max_mb, show, alone=True),
-                        plotly=plotly_element() if needed else "")
-    if path is None: return text
-    with replacing(path) as f: f.write_text(text, encoding="utf-8")
+    pieces = [_page.format(title=html.escape(self.title)), *self.pieces(only, max_mb, show, alone=True), "</main>"]
+    pieces = itertools.chain(pieces, plotly_pieces() if needed else (), ["</body></html>\n"])
+    if path is None: return "".join(pieces)
+    with replacing(path) as t, open(t, "w", encoding="utf-8") as f: f.writelines(pieces)
     return Path(path)
 
 # %% ../../nbs/widgets/10_explorer.ipynb #2783c1fc
@@ -558,7 +567,7 @@ def kept(self: Explorer) -> str: # HTML, without plotly.js
         spec = self._layout(controls.values())
         if only: spec["subtitle"] += (" Kept as they stood, since all would be too large: "
                                       f"{', '.join(self.controls[n].label for n in only)}.")
-        return stored_explorer(spec, {n: c.value for n, c in controls.items()}, pages, plain)
+        return "".join(explorer_pieces(spec, {n: c.value for n, c in controls.items()}, pages, plain))
 
 # %% ../../nbs/widgets/10_explorer.ipynb #f9037799
 # JupyterLab's "model not found", where the widget is gone and what the notebook keeps stands below.

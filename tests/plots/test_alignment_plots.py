@@ -202,6 +202,18 @@ def test_bands_of_one_arm_and_the_one_that_it_must_beat(brain):
         ap.layer_scores(brain, "gain", arm="rewired")
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_places_are_kept_apart_as_isotonic_regression_does(seed):
+    from scipy.optimize import isotonic_regression
+
+    rng = np.random.default_rng(seed)
+    at = 50 * rng.normal(size=rng.integers(1, 30))
+    order, steps = np.argsort(at, kind="stable"), 14 * np.arange(len(at))
+    moved = ap.kept_apart(at, 14)
+    assert np.allclose(moved[order], isotonic_regression(at[order] - steps).x + steps)
+    assert np.diff(np.sort(moved)).min(initial=14) >= 14 - 1e-9 and not len(ap.kept_apart([], 14))
+
+
 def test_lines_are_named_at_their_ends_and_no_name_hides_another(brain):
     fig = ap.layer_scores(brain, "gain")
     names = {a.text.split("</span> ")[1]: a for a in fig.layout.annotations}

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from evonb.connectomes.controls import CONTROLS, random_control
 from evonb.connectomes.wiring import compare
@@ -168,6 +169,9 @@ def test_the_bands_hold_random_controls():
     found = np.array([np.histogram(d.sum(1), edges)[0] for d in drawn])
     assert np.abs(found.mean(0) - mean).max() < 1 and ((found >= low) & (found <= high)).mean() > 0.94
     assert mean.sum() == pytest.approx(120, abs=1.5)
+    share = np.diff(stats.hypergeom.cdf(edges - 1, 9600, n_live, 80))
+    assert np.allclose(mean, 120 * share) and low.tolist() == stats.binom.ppf(0.025, 120, share).tolist()
+    assert high.tolist() == stats.binom.ppf(0.975, 120, share).tolist()
 
 
 def test_figures_show_what_is_stored(run, explorer):
