@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['Wiring', 'read_wiring', 'axis_parts', 'layers_of', 'TokenFacts', 'corpus_tokens', 'Tint', 'read_tints', 'Importance',
-           'read_importance', 'axis_places', 'Source', 'arm_files', 'probed_newborns', 'run_source', 'bred_source',
-           'bred_individual', 'individual_source', 'find_source', 'example_generations', 'example_connectome_run',
-           'change_counts', 'change_words', 'degree_spread', 'expected_degrees', 'degree_edges', 'degree_distribution',
-           'head_live', 'head_densities', 'sign_balance', 'layer_density', 'layer_densities', 'ConnectomeExplorer',
-           'network_columns']
+           'read_importance', 'axis_places', 'Source', 'arm_files', 'probed_newborns', 'other_evolutions',
+           'heirs_importance', 'run_source', 'bred_source', 'bred_individual', 'individual_source', 'find_source',
+           'example_generations', 'example_connectome_run', 'change_counts', 'change_words', 'degree_spread',
+           'expected_degrees', 'degree_edges', 'degree_distribution', 'head_live', 'head_densities', 'sign_balance',
+           'layer_density', 'layer_densities', 'ConnectomeExplorer', 'network_columns']
 
 # %% ../../nbs/widgets/12_connectome.ipynb #4a0f3bcb
 import html
@@ -243,11 +243,12 @@ class Importance(NamedTuple):
 # %% ../../nbs/widgets/12_connectome.ipynb #4c06222a
 def read_importance(
     path, # RUN/circuits.zarr.zip, which `evonb circuits` wrote
-    arm: str = "connectome" # whose newborns were born with the wiring that is shown
-) -> Importance | None: # None where that arm's newborns of the first evolution weren't asked
-    "What the heirs of a run's first evolution need for each task, and for all of them on average."
+    arm: str = "connectome", # whose newborns were born with the wiring that is shown
+    evolution: int = 0 # of which
+) -> Importance | None: # None where that arm's newborns of this evolution weren't asked
+    "What the heirs of one evolution of a run need for each task, and for all of them on average."
     found = read_dataset(path)
-    own = (found.arm.values == arm) & (found.number.values // SEEDS == 0)
+    own = (found.arm.values == arm) & (found.number.values // SEEDS == evolution)
     if not own.any(): return None
     values, tasks = found.importance.values[own].mean(0), found.task.values.tolist() # (n_tasks, n_places)
     if len(tasks) > 1: values, tasks = np.vstack([values.mean(0), values]), ["all tasks, on average", *tasks]
@@ -284,8 +285,19 @@ class Source:
     statistics: Path | None = None # where the statistics of the wiring are, once `evonb wiring` has measured them
     development: object = None # xarray Dataset of newborns that were probed
     importance: Importance | None = None # of heads and hidden units, once `evonb circuits` has measured it
+    heirs: dict = field(default_factory=dict) # number of another evolution than the first -> its heirs' importance
 
-    def told(self, key) -> str: return f"generation {key}" if self.names == "Generation" else str(key)
+    @property
+    def evolutions(self): # numbers; of all but the first, keys of `wirings` are (evolution, generation)
+        return list(dict.fromkeys(k[0] if isinstance(k, tuple) else 0 for k in self.wirings))
+
+    def generations(self, evolution=0): # generations, or connectomes' names, of one evolution
+        if evolution: return [k[1] for k in self.wirings if isinstance(k, tuple) and k[0] == evolution]
+        return [k for k in self.wirings if not isinstance(k, tuple)]
+
+    def told(self, key) -> str:
+        if isinstance(key, tuple): return f"generation {key[1]} of evolution {key[0]}"
+        return f"generation {key}" if self.names == "Generation" else str(key)
 
 # %% ../../nbs/widgets/12_connectome.ipynb #7a71db88
 def arm_files(
@@ -311,6 +323,25 @@ def probed_newborns(
     found = read_dataset(file) if file.is_file() else None
     return found if found is not None and "probes" in found else None
 
+# %% ../../nbs/widgets/12_connectome.ipynb #d6e5a609
+def other_evolutions(
+    run: Run # of kind connectome
+) -> dict: # (evolution, generation) -> file; the first evolution is the run itself and isn't among them
+    "The connectomes of a run's further evolutions."
+    found = {}
+    for home in run.path.glob("lineage-*"):
+        if not (number := home.name.removeprefix("lineage-")).isdecimal(): continue
+        for p in home.glob("evolution/gen-*/connectome.safetensors"): found[int(number), int(p.parent.name[4:])] = p
+    return dict(sorted(found.items()))
+
+def heirs_importance(
+    path: Path, # RUN/circuits.zarr.zip, which may not be there
+    others: list # numbers of the further evolutions
+) -> dict: # fields of `Source`
+    "What each evolution's heirs need, as far as they were asked."
+    if not path.is_file(): return {}
+    return dict(importance=read_importance(path), heirs={e: read_importance(path, evolution=e) for e in others})
+
 # %% ../../nbs/widgets/12_connectome.ipynb #ee52d0cf
 def run_source(
     run: Run, # of kind connectome
@@ -330,14 +361,14 @@ def run_source(
                   f"anew when it is, or go on with `evonb evolve --out {run.path} --resume`.")
     if not stored: raise InputError(f"{run.path} has no connectome yet: {there or 'run `evonb evolve` first.'}")
     read = lambda paths: {k: (lambda p=p: read_wiring(p)) for k, p in paths.items()}
+    others = other_evolutions(run)
     n_head = n_head or run.config.get("model", {}).get("n_head")
     corpus, tints = run.file("corpus"), run.file("attribution.zarr.zip")
     circuits = run.file("circuits.zarr.zip")
     tokens = (lambda n: corpus_tokens(corpus, n)) if corpus.is_dir() else None
-    return Source(run.path.resolve().name, there, read(stored), read(arm_files(run)), n_head, tokens=tokens,
+    return Source(run.path.resolve().name, there, read(stored | others), read(arm_files(run)), n_head, tokens=tokens,
                   tints=read_tints(tints) if tints.is_file() else [], statistics=run.file("wiring.zarr.zip"),
-                  development=probed_newborns(run),
-                  importance=read_importance(circuits) if circuits.is_file() else None)
+                  development=probed_newborns(run), **heirs_importance(circuits, sorted({k[0] for k in others})))
 
 # %% ../../nbs/widgets/12_connectome.ipynb #95ab3c27
 def bred_source(
@@ -694,7 +725,7 @@ _tints = dict( # what the map can always be tinted by -> label, how it is writte
 # %% ../../nbs/widgets/12_connectome.ipynb #8603ad38
 def _controls(source, layers, seed):
     kinds = list(dict.fromkeys(k for l, ks in layers.items() if isinstance(l, int) for k in ks))
-    keys, drawn = list(source.wirings), [k for k in ARMS if is_alone(k)] if find_spec("torch") else [] # by torch
+    keys, drawn = source.generations(), [k for k in ARMS if is_alone(k)] if find_spec("torch") else [] # by torch
     in_order = all(isinstance(k, int) for k in keys)
     against = [("nothing", "nothing"),
                *((f"own:{k}", f"{source.names.lower()} {k}" if isinstance(k, int) else str(k)) for k in keys),
@@ -702,7 +733,9 @@ def _controls(source, layers, seed):
                *((f"fresh:{k}", f"fresh {k.replace('_', '-')} control of this, seed {seed}") for k in drawn)]
     alone = {str(l): f"{next(iter(ks))}, its only one" for l, ks in layers.items() if not isinstance(l, int)}
     tints = [*((f"given:{i}", t.label) for i, t in enumerate(source.tints)), *((k, l) for k, (l, *_) in _tints.items())]
-    return [slider("generation", source.names, keys, value=keys[-1], play=True) if in_order else
+    which = [(e, f"evolution {e}") for e in source.evolutions]
+    return [*([choice("evolution", "Evolution", which)] if len(which) > 1 else []),
+            slider("generation", source.names, keys, value=keys[-1], play=True) if in_order else
             choice("generation", source.names, keys),
             choice("layer", "Layer", [(l, _layer_text(l)) for l in layers]),
             choice("matrix", "Matrix", kinds or [("weight", "its only one")])._replace(instead=dict(layer=alone)),
@@ -716,25 +749,27 @@ def _controls(source, layers, seed):
 
 # %% ../../nbs/widgets/12_connectome.ipynb #b850f41f
 def _views(source):
-    here = ("generation", "layer", "matrix")
+    of = ("evolution",) if len(source.evolutions) > 1 else ()
+    one = (*of, "generation")
+    here = (*one, "layer", "matrix")
     return [
-        View("network", "network", "The network", ("generation",), ("tint", "layer", "matrix"), width=2,
+        View("network", "network", "The network", one, ("tint", "layer", "matrix"), width=2,
              click=dict(layer="layer", matrix="matrix"), description="A button for each matrix of the network."),
         View("mask", "mask", "The wiring", (*here, "compare"),
              ("threshold", "order", *(["importance"] if source.importance else [])), width=2, height=460,
              description="The matrix with its live weights and their signs."),
         View("differences", "table", "In numbers", (*here, "compare"), width=2, tab="Numbers"),
-        View("layers", "plotly", "Layers", (), click=dict(generation="key0", layer="key1"), width=2, tab="Numbers",
+        View("layers", "plotly", "Layers", of, click=dict(generation="key0", layer="key1"), width=2, tab="Numbers",
              description="Share of live weights of each layer, over the generations."),
-        View("heads", "plotly", "Heads", ("generation", "layer"), width=2, tab="Heads",
+        View("heads", "plotly", "Heads", (*one, "layer"), width=2, tab="Heads",
              description="Share of live weights of each attention head."),
         View("in_degrees", "plotly", "In-degrees", here, height=360, tab="Degrees",
              description="Distribution of live weights a row, against a random control's."),
         View("out_degrees", "plotly", "Out-degrees", here, height=360, tab="Degrees",
              description="Distribution of live weights a column, against a random control's."),
-        View("signs", "plotly", "Signs", ("generation",), click=dict(layer="key0", matrix="key1"), width=2,
+        View("signs", "plotly", "Signs", one, click=dict(layer="key0", matrix="key1"), width=2,
              tab="Statistics", description="Share of positive weights of each matrix, with intervals."),
-        *([View("statistics", "plotly", "Beside a random wiring", ("generation",), width=2, tab="Statistics",
+        *([View("statistics", "plotly", "Beside a random wiring", one, width=2, tab="Statistics",
                 height=700, description="Each statistic of each matrix, in standard deviations from chance.")]
           if source.statistics else []),
         *([View("milestones", "plotly", "Milestones", (), width=2, tab="Milestones",
@@ -768,7 +803,8 @@ class ConnectomeExplorer(Explorer):
         def keep_selection(change):
             new = change["new"]
             if "selection" in new: self.selection = dict(
-                new["selection"], matrix=new["matrix"], generation=new["generation"], compare=self.values["compare"])
+                new["selection"], matrix=new["matrix"], generation=self.key(new["generation"], self.values),
+                compare=self.values["compare"])
         self.observe(keep_selection, "clicked")
 
 # %% ../../nbs/widgets/12_connectome.ipynb #b85bc813
@@ -785,6 +821,15 @@ def matrix_name(self: ConnectomeExplorer,
     if matrix in kinds: return kinds[matrix]
     raise InputError(f"Block {layer} has no wired matrix {matrix!r}; it has: {', '.join(kinds)}.")
 
+# %% ../../nbs/widgets/12_connectome.ipynb #5b882874
+@patch
+def key(self: ConnectomeExplorer,
+    generation, # a generation, or a connectome's name
+    values: dict # controls, whose evolution it is of
+):
+    "A generation's key in the source: alone of the first evolution, with the evolution's number of another."
+    return (values["evolution"], generation) if values.get("evolution") else generation
+
 # %% ../../nbs/widgets/12_connectome.ipynb #74472fe8
 @patch
 def wiring(self: ConnectomeExplorer,
@@ -792,8 +837,9 @@ def wiring(self: ConnectomeExplorer,
 ) -> Wiring:
     "A connectome of the source."
     if generation in self.source.wirings: return self.source.wirings[generation]()
-    raise InputError(f"There is no {self.source.names.lower()} {generation!r}; there are: "
-                     f"{', '.join(map(str, self.source.wirings))}.")
+    of, which = generation if isinstance(generation, tuple) else (0, generation)
+    raise InputError(f"There is no {self.source.names.lower()} {which!r}{f' of evolution {of}' if of else ''}; there "
+                     f"are: {', '.join(map(str, self.source.generations(of)))}.")
 
 # %% ../../nbs/widgets/12_connectome.ipynb #a46f263b
 @patch
@@ -832,7 +878,9 @@ def _other(self: ConnectomeExplorer, compare, generation, name): # -> a Wiring, 
     if kind == "nothing": return None, ""
     said = dict(self.controls["compare"].options)[compare]
     if kind == "fresh": return _fresh_control(self.wiring(generation), name, which, self.control_seed), said
-    if kind == "own": return next(w for k, w in self.source.wirings.items() if str(k) == which)(), said
+    if kind == "own":
+        own = next(k for k in self.source.wirings if str(k) == which)
+        return self.wiring((generation[0], own) if isinstance(generation, tuple) else own), said
     arm, _, seed = which.rpartition(":")
     return self.source.others[arm, int(seed)](), said
 
@@ -866,8 +914,8 @@ def _add_tokens(self: ConnectomeExplorer, content, arrays, down): # texts and co
 
 # %% ../../nbs/widgets/12_connectome.ipynb #cadb7652
 @patch
-def _add_importance(self: ConnectomeExplorer, content, arrays, layer, parts): # of the heads or units along an axis
-    known = self.source.importance
+def _add_importance(self: ConnectomeExplorer, content, arrays, key, layer, parts): # of heads or units along an axis
+    known = self.source.heirs.get(key[0]) if isinstance(key, tuple) else self.source.importance
     if known is None: return
     content["importance"] = told = dict(tasks=known.tasks, whose=known.whose, share=known.share)
     for axis, names in ((a, axis_places(p, layer)) for a, p in parts.items() if isinstance(layer, int)):
@@ -888,7 +936,8 @@ def mask_reply(self: ConnectomeExplorer, generation, layer, matrix, compare) -> 
     (rows, columns), live = wiring.shapes[name], wiring.n_live(name)
     down, across = axis_parts(name, (rows, columns), self.source.n_head, matrix_roles(wiring.shapes)[name])
     content = dict(
-        matrix=name, generation=generation, generation_text=told, rows=rows, columns=columns, live=live,
+        matrix=name, generation=generation[1] if isinstance(generation, tuple) else generation, generation_text=told,
+        rows=rows, columns=columns, live=live,
         told=f"{_layer_text(layer)}, {name}, {told}: {live:,} of {rows * columns:,} weights live "
              f"({live / rows / columns:.1%}).", row_axis=down, column_axis=across, key=f"{name} {told}")
     arrays = list(wiring.planes(name))
@@ -898,7 +947,7 @@ def mask_reply(self: ConnectomeExplorer, generation, layer, matrix, compare) -> 
                         words=self._words(compare, generation, said))
         arrays += other.planes(name)
     self._add_tokens(content, arrays, down)
-    self._add_importance(content, arrays, layer, dict(row=down, column=across))
+    self._add_importance(content, arrays, generation, layer, dict(row=down, column=across))
     title = f"{_layer_text(layer)}, {plots.matrix_place(name)[1]}, {told}"
     return Reply(content, arrays, lambda: plots.mask_map({name: wiring.signs(name)}, title=title))
 
@@ -998,31 +1047,43 @@ def difference_table(self: ConnectomeExplorer, generation, layer, matrix, compar
 @patch
 def statistics_reply(self: ConnectomeExplorer, generation) -> Reply: # of the kind "plotly"
     "What is peculiar about a generation's wiring, if that was measured."
-    path = self.source.statistics
+    path, home = self.source.statistics, self.source.statistics.parent
+    told = self.source.told(generation).capitalize()
+    if isinstance(generation, tuple): path, generation = home/f"lineage-{generation[0]}"/path.name, generation[1]
     if not path.is_file():
         raise plots.NothingToPlot("Degrees' inequality, feedback loops, modules and more haven't been measured beside "
-                                  f"random wirings yet: evonb wiring {path.parent}")
+                                  f"random wirings yet: evonb wiring {home}")
     found = read_dataset(path)
     if generation not in found.generation.values: # measured before it was pruned, or of a wiring that was given
-        raise plots.NothingToPlot(f"{self.source.told(generation).capitalize()} isn't among those that were measured: "
-                                  f"evonb wiring {path.parent}")
+        raise plots.NothingToPlot(f"{told} isn't among those that were measured: evonb wiring {home}")
     null = "random" if "random" in found.null.values else str(found.null.values[0])
     return Reply.of_figure(wiring_map(found, null, generation))
+
+# %% ../../nbs/widgets/12_connectome.ipynb #4aa316cf
+@patch
+def layers_reply(self: ConnectomeExplorer,
+    evolution: int = 0 # of which
+) -> Reply: # of the kind "plotly"
+    "The density of each layer, over an evolution's generations."
+    key = lambda g: self.key(g, dict(evolution=evolution))
+    found = {g: layer_density(self.wiring(key(g))) for g in self.source.generations(evolution)}
+    if all(len(d) > 1 and max(d.values()) - min(d.values()) < .005 for d in found.values()):
+        shares = ", ".join(f"{self.source.told(g)} {sum(d.values()) / len(d):.1%}" for g, d in found.items())
+        raise plots.NothingToPlot(f"Pruning took the same share of every layer. Live weights: {shares}.")
+    return Reply.of_figure(layer_densities(found, self.source.names.lower()))
 
 # %% ../../nbs/widgets/12_connectome.ipynb #b6d45216
 @patch
 def reply(self: ConnectomeExplorer, view: str, values: dict) -> Reply:
     "What `view` draws."
+    of, values = values.get("evolution", 0), {k: v for k, v in values.items() if k != "evolution"}
+    if of and "generation" in values: values["generation"] = of, values["generation"]
     generation, layer, n_head = values.get("generation"), values.get("layer"), self.source.n_head
     told = self.source.told(generation)
     if view == "mask": return self.mask_reply(**values)
     if view == "differences": return self.difference_table(**values)
     if view == "layers":
-        found = {g: layer_density(self.wiring(g)) for g in self.source.wirings}
-        if all(len(d) > 1 and max(d.values()) - min(d.values()) < .005 for d in found.values()):
-            shares = ", ".join(f"{self.source.told(g)} {sum(d.values()) / len(d):.1%}" for g, d in found.items())
-            raise plots.NothingToPlot(f"Pruning took the same share of every layer. Live weights: {shares}.")
-        return Reply.of_figure(layer_densities(found, self.source.names.lower()))
+        return self.layers_reply(of)
     if view == "network": return self.network_reply(generation)
     if view == "statistics": return self.statistics_reply(generation)
     if view == "milestones": return Reply.of_figure(milestone_chart(development_chart(self.source.development)))
@@ -1054,7 +1115,8 @@ def selection_arrays(self: ConnectomeExplorer,
     "The selected weights: of what was shown when they were selected."
     s = self.selection or {}
     name = s.get("matrix") or self.matrix_name(self.values["layer"], self.values["matrix"])
-    generation, compare = s.get("generation", self.values["generation"]), s.get("compare", self.values["compare"])
+    generation = s.get("generation", self.key(self.values["generation"], self.values))
+    compare = s.get("compare", self.values["compare"])
     shape = self.wiring(generation).shapes[name]
     (r0, r1), (c0, c1) = s.get("rows", (0, shape[0] - 1)), s.get("columns", (0, shape[1] - 1))
     other, _ = self._other(compare, generation, name)

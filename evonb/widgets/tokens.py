@@ -207,14 +207,15 @@ class TokensExplorer(Explorer):
                          f"{how} {lack}".strip())
 
     def _choices(self, sentences):
-        about = self.base(next(iter(self.sources))).model.config.get_text_config()
-        layers, heads = (getattr(about, k, None) or 1 for k in ("num_hidden_layers", "num_attention_heads"))
+        sizes = [self.base(m).model.config.get_text_config() for m in self.sources] # a control may be smaller
+        sizes = [[getattr(c, k, None) or 1 for k in ("num_hidden_layers", "num_attention_heads")] for c in sizes]
+        layers, heads = map(max, zip(*sizes))
         told = [*((s, brief(s, 44)) for s in dict.fromkeys(sentences)), (_own, "your own, written beside")]
         named = [("mean", "mean over heads"), *((h, f"head {h}") for h in range(1, heads + 1))]
         full = slider("full", "Full colour at", [4, 8, 12, 16, 20], value=12, unit="bits", local=True)
         return [choice("model", "Model", [(m, brief(m, 40)) for m in self.sources]),
                 choice("sentence", "Sentence", told), text_line("written", "Write your own and press Enter"),
-                slider("layer", "Layer", 1, layers, value=(layers + 1) // 2, local=True),
+                slider("layer", "Layer", 1, layers, value=(sizes[0][0] + 1) // 2, local=True),
                 choice("head", "Head", named, local=True), full._replace(more=True)]
 
     def _views(self):
@@ -304,8 +305,7 @@ def reply(self: TokensExplorer, view: str, values: dict) -> Reply:
     made = self.token_reply(model, sentence)
     if view == "tokens": return Reply(made.content, made.arrays, partial(bits_figure, {model: r}))
     if r.attention is None: raise NothingToPlot(f"{model} has no attention.")
-    return Reply(made.content, made.arrays, lambda: attention_figure(r, min(self.values["layer"], len(r.attention)),
-                                                                     self.values["head"]))
+    return Reply(made.content, made.arrays, lambda: attention_figure(r, self.values["layer"], self.values["head"]))
 
 # %% ../../nbs/widgets/17_tokens.ipynb #954be17b
 def sentence_said(

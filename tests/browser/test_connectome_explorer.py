@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 import struct
 
 import numpy as np
@@ -483,3 +484,19 @@ def pointed_text(seen, row, column):
     "What is said of a weight under the mouse."
     hover(seen, row, column)
     return seen.canvas("mask")["told"]
+
+
+def test_another_evolution_is_chosen(offline_page, explorer, tmp_path):
+    first, second = (
+        example_connectome_run(tmp_path / n, Seeds(s), width=16, n_layers=2) for n, s in (("a", 1), ("b", 2)))
+    shutil.copytree(second / "evolution", first / "lineage-1" / "evolution")
+    made = ConnectomeExplorer(first)
+    only = dict(compare=["nothing"], layer=[0], matrix=["mlp.c_fc"])
+    shown = explorer(offline_page(made.to_html(only=only))).ready()
+    before = shown.note("mask")
+    assert shown.value("evolution") == 0 and "evolution" not in before
+    shown.set("generation", 1).set("evolution", "evolution 1").ready()
+    asked = dict(generation=1, layer=0, matrix="mlp.c_fc", compare="nothing")
+    live = made.ask("mask", evolution=1, **asked).content["live"]
+    assert f"{live:,} of" in shown.note("mask") and "generation 1 of evolution 1" in shown.note("mask")
+    assert live != made.ask("mask", evolution=0, **asked).content["live"]

@@ -35,3 +35,22 @@ def test_a_sentence_is_shaded_and_looked_at_by_keys(
     assert np.allclose(row, read.attention[0, 1, 4, :5], atol=3e-3)  # the token that was kept, seen by another head
     shown.set("sentence", "a dog ran.").ready()
     assert [r[0] for r in shown.table("words")[1:]] == ["a", "dog", "ran."]
+
+
+def test_a_smaller_model_says_which_layers_and_heads_it_lacks(offline_page, explorer, tmp_path, tiny_reader):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from evonb.training.base import new_base
+    from evonb.widgets.tokens import TokensExplorer
+
+    base = tiny_reader()
+    config = LlamaConfig(vocab_size=270, hidden_size=16, intermediate_size=16, num_hidden_layers=3,
+                         num_attention_heads=4, max_position_embeddings=64)
+    large = new_base(LlamaForCausalLM(config), base.tokenizer, "large")
+    shown = explorer(offline_page(TokensExplorer(dict(small=base, large=large), [TEXT]).to_html(tmp_path / "two.html")))
+    shown.ready().set("layer", 3).ready()
+    assert "There is no layer 3: this model has 2." in shown.note("tokens") and "no layer 3" in shown.note("heads")
+    shown.set("layer", 1).set("head", "head 4").ready()
+    assert "There is no head 4: this model has 2." in shown.note("tokens") and "no head 4" in shown.note("heads")
+    shown.set("model", "large").ready()
+    assert "layer 1, head 4" in shown.note("tokens") and "layer 1, head 4" in shown.note("heads")

@@ -380,6 +380,76 @@ def test_importances_are_the_means_of_the_shown_evolutions_heirs(tmp_path):
     best = np.argsort(-values[:2].mean(0)[0])[:2]  # a quarter of ten places, 2.5, is two
     assert sorted(np.flatnonzero(found.circuits[1])) == sorted(best)
     assert ce.read_importance(tmp_path / "c.zarr.zip", "dense") is None
+    other = ce.read_importance(tmp_path / "c.zarr.zip", evolution=1)
+    np.testing.assert_allclose(other.values[1:], values[2])
+    assert ce.read_importance(tmp_path / "c.zarr.zip", evolution=2) is None
+
+
+@pytest.fixture(scope="module")
+def twice(tmp_path_factory):
+    "A run of two evolutions, the second one a generation behind, and the second's as a run of its own."
+    home = tmp_path_factory.mktemp("twice")
+    first, second = (
+        ce.example_connectome_run(home / n, Seeds(s), width=16, n_layers=2) for n, s in (("a", 1), ("b", 2)))
+    shutil.copytree(second / "evolution", first / "lineage-1" / "evolution")
+    shutil.rmtree(first / "lineage-1" / "evolution" / "gen-03")
+    values = np.random.default_rng(1).normal(size=(2, 2, 10))
+    stored_circuits(first / "circuits.zarr.zip", values, ["connectome"] * 2, [0, 1000])
+    return first, second, values
+
+
+def test_the_evolution_is_chosen_and_everything_is_that_ones(twice):
+    first, second, values = twice
+    both, alone = ConnectomeExplorer(first, n_head=2), ConnectomeExplorer(second, n_head=2)
+    assert "evolution" not in alone.controls and [v for v, _ in both.controls["evolution"].options] == [0, 1]
+    assert all("evolution" in v.needs for n, v in both.views.items() if "generation" in v.needs or n == "layers")
+    asked = dict(generation=2, layer=1, matrix="mlp.c_fc", compare="own:0")
+    mine, its = both.ask("mask", evolution=1, **asked), alone.ask("mask", **asked)
+    assert packed(mine)[:4] == packed(its)[:4] and mine.content["counts"] == its.content["counts"]
+    assert mine.content["generation"] == 2 and mine.content["generation_text"] == "generation 2 of evolution 1"
+    assert packed(both.ask("mask", evolution=0, **asked))[:4] != packed(its)[:4]
+    assert both.ask("differences", evolution=1, **asked).content["rows"] == its_rows(alone, asked)
+    at = dict(generation=1, layer=0, matrix="attn.c_proj", compare="nothing")
+    for evolution in (0, 1):
+        told = both.ask("mask", evolution=evolution, **at)
+        array = np.frombuffer(packed_array(told, told.content["importance"]["array"]), np.float32)
+        np.testing.assert_allclose(array.reshape(3, -1)[1], np.repeat(values[evolution][0, :2], 8), rtol=1e-6)
+    for view in ("network", "signs", "heads", "in_degrees"):
+        wanted = alone.ask(view, **{k: v for k, v in at.items() if k in alone.views[view].needs})
+        found = both.ask(view, evolution=1, **{k: v for k, v in at.items() if k in both.views[view].needs})
+        assert json.dumps(found.content).replace(" of evolution 1", "") == json.dumps(wanted.content), view
+    both.set(evolution=1, generation=1)
+    name = both.matrix_name(both.values["layer"], both.values["matrix"])
+    assert np.array_equal(both.selection_arrays()["signs"], alone.signs(1, name))
+    with pytest.raises(InputError, match="no generation 3 of evolution 1; there are: 0, 1, 2"):
+        both.ask("mask", evolution=1, **asked | dict(generation=3))
+
+
+def its_rows(explorer, asked):
+    return explorer.ask("differences", **asked).content["rows"]
+
+
+def test_a_page_that_is_too_large_keeps_the_evolution_that_is_shown(twice, tmp_path):
+    from evonb.widgets.explorers import small_page
+
+    both = ConnectomeExplorer(twice[0])
+    both.set(evolution=1)
+    both.controls["compare"] = both.controls["compare"]._replace(options=[["nothing", "nothing"]])
+    whole = small_page(both, tmp_path / "whole.html", 25).read_text()
+    size = sum(map(len, stored_blobs(whole))) / 1e6
+    with pytest.warns(UserWarning, match="evolution 1 only"):
+        part = small_page(both, tmp_path / "part.html", 0.9 * size).read_text()
+    assert len(stored_blobs(part)) < len(stored_blobs(whole)) and '["evolution 0"' not in part
+
+
+def packed_array(reply, i):
+    found = reply.arrays[i]
+    return found if isinstance(found, bytes) else np.ascontiguousarray(found).tobytes()
+
+
+def stored_blobs(page):
+    data = page.partition('-data">')[2].partition("</script>")[0]
+    return json.loads(data)["blobs"]
 
 
 @pytest.mark.parametrize("name, shape, axis, lines", [

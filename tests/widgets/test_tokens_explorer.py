@@ -117,3 +117,15 @@ def test_sentences_come_from_the_data_at_hand(tmp_path):
     assert sentences_within(run)[1].startswith("No sentence of no such data")
     with pytest.raises(InputError, match="no sentence of 99 to 100 words"):
         sentences_of("toy-reading", words=(99, 100))
+
+
+def test_controls_reach_the_largest_model_and_a_smaller_one_says_what_it_lacks(base):
+    large = llama_base(base.tokenizer)
+    for sources in (dict(small=base, large=large), dict(large=large, small=base)):
+        seen = TokensExplorer(sources, [TEXT])
+        assert [v for v, _ in seen.controls["layer"].options] == [1, 2, 3]
+    seen.set(model="small", layer=3)
+    with pytest.raises(InputError, match="layer is 3"):
+        seen.ask("tokens" if seen.ask("heads").figure is None else "heads").figure()
+    seen.set(model="large")
+    assert "layer 3" in seen.ask("heads").figure().layout.title.text

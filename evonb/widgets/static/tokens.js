@@ -45,10 +45,11 @@ kinds.tokens = (host) => {
     legend(row.length > 0, most, full);
   };
   const say = (looking, row) => {
-    const { layer, head } = host.values(), { layers, begin } = reply.content;
+    const { layer, head } = host.values(), { layers, heads, begin } = reply.content;
     const about = looking < 0 ? "" : `${tokensAbout(tokens()[looking], looking < begin)}. `;
     if (!layers) return host.say(`${about}This model has no attention; the shading is its surprisal.`);
     if (layer > layers) return host.say(`${about}There is no layer ${layer}: this model has ${layers}.`);
+    if (head > heads) return host.say(`${about}There is no head ${head}: this model has ${heads}.`);
     const where = `layer ${layer}, ${head === "mean" ? "mean over heads" : `head ${head}`}`;
     if (looking < 0) return host.say(`Point at a token for what was expected there, and for its attention (${where}).`);
     const best = row.map((w, j) => [w, j]).sort(([a], [b]) => b - a).slice(0, 3).filter(([w]) => w >= 0.005);
@@ -98,8 +99,8 @@ kinds.tokens = (host) => {
     box.replaceChildren(...words.flatMap((word) => [word, " "]));
   };
   const open = () => {
-    const { layer, head } = host.values(), { layers } = reply.content;
-    weights = layers && layer <= layers ? tokensWeights(reply, layer, head) : null;
+    const { layer, head } = host.values(), { layers, heads } = reply.content;
+    weights = layers && layer <= layers && !(head > heads) ? tokensWeights(reply, layer, head) : null;
   };
   box.addEventListener("keydown", press);
   return {
@@ -151,6 +152,8 @@ kinds.heads = (host) => {
       cell.button.setAttribute("aria-pressed", chosen);
       if (chosen && (head !== "mean" || cell.head === 1)) { cells[at].button.tabIndex = -1; at = i; cell.button.tabIndex = 0; }
     });
+    const { layers, heads } = reply.content, lacks = layer > layers ? `layer ${layer}: this model has ${layers}` : head > heads ? `head ${head}: this model has ${heads}` : "";
+    if (lacks) return host.say(`There is no ${lacks}.`);
     const one = cells[at], { offsetTop, offsetHeight } = one.button; // in sight, without moving the page
     if (offsetTop < scroll.scrollTop || offsetTop + offsetHeight > scroll.scrollTop + scroll.clientHeight) {
       scroll.scrollTop = offsetTop - scroll.clientHeight / 2;
