@@ -22,7 +22,7 @@ from ..alignment.surfaces import fsaverage5, hemispheres, make_surfaces
 from ..alignment.volumes import illustrative_label, roi_volume, sphere_labels
 from ..core import EvonbError, InputError, Seeds, check_choice, from_dict, place_name
 from ..plots import alignment as ap
-from ..plots.partition import parts_figure
+from ..plots.partition import geometry_figure, parts_figure
 from ..plots.reading import residual_words, surprisal_curves
 from ..plots.sensors import sensor_scores, unfolding_lines
 from ..plots.style import NothingToPlot
@@ -39,6 +39,7 @@ class Part:
     summary: dict | None = None # the run's; None: intervals are the figures' own
     parts: object = None # xarray Dataset, as a run's parts.zarr.zip; None: nothing was kept by region
     trf: object = None # xarray Dataset, as a run's trf.zarr.zip: responses of sensors that unfold; None: there are none
+    geometry: object = None # xarray Dataset, as a run's geometry.zarr.zip: which items are alike; None: wasn't asked
 
     @property
     def models(self): return self.ds["model"].values.tolist()
@@ -450,6 +451,8 @@ def scored_so_far(run: Run): # -> xarray Dataset like a brain.zarr.zip, with one
                             subject=("target", ["everyone"] * n), **{k: ("target", np.full(n, np.nan)) for k in "xyz"})
 
 # %% ../../nbs/widgets/16_alignment.ipynb #7018af35
+_beside = "parts", "trf", "geometry" # what a run of brain data may hold beside its scores
+
 @patch
 def read(self: Found,
     run: Run # of kind alignment
@@ -462,7 +465,7 @@ def read(self: Found,
     try:
         summary = read_json(summary) if summary.exists() else None
         if brain.exists():
-            kept = {k: read_dataset(f) for k in ("parts", "trf") if (f := run.file(f"{k}.zarr.zip")).exists()}
+            kept = {k: read_dataset(f) for k in _beside if (f := run.file(f"{k}.zarr.zip")).exists()}
             self.brain[name] = BrainPart(name, read_dataset(brain), summary, **kept)
         if reading.exists(): self.reading[name] = ReadingPart(name, read_dataset(reading), summary)
         if not brain.exists() and not reading.exists():
@@ -603,6 +606,9 @@ def _brain_views(parts):
     split = [View("parts", "plotly", "Parts of variance", needs=(*pick, "region"), width=2, height=400,
                   description="What bands of features explain alone and in common, in the region that was chosen."
                   )] * any(p.has_parts for p in parts.values())
+    alike = [View("geometry", "plotly", "Which sentences are alike", needs=pick, width=2, height=460,
+                  description="How alike dissimilarities of layers and of people are, with people's ceiling."
+                  )] * any(p.geometry is not None for p in parts.values())
     return [View("said", "sentence", "In a sentence", needs=(*pick, "measure", "arm", "seed", "layer"), width=2),
             View("layers", "layers", "Brain score by layer", needs=(*pick, "measure", "region"), uses=("layer", "arm"),
                  click=dict(layer="layer", arm="arm"),
@@ -626,7 +632,7 @@ def _brain_views(parts):
             View("regions", "table", "Regions at this layer", needs=(*pick, "measure", "arm", "seed", "layer"),
                  click=dict(region="key"), description="Score, ceiling and tests of each region."),
             View("arms", "plotly", "Arms", needs=(*pick, "measure", "layer", "best"),
-                 description="Mean brain score of each arm with interval, ceiling and null."), *split, *several]
+                 description="Mean brain score of each arm with interval, ceiling and null."), *split, *alike, *several]
 
 # %% ../../nbs/widgets/16_alignment.ipynb #26c21e8a
 _left = [("model", "what the model leaves"), ("base", "what the baseline leaves"), ("gain", "the nearer one")]
@@ -704,6 +710,11 @@ def _draw(self: AlignmentExplorer, view, v):
         if part.trf is None: raise NothingToPlot(f"{part.name} has no response functions: only series of sensors do.")
         return unfolding_lines(part.trf, v["arm"], v["region"])
     if view == "parts": return parts_figure(part.region_parts(v["region"]), v["region"])
+    if view == "geometry":
+        if part.geometry is None:
+            raise NothingToPlot(f"Which sentences of {part.name} are alike wasn't asked: "
+                                "evonb align --set geometry=spearman")
+        return geometry_figure(part.geometry)
     if view == "wins": return ap.winner_tiles(part.ds, measure)
     if view == "versus":
         pair = v["brain"], v["against"]

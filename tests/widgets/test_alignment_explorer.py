@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+import xarray as xr
 
 from evonb.alignment.run import AlignConfig
 from evonb.alignment.surfaces import fsaverage5, surface_values
@@ -567,3 +568,25 @@ def test_what_travels_is_small(explorer):
 def test_found_parts_are_named_by_their_data(brain, reading):
     found = find_alignments({"mine": brain, "theirs": reading})
     assert list(found.brain) == ["mine"] and list(found.reading) == ["theirs"]
+
+
+def test_which_sentences_are_alike_is_shown_where_it_was_asked(tmp_path, brain):
+    rng = np.random.default_rng(0)
+    dims = "model", "layer", "subject", "block"
+    arms, layers = brain["arm"].values.tolist(), brain["layer"].values.tolist()
+    parts = rng.normal(0.2, 0.05, (len(arms), len(layers), 4, 12))
+    alike = xr.Dataset(dict(layer_part=(dims, parts), row_part=(("row", "subject", "block"), parts[0, :2]), lower=0.3,
+                            upper=0.36), dict(layer=layers, arm=("model", arms), row=["position", "length"]),
+                       dict(how="spearman", block="3 neighbouring passages"))
+    with create_run(tmp_path / "run", dict(data="mine"), kind="alignment") as run:
+        write_dataset(run.file("brain.zarr.zip"), brain)
+    assert "geometry" not in AlignmentExplorer(tmp_path / "run").views
+    write_dataset(run.file("geometry.zarr.zip"), alike)
+    seen = AlignmentExplorer(tmp_path / "run")
+    lines = {t.name: t.y for t in seen.figure("geometry").data if t.mode == "lines+markers"}
+    assert list(lines) == list(dict.fromkeys(arms))
+    for arm, line in lines.items():
+        wanted = parts[[a == arm for a in arms]].mean((0, 2, 3))
+        np.testing.assert_allclose(line, wanted)
+    two = AlignmentExplorer(dict(mine=brain, other=brain))
+    assert "geometry" not in two.views
