@@ -36,9 +36,10 @@ from ..training.base import choose_device
 from ..training.architectures import config_from, config_values, family_config, new_model, resized
 from ..training.connectome import Connectome, inherit, matrix_roles, parameter_groups, wired_parameters
 from ..training.gpt import GPTConfig, meta_model, n_parameters
-from ..training.lifetime import Compute, Lifetime, LifetimeConfig
+from ..training.lifetime import Compute, Lifetime, LifetimeConfig, windows_at_once
 from ..training.linear import fast_products
 from ..training.litter import most_siblings, sibling_bytes, why_alone
+from ..training.parallel import lifetime_threads
 
 # %% ../../nbs/connectomes/20_planning.ipynb #90fae3a7
 @cache
@@ -310,6 +311,11 @@ def _seconds(newborn, n, looked, costs, devices):
 # %% ../../nbs/connectomes/20_planning.ipynb #85fcc06e
 def _scale(sizes, costs): return max(1, sum(sizes.values()) / costs.weights)
 
+# %% ../../nbs/connectomes/20_planning.ipynb #e0d13c22
+def _windows(life, gpt, device): # that are learned from together
+    threads = lifetime_threads(6 * n_parameters(gpt) * life.tokens_per_step)
+    return windows_at_once(life, "cpu" if device.cpu else "cuda", threads)
+
 # %% ../../nbs/connectomes/20_planning.ipynb #0606bd21
 def _stage(name, part, newborn, n, device, devices, tested=0, disk=0):
     "A row for `n` lifetimes of one kind; `tested` is how many tokens of the test split are read."
@@ -320,7 +326,7 @@ def _stage(name, part, newborn, n, device, devices, tested=0, disk=0):
     held = sum(held_bytes(newborn.sizes, newborn.live, newborn.muon).values())
     whole = 4 * max(newborn.sizes[k] for k in newborn.live) if newborn.live else 0 # one matrix's gradient on its way
     chunked = device.cpu and not bf16 and isinstance(gpt, GPTConfig)
-    act = activation_bytes(gpt, life.at_once * life.context, bf16, chunked)
+    act = activation_bytes(gpt, _windows(life, gpt, device) * life.context, bf16, chunked)
     act = round(ALLOCATOR * act) + KERNELS * (not bf16 and fast_products() == "onednn") if device.cpu else act
     seconds = flops / (devices * device.speed) if device.costs is None else _seconds(
         newborn, n, looked + tested, device.costs, devices)
@@ -540,12 +546,13 @@ def problems(self: Plan) -> list[str]: # sentences; empty when nothing speaks ag
         if not (s.memory and self.device.memory and s.memory > self.device.memory) or part in seen: continue
         seen.add(part)
         life = (self.config.evolution if part == "evolution" else self.config.development).lifetime
-        per_window, room = s.activations / life.at_once, self.device.memory - s.state
-        fit = [n for n in range(1, life.at_once + 1) if life.batch_size % n == 0 and n * per_window <= room]
+        now = _windows(life, _gpt_config(self.config, life), self.device)
+        per_window, room = s.activations / now, self.device.memory - s.state
+        fit = [n for n in range(1, now + 1) if life.batch_size % n == 0 and n * per_window <= room]
         n = max(fit, default=0)
         advice = f"Set micro_batch_size to {n}" if n else "Take a larger device, or a smaller model"
         out.append(f"{s.name} needs about {human_bytes(s.memory)} ({human_bytes(s.state)} between steps), but "
-                   f"{self.device.name} has {human_bytes(self.device.memory)}. {advice} (now {life.at_once}).")
+                   f"{self.device.name} has {human_bytes(self.device.memory)}. {advice} (now {now}).")
     if self.devices > self.config.evolution.lifetime.batch_size:
         out.append(f"{self.devices} devices can't share a batch of {self.config.evolution.lifetime.batch_size} "
                    "windows. Take fewer.")

@@ -34,7 +34,7 @@ from ..core import check_positive, listening, progress
 from ..store import Run, files_below
 from ..text.tokens import open_prepared
 from ..training.gpt import n_parameters
-from ..training.lifetime import checkpoint_step, latest_checkpoint
+from ..training.lifetime import checkpoint_step, latest_checkpoint, windows_at_once
 from ..training.parallel import Worker, cores, free_memory, lifetime_threads, start_worker
 
 # %% ../../nbs/connectomes/17_workers.ipynb #e347edd4
@@ -201,7 +201,7 @@ def _size(exp):
     for life in (exp.config.evolution.lifetime, exp.config.development.lifetime):
         weights, tokens = n_parameters(exp.model_config(life.context)), life.tokens_per_step
         step = 6 * weights * tokens
-        act = 4 * life.at_once * life.context * (20 * m.n_layer * m.n_embd + 3 * vocab_size)
+        act = 4 * windows_at_once(life, exp.device, cores()) * life.context * (20 * m.n_layer * m.n_embd + 3 * vocab_size)
         found.append((step, step * life.steps, 5e8 + 24 * weights + act))
     return tuple(map(max, zip(*found)))
 

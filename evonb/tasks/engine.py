@@ -29,7 +29,7 @@ from ..training.base import TextBegin, text_begin
 from ..training.gpt import cache_name, cache_of
 from ..training.limits import LOOKS, apart, attention_window, check_causal, check_vocabulary, look_ahead
 from ..training.limits import model_limits, random_ids, rounding, states, text_config
-from ..training.linear import fast_linear, patched
+from ..training.linear import fast_linear, patched, rows_at_once
 from ..training.weights import WholeWeights, weights_in
 
 # %% ../../nbs/tasks/14_engine.ipynb #c5771159
@@ -259,7 +259,7 @@ class Engine:
         model, # a causal language model of transformers
         tokenizer, # its fast tokenizer
         method: str = "auto", # "batched", "merged", or "auto": which is faster for the work at hand
-        max_tokens: int = 2048, # tokens in one pass, individuals x row length; bounds the memory
+        max_tokens: int = 2048, # tokens in one pass at most, individuals x row length; bounds the memory
         row_tokens: int = 64, # the length of a packed row
         head_rows: int = 256, # positions whose logits are held at once; bounds the memory too
         packing: str = "auto", # "tree", "padded", or "auto": padded, saying why, where the model can't do trees
@@ -493,6 +493,16 @@ def forwards(self: Engine,
         found[name] = partial(adapted_linear, weight=weight, bias=bias, low_rank=low_rank, onednn=onednn)
     return found
 
+# %% ../../nbs/tasks/14_engine.ipynb #49af9577
+@patch
+def n_in_pass(self: Engine,
+    rows: list, # of PackedRow or of the tokens of texts, the longest first
+    n: int = 1 # individuals that the model is at the moment
+) -> int: # rows, at least one
+    "How many rows go through together: what memory allows, and on a CPU what its caches hold."
+    tokens = n * len(rows[0])
+    return rows_at_once(self.model.device, tokens, min(max(1, self.max_tokens // tokens), len(rows)))
+
 # %% ../../nbs/tasks/14_engine.ipynb #429b15fc
 @patch
 @torch.inference_mode()
@@ -512,7 +522,7 @@ def loglikelihoods(self: Engine,
         for group in self.groups(adapters, sum(map(len, rows)), len(rows[0])):
             mine, todo = sums[group], rows
             while todo:
-                take = max(1, self.max_tokens // (len(mine) * len(todo[0])))
+                take = self.n_in_pass(todo, len(mine))
                 if packing == "alike": take = min(take, sum(len(r) == len(todo[0]) for r in todo))
                 self._add_predictions(todo[:take], mine, packing, bare_fits)
                 todo = todo[take:]

@@ -71,7 +71,7 @@ def tokens_told(
         rows[-1].queries.append((rows[-1].add(ids[:-1]), ids[1:], range(ends[i] + 1, ends[i + 1]))) # node, token, place
     rows = sorted(filter(len, rows), key=len, reverse=True)
     while rows:
-        take = max(1, engine.max_tokens // len(rows[0]))
+        take = engine.n_in_pass(rows)
         if packing == "alike": take = min(take, sum(len(r) == len(rows[0]) for r in rows))
         some, rows = rows[:take], rows[take:]
         x = engine.run_rows(some, 1, packing)[0] # (n_rows * length, ...)

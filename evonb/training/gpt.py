@@ -700,14 +700,15 @@ class HeadLoss(torch.autograd.Function):
 _chunked = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=512, chunking_method=None) \
     if hasattr(torch.nn, "LinearCrossEntropyOptions") else None
 
-def _chunks_pay(x):
+def _pieces_pay(x):
     plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    return _chunked is not None and plain and x.shape[0] >= 1024 and not torch.compiler.is_compiling()
+    return plain and x.shape[0] >= 1024 and not torch.compiler.is_compiling()
 
 # %% ../../nbs/training/10_gpt.ipynb #d5851392
 def _piece_by_piece(x, weight, targets):
-    "The loss of each token, without a gradient, by oneDNN in pieces of 512 tokens."
-    return torch.cat([F.cross_entropy(product(x[rows], weight), targets[rows], reduction="none")
+    "The loss of each token, without a gradient, from the logits of 512 tokens at a time."
+    multiplied = product if onednn_pays(x, weight) else F.linear
+    return torch.cat([F.cross_entropy(multiplied(x[rows], weight), targets[rows], reduction="none")
                       for rows in (slice(i, i + 512) for i in range(0, len(x), 512))])
 
 # %% ../../nbs/training/10_gpt.ipynb #8398ac23
@@ -720,9 +721,9 @@ def head_loss(
     "Cross-entropy through the output head; the fastest way that is exact in float32."
     if reduction == "mean" and torch.is_grad_enabled() and fused_pays(x, weight):
         return HeadLoss.apply(x, weight, targets)
-    if reduction == "none" and not torch.is_grad_enabled() and onednn_pays(x, weight):
+    if reduction == "none" and not torch.is_grad_enabled() and (_pieces_pay(x) or onednn_pays(x, weight)):
         return _piece_by_piece(x, weight, targets)
-    if reduction == "mean" and _chunks_pay(x):
+    if reduction == "mean" and _chunked is not None and _pieces_pay(x):
         return F.linear_cross_entropy(x, weight, targets, options=_chunked)
     logits = F.linear(x, weight) # (n_tokens, vocab_size)
     return F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), targets, reduction=reduction)

@@ -72,7 +72,7 @@ def time_and_disk(name, clock=time.perf_counter):
 def plain_head():
     "No fused head and no fused norms, which torch's counter doesn't know either."
     stack = ExitStack()
-    for name in ("_chunks_pay", "fused_pays"):
+    for name in ("_pieces_pay", "fused_pays"):
         stack.enter_context(patch.object(evonb.training.gpt, name, lambda *args: False))
     return stack
 

@@ -13,6 +13,7 @@ from evonb.core import InputError
 from evonb.tasks.engine import Engine, encode_choices
 from evonb.tasks.tasks import Choice, Prompt
 from evonb.text.tokens import train_tokenizer
+from evonb.training import linear
 from evonb.training.adapters import Adapter
 from evonb.training.base import begin_token
 
@@ -245,6 +246,23 @@ def test_without_an_end_of_its_own_a_pass_bounds_the_text(name):
     assert quiet(partial(worst, engine, choices([100]))) < 1e-3
     with pytest.raises(InputError, match="max_tokens is 200"):
         engine.loglikelihoods([BASE], choices([300]))
+
+
+@pytest.mark.parametrize("name, method", [("llama", "merged"), ("llama", "batched"), ("gpt2", "merged"),
+                                          ("mamba", "batched")])  # fmt: skip
+def test_rows_go_through_in_as_many_passes_as_caches_want_and_say_the_same(monkeypatch, name, method):
+    seen, run = [], Engine.run_rows
+    spied = lambda engine, rows, n, packing: seen.append(n * len(rows) * len(rows[0])) or run(engine, rows, n, packing)
+    monkeypatch.setattr(Engine, "run_rows", spied)
+    engine, items = Engine(model_of(name), TOKENIZER, method=method), choices([20, 30, 40, 50, 60])
+    whole, most = engine.loglikelihoods([BASE, BASE], items), max(seen)
+    monkeypatch.setattr(linear, "PASS_TOKENS", 8)  # of models as narrow as these, 32
+    seen.clear()
+    for once, parts in zip(whole, engine.loglikelihoods([BASE, BASE], items), strict=True):
+        for (a, n), (b, m) in zip(once, parts, strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-4)
+            assert (n == m).all()
+    assert max(seen) < most and len(seen) > 2
 
 
 PROMPTS = [Prompt("the cat sees", 9, ()), Prompt("a", 7, ()), Prompt("", 5, ()), Prompt("the big red dog near", 14, ())]
