@@ -31,9 +31,9 @@ IMAGES, SITE = ROOT / "nbs" / "images", ROOT / "_docs" / "html" / "index.html"
 WIDTH, MOST = 1280, 300_000  # px, bytes
 MARGIN = 16  # px around an explorer
 EXPLORERS = {  # class, the last view in the picture, controls that are moved first
-    "connectome": ("ConnectomeExplorer", "layers", {}),
+    "connectome": ("ConnectomeExplorer", "mask", {}),
     "population": ("PopulationExplorer", "tree", {"method": "genome"}),
-    "alignment": ("AlignmentExplorer", "slices", {}),
+    "alignment": ("AlignmentExplorer", "strip", {}),
 }
 # Only the explorer of a notebook, as wide as a picture.
 ALONE = f""".jp-InputArea, .jp-Prompt, .jp-Collapser, .jp-OutputPrompt {{display: none !important}}
@@ -102,9 +102,9 @@ def explorer_picture(studio, kind, run):
     cells = [f"from evonb.widgets import {name}\n{name}({str(run)!r})"]
     page = studio.notebook(f"{kind}.ipynb", cells, width=WIDTH + 160, height=2400)
     page.add_style_tag(content=ALONE)
-    seen = explorer(page).ready()
+    seen = explorer(page).ready(last)  # other views may have nothing to show of this run
     for control, value in moves.items():
-        seen.set(control, value).ready()
+        seen.set(control, value).ready(last)
     page.wait_for_timeout(1000)  # for figures that still move into place
     foot = seen.view(last).bounding_box()
     height = foot["y"] + foot["height"] - seen.root.bounding_box()["y"] + MARGIN

@@ -1520,6 +1520,7 @@ def do_compare(
     args # what `parser` made of the command line
 ):
     "Compare runs."
+    from evonb.plots.style import brief
     from evonb.store import open_run
     from evonb.travel.shelf import compare_runs, compared_curves
     differ = compare_runs(args.runs)
@@ -1529,7 +1530,7 @@ def do_compare(
         print(f"evonb: curves: {Path(args.curves).resolve()}", file=sys.stderr)
     found = {r: open_run(r).summary().get("statement", "Nothing has been finished yet.") for r in args.runs}
     if args.json: return print(json.dumps(dict(settings=differ, statements=found), indent=1))
-    cell = lambda v: v if isinstance(v, str) else json.dumps(v)
+    cell = lambda v: brief(v if isinstance(v, str) else json.dumps(v), 60) # --json tells all
     if differ: print(*columns([("setting", *args.runs), *((n, *map(cell, v)) for n, v in differ.items())]), sep="\n")
     else: print("Their settings are the same.")
     for r, said in found.items(): print(f"\n{r}: {said}")

@@ -779,6 +779,16 @@ def test_what_was_measured_is_a_page(tmp_path):
     assert "Z80, 1 cores" in page and "No fault suite has been kept yet" in page and "No fuzzing" in page
 
 
+def test_every_part_that_was_measured_has_a_heading_and_a_range_two_ticks(tmp_path):
+    kept = measured.rows_of(ROOT / "docs" / "results" / "bench.json")["rows"]
+    assert {r["part"] for rows in kept.values() for r in rows} <= set(measured.PARTS)
+    assert measured.aims(bench_row(1.0, "0.8 to 1.25", True)) == {0.8: "≥", 1.25: "≤"}
+    rows = dict(plan=[bench_row(1.02, "0.8 to 1.25", True)], fast=[bench_row(2.0, "at least 1.3", True)])
+    (tmp_path / "bench.json").write_text(json.dumps(dict(rows=rows)))
+    page = measured.measured_page(tmp_path)
+    assert page.count('class="aim"') == 3 and ">to</text>" not in page
+
+
 def test_a_processor_has_its_own_row_beside_another_ones(tmp_path, monkeypatch):
     sys.path.insert(0, str(ROOT / "tests" / "bench"))
     import results

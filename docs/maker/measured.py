@@ -14,7 +14,8 @@ PARTS = dict(  # module of tests/bench -> heading
     population_memory="Populations in bounded memory", scoring="Scoring a population",
     merging="Merging adapters", encoding="Encoding models", features="Reading passages", wirings="Connectomes in files",
     planning_check="Plans against what was run", fleet="Many machines, simulated", looking="Looking at a mask",
-    tree="Looking at a family", imports="Importing", litters="Litters, and attribution")  # fmt: skip
+    tree="Looking at a family", imports="Importing", litters="Litters, and attribution",
+    beside="Side by side, and beside others' work", clients="Serving")  # fmt: skip
 ELSEWHERE = dict(  # part -> what was seen on other processors, without the rows of a whole `make bench`
     training="The gain is this processor's, not every one's. On another it was found to be absent: seen on an Intel "
     "Xeon with AVX-512 and AMX, two cores, training makes 1.07 (3 layers of width 64), 1.14 (4 x 128) and 0.97 (6 x "
@@ -101,7 +102,7 @@ def drawing(rows: list[tuple]) -> str:
     shown = [(of(n, r, rows).replace("`", ""), r) for n, r in rows if fits(r)]
     if not shown:
         return ""
-    ends = [v for _, r in shown for v in (*(r.get(k, r["ratio"]) for k in ("ratio", "low", "high")), aim(r))]
+    ends = [v for _, r in shown for v in (*(r.get(k, r["ratio"]) for k in ("ratio", "low", "high")), *aims(r))]
     low, high = math.floor(math.log10(min(ends))), math.ceil(math.log10(max(ends)))
     place = lambda v: 300 + 560 * (math.log10(v) - low) / (high - low)
     tall = 34 + 22 * len(shown)
@@ -121,14 +122,21 @@ def aim(row: dict) -> float | None:
     return float(found[1]) if found else None
 
 
+def aims(row: dict) -> dict:
+    "The numbers that the ratio is held to, each with its side."
+    if between := re.fullmatch(r"([\d.]+) to ([\d.]+)", row["aim"]):
+        return {float(between[1]): SIDES["least"], float(between[2]): SIDES["most"]}
+    return {aim(row): next((sign for word, sign in SIDES.items() if word in row["aim"]), "to")}
+
+
 def mark(name: str, row: dict, place, y: int) -> str:
     "One row of the drawing."
     kind = "met" if row.get("reached") else "missed"
     low, high = place(row.get("low", row["ratio"])), place(row.get("high", row["ratio"]))
-    side = next((sign for word, sign in SIDES.items() if word in row["aim"]), "to")
-    return (f'<text x="290" y="{y + 4}" text-anchor="end">{html.escape(name)}</text>'
-            f'<line class="aim" x1="{place(aim(row)):.1f}" x2="{place(aim(row)):.1f}" y1="{y - 8}" y2="{y + 8}"/>'
-            f'<text class="side" x="{place(aim(row)) + 3:.1f}" y="{y - 2}">{side}</text>'
+    ticks = [f'<line class="aim" x1="{place(v):.1f}" x2="{place(v):.1f}" y1="{y - 8}" y2="{y + 8}"/>'
+             f'<text class="side" x="{place(v) + (-9 if side == "≥" else 3):.1f}" y="{y - 2}">{side}</text>'
+             for v, side in aims(row).items()]
+    return (f'<text x="290" y="{y + 4}" text-anchor="end">{html.escape(name)}</text>{"".join(ticks)}'
             f'<line class="{kind}" x1="{low:.1f}" x2="{high:.1f}" y1="{y}" y2="{y}"/>'
             f'<circle class="{kind}" cx="{place(row["ratio"]):.1f}" cy="{y}" r="5"/>')
 
@@ -343,14 +351,16 @@ def claims_parts(folder: Path, figures) -> str:
     n_tried = sum(r["status"] == "tried" for r in real)
     clear = [r for r in real if r["verdict"] in ("holds", "doesn't")]
     stand = sum(r["p_holm"] < 0.05 for r in clear)
-    said = (f"Of {len(real)} claims {n_tried} were tried: {count('holds')} hold, {not_so} "
-            f"don't, {count('undecided')} are undecided. Each is judged by itself at 5 %; corrected for all of them "
-            f"together (Holm), {stand} of the {len(clear)} clear verdicts stand.")
+    of = lambda n, one, more: f"{n} {one if n == 1 else more}"  # noqa: E731
+    said = (f"Of {len(real)} claims {n_tried} were tried: {of(count('holds'), 'holds', 'hold')}, "
+            f"{of(not_so, 'does not', 'do not')}, {of(count('undecided'), 'is', 'are')} undecided. Each is judged by "
+            f"itself at 5 %; corrected for all of them together (Holm), {stand} of the {len(clear)} clear verdicts "
+            "stand.")
     head = ["claim", "verdict", "measured [95 %]", "bound", "over", "p", "p, Holm", "it would take", "cost"]
     p = lambda r, k: "" if r.get(k) is None else f"{r[k]:.2g}"  # noqa: E731
     rows = [[r["name"], r["verdict"], claim_effect(r), f"{r['bound']:+g}", r["units"], p(r, "p"),
              p(r, "p_holm"), r["needed"], claim_cost(r)] for r in found]
-    shown = figures.keep(json.loads(claims_figure(found).to_json()))
+    shown = f'<div class="evonb-wide">{figures.keep(json.loads(claims_figure(found).to_json()))}</div>'
     return "\n\n".join([said, shown, table(head, rows), "## Each claim", *map(claim_details, found)])
 
 

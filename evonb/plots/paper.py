@@ -111,6 +111,13 @@ def as_svg(
     return kaleido.calc_fig_sync(fig.to_plotly_json(), opts=options, kopts=dict(path=path)).decode()
 
 # %% ../../nbs/plots/24_paper.ipynb #662e6e0d
+_page = """<!doctype html><html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title><style>
+:root {{ color-scheme: light dark; }} /* the reader's own: text and page follow, figures are drawn for both */
+body {{ margin: 0 auto; max-width: 1100px; padding: 16px; font: 15px/1.5 system-ui, sans-serif; }}
+p {{ max-width: 90ch; overflow-wrap: anywhere; }}
+</style></head><body><main>"""
+
 def save_figure(
     fig, # a plotly figure, as those of evonb.plots
     path, # where it goes: .svg for a journal, .html for a page that needs no network
@@ -124,8 +131,9 @@ def save_figure(
         raise InputError(f"path is {str(path)!r}, but must end in .svg or .html, which a figure is saved as.")
     if path.suffix == ".svg": text = svg_at(as_svg(for_print(fig, width)), width, caption)
     else:
-        text = ('<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Figure</title></head><body>'
-                f"{plotly_element()}{stored_figure(fig.to_plotly_json())}<p>{html.escape(caption)}</p></body></html>")
+        title = html.unescape(re.sub("<[^>]*>", " ", fig.layout.title.text or "Figure")) # plotly's are HTML
+        text = (_page.format(title=html.escape(title)) + plotly_element() +
+                stored_figure(fig.to_plotly_json()) + f"<p>{html.escape(caption)}</p></main></body></html>")
     with replacing(path) as t: t.write_text(text, encoding="utf-8")
     if caption:
         with replacing(path.with_suffix(".txt")) as t: t.write_text(caption + "\n", encoding="utf-8")

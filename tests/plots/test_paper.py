@@ -54,7 +54,9 @@ def test_letters_that_are_too_small_are_refused():
 
 def test_a_page_holds_its_caption_escaped(tmp_path):
     path = save_figure(drawn(), tmp_path / "f.html", caption="a <b> & c")
-    assert "<p>a &lt;b&gt; &amp; c</p></body>" in path.read_text()
+    page = path.read_text()
+    assert "<p>a &lt;b&gt; &amp; c</p></main></body>" in page and "color-scheme: light dark" in page
+    assert f"<title>{drawn().layout.title.text}</title>" in page
 
 
 @pytest.mark.parametrize("path, width, said", [
