@@ -46,7 +46,7 @@ class RunKind:
         what: str # a field's name, as in "table", or a name in `also`
     ): # None where such runs don't have it
         "One of its functions, or whatever else is named there."
-        target = self.also[what] if what in self.also else getattr(self, what)
+        target = self.also[what] if what in self.also else getattr(self, what, "")
         return Entry(what, target).load() if target else None
 
     def stored_settings(self,

@@ -42,6 +42,7 @@ from .core import human_bytes, out_of_memory, parsing
 # %% ../nbs/04_store.ipynb #6bf00375
 _full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _shut = (errno.EROFS, errno.EACCES, errno.EPERM)
+_taken = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP, errno.ENAMETOOLONG)
 
 # %% ../nbs/04_store.ipynb #ec8e518f
 def _sync(path):
@@ -58,12 +59,16 @@ def _telling(path):
         if isinstance(e, StoreError): raise
         said = re.search(r"os error (\d+)\)|Os \{ code: (\d+),", str(e)) # safetensors', of now and of 0.5
         number = int(said[1] or said[2]) if said else getattr(e, "errno", None)
-        told = [n for n in (*_full, *_shut) if n == number]
+        told = [n for n in (*_full, *_shut, *_taken) if n == number]
         if told and told[0] in _full:
             free = human_bytes(shutil.disk_usage(Path(path).parent).free)
             raise NoSpaceError(f"No room to write {path} ({os.strerror(told[0])}; {free} free on the disk). What "
                                "was there before is untouched: make room (or raise the limit) and resume.") from e
-        ours = not getattr(e, "filename", None) or Path(str(e.filename)).is_relative_to(Path(path).parent)
+        at = Path(str(getattr(e, "filename", None) or path))
+        ours = at.is_relative_to(Path(path).parent) or Path(path).is_relative_to(at) # or a folder that it lies in
+        if told and ours and told[0] in _taken:
+            raise StoreError(f"{path} can't be made ({os.strerror(told[0])}: {at}). Something else is there, or its name "
+                             "is too long: choose another place.") from e
         if told and ours:
             raise StoreError(f"{path} can't be written ({os.strerror(told[0])}). What was there before is untouched: "
                              "make the folder writable and resume, or choose another output folder.") from e

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['PAPERS', 'LEFT', 'papers_of', 'creator_names', 'citation_text', 'zenodo_metadata', 'environment_lock', 'again_text',
-           'readme_text', 'run_files', 'write_tables', 'first_models', 'write_sums', 'publish_run', 'read_sums',
-           'not_published', 'wrong_files', 'from_hub_whole', 'checked_folder', 'verify_folder', 'raise_again',
-           'run_sums', 'copy_run', 'verify_again', 'import_run', 'imported_from']
+           'readme_text', 'run_files', 'write_tables', 'newborns', 'first_models', 'write_sums', 'write_explorers',
+           'publish_run', 'read_sums', 'not_published', 'wrong_files', 'from_hub_whole', 'checked_folder',
+           'verify_folder', 'check_raised', 'raise_again', 'run_sums', 'copy_run', 'verify_again', 'import_run',
+           'imported_from']
 
 # %% ../../nbs/travel/12_publish.ipynb #6087c02e
 import errno
@@ -20,10 +21,10 @@ from importlib import metadata
 from pathlib import Path
 
 from .. import __version__
-from ..core import DamagedFileError, InputError, RunExistsError, expect_fields, file_sha256, parsing, place_name
-from ..core import progress, remark
+from ..core import DamagedFileError, InputError, RunExistsError, StoreError, expect_fields, file_sha256, parsing
+from ..core import place_name, progress, remark
 from ..hub import forget, hub_files, hub_name, pinned
-from ..kinds import command_of, refusal
+from ..kinds import ability, command_of, refusal
 from ..store import Run, now, open_run, read_json, replacing, sweep_beside, write_json
 from ..store import writing_folder
 
@@ -108,7 +109,8 @@ def readme_text(
     run, # a Run
     title: str, # of it
     licence: str, # of what is published
-    models: list # names of folders in models/
+    models: list, # names of folders in models/
+    explorers: bool = True # whether they are there
 ) -> str: # Markdown
     "What a reader meets first: the card of a run and of its text."
     from evonb.travel.export import text_of
@@ -116,7 +118,7 @@ def readme_text(
     parts = [f"# {title}", f"A run of evonb ({run.kind}), made {run.about['created'][:10]} and published {now()[:10]}.",
              "## What came out", run.summary().get("statement", "It isn't finished: nothing has been concluded."),
              "## What lies where",
-             "- `report.html`: the report; `explore/`: the explorers. They open from disk.\n"
+             f"- `report.html`: the report{'; `explore/`: the explorers' * explorers}. It opens from disk.\n"
              "- `results/`: every result as netCDF and CSV.\n"
              + (f"- `models/`: {', '.join(models)}, each a model of transformers: "
                 "`AutoModelForCausalLM.from_pretrained(\"models/...\")`.\n" if models else "")
@@ -161,15 +163,21 @@ def write_tables(
                 table.to_csv(folder/f"{path.stem}-{'-'.join(map(str, dims))}.csv")
 
 # %% ../../nbs/travel/12_publish.ipynb #9efbaeeb
+def newborns(
+    run # a Run
+) -> list: # of (arm, seed, source); empty where the run has none, or none yet
+    "The newborns that a run has raised."
+    grown = ability(run.kind, "grown")
+    try: return grown(run) if grown else []
+    except InputError: return [] # none yet
+
 def first_models(
     run # a Run
 ) -> list: # of (name of a folder, source): one for each arm
     "The models that are handed over ready for transformers."
-    from evonb.kinds import ability
-    grown = ability(run.kind, "grown")
-    if grown is None or not run.file("corpus", "tokenizer").is_dir(): return []
+    if not run.file("corpus", "tokenizer").is_dir(): return []
     found = {}
-    for arm, seed, source in grown(run): found.setdefault(arm, (f"{arm}-{seed}", source))
+    for arm, seed, source in newborns(run): found.setdefault(arm, (f"{arm}-{seed}", source))
     return list(found.values())
 
 # %% ../../nbs/travel/12_publish.ipynb #ca4eb92b
@@ -180,6 +188,19 @@ def write_sums(
     files = sorted(p for p in Path(folder).rglob("*") if p.is_file() and p.name != "SHA256SUMS")
     lines = "".join(f"{file_sha256(p)}  {p.relative_to(folder).as_posix()}\n" for p in files)
     (Path(folder)/"SHA256SUMS").write_text(lines, encoding="utf-8")
+
+# %% ../../nbs/travel/12_publish.ipynb #018393de
+def write_explorers(
+    run, # a Run
+    folder # `explore`; there is none where nothing can be shown
+):
+    "The run's explorers; what keeps them from being written, such as that the run isn't finished, is told."
+    from evonb.widgets.explorers import explore_pages, parts
+    if not parts(run): return
+    try: explore_pages(run, folder)
+    except InputError as e:
+        shutil.rmtree(folder, ignore_errors=True)
+        remark(f"The explorers are left out. {e}")
 
 # %% ../../nbs/travel/12_publish.ipynb #7f24f158
 def publish_run(
@@ -193,7 +214,6 @@ def publish_run(
 ) -> Path: # the folder
     "Write a run as a folder that stands alone."
     from evonb.report import write_report
-    from evonb.widgets.explorers import explore_pages, parts
     run, out, people = open_run(run_path), Path(out), creator_names(creators)
     if run.state().get("status") == "running": raise InputError(f"{run.path} is being written. Wait, or stop it first.")
     if out.exists() and not (out/"SHA256SUMS").is_file():
@@ -214,9 +234,8 @@ def publish_run(
         for name, source in made: export_model(source, t/"models"/name); bar.update()
         write_tables(run, t/"results")
         write_report(run.path, t/"report.html"); bar.update()
-        if parts(run): explore_pages(run, t/"explore")
-        bar.update()
-        for name, text in {"README.md": readme_text(run, title, licence, [n for n, _ in made]),
+        write_explorers(run, t/"explore"); bar.update()
+        for name, text in {"README.md": readme_text(run, title, licence, [n for n, _ in made], (t/"explore").is_dir()),
                            "CITATION.cff": citation_text(title, people, papers_of(run)),
                            "environment.lock": environment_lock(), "again.sh": again_text(run)}.items():
             (t/name).write_text(text, encoding="utf-8")
@@ -324,17 +343,25 @@ def verify_folder(
     return len(read_sums(checked_folder(folder, show)[0]))
 
 # %% ../../nbs/travel/12_publish.ipynb #b9120fab
+def check_raised(
+    run # a Run
+): # -> what raises its newborns
+    "Refuse a run of a kind that has no newborns to raise again."
+    if extend := ability(run.kind, "extend"): return extend
+    raise refusal(run, "newborns can be raised again in", "connectome")
+
 def raise_again(
     run_path, # a copy of a run, which may be changed
     show: bool = True # progress bars
 ) -> tuple: # the newborn, and the largest difference of its weights: 0 where every bit is equal
     "Take one newborn out of a run, let it be raised again, and compare."
     from safetensors.torch import load_file
-    from evonb.kinds import ability
     run = open_run(run_path)
-    grown, extend = ability(run.kind, "grown"), ability(run.kind, "extend")
-    if grown is None or extend is None: raise refusal(run, "newborns can be raised again in", "connectome")
-    arm, seed, source = grown(run)[0]
+    extend, grown, state = check_raised(run), newborns(run), run.state()["status"]
+    if state != "complete" or not grown:
+        raise InputError(f"{run.path.name} is {state} and holds {len(grown)} newborns, so none is raised again to "
+                         "compare it. Finish the run, and publish it again.")
+    arm, seed, source = grown[0]
     before = next(run.path.glob(f"development/{arm}/seed-{seed}/lr-*/model"))
     weights = load_file(before/"model.safetensors")
     shutil.rmtree(before.parent)
@@ -375,6 +402,7 @@ def verify_again(
 ) -> tuple: # the newborn, and the largest difference of its weights: 0 where every bit is equal
     "Raise a newborn of a published run once more, beside it."
     folder, _ = checked_folder(folder, show)
+    if run_sums(folder): check_raised(open_run(folder/"run"))
     with tempfile.TemporaryDirectory() as place:
         copy_run(folder, Path(place)/"run")
         return raise_again(Path(place)/"run", show)
@@ -399,8 +427,8 @@ def import_run(
                         sums=file_sha256(folder/"SHA256SUMS"))
             if (t/"imported.json").is_file(): note["before"] = read_json(t/"imported.json")
             write_json(t/"imported.json", note)
-    except OSError as e:
-        if e.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR): raise taken from e # another was faster
+    except StoreError as e:
+        if isinstance(e.__cause__, OSError) and e.__cause__.errno == errno.ENOTEMPTY: raise taken from e # one was faster
         raise
     return open_run(out)
 

@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import subprocess
+import warnings
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 from evonb.connectomes.experiments import experiment
 from evonb.connectomes.settings import preset
 from evonb.core import DamagedFileError, InputError, Remark, RunExistsError, StoreError
+from evonb.report import write_report
 from evonb.store import open_run, read_json
 from evonb.training.gpt import ModelConfig
 from evonb.travel import import_run, publish_run, verify_again, verify_folder
@@ -261,6 +264,54 @@ def test_a_newborn_raised_again_is_the_same_and_a_changed_one_is_not(published, 
     assert changed.read_text() != was
     with pytest.raises(DamagedFileError, match="run/run.json"):
         verify_again(copy, show=False)
+
+
+KINDS = sorted((Path(__file__).parent.parent / "runs").glob("*.zip"))
+
+
+@pytest.mark.parametrize("stored", KINDS, ids=[p.stem for p in KINDS])
+def test_every_kind_of_run_comes_back_finished_or_not(stored, tmp_path):
+    with zipfile.ZipFile(stored) as z:
+        z.extractall(tmp_path / "run")
+    out = publish_run(tmp_path / "run", tmp_path / "out", creators="Curie, Marie", models=False, show=False)
+    back = import_run(out, tmp_path / "back", show=False)
+    was = {p.relative_to(tmp_path / "run"): p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
+    came = {p.relative_to(back.path): p.read_bytes() for p in back.path.rglob("*") if p.is_file()}
+    gone = {p for p in was if p.suffix == ".lock" or p.parts[0] == "cache"}
+    assert came.pop(Path("imported.json")) and came == {k: v for k, v in was.items() if k not in gone}
+    assert parts(back) == parts(tmp_path / "run") and write_report(back.path).is_file()
+    if stored.stem != "connectome":
+        said = "is interrupted and holds 0 newborns" if stored.stem == "stopped-connectome" else "of kind 'connectome'"
+        with pytest.raises(InputError, match=said):
+            verify_again(out, show=False)
+
+
+@pytest.mark.parametrize("left", [(), ("corpus", "source.json"), ("corpus", "source.json", "evolution")])
+def test_a_run_is_published_however_far_it_came(left, tmp_path):
+    with zipfile.ZipFile(next(p for p in KINDS if p.stem == "stopped-connectome")) as z:
+        z.extractall(tmp_path / "run")
+    for p in (tmp_path / "run").iterdir():
+        if p.name not in ("run.json", "state.json", "log.jsonl", *left):
+            shutil.rmtree(p) if p.is_dir() else p.unlink()
+    with warnings.catch_warnings(record=True) as told:
+        out = publish_run(tmp_path / "run", tmp_path / "out", creators="Curie, Marie", show=False)
+    said = [str(w.message) for w in told if "The explorers are left out" in str(w.message)]
+    shown = "evolution" in left
+    assert [s for s in said if "has no connectome yet" in s] == said and bool(said) != shown
+    assert verify_folder(out, False) and ("explore/" in (out / "README.md").read_text()) == shown
+    assert (out / "explore").is_dir() == shown
+    assert import_run(out, tmp_path / "back", show=False).state()["status"] == "interrupted"
+
+
+def test_places_in_the_way_are_told(published, run, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
+    for make in (lambda out: import_run(published, out, show=False),
+                 lambda out: publish_run(run.path, out, creators="Curie, Marie", models=False, show=False)):
+        for name in ("file", "file/run", "nowhere", "x" * 250):
+            with pytest.raises(StoreError, match="can't be made|there already|isn't a published run"):
+                make(tmp_path / name)
+    assert sorted(os.listdir(tmp_path)) == ["file", "nowhere"] and (tmp_path / "file").read_text() == "mine"
 
 
 def test_places_that_hold_something_else_are_refused(run, published, tmp_path):
