@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['PAPERS', 'LEFT', 'papers_of', 'creator_names', 'citation_text', 'zenodo_metadata', 'environment_lock', 'again_text',
-           'readme_text', 'run_files', 'write_tables', 'newborns', 'first_models', 'write_sums', 'write_explorers',
-           'publish_run', 'read_sums', 'not_published', 'wrong_files', 'from_hub_whole', 'checked_folder',
-           'verify_folder', 'check_raised', 'raise_again', 'run_sums', 'copy_run', 'verify_again', 'import_run',
-           'imported_from']
+           'readme_text', 'run_files', 'write_tables', 'raised_newborns', 'first_models', 'write_sums',
+           'write_explorers', 'publish_run', 'read_sums', 'not_published', 'wrong_files', 'from_hub_whole',
+           'checked_folder', 'verify_folder', 'check_raised', 'raise_again', 'run_sums', 'copy_run', 'verify_again',
+           'import_run', 'imported_from']
 
 # %% ../../nbs/travel/12_publish.ipynb #6087c02e
 import errno
@@ -163,7 +163,7 @@ def write_tables(
                 table.to_csv(folder/f"{path.stem}-{'-'.join(map(str, dims))}.csv")
 
 # %% ../../nbs/travel/12_publish.ipynb #9efbaeeb
-def newborns(
+def raised_newborns(
     run # a Run
 ) -> list: # of (arm, seed, source); empty where the run has none, or none yet
     "The newborns that a run has raised."
@@ -177,7 +177,7 @@ def first_models(
     "The models that are handed over ready for transformers."
     if not run.file("corpus", "tokenizer").is_dir(): return []
     found = {}
-    for arm, seed, source in newborns(run): found.setdefault(arm, (f"{arm}-{seed}", source))
+    for arm, seed, source in raised_newborns(run): found.setdefault(arm, (f"{arm}-{seed}", source))
     return list(found.values())
 
 # %% ../../nbs/travel/12_publish.ipynb #ca4eb92b
@@ -357,7 +357,7 @@ def raise_again(
     "Take one newborn out of a run, let it be raised again, and compare."
     from safetensors.torch import load_file
     run = open_run(run_path)
-    extend, grown, state = check_raised(run), newborns(run), run.state()["status"]
+    extend, grown, state = check_raised(run), raised_newborns(run), run.state()["status"]
     if state != "complete" or not grown:
         raise InputError(f"{run.path.name} is {state} and holds {len(grown)} newborns, so none is raised again to "
                          "compare it. Finish the run, and publish it again.")
