@@ -3207,6 +3207,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                             'evonb.core.listening': ('core.html#listening', 'evonb/core.py'),
                             'evonb.core.near_miss': ('core.html#near_miss', 'evonb/core.py'),
                             'evonb.core.noted': ('core.html#noted', 'evonb/core.py'),
+                            'evonb.core.other_cause': ('core.html#other_cause', 'evonb/core.py'),
                             'evonb.core.out_of_memory': ('core.html#out_of_memory', 'evonb/core.py'),
                             'evonb.core.panicked': ('core.html#panicked', 'evonb/core.py'),
                             'evonb.core.parsing': ('core.html#parsing', 'evonb/core.py'),

@@ -7,10 +7,10 @@ __all__ = ['PASSIVE', 'EvonbError', 'InputError', 'CorpusError', 'MissingExtraEr
            'DamagedFileError', 'NoSpaceError', 'RunExistsError', 'RunBusyError', 'NonFiniteLossError',
            'ProcessLostError', 'MachineError', 'out_of_memory', 'Stopped', 'Remark', 'extras', 'extras_named', 'noted',
            'remark', 'tell_inert', 'check_fraction', 'check_positive', 'near_miss', 'place_name', 'choices_text',
-           'check_choice', 'Seeds', 'to_dict', 'expect', 'expect_fields', 'panicked', 'parsing', 'from_dict',
-           'can_draw', 'progress', 'listened', 'listening', 'announce', 'StopRequest', 'stoppable', 'check_file',
-           'file_bytes', 'wait_passively', 'file_sha256', 'cache_folder', 'human_count', 'human_bytes', 'human_time',
-           'plan_lines', 'with_parameters', 'facts_html']
+           'check_choice', 'Seeds', 'to_dict', 'expect', 'expect_fields', 'panicked', 'other_cause', 'parsing',
+           'from_dict', 'can_draw', 'progress', 'listened', 'listening', 'announce', 'StopRequest', 'stoppable',
+           'check_file', 'file_bytes', 'wait_passively', 'file_sha256', 'cache_folder', 'human_count', 'human_bytes',
+           'human_time', 'plan_lines', 'with_parameters', 'facts_html']
 
 # %% ../nbs/00_core.ipynb #917cb114
 import dataclasses
@@ -333,6 +333,22 @@ def panicked(
     "Whether a library in Rust (tokenizers, safetensors) gave up; its panic is no `Exception`."
     return type(error).__name__ == "PanicException"
 
+# %% ../nbs/00_core.ipynb #f1fb38bf
+def other_cause(
+    error: BaseException # met while a file was read
+) -> str: # for a message; empty where it speaks of the file
+    "What may be the cause if the file is whole: a library of another version than evonb expects."
+    if not isinstance(error, AttributeError | TypeError | NotImplementedError): return ""
+    where, package = error.__traceback__, ""
+    while where:
+        package = where.tb_frame.f_globals.get("__name__", "").partition(".")[0] or package
+        where = where.tb_next
+    version = getattr(sys.modules.get(package), "__version__", "")
+    own = not version or package in ("evonb", *sys.stdlib_module_names)
+    if own and not re.search("(unexpected keyword|positional) argument", str(error)): return ""
+    what = "a package" if own else f"{package} {version}"
+    return f" If it is whole, {what} may not be what evonb expects: see evonb doctor."
+
 # %% ../nbs/00_core.ipynb #55725afd
 @contextmanager
 def parsing(
@@ -347,9 +363,10 @@ def parsing(
                                f"machine. {todo}") from e
     except BaseException as e:
         if not isinstance(e, Exception) and not panicked(e): raise
+        if isinstance(e, AttributeError) and isinstance(e.obj, types.ModuleType): raise # no file is its cause
         why = f"{type(e).__name__}: {_short(str(e).partition(chr(10))[0], 200)}"
         raise DamagedFileError(f"{path} is damaged: " + (f"it lacks {e}" if isinstance(e, KeyError) else
-                               f"it can't be read ({why})") + f". {todo}") from e
+                               f"it can't be read ({why})") + f". {todo}{other_cause(e)}") from e
 
 # %% ../nbs/00_core.ipynb #fbaab2ae
 def _cast(value, kind, where):

@@ -1,15 +1,17 @@
 """core: what errors carry, and settings that have no effect any more."""
 
+import json
 import pickle
 import warnings
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 
 from evonb import core
 from evonb.alignment.run import AlignConfig
 from evonb.connectomes.settings import preset
-from evonb.core import InputError, Remark, noted, tell_inert
+from evonb.core import DamagedFileError, InputError, Remark, noted, parsing, tell_inert
 from evonb.populations.breeding import BreedConfig
 
 
@@ -50,3 +52,18 @@ def test_it_is_a_remark(monkeypatch):
     monkeypatch.setattr(core, "_inert", set())
     with pytest.warns(Remark, match="n_old of Config is 4, but has no effect: it was replaced. .* Leave it out."):
         tell_inert(Config(4), "n_old", "it was replaced")
+
+
+def test_a_library_that_changed_is_not_taken_for_a_damaged_file():
+    "What a module lacks is passed on; what a library can't take is told with its version."
+    with pytest.raises(AttributeError, match="of_tomorrow"), parsing("x.npy"):
+        np.load_of_tomorrow("x.npy")
+    said = f"x.npy is damaged: .* numpy {np.__version__} may not be what"
+    with pytest.raises(DamagedFileError, match=said), parsing("x.npy"):
+        np.mean([1.0], out=3)
+    with pytest.raises(DamagedFileError, match="a package may not be what evonb expects"), parsing("x.npy"):
+        np.load("x.npy", of_tomorrow=True)
+    for damaged in (lambda: json.loads("{"), lambda: dict(a=1)["b"], lambda: [1].__getitem__("a"), lambda: None.name):
+        with pytest.raises(DamagedFileError) as told, parsing("x.json"):
+            damaged()
+        assert "may not be" not in str(told.value), told.value

@@ -48,7 +48,7 @@ def key_of(
 ) -> str: # as `published` has it
     "A data set by either of its names."
     keys = {known.get("data", {}).get("name", key): key for key, known in published().items()}
-    return keys.get(name) or check_choice(name, [*keys, *(k for k in published() if k not in keys)], "data set")
+    return name if name in published() else keys[check_choice(name, keys, "data set")]
 
 # %% ../../nbs/alignment/29_holdings.ipynb #6221fa42
 def about_text(

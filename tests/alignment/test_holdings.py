@@ -79,3 +79,11 @@ def test_the_command(tmp_path, capsys):
     (tmp_path / "brown_spr.csv").write_text(BROWN.replace("word,", "Word_,"))
     with pytest.raises(SystemExit) as ended: main(["data", "check", str(tmp_path)])
     assert ended.value.code == 1
+
+
+def test_an_unknown_name_is_told_each_name_once():
+    with pytest.raises(InputError) as told:
+        about_text("nothere")
+    names = str(told.value).partition("one of: ")[2].rstrip(".").split(", ")
+    assert len(names) == len(published()) == len({n.replace("-", "_") for n in names})
+    assert about_text("natural_stories") == about_text("natural-stories")
