@@ -392,7 +392,8 @@ def wiring_html(
         signs = read_signs(path)
         density = sum(np.count_nonzero(s) for s in signs.values()) / sum(s.size for s in signs.values())
         place = path.parent.name.replace("gen-", "after generation ").replace(" 0", " ") # "given" stays
-        title = f"Connectome {place}, {density:.1%} live"
+        of = " of evolution 0" * any(path.parents[2].glob("lineage-*")) # the explorer shows the others
+        title = f"Connectome{of} {place}, {density:.1%} live"
         out += figure_html(plots.mask_map(signs, title=title))
     return out
 

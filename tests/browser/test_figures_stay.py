@@ -69,3 +69,22 @@ def test_in_a_page(offline_page, tmp_path, kind):
         shown = without_logo(bars(offline_page(fig.to_html(include_plotlyjs=True)), 1))
     for bar in shown:
         assert bar and set(bar) <= set(OURS), bar
+
+
+def test_many_small_plots_are_scrolled_on_a_narrow_screen(offline_page, tmp_path):
+    from plotly.subplots import make_subplots
+
+    from evonb.plots.paper import save_figure
+    from evonb.plots.style import figure
+
+    widths = "e => [e.clientWidth, e.parentElement.clientWidth, getComputedStyle(e.parentElement).overflowX]"
+    for columns, wide in ((1, False), (3, True)):
+        fig = figure("Small plots", base=make_subplots(1, columns))
+        for i in range(columns):
+            fig.add_scatter(y=[1, 2], row=1, col=i + 1)
+        path = save_figure(fig, tmp_path / f"{columns}.html")
+        page = offline_page(path, viewport=dict(width=390, height=800))
+        page.wait_for_selector(".evonb-figure .main-svg")
+        own, around, overflow = page.locator(".evonb-figure").evaluate(widths)
+        assert (own >= 570 > around and overflow == "auto") if wide else own <= around
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")

@@ -3,9 +3,19 @@
 /** What holds for every figure: its data stay in the page, so plotly's button that uploads them isn't there. */
 const figureConfig = { displaylogo: false, showSendToCloud: false, plotlyServerURL: "" };
 
+/** The px that a figure's columns of small plots need to be read; 0 where there are one or two. */
+function figureRoom(layout) {
+  const axes = Object.entries(layout ?? {}).filter(([name, axis]) => /^xaxis\d*$/.test(name) && axis?.domain && !axis.overlaying);
+  const columns = new Set(axes.map(([, { domain }]) => domain[0].toFixed(3))).size;
+  return columns > 2 ? 190 * columns : 0;
+}
+
 /** Draw a figure into `div`, or draw it again; `config` adds to what holds for all and can't change it. */
 function drawPlotly(div, { data, layout, frames }, config = {}) {
   div.classList.add("evonb-figure");
+  const room = config.staticPlot ? 0 : figureRoom(layout);
+  div.style.minWidth = room ? `${room}px` : "";
+  if (room && div.parentElement) div.parentElement.style.overflowX = "auto"; // on a narrow screen it is scrolled
   return globalThis.Plotly.react(div, { data, layout, frames, config: { ...config, ...figureConfig } });
 }
 
@@ -49,13 +59,15 @@ const paper = { width: 660, ink: "#1f2328" }; // px that fit between the margins
 /** Lay out all figures anew for paper, in dark ink; returns how to go back. Nothing here may wait: printing doesn't. */
 function figuresOnPaper() {
   const figures = [...document.querySelectorAll(".evonb-figure")].filter((div) => div.layout && div.isConnected);
-  const before = figures.map((div) => ({ div, width: div.style.width, color: div.layout.font?.color }));
+  const before = figures.map((div) => ({ div, width: div.style.width, least: div.style.minWidth, color: div.layout.font?.color }));
   for (const { div } of before) {
+    div.style.minWidth = "";
     div.style.width = `${Math.min(paper.width, div.parentElement.clientWidth || paper.width)}px`;
     globalThis.Plotly.relayout(div, { autosize: true, "font.color": paper.ink });
   }
-  return () => before.forEach(({ div, width, color }) => {
+  return () => before.forEach(({ div, width, least, color }) => {
     div.style.width = width;
+    div.style.minWidth = least;
     globalThis.Plotly.relayout(div, { autosize: true, "font.color": color ?? null });
   });
 }
