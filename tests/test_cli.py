@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -592,3 +593,36 @@ def test_bad_input_to_experts_and_population_is_one_clear_line(arguments, says, 
 
 def test_the_suite_leaves_torch_as_it_was():
     assert torch.get_default_dtype() == torch.float32
+
+
+COMMAND_PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/pages/{p}.md" for p in (
+    "claims", "findings", "formats", "guide", "howlong", "index", "recipes", "reproducible", "troubleshooting"))]
+
+
+def commands_in(text):
+    "The evonb commands of a page, in blocks and in lines, that stand there whole."
+    blocks = "\n".join(re.findall(r"```(?:sh|bash)\n(.*?)```", text, re.S)).replace("\\\n", " ").split("\n")
+    for line in [*blocks, *re.findall(r"`(evonb [a-z][^`]*)`", text)]:
+        words = shlex.split(line.partition("  #")[0], comments=True) if line.startswith("evonb ") else []
+        if len(words) > 2 and not any(w in ("...", "…") or "$" in w for w in words):
+            yield words[1:]
+
+
+@pytest.mark.parametrize("page", COMMAND_PAGES)
+def test_every_command_in_a_page_parses(page, capsys):
+    root = Path(__file__).resolve().parents[1]
+    known = parser()
+    for words in commands_in((root / page).read_text(encoding="utf-8")):
+        try:
+            known.parse_args(words)
+        except SystemExit as e:
+            if e.code:
+                pytest.fail(f"{page}: evonb {' '.join(words)}: {capsys.readouterr().err}")
+
+
+def test_a_command_that_has_changed_would_be_found(capsys):
+    assert list(commands_in("`evonb run --no-such x`")) == [["run", "--no-such", "x"]]
+    with pytest.raises(SystemExit):
+        parser().parse_args(["run", "--no-such", "x"])
+    guide = (Path(__file__).resolve().parents[1] / "docs" / "pages" / "guide.md").read_text(encoding="utf-8")
+    assert len(list(commands_in(guide))) > 40

@@ -26,7 +26,7 @@ from ..kinds import refusal
 from ..plots import population as pp
 from ..plots.connectome import ramp
 from ..plots.population import by_test
-from ..statistics import family_text, p_text
+from ..statistics import counted, family_text, p_text
 from ..plots.style import NothingToPlot
 from ..store import Run, open_run, read_arrays, read_dataset, read_json, read_tensors
 from ..training.connectome import signs_of_planes
@@ -338,7 +338,8 @@ def describe(self: Evolutions, method, seed) -> str: # paragraphs
     history = self.history(method, seed)
     everyone, one_task = pp.individuals(history), len(self.tasks(method, seed)) < 2
     n, failed = len(everyone.id), int(everyone.failed.sum())
-    out = f"{method}, seed {seed}: {n} individuals in {len(np.unique(everyone.generation))} generations"
+    n_generations = counted(len(np.unique(everyone.generation)), "generation")
+    out = f"{method}, seed {seed}: {counted(n, 'individual')} in {n_generations}"
     out += f", {failed} of them failed." if failed else ", none failed."
     if not everyone.failed.all():
         best = pp.best_place(everyone)
