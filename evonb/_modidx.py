@@ -5830,6 +5830,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'evonb.registry.load_plugin': ('registry.html#load_plugin', 'evonb/registry.py'),
                                 'evonb.registry.open_doors': ('registry.html#open_doors', 'evonb/registry.py')},
             'evonb.report': { 'evonb.report.Html': ('report.html#html', 'evonb/report.py'),
+                              'evonb.report.Html._repr_html_': ('report.html#html._repr_html_', 'evonb/report.py'),
                               'evonb.report.Page': ('report.html#page', 'evonb/report.py'),
                               'evonb.report.Page.figures': ('report.html#page.figures', 'evonb/report.py'),
                               'evonb.report.Page.section': ('report.html#page.section', 'evonb/report.py'),

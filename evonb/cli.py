@@ -1460,7 +1460,7 @@ def do_import(
     "Take a published run up."
     from evonb.travel.publish import import_run, imported_from
     run = import_run(args.folder, args.out)
-    print(run, f"It is {imported_from(run)}.", f"What it holds is shown by: evonb explore {args.out}", sep="\n")
+    print(run, f"It comes from {imported_from(run)}.", f"What it holds is shown by: evonb explore {args.out}", sep="\n")
 
 # %% ../nbs/84_cli.ipynb #c316caf1
 def track_options(
@@ -1633,7 +1633,7 @@ def do_show(
     summary = run.summary() or nothing
     if args.json: print(json.dumps(summary | dict(run=str(run.path), state=run.state()), indent=1))
     else: print(run, results_text(summary, run.file("summary.json")) or summary.get("statement", ""), sep="\n\n")
-    if not args.json and (source := imported_from(run)): print(f"\nIt is {source}.")
+    if not args.json and (source := imported_from(run)): print(f"\nIt comes from {source}.")
 
 # %% ../nbs/84_cli.ipynb #fe5eaa98
 def plan_options(

@@ -48,7 +48,8 @@ from .store import create_run, now, open_run, read_dataset, read_json, replacing
 
 # %% ../nbs/80_report.ipynb #41ee4163
 class Html(str):
-    "A piece of HTML, not to be escaped again."
+    "A piece of HTML, not to be escaped again; a notebook shows it."
+    def _repr_html_(self): return str(self)
 
 # %% ../nbs/80_report.ipynb #5e00e095
 def esc(

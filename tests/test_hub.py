@@ -570,7 +570,7 @@ def test_a_run_goes_up_and_comes_back_bit_for_bit(hub, me, run, tmp_path, capsys
     assert f"It is there: {name}." in said and hub.private
     assert main(["import", name, "--out", str(tmp_path / "back")]) == 0
     said = capsys.readouterr()
-    assert f"It is {name}, taken up 20" in said.out and f"B of {name} go into" in said.err
+    assert f"It comes from {name}, taken up 20" in said.out and f"B of {name} go into" in said.err
     assert imported_from(open_run(tmp_path / "back")).startswith(f"{name}, taken up 20")
     (tmp_path / "back" / "imported.json").unlink()  # all else is equal
     same_files(tmp_path / "back", tmp_path / "out" / "run")

@@ -123,7 +123,7 @@ def readme_text(
              + (f"- `models/`: {', '.join(models)}, each a model of transformers: "
                 "`AutoModelForCausalLM.from_pretrained(\"models/...\")`.\n" if models else "")
              + "- `run/`: the run itself.",
-             *([f"It was taken up from {source}."] if (source := imported_from(run)) else []),
+             *([f"It comes from {source}."] if (source := imported_from(run)) else []),
              "## Check it", "```sh\nsha256sum -c SHA256SUMS\nevonb verify .          # the same, and what is missing\n"
              "evonb verify . --again  # raises one newborn once more\n```",
              "## Go on with it", "```sh\nevonb import . --out runs/mine\nevonb explore runs/mine\n```",

@@ -182,7 +182,7 @@ def test_where_it_is_from_is_noted(published, tmp_path):
     back = import_run(published, tmp_path / "back", show=False)
     assert imported_from(back).startswith("out, taken up 20") and str(published.parent) not in imported_from(back)
     again = publish_run(back.path, tmp_path / "again", creators="Curie, Marie", models=False, show=False)
-    assert "It was taken up from out, taken up" in (again / "README.md").read_text()
+    assert "It comes from out, taken up" in (again / "README.md").read_text()
     twice = import_run(again, tmp_path / "twice", show=False)
     assert read_json(twice.path / "imported.json")["before"]["source"] == "out"
 
