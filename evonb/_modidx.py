@@ -7503,6 +7503,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                 'evonb/training/lifetime.py'),
                                          'evonb.training.lifetime.masked_loss': ( 'training/lifetime.html#masked_loss',
                                                                                   'evonb/training/lifetime.py'),
+                                         'evonb.training.lifetime.model_width': ( 'training/lifetime.html#model_width',
+                                                                                  'evonb/training/lifetime.py'),
                                          'evonb.training.lifetime.moment_file': ( 'training/lifetime.html#moment_file',
                                                                                   'evonb/training/lifetime.py'),
                                          'evonb.training.lifetime.own_state': ( 'training/lifetime.html#own_state',

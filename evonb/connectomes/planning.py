@@ -313,8 +313,9 @@ def _scale(sizes, costs): return max(1, sum(sizes.values()) / costs.weights)
 
 # %% ../../nbs/connectomes/20_planning.ipynb #e0d13c22
 def _windows(life, gpt, device): # that are learned from together
-    threads = lifetime_threads(6 * n_parameters(gpt) * life.tokens_per_step)
-    return windows_at_once(life, "cpu" if device.cpu else "cuda", threads)
+    asked = "OMP_NUM_THREADS" in os.environ # then those are what a lifetime takes
+    threads = None if asked else lifetime_threads(6 * n_parameters(gpt) * life.tokens_per_step)
+    return windows_at_once(life, "cpu" if device.cpu else "cuda", gpt.hidden_size, threads)
 
 # %% ../../nbs/connectomes/20_planning.ipynb #0606bd21
 def _stage(name, part, newborn, n, device, devices, tested=0, disk=0):

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['SIGNS', 'SILENCE', 'validation_windows', 'LifetimeConfig', 'windows_at_once', 'check_signs', 'check_fast',
            'kept_steps', 'moment_file', 'kept_moments', 'lr_factor', 'LiveWeights', 'MaskedWeights', 'Optimizers',
-           'state_bytes', 'Compute', 'training_loss', 'Lifetime', 'autocast', 'evaluated_at_once', 'window_losses',
-           'masked_loss', 'latest_checkpoint', 'checkpoint_step', 'own_state', 'take_state', 'load_checkpoint',
-           'joined_lifetime']
+           'state_bytes', 'Compute', 'training_loss', 'Lifetime', 'autocast', 'model_width', 'evaluated_at_once',
+           'window_losses', 'masked_loss', 'latest_checkpoint', 'checkpoint_step', 'own_state', 'take_state',
+           'load_checkpoint', 'joined_lifetime']
 
 # %% ../../nbs/training/16_lifetime.ipynb #e5185a11
 import math
@@ -85,11 +85,12 @@ def at_once(self: LifetimeConfig) -> int:
 def windows_at_once(
     life: LifetimeConfig, # how a newborn is trained
     device, # where it lives
+    width: int, # of its model
     n_threads: int | None = None # that learn; None: those that torch has
 ) -> int: # windows
     "Windows that are learned from together: as asked, or as many as the device is fastest with."
     if life.micro_batch_size or life.credit.kind != "backprop": return life.at_once
-    return rows_at_once(device, life.context, life.batch_size, n_threads=n_threads)
+    return rows_at_once(device, life.context, life.batch_size, width, n_threads)
 
 # %% ../../nbs/training/16_lifetime.ipynb #83dbdecd
 @patch(as_prop=True)
@@ -552,11 +553,14 @@ def chance(self: Lifetime): # -> a context manager
     if not self.random: return nullcontext()
     return seeded(self.seeds.child("dropout", self.step, self.world.rank), self.device)
 
+# %% ../../nbs/training/16_lifetime.ipynb #1f39d233
+def model_width(model): return getattr(getattr(model, "config", None), "hidden_size", 128) # 128: it doesn't say
+
 # %% ../../nbs/training/16_lifetime.ipynb #69189c37
 @patch(as_prop=True)
 def at_once(self: Lifetime) -> int:
     "Windows that are learned from together."
-    return self.config.at_once if self.whole else windows_at_once(self.config, self.device)
+    return self.config.at_once if self.whole else windows_at_once(self.config, self.device, model_width(self.model))
 
 # %% ../../nbs/training/16_lifetime.ipynb #6b8f7ddd
 @patch
@@ -616,8 +620,7 @@ def evaluated_at_once(
     most: int # windows at once, at most
 ) -> int: # windows
     "How many windows a model predicts together."
-    width = getattr(getattr(model, "config", None), "hidden_size", 128)
-    return rows_at_once(next(model.parameters()).device, x.shape[1], min(most, len(x)) or 1, width)
+    return rows_at_once(next(model.parameters()).device, x.shape[1], min(most, len(x)) or 1, model_width(model))
 
 # %% ../../nbs/training/16_lifetime.ipynb #6f797cfd
 @torch.no_grad()

@@ -196,13 +196,13 @@ def multiply(
     return module(rms_norm(x) if before == "norm" else F.gelu(x) if before == "gelu" else x)
 
 # %% ../../nbs/training/08_linear.ipynb #0fc5b065
-PASS_TOKENS = 1024 # a thread's: with 2,048 to 4,096 at once, models of 128 to 384 units learned 5 to 13 % more slowly
+PASS_TOKENS = 1024 # a thread's: predicting 2,048 to 4,096 at once took 5 to 20 % longer at widths of 128 and 384
 
 def rows_at_once(
     device, # where the model is
     n_tokens: int, # of a row
     n_rows: int, # that may go through together
-    width: int = 128, # of a model that only predicts; one that learns keeps more of each token
+    width: int = 128, # of the model
     n_threads: int | None = None # None: those that torch has
 ) -> int: # rows, at least one
     "How many rows a pass takes: all of them, but on a CPU no more than its caches hold, in passes of about one size."

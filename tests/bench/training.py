@@ -137,6 +137,12 @@ def tokens_per_s(size, first, second, pairs, n, clock):
     return row | {f"{k}_tokens_per_s": tokens / row[f"{k}_s"] for k in ("first", "second")}
 
 
+SAME = (
+    "both multiply by torch's own library on this processor, and products are most of a step (the roofline's rows tell "
+    "the share); with oneDNN at twice its pace, on the machine of 22 November, it was 1.4 to 2.0."
+)
+
+
 def against(size, sparse, fused=None, n_threads=1, aim="at least 1.3"):
     "A row: tokens/s over those of the plain loop."
 
@@ -146,8 +152,9 @@ def against(size, sparse, fused=None, n_threads=1, aim="at least 1.3"):
             (step, lived), other = ours(size, wiring), plain(size, wiring, fused)[0]
             check_same(size, step, lived, other)
             clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
-            return tokens_per_s(size, step, other, pairs, n, clock) | dict(aim=aim, threads=torch.get_num_threads(),
-                                                                           clock=clock.__name__)  # fmt: skip
+            return tokens_per_s(size, step, other, pairs, n, clock) | dict(
+                aim=aim, threads=torch.get_num_threads(), clock=clock.__name__,
+                **dict(why=SAME) if fast_products() == "torch" else {})  # fmt: skip
 
     n_layer, width, vocab, context, batch = SIZES[size]
     row.__doc__ = (

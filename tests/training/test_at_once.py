@@ -27,7 +27,7 @@ def one_thread():
 def cut(monkeypatch):
     "Passes of four windows of sixteen tokens, for models of any width."
     monkeypatch.setattr(linear, "PASS_TOKENS", 64)
-    small = lambda device, n_tokens, n_rows, *width, **more: rows_at_once(device, n_tokens, n_rows, **more)
+    small = lambda device, n_tokens, n_rows, width, *more: rows_at_once(device, n_tokens, n_rows, 128, *more)
     monkeypatch.setattr(lifetime, "rows_at_once", small)
 
 
@@ -68,7 +68,7 @@ def test_who_asks_for_a_number_of_windows_gets_it(cut):
 
 def test_a_batch_is_whole_where_parts_would_be_another_thing(cut, monkeypatch):
     assert sizes(newborn(LifetimeConfig(**{**vars(LIFE), "credit": CreditConfig("evolution")})))[0] == 10
-    assert windows_at_once(LIFE, "cuda") == 10
+    assert windows_at_once(LIFE, "cuda", 16) == 10
     monkeypatch.setattr(lifetime, "training_loss", lambda model, compute: model.loss)
     assert sizes(newborn(compute=Compute(compile=True))) == [10]  # each size would be compiled anew
     monkeypatch.setattr(lifetime, "is_random", lambda model: True)
