@@ -1043,8 +1043,8 @@ def report_pieces(
     parts = [made for p in (*(ability(run.kind, "page") or ()), *every_page) if (made := section_html(p, load))]
     named = (re.search(r"<section id='([^']*)'><h2>(.*?)</h2>", p).groups() for p in parts)
     contents = " ".join(f"<a href='#{anchor}'>{title}</a>" for anchor, title in named)
-    pieces = (f"<!DOCTYPE html>\n<html lang='en'><head>{_head}<title>{esc(run.path.resolve().name)}: evonb report</title>"
-              f"</head>\n<body>{_header(run)}<main><nav aria-label='Contents'>{contents}</nav>{_noscript}\n",
+    pieces = (f"<!DOCTYPE html>\n<html lang='en'><head>{_head}<title>{esc(run.path.resolve().name)}: evonb report"
+              f"</title></head>\n<body>{_header(run)}<main><nav aria-label='Contents'>{contents}</nav>{_noscript}\n",
               "\n".join(parts), f"</main><footer>Written by evonb, {now()}. This page holds all it shows and needs no "
               "network.</footer>\n<script id='plotly'>", plotly_file(),
               f"</script><script>{figure_script()}{_js}</script></body></html>\n")

@@ -67,8 +67,8 @@ def _telling(path):
         at = Path(str(getattr(e, "filename", None) or path))
         ours = at.is_relative_to(Path(path).parent) or Path(path).is_relative_to(at) # or a folder that it lies in
         if told and ours and told[0] in _taken:
-            raise StoreError(f"{path} can't be made ({os.strerror(told[0])}: {at}). Something else is there, or its name "
-                             "is too long: choose another place.") from e
+            raise StoreError(f"{path} can't be made ({os.strerror(told[0])}: {at}). Something else is there, or its "
+                             "name is too long: choose another place.") from e
         if told and ours:
             raise StoreError(f"{path} can't be written ({os.strerror(told[0])}). What was there before is untouched: "
                              "make the folder writable and resume, or choose another output folder.") from e

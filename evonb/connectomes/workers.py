@@ -201,7 +201,8 @@ def _size(exp):
     for life in (exp.config.evolution.lifetime, exp.config.development.lifetime):
         weights, tokens = n_parameters(exp.model_config(life.context)), life.tokens_per_step
         step = 6 * weights * tokens
-        act = 4 * windows_at_once(life, exp.device, m.n_embd, cores()) * life.context * (20 * m.n_layer * m.n_embd + 3 * vocab_size)
+        windows = windows_at_once(life, exp.device, m.n_embd, cores())
+        act = 4 * windows * life.context * (20 * m.n_layer * m.n_embd + 3 * vocab_size)
         found.append((step, step * life.steps, 5e8 + 24 * weights + act))
     return tuple(map(max, zip(*found)))
 

@@ -123,7 +123,8 @@ def plotly_file() -> Path:
 def plotly_bundle() -> bytes: # a zlib stream
     "plotly.min.js, deflated."
     deflate = zlib.compressobj(9)
-    with open(plotly_file(), "rb") as f: parts = [deflate.compress(part) for part in iter(partial(f.read, 1 << 16), b"")]
+    with open(plotly_file(), "rb") as f:
+        parts = [deflate.compress(part) for part in iter(partial(f.read, 1 << 16), b"")]
     return b"".join(parts) + deflate.flush()
 
 # %% ../../nbs/plots/10_style.ipynb #1ee85a30

@@ -51,7 +51,7 @@ class LifetimeConfig:
     "How a newborn is trained."
     steps: int = 400 # optimizer steps
     batch_size: int = 64 # windows a step
-    micro_batch_size: int | None = None # windows at once, whose gradients add up; None: all, on a CPU what its caches hold
+    micro_batch_size: int | None = None # windows at once, whose gradients add up; None: all, on a CPU some
     context: int = 64 # tokens a window
     optimizer: str = "adamw" # or "muon": Muon for the body's matrices, AdamW for embeddings and head
     lr: float = 2e-3 # AdamW's peak

@@ -428,7 +428,7 @@ def import_run(
             if (t/"imported.json").is_file(): note["before"] = read_json(t/"imported.json")
             write_json(t/"imported.json", note)
     except StoreError as e:
-        if isinstance(e.__cause__, OSError) and e.__cause__.errno == errno.ENOTEMPTY: raise taken from e # one was faster
+        if isinstance(e.__cause__, OSError) and e.__cause__.errno == errno.ENOTEMPTY: raise taken from e # by another
         raise
     return open_run(out)
 

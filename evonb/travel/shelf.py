@@ -173,7 +173,8 @@ def compared_curves(
     from evonb.plots.population import COLOURS
     from evonb.plots.style import brief, figure, label
     compare_runs(paths)
-    fig, dashes = figure("Curves of runs", "means; in brackets: over how many lifetimes or seeds"), ("solid", "dash", "dot", "dashdot")
+    fig = figure("Curves of runs", "means; in brackets: over how many lifetimes or seeds")
+    dashes = "solid", "dash", "dot", "dashdot"
     names = dict.fromkeys(n for p in paths for n in mean_curves(open_run(p))[2])
     dash = {n: dashes[i % len(dashes)] for i, n in enumerate(names)}
     called = [place_name(p) for p in paths]
