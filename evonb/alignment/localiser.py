@@ -13,6 +13,7 @@ import numpy as np
 from .features import ReadConfig, open_reader, read
 from ..core import InputError, Seeds, check_fraction, check_positive, parsing
 from ..datasets import dataset_path
+from ..statistics import fdr
 from ..text.passages import split_words
 from ..text.toy_english import Grammar
 from ..training.base import Base
@@ -77,7 +78,6 @@ def localize(
 ): # -> xarray Dataset over layer, feature: t, p, q, selected
     "Units that respond more to sentences than to nonwords."
     import xarray as xr
-    from scipy.stats import false_discovery_control
     sets = []
     for what, texts in dict(sentences=sentences, nonwords=nonwords).items():
         if isinstance(texts, str): raise InputError(f"{what} is one string, but must be a list of texts.")
@@ -92,7 +92,7 @@ def localize(
         raise InputError(f"{base.name} gives hidden states that are NaN or infinite. Look at the model's weights.")
     x = np.moveaxis(np.abs(x) if absolute else x, 1, 0) # (n_texts, n_layers, n_features)
     t, p = welch(x[:len(sets[0])], x[len(sets[0]):])
-    q = false_discovery_control(p.ravel()).reshape(p.shape)
+    q = fdr(p)
     dims = ("layer", "feature")
     return xr.Dataset(dict(t=(dims, t), p=(dims, p), q=(dims, q), selected=(dims, select_units(t, q, top, alpha))),
                       dict(layer=found.layer.values), dict(

@@ -402,7 +402,8 @@ def verify_again(
 ) -> tuple: # the newborn, and the largest difference of its weights: 0 where every bit is equal
     "Raise a newborn of a published run once more, beside it."
     folder, _ = checked_folder(folder, show)
-    if run_sums(folder): check_raised(open_run(folder/"run"))
+    run_sums(folder) # it holds a run,
+    check_raised(open_run(folder/"run"))
     with tempfile.TemporaryDirectory() as place:
         copy_run(folder, Path(place)/"run")
         return raise_again(Path(place)/"run", show)
@@ -418,7 +419,8 @@ def import_run(
     taken = RunExistsError(f"{out} is there already. Give a folder that isn't there yet.")
     if os.path.lexists(out): raise taken
     folder, name = checked_folder(source, show)
-    if run_sums(folder): open_run(folder/"run") # it is one, of a version that can be read
+    run_sums(folder) # it holds a run,
+    open_run(folder/"run") # of a version that can be read
     sweep_beside(out)
     try:
         with replacing(out) as t:

@@ -79,9 +79,10 @@ def small_page(
     show: bool = False # whether progress is shown
 ) -> Path: # the page
     "An explorer's page; of several evolutions only the one that is shown, where all would be too large."
+    from evonb.widgets.explorer import TooLargePage
     try: return explorer.to_html(path, max_mb=max_mb, show=show)
-    except InputError as e:
-        if type(e).__name__ != "TooLargePage" or "evolution" not in explorer.controls: raise
+    except TooLargePage:
+        if "evolution" not in explorer.controls: raise
     one = explorer.values["evolution"]
     remark(f"{path.name} holds evolution {one} only, since all would be too large.")
     return explorer.to_html(path, dict(evolution=[one]), max_mb, show)
