@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -107,6 +108,39 @@ def test_pages_of_a_small_run_take_little_memory(command, kind, runs, described)
     said = told(LIGHT.format(command=words), runs, described)
     loaded, peak = re.search(r"(\[.*\]) (\d+) MiB", said).groups()
     assert loaded == "[]" and int(peak) <= 150, said
+
+
+@pytest.fixture(scope="module")
+def evolutions(runs):
+    "A run as the demo's: three evolutions of four generations, each with newborns of several arms, and a corpus."
+    from evonb.core import Seeds
+    from evonb.widgets.connectome import example_connectome_run
+
+    arms = ("random", "degree_preserving", "sign_shuffled")
+    path = example_connectome_run(runs / "evolutions", Seeds(0), n_layers=3, width=64, arms=arms)
+    for number in (1, 2):
+        for part in ("evolution", "development"):
+            shutil.copytree(path / part, path / f"lineage-{number}" / part)
+    shutil.copytree(runs / "connectome" / "corpus", path / "corpus")
+    return path
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a process's peak of memory is told in /proc")
+def test_the_page_of_several_evolutions_takes_little_memory_and_draws_controls_without_torch(evolutions, described):
+    "Thousands of replies, of which none is held; wirings to compare with are drawn where torch isn't there."
+    said = told(LIGHT.format(command=["explore", str(evolutions), "--out", "pages"]), evolutions, described)
+    loaded, peak = re.search(r"(\[.*\]) (\d+) MiB", said).groups()
+    assert loaded == "[]" and int(peak) <= 150, said
+    page = (evolutions / "pages" / "connectome.html").read_text()
+    assert len(re.findall(r'"mask:[\d,]+":', page)) > 5000 and "fresh signed-degree control" in page
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a process's peak of memory is told in /proc")
+def test_torch_isnt_loaded_for_a_page_where_it_can_be(evolutions, described):
+    code = f"import evonb as ev\nx = ev.explore({str(evolutions)!r}, 'connectome')"
+    code += "\nx.to_html('page.html', dict(evolution=[0], generation=[3], layer=[1]))"
+    code += "\nimport sys\nprint(sorted({'torch', 'transformers'} & set(sys.modules)))"
+    assert told(code, evolutions, described, before="") == "[]\n"
 
 
 def test_the_explorer_that_runs_a_model_is_left_out_of_pages_and_says_why(runs, described):

@@ -39,22 +39,26 @@ def _check(name, thing):
 ARMS = Registry("arm", _check)
 ARMS.add("connectome", Arm(lambda connectome, rng: connectome, shared=True), "the inherited wiring")
 ARMS.add("random", "evonb.connectomes.controls:random_control",
-         "as many live weights and positive ones in each matrix, anywhere", alone=True)
+         "as many live weights and positive ones in each matrix, anywhere", alone=True,
+         deal="evonb.connectomes.deals:deal_anywhere")
 ARMS.add("degree_preserving", "evonb.connectomes.controls:degree_preserving_control",
-         "as many live weights in each row and column, others", alone=True)
+         "as many live weights in each row and column, others", alone=True,
+         deal="evonb.connectomes.deals:deal_degrees")
 ARMS.add("sign_shuffled", "evonb.connectomes.controls:sign_shuffled_control", "the same wires, other signs",
-         alone=True)
+         alone=True, deal="evonb.connectomes.deals:deal_signs")
 ARMS.add("dense", Arm(), "an ordinary newborn without wiring")
 ARMS.add("dense_matched", "evonb.connectomes.controls:DENSE_MATCHED",
          "a smaller dense model, with as many weights that can learn", alone=False)
 ARMS.add("random_rows", "evonb.connectomes.controls:random_rows_control",
-         "as random, but every token keeps as many live weights in embedding and head", alone=True)
+         "as random, but every token keeps as many live weights in embedding and head", alone=True,
+         deal="evonb.connectomes.deals:deal_token_rows")
 ARMS.add("random_shared", "evonb.connectomes.controls:RANDOM_SHARED",
          "as random, but one draw for all newborns of an evolution: what sharing any wiring does", alone=False)
 ARMS.add("row_degree", "evonb.connectomes.nulls:row_degree_control", "as many live weights in each row, anywhere in it",
-         alone=True)
+         alone=True, deal="evonb.connectomes.deals:deal_rows")
 ARMS.add("signed_degree", "evonb.connectomes.nulls:signed_degree_control",
-         "as many positive and as many negative weights in each row and column, others", alone=True)
+         "as many positive and as many negative weights in each row and column, others", alone=True,
+         deal="evonb.connectomes.deals:deal_signed_degrees")
 ARMS.add("seen_tokens", "evonb.connectomes.nulls:SEEN_TOKENS",
          "as random, but embedding and head have wires only for tokens that occur in the text of evolution",
          alone=False)

@@ -74,7 +74,8 @@ def brief(
 _text, line_colour = "#767676", "rgba(128,128,128,0.28)"
 
 # %% ../../nbs/plots/10_style.ipynb #6cf0df27
-def _template():
+@cache
+def _template(): # plotly copies it
     axis = dict(gridcolor=line_colour, linecolor=line_colour, zerolinecolor=line_colour, automargin=True,
                 title=dict(standoff=8, font=dict(size=13)))
     layout = dict(
@@ -96,8 +97,8 @@ def figure(
     base: go.Figure | None = None # a figure with subplots to dress
 ) -> go.Figure:
     "An empty figure in evonb's look."
-    fig = go.Figure() if base is None else base
-    return fig.update_layout(template=_template(), height=height, title=dict(text=title, subtitle=dict(text=subtitle)))
+    look = dict(template=_template(), height=height, title=dict(text=title, subtitle=dict(text=subtitle)))
+    return go.Figure(layout=look) if base is None else base.update_layout(look)
 
 # %% ../../nbs/plots/10_style.ipynb #bc7a57fe
 def keep_figures_here():

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['ROLES', 'OUTSIDE', 'Connectome', 'parameter_shapes', 'matrix_roles', 'parameter_groups', 'wired_parameters',
            'family_noted', 'heads_noted', 'check_fits', 'without_gradients', 'inherit', 'check_sparse', 'sign_flips',
-           'check_born', 'pack_signs', 'unpack_bits', 'unpack_signs', 'stored_shapes', 'signs_of_planes', 'from_planes',
-           'read_signs', 'common_magnitude', 'published_connectome']
+           'check_born', 'pack_bits', 'pack_signs', 'unpack_bits', 'unpack_signs', 'stored_shapes', 'signs_of_planes',
+           'from_planes', 'read_signs', 'common_magnitude', 'published_connectome']
 
 # %% ../../nbs/training/12_connectome.ipynb #ba2519e3
 import functools
@@ -312,13 +312,19 @@ def check_born(
                                   "signs=free, or inheritance=signs.")
 
 # %% ../../nbs/training/12_connectome.ipynb #4e7b9547
+def pack_bits(
+    signs # (n_rows, n_columns) int8 in {-1, 0, +1}
+) -> tuple: # wired bits (1 a weight) and sign bits (1 a live weight), uint8, each padded to bytes
+    "A ternary matrix as two bit planes."
+    flat = np.asarray(signs).reshape(-1) # (n_rows * n_columns,)
+    return np.packbits(flat != 0), np.packbits(np.compress(flat != 0, flat) > 0)
+
 def pack_signs(
     signs # (n_rows, n_columns) torch int8 in {-1, 0, +1}
-) -> tuple: # wired bits (1 a weight) and sign bits (1 a live weight), each padded to bytes
-    "A ternary matrix as two bit planes."
+) -> tuple: # torch uint8: wired bits and sign bits
+    "As `pack_bits`, for what models are made of."
     import torch
-    flat = signs.numpy().reshape(-1) # (n_rows * n_columns,)
-    return torch.from_numpy(np.packbits(flat != 0)), torch.from_numpy(np.packbits(np.compress(flat != 0, flat) > 0))
+    return tuple(map(torch.from_numpy, pack_bits(signs.numpy())))
 
 # %% ../../nbs/training/12_connectome.ipynb #87c2ba5d
 def unpack_bits(

@@ -14,10 +14,12 @@ __all__ = ['Wiring', 'read_wiring', 'axis_parts', 'layers_of', 'TokenFacts', 'co
 import html
 import json
 import math
+import os
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
@@ -34,9 +36,10 @@ from ..plots.examples import example_signs
 from ..plots.milestones import development_curves, milestone_chart
 from ..plots.population import best_place, individuals, who_text
 from ..plots.wiring import wiring_map
+from ..registry import Entry
 from ..statistics import binomial, chance_interval, chance_sd, hypergeometric, top_share, wilson_interval
 from ..store import Run, create_run, open_run, read_arrays, read_dataset, replacing
-from ..training.connectome import Connectome, matrix_roles, pack_signs, stored_shapes, unpack_bits
+from ..training.connectome import Connectome, matrix_roles, pack_bits, stored_shapes, unpack_bits
 from .explorer import Explorer, Reply, View, choice, slider
 
 # %% ../../nbs/widgets/12_connectome.ipynb #ee7e21cd
@@ -50,12 +53,19 @@ class Wiring:
         pack, # function: name -> wired bits (1 a weight) and sign bits (1 a live weight), uint8
         unpack=None # function: name -> (n_rows, n_columns) int8; None: from the planes
     ):
-        self.shapes, self._pack, self._known, self._degrees = shapes, pack, {}, {}
+        self.shapes, self._pack, self._known, self._degrees, self._positive = shapes, pack, {}, {}, {}
         self.signs = unpack or (lambda n: unpack_bits(*self.planes(n), shapes[n]))
+
+    @cached_property
+    def roles(self): return matrix_roles(self.shapes) # name -> what the matrix does
 
     def planes(self, name): # wired and sign bits
         if name not in self._known: self._known[name] = self._pack(name)
         return self._known[name]
+
+    def positive(self, name): # (n_bytes,) bits of the positive weights, 1 a weight, as the wired bits have them
+        if name not in self._positive: self._positive[name] = np.packbits(self.signs(name) > 0)
+        return self._positive[name]
 
     def n_live(self, name): return _ones(self.planes(name)[0])
     def n_positive(self, name): return _ones(self.planes(name)[1])
@@ -63,17 +73,21 @@ class Wiring:
 
 # %% ../../nbs/widgets/12_connectome.ipynb #bd88bd96
 @patch(cls_method=True)
+def of_signs(cls: Wiring,
+    signs: dict # wired matrix -> (n_rows, n_columns) int8 in {-1, 0, +1}
+) -> Wiring:
+    "The wiring of matrices in memory."
+    return cls({n: tuple(s.shape) for n, s in signs.items()}, lambda n: pack_bits(signs[n]), lambda n: signs[n])
+
+@patch(cls_method=True)
 def of(cls: Wiring,
     connectome: Connectome # in memory
 ) -> Wiring:
     "The wiring of a connectome in memory."
-    signs = connectome.signs
-    return cls({n: tuple(s.shape) for n, s in signs.items()}, lambda n: [p.numpy() for p in pack_signs(signs[n].cpu())],
-               lambda n: signs[n].cpu().numpy())
+    return cls.of_signs({n: s.cpu().numpy() for n, s in connectome.signs.items()})
 
 # %% ../../nbs/widgets/12_connectome.ipynb #66eeb081
-@lru_cache(maxsize=16)
-def _stored_wiring(path, when, size): # `when` and `size` make it another entry when the file was replaced
+def _stored_wiring(path):
     "What `evonb.training.connectome.from_planes` checks, without unpacking a matrix; then the wiring."
     planes, about = read_arrays(path)
     with parsing(path):
@@ -94,13 +108,21 @@ def _stored_wiring(path, when, size): # `when` and `size` make it another entry 
     return Wiring(shapes, lambda n: (planes[f"{n}|wired"], planes[f"{n}|positive"]))
 
 # %% ../../nbs/widgets/12_connectome.ipynb #9270840e
+_read, _reading, _most_read = {}, Lock(), 2**26 # (file, time, bytes) -> wiring, used last stands last; bytes of all
+
 def read_wiring(
     path # a connectome.safetensors
 ) -> Wiring:
-    "A stored connectome, checked against damage; kept while the file stays the same."
+    "A stored connectome, checked against damage; kept while the file stays the same, the last used up to 64 MiB."
     if not Path(path).is_file(): raise FileNotFoundError(f"There is no file {path}.")
-    stat = Path(path).stat()
-    return _stored_wiring(str(path), stat.st_mtime_ns, stat.st_size)
+    stat = os.stat(path)
+    key = str(path), stat.st_mtime_ns, stat.st_size
+    with _reading:
+        known = _read.pop(key, None)
+        _read[key] = known or _stored_wiring(path)
+        if known is None:
+            while len(_read) > 1 and sum(size for *_, size in _read) > _most_read: del _read[next(iter(_read))]
+        return _read[key]
 
 # %% ../../nbs/widgets/12_connectome.ipynb #c450900c
 _axes = dict(o=("residual dimension", "head dimension"), up=("hidden unit", "residual dimension"),
@@ -174,8 +196,8 @@ def _corpus_tokens(folder, most):
     with parsing(folder):
         splits = [s for s in ("evolution", "development", "validation", "test") if (folder/f"{s}.bin").is_file()]
         for ids in (read_row(folder/f"{s}.bin") for s in splits):
-            for a in range(0, min(len(ids), left), 2**20):
-                found = np.bincount(ids[a:min(a + 2**20, left)])
+            for a in range(0, min(len(ids), left), 2**17):
+                found = np.bincount(ids[a:min(a + 2**17, left)])
                 counts = np.pad(counts, (0, max(0, len(found) - len(counts))))
                 counts[:len(found)] += found
             left -= min(len(ids), left)
@@ -504,14 +526,18 @@ def example_connectome_run(
     return Path(path)
 
 # %% ../../nbs/widgets/12_connectome.ipynb #6a72c601
+def _plane_changes(there, here): # of wired and positive bits, 1 a weight
+    shared = there[0] & here[0]
+    flipped = _ones(shared & (there[1] ^ here[1]))
+    kept = _ones(shared) - flipped
+    return dict(kept=kept, born=_ones(here[0]) - kept - flipped, died=_ones(there[0]) - kept - flipped, flipped=flipped)
+
 def change_counts(
     there, # (n_rows, n_columns) int8: the one to compare with
     here # (n_rows, n_columns) int8
 ) -> dict: # kept, born, died, flipped
     "What became of the wires of one matrix."
-    a, b, product = np.count_nonzero(there), np.count_nonzero(here), there * here
-    kept, flipped = int((product > 0).sum()), int((product < 0).sum())
-    return dict(kept=kept, born=b - kept - flipped, died=a - kept - flipped, flipped=flipped)
+    return _plane_changes(*((np.packbits(s != 0), np.packbits(s > 0)) for s in map(np.asarray, (there, here))))
 
 # %% ../../nbs/widgets/12_connectome.ipynb #4e13ddf2
 _changes = dict(kept="kept", born="born (only here)", died="died (only there)", flipped="sign flipped")
@@ -611,7 +637,7 @@ def head_live(
     n_head: int # attention heads
 ) -> dict: # query, key, value, output -> live weights of each head, of the matrix; weights of the matrix, of a head
     "Live weights of each head of one block; keys and values may have fewer heads, which queries share."
-    roles, found, size = matrix_roles(wiring.shapes), {}, None
+    roles, found, size = wiring.roles, {}, None
     own = {roles[n]["role"]: n for n in matrices.values() if n in roles and roles[n]["part"] == "attention"}
     def counts(name, outputs): # live weights of each output, or of each input
         return np.asarray(wiring.degrees(name)[int(outputs == bool(roles[name]["transposed"]))])
@@ -725,7 +751,9 @@ _tints = dict( # what the map can always be tinted by -> label, how it is writte
 # %% ../../nbs/widgets/12_connectome.ipynb #8603ad38
 def _controls(source, layers, seed):
     kinds = list(dict.fromkeys(k for l, ks in layers.items() if isinstance(l, int) for k in ks))
-    keys, drawn = source.generations(), [k for k in ARMS if is_alone(k)] if find_spec("torch") else [] # by torch
+    def is_drawn(arm): # an arm of one's own, by torch
+        return "deal" in ARMS.entry(arm).about or bool(find_spec("torch")) and is_alone(arm)
+    keys, drawn = source.generations(), [k for k in ARMS if is_drawn(k)]
     in_order = all(isinstance(k, int) for k in keys)
     against = [("nothing", "nothing"),
                *((f"own:{k}", f"{source.names.lower()} {k}" if isinstance(k, int) else str(k)) for k in keys),
@@ -864,12 +892,13 @@ def _matrix(self: ConnectomeExplorer, wiring, name, where):
 # %% ../../nbs/widgets/12_connectome.ipynb #1a4adf37
 @lru_cache(maxsize=8)
 def _fresh_control(wiring, name, kind, seed): # the wiring of one matrix
+    rng, signs, about = Seeds(seed).child("explorer", kind, name).numpy(), wiring.signs(name), ARMS.entry(kind).about
+    if "deal" in about: return Wiring.of_signs({name: Entry(kind, about["deal"]).load()(name, signs, rng)})
     import torch
 
     from evonb.connectomes.controls import control
-    shape = wiring.shapes[name]
-    one = Connectome({name: torch.from_numpy(np.array(wiring.signs(name)))}, {name: shape})
-    return Wiring.of(control(one, kind, Seeds(seed).child("explorer", kind, name).numpy()))
+    one = Connectome({name: torch.from_numpy(np.array(signs))}, {name: wiring.shapes[name]})
+    return Wiring.of(control(one, kind, rng))
 
 # %% ../../nbs/widgets/12_connectome.ipynb #7b4278c0
 @patch
@@ -891,7 +920,7 @@ def _counts(self: ConnectomeExplorer, wiring, other, name, said): # what became 
     if other.shapes[name] != wiring.shapes[name]:
         raise InputError(f"{name} is {wiring.shapes[name]} here and {other.shapes[name]} in {said}, so they can't be "
                          "compared.")
-    return change_counts(other.signs(name), wiring.signs(name))
+    return _plane_changes(*((w.planes(name)[0], w.positive(name)) for w in (other, wiring)))
 
 # %% ../../nbs/widgets/12_connectome.ipynb #c227abe5
 @patch
@@ -934,7 +963,7 @@ def mask_reply(self: ConnectomeExplorer, generation, layer, matrix, compare) -> 
     name, told = self.matrix_name(layer, matrix), self.source.told(generation)
     wiring = self._matrix(self.wiring(generation), name, told)
     (rows, columns), live = wiring.shapes[name], wiring.n_live(name)
-    down, across = axis_parts(name, (rows, columns), self.source.n_head, matrix_roles(wiring.shapes)[name])
+    down, across = axis_parts(name, (rows, columns), self.source.n_head, wiring.roles[name])
     content = dict(
         matrix=name, generation=generation[1] if isinstance(generation, tuple) else generation, generation_text=told,
         rows=rows, columns=columns, live=live,
@@ -1009,7 +1038,6 @@ def network_reply(self: ConnectomeExplorer, generation) -> Reply: # of the kind 
     return Reply(dict(nodes=nodes, columns=columns, tints=tints), [], figure)
 
 # %% ../../nbs/widgets/12_connectome.ipynb #b04a73dc
-@lru_cache(maxsize=64)
 def _degrees_reply(wiring, name, title, unit):
     degrees = wiring.degrees(name)[0 if unit == "row" else 1]
     return Reply.of_figure(degree_distribution(degrees, math.prod(wiring.shapes[name]), title, unit))

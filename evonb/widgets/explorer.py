@@ -15,6 +15,7 @@ import itertools
 import json
 import math
 import os
+import tempfile
 import time
 import uuid
 import zlib
@@ -187,11 +188,13 @@ def of_text(cls: Reply,
     return cls(dict(text=str(text)))
 
 # %% ../../nbs/widgets/10_explorer.ipynb #3e981cba
+def _bytes_of(array): return array if isinstance(array, bytes) else np.ascontiguousarray(array).tobytes()
+
 def packed(
     reply: Reply # what `Explorer.reply` gave
 ) -> list[bytes]: # zlib streams
     "A reply's arrays as they travel."
-    return [zlib.compress(a if isinstance(a, bytes) else np.ascontiguousarray(a).tobytes(), 6) for a in reply.arrays]
+    return [zlib.compress(_bytes_of(a), 6) for a in reply.arrays]
 
 # %% ../../nbs/widgets/10_explorer.ipynb #56bc4948
 @cache
@@ -393,46 +396,75 @@ class TooLargePage(InputError):
 
 # %% ../../nbs/widgets/10_explorer.ipynb #20aee66f
 class Pages:
-    "Stored replies: each zlib stream once, as base64."
+    "Stored replies, each as JSON, and what their arrays hold, each once; kept in files, so that memory holds few."
     def __init__(self, max_mb, max_replies=None):
-        self.replies, self.blobs, self.places, self.size = {}, [], {}, 0
-        self.max_mb, self.max_replies = max_mb, max_replies
+        self.n_replies, self.places, self.size, self.max_mb, self.max_replies = 0, {}, 0, max_mb, max_replies
+        self._replies, self._blobs = (tempfile.SpooledTemporaryFile(2**20, "w+", encoding="utf-8") for _ in range(2))
 
-    def place(self, data): # of a zlib stream among the blobs
+    def place(self, array): # of an array among the blobs
+        data = _bytes_of(array)
         digest = hashlib.blake2b(data, digest_size=16).digest()
         if digest not in self.places:
-            self.places[digest] = len(self.blobs)
-            self.blobs.append(base64.b64encode(data).decode())
-            self.size += len(self.blobs[-1])
-        if self.size > 1e6 * self.max_mb: self.refuse()
+            self.places[digest] = len(self.places)
+            self._keep(self._blobs, f'"{base64.b64encode(zlib.compress(data, 6)).decode()}"')
         return self.places[digest]
 
-    def refuse(self):
-        raise TooLargePage(f"The page would hold more than {self.max_mb} MB after {len(self.replies)} replies. Keep a "
-                           "part of the values with only={control: [values]}, or raise max_mb.")
+    def store(self, key, reply): # a reply, what `error_reply` gave, or the key of one that is the same
+        if isinstance(reply, Reply): reply = dict(content=reply.content, arrays=[*map(self.place, reply.arrays)])
+        told = json.dumps(reply, allow_nan=False, separators=(",", ":"))
+        self._keep(self._replies, f'"{key}":{told}')
+        self.n_replies += 1
+
+    def _keep(self, file, line):
+        self.size += file.write(f"{line}\n")
+        if self.size > 1e6 * self.max_mb:
+            raise TooLargePage(f"The page would hold more than {self.max_mb} MB after {self.n_replies} replies. Keep a "
+                               "part of the values with only={control: [values]}, or raise max_mb.")
+
+# %% ../../nbs/widgets/10_explorer.ipynb #1bfec985
+def _lines(file): # from the first on
+    file.seek(0)
+    for line in file: yield line.rstrip("\n")
+
+@patch
+def replies(self: Pages): # yields text: a key, a colon and JSON
+    return _lines(self._replies)
+
+@patch
+def blobs(self: Pages): # yields text: base64 of a zlib stream, in quotes
+    return _lines(self._blobs)
 
 # %% ../../nbs/widgets/10_explorer.ipynb #d91eaae2
+def _free(controls, values): # controls that have no choice where the others stand so: nothing depends on them
+    return [n for n in values if any(str(values.get(other)) in told for other, told in controls[n].instead.items())]
+
 @patch
 def keep(self: Pages,
     explorer: Explorer, # whose replies they are
     controls: dict, # name -> Control, with the values that are kept
     show: bool = False # whether progress is shown
 ):
-    "Store a reply for every combination of the values that a view needs."
-    options = {k: [[x for x, _ in controls[n].options] for n in v.needs] for k, v in explorer.views.items()}
-    n = sum(math.prod(map(len, o)) for o in options.values())
+    "Store a reply for every combination of the values that a view needs; views that need the same, side by side."
+    views, wanted = {}, []
+    for k, v in explorer.views.items(): views.setdefault(v.needs, []).append(k)
+    for needs, names in views.items():
+        options = [[x for x, _ in controls[n].options] for n in needs]
+        wanted += [(needs, names, options, p) for p in itertools.product(*(range(len(x)) for x in options))]
+    n = sum(len(names) for _, names, *_ in wanted)
     if self.max_replies is not None and n > self.max_replies:
         raise TooLargePage(f"The page would hold {n:,} replies, more than {self.max_replies:,}. Keep a part of the "
                            "values with only={control: [values]}.")
-    wanted = [(v, p) for v, o in options.items() for p in itertools.product(*(range(len(x)) for x in o))]
-    with progress(len(wanted), explorer.title, show=show, unit="reply") as bar:
-        for view, places in wanted:
-            values = {n: o[i] for n, o, i in zip(explorer.views[view].needs, options[view], places)}
-            try: reply = explorer.reply(view, values)
-            except EvonbError as e: stored = error_reply(e)
-            else: stored = dict(content=reply.content, arrays=[self.place(a) for a in packed(reply)])
-            self.replies[f"{view}:{','.join(map(str, places))}"] = stored
-            bar.update()
+    with progress(n, explorer.title, show=show, unit="reply") as bar:
+        for needs, names, options, places in wanted:
+            values = {n: o[i] for n, o, i in zip(needs, options, places)}
+            free = _free(controls, values)
+            first = [0 if n in free else i for n, i in zip(needs, places)]
+            key, same = (",".join(map(str, p)) for p in (places, first))
+            for view in names:
+                try: reply = explorer.reply(view, values) if same == key else f"{view}:{same}"
+                except EvonbError as e: reply = error_reply(e)
+                self.store(f"{view}:{key}", reply)
+                bar.update()
 
 # %% ../../nbs/widgets/10_explorer.ipynb #da28ad2d
 def explorer_pieces(
@@ -442,15 +474,18 @@ def explorer_pieces(
     plain: str = "", # HTML that stands there where no script runs; with it, the script waits until it is seen
     alone: bool = False # whether it has the page, and with it the page's address, to itself
 ): # yields HTML, without plotly.js, one piece behind the other
-    "An explorer and its replies as a piece of a page; the arrays, most of it, are never copied."
+    "An explorer and its replies as a piece of a page; replies and arrays, most of it, are never copied as a whole."
     name = f"evonb-{uuid.uuid4().hex}"
-    data = json.dumps(dict(spec=spec, values=values, replies=pages.replies), allow_nan=False, separators=(",", ":"))
+    inside = lambda text: text.replace("<", "\\u003c") # of a script element, which nothing may end
+    told = json.dumps(dict(spec=spec, values=values), allow_nan=False, separators=(",", ":"))
     start = f'mountStored("{name}", {json.dumps(alone)})'
     if plain: start = f'whenSeen("{name}", () => {start})'
     yield (f'<style>{page_code("css")}</style><div id="{name}">{plain}</div>'
            f'<script type="application/json" id="{name}-data">')
-    yield data[:-1].replace("<", "\\u003c") + ',"blobs":[' # inside a script element nothing may end it
-    for i, blob in enumerate(pages.blobs): yield f'{"," * (i > 0)}"{blob}"'
+    yield inside(told[:-1]) + ',"replies":{'
+    for i, reply in enumerate(pages.replies()): yield f'{"," * (i > 0)}{inside(reply)}'
+    yield '},"blobs":['
+    for i, blob in enumerate(pages.blobs()): yield f'{"," * (i > 0)}{blob}'
     yield f']}}</script><script type="module">{page_code("js")}\n{start};</script>'
 
 # %% ../../nbs/widgets/10_explorer.ipynb #0df0fac4
@@ -499,8 +534,8 @@ def to_html(self: Explorer,
 ): # -> the path, or the text
     "A page with its controls that needs neither Python nor a network."
     needed = any(v.kind in self.plotly_kinds for v in self.views.values())
-    pieces = [_page.format(title=html.escape(self.title)), *self.pieces(only, max_mb, show, alone=True), "</main>"]
-    pieces = itertools.chain(pieces, plotly_pieces() if needed else (), ["</body></html>\n"])
+    pieces = itertools.chain([_page.format(title=html.escape(self.title))], self.pieces(only, max_mb, show, alone=True),
+                             ["</main>"], plotly_pieces() if needed else (), ["</body></html>\n"])
     if path is None: return "".join(pieces)
     with replacing(path) as t, open(t, "w", encoding="utf-8") as f: f.writelines(pieces)
     return Path(path)

@@ -15,6 +15,7 @@ from evonb.connectomes.planning import plan
 from evonb.connectomes.settings import DEFAULT_ARMS, DevelopmentConfig, preset
 from evonb.connectomes.wiring import prune
 from evonb.core import InputError, Seeds
+from evonb.registry import Entry
 from evonb.store import open_run, read_dataset, read_json
 from evonb.training.base import load_model
 from evonb.training.connectome import Connectome
@@ -75,6 +76,22 @@ def test_a_control_of_ones_own_is_noted_as_what_it_is(wiring, mine):
     made = control(wiring, "random", Seeds(0).numpy())
     same = random_control(wiring, Seeds(0).numpy())
     assert made.digest() == same.digest() and made.info == same.info
+
+
+DRAWN = dict(  # checksums of what this wiring's controls were before deals were NumPy's
+    random="1beab38da43695a5", degree_preserving="5f30d4ae1dfd23ef", sign_shuffled="53fd44edff3d0040",
+    random_rows="a75dcc78e2ea545d", row_degree="d8f61619ed687b70", signed_degree="24339ff217ef8d2e")
+
+
+@pytest.mark.parametrize("name", [n for n in ARMS if "deal" in ARMS.entry(n).about])
+def test_what_an_arm_does_to_one_matrix_is_what_its_control_does_to_all(name):
+    sizes, rng = {"wte.weight": (40, 16), "h.0.mlp.c_fc.weight": (64, 16)}, np.random.default_rng(0)
+    signs = {n: torch.from_numpy(rng.choice(np.int8([-1, 0, 1]), s, p=[0.2, 0.5, 0.3])) for n, s in sizes.items()}
+    wiring = Connectome(signs, sizes)
+    deal, rng = Entry(name, ARMS.entry(name).about["deal"]).load(), Seeds(0).numpy()
+    made = control(wiring, name, Seeds(0).numpy())
+    assert all(np.array_equal(made.signs[n].numpy(), deal(n, s.numpy(), rng)) for n, s in wiring.signs.items())
+    assert made.digest()[:16] == DRAWN[name]
 
 
 @pytest.mark.parametrize("thing", [3, ["random"], None])

@@ -10,12 +10,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import special, stats
 
 from evonb.cli import main
 from evonb.connectomes.arms import ARMS, find_arm
 from evonb.connectomes.controls import CONTROLS, control
-from evonb.connectomes.nulls import can_trade_signs, frequency_signs, trade_signed_rows, trade_signs
+from evonb.connectomes.deals import can_trade_signs, log_binomial, trade_signed_rows, trade_signs
+from evonb.connectomes.nulls import frequency_signs
 from evonb.connectomes.wiring import prune
 from evonb.core import ConnectomeError, InputError, Seeds
 from evonb.store import open_run, read_json
@@ -108,6 +109,14 @@ def test_signed_trades_keep_every_count(rows, columns, density, positive, seed):
     assert made.dtype == np.int8 and signed_counts(made) == signed_counts(m)
     small = trade_signs(m.astype(np.int8), rng, 2, chunk=1)
     assert signed_counts(small) == signed_counts(m)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(st.integers(0, 3000), st.integers(-3, 3003))
+def test_ways_to_choose_are_counted_as_scipy_counts_them(n, k):
+    whole, taken, left = (special.gammaln(x + 1.0) for x in (n, max(k, 0), max(n - k, 0)))
+    known = whole - taken - left if 0 <= k <= n else -np.inf
+    assert np.allclose(log_binomial(n, k), known, rtol=1e-12, atol=1e-9)
 
 
 def test_signed_trades_mix_as_single_swaps_do():

@@ -176,6 +176,31 @@ def test_a_page_holds_every_reply_once(sums):
     assert np.array_equal(np.frombuffer(array, np.int32), np.arange(1000))
 
 
+def test_a_control_that_has_no_choice_somewhere_is_asked_once_there(sums):
+    sums.controls["b"] = sums.controls["b"]._replace(instead=dict(a={"1": "no choice here", "3": "nor here"}))
+    data = stored(sums.to_html())
+    known = {key: r for key, r in data["replies"].items() if key.startswith("sum")}
+    assert {key: r for key, r in known.items() if isinstance(r, str)} == {"sum:1,1": "sum:1,0", "sum:3,1": "sum:3,0"}
+    assert all(isinstance(known[r], dict) for r in known.values() if isinstance(r, str))
+    assert [v for view, v in sums.asked if view == "sum" and v["a"] == 1] == [dict(a=1, b=10)]
+
+
+def test_a_large_page_isn_t_held_in_memory(sums, tmp_path):
+    "What is kept lies in files beyond a megabyte; the page is the same."
+    class Large(Sums):
+        def reply(self, view, values):
+            return Reply(dict(noise=f"{BAD} {values}" * 400), [np.random.default_rng(len(str(values))).bytes(5000)])
+    pages = explorer.Pages(25)
+    pages.keep(sums, sums.controls)
+    large, spilt = Large(), explorer.Pages(25)
+    large.controls["a"] = slider("a", "A", 0, 99)
+    spilt.keep(large, large.controls)
+    assert spilt._replies._rolled and not pages._replies._rolled, "a file of a megabyte or more lies on the disk"
+    data = stored(large.to_html(tmp_path / "x.html").read_text())
+    assert len(data["replies"]) == spilt.n_replies == 203
+    assert data["replies"]["sum:99,1"]["content"]["noise"].startswith(BAD)
+
+
 def test_a_page_may_keep_a_part(sums):
     sums.set(a=2)
     data = stored(sums.to_html(only=dict(a=[0, 1])))

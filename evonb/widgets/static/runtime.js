@@ -120,7 +120,8 @@ function storedLink(data) {
     onValues(heard) { heardValues = heard; return () => {}; },
     onPush() {},
     async ask(view, needed) {
-      const found = data.replies[`${view}:${Object.entries(needed).map(([n, v]) => place(n, v)).join(",")}`];
+      const key = `${view}:${Object.entries(needed).map(([n, v]) => place(n, v)).join(",")}`;
+      const found = data.replies[data.replies[key]] ?? data.replies[key]; // the name of one that is the same, or itself
       if (!found) throw new Error("This page holds no reply to these settings.");
       if (found.error ?? found.nothing) throw failure(found);
       const arrays = await Promise.all(found.arrays.map((i) => inflate(fromBase64(data.blobs[i]))));
