@@ -1189,8 +1189,11 @@ def rsa(
     "Correlation of both spaces' dissimilarities."
     from scipy.stats import pearsonr, spearmanr
     check_choice(how, ("spearman", "pearson"), "how")
-    X, Y = _pair(X, Y, 4)
-    return float(dict(spearman=spearmanr, pearson=pearsonr)[how](rdm(X), rdm(Y))[0])
+    told = dict(zip("XY", map(rdm, _pair(X, Y, 4))))
+    if even := [name for name, d in told.items() if np.ptp(d) < 1e-10]: # no more than rounding, whose order says nothing
+        raise InputError(f"All samples of {even[0]} are as far apart, so there is no order of distances to compare. Each "
+                         "may be a multiple of one pattern: look at it before it is compared.")
+    return float(dict(spearman=spearmanr, pearson=pearsonr)[how](*told.values())[0])
 
 # %% ../../nbs/alignment/18_encoding.ipynb #976877f7
 def _hsic(K, L, debiased):
@@ -1211,7 +1214,9 @@ def linear_cka(
 ) -> float: # 1 for equal geometries
     "Linear centred kernel alignment."
     X, Y = _pair(X, Y, 4)
-    K, L = ((A - A.mean(0)) @ (A - A.mean(0)).T for A in (X, Y))
+    x, y = (A - A.mean(0) for A in (X, Y))
+    K, L = x @ x.T, y @ y.T # (n_samples, n_samples)
     kk, ll = _hsic(K, K, debiased), _hsic(L, L, debiased)
-    if min(kk, ll) <= 0: raise InputError("X or Y has no variation that could be compared between samples.")
+    still = any(np.abs(a).max() <= 1e-12 * np.abs(A).max() for a, A in ((x, X), (y, Y))) # no more than rounding
+    if still or min(kk, ll) <= 0: raise InputError("X or Y has no variation that could be compared between samples.")
     return float(_hsic(K, L, debiased) / np.sqrt(kk * ll))
