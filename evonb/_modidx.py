@@ -5998,6 +5998,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'evonb.store.open_run': ('store.html#open_run', 'evonb/store.py'),
                              'evonb.store.own_files': ('store.html#own_files', 'evonb/store.py'),
                              'evonb.store.own_mark': ('store.html#own_mark', 'evonb/store.py'),
+                             'evonb.store.place_and_part': ('store.html#place_and_part', 'evonb/store.py'),
                              'evonb.store.process_began': ('store.html#process_began', 'evonb/store.py'),
                              'evonb.store.read_arrays': ('store.html#read_arrays', 'evonb/store.py'),
                              'evonb.store.read_dataset': ('store.html#read_dataset', 'evonb/store.py'),

@@ -30,7 +30,7 @@ from .connectomes.workers import LifeRun, Line
 from .core import EvonbError, InputError, MachineError, RunBusyError, Stopped, StopRequest, announce
 from .core import check_positive, file_sha256, listening, progress
 from .core import MissingExtraError
-from .store import Run
+from .store import Run, place_and_part
 from .tasks.backends import Backend, InProcess, broken_off, check_seconds, pack_adapter, unpack_adapter
 from .tasks.engine import Engine
 from .text.tokens import open_prepared
@@ -500,7 +500,7 @@ def open_pool(
     **options # of RayPool
 ) -> RayPool: # open
     "A pool over the cluster that this process belongs to: `partial(open_pool, max_tokens=...)` for `breed`."
-    path, _, newborn = str(name).partition("::")
+    path, newborn = place_and_part(name)
     if Path(path).exists(): name = "::".join(filter(None, (str(Path(path).resolve()), newborn)))
     on_gpu = device.startswith("cuda")
     engine = partial(base_engine, name, "cuda" if on_gpu else device, max_tokens, begin=begin)

@@ -7,9 +7,9 @@ __all__ = ['own_mark', 'replacing', 'content_digest', 'write_json', 'read_json',
            'read_tensors', 'read_arrays', 'append', 'encodable', 'write_dataset', 'write_netcdf', 'too_large',
            'check_arrays', 'texts_as_str', 'file_starts', 'read_dataset', 'writing_folder', 'inside', 'check_folder',
            'versions_of', 'versions', 'now', 'Run', 'is_locked', 'locked', 'being_written', 'process_began',
-           'own_files', 'sweep_beside', 'changed_settings', 'content_of', 'visible_files', 'identity', 'leaves',
-           'inputs_of', 'stands_for', 'differences', 'as_begun', 'as_noted', 'create_run', 'writing', 'open_run',
-           'reopen_run', 'files_below', 'known_stat', 'folder_size']
+           'own_files', 'sweep_beside', 'changed_settings', 'content_of', 'visible_files', 'place_and_part', 'identity',
+           'leaves', 'inputs_of', 'stands_for', 'differences', 'as_begun', 'as_noted', 'create_run', 'writing',
+           'open_run', 'reopen_run', 'files_below', 'known_stat', 'folder_size']
 
 # %% ../nbs/04_store.ipynb #760b2170
 import datetime
@@ -654,6 +654,17 @@ def visible_files(
         found |= {p: os.path.relpath(p, folder) for p in own if os.path.isfile(p)}
     return found
 
+# %% ../nbs/04_store.ipynb #225fff96
+def place_and_part(
+    name # PLACE, or PLACE::PART
+) -> tuple[str, str]: # the place, and the part of it; "" where none is named
+    "What stands before and behind `::`; of a place whose own name holds one, the longest that is there."
+    text = str(name)
+    cuts = [m.start() for m in re.finditer("::", text)]
+    known = (i for i in (len(text), *reversed(cuts)) if cuts and os.path.exists(text[:i]))
+    end = next(known, cuts[0] if cuts else len(text))
+    return text[:end], text[end + 2:]
+
 # %% ../nbs/04_store.ipynb #af0af782
 def identity(
     setting: str # as a user wrote it: a name, a path, PATH::PART, FORM:PATH
@@ -661,10 +672,10 @@ def identity(
     "What a setting stands for."
     with suppress(OSError, ValueError): # too long for a path, or with a NUL
         if setting and (found := content_of(setting)): return f"sha256 {found}"
-        for cut in ("::", ":"):
-            before, cut, after = setting.partition(cut)
-            if cut == "::" and before and (found := content_of(before)): return f"sha256 {found}{cut}{after}"
-            if cut == ":" and after and (found := content_of(after)): return f"{before}{cut}sha256 {found}"
+        before, after = place_and_part(setting)
+        if "::" in setting and before and (found := content_of(before)): return f"sha256 {found}::{after}"
+        before, _, after = setting.partition(":")
+        if after and (found := content_of(after)): return f"{before}:sha256 {found}"
     return setting
 
 # %% ../nbs/04_store.ipynb #f57bf089

@@ -38,6 +38,7 @@ from evonb.store import (
     known_stat,
     open_run,
     own_mark,
+    place_and_part,
     process_began,
     read_dataset,
     read_json,
@@ -453,3 +454,14 @@ def test_a_folder_at_work_is_measured_while_parts_of_it_go(tmp_path):
         ended.set()
         writer.join()
     assert folder_size(tmp_path) == 5 and known_stat(tmp_path / "gone") is None
+
+
+@pytest.mark.parametrize("name, found", [
+    ("run", ("run", "")), ("gone", ("gone", "")), ("run::a/0", ("run", "a/0")), ("gone::a/0", ("gone", "a/0")),
+    ("gone::a::b", ("gone", "a::b")), ("run::a::b", ("run", "a::b")), ("odd::one", ("odd::one", "")),
+    ("odd::one::a/0", ("odd::one", "a/0")), ("odd::two", ("odd", "two")), ("::", ("", "")), ("::a", ("", "a")),
+    ("run::", ("run", "")), ("", ("", "")), ("x" * 300 + "::a", ("x" * 300, "a")), ("nul\0::a", ("nul\0", "a"))])
+def test_what_stands_before_and_behind_the_mark_of_parts(name, found, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("run", "odd", "odd::one"): (tmp_path / folder).mkdir()
+    assert place_and_part(name) == found

@@ -1190,9 +1190,9 @@ def rsa(
     from scipy.stats import pearsonr, spearmanr
     check_choice(how, ("spearman", "pearson"), "how")
     told = dict(zip("XY", map(rdm, _pair(X, Y, 4))))
-    if even := [name for name, d in told.items() if np.ptp(d) < 1e-10]: # no more than rounding, whose order says nothing
-        raise InputError(f"All samples of {even[0]} are as far apart, so there is no order of distances to compare. Each "
-                         "may be a multiple of one pattern: look at it before it is compared.")
+    if even := [name for name, d in told.items() if np.ptp(d) < 1e-10]: # no more than rounding, whose order is noise
+        raise InputError(f"All samples of {even[0]} are as far apart, so there is no order of distances to compare. "
+                         "Each may be a multiple of one pattern: look at it before it is compared.")
     return float(dict(spearman=spearmanr, pearson=pearsonr)[how](*told.values())[0])
 
 # %% ../../nbs/alignment/18_encoding.ipynb #976877f7

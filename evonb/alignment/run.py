@@ -50,7 +50,8 @@ from ..core import InputError, Seeds, Stopped, StopRequest, announce, cache_fold
 from ..core import expect_fields, from_dict, place_name, progress, stoppable, tell_inert, to_dict
 from ..kinds import SEEDS, ability, call, write_results
 from ..statistics import ALPHA, counted, describe, fdr, known_mean, p_values
-from ..store import Run, as_begun, changed_settings, create_run, open_run, read_dataset, read_json, replacing
+from ..store import Run, as_begun, changed_settings, create_run, open_run, place_and_part
+from ..store import read_dataset, read_json, replacing
 from ..store import write_dataset, write_json
 from ..text.corpora import corpora_here, load_corpus
 from ..training.base import Base, choose_device, new_base, open_base, text_begin
@@ -158,8 +159,8 @@ def model_name(
 ) -> str: # its arm
     "What a single model is called: its last name, or its folder's real one for \".\"; never as what stands beside it."
     noted = called if called and Path(called).name not in ("", "..") else source # "." means another folder elsewhere
-    folder, mark, part = str(noted).partition("::")
-    name = place_name(folder) + mark + part if mark else place_name(noted)
+    folder, part = place_and_part(noted)
+    name = f"{place_name(folder)}::{part}" if part else place_name(folder)
     return f"{name}-model" if name in BESIDE else name
 
 # %% ../../nbs/alignment/30_run.ipynb #5cabf2b8
@@ -481,7 +482,7 @@ def training_counts(
     count=count_bigrams # function of a name and documents
 ): # -> Bigrams, or what `count` makes; None where the text isn't known
     "Words and pairs of the text that a source's models were trained on."
-    run = source_run(source.partition("::")[0])
+    run = source_run(place_and_part(source)[0])
     tell = ability(run.kind, "training_text") if run else None
     found = tell(run) if tell else None
     return count(*found) if found else None

@@ -29,7 +29,8 @@ from .childhood import prepare_other
 from ..core import ConnectomeError, CorpusError, InputError, ProcessLostError, Seeds, Stopped, StopRequest
 from ..core import check_choice, check_positive, file_sha256, from_dict, parsing, place_name, stoppable, to_dict
 from ..kinds import SEEDS, newborn_number, refusal
-from ..store import Run, as_begun, as_noted, check_folder, create_run, differences, open_run, read_dataset
+from ..store import Run, as_begun, as_noted, check_folder, create_run, differences
+from ..store import open_run, place_and_part, read_dataset
 from ..store import read_json, read_tensors, reopen_run, write_json, writing_folder
 from ..text.tokens import load_tokenizer, open_prepared, prepare, save_prepared
 from ..training.base import Base, choose_device, load_model, new_base
@@ -375,7 +376,7 @@ def open_newborn(
     device # where the base lives
 ) -> Base:
     "A newborn that a run grew, with its tokenizer."
-    path, _, which = source.partition("::")
+    path, which = place_and_part(source)
     arm, _, seed = (which or f"{REFERENCE}/0").partition("/")
     seed, at, step = seed.partition("@")
     if not (seed or "0").isdecimal() or (at and not step.isdecimal()):
@@ -392,7 +393,7 @@ def newborn_wiring(
     source: str # RUN, RUN::ARM/SEED or RUN::ARM/SEED@STEP; RUN alone is RUN::connectome/0
 ): # -> a Connectome; None for a newborn that inherits none
     "The wiring that a newborn was born with."
-    arm, _, seed = (str(source).partition("::")[2] or f"{REFERENCE}/0").partition("/")
+    arm, _, seed = (place_and_part(source)[1] or f"{REFERENCE}/0").partition("/")
     number = int(seed.partition("@")[0] or 0)
     own = newborn_folder(run, arm, number).parents[1]/"connectome.safetensors"
     if own.exists(): return Connectome.load(own)

@@ -16,6 +16,7 @@ from .breeding import expert_base, make_space
 from .experts import check_base, load_experts
 from .spaces import AdapterSpace, StoredSpace
 from .weights import WeightSpace
+from ..store import place_and_part
 from ..training.adapters import Adapter, applied
 from ..training.base import Base, new_base, open_base
 
@@ -25,7 +26,7 @@ def which_chosen(
     source: str # RUN::METHOD/SEED, RUN::METHOD (its first seed)
 ) -> tuple: # method, seed
     "What a source names; what isn't there is refused with what is."
-    path, _, which = str(source).partition("::")
+    path, which = place_and_part(source)
     there, n = run.summary(methods=dict).get("methods"), run.config["n_seeds"]
     if not there: raise InputError(f"{path} isn't finished, so nothing was chosen yet. Resume it.")
     if not which: raise InputError(f"{path} holds a chosen individual of each method and seed. Name one: "

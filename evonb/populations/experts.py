@@ -37,7 +37,8 @@ from ..evolution.method import Lineage
 from ..hub import from_hub
 from ..kinds import refusal, write_results
 from .advice import advice_told
-from ..store import Run, as_begun, create_run, differences, open_run, read_json, read_tensors, write_json
+from ..store import Run, as_begun, create_run, differences, open_run, place_and_part
+from ..store import read_json, read_tensors, write_json
 from ..store import write_tensors
 from ..tasks.skills import neutral_documents, skill_documents
 from ..tasks.tasks import make_task, read_pairs, read_rows
@@ -749,7 +750,7 @@ def named_experts(
     source # FOLDER, or FOLDER::NAME,NAME; the folder may be hf:OWNER/NAME:FOLDER
 ) -> tuple: # the folder, and names, empty where none are picked
     "Where experts are, and which of them are meant."
-    path, _, names = str(source).partition("::")
+    path, names = place_and_part(source)
     return Path(from_hub(path)[0]), tuple(n.strip() for n in names.split(",") if n.strip())
 
 # %% ../../nbs/populations/14_experts.ipynb #0cfbc3af

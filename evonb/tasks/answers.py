@@ -16,6 +16,7 @@ import numpy as np
 
 from ..core import InputError, check_choice, parsing
 from ..datasets import MissingCorpusError
+from ..store import place_and_part
 from .grading import normalise_text, parse_number
 from .tasks import Task, make_task
 
@@ -96,7 +97,7 @@ def task_source(
     **known # option -> its default: a number, False for one that is named to be on, or a tuple of what may be chosen
 ) -> tuple: # the folder, names, option -> value
     "A folder, the names that pick some of it, and how it is asked."
-    path, _, rest = what.partition("::")
+    path, rest = place_and_part(what)
     names, options = [], {k: v[0] if isinstance(v, tuple) else v for k, v in known.items()}
     for part in filter(None, (p.strip() for p in rest.split(","))):
         key, given, value = part.partition("=")

@@ -27,7 +27,8 @@ from ..core import remark
 from ..hub import from_hub
 from ..kinds import call
 from ..registry import Registry
-from ..store import changed_settings, check_folder, open_run, read_json, tensors_digest, write_json, writing_folder
+from ..store import changed_settings, check_folder, open_run, place_and_part, read_json
+from ..store import tensors_digest, write_json, writing_folder
 from ..text.tokens import settle
 from .gpt import GPT, GPTConfig
 from .limits import check_causal, check_vocabulary, check_finite_weights
@@ -403,11 +404,11 @@ def open_base(
     if source in BASES: return BASES[source](device=device)
     place, pinned = from_hub(source)
     if pinned: return open_folder(place, device, pinned)
-    path = Path(source.partition("::")[0])
+    place, part = place_and_part(source)
+    path, alone = Path(place), part == "model"
     if (path/"run.json").is_file():
         return call(open_run(path), "base", "a base comes from", source, device)
-    alone = source.partition("::")[2] == "model"
-    if path.is_dir() and (alone or path == Path(source)): return open_folder(path, device, alone=alone)
+    if path.is_dir() and (alone or not part): return open_folder(path, device, alone=alone)
     if path.suffix == ".gguf" and path.is_file():
         raise InputError(f"{path} is a quantised model (GGUF), whose numbers no training or search could change by "
                          "small steps. Give the folder of the model that it was made of, with safetensors.")

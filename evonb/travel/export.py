@@ -21,7 +21,7 @@ from ..core import InputError, RunExistsError, check_choice
 from ..datasets import published
 from ..kinds import RUN_KINDS, command_of
 from ..registry import Registry
-from ..store import now, open_run, read_json, versions, write_json, writing_folder
+from ..store import now, open_run, place_and_part, read_json, versions, write_json, writing_folder
 from ..training.adapters import Adapter, write_adapter
 from ..training.base import Base, load_model, open_base
 from ..training.gpt import GPT, n_parameters
@@ -47,7 +47,7 @@ def open_exported(
     masked: bool = False # of an individual: what is zero in its base stays zero
 ) -> Exported:
     "Open what is to be exported."
-    path, _, which = str(source).partition("::")
+    path, which = place_and_part(source)
     if not (Path(path)/"run.json").is_file(): return Exported(Path(path).name, open_base(source, "cpu"))
     run = open_run(path)
     name = f"{run.path.resolve().name}::{which}".removesuffix("::")

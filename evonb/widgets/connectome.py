@@ -38,7 +38,7 @@ from ..plots.population import best_place, individuals, who_text
 from ..plots.wiring import wiring_map
 from ..registry import Entry
 from ..statistics import binomial, chance_interval, chance_sd, hypergeometric, top_share, wilson_interval
-from ..store import Run, create_run, open_run, read_arrays, read_dataset, replacing
+from ..store import Run, create_run, open_run, place_and_part, read_arrays, read_dataset, replacing
 from ..training.connectome import Connectome, matrix_roles, pack_bits, stored_shapes, unpack_bits
 from .explorer import Explorer, Reply, View, choice, slider
 
@@ -458,9 +458,8 @@ def find_source(
 ) -> Source:
     "Whatever holds connectomes, in one form."
     if n_head is not None: check_positive(n_head, "n_head")
-    if isinstance(given, str) and "::" in given:
-        path, _, which = given.partition("::")
-        return individual_source(open_run(path), which, n_head)
+    if isinstance(given, str) and (named := place_and_part(given))[1]:
+        return individual_source(open_run(named[0]), named[1], n_head)
     if isinstance(given, (str, Path)) and (Path(given).is_dir() or not Path(given).exists()): given = open_run(given)
     if isinstance(given, Run) and given.kind == "wirings": return bred_source(given, n_head)
     if isinstance(given, Run): return run_source(given, n_head)

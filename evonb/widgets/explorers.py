@@ -11,7 +11,7 @@ from pathlib import Path
 from ..core import InputError, MissingExtraError, check_choice, parsing, remark
 from ..kinds import refusal
 from ..registry import Entry, Registry
-from ..store import Run, open_run
+from ..store import Run, open_run, place_and_part
 
 # %% ../../nbs/widgets/20_explorers.ipynb #fc41df78
 EXPLORERS = Registry("explorer") # name -> a class that takes a Run; about: `kinds` of runs, `files` (all) inside a run
@@ -45,7 +45,7 @@ def individual_explorer(
     keep: bool = False # whether the notebook keeps the page itself
 ): # -> an Explorer
     "The connectome explorer of one individual's wiring, beside what it handed on and its parents'."
-    with parsing(f"What {source.partition('::')[0]} holds"): shown = EXPLORERS["connectome"](source)
+    with parsing(f"What {place_and_part(source)[0]} holds"): shown = EXPLORERS["connectome"](source)
     shown.keep = bool(keep)
     return shown.opened_by(f"import evonb as ev\nev.explore({source!r})")
 
@@ -57,7 +57,7 @@ def explore(
 ): # -> an Explorer
     "The explorer of a stored run; a model is loaded by \"tokens\" alone."
     if run is None: return Entry("runs", "evonb.travel.shelf:runs_here").load()()
-    if isinstance(run, str) and "::" in run: return individual_explorer(run, keep)
+    if isinstance(run, str) and place_and_part(run)[1]: return individual_explorer(run, keep)
     run = run if isinstance(run, Run) else open_run(run)
     found = parts(run)
     if not found:
@@ -95,7 +95,7 @@ def explore_pages(
     show: bool = False # whether progress is shown
 ) -> list[Path]: # one page for each part
     "Write a run's explorers as self-contained pages."
-    path, _, which = run.partition("::") if isinstance(run, str) else (run, "", "")
+    path, which = place_and_part(run) if isinstance(run, str) else (run, "")
     home = path if isinstance(path, Run) else open_run(path)
     made = {f"individual-{which.replace('/', '-')}": explore(run)} if which else {}
     for part in [] if which else parts(home) or [None]: # where there is nothing, `explore` says why

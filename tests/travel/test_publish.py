@@ -10,16 +10,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
+import evonb as ev
 from evonb.connectomes.experiments import experiment
 from evonb.connectomes.settings import preset
 from evonb.core import DamagedFileError, InputError, Remark, RunExistsError, StoreError
 from evonb.report import write_report
 from evonb.store import open_run, read_json
+from evonb.training.base import open_base
 from evonb.training.gpt import ModelConfig
 from evonb.travel import import_run, publish_run, verify_again, verify_folder
+from evonb.travel.export import open_exported
 from evonb.travel.publish import copy_run, imported_from
-from evonb.widgets.explorers import parts
+from evonb.widgets.explorers import explore_pages, parts
 
 pytestmark = [pytest.mark.numerics, pytest.mark.usefixtures("one_thread")]
 
@@ -301,6 +305,20 @@ def test_a_run_is_published_however_far_it_came(left, tmp_path):
     assert verify_folder(out, False) and ("explore/" in (out / "README.md").read_text()) == shown
     assert (out / "explore").is_dir() == shown
     assert import_run(out, tmp_path / "back", show=False).state()["status"] == "interrupted"
+
+
+@pytest.mark.parametrize("name", ["a::b", "::", "of::random/0"])
+def test_a_run_whose_name_holds_the_mark_of_parts_is_found(run, name, tmp_path):
+    "RUN::ARM/SEED: what is there comes first, so nothing else is taken for the run, and no part for a place."
+    home = shutil.copytree(run.path, tmp_path / name)
+    assert ev.explore(str(home)).title.endswith(home.name)
+    assert {p.name for p in explore_pages(str(home), tmp_path / "pages")} >= {"connectome.html"}
+    assert verify_folder(publish_run(str(home), tmp_path / "out", creators="Curie, Marie", show=False), False)
+    for part in ("random/0", "connectome/0"):
+        one, same = (open_base(f"{place}::{part}", "cpu") for place in (home, run.path))
+        assert all(torch.equal(a, b) for a, b in zip(one.model.parameters(), same.model.parameters(), strict=True))
+        assert open_exported(f"{home}::{part}").source == f"{home.name}::{part}"
+    with pytest.raises(InputError, match="rndom"): open_base(f"{home}::rndom/0", "cpu")
 
 
 def test_places_in_the_way_are_told(published, run, tmp_path):
