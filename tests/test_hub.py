@@ -39,7 +39,7 @@ class Hub:
     def __init__(self):
         self.files, self.refs, self.asked, self.gated, self.break_after, self.spoil = {}, {}, [], set(), None, None
         self.there, self.private, self.stored, self.most = False, False, {}, None  # most: objects, then it hangs up
-        self.shelf = "models"  # or datasets
+        self.shelf, self.storing = "models", threading.Lock()  # or datasets
 
     def push(self, files, branch="main"):
         "A commit: path -> bytes."
@@ -112,11 +112,14 @@ class Answer(BaseHTTPRequestHandler):
     def do_PUT(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.hub.asked.append(("PUT", self.path, len(body)))
-        if self.hub.most is not None and len(self.hub.stored) >= self.hub.most:
+        assert (digest := hashlib.sha256(body).hexdigest()) == self.path.split("/")[2]
+        with self.hub.storing:  # several arrive at once
+            full = self.hub.most is not None and len(self.hub.stored) >= self.hub.most
+            if not full:
+                self.hub.stored[digest] = body
+        if full:
             self.close_connection = True  # it hangs up without a word
             return self.connection.shutdown(socket.SHUT_RDWR)
-        assert hashlib.sha256(body).hexdigest() == self.path.split("/")[2]
-        self.hub.stored[self.path.split("/")[2]] = body
         self.json({})
 
     def do_POST(self):

@@ -90,6 +90,14 @@ def test_one_view_of_an_explorer_moves_by_its_own(explored):
     assert len(stored["blobs"]) == 6 and len(piece) < len(made.fragment())
 
 
+def test_a_reply_that_is_another_s_is_found_where_a_view_stands_alone(explored):
+    made, nb = explored
+    made.controls["c"] = made.controls["c"]._replace(instead=dict(a={"2": "no choice"}))
+    nb.cells[-1].outputs[0].data["text/html"] = made.fragment()
+    replies = json.loads(front.STORED.search(front.live_piece(nb, "sum", ["a", "c"], "T", "S", 380))[2])["replies"]
+    assert len(replies) == 6 and replies["sum:2,1"] == replies["sum:2,0"] != replies["sum:1,1"]
+
+
 def test_a_notebook_without_such_a_view_gives_no_piece(explored):
     assert front.live_piece(explored[1], "mask", ["a"], "", "", 1) == ""
 

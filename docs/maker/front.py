@@ -35,6 +35,7 @@ def alone(stored: dict, view: str, moving: list[str]) -> dict:
     at = {n: [v for v, _ in controls[n]["options"]].index(stored["values"][n]) for n in shown["needs"]}
     replies, blobs = {}, {}
     for key, reply in stored["replies"].items():
+        reply = stored["replies"][reply] if isinstance(reply, str) else reply  # the key of one that is the same
         name, _, places = key.partition(":")
         found = dict(zip(shown["needs"], map(int, filter(None, places.split(","))))) if name == view else None
         if found is None or any(at[n] != i for n, i in found.items() if n not in moving):

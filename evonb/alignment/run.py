@@ -159,8 +159,8 @@ def model_name(
 ) -> str: # its arm
     "What a single model is called: its last name, or its folder's real one for \".\"; never as what stands beside it."
     noted = called if called and Path(called).name not in ("", "..") else source # "." means another folder elsewhere
-    folder, part = place_and_part(noted)
-    name = f"{place_name(folder)}::{part}" if part else place_name(folder)
+    folder, _ = place_and_part(noted)
+    name = place_name(folder) + str(noted).removeprefix(folder) # what stands behind :: as it is
     return f"{name}-model" if name in BESIDE else name
 
 # %% ../../nbs/alignment/30_run.ipynb #5cabf2b8

@@ -408,7 +408,7 @@ def open_base(
     path, alone = Path(place), part == "model"
     if (path/"run.json").is_file():
         return call(open_run(path), "base", "a base comes from", source, device)
-    if path.is_dir() and (alone or not part): return open_folder(path, device, alone=alone)
+    if path.is_dir() and (alone or place == source): return open_folder(path, device, alone=alone)
     if path.suffix == ".gguf" and path.is_file():
         raise InputError(f"{path} is a quantised model (GGUF), whose numbers no training or search could change by "
                          "small steps. Give the folder of the model that it was made of, with safetensors.")

@@ -458,7 +458,7 @@ def find_source(
 ) -> Source:
     "Whatever holds connectomes, in one form."
     if n_head is not None: check_positive(n_head, "n_head")
-    if isinstance(given, str) and (named := place_and_part(given))[1]:
+    if isinstance(given, str) and (named := place_and_part(given))[0] != given:
         return individual_source(open_run(named[0]), named[1], n_head)
     if isinstance(given, (str, Path)) and (Path(given).is_dir() or not Path(given).exists()): given = open_run(given)
     if isinstance(given, Run) and given.kind == "wirings": return bred_source(given, n_head)

@@ -57,7 +57,7 @@ def explore(
 ): # -> an Explorer
     "The explorer of a stored run; a model is loaded by \"tokens\" alone."
     if run is None: return Entry("runs", "evonb.travel.shelf:runs_here").load()()
-    if isinstance(run, str) and place_and_part(run)[1]: return individual_explorer(run, keep)
+    if isinstance(run, str) and place_and_part(run)[0] != run: return individual_explorer(run, keep)
     run = run if isinstance(run, Run) else open_run(run)
     found = parts(run)
     if not found:

@@ -181,12 +181,12 @@ def _():
 @reader("wiring", m.some_bytes, m.tensor_header, m.sealed_tensors, m.sealed_tensors)
 def _():
     def read(path):
-        from evonb.widgets.connectome import _stored_wiring, read_wiring
+        from evonb.widgets.connectome import _read, read_wiring
 
         try:
             return read_wiring(path)
         finally:
-            _stored_wiring.cache_clear()
+            _read.clear()
     return _connectome, read
 
 
