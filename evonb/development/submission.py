@@ -183,7 +183,8 @@ def submit(
 ) -> list: # of revisions that BabyLM has and the model hasn't
     "Write a submission of models and suites by name."
     if Path(path).is_dir(): raise InputError(f"{path} is a folder. Name a file: {Path(path)/'submission.json'}.")
-    if place_and_part(source)[0] == str(source) and (Path(source)/"run.json").is_file() and open_run(source).kind == "connectome":
+    is_run = place_and_part(source)[0] == str(source) and (Path(source)/"run.json").is_file()
+    if is_run and open_run(source).kind == "connectome":
         raise InputError(f"{source} holds many models, and a submission is of one. Name it: {source}::connectome/0.")
     models = dict(main=source) | named_checkpoints(checkpoints)
     opened, quick = ([open_suite(s) for s in names] for names in (suites, fast))
