@@ -159,7 +159,7 @@ def model_name(
 ) -> str: # its arm
     "What a single model is called: its last name, or its folder's real one for \".\"; never as what stands beside it."
     noted = called if called and Path(called).name not in ("", "..") else source # "." means another folder elsewhere
-    folder, _ = place_and_part(noted)
+    folder = place_and_part(noted)[0]
     name = place_name(folder) + str(noted).removeprefix(folder) # what stands behind :: as it is
     return f"{name}-model" if name in BESIDE else name
 

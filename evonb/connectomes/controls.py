@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['RANDOM_SHARED', 'TOKEN_ROWS', 'CONTROLS', 'NEEDS', 'DENSE_MATCHED', 'changed', 'dealt', 'random_control',
-           'token_matrices', 'token_rows', 'random_rows_control', 'sign_shuffled_control', 'degree_preserving_control',
-           'control', 'occurring_weights', 'matched_width', 'reshaped', 'matched_family', 'dense_matched_config']
+           'token_rows', 'random_rows_control', 'sign_shuffled_control', 'degree_preserving_control', 'control',
+           'occurring_weights', 'matched_width', 'reshaped', 'matched_family', 'dense_matched_config']
 
 # %% ../../nbs/connectomes/12_controls.ipynb #2934ece4
 import dataclasses
@@ -17,10 +17,10 @@ import numpy as np
 import torch
 
 from .arms import ARMS, Arm, find_arm, is_alone
-from .deals import deal_anywhere, deal_degrees, deal_signs, deal_token_rows
+from .deals import deal_anywhere, deal_degrees, deal_signs, deal_token_rows, token_matrices
 from ..core import ConnectomeError, InputError, check_choice
 from ..training.architectures import MLP_WIDTHS, resized
-from ..training.connectome import OUTSIDE, Connectome, matrix_roles, parameter_shapes
+from ..training.connectome import OUTSIDE, Connectome, parameter_shapes
 from ..training.gpt import GPTConfig, meta_model, n_parameters
 
 # %% ../../nbs/connectomes/12_controls.ipynb #d6a389e4
@@ -55,12 +55,6 @@ RANDOM_SHARED = Arm(wiring=random_control, alike=True) # one for all newborns, a
 
 # %% ../../nbs/connectomes/12_controls.ipynb #1302bef6
 TOKEN_ROWS = (*OUTSIDE["embedding"]["tokens"].split(), *OUTSIDE["head"]["head"].split()) # in GPT-2, Llama, NeoX, ...
-
-def token_matrices(
-    names # of parameters; name -> shape
-) -> list[str]: # those of embedding and head; one, where they are one
-    "The matrices with a row for each token of the vocabulary, by the names that models of transformers give them."
-    return [n for n, r in matrix_roles(names).items() if r["role"] in ("tokens", "head")]
 
 # %% ../../nbs/connectomes/12_controls.ipynb #234f1ba8
 def token_rows(

@@ -16,9 +16,8 @@ from evonb.connectomes.controls import (
     dense_matched_config,
     matched_width,
     occurring_weights,
-    token_matrices,
 )
-from evonb.connectomes.deals import swap_edges
+from evonb.connectomes.deals import swap_edges, token_matrices
 from evonb.connectomes.settings import preset
 from evonb.connectomes.wiring import compare, prune, weakest
 from evonb.core import ConnectomeError, DamagedFileError, InputError, Seeds
